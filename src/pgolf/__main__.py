@@ -1,0 +1,5 @@
+"""``python -m pgolf``."""
+
+from pgolf.cli import main
+
+main()

@@ -1,0 +1,11 @@
+"""The one error type for everything a user can get wrong."""
+
+from __future__ import annotations
+
+
+class PgolfError(Exception):
+    """A mistake in what the user gave us: one line that names the place and the remedy.
+
+    The command line prints the message after ``pgolf: error:`` and exits with status 2.
+    Anything else that escapes is a bug in pgolf.
+    """

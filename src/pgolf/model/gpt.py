@@ -1,0 +1,204 @@
+"""The model: tokens in, logits or losses out.
+
+    tokens (B, T)
+      │  token_embedding + bigram, RMS norm, smear
+      x ──────────────────────────────► x0, mixed into every layer
+      │
+      layers 0 .. n/2-1     each output is kept on a stack ─┐
+      layers n/2 .. n-1  ◄── each first takes one back ◄────┘   (U-Net skips)
+      │
+      RMS norm, refiner
+      │
+      softcap * tanh(token_embedding^T x / softcap)             (tied output layer)
+      │
+    logits (B, T, V)
+
+    layer i:  x = a*x + b*x0
+              x = x + attention_scale * attention(norm(x) * s_i)
+              x = x + mlp_scale * mlp(norm(x) * s_i)
+
+A layer owns its vectors; attention and MLP weights live in a *core*. Usually core i belongs to layer
+i; with ``model.unique_layers`` fewer cores are reused cyclically (depth recurrence).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgolf.model.attention import Attention
+from pgolf.model.embeddings import BigramEmbedding, Smear, ValueEmbedding
+from pgolf.model.init import initialise
+from pgolf.model.linear import FakeQuant
+from pgolf.model.mlp import Mlp
+from pgolf.model.refiner import FlowRefiner
+from pgolf.model.rope import rotary_tables
+from pgolf.recipe import ModelSection
+
+
+class Core(nn.Module):
+    """The matrices of a layer, possibly shared by several layers."""
+
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant, exclusive: bool) -> None:
+        super().__init__()
+        self.attention = Attention(model, fake_quant, exclusive)
+        self.mlp = Mlp(model, fake_quant)
+
+
+class Layer(nn.Module):
+    """The vectors of a layer, and how it uses a core."""
+
+    def __init__(self, model: ModelSection, index: int) -> None:
+        super().__init__()
+        self.norm_scale = 1 / math.sqrt(index + 1) if model.norm_scale == "inverse_sqrt_depth" else 1.0
+        self.residual_mix = nn.Parameter(torch.stack((torch.ones(model.width), torch.zeros(model.width))))
+        self.attention_scale = nn.Parameter(torch.ones(model.width))
+        self.mlp_scale = nn.Parameter(torch.ones(model.width))
+
+    def forward(
+        self,
+        x: Tensor,
+        x0: Tensor,
+        core: Core,
+        rotary: tuple[Tensor, Tensor],
+        extra_value: Tensor | None,
+        first_value: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the new stream (B, T, D) and the attention's own values (B, T, K, head width)."""
+        mix = self.residual_mix.to(x.dtype)
+        x = mix[0] * x + mix[1] * x0
+        attended, value = core.attention(_norm(x) * self.norm_scale, rotary, extra_value, first_value)
+        x = x + self.attention_scale.to(x.dtype) * attended
+        x = x + self.mlp_scale.to(x.dtype) * core.mlp(_norm(x) * self.norm_scale)
+        return x, value
+
+
+class Skips(nn.Module):
+    """U-Net skips (Ronneberger et al. 2015): late layers take back the outputs of early ones."""
+
+    def __init__(self, model: ModelSection) -> None:
+        super().__init__()
+        count = model.layers // 2
+        self.weight = nn.Parameter(torch.ones(count, model.width))
+        self.gate = nn.Parameter(torch.zeros(count, model.width)) if model.skip == "gated" else None
+
+    def forward(self, x: Tensor, skipped: Tensor, index: int) -> Tensor:
+        """Merge an early output into the stream, both (B, T, D)."""
+        skipped = self.weight[index].to(x.dtype) * skipped
+        if self.gate is None:
+            return x + skipped
+        gate = torch.sigmoid(self.gate[index].to(x.dtype))
+        return gate * x + (1 - gate) * skipped
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer, assembled from the parts its recipe names."""
+
+    def __init__(self, model: ModelSection) -> None:
+        super().__init__()
+        self.config = model
+        self.fake_quant = FakeQuant()
+        self.token_embedding = nn.Embedding(model.vocab_size, model.width)
+        self.bigram = BigramEmbedding(model, self.fake_quant) if model.bigram.buckets else None
+        self.smear = Smear(model.width) if model.smear else None
+        has_values = bool(model.value_embedding.layers)
+        self.value_embedding = ValueEmbedding(model, self.fake_quant) if has_values else None
+        exclusive_from = model.cores - model.xsa_last
+        self.cores = nn.ModuleList(
+            Core(model, self.fake_quant, exclusive=index >= exclusive_from) for index in range(model.cores)
+        )
+        self.layers = nn.ModuleList(Layer(model, index) for index in range(model.layers))
+        self.skips = Skips(model) if model.skip != "none" and model.layers > 1 else None
+        self.refiner = FlowRefiner(model) if model.refiner.kind == "flow" else None
+        initialise(self, model)
+        self._scale_shared_gradients()
+
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits of every next token, or the loss of each target.
+
+        Args:
+            tokens: inputs (B, T) int64.
+            targets: the tokens that follow them (B, T) int64, or None.
+
+        Returns:
+            Without targets the logits (B, T, V) float32; with them the losses (B, T) float32 in nats.
+        """
+        logits = self.project(self.hidden(tokens))
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Final hidden states (B, T, D) of tokens (B, T) int64; position t sees tokens 0 to t."""
+        x = self.token_embedding(tokens)
+        if self.bigram is not None:
+            x = x + self.bigram(tokens)
+        x = _norm(x)
+        if self.smear is not None:
+            x = self.smear(x)
+        x0, first_value = x, None
+        rotary = rotary_tables(self.config, tokens.size(1), tokens.device)
+        shared_value = None if self.value_embedding is None else self.value_embedding(tokens)
+        early: list[Tensor] = []
+        half = len(self.layers) // 2
+        for index, layer in enumerate(self.layers):
+            if index >= half and early and self.skips is not None:
+                x = self.skips(x, early.pop(), index - half)
+            extra_value = None
+            if self.value_embedding is not None and shared_value is not None:
+                extra_value = self.value_embedding.for_layer(shared_value, index)
+            core = self.cores[index % len(self.cores)]
+            x, value = layer(x, x0, core, rotary, extra_value, first_value)
+            if index == 0 and self.config.value_residual:
+                first_value = value
+            if index < half:
+                early.append(x)
+        x = _norm(x)
+        return x if self.refiner is None else self.refiner(x)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) float32 of hidden states (..., D), by the tied token embedding."""
+        z = F.linear(hidden, self.token_embedding.weight)
+        return (self.config.softcap * torch.tanh(z / self.config.softcap)).float()
+
+    def clone(self) -> GPT:
+        """An independent copy with equal weights, on the same device and in the same mode."""
+        with torch.random.fork_rng(devices=[]):
+            copy = GPT(self.config)
+        for name, parameter in copy.named_parameters():
+            parameter.data = self.get_parameter(name).detach().clone()
+        return copy.train(self.training)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GPT:
+        # Gradient hooks would be lost by the default copy.
+        return self.clone()
+
+    def _scale_shared_gradients(self) -> None:
+        # A core used n times receives the sum of n gradients; their mean keeps its step size.
+        uses = [0] * len(self.cores)
+        for index in range(len(self.layers)):
+            uses[index % len(self.cores)] += 1
+        for core, count in zip(self.cores, uses, strict=True):
+            if count > 1:
+                for parameter in core.parameters():
+                    parameter.register_hook(lambda gradient, count=count: gradient / count)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def build_model(model: ModelSection, seed: int) -> GPT:
+    """A freshly initialised model; the same seed gives the same weights. The global generator is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPT(model)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of scalars in all parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())

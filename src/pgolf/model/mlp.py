@@ -1,0 +1,34 @@
+"""The feed-forward network and its activations."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgolf.model.linear import FakeQuant, Matrix
+from pgolf.recipe import ModelSection
+
+
+class Mlp(nn.Module):
+    """Up-projection, squared activation, down-projection.
+
+    "relu2": relu(x)^2 (So et al. 2021, Primer). "leaky_relu2": leaky_relu(x, slope 0.5)^2.
+    "star_relu": relu(x)^2 * scale + bias with a learned pair per hidden channel (Yu et al. 2022).
+    """
+
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
+        super().__init__()
+        self.up = Matrix(model.width, model.mlp_hidden, fake_quant)
+        self.down = Matrix(model.mlp_hidden, model.width, fake_quant)
+        self.slope = 0.5 if model.mlp == "leaky_relu2" else 0.0
+        star = model.mlp == "star_relu"
+        self.scale = nn.Parameter(torch.ones(model.mlp_hidden)) if star else None
+        self.bias = nn.Parameter(torch.zeros(model.mlp_hidden)) if star else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        hidden = F.leaky_relu(self.up(x), self.slope).square()
+        if self.scale is not None and self.bias is not None:
+            hidden = hidden * self.scale.to(hidden.dtype) + self.bias.to(hidden.dtype)
+        return self.down(hidden)

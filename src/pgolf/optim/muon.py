@@ -1,0 +1,85 @@
+"""Muon: momentum whose matrix update is orthogonalised (Jordan et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
+    """Push the singular values of each matrix towards 1 by a quintic Newton-Schulz iteration.
+
+    Args:
+        matrices: a stack (N, rows, columns); computed in bfloat16 on CUDA, float32 elsewhere.
+        steps: iterations.
+
+    Returns:
+        The stack (N, rows, columns) in the type it was computed in.
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    tall = x.size(1) > x.size(2)
+    if tall:
+        x = x.mT
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(Optimizer):
+    """Nesterov momentum, orthogonalised, times sqrt(max(1, rows / columns)), with decoupled weight decay.
+
+    Args:
+        groups: dicts with ``params`` (matrices), ``lr`` and ``weight_decay``.
+        momentum: of the gradient sum; set ``group["momentum"]`` to schedule it.
+        steps: Newton-Schulz iterations.
+        update_dtype: format each update is rounded to before it is applied.
+
+    Matrices of one shape are orthogonalised as one stack.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], momentum: float, steps: int, update_dtype: torch.dtype
+    ) -> None:
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum})
+        self.steps = steps
+        self.update_dtype = update_dtype
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Apply one update to every matrix that has a gradient."""
+        assert closure is None, "Muon evaluates no closures"
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for parameters in by_shape.values():
+                self._step_stack(parameters, group)
+
+    def _step_stack(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        momentum, lr = group["momentum"], group["lr"]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        buffers = [self._buffer(parameter) for parameter in parameters]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, gradients)
+        looked_ahead = torch._foreach_add(gradients, buffers, alpha=momentum)
+        rows, columns = parameters[0].shape
+        updates = orthogonalise(torch.stack(looked_ahead), self.steps) * max(1.0, rows / columns) ** 0.5
+        updates = updates.to(self.update_dtype).to(parameters[0].dtype)
+        torch._foreach_mul_(parameters, 1.0 - lr * group["weight_decay"])
+        torch._foreach_add_(parameters, list(updates.unbind()), alpha=-lr)
+
+    def _buffer(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        return state["momentum"]

@@ -1,0 +1,86 @@
+"""One table that gives every parameter its optimizer group and its quantizer group.
+
+A new kind of parameter needs one row here; a parameter that no row or more than one row claims is an
+error when the optimizers are built, and again when the model is packed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from pgolf.recipe import Recipe
+
+OptimizerGroup = Literal["matrix", "embedding", "scalar", "bigram_table", "bigram_scale"]
+QuantizerGroup = Literal["attention", "mlp", "embedding", "bigram", "other", "control"]
+
+# Pattern of the full name, optimizer group, quantizer group.
+ROUTES: tuple[tuple[str, OptimizerGroup, QuantizerGroup], ...] = (
+    (r"token_embedding\.weight", "embedding", "embedding"),
+    (r"bigram\.table\.weight", "bigram_table", "bigram"),
+    (r"bigram\.project\.weight", "matrix", "bigram"),
+    (r"bigram\.scale", "bigram_scale", "control"),
+    (r"smear\.gate", "scalar", "control"),
+    (r"layers\.\d+\.(residual_mix|attention_scale|mlp_scale)", "scalar", "control"),
+    (r"cores\.\d+\.attention\.(query|key|value|output)\.weight", "matrix", "attention"),
+    (r"cores\.\d+\.attention\.(query_gain|value_mix|gate\.weight|gate\.bias)", "scalar", "control"),
+    (r"cores\.\d+\.mlp\.(up|down)\.weight", "matrix", "mlp"),
+    (r"cores\.\d+\.mlp\.(scale|bias)", "scalar", "control"),
+    (r"skips\.(weight|gate)", "scalar", "control"),
+    (r"value_embedding\.(table|project)\.weight", "scalar", "other"),
+    (r"value_embedding\.(scale|layer_scales)", "scalar", "control"),
+    (r"refiner\.(down|hidden|velocity|up)\.weight", "scalar", "other"),
+    (r"refiner\.(gate|hidden\.bias|velocity\.bias)", "scalar", "control"),
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """What happens to one parameter: its name, optimizer, base learning rate and weight decay."""
+
+    name: str
+    parameter: nn.Parameter
+    optimizer: Literal["muon", "adamw", "none"]
+    lr: float
+    weight_decay: float
+
+
+def groups_of(name: str) -> tuple[OptimizerGroup, QuantizerGroup]:
+    """The optimizer group and quantizer group of a parameter name.
+
+    Raises:
+        AssertionError: no row of the table, or more than one, claims the name.
+    """
+    claims = [(optimizer, quantizer) for pattern, optimizer, quantizer in ROUTES if re.fullmatch(pattern, name)]
+    assert len(claims) == 1, f"{len(claims)} rows of the routing table claim parameter {name}; give it exactly one"
+    return claims[0]
+
+
+def quantizer_group(name: str) -> QuantizerGroup:
+    """The quantizer group of a parameter name."""
+    return groups_of(name)[1]
+
+
+def route(network: nn.Module, recipe: Recipe) -> list[Route]:
+    """Optimizer, learning rate and weight decay of every parameter, in the order of the network."""
+    return [_route_one(name, parameter, recipe) for name, parameter in network.named_parameters()]
+
+
+def _route_one(name: str, parameter: nn.Parameter, recipe: Recipe) -> Route:
+    optim, group = recipe.optim, groups_of(name)[0]
+    factor = optim.decoder_lr_mult if _in_decoder(name, recipe) else 1.0
+    if group == "matrix":
+        return Route(name, parameter, "muon", optim.matrix_lr * factor, optim.muon_weight_decay)
+    if group == "bigram_scale" and not optim.train_bigram_scale:
+        return Route(name, parameter, "none", 0.0, 0.0)
+    as_embedding = group == "embedding" or (group == "bigram_table" and optim.bigram_table_group == "embedding")
+    lr = optim.embed_lr if as_embedding else optim.scalar_lr * factor
+    return Route(name, parameter, "adamw", lr, optim.adam_weight_decay)
+
+
+def _in_decoder(name: str, recipe: Recipe) -> bool:
+    match = re.match(r"(?:layers|cores)\.(\d+)\.", name)
+    return match is not None and int(match[1]) >= recipe.model.layers // 2

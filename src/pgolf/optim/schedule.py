@@ -1,0 +1,35 @@
+"""Learning rate and momentum over the steps."""
+
+from __future__ import annotations
+
+import math
+
+from pgolf.recipe import OptimSection, TrainSection
+
+
+def lr_scale(train: TrainSection, step: int, elapsed_seconds: float) -> float:
+    """Factor on all learning rates before ``step`` (0-based): 1, then down to 0 over the warmdown.
+
+    With ``train.wallclock_seconds`` the warmdown is placed by time: it starts when the remaining time
+    equals ``warmdown_steps`` of the mean step so far.
+    """
+    if not train.warmdown_steps:
+        return 1.0
+    if train.wallclock_seconds:
+        if not step:
+            return 1.0
+        warmdown_seconds = train.warmdown_steps * elapsed_seconds / step
+        remaining = max(train.wallclock_seconds - elapsed_seconds, 0.0) / max(warmdown_seconds, 1e-12)
+    else:
+        # The warmdown may be longer than the whole run: then it is under way from the first step.
+        remaining = (train.steps - step) / train.warmdown_steps
+    remaining = min(max(remaining, 0.0), 1.0)
+    return remaining if train.warmdown_shape == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
+
+
+def muon_momentum(optim: OptimSection, step: int) -> float:
+    """Muon's momentum at ``step`` (0-based), rising linearly over its warm-up."""
+    if not optim.muon_momentum_warmup_steps:
+        return optim.muon_momentum
+    done = min(step / optim.muon_momentum_warmup_steps, 1.0)
+    return (1 - done) * optim.muon_momentum_start + done * optim.muon_momentum

@@ -1,0 +1,201 @@
+"""The whole main job: data, training, packing, every evaluation, report. Finished parts are not repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgolf.compress.legacy import import_reference
+from pgolf.compress.pack import PackReport, pack
+from pgolf.data.corpus import prepare_python_corpus
+from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.device import place
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
+from pgolf.files import read_json, write_json
+from pgolf.progress import TrainingView, counting, stderr
+from pgolf.recipe import Recipe, load_recipe
+from pgolf.report.markdown import write_report
+from pgolf.train.folder import is_trained, open_run, saved_recipe
+from pgolf.train.loop import Run, TrainResult, train
+from pgolf.weights import Weights, load_weights, save_weights
+
+# Name in result.json, which weights, mode.
+EVALUATIONS = (
+    ("float", "model.safetensors", "standard"),
+    ("standard", "artifact.pgolf", "standard"),
+    ("sliding", "artifact.pgolf", "sliding"),
+    ("ttt", "artifact.pgolf", "ttt"),
+)
+
+
+def run_all(
+    recipe: Recipe, data: Path | None, tokenizer: Path | None, out: Path, device: torch.device
+) -> dict[str, Any]:
+    """Do everything that is not done yet in the run folder ``out`` and return what ``result.json`` holds.
+
+    Raises:
+        PgolfError: something in the input is wrong; what was finished before stays usable.
+    """
+    started = time.perf_counter()
+    dataset = job_dataset(recipe, data, tokenizer)
+    result = read_json(out / "result.json") if (out / "result.json").is_file() else {"recipe": recipe.name}
+    evaluations: dict[str, Any] = result.setdefault("evaluations", {})
+    seconds_before = result.get("seconds_total", 0.0)
+
+    def save() -> None:
+        result["seconds_total"] = seconds_before + time.perf_counter() - started
+        write_json(out / "result.json", result)
+
+    if not is_trained(out):
+        trained = _train(open_run(recipe, dataset, out, device, resume=True))
+        result["train"] = {"steps": trained.steps, "seconds": trained.seconds}
+        evaluations["raw"] = trained.raw.to_json()
+        save()
+    if "pack" not in result or not (out / "artifact.pgolf").is_file():
+        weights = load_weights(out)
+        report = pack(weights.state, recipe, weights.tokenizer_digest, out / "artifact.pgolf")
+        result["pack"] = report.to_json()
+        save()
+    for name, file, mode in EVALUATIONS:
+        if name not in evaluations:
+            weights = load_weights(out / file)
+            label = f"{mode} evaluation of {file}"
+            evaluations[name] = evaluate_weights(weights, weights.recipe, dataset, mode, device, label=label).to_json()
+            save()
+    write_report(out)
+    return result
+
+
+def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
+    """The given data, or the recipe's built-in corpus (prepared once, then reused)."""
+    if data is not None:
+        return open_dataset(data, tokenizer, recipe.model.vocab_size)
+    if recipe.data.corpus != "python":
+        raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; pass --data DIR (see `pgolf data --help`)")
+    folder = Path("data") / f"python-sp{recipe.model.vocab_size}"
+    if not (folder / "manifest.json").is_file():
+        stderr.print("collecting the English prose of this Python and training a tokenizer on it")
+    folder = prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction)
+    return open_dataset(folder, None, recipe.model.vocab_size)
+
+
+def evaluate_weights(
+    weights: Weights,
+    recipe: Recipe,
+    dataset: Dataset,
+    mode: str,
+    device: torch.device,
+    *,
+    limit_targets: int | None = None,
+    label: str | None = None,
+) -> EvalResult:
+    """Score weights on a dataset's validation split.
+
+    Raises:
+        PgolfError: the dataset was made with another tokenizer than the weights.
+    """
+    known = weights.tokenizer_digest
+    if known and known != dataset.tokenizer.digest:
+        raise PgolfError(
+            f"{weights.source}: was trained with another tokenizer (SHA-256 {known[:12]}) than {dataset.folder} "
+            f"({dataset.tokenizer.digest[:12]}); give the data it was trained on"
+        )
+    tokens = dataset.validation_tokens(recipe.evaluation_length, limit_targets)
+    network = place(weights.model(), recipe, device)
+    with counting(label or f"{mode} evaluation") as progress:
+        return evaluate(network, recipe, tokens, dataset.tokenizer.byte_table, mode=mode, progress=progress)
+
+
+def train_job(
+    name: str | None,
+    overrides: Sequence[str],
+    data: Path | None,
+    tokenizer: Path | None,
+    out: Path,
+    device: torch.device,
+    *,
+    initial: Path | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train in the run folder ``out``; with ``resume`` the recipe and the data are the run's own by default.
+
+    Raises:
+        PgolfError: no recipe, no data, or a folder that holds something else.
+    """
+    previous = saved_recipe(out) if resume else None
+    if name is None and previous is None:
+        raise PgolfError(f"{out}: nothing to resume there; name a --recipe" if resume else "name a --recipe")
+    recipe = previous if name is None and previous is not None else load_recipe(name or "", overrides)
+    if previous is not None and data is None and recipe.data.corpus == "none":
+        recorded = read_json(out / "provenance.json")["data"]
+        data = Path(recorded["folder"])
+    dataset = job_dataset(recipe, data, tokenizer)
+    start = None if initial is None else _initial_state(initial, recipe)
+    run = open_run(recipe, dataset, out, device, initial=start, resume=resume)
+    trained = _train(run)
+    return {
+        "steps": trained.steps,
+        "seconds": trained.seconds,
+        "val_loss": trained.raw.val_loss,
+        "val_bpb": trained.raw.val_bpb,
+        "weights": str(trained.weights),
+    }
+
+
+def pack_job(source: Path, out: Path, cap: int | None, overrides: Sequence[str]) -> PackReport:
+    """Pack a run's or a file's weights; ``overrides`` may change compress keys."""
+    weights = load_weights(source)
+    if weights.kind == "artifact":
+        raise PgolfError(f"{source}: is an artifact already; pack the run or the weights it was made from")
+    recipe = weights.recipe.with_overrides(overrides, ("compress",))
+    return pack(weights.state, recipe, weights.tokenizer_digest, out, cap)
+
+
+def eval_job(
+    source: Path,
+    data: Path | None,
+    tokenizer: Path | None,
+    mode: str,
+    stride: int | None,
+    limit_targets: int | None,
+    overrides: Sequence[str],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Score weights; ``overrides`` may change evaluate and ttt keys."""
+    if mode not in MODES:
+        raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
+    weights = load_weights(source)
+    recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt"))
+    if stride is not None:
+        recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
+    dataset = job_dataset(recipe, data, tokenizer)
+    return evaluate_weights(weights, recipe, dataset, mode, device, limit_targets=limit_targets).to_json()
+
+
+def import_job(source: Path, name: str, overrides: Sequence[str], out: Path, tokenizer: Path | None) -> dict[str, Any]:
+    """Convert a reference system's weights to a weights file of ours."""
+    recipe = load_recipe(name, overrides)
+    state = import_reference(source, recipe)
+    digest = Tokenizer.load(tokenizer).digest if tokenizer is not None else ""
+    save_weights(out, state, recipe, digest)
+    parameters = sum(tensor.numel() for tensor in state.values())
+    return {"weights": str(out), "tensors": len(state), "parameters": parameters}
+
+
+def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
+    weights = load_weights(path)
+    # The new recipe's model must take these weights, whatever recipe they came from.
+    replace(weights, recipe=recipe).model()
+    return weights.state
+
+
+def _train(run: Run) -> TrainResult:
+    with TrainingView(run.recipe.train.steps, run.clock.step) as view:
+        return train(run, view)

@@ -1,0 +1,56 @@
+"""What a run was made with: enough to repeat it or to say why it cannot be repeated."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import pgolf
+from pgolf.data.dataset import Dataset
+
+
+def code_digest() -> str:
+    """SHA-256 over the package's own source files, names included, as 64 hexadecimal digits."""
+    digest, root = hashlib.sha256(), Path(pgolf.__file__).parent
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.toml")]):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, as JSON values."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    return {
+        "pgolf": pgolf.__version__,
+        "code_sha256": code_digest(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": name,
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def provenance(dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """The environment, the command and the data of a run, as JSON values."""
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "environment": environment(device),
+        "data": {
+            "folder": str(dataset.folder.resolve()),
+            "tokenizer_sha256": dataset.tokenizer.digest,
+            "fingerprint": dataset.fingerprint(),
+        },
+    }

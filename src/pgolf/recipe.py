@@ -1,0 +1,570 @@
+"""The recipe: one frozen, typed description of a whole run, from text to score.
+
+A recipe is a TOML file with the sections below. ``extends = "NAME"`` starts from another recipe;
+``--set section.key=value`` changes single keys. Every key is checked before any work starts, and
+all problems are reported together.
+
+    data      where the text comes from
+    model     the architecture
+    train     how long, in which batches, with which schedule
+    optim     learning rates, momentum, weight decay
+    average   which weights are kept: EMA, SWA or the last ones
+    qat       fake quantization late in training
+    compress  how the weights become bytes, and how many are allowed
+    evaluate  windows of the sliding evaluation
+    ttt       legal test-time training
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import tomli_w
+
+from pgolf.errors import PgolfError
+
+
+class Section(pydantic.BaseModel):
+    """A frozen part of a recipe; keys it does not know are errors."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class DataSection(Section):
+    """Where the text comes from when the command names no data folder."""
+
+    corpus: Literal["none", "python"] = "none"
+    """Built-in corpus: "python" is the English prose of the running Python; "none" needs --data."""
+    validation_fraction: float = pydantic.Field(0.02, gt=0, lt=1)
+    """Part of the built-in corpus' documents held out for validation (0 to 1)."""
+
+
+class BigramSection(Section):
+    """Hashed embedding of (previous, current) token pairs."""
+
+    buckets: int = pydantic.Field(0, ge=0)
+    """Rows of the hashed table; 0 leaves the bigram embedding out."""
+    width: int = pydantic.Field(128, ge=1)
+    """Columns of the table, projected to the model width."""
+    hash: Literal["xor", "additive"] = "xor"
+    """"xor": (36313*cur ^ 27191*prev) mod (buckets-1), scaled; "additive": (1009*prev + cur) mod buckets."""
+    always_project: bool = False
+    """Keep the projection even where the table is as wide as the model."""
+
+
+class ValueEmbeddingSection(Section):
+    """Token identity added to the attention values of some layers."""
+
+    layers: tuple[int, ...] = ()
+    """0-based layers that receive it; empty leaves it out."""
+    width: int = pydantic.Field(128, ge=1)
+    """Columns of the shared table, projected to the width of the values where they differ."""
+
+
+class RefinerSection(Section):
+    """Residual refiner of the final hidden states (FlowRefiner of reference #1232)."""
+
+    kind: Literal["none", "flow"] = "none"
+    """"flow": one Euler step of a learned velocity field in a small latent space."""
+    latent: int = pydantic.Field(64, ge=1)
+    """Width of the latent space."""
+    hidden: int = pydantic.Field(256, ge=1)
+    """Width of the velocity network's hidden layer."""
+
+
+class ModelSection(Section):
+    """The architecture."""
+
+    vocab_size: int = pydantic.Field(1024, ge=4, le=65536)
+    """Pieces of the tokenizer."""
+    layers: int = pydantic.Field(11, ge=1)
+    """Depth in transformer layers."""
+    unique_layers: int = pydantic.Field(0, ge=0)
+    """Distinct attention and MLP cores, reused cyclically over the layers; 0 means one per layer."""
+    width: int = pydantic.Field(512, ge=1)
+    """Width of the residual stream."""
+    heads: int = pydantic.Field(8, ge=1)
+    """Query heads."""
+    kv_heads: int = pydantic.Field(4, ge=1)
+    """Key and value heads; each serves heads / kv_heads query heads."""
+    mlp_hidden: int = pydantic.Field(1536, ge=1)
+    """Hidden width of the MLP."""
+    mlp: Literal["relu2", "star_relu", "leaky_relu2"] = "relu2"
+    """Activation: relu(x)^2; relu(x)^2 * scale + bias with learned vectors; leaky_relu(x, 0.5)^2."""
+    rope_dims: int = pydantic.Field(0, ge=0)
+    """Rotated dimensions of each head; 0 rotates all of them."""
+    rope_base: float = pydantic.Field(10000.0, gt=1)
+    """Base of the rotary frequencies."""
+    rope_train_length: int = pydantic.Field(0, ge=0)
+    """Longer sequences than this (in tokens) get an NTK-rescaled base; 0 never rescales."""
+    norm_scale: Literal["one", "inverse_sqrt_depth"] = "one"
+    """Factor on the normed input of layer i: 1, or 1/sqrt(i + 1)."""
+    xsa_last: int = pydantic.Field(0, ge=0)
+    """Exclusive self-attention in this many of the last (unique) layers."""
+    smear: bool = True
+    """Blend each position's embedding with the previous one by a learned gate per channel."""
+    bigram: BigramSection = BigramSection()
+    value_embedding: ValueEmbeddingSection = ValueEmbeddingSection()
+    value_residual: bool = False
+    """Mix the first layer's values into those of every later layer."""
+    gated_attention: bool = False
+    """Multiply each head's output by a sigmoid gate computed from the layer's input."""
+    skip: Literal["none", "add", "gated"] = "add"
+    """U-Net skips: off; x + w*skip; g*x + (1-g)*w*skip with a learned gate."""
+    refiner: RefinerSection = RefinerSection()
+    qk_gain: float = pydantic.Field(1.5, gt=0)
+    """Initial value of the per-head gain on the normalised queries."""
+    softcap: float = pydantic.Field(30.0, gt=0)
+    """Logits are softcap * tanh(z / softcap)."""
+    embedding_init_std: float = pydantic.Field(0.005, gt=0)
+    """Standard deviation of the initial token embedding."""
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+    @property
+    def cores(self) -> int:
+        """Number of distinct attention and MLP cores."""
+        return self.unique_layers or self.layers
+
+
+class TrainSection(Section):
+    """How long to train, on which batches, with which schedule."""
+
+    steps: int = pydantic.Field(20000, ge=0)
+    """Optimizer steps."""
+    warmdown_steps: int = pydantic.Field(3000, ge=0)
+    """Last steps, over which the learning rate falls to 0."""
+    warmdown_shape: Literal["linear", "cosine"] = "linear"
+    """Shape of that fall."""
+    warmup_steps: int = pydantic.Field(20, ge=0)
+    """Steps that only prime the kernels: weights, optimizer state and data position are restored after them."""
+    batch_tokens: int = pydantic.Field(786432, ge=1)
+    """Targets per step, over all devices."""
+    sequence_length: int = pydantic.Field(2048, ge=1)
+    """Targets per training sequence."""
+    micro_batches: int = pydantic.Field(8, ge=1)
+    """Parts a step's batch is cut into, over all devices; the data order depends on it."""
+    grad_clip: float = pydantic.Field(0.3, ge=0)
+    """Largest global norm of the gradient; 0 does not clip."""
+    seed: int = pydantic.Field(1337, ge=0)
+    """Seed of the initial weights."""
+    wallclock_seconds: float = pydantic.Field(0.0, ge=0)
+    """Training time after which to stop, with the warmdown fitted into it; 0 trains all steps."""
+    validate_every: int = pydantic.Field(1000, ge=0)
+    """Steps between validations of the raw weights; 0 validates at the end only."""
+    checkpoint_every: int = pydantic.Field(1000, ge=0)
+    """Steps between checkpoints to resume from; 0 writes none."""
+    compile: bool = True
+    """Compile the model on CUDA devices (the CPU runs it as written)."""
+
+
+class OptimSection(Section):
+    """Learning rates and the like; Muon on matrices, AdamW on the rest."""
+
+    matrix_lr: float = pydantic.Field(0.025, ge=0)
+    """Muon's learning rate."""
+    embed_lr: float = pydantic.Field(0.035, ge=0)
+    """AdamW's learning rate of the embedding tables."""
+    scalar_lr: float = pydantic.Field(0.025, ge=0)
+    """AdamW's learning rate of vectors and scalars."""
+    decoder_lr_mult: float = pydantic.Field(1.0, ge=0)
+    """Factor on the learning rate of the layers' parameters in the second (decoder) half."""
+    muon_weight_decay: float = pydantic.Field(0.04, ge=0)
+    """Decoupled weight decay of the matrices, times the scheduled learning rate."""
+    adam_weight_decay: float = pydantic.Field(0.04, ge=0)
+    """Decoupled weight decay of everything AdamW updates."""
+    muon_momentum: float = pydantic.Field(0.99, ge=0, lt=1)
+    """Muon's momentum after its warm-up."""
+    muon_momentum_start: float = pydantic.Field(0.92, ge=0, lt=1)
+    """Muon's momentum at step 0."""
+    muon_momentum_warmup_steps: int = pydantic.Field(1500, ge=0)
+    """Steps over which the momentum rises linearly."""
+    newton_schulz_steps: int = pydantic.Field(5, ge=1)
+    """Iterations of the orthogonalisation."""
+    muon_update_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format each orthogonalised update is rounded to before it is applied."""
+    adam_beta1: float = pydantic.Field(0.9, ge=0, lt=1)
+    """Decay of AdamW's first moment."""
+    adam_beta2: float = pydantic.Field(0.95, ge=0, lt=1)
+    """Decay of AdamW's second moment."""
+    adam_eps: float = pydantic.Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    bigram_table_group: Literal["embedding", "scalar"] = "embedding"
+    """Whether the bigram table learns at embed_lr or at scalar_lr."""
+    train_bigram_scale: bool = True
+    """Whether the bigram embedding's scalar is trained or stays at 0.05."""
+
+
+class AverageSection(Section):
+    """Which weights are kept after training."""
+
+    kind: Literal["none", "ema", "swa", "swa_of_ema"] = "ema"
+    """Last weights; exponential mean of every step; uniform mean of late ones; uniform mean of late EMAs."""
+    decay: float = pydantic.Field(0.997, ge=0, lt=1)
+    """EMA: weight of the past at each step."""
+    every: int = pydantic.Field(50, ge=1)
+    """SWA: steps between snapshots."""
+    start_scale: float = pydantic.Field(0.2, ge=0, le=1)
+    """SWA: snapshots are taken while the learning-rate scale is below this."""
+
+
+class QatSection(Section):
+    """Fake quantization (int6, per row) of the matrices late in training."""
+
+    enabled: bool = False
+    """Whether to use it."""
+    threshold: float = pydantic.Field(0.1, ge=0, le=1)
+    """It starts once the learning-rate scale is below this."""
+    soft_round: bool = False
+    """Round by a differentiable curve that sharpens (alpha 1 to 16), not straight-through."""
+    delay_steps: int = pydantic.Field(0, ge=0, le=1)
+    """1 starts it in the step after the crossing (as reference #456 does), 0 in the crossing step itself."""
+
+
+class BitsSection(Section):
+    """Width in bits of the codes of each group of tensors: 2 to 8, or 16 for plain fp16."""
+
+    attention: int = 6
+    """Query, key, value and output projections."""
+    mlp: int = 6
+    """Both matrices of the MLP."""
+    embedding: int = 8
+    """The token embedding, which is also the output layer."""
+    bigram: int = 6
+    """The bigram table and its projection."""
+    other: int = 8
+    """Value embedding, refiner and anything else large enough."""
+
+
+class CompressSection(Section):
+    """How the weights become bytes."""
+
+    scheme: Literal["rowwise"] = "rowwise"
+    """"rowwise": one step size per matrix row, codes rounded to nearest."""
+    bits: BitsSection = BitsSection()
+    clip: Literal["absmax", "tensor_percentiles", "row_percentiles"] = "absmax"
+    """Range of a row: its largest magnitude; one of 15 percentiles per tensor, or of 5 per row, by squared error."""
+    int8_percentile: float = pydantic.Field(1.0, gt=0, le=1)
+    """8-bit rows clip at this quantile of their magnitudes (1 is the largest); the references use 0.9999984."""
+    scale_floor: float = pydantic.Field(0.0, ge=0)
+    """Smallest range of a row; the references' 1.0 gives every row under 1.0 the same coarse step. 0: none."""
+    int8_scale_floor: float = pydantic.Field(0.0, ge=0)
+    """The same floor for 8-bit rows."""
+    round_with: Literal["stored", "exact"] = "stored"
+    """Round codes with the fp16 step size that is stored, or with the float32 one before rounding it."""
+    keep_below: int = pydantic.Field(8192, ge=0)
+    """Tensors of at most this many entries are not quantized."""
+    keep_fp16: tuple[str, ...] = ()
+    """Names of further tensors to store as fp16."""
+    control_dtype: Literal["float16", "float32"] = "float16"
+    """Format of the vectors, gates and scales that are not quantized."""
+    prune: float = pydantic.Field(0.0, ge=0, lt=1)
+    """Part of each large matrix's entries, the smallest ones, set to 0 first."""
+    prune_above: int = pydantic.Field(65536, ge=0)
+    """Only matrices with more entries than this are pruned."""
+    fallback: Literal["none", "int5_middle_out"] = "int5_middle_out"
+    """When over the cap: fail, or code layers with 5 bits, from the middle of the network outward, until it fits."""
+    codec: Literal["zstd", "lzma", "none"] = "zstd"
+    """Byte compressor of the code sections."""
+    levels: tuple[int, ...] = (22,)
+    """Levels of the compressor to try in order; the first that fits the cap is used."""
+    cap: int = pydantic.Field(16_000_000, ge=1)
+    """Largest total size in bytes, code included."""
+
+
+class EvaluateSection(Section):
+    """Windows of the evaluation."""
+
+    stride: int = pydantic.Field(64, ge=1)
+    """Targets scored per sliding window after the first."""
+    batch: int = pydantic.Field(32, ge=1)
+    """Windows per forward pass."""
+    sequence_length: int = pydantic.Field(0, ge=0)
+    """Targets per window; 0 takes train.sequence_length."""
+
+
+class TttSection(Section):
+    """Legal test-time training: each chunk is scored before the weights learn from it."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer; its state lives through all chunks."""
+    lr: float = pydantic.Field(0.002, ge=0)
+    """Highest learning rate."""
+    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
+    """SGD's momentum."""
+    weight_decay: float = pydantic.Field(0.0, ge=0)
+    """Decoupled weight decay of AdamW."""
+    epochs: int = pydantic.Field(10, ge=0)
+    """Passes over each scored chunk."""
+    chunk_tokens: int = pydantic.Field(32768, ge=1)
+    """Targets per chunk."""
+    frozen_blocks: int = pydantic.Field(2, ge=0)
+    """First layers whose weights (and cores) do not adapt."""
+    grad_clip: float = pydantic.Field(1.0, ge=0)
+    """Largest global norm of the gradient; 0 does not clip."""
+    batch_sequences: int = pydantic.Field(32, ge=1)
+    """Sequences per update."""
+    schedule: Literal["cosine", "warmup_cosine", "constant"] = "warmup_cosine"
+    """Learning rate over the chunks; the warm-up takes the first twentieth of them."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = ""
+    """Name of the recipe (the file's name without .toml)."""
+    description: str = ""
+    """What it is, in one line."""
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
+    optim: OptimSection = OptimSection()
+    average: AverageSection = AverageSection()
+    qat: QatSection = QatSection()
+    compress: CompressSection = CompressSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    ttt: TttSection = TttSection()
+
+    @property
+    def evaluation_length(self) -> int:
+        """Targets per evaluation window."""
+        return self.evaluate.sequence_length or self.train.sequence_length
+
+    def digest(self) -> str:
+        """SHA-256 of the recipe in canonical JSON, as 64 hexadecimal digits."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The whole recipe as a TOML file that loads to the same recipe."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+    def with_overrides(self, overrides: Sequence[str], sections: Iterable[str] = ()) -> Recipe:
+        """A copy with ``section.key=value`` settings applied.
+
+        Args:
+            overrides: settings; the value is TOML, a bare word is a string.
+            sections: if given, only keys of these sections may be set.
+
+        Raises:
+            PgolfError: a setting is malformed, unknown, not allowed or does not fit the others.
+        """
+        allowed = tuple(sections)
+        settings = [_parse_setting(text) for text in overrides]
+        for path, _ in settings:
+            if allowed and path[0] not in allowed:
+                raise PgolfError(
+                    f"--set {'.'.join(path)}: only keys of {', '.join(allowed)} can be changed here, "
+                    "because the weights were made with the rest"
+                )
+        tree = self.model_dump(mode="json")
+        for path, value in settings:
+            _set_in_tree(tree, path, value)
+        return _validated(tree, "--set")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with pgolf, sorted."""
+    folder = resources.files("pgolf.recipes")
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by the name of a shipped one or the path of a TOML file, and apply settings.
+
+    Raises:
+        PgolfError: the recipe is unknown, malformed or contradictory; every problem is listed.
+    """
+    tree = _load_tree(name, seen=())
+    recipe = _validated(tree, name)
+    return recipe.with_overrides(overrides) if overrides else recipe
+
+
+def recipe_from_tree(tree: Mapping[str, Any], where: str) -> Recipe:
+    """Check a nested mapping (as stored in a checkpoint) and make it a recipe.
+
+    Raises:
+        PgolfError: keys or values do not fit; ``where`` names the source in the message.
+    """
+    return _validated(dict(tree), where)
+
+
+def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name in seen:
+        raise PgolfError(f"recipe {name}: extends itself by way of {' -> '.join((*seen, name))}")
+    path = Path(name)
+    if name.endswith(".toml") or path.is_file():
+        if not path.is_file():
+            raise PgolfError(f"recipe {name}: no such file")
+        text, folder = _read_text(path), path.parent
+    else:
+        names = recipe_names()
+        if name not in names:
+            raise PgolfError(f"recipe {name!r}: unknown{_nearest(name, names)}; shipped: {', '.join(names)}")
+        text, folder = resources.files("pgolf.recipes").joinpath(f"{name}.toml").read_text("utf-8"), Path()
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PgolfError(f"recipe {name}: not valid TOML ({error})") from error
+    parent = tree.pop("extends", None)
+    tree.setdefault("name", path.stem)
+    if parent is None:
+        return tree
+    if not isinstance(parent, str):
+        raise PgolfError(f"recipe {name}: extends must be the name of one recipe, not {parent!r}")
+    if parent.endswith(".toml"):
+        parent = str(folder / parent)
+    return _merged(_load_tree(parent, (*seen, name)), tree)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PgolfError(f"recipe {path}: cannot be read as UTF-8 text ({error})") from error
+
+
+def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            merged[key] = _merged(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _parse_setting(text: str) -> tuple[list[str], Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise PgolfError(f"--set {text!r}: write it as section.key=value, for example train.steps=500")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return key.strip().split("."), parsed
+
+
+def _set_in_tree(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        child = tree.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise PgolfError(f"--set {'.'.join(path)}: {part} is a single value, not a section")
+        tree = child
+    tree[path[-1]] = value
+
+
+def _validated(tree: dict[str, Any], where: str) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(tree)
+    except pydantic.ValidationError as error:
+        problems = [_describe(entry) for entry in error.errors()]
+        raise PgolfError(f"recipe {where}: {'; '.join(problems)}") from error
+    problems = contradictions(recipe)
+    if problems:
+        raise PgolfError(f"recipe {where}: {'; '.join(problems)}")
+    return recipe
+
+
+def _describe(entry: Any) -> str:
+    key = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        return f"unknown key {key}{_nearest(key, recipe_keys())}"
+    return f"{key}: {entry['msg'][0].lower()}{entry['msg'][1:]} (got {entry['input']!r})"
+
+
+def recipe_keys() -> list[str]:
+    """Every key of a recipe, dotted, in the order of the sections."""
+    return [key for key, _ in _walk(Recipe, "")]
+
+
+def describe_keys() -> dict[str, str]:
+    """The one-line description of every key."""
+    return dict(_walk(Recipe, ""))
+
+
+def _walk(section: type[Section], prefix: str) -> Iterable[tuple[str, str]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _walk(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.description or ""
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not matches:
+        # A key in the wrong section: the last part still says what was meant.
+        last = word.rsplit(".", 1)[-1]
+        matches = [key for key in known if key.rsplit(".", 1)[-1] == last][:1]
+    return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def contradictions(recipe: Recipe) -> list[str]:
+    """Everything in a well-typed recipe that cannot work together, one phrase each."""
+    return _model_contradictions(recipe.model) + _run_contradictions(recipe)
+
+
+def _model_contradictions(model: ModelSection) -> list[str]:
+    problems = []
+    if model.width % model.heads:
+        problems.append(f"model.width {model.width} is not a multiple of model.heads {model.heads}")
+    elif model.head_width % 2:
+        problems.append(f"model.width / model.heads = {model.head_width} must be even for rotary embeddings")
+    elif model.rope_dims > model.head_width or model.rope_dims % 2:
+        problems.append(f"model.rope_dims {model.rope_dims} must be even and at most {model.head_width}, the head")
+    if model.heads % model.kv_heads:
+        problems.append(f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}")
+    if model.rope_train_length and (model.rope_dims or model.head_width) <= 2:
+        problems.append("model.rope_dims must exceed 2 where model.rope_train_length rescales the base")
+    if model.unique_layers > model.layers:
+        problems.append(f"model.unique_layers {model.unique_layers} exceeds model.layers {model.layers}")
+    if model.xsa_last > model.cores:
+        problems.append(f"model.xsa_last {model.xsa_last} exceeds the {model.cores} (unique) layers")
+    if model.bigram.buckets == 1:
+        problems.append("model.bigram.buckets must be 0 (none) or at least 2")
+    outside = [layer for layer in model.value_embedding.layers if not 0 <= layer < model.layers]
+    if outside:
+        problems.append(f"model.value_embedding.layers {outside} are outside 0 to {model.layers - 1}")
+    if len(set(model.value_embedding.layers)) != len(model.value_embedding.layers):
+        problems.append("model.value_embedding.layers names a layer twice")
+    return problems
+
+
+def _run_contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    train, compress = recipe.train, recipe.compress
+    unit = train.micro_batches * train.sequence_length
+    if train.batch_tokens % unit:
+        problems.append(
+            f"train.batch_tokens {train.batch_tokens} is not a multiple of "
+            f"train.micro_batches * train.sequence_length = {unit}"
+        )
+    if recipe.evaluate.stride > recipe.evaluation_length:
+        problems.append(
+            f"evaluate.stride {recipe.evaluate.stride} exceeds the window of {recipe.evaluation_length} targets"
+        )
+    for group, bits in compress.bits.model_dump().items():
+        if bits != 16 and not 2 <= bits <= 8:
+            problems.append(f"compress.bits.{group} is {bits}; it must be 2 to 8, or 16 for fp16")
+    if not compress.levels:
+        problems.append("compress.levels is empty; name at least one level")
+    highest = {"zstd": 22, "lzma": 9, "none": 22}[compress.codec]
+    if any(not 1 <= level <= highest for level in compress.levels):
+        problems.append(f"compress.levels {list(compress.levels)}: {compress.codec} has levels 1 to {highest}")
+    if recipe.ttt.frozen_blocks > recipe.model.layers:
+        problems.append(f"ttt.frozen_blocks {recipe.ttt.frozen_blocks} exceeds model.layers {recipe.model.layers}")
+    return problems

@@ -1,0 +1,88 @@
+"""Checkpoints: the whole state of a training run in one file, written atomically."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
+from pgolf.optim.averaging import Averager
+from pgolf.recipe import Recipe
+from pgolf.weights import load_tensors, save_tensors
+
+FORMAT = "pgolf-checkpoint-1"
+
+
+@dataclass
+class Clock:
+    """Where a run stands."""
+
+    step: int = 0
+    """Finished steps."""
+    seconds: float = 0.0
+    """Training time so far, validation and checkpoints left out."""
+    fake_quant_from: int = -1
+    """First step with fake quantization; -1 while it has not been reached."""
+
+
+def save_checkpoint(
+    path: Path, network: GPT, optimizers: list[Optimizer], averager: Averager, clock: Clock, recipe: Recipe, data: str
+) -> None:
+    """Write everything that a resumed run needs to end with the same weights.
+
+    ``data`` identifies the training data (``Dataset.fingerprint``).
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in averager.state().items()}
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value
+    metadata = {
+        "format": FORMAT,
+        "clock": vars(clock),
+        "recipe": recipe.model_dump(mode="json"),
+        "data": data,
+    }
+    save_tensors(path, tensors, metadata)
+
+
+def load_checkpoint(
+    path: Path, network: GPT, optimizers: list[Optimizer], averager: Averager, recipe: Recipe, data: str
+) -> Clock:
+    """Put a checkpoint's state into the given objects, in place, and return where the run stands.
+
+    Raises:
+        PgolfError: the file is damaged, or belongs to another recipe or other data.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise PgolfError(f"{path}: not a training checkpoint")
+    if metadata["recipe"] != recipe.model_dump(mode="json"):
+        raise PgolfError(f"{path}: was written with another recipe; resume with the run's own, or start a new --out")
+    if metadata["data"] != data:
+        raise PgolfError(f"{path}: was trained on other data; give the same --data, or start a new --out")
+    network.load_state_dict(_part(tensors, "model."))
+    device = next(network.parameters()).device
+    averager.load({name: tensor.to(device) for name, tensor in _part(tensors, "average.").items()})
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, "optimizer.").items():
+        parameter_name, _, key = name.rpartition(".")
+        by_parameter.setdefault(parameter_name, {})[key] = tensor
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for key, tensor in by_parameter.get(names[id(parameter)], {}).items():
+                    optimizer.state[parameter][key] = tensor.to(parameter.device)
+    return Clock(**metadata["clock"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: torch.clone(t) for name, t in tensors.items() if name.startswith(prefix)}

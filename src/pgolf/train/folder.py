@@ -1,0 +1,64 @@
+"""The run folder: created once, continued if asked, never mixed up.
+
+recipe.toml             the resolved recipe
+provenance.json         versions, command, data
+metrics.jsonl           losses and validations, step by step
+checkpoint.safetensors  the state to resume from; removed when training is over
+raw.safetensors         the last weights
+model.safetensors       the averaged weights: what is packed and scored
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pgolf.data.dataset import Dataset
+from pgolf.errors import PgolfError
+from pgolf.files import write_bytes, write_json
+from pgolf.provenance import provenance
+from pgolf.recipe import Recipe, load_recipe
+from pgolf.train.loop import Run
+
+
+def saved_recipe(folder: Path) -> Recipe | None:
+    """The recipe of an existing run folder, or None where there is none."""
+    path = folder / "recipe.toml"
+    return load_recipe(str(path)) if path.is_file() else None
+
+
+def open_run(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device,
+    *,
+    initial: dict[str, Tensor] | None = None,
+    resume: bool = False,
+) -> Run:
+    """Prepare a folder for training and return the run, positioned where it has to go on.
+
+    Raises:
+        PgolfError: the folder holds another run, or one that ``resume`` was not given for.
+    """
+    previous = saved_recipe(folder)
+    if previous is not None and not resume:
+        raise PgolfError(f"{folder}: holds a run already; add --resume to continue it, or choose another --out")
+    if previous is None and folder.is_dir() and any(folder.iterdir()):
+        raise PgolfError(f"{folder}: is not empty and holds no run; choose another --out")
+    if previous is not None and previous != recipe:
+        raise PgolfError(f"{folder}: was started with another recipe ({folder / 'recipe.toml'}); choose another --out")
+    if is_trained(folder):
+        raise PgolfError(f"{folder}: training is already finished; choose another --out")
+    if previous is None:
+        write_json(folder / "provenance.json", provenance(dataset, device))
+        # Written last: a folder with a recipe is a run that can be continued.
+        write_bytes(folder / "recipe.toml", recipe.to_toml().encode())
+    return Run(recipe, dataset, folder, device, initial, resume)
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether training in this folder came to its end."""
+    return (folder / "model.safetensors").is_file()

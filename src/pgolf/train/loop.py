@@ -1,0 +1,253 @@
+"""Training, on one screen: ``train`` is the whole loop, ``Run`` is what it holds in its hands."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pgolf.data.dataset import Dataset
+from pgolf.data.loader import BatchLoader
+from pgolf.device import autocast, compiled, place
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import EvalResult, evaluate
+from pgolf.model.gpt import GPT, build_model
+from pgolf.optim.averaging import Averager
+from pgolf.optim.build import build_optimizers, set_schedule
+from pgolf.optim.schedule import lr_scale, muon_momentum
+from pgolf.recipe import Recipe
+from pgolf.train.checkpoint import Clock, load_checkpoint, save_checkpoint
+from pgolf.train.metrics import Metrics
+from pgolf.weights import save_weights
+
+
+class Watcher(Protocol):
+    """Is told how training goes, to show it."""
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """A step is finished; the loss (nats per target) may be some steps old on a device."""
+
+    def validation(self, step: int, result: EvalResult) -> None:
+        """The raw weights were validated."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+class Interrupted(Exception):
+    """The user stopped training; everything up to the last finished step is saved."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How training ended."""
+
+    steps: int
+    seconds: float
+    raw: EvalResult
+    weights: Path
+
+
+def train(run: Run, watcher: Watcher) -> TrainResult:
+    """Train until the recipe's steps or its wall-clock time are used up, and save the averaged weights.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM arrived; a checkpoint of the last finished step is on the disk.
+        PgolfError: the loss is no longer a finite number.
+    """
+    train, clock = run.recipe.train, run.clock
+    run.prime_kernels()
+    with _StopSignal() as stop:
+        while True:
+            finished = run.is_finished()
+            if finished or clock.step == 0 or _every(train.validate_every, clock.step):
+                raw = run.validate()
+                watcher.validation(clock.step, raw)
+            if finished:
+                break
+            started = time.perf_counter()
+            scale = lr_scale(train, clock.step, clock.seconds)
+            run.switch_fake_quantization(scale, watcher)
+            loss = run.accumulate_gradients(clock.step)
+            if train.grad_clip:
+                torch.nn.utils.clip_grad_norm_(run.network.parameters(), train.grad_clip)
+            set_schedule(run.optimizers, scale, muon_momentum(run.recipe.optim, clock.step))
+            for optimizer in run.optimizers:
+                optimizer.step()
+            run.network.zero_grad(set_to_none=True)
+            clock.step += 1
+            run.averager.update(run.network.state_dict(), clock.step, scale)
+            run.metrics.step(clock.step, loss, scale)
+            clock.seconds += time.perf_counter() - started
+            watcher.step(clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
+            if stop.requested or _every(train.checkpoint_every, clock.step):
+                run.save_checkpoint()
+            if stop.requested:
+                raise Interrupted
+    return TrainResult(clock.step, clock.seconds, raw, run.save_averaged())
+
+
+class Run:
+    """The state of a training run in its folder.
+
+    Args:
+        recipe: what to do.
+        dataset: training shards, validation shards, tokenizer.
+        folder: the run folder; checkpoints and metrics are kept there.
+        device: where to compute.
+        initial: weights to start from instead of random ones.
+        resume: continue from the folder's checkpoint, if it has one.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        folder: Path,
+        device: torch.device,
+        initial: dict[str, Tensor] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.recipe, self.dataset, self.folder, self.device = recipe, dataset, folder, device
+        self.network = place(_initial_model(recipe, initial), recipe, device)
+        self.forward: Callable[..., Tensor] = compiled(self.network, device, recipe.train.compile)
+        self.optimizers = build_optimizers(self.network, recipe)
+        self.averager = Averager(recipe.average, self.network.state_dict())
+        self.loader = BatchLoader(dataset.train_stream(), recipe.train)
+        self.validation_tokens = dataset.validation_tokens(recipe.evaluation_length)
+        self.clock = Clock()
+        if resume and self._checkpoint.is_file():
+            self.clock = load_checkpoint(
+                self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset.fingerprint()
+            )
+        self.metrics = Metrics(folder / "metrics.jsonl", self.clock.step, recipe.train.batch_tokens)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def is_finished(self) -> bool:
+        """Whether the steps or the wall-clock time are used up."""
+        train = self.recipe.train
+        out_of_time = bool(train.wallclock_seconds) and self.clock.seconds >= train.wallclock_seconds
+        return self.clock.step >= train.steps or out_of_time
+
+    def accumulate_gradients(self, step: int) -> Tensor:
+        """Backward pass over all micro-batches of a step; returns the mean loss (nats per target), a scalar."""
+        self.network.train()
+        parts = self.recipe.train.micro_batches
+        total = torch.zeros((), device=self.device)
+        for part in range(parts):
+            inputs, targets = (batch.to(self.device, non_blocking=True) for batch in self.loader.batch(step, part))
+            with autocast(self.device):
+                loss = self.forward(inputs, targets).mean() / parts
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        # On a device the check would wait for the result; there the metrics notice at their next flush.
+        if not total.is_cuda and not torch.isfinite(total):
+            raise PgolfError(f"the training loss became {float(total)} at step {step}; lower the optim.*_lr rates")
+        return total
+
+    def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:
+        """Turn fake quantization on once the learning-rate scale is below the threshold; sharpen soft rounding."""
+        qat, switch = self.recipe.qat, self.network.fake_quant
+        if not qat.enabled:
+            return
+        if self.clock.fake_quant_from < 0 and scale < qat.threshold:
+            self.clock.fake_quant_from = self.clock.step + qat.delay_steps
+            watcher.note(f"fake quantization from step {self.clock.fake_quant_from} on")
+        switch.active = 0 <= self.clock.fake_quant_from <= self.clock.step
+        switch.soft_round = qat.soft_round
+        if qat.soft_round:
+            switch.alpha.fill_(1.0 + 15.0 * max(0.0, 1.0 - scale / qat.threshold))
+
+    def validate(self) -> EvalResult:
+        """Standard evaluation of the raw weights, written to the metrics."""
+        result = evaluate(
+            self.network, self.recipe, self.validation_tokens, self.dataset.tokenizer.byte_table, mode="standard"
+        )
+        self.metrics.validation(self.clock.step, result.val_loss, result.val_bpb)
+        self.metrics.restart_clock()
+        return result
+
+    def prime_kernels(self) -> None:
+        """Run warm-up steps so that compilation and autotuning are over, then put everything back."""
+        if not self.recipe.train.warmup_steps or self.clock.step or self.is_finished():
+            return
+        before = {name: value.clone() for name, value in self.network.state_dict().items()}
+        for step in range(self.recipe.train.warmup_steps):
+            self.accumulate_gradients(step)
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.network.zero_grad(set_to_none=True)
+        self.network.load_state_dict(before)
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        self.metrics.restart_clock()
+
+    def save_checkpoint(self) -> None:
+        """Write the whole state, replacing the previous checkpoint."""
+        self.metrics.flush()
+        save_checkpoint(
+            self._checkpoint,
+            self.network,
+            self.optimizers,
+            self.averager,
+            self.clock,
+            self.recipe,
+            self.dataset.fingerprint(),
+        )
+        self.metrics.restart_clock()
+
+    def save_averaged(self) -> Path:
+        """Write the averaged weights as ``model.safetensors`` and the last ones as ``raw.safetensors``."""
+        self.metrics.flush()
+        digest, raw = self.dataset.tokenizer.digest, self.network.state_dict()
+        save_weights(self.folder / "raw.safetensors", raw, self.recipe, digest)
+        path = self.folder / "model.safetensors"
+        save_weights(path, self.averager.result(raw), self.recipe, digest)
+        self._checkpoint.unlink(missing_ok=True)
+        return path
+
+
+def _initial_model(recipe: Recipe, initial: dict[str, Tensor] | None) -> GPT:
+    network = build_model(recipe.model, recipe.train.seed)
+    if initial is not None:
+        network.load_state_dict(initial)
+    return network
+
+
+def _every(interval: int, step: int) -> bool:
+    return bool(interval) and step > 0 and step % interval == 0
+
+
+class _StopSignal:
+    """Turns the first SIGINT or SIGTERM into a request, so that no step is cut in half."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._request)
+            except ValueError:  # Only the main thread may set handlers; elsewhere the caller's stay.
+                break
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

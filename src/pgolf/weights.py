@@ -1,0 +1,125 @@
+"""Weights on the disk: safetensors that carry their recipe and the digest of their tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pgolf.compress.container import MAGIC, read_artifact
+from pgolf.errors import PgolfError
+from pgolf.files import write_bytes
+from pgolf.model.gpt import GPT
+from pgolf.recipe import Recipe, recipe_from_tree
+
+FORMAT = "pgolf-weights-1"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named float32 tensors with everything needed to use them."""
+
+    state: dict[str, Tensor]
+    recipe: Recipe
+    tokenizer_digest: str
+    source: Path
+    kind: Literal["weights", "artifact"]
+
+    def model(self) -> GPT:
+        """A model on the CPU with these weights."""
+        network = GPT(self.recipe.model)
+        expected = {name: parameter.shape for name, parameter in network.named_parameters()}
+        for name, shape in expected.items():
+            if name not in self.state:
+                raise PgolfError(f"{self.source}: tensor {name} is missing; the file does not fit its recipe")
+            if self.state[name].shape != shape:
+                found = tuple(self.state[name].shape)
+                raise PgolfError(f"{self.source}: tensor {name} has shape {found}; the recipe wants {tuple(shape)}")
+        if unknown := sorted(set(self.state) - set(expected)):
+            raise PgolfError(f"{self.source}: tensor {unknown[0]} is not part of the recipe's model")
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors atomically; ``metadata`` (JSON) goes into the header with a digest of the content."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {key: json.dumps(value) for key, value in metadata.items()} | {"content": _content_digest(plain)}
+    write_bytes(path, safetensors.torch.save(plain, header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``save_tensors`` wrote.
+
+    Raises:
+        PgolfError: absent, not safetensors, not written by pgolf, or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise PgolfError(f"{path}: no such file") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PgolfError(f"{path}: not a readable safetensors file ({error})") from error
+    digest = header.pop("content", None)
+    if digest is None:
+        raise PgolfError(f"{path}: carries no recipe; bring foreign weights in with `pgolf import`")
+    if digest != _content_digest(tensors):
+        raise PgolfError(f"{path}: damaged (its checksum does not match); restore it from a copy")
+    return tensors, {key: json.loads(value) for key, value in header.items()}
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str) -> None:
+    """Write a model's weights (float32) with its recipe."""
+    tensors = {name: tensor.detach().float() for name, tensor in state.items()}
+    metadata = {
+        "format": FORMAT,
+        "recipe": recipe.model_dump(mode="json"),
+        "tokenizer": tokenizer_digest,
+    }
+    save_tensors(path, tensors, metadata)
+
+
+def load_weights(path: Path) -> Weights:
+    """Open a run folder, a weights file or a packed artifact.
+
+    Raises:
+        PgolfError: nothing usable is there; the message says what was found.
+    """
+    if path.is_dir():
+        file = path / "model.safetensors"
+        if file.is_file():
+            return load_weights(file)
+        if (path / "recipe.toml").is_file():
+            raise PgolfError(f"{path}: training has not finished; continue it with `pgolf train --resume --out {path}`")
+        raise PgolfError(f"{path}: holds no run (no model.safetensors)")
+    if not path.is_file():
+        raise PgolfError(f"{path}: no such file or run folder")
+    with path.open("rb") as opened:
+        is_artifact = opened.read(len(MAGIC)) == MAGIC
+    if is_artifact:
+        artifact = read_artifact(path)
+        return Weights(artifact.state, artifact.recipe, artifact.tokenizer_digest, path, "artifact")
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise PgolfError(f"{path}: is a training checkpoint; give its run folder {path.parent} instead")
+    recipe = recipe_from_tree(metadata["recipe"], str(path))
+    return Weights(tensors, recipe, metadata["tokenizer"], path, "weights")
+
+
+def _content_digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,162 @@
+"""The model: causality, options, initial weights, shared cores."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pgolf.model.embeddings import bigram_buckets
+from pgolf.model.gpt import GPT, build_model
+from pgolf.model.linear import soft_round
+from pgolf.recipe import ModelSection, load_recipe
+
+TINY = ["model.layers=3", "model.width=32", "model.heads=4", "model.kv_heads=2", "model.mlp_hidden=48"]
+TINY += ["model.vocab_size=64", "model.bigram.buckets=32", "model.bigram.width=16"]
+PLAIN = ["model.smear=false", "model.bigram.buckets=0", 'model.skip="none"', "model.xsa_last=0"]
+OPTIONS = {
+    "smear": ["model.smear=true"],
+    "bigram": ["model.bigram.buckets=32"],
+    "skip": ['model.skip="add"'],
+    "gated skip": ['model.skip="gated"'],
+    "xsa": ["model.xsa_last=2"],
+    "norm scale": ['model.norm_scale="inverse_sqrt_depth"'],
+    "value residual": ["model.value_residual=true"],
+    "gated attention": ["model.gated_attention=true"],
+    "value embedding": ["model.value_embedding.layers=[1]", "model.value_embedding.width=8"],
+    "refiner": ['model.refiner.kind="flow"'],
+    "leaky": ['model.mlp="leaky_relu2"'],
+    "star": ['model.mlp="star_relu"'],
+    "partial rope": ["model.rope_dims=4"],
+    "rescaled rope": ["model.rope_train_length=4"],
+    "shared": ["model.unique_layers=2"],
+    "softcap": ["model.softcap=5.0"],
+}
+
+
+def section(*settings: str) -> ModelSection:
+    return load_recipe("seed_456", [*TINY, "model.xsa_last=1", *settings]).model
+
+
+def randomised(model: ModelSection) -> GPT:
+    """A model none of whose parts is silent, as zero-initialised ones would be."""
+    network = build_model(model, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def tokens(rows: int = 2, length: int = 12) -> torch.Tensor:
+    return torch.randint(64, (rows, length), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_is_causal_and_does_something(option: str) -> None:
+    network = randomised(section(*PLAIN, *OPTIONS[option]))
+    x = tokens()
+    logits = network(x)
+    changed = x.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % 64
+    after = network(changed)
+    assert torch.allclose(logits[:, :7], after[:, :7], atol=1e-5)
+    assert not torch.allclose(logits[:, 7:], after[:, 7:], atol=1e-3)
+    plain = randomised(section(*PLAIN))
+    shared = {n: v for n, v in network.state_dict().items() if n in plain.state_dict()}
+    plain.load_state_dict({**plain.state_dict(), **shared})
+    assert not torch.allclose(plain(x), logits, atol=1e-4), f"{option} changes nothing"
+
+
+def test_losses_are_the_cross_entropies_of_the_logits() -> None:
+    network, x = randomised(section()), tokens()
+    inputs, targets = x[:, :-1], x[:, 1:]
+    log_probabilities = network(inputs).log_softmax(dim=-1)
+    expected = -log_probabilities.gather(-1, targets[..., None])[..., 0]
+    assert torch.allclose(network(inputs, targets), expected, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second, other = (build_model(section(), seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(first.token_embedding.weight, other.token_embedding.weight)
+
+
+def test_initial_weights_of_the_references() -> None:
+    recipe = load_recipe("seed_1232_flow", ["model.layers=2", "model.xsa_last=2", "ttt.frozen_blocks=0"])
+    state = build_model(recipe.model, 0).state_dict()
+    assert state["token_embedding.weight"].std().item() == pytest.approx(0.005, rel=0.02)
+    query = state["cores.0.attention.query.weight"]
+    assert torch.allclose(query @ query.T, torch.eye(512), atol=1e-4)
+    for name in ("cores.0.attention.output.weight", "cores.1.mlp.down.weight", "refiner.velocity.weight"):
+        assert state[name].count_nonzero() == 0
+    assert state["bigram.table.weight"].count_nonzero() == 0
+    project = state["bigram.project.weight"]
+    assert torch.allclose(project.T @ project, torch.eye(128) / (2 * 2), atol=1e-4)
+    assert (state["cores.0.attention.gate.bias"] == 4).all()
+    assert state["cores.0.attention.gate.weight"].count_nonzero() == 0
+    assert state["bigram.scale"].item() == pytest.approx(0.05)
+    assert (state["cores.0.attention.query_gain"] == 1.5).all()
+    older = load_recipe("seed_644", ["model.layers=2", "model.xsa_last=2", "model.value_embedding.layers=[1]"])
+    state = build_model(older.model, 0).state_dict()
+    assert state["bigram.table.weight"].std().item() == pytest.approx(0.01, rel=0.02)
+    assert state["value_embedding.table.weight"].std().item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_bigram_buckets() -> None:
+    x = torch.tensor([[3, 5, 1000]])
+    assert bigram_buckets(x, 256, "xor").tolist() == [
+        [255, ((36313 * 5) ^ (27191 * 3)) % 255, ((36313 * 1000) ^ (27191 * 5)) % 255]
+    ]
+    assert bigram_buckets(x, 256, "additive").tolist() == [[3, (3 * 1009 + 5) % 256, (5 * 1009 + 1000) % 256]]
+
+
+def test_shared_cores_receive_the_mean_of_their_uses() -> None:
+    shared = randomised(section("model.layers=4", "model.unique_layers=2"))
+    unshared = GPT(section("model.layers=4"))
+    state = {name: value for name, value in shared.state_dict().items() if not name.startswith("cores.")}
+    for index in range(4):
+        for name, value in shared.cores[index % 2].state_dict().items():
+            state[f"cores.{index}.{name}"] = value
+    # XSA is counted over unique layers: the last core of two is used by layers 1 and 3.
+    for index in range(4):
+        unshared.cores[index].attention.exclusive = index % 2 == 1
+    unshared.load_state_dict(state)
+    x = tokens()
+    for network in (shared, unshared, copy := shared.clone()):
+        network(x[:, :-1], x[:, 1:]).mean().backward()
+    uses = [unshared.cores[index].mlp.up.weight.grad for index in (0, 2)]
+    expected = (uses[0] + uses[1]) / 2
+    assert torch.allclose(shared.cores[0].mlp.up.weight.grad, expected, atol=1e-6)
+    assert torch.allclose(copy.cores[0].mlp.up.weight.grad, expected, atol=1e-6), "a copy keeps the mean"
+
+
+def test_a_clone_is_independent() -> None:
+    network = randomised(section())
+    copy = network.clone()
+    with torch.no_grad():
+        copy.token_embedding.weight.zero_()
+    assert network.token_embedding.weight.abs().sum() > 0
+
+
+def test_soft_rounding_goes_from_identity_to_rounding() -> None:
+    x = torch.linspace(-2.4, 2.4, 49)
+    assert torch.allclose(soft_round(x, torch.tensor(1e-3)), x, atol=1e-3)
+    away = (x - x.floor() - 0.5).abs() > 0.05
+    assert torch.allclose(soft_round(x, torch.tensor(200.0))[away], x.round()[away], atol=1e-3)
+    x.requires_grad_(True)
+    soft_round(x, torch.tensor(4.0)).sum().backward()
+    assert (x.grad > 0).all()
+
+
+def test_rope_rescaling_starts_beyond_the_trained_length() -> None:
+    scaled, plain = (randomised(section(f"model.rope_train_length={length}")) for length in (8, 0))
+    x = tokens(length=8)
+    assert torch.allclose(scaled(x), plain(x))
+    x = tokens(length=9)
+    assert not torch.allclose(scaled(x), plain(x), atol=1e-4)
+    assert math.isfinite(scaled(x).sum().item())

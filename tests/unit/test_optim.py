@@ -1,0 +1,186 @@
+"""Optimizers, routing, schedule and averages, against plain re-computations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pgolf.model.gpt import GPT, build_model
+from pgolf.optim.averaging import Averager
+from pgolf.optim.build import build_optimizers, set_schedule
+from pgolf.optim.muon import Muon, orthogonalise
+from pgolf.optim.routing import ROUTES, groups_of, route
+from pgolf.optim.schedule import lr_scale, muon_momentum
+from pgolf.recipe import AverageSection, Recipe, TrainSection, load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_parameter_of_every_recipe_is_routed_once(name: str) -> None:
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        network = GPT(recipe.model)
+    routes = route(network, recipe)
+    assert [entry.name for entry in routes] == [entry for entry, _ in network.named_parameters()]
+    for entry in routes:
+        if entry.optimizer == "muon":
+            assert entry.parameter.ndim == 2
+
+
+def test_an_unclaimed_or_twice_claimed_parameter_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError, match="0 rows"):
+        groups_of("cores.0.attention.mystery")
+    monkeypatch.setattr("pgolf.optim.routing.ROUTES", (*ROUTES, ROUTES[0]))
+    with pytest.raises(AssertionError, match="2 rows"):
+        groups_of("token_embedding.weight")
+
+
+def _rates(recipe: Recipe) -> dict[str, tuple[str, float, float]]:
+    with torch.device("meta"):
+        network = GPT(recipe.model)
+    return {r.name: (r.optimizer, r.lr, r.weight_decay) for r in route(network, recipe)}
+
+
+def test_routing_of_reference_644() -> None:
+    rates = _rates(load_recipe("seed_644", ['model.bigram.hash="xor"']))
+    assert rates["cores.4.mlp.up.weight"] == ("muon", 0.025, 0.04)
+    assert rates["cores.5.mlp.up.weight"] == ("muon", 0.05, 0.04)
+    assert rates["layers.5.mlp_scale"] == ("adamw", 0.05, 0.04)
+    assert rates["bigram.table.weight"] == ("adamw", 0.025, 0.04)
+    assert rates["bigram.project.weight"] == ("muon", 0.025, 0.04)
+    assert rates["bigram.scale"][0] == "none"
+    assert rates["value_embedding.project.weight"] == ("adamw", 0.025, 0.04)
+    assert rates["token_embedding.weight"] == ("adamw", 0.035, 0.04)
+
+
+def test_routing_of_references_456_and_1232() -> None:
+    rates = _rates(load_recipe("seed_456"))
+    assert rates["bigram.table.weight"] == ("adamw", 0.035, 0.01)
+    assert rates["cores.9.attention.query.weight"] == ("muon", 0.025, 0.04)
+    rates = _rates(load_recipe("seed_1232_flow"))
+    assert rates["cores.10.attention.gate.weight"] == ("adamw", 0.025, 0.04)
+    assert rates["refiner.down.weight"] == ("adamw", 0.025, 0.04)
+    assert rates["bigram.scale"] == ("adamw", 0.025, 0.04)
+
+
+def test_orthogonalise_brings_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    for rows, columns in ((32, 96), (96, 32)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(3, rows, columns), 5))
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+
+
+def test_muon_equals_a_plain_loop_over_matrices() -> None:
+    torch.manual_seed(0)
+    shapes = [(8, 24), (24, 8), (8, 24)]
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    plain = [parameter.detach().clone() for parameter in ours]
+    sums = [torch.zeros(shape) for shape in shapes]
+    muon = Muon([{"params": ours, "lr": 0.1, "weight_decay": 0.04}], 0.9, 5, torch.float32)
+    for _ in range(3):
+        gradients = [torch.randn(shape) for shape in shapes]
+        for parameter, gradient in zip(ours, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        muon.step()
+        for weight, total, gradient in zip(plain, sums, gradients, strict=True):
+            total.mul_(0.9).add_(gradient)
+            x = gradient + 0.9 * total
+            x = x / (x.norm() + 1e-7)
+            if x.size(0) > x.size(1):
+                x = x.T
+            for _ in range(5):
+                gram = x @ x.T
+                x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+            if weight.size(0) > weight.size(1):
+                x = x.T
+            weight.mul_(1 - 0.1 * 0.04).add_(x, alpha=-0.1 * math.sqrt(max(1, weight.size(0) / weight.size(1))))
+    for parameter, weight in zip(ours, plain, strict=True):
+        assert torch.allclose(parameter, weight, atol=1e-5)
+
+
+def test_muon_rounds_updates_to_bfloat16_when_asked() -> None:
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.zeros(8, 8))
+    parameter.grad = torch.randn(8, 8)
+    Muon([{"params": [parameter], "lr": 1.0}], 0.9, 5, torch.bfloat16).step()
+    assert torch.equal(parameter.detach(), parameter.detach().bfloat16().float())
+
+
+def test_linear_and_cosine_warmdown() -> None:
+    train = TrainSection(steps=100, warmdown_steps=40)
+    assert [lr_scale(train, step, 0.0) for step in (0, 60, 80, 99)] == [1.0, 1.0, 0.5, 0.025]
+    cosine = TrainSection(steps=100, warmdown_steps=40, warmdown_shape="cosine")
+    assert lr_scale(cosine, 80, 0.0) == pytest.approx(0.5)
+    assert lr_scale(cosine, 90, 0.0) == pytest.approx(0.5 * (1 - math.cos(math.pi / 4)))
+    assert lr_scale(TrainSection(steps=100, warmdown_steps=0), 99, 0.0) == 1.0
+    # A warmdown longer than the run is under way from the start.
+    assert lr_scale(TrainSection(steps=100, warmdown_steps=200), 0, 0.0) == 0.5
+
+
+def test_wall_clock_schedule_fits_the_warmdown_into_the_time() -> None:
+    train = TrainSection(steps=10_000, warmdown_steps=100, wallclock_seconds=600)
+    assert lr_scale(train, 0, 0.0) == 1.0
+    assert lr_scale(train, 100, 100.0) == 1.0  # 1 s a step: the warmdown needs the last 100 s
+    assert lr_scale(train, 550, 550.0) == pytest.approx(0.5)
+    assert lr_scale(train, 600, 600.0) == 0.0
+
+
+def test_momentum_warm_up_counts_steps() -> None:
+    optim = load_recipe("seed_1232").optim
+    assert muon_momentum(optim, 0) == 0.92
+    assert muon_momentum(optim, 750) == pytest.approx(0.955)
+    assert muon_momentum(optim, 5000) == 0.99
+
+
+def test_schedule_scales_every_group() -> None:
+    recipe = load_recipe("quickstart", ["optim.decoder_lr_mult=2.0"])
+    optimizers = build_optimizers(build_model(recipe.model, 0), recipe)
+    set_schedule(optimizers, 0.5, 0.95)
+    rates = {round(group["lr"], 6) for optimizer in optimizers for group in optimizer.param_groups}
+    assert rates == {0.0125, 0.025, 0.0175}
+    assert all(group["momentum"] == 0.95 for group in optimizers[0].param_groups)
+
+
+def _steps(section: AverageSection, scales: list[float]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    weights = {"w": torch.zeros(2)}
+    averager, seen = Averager(section, weights), []
+    for step, scale in enumerate(scales, start=1):
+        weights["w"] = weights["w"] + step
+        seen.append(weights["w"].clone())
+        averager.update(weights, step, scale)
+        fresh = Averager(section, weights)
+        fresh.load(averager.state())  # every state must be resumable
+        averager = fresh
+    return seen, averager.result(weights)["w"]
+
+
+def test_ema_follows_every_step() -> None:
+    seen, result = _steps(AverageSection(kind="ema", decay=0.5), [1.0] * 3)
+    expected = torch.zeros(2)
+    for weight in seen:
+        expected = 0.5 * expected + 0.5 * weight
+    assert torch.allclose(result, expected)
+
+
+def test_swa_is_the_mean_of_late_snapshots() -> None:
+    section = AverageSection(kind="swa", every=2, start_scale=0.6)
+    seen, result = _steps(section, [1.0, 0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    assert torch.allclose(result, torch.stack([seen[3], seen[5], seen[7]]).mean(dim=0))
+
+
+def test_a_single_snapshot_is_no_average() -> None:
+    seen, result = _steps(AverageSection(kind="swa", every=2, start_scale=0.6), [1.0, 0.5])
+    assert torch.equal(result, seen[-1])
+
+
+def test_swa_of_ema_averages_the_averages() -> None:
+    section = AverageSection(kind="swa_of_ema", decay=0.5, every=1, start_scale=0.6)
+    seen, result = _steps(section, [1.0, 0.5, 0.5])
+    ema, late = torch.zeros(2), []
+    for weight in seen:
+        ema = 0.5 * ema + 0.5 * weight
+        late.append(ema)
+    assert torch.allclose(result, torch.stack(late[1:]).mean(dim=0))

@@ -1,0 +1,121 @@
+"""Recipes: loading, inheritance, settings, and every kind of mistake reported in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT, parameter_count
+from pgolf.recipe import describe_keys, load_recipe, recipe_from_tree, recipe_keys, recipe_names
+
+PARAMETERS = {"seed_456": 25_517_137, "seed_644": 27_030_107, "seed_1232": 27_137_223, "seed_1232_flow": 27_235_848}
+
+
+@pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
+def test_parameter_counts_of_the_references(name: str, count: int) -> None:
+    import torch
+
+    with torch.device("meta"):
+        assert parameter_count(GPT(load_recipe(name).model)) == count
+
+
+def test_every_shipped_recipe_loads_and_survives_a_round_trip(tmp_path: Path) -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        path = tmp_path / f"{name}.toml"
+        path.write_text(recipe.to_toml())
+        assert load_recipe(str(path)) == recipe
+        assert recipe_from_tree(recipe.model_dump(mode="json"), name) == recipe
+        assert recipe.name == name
+        assert recipe.description
+
+
+def test_every_key_has_a_description() -> None:
+    assert all(describe_keys()[key].endswith((".", "?")) for key in recipe_keys() if "." in key)
+
+
+def test_settings_change_single_keys() -> None:
+    recipe = load_recipe("quickstart", ["train.steps=7", "model.mlp=relu2", "train.warmdown_steps=3"])
+    assert (recipe.train.steps, recipe.model.mlp) == (7, "relu2")
+    assert recipe.digest() != load_recipe("quickstart").digest()
+
+
+def test_a_recipe_extends_another_one(tmp_path: Path) -> None:
+    child = tmp_path / "child.toml"
+    child.write_text('extends = "seed_1232"\n[model.bigram]\nwidth = 64\n')
+    recipe = load_recipe(str(child))
+    assert recipe.model.bigram.width == 64
+    assert recipe.model.bigram.buckets == 4096
+    grandchild = tmp_path / "grandchild.toml"
+    grandchild.write_text('extends = "child.toml"\n[train]\nsteps = 12500\n')
+    assert load_recipe(str(grandchild)).model.bigram.width == 64
+
+
+def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
+    path = tmp_path / "loop.toml"
+    path.write_text('extends = "loop.toml"\n')
+    with pytest.raises(PgolfError, match="extends itself"):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.widht=3", r"unknown key model\.widht \(did you mean model\.width\?\)"),
+        ("modle.width=3", r"unknown key modle.*did you mean"),
+        ("evaluate.steps=3", r"unknown key evaluate\.steps"),
+        ("model.heads=7", r"model\.width 160 is not a multiple of model\.heads 7"),
+        ("model.kv_heads=2", r"not a multiple of model\.kv_heads"),
+        ("model.rope_dims=33", r"model\.rope_dims 33 must be even"),
+        ("model.unique_layers=9", r"exceeds model\.layers"),
+        ("model.xsa_last=9", r"model\.xsa_last 9 exceeds"),
+        ("model.value_embedding.layers=[9]", r"outside 0 to 5"),
+        ("model.bigram.buckets=1", r"must be 0 \(none\) or at least 2"),
+        ("train.batch_tokens=1000", r"not a multiple of train\.micro_batches"),
+        ("evaluate.stride=4096", r"exceeds the window"),
+        ("compress.bits.mlp=9", r"it must be 2 to 8, or 16"),
+        ("compress.levels=[99]", r"zstd has levels 1 to 22"),
+        ("train.steps=-1", r"train\.steps: input should be greater than or equal to 0"),
+        ("train.steps=many", r"train\.steps: input should be a valid integer"),
+        ("train.steps", r"write it as section\.key=value"),
+        ("train.steps.more=1", r"single value, not a section"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_remedy(setting: str, message: str) -> None:
+    with pytest.raises(PgolfError, match=message):
+        load_recipe("quickstart", [setting])
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("quickstart", ["model.widht=1", "train.stepz=2", "model.mlp=swish"])
+    assert all(word in str(caught.value) for word in ("model.widht", "train.stepz", "model.mlp"))
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("quickstart", ["model.heads=7", "evaluate.stride=4096"])
+    assert all(word in str(caught.value) for word in ("model.heads", "evaluate.stride"))
+
+
+def test_unknown_recipes_name_the_nearest_one() -> None:
+    with pytest.raises(PgolfError, match=r"did you mean seed_644\?"):
+        load_recipe("seed_664")
+    with pytest.raises(PgolfError, match="no such file"):
+        load_recipe("missing.toml")
+
+
+def test_broken_toml_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("[model\n")
+    with pytest.raises(PgolfError, match="not valid TOML"):
+        load_recipe(str(path))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(PgolfError, match="UTF-8"):
+        load_recipe(str(path))
+
+
+def test_overrides_can_be_limited_to_sections() -> None:
+    recipe = load_recipe("quickstart")
+    assert recipe.with_overrides(["ttt.epochs=1"], ("evaluate", "ttt")).ttt.epochs == 1
+    with pytest.raises(PgolfError, match="only keys of evaluate, ttt"):
+        recipe.with_overrides(["model.width=320"], ("evaluate", "ttt"))

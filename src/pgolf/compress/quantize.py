@@ -1,0 +1,118 @@
+"""Quantization of one matrix: integer codes and one step size per row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pgolf.recipe import CompressSection
+
+# Candidate ranges, as quantiles of a row's magnitudes.
+_TENSOR_PERCENTILES = (
+    *(0.990, 0.993, 0.995, 0.997, 0.998, 0.999, 0.9993, 0.9995),
+    *(0.9997, 0.9999, 0.99993, 0.99995, 0.99997, 0.99999, 1.0),
+)
+_ROW_PERCENTILES = (0.95, 0.975, 0.99, 0.995, 1.0)
+
+
+class Quantized(NamedTuple):
+    """A matrix as codes (rows, columns) int8 times a step size per row (rows,) float16."""
+
+    codes: Tensor
+    scale: Tensor
+    bits: int
+
+    def dequantize(self) -> Tensor:
+        """The matrix (rows, columns) float32."""
+        return self.codes.float() * self.scale.float()[:, None]
+
+
+def code_range(bits: int) -> tuple[int, int]:
+    """Smallest and largest code: [-2^(b-1), 2^(b-1) - 1], but [-127, 127] for 8 bits."""
+    return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+
+def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Quantized:
+    """Quantize a matrix (rows, columns) row by row, with the range, floor and rounding that a recipe asks for.
+
+    8-bit rows always take their range from ``int8_percentile``, others from ``clip``.
+    """
+    weight = weight.float()
+    if bits == 8:
+        limit = _row_quantile(weight.abs(), compress.int8_percentile)
+        weight = weight.clamp(-limit[:, None], limit[:, None])
+        # The references round 8-bit codes with the exact step and only then store it as float16.
+        return _round_rows(weight, limit, bits, compress.int8_scale_floor, "exact")
+    floor, round_with = compress.scale_floor, compress.round_with
+    if compress.clip == "absmax":
+        return _round_rows(weight, weight.abs().amax(dim=1), bits, floor, round_with)
+    if compress.clip == "tensor_percentiles":
+        return _best_for_tensor(weight, bits, floor, round_with)
+    return _best_per_row(weight, bits, floor, round_with)
+
+
+def prune_smallest(weight: Tensor, fraction: float) -> Tensor:
+    """The matrix with the given fraction of its entries, the smallest in magnitude, set to 0."""
+    magnitudes = weight.float().abs()
+    return weight.masked_fill(magnitudes < _quantile(magnitudes.flatten(), fraction), 0.0)
+
+
+def _round_rows(weight: Tensor, limit: Tensor, bits: int, floor: float, round_with: str) -> Quantized:
+    low, high = code_range(bits)
+    step = (limit / high).clamp_min(max(floor / high, 1e-12))
+    # A step that float16 cannot hold would make every code of its row infinite.
+    stored = step.half().clamp_min(torch.finfo(torch.float16).tiny)
+    divisor = stored.float() if round_with == "stored" else step
+    codes = (weight / divisor[:, None]).round().clamp(low, high).to(torch.int8)
+    return Quantized(codes, stored, bits)
+
+
+def _best_for_tensor(weight: Tensor, bits: int, floor: float, round_with: str) -> Quantized:
+    """One percentile for the whole tensor: the first with the least mean squared error."""
+    magnitudes, best, best_error = weight.abs(), None, float("inf")
+    for percentile in _TENSOR_PERCENTILES:
+        limit = _row_quantile(magnitudes, percentile)
+        candidate = _round_rows(weight, limit, bits, floor, round_with)
+        step = (limit / code_range(bits)[1]).clamp_min(max(floor / code_range(bits)[1], 1e-12))
+        used = candidate.scale.float() if round_with == "stored" else step
+        error = (weight - candidate.codes.float() * used[:, None]).square().mean().item()
+        if best is None or error < best_error:
+            best, best_error = candidate, error
+    assert best is not None
+    return best
+
+
+def _best_per_row(weight: Tensor, bits: int, floor: float, round_with: str) -> Quantized:
+    """Another percentile for each row; entries are picked, not interpolated."""
+    ordered = weight.abs().sort(dim=1).values
+    best: Quantized | None = None
+    best_error = torch.empty(0)
+    for percentile in _ROW_PERCENTILES:
+        limit = ordered[:, int(percentile * (weight.size(1) - 1))]
+        candidate = _round_rows(weight, limit, bits, floor, round_with)
+        error = (weight - candidate.dequantize()).square().mean(dim=1)
+        if best is None:
+            best, best_error = candidate, error
+            continue
+        better = error < best_error
+        codes = torch.where(better[:, None], candidate.codes, best.codes)
+        scale = torch.where(better, candidate.scale, best.scale)
+        best, best_error = Quantized(codes, scale, bits), torch.where(better, error, best_error)
+    assert best is not None
+    return best
+
+
+def _row_quantile(magnitudes: Tensor, percentile: float) -> Tensor:
+    return magnitudes.amax(dim=1) if percentile >= 1 else torch.quantile(magnitudes, percentile, dim=1)
+
+
+def _quantile(values: Tensor, fraction: float) -> Tensor:
+    """A quantile by linear interpolation; ``torch.quantile`` stops at 16 million entries."""
+    if values.numel() < 1 << 24:
+        return torch.quantile(values, fraction)
+    position = fraction * (values.numel() - 1)
+    low = int(position)
+    pair = torch.stack([values.kthvalue(low + 1).values, values.kthvalue(min(low + 2, values.numel())).values])
+    return torch.lerp(pair[0], pair[1], position - low)

@@ -1,0 +1,67 @@
+"""What becomes of every tensor of a model: codes with a step per row, or a small float format."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from pgolf.compress.quantize import Quantized, prune_smallest, quantize_matrix
+from pgolf.optim.routing import quantizer_group
+from pgolf.recipe import CompressSection
+
+Stored = Quantized | Tensor
+
+
+def quantize_state(
+    state: Mapping[str, Tensor], compress: CompressSection, five_bit_cores: frozenset[int] = frozenset()
+) -> dict[str, Stored]:
+    """Quantize named float32 tensors as the recipe says.
+
+    Args:
+        state: the weights.
+        compress: widths, ranges, what to keep.
+        five_bit_cores: indices of cores whose attention and MLP matrices get 5 bits instead of more.
+
+    Returns:
+        For each name its codes, or the tensor as float16 or float32.
+    """
+    return {name: _store(name, tensor, compress, five_bit_cores) for name, tensor in state.items()}
+
+
+def dequantize_state(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """The float32 tensors that stored ones stand for."""
+    return {
+        name: value.dequantize() if isinstance(value, Quantized) else value.float() for name, value in stored.items()
+    }
+
+
+def stored_bits(name: str, shape: Sequence[int], compress: CompressSection) -> int:
+    """Bits per entry that a tensor is stored with: 2 to 8 as codes, 16 or 32 as floats."""
+    group = quantizer_group(name)
+    if group == "control" or len(shape) != 2 or math.prod(shape) <= compress.keep_below:
+        return _kept_bits(name, group, compress)
+    return 16 if name in compress.keep_fp16 else int(getattr(compress.bits, group))
+
+
+def _store(name: str, tensor: Tensor, compress: CompressSection, five_bit_cores: frozenset[int]) -> Stored:
+    tensor = tensor.detach().cpu().float()
+    if compress.prune and tensor.ndim == 2 and tensor.numel() > compress.prune_above:
+        tensor = prune_smallest(tensor, compress.prune)
+    bits = stored_bits(name, tensor.shape, compress)
+    if bits >= 16:
+        return tensor.half() if bits == 16 else tensor
+    core = re.match(r"cores\.(\d+)\.", name)
+    if core and int(core[1]) in five_bit_cores:
+        bits = min(bits, 5)
+    return quantize_matrix(tensor, bits, compress)
+
+
+def _kept_bits(name: str, group: str, compress: CompressSection) -> int:
+    if compress.control_dtype == "float16":
+        return 16
+    # Reference #644 keeps vectors, small embeddings and their projections exact, but not the MLP's own vectors.
+    exact = group in ("control", "bigram") or name.startswith("value_embedding.")
+    return 32 if exact and ".mlp." not in name else 16

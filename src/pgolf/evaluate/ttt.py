@@ -1,0 +1,96 @@
+"""Test-time training on text that has already been scored."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from pgolf.data.shards import Tokens
+from pgolf.device import autocast
+from pgolf.model.gpt import GPT
+from pgolf.recipe import TttSection
+
+
+class Adapter:
+    """Trains a model on one chunk after the other; the optimizer's state lives through all of them.
+
+    Args:
+        network: the model; its weights are changed in place.
+        ttt: how to train.
+        length: targets per training sequence.
+        chunks: number of chunks the schedule spreads over.
+    """
+
+    def __init__(self, network: GPT, ttt: TttSection, length: int, chunks: int) -> None:
+        self.network, self.ttt, self.length, self.chunks = network, ttt, length, chunks
+        frozen = frozen_parameters(network, ttt.frozen_blocks)
+        self.parameters: list[nn.Parameter] = []
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+            if name not in frozen:
+                self.parameters.append(parameter)
+        self.optimizer = _optimizer(ttt, self.parameters)
+
+    def adapt(self, tokens: Tokens, chunk: int) -> None:
+        """Train on the text of one chunk: ``tokens`` are its targets with the one token before them.
+
+        Sequences of ``length`` lie side by side; what is left over at the end is not trained on.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.ttt.lr * lr_factor(self.ttt, chunk, self.chunks)
+        sequences = (len(tokens) - 1) // self.length
+        self.network.train()
+        for _ in range(self.ttt.epochs):
+            for start in range(0, sequences, self.ttt.batch_sequences):
+                end = min(start + self.ttt.batch_sequences, sequences)
+                self._update(tokens[start * self.length : end * self.length + 1])
+        self.network.eval()
+
+    def _update(self, tokens: Tokens) -> None:
+        device = self.parameters[0].device
+        span = torch.from_numpy(tokens.astype(np.int64)).to(device)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(device):
+            loss = self.network(span[:-1].view(-1, self.length), span[1:].view(-1, self.length)).mean()
+        loss.backward()
+        if self.ttt.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.ttt.grad_clip)
+        self.optimizer.step()
+
+
+def lr_factor(ttt: TttSection, chunk: int, chunks: int) -> float:
+    """Factor on the learning rate at ``chunk`` (0-based) of ``chunks``.
+
+    "cosine" falls from 1 at the first chunk to 0 at the last; "warmup_cosine" first rises linearly over
+    a twentieth of the chunks (at least one).
+    """
+    if ttt.schedule == "constant":
+        return 1.0
+    warmup = max(chunks // 20, 1) if ttt.schedule == "warmup_cosine" else 0
+    if chunk < warmup:
+        return (chunk + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (chunk - warmup) / max(chunks - 1 - warmup, 1)))
+
+
+def frozen_parameters(network: GPT, blocks: int) -> set[str]:
+    """Names of the parameters of the first layers and of the cores that those layers use."""
+    cores = {index % len(network.cores) for index in range(blocks)}
+    frozen = set()
+    for name, _ in network.named_parameters():
+        match = re.match(r"(layers|cores)\.(\d+)\.", name)
+        if match and int(match[2]) in (cores if match[1] == "cores" else range(blocks)):
+            frozen.add(name)
+    return frozen
+
+
+def _optimizer(ttt: TttSection, parameters: list[nn.Parameter]) -> Optimizer:
+    options: dict[str, Any] = {"lr": ttt.lr}
+    if ttt.optimizer == "adamw":
+        return AdamW(parameters, weight_decay=ttt.weight_decay, **options)
+    return SGD(parameters, momentum=ttt.momentum, **options)

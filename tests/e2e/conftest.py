@@ -1,0 +1,100 @@
+"""The commands as a user types them, on a tiny corpus and a tiny recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Pgolf = Callable[..., subprocess.CompletedProcess[str]]
+
+RECIPE = """
+description = "Seconds on one core."
+[model]
+vocab_size = 320
+layers = 2
+width = 32
+heads = 2
+kv_heads = 1
+mlp_hidden = 64
+mlp = "leaky_relu2"
+xsa_last = 2
+[model.bigram]
+buckets = 64
+width = 16
+[train]
+steps = 12
+warmdown_steps = 6
+warmup_steps = 0
+batch_tokens = 256
+sequence_length = 32
+micro_batches = 2
+validate_every = 5
+checkpoint_every = 4
+[average]
+decay = 0.8
+[compress]
+cap = 300000
+[evaluate]
+stride = 8
+[ttt]
+epochs = 1
+chunk_tokens = 256
+frozen_blocks = 0
+batch_sequences = 4
+"""
+
+
+def pgolf(*arguments: str | Path, cwd: Path | None = None, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command; assert its exit status unless ``check`` is None."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pgolf", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert check is None or done.returncode == check, f"{done.args}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def pgolf_json(*arguments: str | Path, cwd: Path | None = None) -> Any:
+    """Run the command with --json and parse what it prints."""
+    return json.loads(pgolf(*arguments, "--json", cwd=cwd).stdout)
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Short, learnable English documents."""
+    subjects, verbs = ["The cat", "A small dog", "My neighbour", "The old clock"], ["sees", "follows", "likes"]
+    objects = ["the green house", "a quiet river", "every open door", "the last train"]
+    documents = []
+    for index in range(count):
+        n = index * 7 + seed
+        documents.append(
+            f"{subjects[n % 4]} {verbs[n % 3]} {objects[(n // 3) % 4]}. It was number {n}, and nobody asked why."
+        )
+    return documents
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with text, prepared data, a recipe, a trained run and its artifact."""
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "train.txt").write_text("\n\n".join(sentences(300)))
+    (folder / "val.txt").write_text("\n\n".join(sentences(40, seed=3)))
+    (folder / "tiny.toml").write_text(RECIPE)
+    pgolf(
+        *("data", "prepare", "--text", "train.txt", "--val-text", "val.txt"),
+        *("--vocab-size", "320", "--out", "data"),
+        cwd=folder,
+    )
+    pgolf("train", "--recipe", "tiny.toml", "--data", "data", "--out", "run", cwd=folder)
+    pgolf("pack", "run", "--out", "model.pgolf", cwd=folder)
+    return folder

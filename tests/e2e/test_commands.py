@@ -1,0 +1,127 @@
+"""Every command, from text to report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import pgolf, pgolf_json
+
+COMMANDS = ["data prepare", "data fetch", "data inspect", "train", "pack", "eval", "import", "run", "recipes", "bench"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str) -> None:
+    text = pgolf(*command.split(), "--help").stdout
+    assert f"pgolf {command}" in text
+    assert "Examples:" in text
+
+
+def test_version_and_recipes() -> None:
+    assert pgolf("--version").stdout.startswith("pgolf ")
+    assert {"quickstart", "seed_456", "seed_644", "seed_1232", "seed_1232_flow"} <= set(pgolf_json("recipes"))
+
+
+def test_one_recipe_with_its_estimates() -> None:
+    shown = pgolf_json("recipes", "seed_1232_flow")
+    assert shown["estimate"]["parameters"] == 27_235_848
+    assert 12_000_000 < shown["estimate"]["artifact_bytes"] < 20_000_000
+    assert "[model.bigram]" in pgolf("recipes", "seed_456").stdout
+
+
+def test_training_writes_every_step_and_every_validation(workshop: Path) -> None:
+    entries = [json.loads(line) for line in (workshop / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [entry for entry in entries if "train_loss" in entry]
+    assert [entry["step"] for entry in steps] == list(range(1, 13))
+    assert all({"step", "train_loss", "lr_scale", "tokens_per_second"} == set(entry) for entry in steps)
+    assert [entry["lr_scale"] for entry in steps[:7]] == [1.0] * 7
+    assert steps[-1]["lr_scale"] == pytest.approx(1 / 6)
+    assert steps[-1]["train_loss"] < steps[0]["train_loss"]
+    validations = [entry for entry in entries if "val_bpb" in entry]
+    assert [entry["step"] for entry in validations] == [0, 5, 10, 12]
+    assert validations[-1]["val_bpb"] < validations[0]["val_bpb"]
+
+
+def test_evaluation_modes_agree_on_what_they_count(workshop: Path) -> None:
+    results = {
+        mode: pgolf_json("eval", "model.pgolf", "--data", "data", "--mode", mode, cwd=workshop)
+        for mode in ("standard", "sliding", "ttt")
+    }
+    for mode, result in results.items():
+        assert result["mode"] == mode
+        assert {"val_loss", "val_bpb", "targets", "bytes", "seconds"} <= set(result)
+    assert len({(result["targets"], result["bytes"]) for result in results.values()}) == 1
+    assert results["sliding"]["val_bpb"] < results["standard"]["val_bpb"]
+    assert len(results["ttt"]["chunks"]) > 1
+    assert results["ttt"]["chunks"][-1] == pytest.approx(results["ttt"]["val_bpb"], abs=1e-9)
+
+
+def test_evaluation_settings(workshop: Path) -> None:
+    short = pgolf_json("eval", "run", "--data", "data", "--mode", "sliding", "--limit-targets", "100", cwd=workshop)
+    assert short["targets"] == 100
+    frozen = pgolf_json("eval", "run", "--data", "data", "--mode", "ttt", "--set", "ttt.lr=0.0", cwd=workshop)
+    sliding = pgolf_json("eval", "run", "--data", "data", "--mode", "sliding", cwd=workshop)
+    assert frozen["val_bpb"] == pytest.approx(sliding["val_bpb"], abs=1e-6)
+    wide = pgolf_json("eval", "run", "--data", "data", "--mode", "sliding", "--stride", "32", cwd=workshop)
+    standard = pgolf_json("eval", "run", "--data", "data", "--mode", "standard", cwd=workshop)
+    assert wide["val_bpb"] == pytest.approx(standard["val_bpb"], abs=1e-6)
+
+
+def test_pack_reports_its_bytes(workshop: Path) -> None:
+    report = pgolf_json("pack", "run", "--out", "again.pgolf", cwd=workshop)
+    assert report["model_bytes"] == (workshop / "again.pgolf").stat().st_size
+    assert report["total_bytes"] == report["model_bytes"] + report["code_bytes"] <= report["cap"] == 300_000
+    assert (workshop / "again.pgolf").read_bytes() == (workshop / "model.pgolf").read_bytes()
+
+
+def test_inspect_counts_the_prepared_data(workshop: Path) -> None:
+    found = pgolf_json("data", "inspect", "data", cwd=workshop)
+    assert found["train"]["documents"] == 300
+    assert found["val"]["documents"] == 40
+    original = sum(len(part.encode()) for part in (workshop / "train.txt").read_text().split("\n\n"))
+    assert found["train"]["bytes"] == original
+
+
+def test_official_layout_needs_a_tokenizer(workshop: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for shard in (workshop / "data").glob("*.bin"):
+        shutil.copy(shard, bare)
+    arguments = ("eval", workshop / "model.pgolf", "--data", bare, "--mode", "standard")
+    assert "--tokenizer" in pgolf(*arguments, check=2).stderr
+    result = pgolf_json(*arguments, "--tokenizer", workshop / "data" / "tokenizer.model")
+    expected = pgolf_json("eval", "model.pgolf", "--data", "data", "--mode", "standard", cwd=workshop)
+    assert result["val_bpb"] == expected["val_bpb"]
+
+
+def test_init_starts_from_given_weights(workshop: Path, tmp_path: Path) -> None:
+    pgolf(
+        *("train", "--recipe", "tiny.toml", "--set", "train.steps=0", "--data", "data"),
+        *("--init", "run", "--out", tmp_path / "run"),
+        cwd=workshop,
+    )
+    assert (
+        pgolf_json("eval", tmp_path / "run", "--data", "data", cwd=workshop)["val_bpb"]
+        == (pgolf_json("eval", "run", "--data", "data", cwd=workshop)["val_bpb"])
+    )
+
+
+def test_run_does_everything_once(workshop: Path, tmp_path: Path) -> None:
+    arguments = ("run", "tiny.toml", "--data", "data", "--out", tmp_path / "run")
+    table = pgolf(*arguments, cwd=workshop).stdout
+    for word in ("float BPB", "packed BPB", "sliding BPB", "TTT BPB", "artifact"):
+        assert word in table
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"report.md", "curve.png", "artifact.pgolf", "result.json", "metrics.jsonl", "recipe.toml"} <= files
+    assert "checkpoint.safetensors" not in files
+    report = (tmp_path / "run" / "report.md").read_text()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert f"{result['evaluations']['ttt']['val_bpb']:.4f}" in report
+    assert "curve.png" in report
+    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    again = pgolf_json(*arguments, cwd=workshop)
+    assert again["evaluations"] == result["evaluations"]
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before

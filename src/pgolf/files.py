@@ -38,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -50,7 +50,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -90,7 +90,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_error(path: Path, error: OSError) -> PgolfError:
+def write_error(path: Path, error: OSError) -> PgolfError:
+    """What to tell the user when writing to ``path`` failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return PgolfError(f"{path}: the disk is full; free some space and run the command again")
     return PgolfError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")

@@ -45,7 +45,9 @@ def run_all(
     """
     started = time.perf_counter()
     dataset = job_dataset(recipe, data, tokenizer)
-    result = read_json(out / "result.json") if (out / "result.json").is_file() else {"recipe": recipe.name}
+    result: dict[str, Any] = {"recipe": recipe.name}
+    if (out / "result.json").is_file():
+        result = read_json(out / "result.json")
     evaluations: dict[str, Any] = result.setdefault("evaluations", {})
     seconds_before = result.get("seconds_total", 0.0)
 

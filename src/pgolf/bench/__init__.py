@@ -1,0 +1,5 @@
+"""Benchmarks: speed and memory, each beside the plainest loop that does the same work in the same run."""
+
+from pgolf.bench.harness import run_bench
+
+__all__ = ["run_bench"]

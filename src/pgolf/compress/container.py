@@ -107,14 +107,14 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     fits = [raw for _, raw, _ in sizes] == expected and all(size >= 0 for size, _, _ in sizes)
     if not fits or position + sum(size for size, _, _ in sizes) != len(content):
         raise PgolfError(f"{where}: damaged (section sizes do not fit the tensors or the file)")
-    raw_sections = []
+    raw_sections: list[bytes] = []
     for label, (size, raw, digest) in zip(("codes", "floats"), sizes, strict=True):
         packed = content[position : position + size]
         position += size
         if _digest(packed) != digest:
             raise PgolfError(f"{where}: section {label} is damaged (its checksum does not match)")
         raw_sections.append(_decompress(packed, raw, codec, f"{where}: section {label}"))
-    stored = _cut_tensors(plan, *raw_sections, where)
+    stored = _cut_tensors(plan, raw_sections[0], raw_sections[1])
     recipe = recipe_from_tree(recipe_tree, where)
     return Artifact(dequantize_state(stored), stored, recipe, tokenizer)
 
@@ -156,9 +156,7 @@ def _planned_sizes(plan: list[tuple[str, tuple[int, ...], Any]], where: str) -> 
     return [codes, floats]
 
 
-def _cut_tensors(
-    plan: list[tuple[str, tuple[int, ...], Any]], codes: bytes, floats: bytes, where: str
-) -> dict[str, Stored]:
+def _cut_tensors(plan: list[tuple[str, tuple[int, ...], Any]], codes: bytes, floats: bytes) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     code_at = float_at = 0
     for name, shape, kind in plan:

@@ -1,21 +1,23 @@
 """Evaluation: standard windows, sliding windows, and legal test-time training.
 
-The only loop in which weights change is ``_score_then_adapt``: it scores a chunk, records the score, and
-only then lets the adapter see the chunk's text. Scoring and training never meet in one function.
+Weights change in one place, ``Adapter.adapt``, which accepts a ``ScoredChunk`` and nothing else. The only source of
+those is ``_scored_chunks``: text leaves it together with its score, never before. So "score, then adapt" is the only
+order, and no function both scores and updates.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
-from pgolf.evaluate.score import Score, score_windows
+from pgolf.errors import PgolfError
+from pgolf.evaluate.score import Score, ScoredChunk, score_windows
 from pgolf.evaluate.ttt import Adapter
-from pgolf.evaluate.windows import sliding_windows, standard_windows, windows_by_chunk
+from pgolf.evaluate.windows import Window, sliding_windows, standard_windows, windows_by_chunk
 from pgolf.model.gpt import GPT
 from pgolf.recipe import Recipe
 
@@ -69,6 +71,9 @@ def evaluate(
 
     Returns:
         The score; every target counts exactly once.
+
+    Raises:
+        PgolfError: the stream's targets stand for no bytes at all.
     """
     assert mode in MODES, f"unknown mode {mode}"
     started = time.perf_counter()
@@ -81,37 +86,52 @@ def evaluate(
         if progress is not None:
             progress(done, targets)
 
-    was_training = network.training
-    chunks: list[float] = []
+    running: list[float] = []
     if mode == "ttt":
-        score = Score()
-        # A copy learns; the caller's weights stay.
-        for part in _score_then_adapt(network.clone(), recipe, tokens, byte_table, report):
-            score += part
-            chunks.append(score.bpb)
+        score, running = _score_with_ttt(network, recipe, tokens, byte_table, report)
     else:
         if mode == "standard":
             windows = standard_windows(targets, length)
         else:
             windows = sliding_windows(targets, length, recipe.evaluate.stride)
         score = score_windows(network, tokens, windows, byte_table, recipe.evaluate.batch, report)
-    network.train(was_training)
+    assert score.targets == targets, f"{score.targets} of {targets} targets scored"
+    if not score.bytes:
+        raise PgolfError(f"the {targets} validation targets stand for no bytes of text; score more of them")
     seconds = time.perf_counter() - started
-    return EvalResult(mode, score.loss, score.bpb, score.targets, score.bytes, seconds, chunks)
+    return EvalResult(mode, score.loss, score.bpb, score.targets, score.bytes, seconds, running)
 
 
-def _score_then_adapt(
+def _score_with_ttt(
     network: GPT, recipe: Recipe, tokens: Tokens, byte_table: ByteTable, report: Callable[[int], None]
-) -> Iterator[Score]:
-    """Yield the score of each chunk; its text is trained on only after the score has been taken."""
-    targets, length, size = len(tokens) - 1, recipe.evaluation_length, recipe.ttt.chunk_tokens
+) -> tuple[Score, list[float]]:
+    """The score of the whole stream, and the bits per byte of everything up to and including each chunk."""
+    targets, length = len(tokens) - 1, recipe.evaluation_length
     windows = sliding_windows(targets, length, recipe.evaluate.stride)
-    by_chunk = windows_by_chunk(windows, targets, size)
-    adapter = Adapter(network, recipe.ttt, length, len(by_chunk))
-    for chunk, own in enumerate(by_chunk):
+    chunks = windows_by_chunk(windows, targets, recipe.ttt.chunk_tokens)
+    # A copy learns; the caller's weights stay, whatever interrupts this.
+    student = network.clone()
+    adapter = Adapter(student, recipe.ttt, length, len(chunks))
+    total, running = Score(), []
+    for chunk in _scored_chunks(student, recipe, tokens, byte_table, chunks, report):
+        total += chunk.score
+        running.append(total.bpb)
+        adapter.adapt(chunk)
+    return total, running
+
+
+def _scored_chunks(
+    network: GPT,
+    recipe: Recipe,
+    tokens: Tokens,
+    byte_table: ByteTable,
+    chunks: Sequence[Sequence[Window]],
+    report: Callable[[int], None],
+) -> Iterator[ScoredChunk]:
+    """Hand out the chunks one by one, each after it has been scored with the weights of that moment."""
+    size = recipe.ttt.chunk_tokens
+    for index, windows in enumerate(chunks):
         # A chunk that an earlier window has scored whole (chunks shorter than windows) has nothing to do.
-        if not own:
-            continue
-        yield score_windows(network, tokens, own, byte_table, recipe.evaluate.batch, report)
-        if chunk + 1 < len(by_chunk):
-            adapter.adapt(tokens[chunk * size : min((chunk + 1) * size, targets) + 1], chunk)
+        if windows:
+            score = score_windows(network, tokens, windows, byte_table, recipe.evaluate.batch, report)
+            yield ScoredChunk(index, score, tokens[index * size : (index + 1) * size + 1])

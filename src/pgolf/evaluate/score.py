@@ -1,5 +1,8 @@
 """Scoring: losses of a frozen model, summed exactly.
 
+How a number comes about: ``windows.py`` says which targets each window scores; ``window_losses`` computes
+their losses; ``score_windows`` adds them up, in float64, and counts the bytes the same targets stand for.
+
 Nothing here can change a weight; nothing that changes weights (``ttt.py``) can score.
 """
 
@@ -43,6 +46,18 @@ class Score:
         return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
 
 
+@dataclass(frozen=True)
+class ScoredChunk:
+    """A stretch of text together with its recorded score. Only in this form can text be learned from."""
+
+    index: int
+    """0-based place among the chunks of the stream."""
+    score: Score
+    """Of the windows that belong to the chunk."""
+    text: Tokens
+    """The chunk's targets with the one token before them; all of them are scored, here or earlier."""
+
+
 def score_windows(
     network: GPT,
     tokens: Tokens,
@@ -64,15 +79,19 @@ def score_windows(
     Returns:
         Losses in nats summed in float64, targets and bytes counted in int64.
     """
-    network.eval()
     total = Score()
-    for group in _batches(windows, batch):
-        losses = window_losses(network, tokens, group)
-        scored = np.concatenate([np.arange(window.first, window.end) for window in group])
-        counted = byte_table.count(tokens[scored].astype(np.int64), tokens[scored + 1].astype(np.int64))
-        total += Score(float(losses.double().sum()), len(scored), int(counted.sum()))
-        if progress is not None:
-            progress(len(scored))
+    was_training = network.training
+    network.eval()
+    try:
+        for group in _batches(windows, batch):
+            losses = window_losses(network, tokens, group)
+            scored = np.concatenate([np.arange(window.first, window.end) for window in group])
+            counted = byte_table.count(tokens[scored].astype(np.int64), tokens[scored + 1].astype(np.int64))
+            total += Score(float(losses.double().sum()), len(scored), int(counted.sum()))
+            if progress is not None:
+                progress(len(scored))
+    finally:
+        network.train(was_training)
     return total
 
 

@@ -1,4 +1,8 @@
-"""Test-time training on text that has already been scored."""
+"""Test-time training on text that has already been scored.
+
+An ``Adapter`` takes a ``ScoredChunk`` and nothing else: text without a recorded score cannot reach it, and
+it has no means to score.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from pgolf.data.shards import Tokens
 from pgolf.device import autocast
+from pgolf.evaluate.score import ScoredChunk
 from pgolf.model.gpt import GPT
 from pgolf.recipe import TttSection
 
@@ -24,7 +29,7 @@ class Adapter:
         network: the model; its weights are changed in place.
         ttt: how to train.
         length: targets per training sequence.
-        chunks: number of chunks the schedule spreads over.
+        chunks: number of chunks of the whole stream, which the schedule spreads over.
     """
 
     def __init__(self, network: GPT, ttt: TttSection, length: int, chunks: int) -> None:
@@ -37,20 +42,21 @@ class Adapter:
                 self.parameters.append(parameter)
         self.optimizer = _optimizer(ttt, self.parameters)
 
-    def adapt(self, tokens: Tokens, chunk: int) -> None:
-        """Train on the text of one chunk: ``tokens`` are its targets with the one token before them.
+    def adapt(self, chunk: ScoredChunk) -> None:
+        """Train on a chunk's text, unless it is the last chunk: nothing is left to score after it.
 
         Sequences of ``length`` lie side by side; what is left over at the end is not trained on.
         """
+        sequences = (len(chunk.text) - 1) // self.length
+        if chunk.index == self.chunks - 1:
+            return
         for group in self.optimizer.param_groups:
-            group["lr"] = self.ttt.lr * lr_factor(self.ttt, chunk, self.chunks)
-        sequences = (len(tokens) - 1) // self.length
+            group["lr"] = self.ttt.lr * lr_factor(self.ttt, chunk.index, self.chunks)
         self.network.train()
         for _ in range(self.ttt.epochs):
             for start in range(0, sequences, self.ttt.batch_sequences):
                 end = min(start + self.ttt.batch_sequences, sequences)
-                self._update(tokens[start * self.length : end * self.length + 1])
-        self.network.eval()
+                self._update(chunk.text[start * self.length : end * self.length + 1])
 
     def _update(self, tokens: Tokens) -> None:
         device = self.parameters[0].device

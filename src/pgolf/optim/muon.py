@@ -54,8 +54,8 @@ class Muon(Optimizer):
         self.update_dtype = update_dtype
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Apply one update to every matrix that has a gradient."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Apply one update to every matrix that has a gradient; closures are not supported."""
         assert closure is None, "Muon evaluates no closures"
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}

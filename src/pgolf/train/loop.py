@@ -148,7 +148,7 @@ class Run:
             inputs, targets = (batch.to(self.device, non_blocking=True) for batch in self.loader.batch(step, part))
             with autocast(self.device):
                 loss = self.forward(inputs, targets).mean() / parts
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach()
         # On a device the check would wait for the result; there the metrics notice at their next flush.
         if not total.is_cuda and not torch.isfinite(total):

@@ -1,0 +1,84 @@
+"""How benchmarks are measured: warm-up, repeats in alternation with the plain version, medians, paired ratios."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pgolf.bench.work import WORK
+from pgolf.errors import PgolfError
+from pgolf.provenance import environment
+from pgolf.recipe import Recipe
+
+_WARMUP = 1
+
+
+def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Measure one kind of work.
+
+    Args:
+        what: "train" (one optimizer step), "eval" (sliding windows), "ttt" (test-time training) or "pack".
+        recipe: the model and its settings; tokens are random, so no data is needed.
+        device: where to run.
+        repeats: measured executions after one unmeasured.
+
+    Returns:
+        JSON values: medians of both ways in milliseconds, tokens per second, the median of the paired ratios
+        (plain time / our time: above 1 pgolf is faster), the figures both computed, peak memory in bytes,
+        and the environment.
+
+    Raises:
+        PgolfError: unknown kind of work, or the two ways disagree.
+    """
+    if what not in WORK:
+        raise PgolfError(f"bench {what}: unknown; use {', '.join(WORK)}")
+    measured = WORK[what](recipe, device)
+    times: dict[str, list[float]] = {"ours": [], "plain": []}
+    figures: dict[str, float] = {}
+    for index in range(_WARMUP + repeats):
+        for name in ("ours", "plain"):
+            seconds, figures[name] = _timed(getattr(measured, name), device)
+            if index >= _WARMUP:
+                times[name].append(seconds)
+    difference = abs(figures["ours"] - figures["plain"]) / max(abs(figures["plain"]), 1e-12)
+    if difference > measured.agreement:
+        raise PgolfError(f"bench {what}: the plain loop computes {figures['plain']:.6f}, pgolf {figures['ours']:.6f}")
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [plain / ours for ours, plain in zip(times["ours"], times["plain"], strict=True)]
+    result: dict[str, Any] = {
+        "bench": what,
+        "recipe": recipe.name,
+        "scope": measured.scope,
+        "repeats": repeats,
+        "milliseconds": 1000 * medians["ours"],
+        "milliseconds_plain": 1000 * medians["plain"],
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+    }
+    if measured.tokens:
+        result["tokens_per_second"] = measured.tokens / medians["ours"]
+        result["tokens_per_second_plain"] = measured.tokens / medians["plain"]
+    result |= {"figure": figures["ours"], "figure_plain": figures["plain"], "peak_memory": _peak_memory(device)}
+    return result | {"environment": environment(device)}
+
+
+def _timed(work_once: Callable[[], float], device: torch.device) -> tuple[float, float]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    figure = work_once()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, figure
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the device's allocator on CUDA, of the whole process (both ways) on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

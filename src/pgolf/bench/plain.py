@@ -1,0 +1,161 @@
+"""The plainest PyTorch code for the same work: no stacks, no batches of windows, one tensor after the other.
+
+It shares the model's forward pass and nothing else, so a ratio says what pgolf's loops are worth.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import zstandard
+from torch import Tensor
+
+from pgolf.compress.quantize import Quantized, code_range
+from pgolf.compress.scheme import quantize_state
+from pgolf.data.shards import Tokens
+from pgolf.device import autocast
+from pgolf.evaluate.ttt import frozen_parameters, lr_factor
+from pgolf.model.gpt import GPT
+from pgolf.optim.routing import route
+from pgolf.recipe import Recipe
+
+
+class PlainTrainer:
+    """A textbook training step: one matrix, one vector, one average after the other."""
+
+    def __init__(self, network: GPT, recipe: Recipe) -> None:
+        self.network, self.recipe = network, recipe
+        self.routes = route(network, recipe)
+        self.moments = {r.name: (torch.zeros_like(r.parameter), torch.zeros_like(r.parameter)) for r in self.routes}
+        self.average = {name: value.clone() for name, value in network.state_dict().items()}
+        self.steps = 0
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        """One step on micro-batches (parts, sequences, length); returns the loss before it."""
+        self.network.train()
+        total = 0.0
+        for x, y in zip(inputs, targets, strict=True):
+            with autocast(x.device):
+                logits = self.network(x)
+            loss = F.cross_entropy(logits.flatten(0, 1), y.flatten()) / len(inputs)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        if self.recipe.train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.train.grad_clip, foreach=False)
+        self.steps += 1
+        with torch.no_grad():
+            for entry in self.routes:
+                if entry.parameter.grad is not None and entry.optimizer != "none":
+                    entry.parameter.mul_(1 - entry.lr * entry.weight_decay)
+                    update = self._muon if entry.optimizer == "muon" else self._adam
+                    entry.parameter.sub_(entry.lr * update(entry.name, entry.parameter.grad))
+                entry.parameter.grad = None
+            for name, value in self.network.state_dict().items():
+                decay = self.recipe.average.decay
+                self.average[name] = decay * self.average[name] + (1 - decay) * value
+        return total
+
+    def _muon(self, name: str, gradient: Tensor) -> Tensor:
+        momentum, total = self.recipe.optim.muon_momentum, self.moments[name][0]
+        total.mul_(momentum).add_(gradient)
+        x = (gradient + momentum * total).to(torch.bfloat16 if gradient.is_cuda else torch.float32)
+        rows, columns = x.shape
+        x = x / (x.norm() + 1e-7)
+        x = x.T if rows > columns else x
+        for _ in range(self.recipe.optim.newton_schulz_steps):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = x.T if rows > columns else x
+        return x.to(gradient.dtype) * math.sqrt(max(1, rows / columns))
+
+    def _adam(self, name: str, gradient: Tensor) -> Tensor:
+        optim, (first, second) = self.recipe.optim, self.moments[name]
+        first.lerp_(gradient, 1 - optim.adam_beta1)
+        second.mul_(optim.adam_beta2).add_((1 - optim.adam_beta2) * gradient.square())
+        unbiased = second / (1 - optim.adam_beta2**self.steps)
+        return first / (1 - optim.adam_beta1**self.steps) / (unbiased.sqrt() + optim.adam_eps)
+
+
+def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) -> float:
+    """Sliding or TTT evaluation, one window at a time with all of its logits; nats per target."""
+    device, length, stride = next(network.parameters()).device, recipe.evaluation_length, recipe.evaluate.stride
+    stream = torch.from_numpy(tokens.astype(np.int64)).to(device)
+    targets, size = len(tokens) - 1, recipe.ttt.chunk_tokens
+    network = network.clone()
+    frozen = frozen_parameters(network, recipe.ttt.frozen_blocks)
+    parameters = [p.requires_grad_(n not in frozen) for n, p in network.named_parameters() if n not in frozen]
+    if recipe.ttt.optimizer == "adamw":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            parameters, foreach=False, fused=False, weight_decay=recipe.ttt.weight_decay
+        )
+    else:
+        optimizer = torch.optim.SGD(parameters, momentum=recipe.ttt.momentum, foreach=False)
+    chunks, chunk, scored, total = -(-targets // size), 0, 0, 0.0
+    for start in range(0, targets, stride):
+        end = min(start + length, targets)
+        if end <= scored:
+            continue
+        while mode == "ttt" and scored // size > chunk:
+            factor = lr_factor(recipe.ttt, chunk, chunks)
+            _adapt_plainly(
+                network, parameters, optimizer, recipe, stream[chunk * size : (chunk + 1) * size + 1], factor
+            )
+            chunk += 1
+        with torch.no_grad(), autocast(device):
+            logits = network(stream[None, start:end])[0]
+        losses = F.cross_entropy(logits, stream[start + 1 : end + 1], reduction="none")
+        total += float(losses[scored - start :].double().sum())
+        scored = end
+    return total / targets
+
+
+def _adapt_plainly(
+    network: GPT,
+    parameters: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    text: Tensor,
+    factor: float,
+) -> None:
+    length, batch = recipe.evaluation_length, recipe.ttt.batch_sequences
+    optimizer.param_groups[0]["lr"] = recipe.ttt.lr * factor
+    sequences = (len(text) - 1) // length
+    for _ in range(recipe.ttt.epochs):
+        for first in range(0, sequences, batch):
+            last = min(first + batch, sequences)
+            span = text[first * length : last * length + 1]
+            optimizer.zero_grad()
+            with autocast(text.device):
+                logits = network(span[:-1].view(-1, length))
+            F.cross_entropy(logits.flatten(0, 1), span[1:]).backward()  # type: ignore[no-untyped-call]
+            if recipe.ttt.grad_clip:
+                torch.nn.utils.clip_grad_norm_(parameters, recipe.ttt.grad_clip, foreach=False)
+            optimizer.step()
+
+
+def pack_plainly(state: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """Quantize row by row, save with torch and compress with zstd, then read everything back."""
+    stored: dict[str, object] = {}
+    for name, value in quantize_state(state, recipe.compress).items():
+        if isinstance(value, Quantized) and recipe.compress.clip == "absmax" and value.bits < 8:
+            low, high = code_range(value.bits)
+            rows = []
+            for row in state[name]:
+                step = max(row.abs().max().item() / high, recipe.compress.scale_floor / high, 1e-12)
+                divisor = float(torch.tensor(step).half())
+                rows.append((row / divisor).round().clamp(low, high).to(torch.int8))
+            stored[name] = (torch.stack(rows), value.scale)
+        else:
+            stored[name] = (value.codes, value.scale) if isinstance(value, Quantized) else value
+    buffer = io.BytesIO()
+    torch.save(stored, buffer)
+    packed = zstandard.ZstdCompressor(level=22).compress(buffer.getvalue())
+    loaded = torch.load(io.BytesIO(zstandard.ZstdDecompressor().decompress(packed)), weights_only=True)
+    return {
+        name: value[0].float() * value[1].float()[:, None] if isinstance(value, tuple) else value.float()
+        for name, value in loaded.items()
+    }

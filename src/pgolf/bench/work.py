@@ -1,0 +1,160 @@
+"""The work that benchmarks measure: a training step, an evaluation, test-time training, packing.
+
+Tokens are random but fixed, and weights start from the recipe's seed, so both ways of each benchmark must
+compute the same figure.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pgolf.bench import plain
+from pgolf.compress.container import read_artifact
+from pgolf.compress.pack import pack
+from pgolf.data.shards import Tokens
+from pgolf.device import autocast, compiled, place
+from pgolf.evaluate.evaluate import evaluate
+from pgolf.model.gpt import GPT, build_model
+from pgolf.optim.averaging import Averager
+from pgolf.optim.build import build_optimizers, set_schedule
+from pgolf.recipe import Recipe
+
+# More than this would take a CPU minutes; the result says what was measured.
+_CPU_STEP_TOKENS = 8192
+_CPU_STREAM_TARGETS = {"sliding": 1536, "ttt": 4096}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Two ways to do the same work, and how much work that is."""
+
+    ours: Callable[[], float]
+    """Does the work once; returns a figure (a loss, an error) that both ways must agree on."""
+    plain: Callable[[], float]
+    """The same by the plainest PyTorch code."""
+    tokens: int
+    """Targets of one execution; 0 where they are no measure."""
+    scope: str
+    """What one execution is, in words."""
+    agreement: float = 1e-4
+    """Largest relative difference of the two figures."""
+
+
+class FlatBytes:
+    """Stands in for a byte table where no text is behind the tokens: one byte each."""
+
+    def count(self, previous: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Ones of the targets' shape."""
+        return np.ones(targets.shape, dtype=np.int64)
+
+
+def train_work(recipe: Recipe, device: torch.device) -> Measured:
+    """One optimizer step: gradients of all micro-batches, clipping, Muon and AdamW, averaging."""
+    length = recipe.train.sequence_length
+    total = recipe.train.batch_tokens
+    if device.type == "cpu":
+        total = min(total, max(_CPU_STEP_TOKENS // length, 1) * length)
+    parts = math.gcd(recipe.train.micro_batches, total // length)
+    batch = torch.from_numpy(_tokens(recipe, total + 1).astype(np.int64)).to(device)
+    inputs, targets = (part.view(parts, -1, length) for part in (batch[:-1], batch[1:]))
+
+    network = place(build_model(recipe.model, recipe.train.seed), recipe, device)
+    forward = compiled(network, device, recipe.train.compile)
+    optimizers, averager = build_optimizers(network, recipe), Averager(recipe.average, network.state_dict())
+    other = plain.PlainTrainer(place(build_model(recipe.model, recipe.train.seed), recipe, device), recipe)
+
+    def ours() -> float:
+        network.train()
+        loss = torch.zeros((), device=device)
+        for x, y in zip(inputs, targets, strict=True):
+            with autocast(device):
+                part = forward(x, y).mean() / parts
+            part.backward()
+            loss += part.detach()
+        if recipe.train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.train.grad_clip)
+        set_schedule(optimizers, 1.0, recipe.optim.muon_momentum)
+        for optimizer in optimizers:
+            optimizer.step()
+        network.zero_grad(set_to_none=True)
+        averager.update(network.state_dict(), 1, 1.0)
+        return float(loss)
+
+    scope = f"a step of {total:,} targets in {parts} micro-batches"
+    if total != recipe.train.batch_tokens:
+        scope += f" (the recipe's has {recipe.train.batch_tokens:,})"
+    return Measured(ours, lambda: other.step(inputs, targets), total, scope, agreement=5e-3)
+
+
+def eval_work(recipe: Recipe, device: torch.device) -> Measured:
+    """Sliding evaluation of a short stream."""
+    return _stream_work(recipe, device, "sliding")
+
+
+def ttt_work(recipe: Recipe, device: torch.device) -> Measured:
+    """Test-time training over a stream of four chunks."""
+    return _stream_work(recipe, device, "ttt")
+
+
+def pack_work(recipe: Recipe, device: torch.device) -> Measured:
+    """Quantizing, coding and verifying; the figure is the mean squared error of the weights."""
+    state = {name: tensor.detach() for name, tensor in _spread(build_model(recipe.model, 0)).state_dict().items()}
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "model.pgolf"
+            pack(state, recipe, "", out, cap=1 << 30)
+            return _error(state, read_artifact(out).state)
+
+    return Measured(ours, lambda: _error(state, plain.pack_plainly(state, recipe)), 0, f"{len(state)} tensors")
+
+
+def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
+    length = recipe.evaluation_length
+    targets = max(_CPU_STREAM_TARGETS[mode], 2 * length) if device.type == "cpu" else 65536
+    if mode == "ttt":
+        recipe = recipe.with_overrides([f"ttt.chunk_tokens={targets // 4}", f"ttt.epochs={min(recipe.ttt.epochs, 2)}"])
+        if targets // 4 < length:
+            recipe = recipe.with_overrides([f"ttt.chunk_tokens={length}"])
+    network = place(_spread(build_model(recipe.model, 0)), recipe, device)
+    tokens = _tokens(recipe, targets + 1)
+
+    def ours() -> float:
+        return evaluate(network, recipe, tokens, FlatBytes(), mode).val_loss  # type: ignore[arg-type]
+
+    scope = f"{mode} evaluation of {targets:,} targets, windows of {length:,}, stride {recipe.evaluate.stride}"
+    return Measured(ours, lambda: plain.evaluate_plainly(network, recipe, tokens, mode), targets, scope)
+
+
+def _tokens(recipe: Recipe, count: int) -> Tokens:
+    return np.random.RandomState(0).randint(recipe.model.vocab_size, size=count).astype(np.uint16)
+
+
+def _spread(network: GPT) -> GPT:
+    """Weights as after some training: nothing is exactly zero any more."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def _error(state: dict[str, torch.Tensor], stored: dict[str, torch.Tensor]) -> float:
+    squares = sum(float((state[name] - stored[name]).double().square().sum()) for name in state)
+    return squares / sum(tensor.numel() for tensor in state.values())
+
+
+WORK: dict[str, Callable[[Recipe, torch.device], Measured]] = {
+    "train": train_work,
+    "eval": eval_work,
+    "ttt": ttt_work,
+    "pack": pack_work,
+}

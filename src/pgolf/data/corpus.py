@@ -1,0 +1,192 @@
+"""A corpus that every Python has: the English prose about Python in its own library, without a download.
+
+    pydoc's topics, docstrings, block comments -> paragraphs -> only prose, each once -> documents
+
+Sources are parsed, never imported or run. Doctests, grammars, tables, signatures and code are left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pgolf.data.dataset import MANIFEST, TOKENIZER
+from pgolf.data.prepare import new_folder, write_dataset
+from pgolf.data.vocabulary import train_tokenizer
+from pgolf.errors import PgolfError
+from pgolf.files import read_json
+
+CORPUS_VERSION = 1
+"""Raised whenever the same Python would give other documents."""
+
+# Third-party packages, tests, and what is no library of Python 3.
+_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "pydoc_data"}
+_DOCUMENT_CHARACTERS = 8000
+_COMMENTS = re.compile(r"(?:^[ \t]*#.*\n)+", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z']+")
+_SMALL_WORD = re.compile(
+    r"\b(?:an?|and|are|as|at|be|but|by|can|do|does|for|from|has|have|if|in|is|it|its|may|must|not|of|on|or|should|so|"
+    r"that|the|their|then|there|these|they|this|to|was|when|where|which|will|with|you)\b",
+    re.IGNORECASE,
+)
+
+
+def python_corpus(library: Path | None = None) -> list[str]:
+    """The documents: one for each pydoc topic and each library module, long ones in several parts.
+
+    A document is paragraphs in the order of the source, each on one line, with a blank line between them.
+    A paragraph that occurred before is left out. The same Python gives the same documents in the same order.
+
+    Args:
+        library: folder of the standard library; default the running Python's.
+
+    Raises:
+        PgolfError: the library's sources are not installed.
+    """
+    library = library or Path(sysconfig.get_path("stdlib"))
+    seen: set[str] = set()
+    documents = []
+    for source in _sources(library):
+        fresh = []
+        for paragraph in source:
+            if paragraph not in seen:
+                seen.add(paragraph)
+                fresh.append(paragraph)
+        documents += _cut(fresh)
+    if not documents:
+        raise PgolfError(f"{library}: this Python has no library sources to take text from; pass --data DIR instead")
+    return documents
+
+
+def prepare_python_corpus(out: Path, vocab_size: int, validation_fraction: float) -> Path:
+    """Make a data folder of ``python_corpus``, with a tokenizer trained on its training part; return ``out``.
+
+    The validation documents are those whose SHA-256 is smallest, as many as reach ``validation_fraction``
+    of the corpus in bytes. A folder made before with the same Python and arguments is kept, another corpus
+    in its place is replaced.
+
+    Args:
+        out: the folder.
+        vocab_size: pieces of the tokenizer.
+        validation_fraction: part of the corpus held out (above 0, below 1).
+
+    Raises:
+        PgolfError: ``out`` holds something else, or cannot be written.
+    """
+    origin = {
+        "name": "python",
+        "version": CORPUS_VERSION,
+        "python": platform.python_version(),
+        "vocab_size": vocab_size,
+        "validation_fraction": validation_fraction,
+    }
+    found = _origin(out)
+    if found == origin:
+        return out
+    with new_folder(out, replace=found is not None) as folder:
+        documents = _split(python_corpus(), validation_fraction)
+        train_tokenizer((text for split, text in documents if split == "train"), vocab_size, folder / TOKENIZER)
+        write_dataset(folder, documents, extra={"corpus": origin})
+    return out
+
+
+def _origin(folder: Path) -> Any:
+    """What an existing folder says about the corpus in it; None if it holds none."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_json(folder / MANIFEST)
+    return manifest.get("corpus") if isinstance(manifest, dict) else None
+
+
+def _split(documents: list[str], fraction: float) -> list[tuple[str, str]]:
+    left = fraction * sum(len(text) for text in documents)
+    held_out = set()
+    for text in sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest()):
+        if left <= 0:
+            break
+        held_out.add(text)
+        left -= len(text)
+    return [("val" if text in held_out else "train", text) for text in documents]
+
+
+def _sources(library: Path) -> Iterator[Iterator[str]]:
+    """The paragraphs of each topic and module, in a fixed order."""
+    topics = library / "pydoc_data" / "topics.py"
+    if topics.is_file():
+        for text in _topics(topics):
+            yield _paragraphs(text)
+    for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).as_posix()):
+        if not _SKIPPED_FOLDERS.intersection(path.relative_to(library).parts):
+            yield _module(path)
+
+
+def _topics(path: Path) -> list[str]:
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            topics = ast.literal_eval(node.value)
+            return [topics[name] for name in sorted(topics)]
+    return []
+
+
+def _module(path: Path) -> Iterator[str]:
+    """Paragraphs of a module's docstrings and block comments, in the order of its lines."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        with warnings.catch_warnings(action="ignore"):  # for instance odd escapes in its strings
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return  # templates and deliberately broken files are no modules
+    texts = list(_docstrings(tree))
+    line, position = 1, 0
+    for comment in _COMMENTS.finditer(source):
+        line += source.count("\n", position, comment.start())
+        position = comment.start()
+        texts.append((line, re.sub(r"^[ \t]*#+:? ?", "", comment.group(), flags=re.MULTILINE)))
+    for _, text in sorted(texts):
+        yield from _paragraphs(text)
+
+
+def _docstrings(node: ast.AST) -> Iterator[tuple[int, str]]:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        text = ast.get_docstring(node)
+        if text:
+            yield node.body[0].lineno, text
+    for child in getattr(node, "body", ()):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.Try):
+            yield from _docstrings(child)
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    for block in re.split(r"\n\s*\n", text):
+        paragraph = " ".join(block.split())
+        if _is_prose(paragraph):
+            yield paragraph
+
+
+def _is_prose(paragraph: str) -> bool:
+    """At least five words, mostly letters, with the small words that sentences have and code has not."""
+    words = _WORD.findall(paragraph)
+    if len(words) < 5 or ">>>" in paragraph:
+        return False
+    letters = sum(map(len, words)) + paragraph.count(" ")
+    return letters >= 0.8 * len(paragraph) and len(_SMALL_WORD.findall(paragraph)) >= 0.15 * len(words)
+
+
+def _cut(paragraphs: list[str]) -> Iterator[str]:
+    document: list[str] = []
+    size = 0
+    for paragraph in paragraphs:
+        document.append(paragraph)
+        size += len(paragraph)
+        if size >= _DOCUMENT_CHARACTERS:
+            yield "\n\n".join(document)
+            document, size = [], 0
+    if document:
+        yield "\n\n".join(document)

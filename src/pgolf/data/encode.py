@@ -1,0 +1,136 @@
+"""Documents to tokens, in order, in as many processes as wanted.
+
+The processes that encode import this module and little else: in particular not torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pgolf.data.shards import Tokens
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.errors import PgolfError
+
+Document = tuple[str, str]
+"""Split ("train", "val", or "" to let the text's hash decide) and text."""
+
+_BATCH_CHARACTERS = 1 << 19
+
+
+def held_out(text: str, fraction: float) -> bool:
+    """Whether a document belongs to the validation split of this size.
+
+    It does if the first 8 bytes of the SHA-256 of its UTF-8, as a big-endian number, are below
+    ``fraction * 2**64``: the same text always falls on the same side, in any corpus and any order.
+    """
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < fraction * 2**64
+
+
+@dataclass
+class Part:
+    """What a split has received: counts, and in a batch also the tokens."""
+
+    documents: int = 0
+    bytes_original: int = 0
+    bytes_normalized: int = 0
+    tokens: list[Tokens] = field(default_factory=list)
+
+
+@dataclass
+class Encoded:
+    """A batch of documents as tokens, by split."""
+
+    splits: dict[str, Part]
+    empty: int
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Group documents so that a batch is worth sending to another process."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document[1]) + 1
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def encode_all(model: Path, val_fraction: float, batches: Iterable[list[Document]], workers: int) -> Iterator[Encoded]:
+    """Encode batches in their order, with at most two batches per process under way."""
+    if workers == 1:
+        tokenizer = Tokenizer.load(model)
+        for batch in batches:
+            yield encode_batch(tokenizer, batch, val_fraction)
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(model, val_fraction)
+    )
+    pending: deque[Future[Encoded]] = deque()
+    try:
+        for batch in batches:
+            pending.append(pool.submit(_work, batch))
+            if len(pending) >= 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise PgolfError("a worker process died, perhaps for lack of memory; try fewer --workers") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: tuple[Tokenizer, float]
+
+
+def _start_worker(model: Path, val_fraction: float) -> None:
+    global _worker
+    _worker = Tokenizer.load(model), val_fraction
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A killed parent cannot stop its workers, and they would wait for it for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(batch: list[Document]) -> Encoded:
+    tokenizer, val_fraction = _worker
+    return encode_batch(tokenizer, batch, val_fraction)
+
+
+def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], val_fraction: float) -> Encoded:
+    """Tokens (uint16, BOS first in each document) and counts of a batch, by split."""
+    splits: dict[str, Part] = {}
+    empty = 0
+    for split, text in batch:
+        if not text:
+            empty += 1
+            continue
+        chosen = split or ("val" if held_out(text, val_fraction) else "train")
+        part = splits.setdefault(chosen, Part())
+        part.documents += 1
+        part.bytes_original += len(text.encode())
+        part.tokens.append(np.array([tokenizer.bos_id, *tokenizer.encode(text)], dtype=np.uint16))
+    for part in splits.values():
+        tokens = np.concatenate(part.tokens)
+        # Each document begins with BOS, which counts no bytes, so the seams between documents do no harm.
+        part.bytes_normalized = int(tokenizer.byte_table.count(tokens[:-1], tokens[1:]).sum())
+        part.tokens = [tokens]
+    return Encoded(splits, empty)

@@ -1,0 +1,250 @@
+"""Text in, token shards out: streaming, in several processes, and whole or not there at all.
+
+    files -> documents -> (train a tokenizer) -> tokens, split -> shards + tokenizer.model + manifest.json
+
+Everything is built in a hidden folder beside the destination and renamed at the end, so a run that is
+killed leaves nothing that looks like data. Memory holds a few batches of documents for each process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgolf import __version__
+from pgolf.data.dataset import MANIFEST, TOKENIZER
+from pgolf.data.encode import Document, Part, batches, encode_all, held_out
+from pgolf.data.readers import Advance, check_sources, read_documents
+from pgolf.data.shards import TOKENS_PER_SHARD, ShardWriter, shard_length
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer, train_tokenizer
+from pgolf.errors import PgolfError
+from pgolf.files import sha256_file, write_error, write_json
+
+__all__ = ["new_folder", "prepare", "train_tokenizer", "write_dataset"]
+
+FORMAT = 1
+_SMALL_INPUT = 4 << 20
+
+
+def prepare(
+    text: Sequence[Path],
+    out: Path,
+    *,
+    val_text: Sequence[Path] = (),
+    val_fraction: float = 0.0,
+    tokenizer: Path | None = None,
+    vocab_size: int | None = None,
+    one_document: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    tokens_per_shard: int = TOKENS_PER_SHARD,
+) -> dict[str, Any]:
+    """Turn text files into a data folder and return its manifest.
+
+    Documents keep their order; each becomes BOS and its tokens, without EOS. Records without text are
+    left out and counted. Nothing is de-duplicated.
+
+    Args:
+        text: training files, as ``read_documents`` takes them.
+        out: the folder to make; it must not exist, or be empty.
+        val_text: files of validation documents.
+        val_fraction: instead, the part of the documents of ``text`` held out (see ``held_out``).
+        tokenizer: a SentencePiece model to use; it is copied.
+        vocab_size: instead, train a tokenizer of this many pieces on the training documents.
+        one_document: each .txt file is a single document.
+        workers: processes; default all cores, or this process alone for small inputs.
+        progress: called with the source bytes that are done and their total.
+        tokens_per_shard: size of a full shard.
+
+    Raises:
+        PgolfError: contradictory arguments, bad input, ``out`` is taken, or the disk is full.
+    """
+    _check_arguments(val_text, val_fraction, workers, tokens_per_shard)
+    if not text:
+        raise PgolfError("no text given; name at least one file with --text")
+    check_sources([*text, *val_text])
+    training = "" if val_fraction else "train"
+    files = [(path, training) for path in text] + [(path, "val") for path in val_text]
+    sizes = {path: path.stat().st_size for path, _ in files}
+
+    def documents(advance: Advance) -> Iterator[Document]:
+        for path, split in files:
+            for document in read_documents(path, one_document=one_document, advance=advance):
+                yield split, document
+
+    def sample() -> Iterator[str]:
+        for path in text:
+            # Every file contributes alike, whatever their order.
+            yield from first_bytes(
+                (
+                    document
+                    for document in read_documents(path, one_document=one_document)
+                    if not (val_fraction and held_out(document, val_fraction))
+                ),
+                SAMPLE_BYTES // len(text),
+            )
+
+    with new_folder(out) as folder:
+        make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, sample())
+        sources = [
+            {"path": str(path), "split": split or "hash", "bytes": sizes[path], "sha256": sha256_file(path)}
+            for path, split in files
+        ]
+        total = sum(sizes[path] for path, _ in files)
+        if workers is None:
+            workers = 1 if total < _SMALL_INPUT else len(os.sched_getaffinity(0))
+        report = progress or (lambda done, total: None)
+        done = 0
+
+        def advance(consumed: int) -> None:
+            nonlocal done
+            done += consumed
+            report(min(done, total), total)
+
+        manifest = write_dataset(
+            folder,
+            documents(advance),
+            val_fraction=val_fraction,
+            workers=workers,
+            tokens_per_shard=tokens_per_shard,
+            extra={"val_fraction": val_fraction, "one_document": one_document, "sources": sources},
+        )
+        report(total, total)
+    return manifest
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a hidden folder beside ``out``; on success it becomes ``out``, on failure it is removed.
+
+    What a killed process left behind is removed first. A lock, which ends with its process, tells such
+    leftovers from the work of another process that is still running.
+
+    Args:
+        out: the folder to make.
+        replace: remove an existing ``out`` once the new one is complete.
+
+    Raises:
+        PgolfError: ``out`` is taken, cannot be written, or the disk is full.
+    """
+    out = out.resolve()
+    if not replace and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+        raise PgolfError(f"{out}: already exists; choose another folder or delete it")
+    folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    lock = -1
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(out)
+        folder.mkdir()
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+        os.fsync(lock)
+        if replace and out.exists():
+            out.rename(folder.with_name(f"{folder.name}-old"))
+        folder.rename(out)
+        _sync(out.parent)
+        _remove_leftovers(out)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise write_error(out, error) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _remove_leftovers(out: Path) -> None:
+    for folder in out.parent.glob(f".{out.name}.partial-*"):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check_arguments(val_text: Sequence[Path], val_fraction: float, workers: int | None, tokens_per_shard: int) -> None:
+    if not 0 <= val_fraction < 1:
+        raise PgolfError(f"--val-fraction {val_fraction} must be at least 0 and below 1")
+    if val_fraction and val_text:
+        raise PgolfError("--val-text and --val-fraction exclude each other; give one of them")
+    if workers is not None and workers < 1:
+        raise PgolfError(f"--workers {workers} must be at least 1")
+    if tokens_per_shard < 1:
+        raise PgolfError(f"tokens per shard {tokens_per_shard} must be at least 1")
+
+
+def write_dataset(
+    folder: Path,
+    documents: Iterable[Document],
+    *,
+    val_fraction: float = 0.0,
+    workers: int = 1,
+    tokens_per_shard: int = TOKENS_PER_SHARD,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Encode documents into a folder that holds the tokenizer already; return and write the manifest.
+
+    Raises:
+        PgolfError: a split that was asked for got no documents, or a worker process died.
+    """
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    writers = {split: ShardWriter(folder, "text", split, tokens_per_shard) for split in ("train", "val")}
+    totals = {split: Part() for split in writers}
+    empty = 0
+    for encoded in encode_all(tokenizer.path, val_fraction, batches(documents), workers):
+        empty += encoded.empty
+        for split, part in encoded.splits.items():
+            for tokens in part.tokens:
+                writers[split].add(tokens)
+            totals[split].documents += part.documents
+            totals[split].bytes_original += part.bytes_original
+            totals[split].bytes_normalized += part.bytes_normalized
+    shards = {split: writer.close() for split, writer in writers.items()}
+    if val_fraction and not totals["val"].documents:
+        raise PgolfError(f"--val-fraction {val_fraction} holds out none of the documents; raise it or use --val-text")
+    if not totals["train"].documents:
+        raise PgolfError("no training documents are left; lower --val-fraction or give more text")
+    manifest = {
+        "format": FORMAT,
+        "created_by": f"pgolf {__version__}",
+        "tokenizer": {"file": TOKENIZER, "sha256": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
+        "splits": {split: _split_entry(totals[split], shards[split]) for split in writers},
+        "empty_documents": empty,
+        **(extra or {}),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _split_entry(part: Part, shards: list[Path]) -> dict[str, Any]:
+    entries = [
+        {"name": path.name, "tokens": shard_length(path), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in shards
+    ]
+    return {
+        "documents": part.documents,
+        "tokens": sum(entry["tokens"] for entry in entries),
+        "bytes_original": part.bytes_original,
+        "bytes_normalized": part.bytes_normalized,
+        "shards": entries,
+    }

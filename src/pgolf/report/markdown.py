@@ -1,0 +1,106 @@
+"""``report.md``: what a run is, what it scored, where its bytes went, how to repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pgolf.files import read_json, write_bytes
+from pgolf.recipe import Recipe, load_recipe
+from pgolf.report.curve import draw_curve
+
+# Name in result.json, label, what it is.
+SCORES = (
+    ("raw", "raw float BPB", "last weights, standard windows"),
+    ("float", "float BPB", "averaged weights, standard windows"),
+    ("standard", "packed BPB", "artifact, standard windows"),
+    ("sliding", "sliding BPB", "artifact, sliding windows"),
+    ("ttt", "TTT BPB", "artifact, legal test-time training"),
+)
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.md`` and ``curve.png`` of a run folder from its recipe, metrics, result and provenance."""
+    recipe, result = load_recipe(str(folder / "recipe.toml")), read_json(folder / "result.json")
+    draw_curve(folder / "metrics.jsonl", folder / "curve.png", f"{recipe.name}: training")
+    parts = [
+        f"# {recipe.name}",
+        recipe.description,
+        "## Scores",
+        _scores(result.get("evaluations", {})),
+        "![Training loss and validation](curve.png)",
+    ]
+    if "pack" in result:
+        parts += ["## Bytes", _bytes(result["pack"])]
+    chunks = result.get("evaluations", {}).get("ttt", {}).get("chunks", [])
+    if chunks:
+        parts += ["## Test-time training", _chunks(chunks, recipe)]
+    parts += ["## How it was made", _making(folder, recipe, result)]
+    path = folder / "report.md"
+    write_bytes(path, ("\n\n".join(parts) + "\n").encode())
+    return path
+
+
+def _scores(evaluations: dict[str, Any]) -> str:
+    rows = [
+        (label, f"{found['val_bpb']:.4f}", f"{found['val_loss']:.4f}", f"{found['seconds']:.1f}", what)
+        for key, label, what in SCORES
+        if (found := evaluations.get(key))
+    ]
+    first = next(iter(evaluations.values()), None)
+    note = ""
+    if first:
+        note = (
+            f"\n\nEvery score covers the same {first['targets']:,} targets, {first['bytes']:,} bytes of held-out text, "
+            "each exactly once."
+        )
+    return _table(("", "bits per byte", "nats per token", "seconds", "of"), rows) + note
+
+
+def _bytes(pack: dict[str, Any]) -> str:
+    rows = [
+        (name, f"{group['tensors']:,}", f"{group['entries']:,}", f"{group['bytes']:,}")
+        for name, group in pack["groups"].items()
+    ]
+    share = 100 * pack["total_bytes"] / pack["cap"]
+    return (
+        _table(("group", "tensors", "numbers", "bytes before the codec"), rows)
+        + f"\n\nArtifact {pack['model_bytes']:,} bytes, packed scoring code {pack['code_bytes']:,}: together "
+        f"{pack['total_bytes']:,} of {pack['cap']:,} bytes ({share:.1f} %)."
+    )
+
+
+def _chunks(chunks: list[float], recipe: Recipe) -> str:
+    shown = sorted({0, len(chunks) // 4, len(chunks) // 2, 3 * len(chunks) // 4, len(chunks) - 1})
+    rows = [(f"{index + 1}", f"{chunks[index]:.4f}") for index in shown]
+    ttt = recipe.ttt
+    return (
+        f"{ttt.optimizer.upper()}, learning rate {ttt.lr}, {ttt.epochs} epochs over each scored chunk of "
+        f"{ttt.chunk_tokens:,} targets. Bits per byte of everything up to a chunk:\n\n"
+        + _table(("chunk", "bits per byte so far"), rows)
+    )
+
+
+def _making(folder: Path, recipe: Recipe, result: dict[str, Any]) -> str:
+    made = read_json(folder / "provenance.json")
+    trained = result.get("train", {})
+    environment = made["environment"]
+    rows = [
+        ("command", f"`{shlex.join(['pgolf', *made['command'][1:]])}`"),
+        ("started", made["started"]),
+        ("training", f"{trained.get('steps', 0):,} steps in {trained.get('seconds', 0):.0f} s"),
+        ("recipe", f"`recipe.toml`, SHA-256 {recipe.digest()[:16]}"),
+        ("data", f"{made['data']['folder']}, fingerprint {made['data']['fingerprint'][:16]}"),
+        ("tokenizer", f"SHA-256 {made['data']['tokenizer_sha256'][:16]}"),
+        ("pgolf", f"{environment['pgolf']}, code SHA-256 {environment['code_sha256'][:16]}"),
+        ("software", f"Python {environment['python']}, torch {environment['torch']}, numpy {environment['numpy']}"),
+        ("machine", f"{environment['device_name']}, {environment['cpu_cores']} cores, {environment['platform']}"),
+    ]
+    return _table(("", ""), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"| {line} |" for line in lines)

@@ -1,0 +1,55 @@
+"""Small stand-ins for the tests of the evaluation: a recipe, a model that is not trivial, bytes, tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pgolf.model.gpt import GPT, build_model
+from pgolf.recipe import Recipe, load_recipe
+
+LENGTH, VOCABULARY = 16, 64
+_SETTINGS = [
+    f"model.vocab_size={VOCABULARY}",
+    "model.layers=4",
+    "model.width=16",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "model.mlp_hidden=24",
+    "model.xsa_last=1",
+    "model.bigram.buckets=32",
+    "model.bigram.width=8",
+    f"train.sequence_length={LENGTH}",
+    f"train.batch_tokens={8 * LENGTH}",
+    "evaluate.stride=4",
+    "evaluate.batch=3",
+    "ttt.chunk_tokens=32",
+    "ttt.batch_sequences=2",
+    "ttt.lr=0.05",
+]
+
+
+def small_recipe(*settings: str) -> Recipe:
+    return load_recipe("seed_456", [*_SETTINGS, *settings])
+
+
+def small_model(recipe: Recipe, seed: int = 0) -> GPT:
+    """A model none of whose weights is zero, so that every part matters."""
+    network = build_model(recipe.model, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
+def random_tokens(count: int, seed: int = 0) -> NDArray[np.uint16]:
+    return np.random.default_rng(seed).integers(0, VOCABULARY, count).astype(np.uint16)
+
+
+class Bytes:
+    """Bytes that depend on the target and on the token before it, like the real table's."""
+
+    def count(self, previous: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
+        return np.asarray(targets % 3 + 1 + (previous % 5 == 0), dtype=np.int64)

@@ -1,0 +1,131 @@
+"""Scores: the right losses, summed exactly, with the weights untouched."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgolf.evaluate.score import Score, score_windows, window_losses
+from pgolf.evaluate.windows import Window, sliding_windows, standard_windows
+from pgolf.model.gpt import GPT
+from tests.unit.stand_ins import LENGTH, Bytes, random_tokens, small_model, small_recipe
+
+
+@pytest.fixture(scope="module")
+def network() -> GPT:
+    return small_model(small_recipe())
+
+
+def losses_of(network: GPT, tokens: np.ndarray, windows: list[Window]) -> Tensor:
+    """The loss of every target in order, one window at a time."""
+    return torch.cat([window_losses(network, tokens, [window]) for window in windows])
+
+
+@pytest.mark.parametrize("count", [5, 17, 50, 66])
+def test_equals_one_plain_forward_pass_per_window(network: GPT, count: int) -> None:
+    tokens = random_tokens(count)
+    windows = sliding_windows(count - 1, LENGTH, 4)
+    nats, bytes_ = 0.0, 0
+    for start, end, first in windows:
+        inputs = torch.tensor(tokens[None, start:end].astype(np.int64))
+        with torch.no_grad():
+            log_p = F.log_softmax(network(inputs)[0].double(), dim=-1)
+        for t in range(first, end):
+            nats -= log_p[t - start, int(tokens[t + 1])].item()
+            bytes_ += int(tokens[t + 1]) % 3 + 1 + (int(tokens[t]) % 5 == 0)
+    score = score_windows(network, tokens, windows, Bytes(), 4)
+    assert (score.targets, score.bytes) == (count - 1, bytes_)
+    assert score.nats == pytest.approx(nats, abs=1e-4)
+    assert score.loss == score.nats / (count - 1)
+    assert score.bpb == pytest.approx(score.nats / math.log(2) / bytes_, rel=1e-12)
+
+
+def test_the_batch_changes_nothing(network: GPT) -> None:
+    tokens, windows = random_tokens(91), sliding_windows(90, LENGTH, 5)
+    scores = [score_windows(network, tokens, windows, Bytes(), batch) for batch in (1, 3, 64)]
+    assert len({(score.targets, score.bytes) for score in scores}) == 1
+    assert [score.nats for score in scores] == pytest.approx([scores[0].nats] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("t", [0, 6, 15, 16, 30, 47])
+@pytest.mark.parametrize("stride", [3, LENGTH])
+def test_tokens_after_a_target_do_not_change_its_loss(network: GPT, t: int, stride: int) -> None:
+    tokens = random_tokens(50)
+    changed = tokens.copy()
+    changed[t + 2 :] = (changed[t + 2 :] + 7) % 64
+    windows = sliding_windows(49, LENGTH, stride)
+    before, after = losses_of(network, tokens, windows), losses_of(network, changed, windows)
+    assert torch.equal(before[: t + 1], after[: t + 1])
+    assert not torch.equal(before[t + 1 :], after[t + 1 :])
+
+
+def test_a_window_sees_its_own_inputs_only(network: GPT) -> None:
+    tokens = random_tokens(41)
+    windows = sliding_windows(40, LENGTH, 8)
+    second = windows[1]
+    alone = window_losses(network, tokens[second.start :], [Window(0, LENGTH, second.first - second.start)])
+    assert torch.equal(losses_of(network, tokens, windows)[second.first : second.end], alone)
+    assert not alone.requires_grad
+
+
+class Fixed(nn.Module):
+    """Assigns token k the loss of about ``weights[k]``; counts the positions that reach the output layer."""
+
+    def __init__(self, weights: list[float]) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor(weights))
+        self.projected = 0
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        return torch.zeros(*tokens.shape, 1)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        self.projected += hidden[..., 0].numel()
+        return -self.weights.expand(*hidden.shape[:-1], -1)
+
+
+def test_losses_are_summed_in_float64() -> None:
+    network: Any = Fixed([0.0, 1e8, 3.0])
+    tokens = np.array([0, 1, *[2] * 2000], dtype=np.uint16)
+    score = score_windows(network, tokens, standard_windows(2001, 2001), Bytes(), 1)
+    # log(1 + e^-3) is added to each loss of 3; in float32, 1e8 would swallow parts of them.
+    assert score.nats == pytest.approx(1e8 + 2000 * (3 + math.log1p(math.exp(-3))), abs=0.01)
+
+
+def test_logits_are_computed_for_scored_targets_only() -> None:
+    network: Any = Fixed([0.0, 1.0, 2.0])
+    tokens = random_tokens(66) % 3
+    score_windows(network, tokens, sliding_windows(65, LENGTH, 2), Bytes(), 8)
+    assert network.projected == 65
+
+
+def test_scores_add_up() -> None:
+    assert Score(1.0, 2, 3) + Score(4.0, 5, 6) == Score(5.0, 7, 9)
+    assert math.isnan(Score().loss) and math.isnan(Score().bpb)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_and_mode_survive_an_interruption(training: bool) -> None:
+    network = small_model(small_recipe()).train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    seen: list[int] = []
+
+    def interrupt(count: int) -> None:
+        seen.append(count)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_windows(network, random_tokens(90), sliding_windows(89, LENGTH, 4), Bytes(), 2, interrupt)
+    assert seen == [LENGTH + 4, 8]
+    assert network.training is training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    # Nothing made while scoring may poison later training.
+    network(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)).mean().backward()

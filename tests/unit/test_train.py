@@ -1,0 +1,191 @@
+"""The training loop on a tiny model: schedules take effect, resuming is exact, priming leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+
+from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.shards import write_shard
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import EvalResult
+from pgolf.recipe import Recipe, load_recipe
+from pgolf.train.folder import open_run
+from pgolf.train.loop import Run, train
+from pgolf.train.metrics import Metrics, read_metrics
+from pgolf.weights import load_weights
+
+CPU = torch.device("cpu")
+TINY = [
+    *("model.layers=2", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=16"),
+    *("model.vocab_size=300", "model.xsa_last=1", "model.bigram.buckets=16", "model.bigram.width=8"),
+    *("train.sequence_length=16", "train.batch_tokens=64", "train.micro_batches=2", "train.warmup_steps=0"),
+    *("train.steps=6", "train.warmdown_steps=4", "train.validate_every=0", "train.checkpoint_every=0"),
+    *("qat.enabled=false", "evaluate.stride=8", "ttt.chunk_tokens=64"),
+]
+
+
+class Watcher:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None: ...
+
+    def validation(self, step: int, result: EvalResult) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def recipe(*settings: str) -> Recipe:
+    return load_recipe("seed_456", [*TINY, *settings])
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("data")
+    words = [f"word{n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on" for n in range(400)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        minloglevel=2,
+    )
+    tokens = np.random.RandomState(0).randint(4, 300, size=2000).astype(np.uint16)
+    write_shard(folder / "t_train_000000.bin", tokens)
+    write_shard(folder / "t_val_000000.bin", tokens[:200])
+    return open_dataset(folder)
+
+
+def weights_after(recipe: Recipe, dataset: Dataset, folder: Path) -> dict[str, torch.Tensor]:
+    train(open_run(recipe, dataset, folder, CPU), Watcher())
+    return load_weights(folder).state
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", ["none", "ema", "swa", "swa_of_ema"])
+def test_a_resumed_run_ends_with_the_same_weights(dataset: Dataset, tmp_path: Path, kind: str) -> None:
+    made = recipe(
+        f'average.kind="{kind}"',
+        *("average.every=1", "average.start_scale=0.9", "average.decay=0.7"),
+        *("qat.enabled=true", "qat.threshold=0.6", "qat.soft_round=true", "qat.delay_steps=0"),
+    )
+    whole = weights_after(made, dataset, tmp_path / "whole")
+    first = open_run(made, dataset, tmp_path / "cut", CPU)
+    train_steps(first, 5)
+    first.save_checkpoint()
+    train_steps(first, 1)  # lost with the process
+    second = open_run(made, dataset, tmp_path / "cut", CPU, resume=True)
+    assert second.clock.step == 5
+    assert second.clock.fake_quant_from == 4
+    train(second, Watcher())
+    assert equal(load_weights(tmp_path / "cut").state, whole)
+    steps = [entry["step"] for entry in read_metrics(tmp_path / "cut" / "metrics.jsonl") if "train_loss" in entry]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def train_steps(run: Run, count: int) -> None:
+    """Advance a run by some steps, as the loop does, without ending it."""
+    goal = run.clock.step + count
+
+    class Enough(Exception):
+        pass
+
+    class Stopper(Watcher):
+        def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+            if step == goal:
+                raise Enough
+
+    with pytest.raises(Enough):
+        train(run, Stopper())
+
+
+def test_priming_leaves_no_trace(dataset: Dataset, tmp_path: Path) -> None:
+    plain = weights_after(recipe("train.seed=3"), dataset, tmp_path / "plain")
+    primed = weights_after(recipe("train.seed=3", "train.warmup_steps=2"), dataset, tmp_path / "primed")
+    assert equal(plain, primed)
+    assert not equal(plain, weights_after(recipe("train.seed=4"), dataset, tmp_path / "other"))
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_fake_quantization_starts_when_the_schedule_says(dataset: Dataset, tmp_path: Path, delay: int) -> None:
+    # Scales before steps 0 to 5 are 1, 1, 1, 0.75, 0.5, 0.25: the first below 0.6 comes before step 4.
+    made = recipe("qat.enabled=true", "qat.threshold=0.6", f"qat.delay_steps={delay}")
+    run, watcher = open_run(made, dataset, tmp_path / "run", CPU), Watcher()
+    seen: list[bool] = []
+    original = run.accumulate_gradients
+
+    def recording(step: int) -> torch.Tensor:
+        seen.append(run.network.fake_quant.active)
+        return original(step)
+
+    run.accumulate_gradients = recording  # type: ignore[method-assign]
+    train(run, watcher)
+    assert seen == [step >= 4 + delay for step in range(6)]
+    assert watcher.notes == [f"fake quantization from step {4 + delay} on"]
+
+
+def test_soft_rounding_sharpens_from_1_to_16(dataset: Dataset, tmp_path: Path) -> None:
+    run = open_run(recipe("qat.enabled=true", "qat.threshold=0.5", "qat.soft_round=true"), dataset, tmp_path / "r", CPU)
+    for scale, alpha in ((0.49999, 1.0), (0.25, 8.5), (0.0, 16.0)):
+        run.switch_fake_quantization(scale, Watcher())
+        assert run.network.fake_quant.alpha.item() == pytest.approx(alpha, abs=1e-2)
+
+
+def test_the_wall_clock_ends_training(dataset: Dataset, tmp_path: Path) -> None:
+    made = recipe("train.steps=100000", "train.wallclock_seconds=0.5", "train.warmdown_steps=3")
+    result = train(open_run(made, dataset, tmp_path / "run", CPU), Watcher())
+    assert 1 <= result.steps < 100000
+    assert result.seconds >= 0.5
+    scales = [e["lr_scale"] for e in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train_loss" in e]
+    assert scales[-1] < 1.0
+
+
+def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, tmp_path: Path) -> None:
+    run = open_run(recipe(), dataset, tmp_path / "run", CPU)
+    with torch.no_grad():
+        run.network.token_embedding.weight.fill_(float("nan"))
+    with pytest.raises(PgolfError, match="training loss became nan at step 0"):
+        train(run, Watcher())
+
+
+def test_gradients_are_clipped_to_a_global_norm(dataset: Dataset, tmp_path: Path) -> None:
+    run = open_run(recipe("train.grad_clip=0.001", "train.steps=1"), dataset, tmp_path / "run", CPU)
+    norms: list[float] = []
+    step = run.optimizers[0].step
+
+    def recording() -> None:
+        squares = [p.grad.square().sum().item() for p in run.network.parameters() if p.grad is not None]
+        norms.append(sum(squares) ** 0.5)
+        step()
+
+    run.optimizers[0].step = recording  # type: ignore[assignment, method-assign]
+    train(run, Watcher())
+    assert norms[0] == pytest.approx(0.001, rel=1e-2)
+
+
+def test_metrics_forget_what_a_crash_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path, 0, 64)
+    for step in (1, 2, 3):
+        metrics.step(step, torch.tensor(float(step)), 1.0)
+    with path.open("a") as file:
+        file.write('{"step": 4, "train_lo')
+    assert [entry["step"] for entry in read_metrics(path)] == [1, 2, 3]
+    Metrics(path, 2, 64)
+    assert [entry["step"] for entry in read_metrics(path)] == [1, 2]

@@ -41,6 +41,9 @@ DeviceName = Annotated[str | None, typer.Option("--device", help="cpu, cuda or c
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
+_LIST_OPTIONS = ("--text", "--val-text")
+
+
 def _epilog(*examples: str) -> str:
     # \b keeps click from re-flowing the lines.
     return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
@@ -61,9 +64,11 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     ),
 )
 def data_prepare(
-    text: Annotated[list[Path], typer.Option("--text", help=".txt, .jsonl, .jsonl.zst or .parquet; repeatable.")],
+    text: Annotated[list[Path], typer.Option("--text", help=".txt, .jsonl, .jsonl.zst or .parquet; several at once.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for shards, tokenizer and manifest.")],
-    val_text: Annotated[list[Path] | None, typer.Option("--val-text", help="Files of validation documents.")] = None,
+    val_text: Annotated[
+        list[Path] | None, typer.Option("--val-text", help="Files of validation documents; several at once.")
+    ] = None,
     val_fraction: Annotated[float, typer.Option("--val-fraction", help="Part of the documents held out.")] = 0.0,
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Existing SentencePiece model.")] = None,
     vocab_size: Annotated[int | None, typer.Option("--vocab-size", help="Train a tokenizer of this size.")] = None,
@@ -290,7 +295,7 @@ def main() -> None:
     """Entry point of the command: prints mistakes as one line and exits with status 2."""
     try:
         # Outside standalone mode click raises what it would print, and returns an exit status.
-        status = app(standalone_mode=False)
+        status = app(args=repeat_list_options(sys.argv[1:]), standalone_mode=False)
     except PgolfError as error:
         _fail(str(error))
     except click.ClickException as error:
@@ -299,6 +304,19 @@ def main() -> None:
         print("pgolf: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def repeat_list_options(words: list[str]) -> list[str]:
+    """Write ``--text a b`` as ``--text a --text b``, so that patterns which a shell expands work."""
+    repeated: list[str] = []
+    option = ""
+    for word in words:
+        if word.startswith("-"):
+            option = word if word in _LIST_OPTIONS else ""
+        elif option and repeated[-1] != option:
+            repeated.append(option)
+        repeated.append(word)
+    return repeated
 
 
 def _fail(message: str) -> None:
@@ -351,15 +369,23 @@ def _split_rows(splits: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _times(result: dict[str, Any]) -> str:
+    scoring = sum(evaluation["seconds"] for evaluation in result["evaluations"].values())
+    return (
+        f"training {result['train']['seconds']:.0f} s, packing {result['pack']['seconds']:.0f} s, "
+        f"evaluation {scoring:.0f} s"
+    )
+
+
 def _print_run(result: dict[str, Any], folder: Path) -> None:
     evaluations, packed = result["evaluations"], result["pack"]
     rows = [
         ("float BPB", f"{evaluations['float']['val_bpb']:.4f}   averaged weights, standard windows"),
-        ("packed BPB", f"{evaluations['standard']['val_bpb']:.4f}   the artifact, standard windows"),
+        ("packed BPB", f"{evaluations['packed']['val_bpb']:.4f}   the artifact, standard windows"),
         ("sliding BPB", f"{evaluations['sliding']['val_bpb']:.4f}   the artifact, sliding windows"),
         ("TTT BPB", f"{evaluations['ttt']['val_bpb']:.4f}   the artifact, legal test-time training"),
         ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
-        ("time", f"{result['seconds_total']:.0f} s, of which training {result['train']['seconds']:.0f} s"),
+        ("time", _times(result)),
         ("report", str(folder / "report.md")),
         ("artifact file", str(folder / "artifact.pgolf")),
         ("curve", str(folder / "curve.png")),

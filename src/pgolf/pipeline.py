@@ -26,12 +26,13 @@ from pgolf.train.folder import is_trained, open_run, saved_recipe
 from pgolf.train.loop import Run, TrainResult, train
 from pgolf.weights import Weights, load_weights, save_weights
 
+ARTIFACT = "artifact.pgolf"
 # Name in result.json, which weights, mode.
 EVALUATIONS = (
     ("float", "model.safetensors", "standard"),
-    ("standard", "artifact.pgolf", "standard"),
-    ("sliding", "artifact.pgolf", "sliding"),
-    ("ttt", "artifact.pgolf", "ttt"),
+    ("packed", ARTIFACT, "standard"),
+    ("sliding", ARTIFACT, "sliding"),
+    ("ttt", ARTIFACT, "ttt"),
 )
 
 
@@ -43,34 +44,30 @@ def run_all(
     Raises:
         PgolfError: something in the input is wrong; what was finished before stays usable.
     """
-    started = time.perf_counter()
+    if (previous := saved_recipe(out)) not in (None, recipe):
+        raise PgolfError(f"{out}: holds a run of another recipe ({out / 'recipe.toml'}); choose another --out")
     dataset = job_dataset(recipe, data, tokenizer)
-    result: dict[str, Any] = {"recipe": recipe.name}
+    result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}}
     if (out / "result.json").is_file():
         result = read_json(out / "result.json")
-    evaluations: dict[str, Any] = result.setdefault("evaluations", {})
-    seconds_before = result.get("seconds_total", 0.0)
-
-    def save() -> None:
-        result["seconds_total"] = seconds_before + time.perf_counter() - started
-        write_json(out / "result.json", result)
-
+    evaluations: dict[str, Any] = result["evaluations"]
     if not is_trained(out):
-        trained = _train(open_run(recipe, dataset, out, device, resume=True))
+        trained = _train(open_run(recipe, dataset, out, device, resume=previous is not None))
         result["train"] = {"steps": trained.steps, "seconds": trained.seconds}
         evaluations["raw"] = trained.raw.to_json()
-        save()
-    if "pack" not in result or not (out / "artifact.pgolf").is_file():
+        write_json(out / "result.json", result)
+    if "pack" not in result or not (out / ARTIFACT).is_file():
         weights = load_weights(out)
-        report = pack(weights.state, recipe, weights.tokenizer_digest, out / "artifact.pgolf")
-        result["pack"] = report.to_json()
-        save()
+        started = time.perf_counter()
+        report = pack(weights.state, recipe, weights.tokenizer_digest, out / ARTIFACT)
+        result["pack"] = report.to_json() | {"seconds": time.perf_counter() - started}
+        write_json(out / "result.json", result)
     for name, file, mode in EVALUATIONS:
         if name not in evaluations:
             weights = load_weights(out / file)
-            label = f"{mode} evaluation of {file}"
-            evaluations[name] = evaluate_weights(weights, weights.recipe, dataset, mode, device, label=label).to_json()
-            save()
+            label = f"{name} BPB"
+            evaluations[name] = evaluate_weights(weights, recipe, dataset, mode, device, label=label).to_json()
+            write_json(out / "result.json", result)
     write_report(out)
     return result
 

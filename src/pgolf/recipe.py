@@ -557,6 +557,11 @@ def _run_contradictions(recipe: Recipe) -> list[str]:
         problems.append(
             f"evaluate.stride {recipe.evaluate.stride} exceeds the window of {recipe.evaluation_length} targets"
         )
+    if recipe.ttt.chunk_tokens < recipe.evaluation_length:
+        problems.append(
+            f"ttt.chunk_tokens {recipe.ttt.chunk_tokens} is shorter than a window of "
+            f"{recipe.evaluation_length} targets, so nothing would be trained on"
+        )
     for group, bits in compress.bits.model_dump().items():
         if bits != 16 and not 2 <= bits <= 8:
             problems.append(f"compress.bits.{group} is {bits}; it must be 2 to 8, or 16 for fp16")

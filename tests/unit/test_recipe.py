@@ -75,6 +75,7 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("model.bigram.buckets=1", r"must be 0 \(none\) or at least 2"),
         ("train.batch_tokens=1000", r"not a multiple of train\.micro_batches"),
         ("evaluate.stride=4096", r"exceeds the window"),
+        ("ttt.chunk_tokens=100", r"shorter than a window"),
         ("compress.bits.mlp=9", r"it must be 2 to 8, or 16"),
         ("compress.levels=[99]", r"zstd has levels 1 to 22"),
         ("train.steps=-1", r"train\.steps: input should be greater than or equal to 0"),

@@ -52,7 +52,7 @@ def python_corpus(library: Path | None = None) -> list[str]:
     """
     library = library or Path(sysconfig.get_path("stdlib"))
     seen: set[str] = set()
-    documents = []
+    documents: list[str] = []
     for source in _sources(library):
         fresh = []
         for paragraph in source:

@@ -2,151 +2,211 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import shutil
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from pgolf.data.shards import shard_length
 from pgolf.errors import PgolfError
-from pgolf.files import sha256_file, write_json
+from pgolf.files import read_json, write_error
 
 REPOSITORY = "willdepueoai/parameter-golf"
-_ROOT = "datasets"
-# Our name of a data set: its name in the hub's manifest.
 PUBLISHED = {"fineweb-sp1024": "fineweb10B_sp1024"}
-_CHECKED = ".checked.json"
+"""Our name of each data set, and its name in the hub's manifest."""
+
+_ROOT = "datasets"
+_STAGING = ".fetching"
+_Answer = TypeVar("_Answer")
 
 
-def fetch(name: str, out: Path, train_shards: int = 1, repository: str = REPOSITORY) -> Path:
-    """Fetch a published data set in the official layout: ``out/datasets/NAME/*.bin`` and ``out/tokenizers``.
+def fetch(
+    name: str,
+    out: Path,
+    train_shards: int = 1,
+    revision: str | None = None,
+    *,
+    repository: str = REPOSITORY,
+    endpoint: str | None = None,
+) -> Path:
+    """Fetch a published data set in the official layout and return its folder of shards.
 
-    Files that are already there and were checked are kept; partial downloads continue. Every file is
-    compared with the SHA-256 that the manifest, or else the hub itself, has for it. ``HF_ENDPOINT`` names
-    another hub.
+    ``out`` then holds ``manifest.json``, ``datasets/NAME/*.bin`` and ``tokenizers/*.model``. Files arrive
+    in a hidden folder and move to their place once they were checked: against the SHA-256 that the hub
+    states (for small files git's own digest), against the manifest's if it states one, and as shards
+    against their headers. Run again, it keeps the files that pass the same checks and continues partial ones.
 
     Args:
         name: one of ``PUBLISHED``.
-        out: folder to fill.
-        train_shards: training shards to fetch, the first ones; all validation shards always come.
+        out: the folder to fill.
+        train_shards: how many training shards, from the first on; validation shards always come all.
+        revision: branch, tag or commit; default the newest.
         repository: dataset repository on the hub.
-
-    Returns:
-        The folder of shards, for ``--data``.
+        endpoint: address of the hub; default ``HF_ENDPOINT`` or the public one.
 
     Raises:
-        PgolfError: unknown name, no huggingface_hub, no connection, fewer shards than asked for, or a file
-            that does not match its checksum.
+        PgolfError: unknown name, no huggingface_hub, no connection, more shards than there are, a file that
+            differs from its checksum, or a full disk.
     """
     if name not in PUBLISHED:
         raise PgolfError(f"{name}: not a published data set; use {', '.join(PUBLISHED)}")
-    hub = _Hub(repository, out)
-    manifest = hub.manifest()
-    entry = _named(manifest.get("datasets", []), PUBLISHED[name], "data set")
-    available = int(entry.get("stats", {}).get("files_train", 0))
-    if train_shards > available:
-        raise PgolfError(f"--train-shards {train_shards}: {name} has only {available}")
-    tokenizer = _named(manifest.get("tokenizers", []), str(entry.get("tokenizer_name")), "tokenizer")
-    folder = f"{_ROOT}/datasets/{PUBLISHED[name]}"
-    wanted = [f"{_ROOT}/{tokenizer['model_path']}"]
-    wanted += [f"{folder}/fineweb_val_{index:06d}.bin" for index in range(int(entry["stats"]["files_val"]))]
-    wanted += [f"{folder}/fineweb_train_{index:06d}.bin" for index in range(train_shards)]
-    hub.download(wanted, _manifest_digests(manifest))
-    return out / "datasets" / PUBLISHED[name]
+    dataset = PUBLISHED[name]
+    hub = _Hub(repository, revision, endpoint, out / _STAGING)
+    try:
+        listing = f"{_ROOT}/manifest.json"
+        hub.bring({listing: out / "manifest.json"}, {})
+        manifest = _Manifest(read_json(out / "manifest.json"), dataset, train_shards)
+        files = {path: out / PurePosixPath(path).relative_to(_ROOT) for path in manifest.paths()}
+        hub.bring(files, manifest.digests())
+        shutil.rmtree(out / _STAGING, ignore_errors=True)
+    except OSError as error:
+        raise write_error(out, error) from error
+    return out / "datasets" / dataset
+
+
+class _Manifest:
+    """What the hub's manifest says about one data set."""
+
+    def __init__(self, tree: Any, dataset: str, train_shards: int) -> None:
+        self._tree, self._dataset = tree, dataset
+        self._train_shards = train_shards
+        entry = self._entry("datasets", dataset)
+        stats = entry.get("stats")
+        try:
+            self._val_shards, available = int(stats["files_val"]), int(stats["files_train"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise PgolfError(f"the hub's manifest does not count the shards of {dataset}") from error
+        if train_shards > available:
+            raise PgolfError(f"--train-shards {train_shards}: {dataset} has only {available}; ask for fewer")
+        tokenizer = self._entry("tokenizers", str(entry.get("tokenizer_name")))
+        self._model = str(tokenizer.get("model_path") or tokenizer.get("path"))
+        parts = PurePosixPath(self._model).parts
+        if parts[:1] != ("tokenizers",) or ".." in parts:
+            raise PgolfError(f"the hub's manifest puts the tokenizer at {self._model}, not in tokenizers/")
+
+    def _entry(self, section: str, name: str) -> dict[str, Any]:
+        entries = self._tree.get(section) if isinstance(self._tree, dict) else None
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, dict) and entry.get("name") == name:
+                return entry
+        raise PgolfError(f"the hub's manifest has no entry {name} among its {section}")
+
+    def paths(self) -> list[str]:
+        """Paths in the repository, small files first."""
+        shards = [f"val_{index:06d}" for index in range(self._val_shards)]
+        shards += [f"train_{index:06d}" for index in range(self._train_shards)]
+        folder = f"{_ROOT}/datasets/{self._dataset}"
+        return [f"{_ROOT}/{self._model}", *(f"{folder}/fineweb_{shard}.bin" for shard in shards)]
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by path in the repository, of every file the manifest states one for."""
+        return {f"{_ROOT}/{path}": digest for path, digest in _stated_digests(self._tree)}
+
+
+def _stated_digests(tree: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, dict):
+        path, digest = tree.get("path") or tree.get("model_path"), tree.get("sha256")
+        if isinstance(path, str) and isinstance(digest, str):
+            yield path, digest
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for value in tree:
+            yield from _stated_digests(value)
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """Size in bytes and digest of a file: SHA-256, or of small files the SHA-1 that git gives them."""
+
+    size: int
+    sha256: str | None
+    git: str
+
+    def matches(self, path: Path) -> bool:
+        if path.stat().st_size != self.size:
+            return False
+        digest = hashlib.sha256() if self.sha256 else hashlib.sha1(f"blob {self.size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest() == (self.sha256 or self.git)
 
 
 class _Hub:
-    """One dataset repository, downloaded below ``out`` without its leading folder."""
+    """One revision of a dataset repository; downloads go through the folder ``staging``."""
 
-    def __init__(self, repository: str, out: Path) -> None:
+    def __init__(self, repository: str, revision: str | None, endpoint: str | None, staging: Path) -> None:
         try:
             import huggingface_hub
+            from huggingface_hub.utils import disable_progress_bars
         except ImportError as error:
-            raise PgolfError("fetching needs huggingface_hub; install pgolf[hub]") from error
-        self._library: Any = huggingface_hub
-        self._repository, self._out = repository, out
+            raise PgolfError("fetching needs huggingface_hub; install it with pip install 'pgolf[hub]'") from error
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        self._errors: Any = huggingface_hub.errors
+        self._api: Any = huggingface_hub.HfApi(endpoint=endpoint)
+        self._repository, self._staging = repository, staging
+        # A commit, so that all files belong together even if the repository changes meanwhile.
+        self._revision = self._ask(lambda: self._api.dataset_info(repository, revision=revision).sha)
 
-    def manifest(self) -> dict[str, Any]:
-        """The hub's list of data sets and tokenizers, always fetched anew."""
-        path = self._fetch(f"{_ROOT}/manifest.json")
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise PgolfError(f"{self._repository}: its manifest.json is not valid JSON ({error})") from error
-        if not isinstance(loaded, dict):
-            raise PgolfError(f"{self._repository}: its manifest.json is not an object")
-        shutil.copyfile(path, self._out / "manifest.json")
-        return loaded
-
-    def download(self, paths: list[str], digests: dict[str, str]) -> None:
-        """Fetch and check files; what was checked before is not touched again."""
-        record = self._out / _CHECKED
-        checked: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
-        missing = [path for path in paths if not self._is_checked(path, checked)]
-        expected = self._hub_digests([path for path in missing if path not in digests]) | digests
-        for path in missing:
-            source, target = self._fetch(path), self._out / Path(path).relative_to(_ROOT)
-            digest = sha256_file(source)
-            if path in expected and digest != expected[path]:
-                # The damaged copy must go, or the next attempt would find it again.
-                source.resolve().unlink(missing_ok=True)
-                source.unlink(missing_ok=True)
-                raise PgolfError(
-                    f"{path}: SHA-256 {digest[:12]} instead of {expected[path][:12]}; run the command again"
-                )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(source.resolve(), target)
-            source.unlink(missing_ok=True)
-            if target.suffix == ".bin":
-                shard_length(target)
-            checked[path] = digest
-            write_json(record, checked)
-
-    def _is_checked(self, path: str, checked: dict[str, str]) -> bool:
-        target = self._out / Path(path).relative_to(_ROOT)
-        return path in checked and target.is_file() and (target.suffix != ".bin" or bool(shard_length(target)))
-
-    def _fetch(self, path: str) -> Path:
-        try:
-            # Within a local folder the hub's client continues partial downloads by itself.
-            return Path(
-                self._library.hf_hub_download(
-                    self._repository, path, repo_type="dataset", local_dir=self._out / ".download"
+    def bring(self, files: dict[str, Path], digests: dict[str, str]) -> None:
+        """Have every path of the repository at its place, checked; ``digests`` are further SHA-256 to check."""
+        stated = self._stated(list(files))
+        for path, target in files.items():
+            checks = [stated[path]]
+            if path in digests:
+                checks.append(_Stated(stated[path].size, digests[path], ""))
+            if target.is_file() and all(check.matches(target) for check in checks):
+                continue
+            # The client itself continues a partial download that it finds in the folder.
+            source = Path(
+                self._ask(
+                    lambda path=path: self._api.hf_hub_download(
+                        self._repository,
+                        path,
+                        repo_type="dataset",
+                        revision=self._revision,
+                        local_dir=self._staging,
+                    )
                 )
             )
-        except self._library.errors.EntryNotFoundError as error:
-            raise PgolfError(f"{self._repository}: has no file {path}") from error
-        except self._library.errors.RepositoryNotFoundError as error:
-            raise PgolfError(f"{self._repository}: no such public repository on the hub") from error
-        except Exception as error:  # The client raises many kinds for a connection that fails.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise PgolfError(
-                f"{path}: could not be fetched ({reason[:200]}); run the command again to continue"
-            ) from error
+            if not all(check.matches(source) for check in checks):
+                source.unlink()  # or the next attempt would find it and keep it
+                raise PgolfError(f"{path}: differs from its checksum after the download; run the command again")
+            if target.suffix == ".bin":
+                shard_length(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
 
-    def _hub_digests(self, paths: list[str]) -> dict[str, str]:
-        if not paths:
-            return {}
+    def _stated(self, paths: Sequence[str]) -> dict[str, _Stated]:
+        infos = self._ask(
+            lambda: self._api.get_paths_info(
+                self._repository, list(paths), repo_type="dataset", revision=self._revision
+            )
+        )
+        stated = {
+            info.path: _Stated(info.size, info.lfs.sha256 if info.lfs else None, info.blob_id)
+            for info in infos
+            if hasattr(info, "blob_id")
+        }
+        missing = [path for path in paths if path not in stated]
+        if missing:
+            raise PgolfError(f"{self._repository}: the hub has no file {missing[0]} in it")
+        return stated
+
+    def _ask(self, question: Callable[[], _Answer]) -> _Answer:
         try:
-            infos = self._library.HfApi().get_paths_info(self._repository, paths, repo_type="dataset")
+            return question()
+        except (self._errors.RepositoryNotFoundError, self._errors.RevisionNotFoundError) as error:
+            raise PgolfError(f"{self._repository}: no such public dataset or revision on the hub") from error
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise PgolfError(f"{self._repository}: its checksums could not be fetched ({reason[:200]})") from error
-        return {info.path: info.lfs.sha256 for info in infos if getattr(info, "lfs", None)}
-
-
-def _named(entries: list[Any], name: str, kind: str) -> dict[str, Any]:
-    for entry in entries:
-        if isinstance(entry, dict) and entry.get("name") == name:
-            return entry
-    raise PgolfError(f"the hub's manifest lists no {kind} {name}")
-
-
-def _manifest_digests(manifest: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 by path, wherever the manifest states one: {"files": [{"path", "sha256"}]} in any entry."""
-    digests = {}
-    for entry in [*manifest.get("datasets", []), *manifest.get("tokenizers", []), manifest]:
-        for file in entry.get("files", []) if isinstance(entry, dict) else []:
-            if isinstance(file, dict) and "path" in file and "sha256" in file:
-                digests[f"{_ROOT}/{file['path']}"] = str(file["sha256"])
-    return digests
+            # The client's libraries have many kinds of errors for connections; a full disk is not one of them.
+            if isinstance(error, OSError) and error.errno and error.filename:
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise PgolfError(
+                f"{self._repository}: could not be fetched ({reason}); what has arrived is kept, run the command again"
+            ) from error

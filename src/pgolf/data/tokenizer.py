@@ -97,10 +97,9 @@ class Tokenizer:
         return str(self._processor.decode(list(map(int, tokens))))
 
     def normalize(self, text: str) -> str:
-        """The text as the tokenizer sees it: what the counted bytes refer to."""
-        normalized = str(self._processor.normalize(text)).replace(_SPACE, " ")
-        return normalized.removeprefix(" ") if self._adds_space and normalized else normalized
+        """The text as the tokenizer sees it: what the counted bytes of a document refer to.
 
-    @functools.cached_property
-    def _adds_space(self) -> bool:
-        return str(self._processor.normalize("x")).startswith(_SPACE)
+        One leading space is not part of it: some tokenizers put it there themselves, and by the definition
+        of bytes it counts for nothing after BOS.
+        """
+        return str(self._processor.normalize(text)).replace(_SPACE, " ").removeprefix(" ")

@@ -15,7 +15,7 @@ from pgolf.report.curve import draw_curve
 SCORES = (
     ("raw", "raw float BPB", "last weights, standard windows"),
     ("float", "float BPB", "averaged weights, standard windows"),
-    ("standard", "packed BPB", "artifact, standard windows"),
+    ("packed", "packed BPB", "artifact, standard windows"),
     ("sliding", "sliding BPB", "artifact, sliding windows"),
     ("ttt", "TTT BPB", "artifact, legal test-time training"),
 )

@@ -1,0 +1,90 @@
+"""Every command in README.md and docs/ works: each is run as it stands, with its recipe shrunk to seconds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import pgolf, sentences
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Commands that need what a test cannot have; their parts are tested elsewhere.
+ELSEWHERE = {
+    "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
+    "import": "tests/golden reads the references' own files",
+}
+SHRUNK = [
+    *("model.layers=2", "model.width=32", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=32"),
+    *("model.bigram.buckets=64", "model.bigram.width=16", "model.xsa_last=2", "model.vocab_size=320"),
+    *("model.unique_layers=0", "model.value_embedding.layers=[]", "model.rope_dims=0"),
+    *("train.steps=2", "train.warmdown_steps=1", "train.warmup_steps=0", "train.batch_tokens=64"),
+    *("train.sequence_length=32", "train.micro_batches=1", "evaluate.stride=16", "evaluate.sequence_length=0"),
+    *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0"),
+]
+SHRINKABLE = ("train", "run", "bench")
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The pgolf commands in a document's shell blocks, in order, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pgolf ")]
+
+
+@pytest.fixture
+def desk(workshop: Path, tmp_path: Path) -> Path:
+    """A folder with everything that the documents name."""
+    desk = tmp_path
+    (desk / "books").mkdir()
+    for name in ("one", "two"):
+        (desk / "books" / f"{name}.txt").write_text("\n\n".join(sentences(200, seed=len(name) + ord(name[0]))))
+    for name in ("train.jsonl", "val.jsonl"):
+        lines = [f'{{"text": "{text}"}}' for text in sentences(200 if name == "train.jsonl" else 50, seed=5)]
+        (desk / name).write_text("\n".join(lines))
+    shutil.copytree(workshop / "data", desk / "data" / "web")
+    shutil.copytree(workshop / "run", desk / "runs" / "first")
+    shutil.copy(workshop / "model.pgolf", desk / "model.pgolf")
+    shutil.copy(workshop / "data" / "tokenizer.model", desk / "sp.model")
+    (desk / "bare").mkdir()
+    for shard in (workshop / "data").glob("*.bin"):
+        shutil.copy(shard, desk / "bare")
+    (desk / "wide.toml").write_text('extends = "seed_1232"\n[model]\nlayers = 9\nxsa_last = 9\nmlp_hidden = 2048\n')
+    return desk
+
+
+def _with_files(arguments: list[str], folder: Path) -> list[str]:
+    """Expand patterns as a shell does."""
+    return [
+        path
+        for word in arguments
+        for path in (sorted(str(p.relative_to(folder)) for p in folder.glob(word)) if "*" in word else [word])
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_of_a_document(desk: Path, document: Path) -> None:
+    for words in commands(document):
+        if any(" ".join(words).startswith(prefix) for prefix in ELSEWHERE) or "imported.safetensors" in words:
+            continue
+        arguments = list(words)
+        if words[0] in SHRINKABLE and "--resume" not in words:
+            arguments += [word for setting in SHRUNK for word in ("--set", setting)]
+            if words[0] in ("train", "run") and "--data" not in words:
+                arguments += ["--data", "data/web"]
+        pgolf(*_with_files(arguments, desk), cwd=desk)
+
+
+def test_the_readme_names_only_what_exists() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_elsewhere_is_true() -> None:
+    assert (ROOT / "tests" / "unit" / "test_fetch.py").is_file()
+    assert (ROOT / "tests" / "golden" / "test_evaluation.py").is_file()

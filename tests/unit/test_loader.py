@@ -1,0 +1,89 @@
+"""Batches come in the references' order, for every number of ranks, from any step on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pgolf.data.loader import BatchLoader, TokenStream
+from pgolf.data.shards import write_shard
+from pgolf.errors import PgolfError
+from pgolf.recipe import TrainSection
+
+TRAIN = TrainSection(batch_tokens=64, sequence_length=4, micro_batches=8)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    tokens = np.random.RandomState(0).randint(500, size=300).astype(np.uint16)
+    paths = []
+    for index, part in enumerate(np.split(tokens, [100, 101, 101])):
+        paths.append(tmp_path / f"t_train_{index:06d}.bin")
+        write_shard(paths[-1], part)
+    return paths
+
+
+def reference_order(tokens: np.ndarray, world: int, rank: int, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The definition, word by word: each micro-batch takes world * (local + 1) tokens, a rank uses its slice."""
+    position, batches = 0, []
+    accumulation = 8 // world
+    local = 64 // (world * accumulation)
+    for _ in range(steps * accumulation):
+        chunk = np.array([tokens[(position + i) % len(tokens)] for i in range(world * (local + 1))])
+        position += world * (local + 1)
+        own = chunk[rank * (local + 1) : (rank + 1) * (local + 1)]
+        batches.append((own[:-1].reshape(-1, 4), own[1:].reshape(-1, 4)))
+    return batches
+
+
+@pytest.mark.parametrize(("world", "rank"), [(1, 0), (2, 1), (4, 0), (4, 3), (8, 5)])
+def test_order_of_the_references(shards: list[Path], world: int, rank: int) -> None:
+    stream = TokenStream(shards)
+    assert stream.total == 300
+    loader = BatchLoader(stream, TRAIN, rank, world)
+    expected = reference_order(stream.take(0, 300), world, rank, steps=7)  # more than once around
+    for index, (inputs, targets) in enumerate(expected):
+        step, part = divmod(index, 8 // world)
+        x, y = loader.batch(step, part)
+        assert x.dtype == y.dtype == torch.int64
+        assert np.array_equal(x.numpy(), inputs)
+        assert np.array_equal(y.numpy(), targets)
+
+
+def test_any_position_of_the_stream(shards: list[Path]) -> None:
+    stream = TokenStream(shards)
+    tokens = stream.take(0, 300)
+    for position, count in ((0, 5), (98, 4), (299, 3), (650, 700)):
+        expected = [tokens[(position + i) % 300] for i in range(count)]
+        assert stream.take(position, count).tolist() == expected
+
+
+def test_ranks_must_share_evenly(shards: list[Path]) -> None:
+    with pytest.raises(PgolfError, match="cannot be shared by 3 ranks"):
+        BatchLoader(TokenStream(shards), TRAIN, 0, 3)
+
+
+def test_an_empty_stream_and_foreign_tokens(shards: list[Path], tmp_path: Path) -> None:
+    write_shard(tmp_path / "empty.bin", np.zeros(0, np.uint16))
+    with pytest.raises(PgolfError, match="no training tokens"):
+        TokenStream([tmp_path / "empty.bin"])
+    with pytest.raises(
+        PgolfError, match=r"t_train_000000\.bin: token \d+ at position \d+ is beyond the vocabulary of 100"
+    ):
+        TokenStream(shards, vocab_size=100)
+
+
+def test_a_bad_token_far_into_a_shard_is_named_when_it_is_reached(
+    shards: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgolf.data.loader._CHECKED_FIRST", 1)
+    tokens = np.full(50, 7, np.uint16)
+    tokens[40] = 999
+    write_shard(shards[0], tokens)
+    stream = TokenStream(shards[:1], vocab_size=500)
+    assert stream.take(0, 40).tolist() == [7] * 40
+    with pytest.raises(PgolfError, match="token 999 at position 40"):
+        stream.take(30, 15)

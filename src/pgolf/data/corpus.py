@@ -42,7 +42,8 @@ def python_corpus(library: Path | None = None) -> list[str]:
     """The documents: one for each pydoc topic and each library module, long ones in several parts.
 
     A document is paragraphs in the order of the source, each on one line, with a blank line between them.
-    A paragraph that occurred before is left out. The same Python gives the same documents in the same order.
+    A paragraph that occurred before is left out. Documents are ordered by their SHA-256, which mixes topics and
+    modules as training wants it; the same Python gives the same documents in the same order.
 
     Args:
         library: folder of the standard library; default the running Python's.
@@ -62,7 +63,7 @@ def python_corpus(library: Path | None = None) -> list[str]:
         documents += _cut(fresh)
     if not documents:
         raise PgolfError(f"{library}: this Python has no library sources to take text from; pass --data DIR instead")
-    return documents
+    return sorted(documents, key=_digest)
 
 
 def prepare_python_corpus(out: Path, vocab_size: int, validation_fraction: float) -> Path:
@@ -97,6 +98,10 @@ def prepare_python_corpus(out: Path, vocab_size: int, validation_fraction: float
     return out
 
 
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
 def _origin(folder: Path) -> Any:
     """What an existing folder says about the corpus in it; None if it holds none."""
     if not (folder / MANIFEST).is_file():
@@ -108,7 +113,7 @@ def _origin(folder: Path) -> Any:
 def _split(documents: list[str], fraction: float) -> list[tuple[str, str]]:
     left = fraction * sum(len(text) for text in documents)
     held_out = set()
-    for text in sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest()):
+    for text in sorted(documents, key=_digest):
         if left <= 0:
             break
         held_out.add(text)

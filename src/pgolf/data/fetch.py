@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from pgolf.data.shards import shard_length
 from pgolf.errors import PgolfError
@@ -20,7 +21,6 @@ PUBLISHED = {"fineweb-sp1024": "fineweb10B_sp1024"}
 
 _ROOT = "datasets"
 _STAGING = ".fetching"
-_Answer = TypeVar("_Answer")
 
 
 def fetch(
@@ -74,7 +74,7 @@ class _Manifest:
         self._tree, self._dataset = tree, dataset
         self._train_shards = train_shards
         entry = self._entry("datasets", dataset)
-        stats = entry.get("stats")
+        stats: Any = entry.get("stats")
         try:
             self._val_shards, available = int(stats["files_val"]), int(stats["files_train"])
         except (TypeError, KeyError, ValueError) as error:
@@ -150,7 +150,7 @@ class _Hub:
         self._api: Any = huggingface_hub.HfApi(endpoint=endpoint)
         self._repository, self._staging = repository, staging
         # A commit, so that all files belong together even if the repository changes meanwhile.
-        self._revision = self._ask(lambda: self._api.dataset_info(repository, revision=revision).sha)
+        self._revision = self._ask(self._api.dataset_info, revision=revision).sha
 
     def bring(self, files: dict[str, Path], digests: dict[str, str]) -> None:
         """Have every path of the repository at its place, checked; ``digests`` are further SHA-256 to check."""
@@ -162,17 +162,10 @@ class _Hub:
             if target.is_file() and all(check.matches(target) for check in checks):
                 continue
             # The client itself continues a partial download that it finds in the folder.
-            source = Path(
-                self._ask(
-                    lambda path=path: self._api.hf_hub_download(
-                        self._repository,
-                        path,
-                        repo_type="dataset",
-                        revision=self._revision,
-                        local_dir=self._staging,
-                    )
-                )
+            download = self._ask(
+                self._api.hf_hub_download, path, repo_type="dataset", revision=self._revision, local_dir=self._staging
             )
+            source = Path(download)
             if not all(check.matches(source) for check in checks):
                 source.unlink()  # or the next attempt would find it and keep it
                 raise PgolfError(f"{path}: differs from its checksum after the download; run the command again")
@@ -182,11 +175,7 @@ class _Hub:
             source.replace(target)
 
     def _stated(self, paths: Sequence[str]) -> dict[str, _Stated]:
-        infos = self._ask(
-            lambda: self._api.get_paths_info(
-                self._repository, list(paths), repo_type="dataset", revision=self._revision
-            )
-        )
+        infos = self._ask(self._api.get_paths_info, list(paths), repo_type="dataset", revision=self._revision)
         stated = {
             info.path: _Stated(info.size, info.lfs.sha256 if info.lfs else None, info.blob_id)
             for info in infos
@@ -197,14 +186,13 @@ class _Hub:
             raise PgolfError(f"{self._repository}: the hub has no file {missing[0]} in it")
         return stated
 
-    def _ask(self, question: Callable[[], _Answer]) -> _Answer:
+    def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
-            return question()
+            return method(self._repository, *arguments, **options)
         except (self._errors.RepositoryNotFoundError, self._errors.RevisionNotFoundError) as error:
             raise PgolfError(f"{self._repository}: no such public dataset or revision on the hub") from error
-        except Exception as error:
-            # The client's libraries have many kinds of errors for connections; a full disk is not one of them.
-            if isinstance(error, OSError) and error.errno and error.filename:
+        except Exception as error:  # the client's libraries have many kinds for a connection that fails
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise PgolfError(

@@ -1,0 +1,128 @@
+"""Weights of the reference systems: three layouts, no pickle ever executed, every misfit named."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import zstandard
+from torch import Tensor
+
+from pgolf.compress.legacy import REFERENCE_NAMES, import_reference, reference_names
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import build_model
+from pgolf.recipe import Recipe
+from tests.golden.toy import logits_recipe
+
+CASES = [("456", "shared"), ("644", "base"), ("1232", "flow")]
+
+
+def as_reference(number: str, recipe: Recipe) -> dict[str, Tensor]:
+    """A model's weights under the reference's names."""
+    found: dict[str, Tensor] = {}
+    for name, value in build_model(recipe.model, 0).state_dict().items():
+        names = reference_names(name, REFERENCE_NAMES[number], value.shape)
+        pieces = [value] if len(names) == 1 else list(value.reshape(-1, 1))
+        found.update(zip(names, (piece.clone() for piece in pieces), strict=True))
+    return found
+
+
+def save_ptz(path: Path, value: Any, compress: Any = None) -> None:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    path.write_bytes((compress or zstandard.ZstdCompressor().compress)(buffer.getvalue()))
+
+
+@pytest.mark.parametrize(("number", "variant"), CASES)
+def test_plain_weights_in_every_container(tmp_path: Path, number: str, variant: str) -> None:
+    recipe = logits_recipe(number, variant)
+    reference, expected = as_reference(number, recipe), build_model(recipe.model, 0).state_dict()
+    torch.save(reference, tmp_path / "w.pt")
+    safetensors.torch.save_file(reference, tmp_path / "w.safetensors")
+    save_ptz(tmp_path / "w.ptz", reference)
+    save_ptz(tmp_path / "z.ptz", reference, zlib.compress)
+    for name in ("w.pt", "w.safetensors", "w.ptz", "z.ptz"):
+        state = import_reference(tmp_path / name, recipe)
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+def test_quantized_layouts(tmp_path: Path) -> None:
+    for number, variant in CASES:
+        recipe = logits_recipe(number, variant)
+        reference = as_reference(number, recipe)
+        matrix = "tok_emb.weight"
+        codes = torch.randint(-32, 32, reference[matrix].shape, dtype=torch.int8)
+        scale = torch.rand(codes.shape[0]).half()
+        kept = {name: value.half() for name, value in reference.items() if name != matrix}
+        if number == "644":
+            value: dict[str, Any] = {"quantized": {matrix: codes}, "scales": {matrix: scale}, "passthrough": kept}
+        else:
+            value = {"w": kept | {f"{matrix}.q": codes, f"{matrix}.scale": scale}, "m": {matrix: {"type": "int6"}}}
+        save_ptz(tmp_path / "a.ptz", value)
+        state = import_reference(tmp_path / "a.ptz", recipe)
+        assert torch.equal(state["token_embedding.weight"], codes.float() * scale.float()[:, None])
+        assert all(tensor.dtype == torch.float32 for tensor in state.values())
+
+
+@pytest.mark.parametrize(("number", "variant"), CASES)
+def test_misfits_name_the_tensor(tmp_path: Path, number: str, variant: str) -> None:
+    recipe, path = logits_recipe(number, variant), tmp_path / "w.pt"
+    reference = as_reference(number, recipe)
+    for name in ("tok_emb.weight", "blocks.2.resid_mix", "skip_weights"):
+        torch.save({key: value for key, value in reference.items() if key != name}, path)
+        with pytest.raises(PgolfError, match=f"tensor {name} is missing"):
+            import_reference(path, recipe)
+        torch.save(reference | {name: torch.zeros(3, 5)}, path)
+        with pytest.raises(PgolfError, match=rf"tensor {name} has shape \(3, 5\), expected"):
+            import_reference(path, recipe)
+    torch.save(reference | {"mtp_heads.0.weight": torch.zeros(2)}, path)
+    with pytest.raises(PgolfError, match=r"tensor mtp_heads\.0\.weight has no place in recipe"):
+        import_reference(path, recipe)
+
+
+class Malicious:
+    """Runs code when it is unpickled the unsafe way."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.witness,))
+
+
+def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
+    recipe, witness = logits_recipe("456", "base"), tmp_path / "witness"
+    torch.save({"tok_emb.weight": Malicious(witness)}, tmp_path / "evil.pt")
+    (tmp_path / "evil2.pt").write_bytes(pickle.dumps(Malicious(witness)))
+    save_ptz(tmp_path / "evil.ptz", {"w": {"x": Malicious(witness)}, "m": {}})
+    for name in ("evil.pt", "evil2.pt", "evil.ptz"):
+        with pytest.raises(PgolfError, match=name):
+            import_reference(tmp_path / name, recipe)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.ptz", "w.safetensors", "w.txt"])
+def test_damaged_and_foreign_files(tmp_path: Path, name: str) -> None:
+    recipe, path = logits_recipe("456", "base"), tmp_path / name
+    for content in (b"", b"not weights at all", b"\x28\xb5\x2f\xfd broken", b"PK\x03\x04 broken"):
+        path.write_bytes(content)
+        with pytest.raises(PgolfError, match=name):
+            import_reference(path, recipe)
+    with pytest.raises(PgolfError, match="cannot be read"):
+        import_reference(tmp_path / "missing.pt", recipe)
+    torch.save([1, 2], path)
+    with pytest.raises(PgolfError):
+        import_reference(path, recipe)
+    torch.save({"x": "text"}, tmp_path / "text.pt")
+    with pytest.raises(PgolfError, match="entry x is a str"):
+        import_reference(tmp_path / "text.pt", recipe)
+    torch.save({"w": {"x.q": torch.zeros(2, 2, dtype=torch.int8)}, "m": {}}, tmp_path / "half.pt")
+    with pytest.raises(PgolfError, match="scale of tensor x is missing"):
+        import_reference(tmp_path / "half.pt", recipe)

@@ -1,0 +1,93 @@
+"""Packing: under the cap or not at all, with the fallbacks in the references' order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgolf.compress import code_size
+from pgolf.compress.pack import middle_out, pack, predicted_bytes
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import build_model
+from pgolf.recipe import Recipe, load_recipe
+from pgolf.weights import load_weights
+
+SMALL = ["model.layers=5", "model.xsa_last=5", "compress.keep_below=512"]
+
+
+def state(recipe: Recipe) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    network = build_model(recipe.model, 0)
+    return {name: value + 0.05 * torch.randn(value.shape, generator=generator) for name, value in network.state_dict().items()}
+
+
+def test_the_report_adds_up_and_the_file_reads_back(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", SMALL)
+    report = pack(state(recipe), recipe, "abc", tmp_path / "m.pgolf")
+    assert report.model_bytes == (tmp_path / "m.pgolf").stat().st_size
+    assert report.total_bytes == report.model_bytes + report.code_bytes <= report.cap
+    assert sum(group["entries"] for group in report.groups.values()) == sum(v.numel() for v in state(recipe).values())
+    weights = load_weights(tmp_path / "m.pgolf")
+    assert weights.tokenizer_digest == "abc"
+    for name, value in state(recipe).items():
+        assert (weights.state[name] - value).abs().max() <= 0.02 + value.abs().max() / 60, name
+
+
+def test_middle_out_order() -> None:
+    assert middle_out(11) == [5, 6, 4, 7, 3, 8, 2, 9, 1, 10, 0]
+    assert middle_out(4) == [2, 3, 1, 0]
+    assert middle_out(1) == [0]
+
+
+def test_layers_lose_a_bit_from_the_middle_outward_until_it_fits(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", SMALL)
+    free = pack(state(recipe), recipe, "", tmp_path / "free.pgolf")
+    assert free.five_bit_cores == []
+    tight = pack(state(recipe), recipe, "", tmp_path / "tight.pgolf", cap=free.total_bytes - 1)
+    assert tight.five_bit_cores == [2]
+    assert tight.total_bytes < free.total_bytes
+    tighter = pack(state(recipe), recipe, "", tmp_path / "tighter.pgolf", cap=tight.total_bytes - 1)
+    assert tighter.five_bit_cores == [2, 3]
+
+
+def test_a_cap_that_is_too_small_says_what_was_reached_and_writes_nothing(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", SMALL)
+    with pytest.raises(PgolfError, match=r"cap of 1,000 bytes; the smallest total reached is [\d,]+"):
+        pack(state(recipe), recipe, "", tmp_path / "m.pgolf", cap=1000)
+    assert list(tmp_path.iterdir()) == []
+    stiff = load_recipe("tiny", [*SMALL, 'compress.fallback="none"'])
+    free = pack(state(stiff), stiff, "", tmp_path / "m.pgolf")
+    with pytest.raises(PgolfError, match=f"smallest total reached is {free.total_bytes:,}"):
+        pack(state(stiff), stiff, "", tmp_path / "n.pgolf", cap=free.total_bytes - 1)
+
+
+def test_levels_are_tried_in_order(tmp_path: Path) -> None:
+    sizes = {}
+    for level in (1, 19):
+        recipe = load_recipe("tiny", [*SMALL, f"compress.levels=[{level}]", 'compress.fallback="none"'])
+        sizes[level] = pack(state(recipe), recipe, "", tmp_path / f"{level}.pgolf").total_bytes
+    both = load_recipe("tiny", [*SMALL, "compress.levels=[1, 19]", 'compress.fallback="none"'])
+    assert sizes[19] < sizes[1]
+    assert pack(state(both), both, "", tmp_path / "a.pgolf").level == 1
+    assert pack(state(both), both, "", tmp_path / "b.pgolf", cap=(sizes[1] + sizes[19]) // 2).level == 19
+
+
+@pytest.mark.parametrize(("name", "published"), [("seed_456", 15_912_000), ("seed_644", 14_418_000), ("seed_1232", 14_360_000)])
+def test_the_prediction_is_near_the_published_sizes(name: str, published: int) -> None:
+    assert predicted_bytes(load_recipe(name)) == pytest.approx(published, rel=0.06)
+
+
+def test_code_bytes_cover_what_scoring_imports() -> None:
+    import subprocess
+    import sys
+
+    script = "import sys, pgolf.compress.container, pgolf.evaluate.evaluate, pgolf.data.dataset\n"
+    script += "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('pgolf')), sep='\\n')"
+    files = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    imported = {path.split("/pgolf/", 1)[1] for path in files} - {"__init__.py"}
+    imported = {path for path in imported if not path.endswith("/__init__.py")}
+    assert imported == set(code_size.SCORER_MODULES)
+    raw = code_size.raw_code_bytes()
+    assert raw / 8 < code_size.code_bytes() < raw / 2

@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import pgolf
-from pgolf.errors import PgolfError
+from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
     name="pgolf",
@@ -41,6 +40,8 @@ DeviceName = Annotated[str | None, typer.Option("--device", help="cpu, cuda or c
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
+# What click raises for a wrong command line. Newer versions of typer carry a click of their own.
+ClickException: Any = typer.BadParameter.__mro__[2]
 _LIST_OPTIONS = ("--text", "--val-text")
 
 
@@ -298,9 +299,12 @@ def main() -> None:
         status = app(args=repeat_list_options(sys.argv[1:]), standalone_mode=False)
     except PgolfError as error:
         _fail(str(error))
-    except click.ClickException as error:
+    except ClickException as error:
         _fail(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
+    except Interrupted as stop:
+        print(f"pgolf: {stop}", file=sys.stderr)
+        sys.exit(130)
+    except (KeyboardInterrupt, typer.Abort):
         print("pgolf: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)

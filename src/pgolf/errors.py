@@ -9,3 +9,7 @@ class PgolfError(Exception):
     The command line prints the message after ``pgolf: error:`` and exits with status 2.
     Anything else that escapes is a bug in pgolf.
     """
+
+
+class Interrupted(Exception):
+    """The user stopped a long job; what was finished is saved, and the message says how to go on."""

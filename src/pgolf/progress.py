@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from pgolf.evaluate.evaluate import EvalResult
 
-stderr = Console(file=sys.stderr, highlight=False)
+stderr = Console(stderr=True, highlight=False)
 
 
 class TrainingView:

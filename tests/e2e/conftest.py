@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
-Pgolf = Callable[..., subprocess.CompletedProcess[str]]
+from pgolf.cli import main
 
 RECIPE = """
 description = "Seconds on one core."
@@ -51,17 +52,33 @@ batch_sequences = 4
 """
 
 
-def pgolf(*arguments: str | Path, cwd: Path | None = None, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command; assert its exit status unless ``check`` is None."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pgolf", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert check is None or done.returncode == check, f"{done.args}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr, done.stderr
+@dataclass(frozen=True)
+class Done:
+    """What a finished command printed, and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def pgolf(*arguments: str | Path, cwd: Path | None = None, check: int | None = 0) -> Done:
+    """Run the command in this process (starting one takes seconds); assert its exit status unless None.
+
+    An exception that would be a traceback for the user comes through and fails the test.
+    """
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd or Path.cwd()),
+        mock.patch.object(sys, "argv", ["pgolf", *map(str, arguments)]),
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    done = Done(status, out.getvalue(), err.getvalue())
+    assert check is None or status == check, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done
 
 

@@ -105,9 +105,9 @@ def test_each_chunk_is_scored_then_trained_on_except_the_last(monkeypatch: pytes
 
 
 def test_a_chunk_without_windows_is_neither_scored_nor_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Chunk 1 lies inside the first window, so it is scored together with chunk 0.
-    settings = ["evaluate.sequence_length=32", "evaluate.stride=16", "ttt.chunk_tokens=16"]
-    assert spied(monkeypatch, settings, 64) == [("score", 32), ("score", 16), ("score", 16), ("chunks", 3)]
+    # The last window begins to score in chunk 0 and reaches over the three targets of chunk 1.
+    settings = ["evaluate.sequence_length=32", "evaluate.stride=16", "ttt.chunk_tokens=40"]
+    assert spied(monkeypatch, settings, 43) == [("score", 32), ("score", 11), ("train", 32), ("chunks", 1)]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -20,7 +20,10 @@ SMALL = ["model.layers=5", "model.xsa_last=5", "compress.keep_below=512"]
 def state(recipe: Recipe) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     network = build_model(recipe.model, 0)
-    return {name: value + 0.05 * torch.randn(value.shape, generator=generator) for name, value in network.state_dict().items()}
+    return {
+        name: value + 0.05 * torch.randn(value.shape, generator=generator)
+        for name, value in network.state_dict().items()
+    }
 
 
 def test_the_report_adds_up_and_the_file_reads_back(tmp_path: Path) -> None:
@@ -74,7 +77,9 @@ def test_levels_are_tried_in_order(tmp_path: Path) -> None:
     assert pack(state(both), both, "", tmp_path / "b.pgolf", cap=(sizes[1] + sizes[19]) // 2).level == 19
 
 
-@pytest.mark.parametrize(("name", "published"), [("seed_456", 15_912_000), ("seed_644", 14_418_000), ("seed_1232", 14_360_000)])
+@pytest.mark.parametrize(
+    ("name", "published"), [("seed_456", 15_912_000), ("seed_644", 14_418_000), ("seed_1232", 14_360_000)]
+)
 def test_the_prediction_is_near_the_published_sizes(name: str, published: int) -> None:
     assert predicted_bytes(load_recipe(name)) == pytest.approx(published, rel=0.06)
 

@@ -66,12 +66,12 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("model.widht=3", r"unknown key model\.widht \(did you mean model\.width\?\)"),
         ("modle.width=3", r"unknown key modle.*did you mean"),
         ("evaluate.steps=3", r"unknown key evaluate\.steps"),
-        ("model.heads=7", r"model\.width 160 is not a multiple of model\.heads 7"),
-        ("model.kv_heads=2", r"not a multiple of model\.kv_heads"),
+        ("model.heads=7", r"model\.width 512 is not a multiple of model\.heads 7"),
+        ("model.kv_heads=3", r"not a multiple of model\.kv_heads"),
         ("model.rope_dims=33", r"model\.rope_dims 33 must be even"),
-        ("model.unique_layers=9", r"exceeds model\.layers"),
-        ("model.xsa_last=9", r"model\.xsa_last 9 exceeds"),
-        ("model.value_embedding.layers=[9]", r"outside 0 to 5"),
+        ("model.unique_layers=12", r"exceeds model\.layers"),
+        ("model.xsa_last=12", r"model\.xsa_last 12 exceeds"),
+        ("model.value_embedding.layers=[12]", r"outside 0 to 9"),
         ("model.bigram.buckets=1", r"must be 0 \(none\) or at least 2"),
         ("train.batch_tokens=1000", r"not a multiple of train\.micro_batches"),
         ("evaluate.stride=4096", r"exceeds the window"),
@@ -86,7 +86,7 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
 )
 def test_mistakes_name_the_key_and_the_remedy(setting: str, message: str) -> None:
     with pytest.raises(PgolfError, match=message):
-        load_recipe("quickstart", [setting])
+        load_recipe("seed_456", [setting])
 
 
 def test_all_problems_are_listed_at_once() -> None:

@@ -42,7 +42,7 @@ class PlainTrainer:
             with autocast(x.device):
                 logits = self.network(x)
             loss = F.cross_entropy(logits.flatten(0, 1), y.flatten()) / len(inputs)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
         if self.recipe.train.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.train.grad_clip, foreach=False)
@@ -131,7 +131,7 @@ def _adapt_plainly(
             optimizer.zero_grad()
             with autocast(text.device):
                 logits = network(span[:-1].view(-1, length))
-            F.cross_entropy(logits.flatten(0, 1), span[1:]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(logits.flatten(0, 1), span[1:]).backward()
             if recipe.ttt.grad_clip:
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.ttt.grad_clip, foreach=False)
             optimizer.step()

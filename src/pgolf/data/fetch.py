@@ -141,12 +141,12 @@ class _Hub:
     def __init__(self, repository: str, revision: str | None, endpoint: str | None, staging: Path) -> None:
         try:
             import huggingface_hub
-            from huggingface_hub.utils import disable_progress_bars
+            from huggingface_hub import utils
         except ImportError as error:
             raise PgolfError("fetching needs huggingface_hub; install it with pip install 'pgolf[hub]'") from error
         if not sys.stderr.isatty():
-            disable_progress_bars()
-        self._errors: Any = huggingface_hub.errors
+            utils.disable_progress_bars()
+        self._errors: Any = utils
         self._api: Any = huggingface_hub.HfApi(endpoint=endpoint)
         self._repository, self._staging = repository, staging
         # A commit, so that all files belong together even if the repository changes meanwhile.

@@ -131,7 +131,7 @@ def _scored_chunks(
     """Hand out the chunks one by one, each after it has been scored with the weights of that moment."""
     size = recipe.ttt.chunk_tokens
     for index, windows in enumerate(chunks):
-        # A chunk that an earlier window has scored whole (chunks shorter than windows) has nothing to do.
+        # The end of the stream may lie in a window that began in the chunk before.
         if windows:
             score = score_windows(network, tokens, windows, byte_table, recipe.evaluate.batch, report)
             yield ScoredChunk(index, score, tokens[index * size : (index + 1) * size + 1])

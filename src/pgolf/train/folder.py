@@ -22,10 +22,12 @@ from pgolf.provenance import provenance
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.train.loop import Run
 
+RECIPE, PROVENANCE = "recipe.toml", "provenance.json"
+
 
 def saved_recipe(folder: Path) -> Recipe | None:
     """The recipe of an existing run folder, or None where there is none."""
-    path = folder / "recipe.toml"
+    path = folder / RECIPE
     return load_recipe(str(path)) if path.is_file() else None
 
 
@@ -46,17 +48,24 @@ def open_run(
     previous = saved_recipe(folder)
     if previous is not None and not resume:
         raise PgolfError(f"{folder}: holds a run already; add --resume to continue it, or choose another --out")
-    if previous is None and folder.is_dir() and any(folder.iterdir()):
+    if previous is None and _holds_something_else(folder):
         raise PgolfError(f"{folder}: is not empty and holds no run; choose another --out")
     if previous is not None and previous != recipe:
-        raise PgolfError(f"{folder}: was started with another recipe ({folder / 'recipe.toml'}); choose another --out")
+        raise PgolfError(f"{folder}: was started with another recipe ({folder / RECIPE}); choose another --out")
     if is_trained(folder):
         raise PgolfError(f"{folder}: training is already finished; choose another --out")
+    # Bad data shows here, before anything is written.
+    run = Run(recipe, dataset, folder, device, initial, resume)
     if previous is None:
-        write_json(folder / "provenance.json", provenance(dataset, device))
+        write_json(folder / PROVENANCE, provenance(dataset, device))
         # Written last: a folder with a recipe is a run that can be continued.
-        write_bytes(folder / "recipe.toml", recipe.to_toml().encode())
-    return Run(recipe, dataset, folder, device, initial, resume)
+        write_bytes(folder / RECIPE, recipe.to_toml().encode())
+    return run
+
+
+def _holds_something_else(folder: Path) -> bool:
+    # A run that was killed in its first moment leaves its provenance, or a temporary file of it.
+    return folder.is_dir() and any(PROVENANCE not in path.name for path in folder.iterdir())
 
 
 def is_trained(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pgolf.data.dataset import Dataset
 from pgolf.data.loader import BatchLoader
 from pgolf.device import autocast, compiled, place
-from pgolf.errors import PgolfError
+from pgolf.errors import Interrupted, PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.gpt import GPT, build_model
 from pgolf.optim.averaging import Averager
@@ -39,10 +39,6 @@ class Watcher(Protocol):
 
     def note(self, text: str) -> None:
         """Something worth a line happened."""
-
-
-class Interrupted(Exception):
-    """The user stopped training; everything up to the last finished step is saved."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def train(run: Run, watcher: Watcher) -> TrainResult:
             if stop.requested or _every(train.checkpoint_every, clock.step):
                 run.save_checkpoint()
             if stop.requested:
-                raise Interrupted
+                raise Interrupted(f"stopped after step {clock.step}; the same command (train: with --resume) goes on")
     return TrainResult(clock.step, clock.seconds, raw, run.save_averaged())
 
 

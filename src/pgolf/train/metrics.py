@@ -29,10 +29,11 @@ class Metrics:
         self.tokens_per_second = 0.0
         self._pending: list[tuple[int, Tensor, float]] = []
         self._clock = time.perf_counter()
-        kept = [entry for entry in read_metrics(path) if entry["step"] <= from_step]
-        # Validation at the resumed step is repeated, so its old entry goes.
-        kept = [entry for entry in kept if not ("val_bpb" in entry and entry["step"] == from_step)]
-        write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+        if path.is_file():
+            kept = [entry for entry in read_metrics(path) if entry["step"] <= from_step]
+            # Validation at the resumed step is repeated, so its old entry goes.
+            kept = [entry for entry in kept if not ("val_bpb" in entry and entry["step"] == from_step)]
+            write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     def step(self, step: int, loss: Tensor, scale: float) -> None:
         """Record a finished step; ``loss`` is a scalar tensor, read at once on the CPU, later on a device."""
@@ -68,6 +69,7 @@ class Metrics:
         self._pending.clear()
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(entry) + "\n" for entry in entries)
 

@@ -71,17 +71,6 @@ class ValueEmbeddingSection(Section):
     """Columns of the shared table, projected to the width of the values where they differ."""
 
 
-class RefinerSection(Section):
-    """Residual refiner of the final hidden states (FlowRefiner of reference #1232)."""
-
-    kind: Literal["none", "flow"] = "none"
-    """"flow": one Euler step of a learned velocity field in a small latent space."""
-    latent: int = pydantic.Field(64, ge=1)
-    """Width of the latent space."""
-    hidden: int = pydantic.Field(256, ge=1)
-    """Width of the velocity network's hidden layer."""
-
-
 class ModelSection(Section):
     """The architecture."""
 
@@ -121,7 +110,12 @@ class ModelSection(Section):
     """Multiply each head's output by a sigmoid gate computed from the layer's input."""
     skip: Literal["none", "add", "gated"] = "add"
     """U-Net skips: off; x + w*skip; g*x + (1-g)*w*skip with a learned gate."""
-    refiner: RefinerSection = RefinerSection()
+    refiner: Literal["none", "flow"] = "none"
+    """Refinement of the final hidden states; "flow" is the FlowRefiner of reference #1232."""
+    refiner_latent: int = pydantic.Field(64, ge=1)
+    """Width of the refiner's latent space."""
+    refiner_hidden: int = pydantic.Field(256, ge=1)
+    """Width of the hidden layer of the refiner's velocity network."""
     qk_gain: float = pydantic.Field(1.5, gt=0)
     """Initial value of the per-head gain on the normalised queries."""
     softcap: float = pydantic.Field(30.0, gt=0)
@@ -255,7 +249,7 @@ class CompressSection(Section):
     scheme: Literal["rowwise"] = "rowwise"
     """"rowwise": one step size per matrix row, codes rounded to nearest."""
     bits: BitsSection = BitsSection()
-    clip: Literal["absmax", "tensor_percentiles", "row_percentiles"] = "absmax"
+    clip: Literal["absmax", "percentiles", "row_percentiles"] = "absmax"
     """Range of a row: its largest magnitude; one of 15 percentiles per tensor, or of 5 per row, by squared error."""
     int8_percentile: float = pydantic.Field(1.0, gt=0, le=1)
     """8-bit rows clip at this quantile of their magnitudes (1 is the largest); the references use 0.9999984."""
@@ -279,10 +273,15 @@ class CompressSection(Section):
     """When over the cap: fail, or code layers with 5 bits, from the middle of the network outward, until it fits."""
     codec: Literal["zstd", "lzma", "none"] = "zstd"
     """Byte compressor of the code sections."""
-    levels: tuple[int, ...] = (22,)
-    """Levels of the compressor to try in order; the first that fits the cap is used."""
+    level: tuple[int, ...] = (22,)
+    """Level of the compressor, or several to try in order; the first that fits the cap is used."""
     cap: int = pydantic.Field(16_000_000, ge=1)
     """Largest total size in bytes, code included."""
+
+    @pydantic.field_validator("level", mode="before")
+    @classmethod
+    def _one_level(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
 
 
 class EvaluateSection(Section):
@@ -565,11 +564,11 @@ def _run_contradictions(recipe: Recipe) -> list[str]:
     for group, bits in compress.bits.model_dump().items():
         if bits != 16 and not 2 <= bits <= 8:
             problems.append(f"compress.bits.{group} is {bits}; it must be 2 to 8, or 16 for fp16")
-    if not compress.levels:
-        problems.append("compress.levels is empty; name at least one level")
+    if not compress.level:
+        problems.append("compress.level is empty; name at least one level")
     highest = {"zstd": 22, "lzma": 9, "none": 22}[compress.codec]
-    if any(not 1 <= level <= highest for level in compress.levels):
-        problems.append(f"compress.levels {list(compress.levels)}: {compress.codec} has levels 1 to {highest}")
+    if any(not 1 <= level <= highest for level in compress.level):
+        problems.append(f"compress.level {list(compress.level)}: {compress.codec} has levels 1 to {highest}")
     if recipe.ttt.frozen_blocks > recipe.model.layers:
         problems.append(f"ttt.frozen_blocks {recipe.ttt.frozen_blocks} exceeds model.layers {recipe.model.layers}")
     return problems

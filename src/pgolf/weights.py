@@ -18,9 +18,11 @@ from pgolf.compress.container import MAGIC, read_artifact
 from pgolf.errors import PgolfError
 from pgolf.files import write_bytes
 from pgolf.model.gpt import GPT
+from pgolf.optim.averaging import Averager
 from pgolf.recipe import Recipe, recipe_from_tree
 
 FORMAT = "pgolf-weights-1"
+CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], recipe: Recipe, tokeni
 
 
 def load_weights(path: Path) -> Weights:
-    """Open a run folder, a weights file or a packed artifact.
+    """Open a run folder, a weights file, a training checkpoint or a packed artifact.
+
+    A checkpoint gives the averaged weights as they were then.
 
     Raises:
         PgolfError: nothing usable is there; the message says what was found.
@@ -110,10 +114,23 @@ def load_weights(path: Path) -> Weights:
         artifact = read_artifact(path)
         return Weights(artifact.state, artifact.recipe, artifact.tokenizer_digest, path, "artifact")
     tensors, metadata = load_tensors(path)
-    if metadata.get("format") != FORMAT:
-        raise PgolfError(f"{path}: is a training checkpoint; give its run folder {path.parent} instead")
+    if metadata.get("format") not in (FORMAT, CHECKPOINT_FORMAT):
+        raise PgolfError(f"{path}: has a format ({metadata.get('format')}) that this version of pgolf does not know")
     recipe = recipe_from_tree(metadata["recipe"], str(path))
+    if metadata["format"] == CHECKPOINT_FORMAT:
+        tensors = _averaged_so_far(tensors, recipe)
     return Weights(tensors, recipe, metadata["tokenizer"], path, "weights")
+
+
+def _averaged_so_far(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """What training would save if it ended at this checkpoint."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    averager = Averager(recipe.average, parts["model"])
+    averager.load(parts["average"])
+    return averager.result(parts["model"])
 
 
 def _content_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -59,6 +59,9 @@ def test_a_polite_interruption_loses_no_step(workshop: Path, tmp_path: Path, num
     assert process.wait(timeout=30) == 130
     _, metadata = load_tensors(run / "checkpoint.safetensors")
     assert metadata["clock"]["step"] == steps_done(run)
+    # What was reached can be packed and scored.
+    pgolf("pack", run / "checkpoint.safetensors", "--out", tmp_path / "early.pgolf", cwd=workshop)
+    pgolf("eval", tmp_path / "early.pgolf", "--data", "data", "--mode", "standard", cwd=workshop)
 
 
 def test_resuming_with_another_recipe_or_other_data_is_refused(workshop: Path, tmp_path: Path) -> None:

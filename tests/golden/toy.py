@@ -26,7 +26,7 @@ _VARIANT = {
     "shared": ["model.unique_layers=3"],
     "xor": ['model.bigram.hash="xor"'],
     "noxor": ['model.bigram.hash="additive"'],
-    "flow": ['model.refiner.kind="flow"'],
+    "flow": ['model.refiner="flow"'],
     "xsa2": ["model.xsa_last=2"],
 }
 # Names of the golden logits files and the variants they stand for.

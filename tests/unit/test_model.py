@@ -25,7 +25,7 @@ OPTIONS = {
     "value residual": ["model.value_residual=true"],
     "gated attention": ["model.gated_attention=true"],
     "value embedding": ["model.value_embedding.layers=[1]", "model.value_embedding.width=8"],
-    "refiner": ['model.refiner.kind="flow"'],
+    "refiner": ['model.refiner="flow"'],
     "leaky": ['model.mlp="leaky_relu2"'],
     "star": ['model.mlp="star_relu"'],
     "partial rope": ["model.rope_dims=4"],

@@ -69,9 +69,9 @@ def test_a_cap_that_is_too_small_says_what_was_reached_and_writes_nothing(tmp_pa
 def test_levels_are_tried_in_order(tmp_path: Path) -> None:
     sizes = {}
     for level in (1, 19):
-        recipe = load_recipe("tiny", [*SMALL, f"compress.levels=[{level}]", 'compress.fallback="none"'])
+        recipe = load_recipe("tiny", [*SMALL, f"compress.level=[{level}]", 'compress.fallback="none"'])
         sizes[level] = pack(state(recipe), recipe, "", tmp_path / f"{level}.pgolf").total_bytes
-    both = load_recipe("tiny", [*SMALL, "compress.levels=[1, 19]", 'compress.fallback="none"'])
+    both = load_recipe("tiny", [*SMALL, "compress.level=[1, 19]", 'compress.fallback="none"'])
     assert sizes[19] < sizes[1]
     assert pack(state(both), both, "", tmp_path / "a.pgolf").level == 1
     assert pack(state(both), both, "", tmp_path / "b.pgolf", cap=(sizes[1] + sizes[19]) // 2).level == 19

@@ -44,7 +44,7 @@ def test_the_floor_gives_small_rows_one_coarse_step() -> None:
 
 def test_one_percentile_for_the_tensor_with_the_least_error() -> None:
     weight = weights(rows=8, columns=2000)
-    section = CompressSection(clip="tensor_percentiles", round_with="exact")
+    section = CompressSection(clip="percentiles", round_with="exact")
     found = quantize_matrix(weight, 6, section)
     errors = {}
     for percentile in (0.99, 0.993, 0.995, 0.997, 0.998, 0.999, 0.9993, 0.9995, 0.9997, 0.9999, 0.99993, 0.99999, 1.0):
@@ -61,7 +61,7 @@ def test_one_percentile_for_the_tensor_with_the_least_error() -> None:
 def test_another_percentile_for_each_row() -> None:
     weight = weights(rows=16, columns=400)
     found = quantize_matrix(weight, 5, CompressSection(clip="row_percentiles"))
-    single = [quantize_matrix(weight, 5, CompressSection(clip=clip)) for clip in ("absmax", "tensor_percentiles")]
+    single = [quantize_matrix(weight, 5, CompressSection(clip=clip)) for clip in ("absmax", "percentiles")]
     errors = (found.dequantize() - weight).square().mean(dim=1)
     for other in single[:1]:
         assert (errors <= (other.dequantize() - weight).square().mean(dim=1) + 1e-12).all()
@@ -86,7 +86,7 @@ def test_eight_bits_clip_first_and_round_with_the_exact_step() -> None:
 def test_rows_of_zeros_and_tiny_rows_stay_finite() -> None:
     weight = torch.zeros(3, 8)
     weight[1] = 1e-12
-    for clip in ("absmax", "tensor_percentiles", "row_percentiles"):
+    for clip in ("absmax", "percentiles", "row_percentiles"):
         found = quantize_matrix(weight, 6, CompressSection(clip=clip))
         assert found.codes[0].count_nonzero() == 0
         assert torch.isfinite(found.dequantize()).all()

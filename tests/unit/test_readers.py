@@ -68,11 +68,10 @@ def test_zstd_is_read_over_block_and_frame_borders(tmp_path: Path, frames: int) 
 
 def test_parquet_yields_its_text_column(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     texts = [f"Document {number}." for number in range(1000)]
     path = tmp_path / "a.parquet"
-    arrow.parquet.write_table(arrow.table({"id": list(range(1000)), "text": texts}), path, row_group_size=300)
+    parquet.write_table(arrow.table({"id": list(range(1000)), "text": texts}), path, row_group_size=300)
     consumed: list[int] = []
     assert list(read_documents(path, advance=consumed.append)) == texts
     assert 0.9 * path.stat().st_size < sum(consumed) <= path.stat().st_size
@@ -80,17 +79,16 @@ def test_parquet_yields_its_text_column(tmp_path: Path) -> None:
 
 def test_bad_parquet(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
-    arrow.parquet.write_table(arrow.table({"body": ["x"]}), path)
+    parquet.write_table(arrow.table({"body": ["x"]}), path)
     assert 'no string column "text" (columns: body)' in _error(path)
-    arrow.parquet.write_table(arrow.table({"text": ["x", None]}), path)
+    parquet.write_table(arrow.table({"text": ["x", None]}), path)
     assert 'row 1: "text" is NoneType' in _error(path)
     bad = arrow.Array.from_buffers(
         arrow.string(), 1, [None, arrow.py_buffer(b"\0\0\0\0\2\0\0\0"), arrow.py_buffer(b"\xff\xfe")]
     )
-    arrow.parquet.write_table(arrow.table({"text": bad}), path)
+    parquet.write_table(arrow.table({"text": bad}), path)
     assert "not UTF-8" in _error(path)
     path.write_bytes(b"PAR1 is not enough")
     assert "not Parquet" in _error(path)

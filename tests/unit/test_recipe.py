@@ -77,7 +77,7 @@ def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
         ("evaluate.stride=4096", r"exceeds the window"),
         ("ttt.chunk_tokens=100", r"shorter than a window"),
         ("compress.bits.mlp=9", r"it must be 2 to 8, or 16"),
-        ("compress.levels=[99]", r"zstd has levels 1 to 22"),
+        ("compress.level=[99]", r"zstd has levels 1 to 22"),
         ("train.steps=-1", r"train\.steps: input should be greater than or equal to 0"),
         ("train.steps=many", r"train\.steps: input should be a valid integer"),
         ("train.steps", r"write it as section\.key=value"),

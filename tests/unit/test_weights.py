@@ -55,9 +55,9 @@ def test_foreign_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE.to_toml())
     with pytest.raises(PgolfError, match="has not finished"):
         load_weights(tmp_path)
-    save_tensors(tmp_path / "checkpoint.safetensors", {"w": torch.zeros(2)}, {"format": "pgolf-checkpoint-1"})
-    with pytest.raises(PgolfError, match="training checkpoint"):
-        load_weights(tmp_path / "checkpoint.safetensors")
+    save_tensors(tmp_path / "other.safetensors", {"w": torch.zeros(2)}, {"format": "pgolf-weights-99"})
+    with pytest.raises(PgolfError, match="does not know"):
+        load_weights(tmp_path / "other.safetensors")
 
 
 def test_tensors_that_do_not_fit_the_recipe_are_named(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def pack(
     smallest = None
     for five_bit in _fallbacks(recipe):
         stored = quantize_state(state, recipe.compress, frozenset(five_bit))
-        for level in recipe.compress.levels:
+        for level in recipe.compress.level:
             content = encode_artifact(stored, recipe, tokenizer_digest, recipe.compress.codec, level)
             total = len(content) + code
             smallest = total if smallest is None else min(smallest, total)

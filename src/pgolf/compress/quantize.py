@@ -48,7 +48,7 @@ def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Qua
     floor, round_with = compress.scale_floor, compress.round_with
     if compress.clip == "absmax":
         return _round_rows(weight, weight.abs().amax(dim=1), bits, floor, round_with)
-    if compress.clip == "tensor_percentiles":
+    if compress.clip == "percentiles":
         return _best_for_tensor(weight, bits, floor, round_with)
     return _best_per_row(weight, bits, floor, round_with)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -136,21 +137,21 @@ class _Stated:
 
 
 class _Hub:
-    """One revision of a dataset repository; downloads go through the folder ``staging``."""
+    """One commit of a dataset repository; downloads go through the folder ``staging``."""
 
     def __init__(self, repository: str, revision: str | None, endpoint: str | None, staging: Path) -> None:
         try:
             import huggingface_hub
-            from huggingface_hub import utils
+            import huggingface_hub.file_download
         except ImportError as error:
             raise PgolfError("fetching needs huggingface_hub; install it with pip install 'pgolf[hub]'") from error
         if not sys.stderr.isatty():
-            utils.disable_progress_bars()
-        self._errors: Any = utils
+            huggingface_hub.utils.disable_progress_bars()
+        self._library: Any = huggingface_hub
         self._api: Any = huggingface_hub.HfApi(endpoint=endpoint)
-        self._repository, self._staging = repository, staging
+        self._repository, self._endpoint, self._staging = repository, endpoint, staging
         # A commit, so that all files belong together even if the repository changes meanwhile.
-        self._revision = self._ask(self._api.dataset_info, revision=revision).sha
+        self._revision = self._ask(self._api.dataset_info, repository, revision=revision).sha
 
     def bring(self, files: dict[str, Path], digests: dict[str, str]) -> None:
         """Have every path of the repository at its place, checked; ``digests`` are further SHA-256 to check."""
@@ -161,21 +162,43 @@ class _Hub:
                 checks.append(_Stated(stated[path].size, digests[path], ""))
             if target.is_file() and all(check.matches(target) for check in checks):
                 continue
-            # The client itself continues a partial download that it finds in the folder.
-            download = self._ask(
-                self._api.hf_hub_download, path, repo_type="dataset", revision=self._revision, local_dir=self._staging
-            )
-            source = Path(download)
-            if not all(check.matches(source) for check in checks):
-                source.unlink()  # or the next attempt would find it and keep it
+            # Named by content, so that a partial file is only ever continued with the rest of the same file.
+            arrived = self._staging / (stated[path].sha256 or stated[path].git)
+            self._download(path, arrived, stated[path].size)
+            if not all(check.matches(arrived) for check in checks):
+                arrived.unlink()
                 raise PgolfError(f"{path}: differs from its checksum after the download; run the command again")
             if target.suffix == ".bin":
-                shard_length(source)
+                shard_length(arrived)
             target.parent.mkdir(parents=True, exist_ok=True)
-            source.replace(target)
+            arrived.replace(target)
+
+    def _download(self, path: str, target: Path, size: int) -> None:
+        # Not hf_hub_download: in recent versions (2.4) it starts over if the process was interrupted.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        url = self._library.hf_hub_url(
+            self._repository, path, repo_type="dataset", revision=self._revision, endpoint=self._endpoint
+        )
+        with target.open("ab") as file:
+            if file.tell() > size:
+                file.truncate(0)
+                file.seek(0)
+            self._ask(
+                self._library.file_download.http_get,
+                url,
+                file,
+                resume_size=file.tell(),
+                headers=self._library.utils.build_hf_headers(),
+                expected_size=size,
+                displayed_filename=PurePosixPath(path).name,
+            )
+            file.flush()
+            os.fsync(file.fileno())
 
     def _stated(self, paths: Sequence[str]) -> dict[str, _Stated]:
-        infos = self._ask(self._api.get_paths_info, list(paths), repo_type="dataset", revision=self._revision)
+        infos = self._ask(
+            self._api.get_paths_info, self._repository, list(paths), repo_type="dataset", revision=self._revision
+        )
         stated = {
             info.path: _Stated(info.size, info.lfs.sha256 if info.lfs else None, info.blob_id)
             for info in infos
@@ -188,8 +211,8 @@ class _Hub:
 
     def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
-            return method(self._repository, *arguments, **options)
-        except (self._errors.RepositoryNotFoundError, self._errors.RevisionNotFoundError) as error:
+            return method(*arguments, **options)
+        except (self._library.utils.RepositoryNotFoundError, self._library.utils.RevisionNotFoundError) as error:
             raise PgolfError(f"{self._repository}: no such public dataset or revision on the hub") from error
         except Exception as error:  # the client's libraries have many kinds for a connection that fails
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

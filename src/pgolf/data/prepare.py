@@ -98,7 +98,7 @@ def prepare(
         ]
         total = sum(sizes[path] for path, _ in files)
         if workers is None:
-            workers = 1 if total < _SMALL_INPUT else len(os.sched_getaffinity(0))
+            workers = 1 if total < _SMALL_INPUT else _cores()
         report = progress or (lambda done, total: None)
         done = 0
 
@@ -180,6 +180,11 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _cores() -> int:
+    # Not every system can say which cores this process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_arguments(val_text: Sequence[Path], val_fraction: float, workers: int | None, tokens_per_shard: int) -> None:

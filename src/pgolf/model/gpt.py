@@ -113,7 +113,7 @@ class GPT(nn.Module):
         )
         self.layers = nn.ModuleList(Layer(model, index) for index in range(model.layers))
         self.skips = Skips(model) if model.skip != "none" and model.layers > 1 else None
-        self.refiner = FlowRefiner(model) if model.refiner.kind == "flow" else None
+        self.refiner = FlowRefiner(model) if model.refiner == "flow" else None
         initialise(self, model)
         self._scale_shared_gradients()
 

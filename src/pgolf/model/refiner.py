@@ -18,7 +18,7 @@ class FlowRefiner(nn.Module):
 
     def __init__(self, model: ModelSection) -> None:
         super().__init__()
-        latent, hidden = model.refiner.latent, model.refiner.hidden
+        latent, hidden = model.refiner_latent, model.refiner_hidden
         self.down = nn.Linear(model.width, latent, bias=False)
         self.hidden = nn.Linear(latent, hidden)
         self.velocity = nn.Linear(hidden, latent)

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
 from pgolf.recipe import Recipe
-from pgolf.weights import load_tensors, save_tensors
-
-FORMAT = "pgolf-checkpoint-1"
+from pgolf.weights import CHECKPOINT_FORMAT, load_tensors, save_tensors
 
 
 @dataclass
@@ -31,12 +30,15 @@ class Clock:
 
 
 def save_checkpoint(
-    path: Path, network: GPT, optimizers: list[Optimizer], averager: Averager, clock: Clock, recipe: Recipe, data: str
+    path: Path,
+    network: GPT,
+    optimizers: list[Optimizer],
+    averager: Averager,
+    clock: Clock,
+    recipe: Recipe,
+    dataset: Dataset,
 ) -> None:
-    """Write everything that a resumed run needs to end with the same weights.
-
-    ``data`` identifies the training data (``Dataset.fingerprint``).
-    """
+    """Write everything that a resumed run needs to end with the same weights."""
     tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in averager.state().items()}
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -45,16 +47,17 @@ def save_checkpoint(
             for key, value in state.items():
                 tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value
     metadata = {
-        "format": FORMAT,
+        "format": CHECKPOINT_FORMAT,
         "clock": vars(clock),
         "recipe": recipe.model_dump(mode="json"),
-        "data": data,
+        "tokenizer": dataset.tokenizer.digest,
+        "data": dataset.fingerprint(),
     }
     save_tensors(path, tensors, metadata)
 
 
 def load_checkpoint(
-    path: Path, network: GPT, optimizers: list[Optimizer], averager: Averager, recipe: Recipe, data: str
+    path: Path, network: GPT, optimizers: list[Optimizer], averager: Averager, recipe: Recipe, dataset: Dataset
 ) -> Clock:
     """Put a checkpoint's state into the given objects, in place, and return where the run stands.
 
@@ -62,11 +65,11 @@ def load_checkpoint(
         PgolfError: the file is damaged, or belongs to another recipe or other data.
     """
     tensors, metadata = load_tensors(path)
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != CHECKPOINT_FORMAT:
         raise PgolfError(f"{path}: not a training checkpoint")
     if metadata["recipe"] != recipe.model_dump(mode="json"):
         raise PgolfError(f"{path}: was written with another recipe; resume with the run's own, or start a new --out")
-    if metadata["data"] != data:
+    if metadata["data"] != dataset.fingerprint():
         raise PgolfError(f"{path}: was trained on other data; give the same --data, or start a new --out")
     network.load_state_dict(_part(tensors, "model."))
     device = next(network.parameters()).device

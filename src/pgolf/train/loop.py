@@ -121,7 +121,7 @@ class Run:
         self.clock = Clock()
         if resume and self._checkpoint.is_file():
             self.clock = load_checkpoint(
-                self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset.fingerprint()
+                self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset
             )
         self.metrics = Metrics(folder / "metrics.jsonl", self.clock.step, recipe.train.batch_tokens)
 
@@ -198,7 +198,7 @@ class Run:
             self.averager,
             self.clock,
             self.recipe,
-            self.dataset.fingerprint(),
+            self.dataset,
         )
         self.metrics.restart_clock()
 

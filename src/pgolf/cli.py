@@ -103,12 +103,13 @@ def data_fetch(
     name: Annotated[str, typer.Argument(help="Published data set: fineweb-sp1024.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to fill.")] = Path("data"),
     train_shards: Annotated[int, typer.Option("--train-shards", min=0, help="Training shards to fetch.")] = 1,
+    revision: Annotated[str | None, typer.Option("--revision", help="Commit of the repository on the hub.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch the official shards from the Hugging Face hub (needs the extra pgolf[hub]); resumable."""
     from pgolf.data.fetch import fetch
 
-    folder = fetch(name, out, train_shards=train_shards)
+    folder = fetch(name, out, train_shards=train_shards, revision=revision)
     _print_result({"folder": str(folder)}, as_json, [("folder", str(folder))], title=name)
 
 
@@ -351,7 +352,9 @@ def _print_table(rows: list[tuple[str, str]], title: str) -> None:
 def _flat_rows(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows = []
     for key, entry in value.items():
-        if isinstance(entry, dict):
+        if entry in ({}, []):
+            rows.append((f"{prefix}{key}", "none"))
+        elif isinstance(entry, dict):
             rows += _flat_rows(entry, f"{prefix}{key}.")
         else:
             rows.append((f"{prefix}{key}", _text(entry)))
@@ -368,7 +371,10 @@ def _text(value: Any) -> str:
 
 def _split_rows(splits: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        (name, ", ".join(f"{split[key]:,} {key}" for key in ("documents", "tokens", "bytes_original")))
+        (
+            name,
+            f"{split['documents']:,} documents, {split['tokens']:,} tokens, {split['bytes_original']:,} bytes of text",
+        )
         for name, split in splits.items()
     ]
 

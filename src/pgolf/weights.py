@@ -52,9 +52,10 @@ class Weights:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors atomically; ``metadata`` (JSON) goes into the header with a digest of the content."""
+    """Write tensors atomically; ``metadata`` (JSON) goes into the header with a digest of everything."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {key: json.dumps(value) for key, value in metadata.items()} | {"content": _content_digest(plain)}
+    header = {key: json.dumps(value) for key, value in metadata.items()}
+    header["content"] = _content_digest(plain, header)
     write_bytes(path, safetensors.torch.save(plain, header))
 
 
@@ -75,7 +76,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     digest = header.pop("content", None)
     if digest is None:
         raise PgolfError(f"{path}: carries no recipe; bring foreign weights in with `pgolf import`")
-    if digest != _content_digest(tensors):
+    if digest != _content_digest(tensors, header):
         raise PgolfError(f"{path}: damaged (its checksum does not match); restore it from a copy")
     return tensors, {key: json.loads(value) for key, value in header.items()}
 
@@ -133,8 +134,8 @@ def _averaged_so_far(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str,
     return averager.result(parts["model"])
 
 
-def _content_digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _content_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())

@@ -29,6 +29,9 @@ from pgolf.files import sha256_file, write_error, write_json
 __all__ = ["new_folder", "prepare", "train_tokenizer", "write_dataset"]
 
 FORMAT = 1
+Progress = Callable[[int, int], None]
+"""Called with the source bytes that are done, and their total."""
+
 _SMALL_INPUT = 4 << 20
 
 
@@ -42,7 +45,7 @@ def prepare(
     vocab_size: int | None = None,
     one_document: bool = False,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     tokens_per_shard: int = TOKENS_PER_SHARD,
 ) -> dict[str, Any]:
     """Turn text files into a data folder and return its manifest.
@@ -71,52 +74,49 @@ def prepare(
     check_sources([*text, *val_text])
     training = "" if val_fraction else "train"
     files = [(path, training) for path in text] + [(path, "val") for path in val_text]
-    sizes = {path: path.stat().st_size for path, _ in files}
-
-    def documents(advance: Advance) -> Iterator[Document]:
-        for path, split in files:
-            for document in read_documents(path, one_document=one_document, advance=advance):
-                yield split, document
-
-    def sample() -> Iterator[str]:
-        for path in text:
-            # Every file contributes alike, whatever their order.
-            yield from first_bytes(
-                (
-                    document
-                    for document in read_documents(path, one_document=one_document)
-                    if not (val_fraction and held_out(document, val_fraction))
-                ),
-                SAMPLE_BYTES // len(text),
-            )
-
+    total = sum(path.stat().st_size for path, _ in files)
+    if workers is None:
+        workers = 1 if total < _SMALL_INPUT else _cores()
+    advance = _advance(progress, total)
+    documents = (
+        (split, document)
+        for path, split in files
+        for document in read_documents(path, one_document=one_document, advance=advance)
+    )
     with new_folder(out) as folder:
-        make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, sample())
+        make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, _sample(text, one_document, val_fraction))
         sources = [
-            {"path": str(path), "split": split or "hash", "bytes": sizes[path], "sha256": sha256_file(path)}
+            {"path": str(path), "split": split or "hash", "bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path, split in files
         ]
-        total = sum(sizes[path] for path, _ in files)
-        if workers is None:
-            workers = 1 if total < _SMALL_INPUT else _cores()
-        report = progress or (lambda done, total: None)
-        done = 0
-
-        def advance(consumed: int) -> None:
-            nonlocal done
-            done += consumed
-            report(min(done, total), total)
-
-        manifest = write_dataset(
+        return write_dataset(
             folder,
-            documents(advance),
+            documents,
             val_fraction=val_fraction,
             workers=workers,
             tokens_per_shard=tokens_per_shard,
             extra={"val_fraction": val_fraction, "one_document": one_document, "sources": sources},
         )
-        report(total, total)
-    return manifest
+
+
+def _sample(text: Sequence[Path], one_document: bool, val_fraction: float) -> Iterator[str]:
+    """Training documents for the tokenizer: every file contributes alike, whatever their order."""
+    for path in text:
+        documents = read_documents(path, one_document=one_document)
+        training = (document for document in documents if not held_out(document, val_fraction))
+        yield from first_bytes(training, SAMPLE_BYTES // len(text))
+
+
+def _advance(progress: Progress | None, total: int) -> Advance:
+    done = 0
+
+    def advance(consumed: int) -> None:
+        nonlocal done
+        done += consumed
+        if progress is not None:
+            progress(done, total)
+
+    return advance
 
 
 @contextlib.contextmanager
@@ -152,18 +152,17 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         _sync(out.parent)
         _remove_leftovers(out)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise write_error(out, error) from error
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     finally:
         if lock >= 0:
+            shutil.rmtree(folder, ignore_errors=True)  # gone already if all went well
             os.close(lock)
 
 
 def _remove_leftovers(out: Path) -> None:
-    for folder in out.parent.glob(f".{out.name}.partial-*"):
+    for folder in out.parent.iterdir():
+        if not folder.name.startswith(f".{out.name}.partial-"):
+            continue
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -191,7 +191,7 @@ def _pyarrow(path: Path) -> Any:
 def _parquet(path: Path, advance: Advance) -> Iterator[str]:
     arrow = _pyarrow(path)
     size = path.stat().st_size
-    row = 0
+    row = told = 0
     try:
         with arrow.parquet.ParquetFile(path) as file:
             fields = {field.name: field.type for field in file.schema_arrow}
@@ -202,7 +202,9 @@ def _parquet(path: Path, advance: Advance) -> Iterator[str]:
                 for value in batch.column(0).to_pylist():
                     yield _checked(path, f"row {row}", {"text": value})
                     row += 1
-                advance(size * len(batch) // file.metadata.num_rows)
+                done = size * row // file.metadata.num_rows
+                advance(done - told)
+                told = done
     except arrow.ArrowException as error:
         raise PgolfError(f"{path}: damaged or not Parquet ({str(error).splitlines()[0]})") from error
     except UnicodeDecodeError as error:

@@ -47,7 +47,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise write_error(path, error) from error
@@ -81,8 +81,8 @@ def read_json(path: Path) -> Any:
         raise PgolfError(f"{path}: not valid JSON ({error})") from error
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename is only durable once the folder that holds it is on the disk.
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk: only then is a rename in it durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -17,6 +17,7 @@ SCORER_MODULES = (
     "errors.py",
     "files.py",
     "recipe.py",
+    "recipe_checks.py",
     "device.py",
     "data/shards.py",
     "data/tokenizer.py",

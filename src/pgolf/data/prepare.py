@@ -24,7 +24,7 @@ from pgolf.data.shards import TOKENS_PER_SHARD, ShardWriter, shard_length
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer, train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import sha256_file, write_error, write_json
+from pgolf.files import sha256_file, sync_folder, write_error, write_json
 
 __all__ = ["new_folder", "prepare", "train_tokenizer", "write_dataset"]
 
@@ -149,7 +149,7 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         if replace and out.exists():
             out.rename(folder.with_name(f"{folder.name}-old"))
         folder.rename(out)
-        _sync(out.parent)
+        sync_folder(out.parent)
         _remove_leftovers(out)
     except OSError as error:
         raise write_error(out, error) from error
@@ -171,14 +171,6 @@ def _remove_leftovers(out: Path) -> None:
             pass
         finally:
             os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cores() -> int:

@@ -1,0 +1,70 @@
+"""What a recipe whose keys are all well-typed can still get wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgolf.recipe import ModelSection, Recipe
+
+
+def contradictions(recipe: Recipe) -> list[str]:
+    """Everything in a well-typed recipe that cannot work together, one phrase each."""
+    return _model_contradictions(recipe.model) + _run_contradictions(recipe)
+
+
+def _model_contradictions(model: ModelSection) -> list[str]:
+    problems = []
+    if model.width % model.heads:
+        problems.append(f"model.width {model.width} is not a multiple of model.heads {model.heads}")
+    elif model.head_width % 2:
+        problems.append(f"model.width / model.heads = {model.head_width} must be even for rotary embeddings")
+    elif model.rope_dims > model.head_width or model.rope_dims % 2:
+        problems.append(f"model.rope_dims {model.rope_dims} must be even and at most {model.head_width}, the head")
+    if model.heads % model.kv_heads:
+        problems.append(f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}")
+    if model.rope_train_length and (model.rope_dims or model.head_width) <= 2:
+        problems.append("model.rope_dims must exceed 2 where model.rope_train_length rescales the base")
+    if model.unique_layers > model.layers:
+        problems.append(f"model.unique_layers {model.unique_layers} exceeds model.layers {model.layers}")
+    if model.xsa_last > model.cores:
+        problems.append(f"model.xsa_last {model.xsa_last} exceeds the {model.cores} (unique) layers")
+    if model.bigram.buckets == 1:
+        problems.append("model.bigram.buckets must be 0 (none) or at least 2")
+    outside = [layer for layer in model.value_embedding.layers if not 0 <= layer < model.layers]
+    if outside:
+        problems.append(f"model.value_embedding.layers {outside} are outside 0 to {model.layers - 1}")
+    if len(set(model.value_embedding.layers)) != len(model.value_embedding.layers):
+        problems.append("model.value_embedding.layers names a layer twice")
+    return problems
+
+
+def _run_contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    train, compress = recipe.train, recipe.compress
+    unit = train.micro_batches * train.sequence_length
+    if train.batch_tokens % unit:
+        problems.append(
+            f"train.batch_tokens {train.batch_tokens} is not a multiple of "
+            f"train.micro_batches * train.sequence_length = {unit}"
+        )
+    if recipe.evaluate.stride > recipe.evaluation_length:
+        problems.append(
+            f"evaluate.stride {recipe.evaluate.stride} exceeds the window of {recipe.evaluation_length} targets"
+        )
+    if recipe.ttt.chunk_tokens < recipe.evaluation_length:
+        problems.append(
+            f"ttt.chunk_tokens {recipe.ttt.chunk_tokens} is shorter than a window of "
+            f"{recipe.evaluation_length} targets, so nothing would be trained on"
+        )
+    for group, bits in compress.bits.model_dump().items():
+        if bits != 16 and not 2 <= bits <= 8:
+            problems.append(f"compress.bits.{group} is {bits}; it must be 2 to 8, or 16 for fp16")
+    if not compress.level:
+        problems.append("compress.level is empty; name at least one level")
+    highest = {"zstd": 22, "lzma": 9, "none": 22}[compress.codec]
+    if any(not 1 <= level <= highest for level in compress.level):
+        problems.append(f"compress.level {list(compress.level)}: {compress.codec} has levels 1 to {highest}")
+    if recipe.ttt.frozen_blocks > recipe.model.layers:
+        problems.append(f"ttt.frozen_blocks {recipe.ttt.frozen_blocks} exceeds model.layers {recipe.model.layers}")
+    return problems

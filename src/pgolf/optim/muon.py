@@ -22,15 +22,15 @@ def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
     Returns:
         The stack (N, rows, columns) in the type it was computed in.
     """
-    a, b, c = _COEFFICIENTS
     x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     tall = x.size(1) > x.size(2)
     if tall:
         x = x.mT
+    a, b, c = _COEFFICIENTS
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 

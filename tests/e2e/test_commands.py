@@ -12,6 +12,7 @@ import pytest
 
 from pgolf import __version__ as pgolf_version
 from tests.e2e.conftest import pgolf, pgolf_json
+from tests.golden.toy import trajectory_settings
 
 COMMANDS = ["data prepare", "data fetch", "data inspect", "train", "pack", "eval", "import", "run", "recipes", "bench"]
 
@@ -134,3 +135,22 @@ def test_run_does_everything_once(workshop: Path, tmp_path: Path) -> None:
     again = pgolf_json(*arguments, cwd=workshop)
     assert again["evaluations"] == result["evaluations"]
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("number", "bpb"), [("456", 3.52877585), ("644", 3.508283), ("1232", 3.479608)])
+def test_a_references_artifact_is_imported_and_scored(shared: Path, tmp_path: Path, number: str, bpb: float) -> None:
+    settings = [word for setting in trajectory_settings(number) for word in ("--set", setting)]
+    artifact, tokenizer = shared / "golden" / f"pr{number}" / "artifact.ptz", shared / "tokenizers"
+    tokenizer = tokenizer / "fineweb_1024_bpe.model"
+    imported = pgolf_json(
+        *("import", artifact, "--recipe", f"seed_{number}", *settings, "--out", tmp_path / "w.safetensors"),
+        *("--tokenizer", tokenizer),
+    )
+    assert imported["parameters"] == {"456": 230_609, "644": 269_139, "1232": 231_657}[number]
+    data = ("--data", shared / "golden" / "shards", "--tokenizer", tokenizer)
+    result = pgolf_json("eval", tmp_path / "w.safetensors", *data, "--mode", "standard")
+    assert result["val_bpb"] == pytest.approx(bpb, abs=1e-3)
+    pgolf("pack", tmp_path / "w.safetensors", "--out", tmp_path / "again.pgolf")
+    wrong = ("import", artifact, "--recipe", "seed_456" if number == "644" else "seed_644", "--out", tmp_path / "no")
+    assert "tensor" in pgolf(*wrong, check=2).stderr
+    assert not (tmp_path / "no").exists()

@@ -49,6 +49,11 @@ def logits_recipe(number: str, variant: str) -> Recipe:
 
 def trajectory_recipe(number: str) -> Recipe:
     """The recipe behind ``prN/trajectory.json``: 20 steps of 8,192 tokens at length 128."""
+    return load_recipe(f"seed_{number}", trajectory_settings(number))
+
+
+def trajectory_settings(number: str) -> list[str]:
+    """What that recipe changes in the shipped one."""
     settings = [
         *_SHAPE,
         *_SPECIFIC[number],
@@ -71,4 +76,4 @@ def trajectory_recipe(number: str) -> Recipe:
     if number == "644":
         # The run set the trained length of the rotary embedding to its own, so it never rescales.
         settings.append("model.rope_train_length=128")
-    return load_recipe(f"seed_{number}", settings)
+    return settings

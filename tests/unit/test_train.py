@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,23 @@ def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, tmp_path: Path
     run = open_run(recipe(), dataset, tmp_path / "run", CPU)
     with torch.no_grad():
         run.network.token_embedding.weight.fill_(float("nan"))
-    with pytest.raises(PgolfError, match="training loss became nan at step 0"):
+    with pytest.raises(PgolfError, match="training loss became nan in step 1"):
+        train(run, Watcher())
+
+
+def test_a_full_disk_stops_the_run_with_one_line(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(recipe(), dataset, tmp_path / "run", CPU)
+    plain = Path.open
+
+    def no_space(path: Path, mode: str = "r", **options: object) -> object:
+        if mode == "a":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(path, mode, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", no_space)
+    with pytest.raises(PgolfError, match=r"metrics\.jsonl: the disk is full"):
         train(run, Watcher())
 
 

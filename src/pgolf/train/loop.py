@@ -16,7 +16,7 @@ from torch import Tensor
 from pgolf.data.dataset import Dataset
 from pgolf.data.loader import BatchLoader
 from pgolf.device import autocast, compiled, place
-from pgolf.errors import Interrupted, PgolfError
+from pgolf.errors import Interrupted
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.gpt import GPT, build_model
 from pgolf.optim.averaging import Averager
@@ -146,9 +146,6 @@ class Run:
                 loss = self.forward(inputs, targets).mean() / parts
             loss.backward()
             total += loss.detach()
-        # On a device the check would wait for the result; there the metrics notice at their next flush.
-        if not total.is_cuda and not torch.isfinite(total):
-            raise PgolfError(f"the training loss became {float(total)} at step {step}; lower the optim.*_lr rates")
         return total
 
     def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:

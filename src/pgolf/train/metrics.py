@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pgolf.files import write_bytes
+from pgolf.errors import PgolfError
+from pgolf.files import write_bytes, write_error
 
 # On a GPU, reading a loss waits for the device; pending steps are read together.
 _PENDING_ON_DEVICE = 16
@@ -52,10 +54,17 @@ class Metrics:
         self._clock = time.perf_counter()
 
     def flush(self) -> None:
-        """Read pending losses and write them."""
+        """Read pending losses and write them.
+
+        Raises:
+            PgolfError: a loss is no finite number, or the disk is full.
+        """
         if not self._pending:
             return
         losses = [float(loss) for _, loss, _ in self._pending]
+        for (step, _, _), loss in zip(self._pending, losses, strict=True):
+            if not math.isfinite(loss):
+                raise PgolfError(f"the training loss became {loss} in step {step}; lower the optim.*_lr rates")
         now = time.perf_counter()
         self.tokens_per_second = len(losses) * self.tokens_per_step / max(now - self._clock, 1e-9)
         self._clock, self.last_loss = now, losses[-1]
@@ -69,9 +78,12 @@ class Metrics:
         self._pending.clear()
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -295,6 +296,9 @@ def bench_command(
 
 def main() -> None:
     """Entry point of the command: prints mistakes as one line and exits with status 2."""
+    # Threads that spin while they wait make everything ten times slower as soon as another program wants a
+    # core. OpenMP reads this when torch is first imported, which no line above has done.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         # Outside standalone mode click raises what it would print, and returns an exit status.
         status = app(args=repeat_list_options(sys.argv[1:]), standalone_mode=False)

@@ -7,7 +7,9 @@ import torch
 
 from pgolf.bench import run_bench
 from pgolf.bench.harness import WORK
+from pgolf.bench.plain import PlainTrainer
 from pgolf.errors import PgolfError
+from pgolf.model.gpt import build_model
 from pgolf.recipe import load_recipe
 
 RECIPE = load_recipe("tiny", ["model.width=32", "train.batch_tokens=128", "evaluate.stride=32", "ttt.epochs=1"])
@@ -22,12 +24,33 @@ def test_both_ways_agree(what: str) -> None:
     assert found["ratio_range"][0] <= found["ratio"] <= found["ratio_range"][1]
     assert found["peak_memory"] > 1 << 20
     assert found["environment"]["device"] == "cpu"
+    assert found["environment"]["cpu"]
     assert ("tokens_per_second" in found) == (what != "pack")
 
 
 def test_a_reduced_step_says_so() -> None:
     large = load_recipe("tiny", ["train.batch_tokens=65536", "model.width=16"])
     assert "(the recipe's has 65,536)" in run_bench("train", large, CPU, repeats=1)["scope"]
+
+
+def test_an_evaluation_in_too_many_windows_is_thinned_and_says_so() -> None:
+    long = RECIPE.with_overrides(["train.sequence_length=256", "train.batch_tokens=256", "evaluate.stride=4"])
+    found = run_bench("eval", long, CPU, repeats=1)
+    assert "stride 64 (the recipe's is 4)" in found["scope"]
+    assert "the recipe's" not in run_bench("eval", RECIPE, CPU, repeats=1)["scope"]
+
+
+@pytest.mark.parametrize(("kind", "averages"), [("none", False), ("swa", False), ("ema", True), ("swa_of_ema", True)])
+def test_the_plain_step_averages_only_where_pgolf_does(kind: str, averages: bool) -> None:
+    recipe = RECIPE.with_overrides([f"average.kind={kind}"])
+    assert bool(PlainTrainer(build_model(recipe.model, 0), recipe).average) == averages
+
+
+def test_chunks_hold_at_least_one_window() -> None:
+    long = RECIPE.with_overrides(
+        ["train.sequence_length=2048", "train.batch_tokens=2048", "evaluate.stride=1024", "ttt.chunk_tokens=4096"]
+    )
+    assert "chunks of 2,048" in run_bench("ttt", long, CPU, repeats=1)["scope"]
 
 
 def test_ways_that_disagree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

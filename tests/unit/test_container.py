@@ -47,6 +47,7 @@ def same(first: Stored, second: Stored) -> bool:
 
 
 WHOLE = encode_artifact(stored(), RECIPE, "abc", "zstd", 19)
+EMPTY = [[0, 0, _digest(b"").hex()]] * 2
 
 
 @pytest.mark.parametrize(("codec", "level"), [("zstd", 1), ("zstd", 22), ("lzma", 9), ("none", 1)])
@@ -102,6 +103,12 @@ def with_header(change: dict[str, object]) -> bytes:
         {"tensors": [["a", [1 << 40, 1 << 40], 6]]},
         {"tensors": [["a", [-4, 4], "f4"]]},
         {"tensors": [["a", [4], 6]]},
+        {"tensors": [["a", [0, 1 << 63], "f4"]], "sections": EMPTY},
+        {"tensors": [["a", [0, 1 << 30, 1 << 30, 1 << 30], "f4"]], "sections": EMPTY},
+        {"tensors": [["a", [0] * 70, "f4"]], "sections": EMPTY},
+        {"tensors": [["a", [float("inf")], "f4"]]},
+        {"tensors": [["a", "12", "f4"]]},
+        {"tensors": [], "sections": [[float("inf"), 0, ""], [0, 0, ""]]},
         {"tensors": [["a", [4, 4], 99]]},
         {"tensors": [["a", [4, 4], ["f4"]]]},
         {"tensors": [["a", [1], "f4"], ["a", [1], "f4"]]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 import zlib
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,42 @@ def test_damaged_and_foreign_files(tmp_path: Path, name: str) -> None:
     torch.save({"w": {"x.q": torch.zeros(2, 2, dtype=torch.int8)}, "m": {}}, tmp_path / "half.pt")
     with pytest.raises(PgolfError, match="scale of tensor x is missing"):
         import_reference(tmp_path / "half.pt", recipe)
+
+
+CODES = torch.zeros(2, 2, dtype=torch.int8)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({1: torch.zeros(2)}, "entry 1 is not named by text"),
+        ({"w": {1: torch.zeros(2)}, "m": {}}, "entry 1 is not named by text"),
+        ({"quantized": {"a": 3}, "scales": {}, "passthrough": {}}, "entry a is a int"),
+        ({"quantized": {"a": CODES}, "scales": 3, "passthrough": {}}, "scale of tensor a is missing"),
+        ({"w": {"a.q": CODES, "a.scale": torch.zeros(3)}, "m": {}}, "scale of tensor a is missing or does not fit"),
+        ({"w": {"a.q": CODES[0], "a.scale": torch.zeros(2)}, "m": {}}, "scale of tensor a is missing or does not fit"),
+        ({"w": {"a.q": torch.zeros(4, 3, 5), "a.scale": torch.zeros(4)}, "m": {}}, "does not fit its"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "tensor a is not a plain array"),
+        ({"a": torch.zeros(2).to_sparse()}, "tensor a is not a plain array"),
+        ({}, "is missing"),
+    ],
+)
+def test_odd_dictionaries_are_named(tmp_path: Path, value: Any, message: str) -> None:
+    torch.save(value, tmp_path / "w.pt")
+    with pytest.raises(PgolfError, match=message):
+        import_reference(tmp_path / "w.pt", logits_recipe("456", "base"))
+
+
+def test_flipped_bytes_never_end_in_anything_but_one_line(tmp_path: Path) -> None:
+    recipe, path, chance = logits_recipe("456", "base"), tmp_path / "w.pt", random.Random(0)
+    buffer = io.BytesIO()
+    # The old format: its pickle fills the file, so most changes reach the unpickler.
+    torch.save({"tok_emb.weight": torch.zeros(2, 3)}, buffer, _use_new_zipfile_serialization=False)
+    for _ in range(600):
+        damaged = bytearray(buffer.getvalue())
+        for _ in range(chance.choice([1, 2, 5])):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        with pytest.raises(PgolfError, match=r"w\.pt: .") as caught:
+            import_reference(path, recipe)
+        assert "\n" not in str(caught.value)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from pgolf.compress.quantize import Quantized, code_range, prune_smallest, quantize_matrix
 from pgolf.compress.scheme import dequantize_state, quantize_state
+from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
 from pgolf.recipe import CompressSection, load_recipe
 
@@ -90,6 +93,38 @@ def test_rows_of_zeros_and_tiny_rows_stay_finite() -> None:
         found = quantize_matrix(weight, 6, CompressSection(clip=clip))
         assert found.codes[0].count_nonzero() == 0
         assert torch.isfinite(found.dequantize()).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    exponent=st.floats(-9, 3),
+    bits=st.integers(2, 8),
+    floor=st.sampled_from([0.0, 1.0]),
+    round_with=st.sampled_from(["stored", "exact"]),
+    seed=st.integers(0, 99),
+)
+def test_no_entry_moves_by_more_than_about_half_a_step(
+    exponent: float, bits: int, floor: float, round_with: str, seed: int
+) -> None:
+    # Rows far below the smallest float16 step included: the stored step must be the one the codes are for.
+    weight = torch.from_numpy(np.random.RandomState(seed).uniform(-1, 1, size=(3, 40)) * 10**exponent).float()
+    section = CompressSection(scale_floor=floor, int8_scale_floor=floor, round_with=round_with)
+    found = quantize_matrix(weight, bits, section)
+    step = found.scale.float()[:, None]
+    rounding = weight.abs() * 2.0**-10  # of the step itself, to float16
+    assert ((found.dequantize() - weight).abs() <= step * 0.5001 + rounding).all()
+    assert found.codes.min() >= code_range(bits)[0]
+    assert found.codes.max() <= code_range(bits)[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e6])
+@pytest.mark.parametrize("name", ["token_embedding.weight", "smear.gate"])
+def test_weights_that_no_format_holds_are_named(name: str, value: float) -> None:
+    recipe = load_recipe("tiny")
+    state = build_model(recipe.model, 0).state_dict()
+    state[name].view(-1)[3] = value
+    with pytest.raises(PgolfError, match=f"tensor {name} holds a value that is not finite or exceeds 65504"):
+        quantize_state(state, recipe.compress)
 
 
 def test_pruning_zeroes_the_smallest_entries() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from pgolf.recipe import load_recipe
-from pgolf.report.curve import draw_curve
+from pgolf.report.curve import _smoothed, draw_curve
 from pgolf.report.markdown import write_report
 
 RECIPE = load_recipe("tiny")
@@ -46,7 +48,10 @@ def test_a_complete_run(tmp_path: Path) -> None:
     text = write_report(folder).read_text()
     for words in ("1.9123", "| TTT BPB | 1.8000", "1,234 targets", "900 of 1,000 bytes (90.0 %)", "| 3 | 1.8000 |"):
         assert words in text
-    assert "`pgolf run tiny --data 'my data'`" in text
+    assert "**Artifact with scoring code: 900 of 1,000 bytes (90.0 %).**" in text
+    assert "\npgolf run tiny --data 'my data'\n" in text
+    assert "\npgolf run recipe.toml --data D --out again\n" in text
+    assert "\npgolf eval artifact.pgolf --data D --mode ttt\n" in text
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -54,6 +59,31 @@ def test_a_run_that_was_only_trained(tmp_path: Path) -> None:
     text = write_report(folder_with(tmp_path, {"evaluations": {}})).read_text()
     assert "## Bytes" not in text
     assert "## Test-time training" not in text
+    assert "pgolf eval" not in text
+
+
+def test_scores_of_different_text_are_not_called_comparable(tmp_path: Path) -> None:
+    evaluations = {"float": score("standard", 1.9), "sliding": score("sliding", 1.8) | {"targets": 99}}
+    text = write_report(folder_with(tmp_path, {"evaluations": evaluations})).read_text()
+    assert "do not compare: float 1,234, sliding 99" in text
+    assert "the same 1,234 targets" not in text
+
+
+def test_the_tokenizer_is_part_of_the_commands(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, {"evaluations": {}})
+    made = json.loads((folder / "provenance.json").read_text())
+    made["command"] += ["--tokenizer", "a b.model"]
+    (folder / "provenance.json").write_text(json.dumps(made))
+    assert "pgolf run recipe.toml --data D --tokenizer 'a b.model' --out again" in write_report(folder).read_text()
+
+
+def test_the_smoothed_loss_does_not_lag() -> None:
+    assert _smoothed([2.0] * 100) == pytest.approx([2.0] * 100)
+    falling = [10 - 0.01 * step for step in range(1000)]
+    assert _smoothed(falling)[300:700] == pytest.approx(falling[300:700], abs=1e-3)
+    noisy = [5.0 + (-1) ** step for step in range(1000)]
+    assert max(abs(value - 5.0) for value in _smoothed(noisy)[100:900]) < 0.1
+    assert _smoothed([]) == []
 
 
 def test_a_curve_of_nothing_is_a_picture_too(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,8 +42,11 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     measured = WORK[what](recipe, device)
     times: dict[str, list[float]] = {"ours": [], "plain": []}
     figures: dict[str, float] = {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     for index in range(_WARMUP + repeats):
-        for name in ("ours", "plain"):
+        # The order changes each time: what slows down or speeds up over the run falls on both alike.
+        for name in ("ours", "plain") if index % 2 else ("plain", "ours"):
             seconds, figures[name] = _timed(getattr(measured, name), device)
             if index >= _WARMUP:
                 times[name].append(seconds)
@@ -64,7 +69,7 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
         result["tokens_per_second"] = measured.tokens / medians["ours"]
         result["tokens_per_second_plain"] = measured.tokens / medians["plain"]
     result |= {"figure": figures["ours"], "figure_plain": figures["plain"], "peak_memory": _peak_memory(device)}
-    return result | {"environment": environment(device)}
+    return result | {"environment": environment(device) | {"cpu": _cpu_model()}}
 
 
 def _timed(work_once: Callable[[], float], device: torch.device) -> tuple[float, float]:
@@ -78,7 +83,17 @@ def _timed(work_once: Callable[[], float], device: torch.device) -> tuple[float,
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the device's allocator on CUDA, of the whole process (both ways) on the CPU."""
+    """Bytes, both ways together: of the device's allocator on CUDA, of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _cpu_model() -> str:
+    """The processor's name as Linux knows it, elsewhere as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -31,7 +31,8 @@ class PlainTrainer:
         self.network, self.recipe = network, recipe
         self.routes = route(network, recipe)
         self.moments = {r.name: (torch.zeros_like(r.parameter), torch.zeros_like(r.parameter)) for r in self.routes}
-        self.average = {name: value.clone() for name, value in network.state_dict().items()}
+        averages = recipe.average.kind in ("ema", "swa_of_ema")
+        self.average = {name: value.clone() for name, value in network.state_dict().items()} if averages else {}
         self.steps = 0
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
@@ -54,9 +55,9 @@ class PlainTrainer:
                     update = self._muon if entry.optimizer == "muon" else self._adam
                     entry.parameter.sub_(entry.lr * update(entry.name, entry.parameter.grad))
                 entry.parameter.grad = None
-            for name, value in self.network.state_dict().items():
-                decay = self.recipe.average.decay
-                self.average[name] = decay * self.average[name] + (1 - decay) * value
+            weights, decay = self.network.state_dict(), self.recipe.average.decay
+            for name in self.average:
+                self.average[name] = decay * self.average[name] + (1 - decay) * weights[name]
         return total
 
     def _muon(self, name: str, gradient: Tensor) -> Tensor:

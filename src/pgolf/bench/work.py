@@ -22,6 +22,7 @@ from pgolf.compress.pack import pack
 from pgolf.data.shards import Tokens
 from pgolf.device import autocast, compiled, place
 from pgolf.evaluate.evaluate import evaluate
+from pgolf.evaluate.windows import sliding_windows
 from pgolf.model.gpt import GPT, build_model
 from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
@@ -30,6 +31,7 @@ from pgolf.recipe import Recipe
 # More than this would take a CPU minutes; the result says what was measured.
 _CPU_STEP_TOKENS = 8192
 _CPU_STREAM_TARGETS = {"sliding": 1536, "ttt": 4096}
+_CPU_STREAM_INPUTS = {"sliding": 6144, "ttt": 16384}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def eval_work(recipe: Recipe, device: torch.device) -> Measured:
 
 
 def ttt_work(recipe: Recipe, device: torch.device) -> Measured:
-    """Test-time training over a stream of four chunks."""
+    """Test-time training over a stream of four chunks, or fewer where a window is longer than a quarter."""
     return _stream_work(recipe, device, "ttt")
 
 
@@ -120,18 +122,30 @@ def pack_work(recipe: Recipe, device: torch.device) -> Measured:
 def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
     length = recipe.evaluation_length
     targets = max(_CPU_STREAM_TARGETS[mode], 2 * length) if device.type == "cpu" else 65536
+    stride = _affordable_stride(recipe, mode, targets) if device.type == "cpu" else recipe.evaluate.stride
+    scope = f"{mode} evaluation of {targets:,} targets, windows of {length:,}, stride {stride:,}"
+    if stride != recipe.evaluate.stride:
+        scope += f" (the recipe's is {recipe.evaluate.stride:,})"
+        recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
     if mode == "ttt":
-        recipe = recipe.with_overrides([f"ttt.chunk_tokens={targets // 4}", f"ttt.epochs={min(recipe.ttt.epochs, 2)}"])
-        if targets // 4 < length:
-            recipe = recipe.with_overrides([f"ttt.chunk_tokens={length}"])
+        chunk, epochs = max(targets // 4, length), min(recipe.ttt.epochs, 2)
+        scope += f", chunks of {chunk:,}, epochs {epochs}"
+        recipe = recipe.with_overrides([f"ttt.chunk_tokens={chunk}", f"ttt.epochs={epochs}"])
     network = place(_spread(build_model(recipe.model, 0)), recipe, device)
     tokens = _tokens(recipe, targets + 1)
 
     def ours() -> float:
         return evaluate(network, recipe, tokens, FlatBytes(), mode).val_loss  # type: ignore[arg-type]
 
-    scope = f"{mode} evaluation of {targets:,} targets, windows of {length:,}, stride {recipe.evaluate.stride}"
     return Measured(ours, lambda: plain.evaluate_plainly(network, recipe, tokens, mode), targets, scope)
+
+
+def _affordable_stride(recipe: Recipe, mode: str, targets: int) -> int:
+    """The recipe's stride, doubled until the windows hold few enough inputs or do not overlap any more."""
+    length, stride = recipe.evaluation_length, recipe.evaluate.stride
+    while 2 * stride <= length and len(sliding_windows(targets, length, stride)) * length > _CPU_STREAM_INPUTS[mode]:
+        stride *= 2
+    return stride
 
 
 def _tokens(recipe: Recipe, count: int) -> Tokens:

@@ -36,6 +36,7 @@ _PREFIX = len(MAGIC) + 4 + 16
 _MAX_HEADER = 16 << 20
 # Larger than any model this library is for; a header that asks for more is hostile.
 _MAX_RAW = 1 << 30
+_MAX_DIMENSIONS = 8
 _BLOCK = 1 << 20
 _LZMA_MEMORY = 256 << 20
 _DTYPES = {"f2": torch.float16, "f4": torch.float32}
@@ -98,10 +99,10 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     header, position = _read_header(content, where)
     try:
         sections, tensors, codec = header["sections"], header["tensors"], header["codec"]
-        plan = [(str(name), tuple(int(n) for n in shape), kind) for name, shape, kind in tensors]
+        plan = [(str(name), tuple(shape), kind) for name, shape, kind in tensors]
         sizes = [(int(size), int(raw), bytes.fromhex(digest)) for size, raw, digest in sections]
         tokenizer, recipe_tree = str(header["tokenizer"]), dict(header["recipe"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PgolfError(f"{where}: damaged header ({error})") from error
     expected = _planned_sizes(plan, where)
     fits = [raw for _, raw, _ in sizes] == expected and all(size >= 0 for size, _, _ in sizes)
@@ -143,11 +144,15 @@ def _planned_sizes(plan: list[tuple[str, tuple[int, ...], Any]], where: str) -> 
     codes = floats = 0
     seen: set[str] = set()
     for name, shape, kind in plan:
+        # max(n, 1): an empty tensor must not carry dimensions that no array can have.
+        sound = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n <= _MAX_RAW for n in shape)
+        if not sound or math.prod(max(n, 1) for n in shape) > _MAX_RAW:
+            raise PgolfError(f"{where}: damaged header (shape of tensor {name!r})")
         entries = math.prod(shape)
         quantized = isinstance(kind, int) and 2 <= kind <= 8 and len(shape) == 2
         kept = isinstance(kind, str) and kind in _DTYPES
-        if name in seen or any(n < 0 for n in shape) or not (quantized or kept):
-            raise PgolfError(f"{where}: damaged header (tensor {name})")
+        if name in seen or not (quantized or kept):
+            raise PgolfError(f"{where}: damaged header (tensor {name!r})")
         seen.add(name)
         codes += entries if quantized else 0
         floats += shape[0] * 2 if quantized else entries * _DTYPES[kind].itemsize

@@ -8,7 +8,6 @@ code. The layout is recognised by the tensors' names.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 import zlib
 from collections.abc import Mapping
@@ -154,8 +153,9 @@ def _read(path: Path) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (zlib.error, zstandard.ZstdError, safetensors.SafetensorError) as error:
         raise PgolfError(f"{path}: damaged, or not a {path.suffix} file ({error})") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        # torch's message runs over many lines and recommends trusting the file, which is never right here.
+    except Exception as error:
+        # On a damaged file torch raises whatever its parser stumbles over; its message runs over many lines and
+        # may recommend trusting the file, which is never right here.
         raise PgolfError(f"{path}: not a dictionary of tensors saved by torch, or not safe to load") from error
 
 
@@ -175,8 +175,10 @@ def _dequantized(value: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(value.get("w"), dict) and isinstance(value.get("m"), dict):
         return _from_mixed(value["w"], path)
     if isinstance(value.get("quantized"), dict) and isinstance(value.get("passthrough"), dict):
-        scales = value.get("scales", {})
-        tensors = {name: _scaled(codes, scales.get(name), name, path) for name, codes in value["quantized"].items()}
+        scales = value.get("scales")
+        scales = scales if isinstance(scales, dict) else {}
+        codes = _only_tensors(value["quantized"], path)
+        tensors = {name: _scaled(code, scales.get(name), name, path) for name, code in codes.items()}
         return tensors | _only_tensors(value["passthrough"], path)
     return _only_tensors(value, path)
 
@@ -192,7 +194,8 @@ def _from_mixed(stored: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _scaled(codes: Tensor, scale: Any, name: str, path: Path) -> Tensor:
-    if not isinstance(scale, Tensor) or (scale.ndim and scale.shape != codes.shape[:1]):
+    rows = codes.shape[:1] if codes.ndim == 2 else None
+    if not isinstance(scale, Tensor) or (scale.ndim and scale.shape != rows):
         raise PgolfError(
             f"{path}: the scale of tensor {name} is missing or does not fit its {tuple(codes.shape)} codes"
         )
@@ -201,6 +204,10 @@ def _scaled(codes: Tensor, scale: Any, name: str, path: Path) -> Tensor:
 
 def _only_tensors(value: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     for name, entry in value.items():
+        if not isinstance(name, str):
+            raise PgolfError(f"{path}: entry {name!r} is not named by text; expected a dictionary of named tensors")
         if not isinstance(entry, Tensor):
             raise PgolfError(f"{path}: entry {name} is a {type(entry).__name__}, not a tensor")
+        if entry.layout is not torch.strided or entry.is_complex() or entry.is_quantized or entry.is_meta:
+            raise PgolfError(f"{path}: tensor {name} is not a plain array of real numbers; save it as one")
     return dict(value)

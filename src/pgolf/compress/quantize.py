@@ -61,12 +61,16 @@ def prune_smallest(weight: Tensor, fraction: float) -> Tensor:
 
 def _round_rows(weight: Tensor, limit: Tensor, bits: int, floor: float, round_with: str) -> Quantized:
     low, high = code_range(bits)
-    step = (limit / high).clamp_min(max(floor / high, 1e-12))
-    # A step that float16 cannot hold would make every code of its row infinite.
-    stored = step.half().clamp_min(torch.finfo(torch.float16).tiny)
+    step = _steps(limit, high, floor)
+    stored = step.half()
     divisor = stored.float() if round_with == "stored" else step
     codes = (weight / divisor[:, None]).round().clamp(low, high).to(torch.int8)
     return Quantized(codes, stored, bits)
+
+
+def _steps(limit: Tensor, high: int, floor: float) -> Tensor:
+    # Bounded before codes are rounded with it: a step that float16 can only store larger would scale up its row.
+    return (limit / high).clamp_min(max(floor / high, torch.finfo(torch.float16).tiny))
 
 
 def _best_for_tensor(weight: Tensor, bits: int, floor: float, round_with: str) -> Quantized:
@@ -75,8 +79,7 @@ def _best_for_tensor(weight: Tensor, bits: int, floor: float, round_with: str) -
     for percentile in _TENSOR_PERCENTILES:
         limit = _row_quantile(magnitudes, percentile)
         candidate = _round_rows(weight, limit, bits, floor, round_with)
-        step = (limit / code_range(bits)[1]).clamp_min(max(floor / code_range(bits)[1], 1e-12))
-        used = candidate.scale.float() if round_with == "stored" else step
+        used = candidate.scale.float() if round_with == "stored" else _steps(limit, code_range(bits)[1], floor)
         error = (weight - candidate.codes.float() * used[:, None]).square().mean().item()
         if best is None or error < best_error:
             best, best_error = candidate, error

@@ -6,9 +6,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from pgolf.compress.quantize import Quantized, prune_smallest, quantize_matrix
+from pgolf.errors import PgolfError
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe import CompressSection
 
@@ -27,6 +29,9 @@ def quantize_state(
 
     Returns:
         For each name its codes, or the tensor as float16 or float32.
+
+    Raises:
+        PgolfError: a tensor holds a value that is not finite or that its format cannot hold.
     """
     return {name: _store(name, tensor, compress, five_bit_cores) for name, tensor in state.items()}
 
@@ -51,6 +56,12 @@ def _store(name: str, tensor: Tensor, compress: CompressSection, five_bit_cores:
     if compress.prune and tensor.ndim == 2 and tensor.numel() > compress.prune_above:
         tensor = prune_smallest(tensor, compress.prune)
     bits = stored_bits(name, tensor.shape, compress)
+    largest = torch.finfo(torch.float32 if bits == 32 else torch.float16).max
+    if not bool((tensor.abs() <= largest).all()):
+        raise PgolfError(
+            f"tensor {name} holds a value that is not finite or exceeds {largest:g}; "
+            "train again with a smaller learning rate, or pack an earlier checkpoint"
+        )
     if bits >= 16:
         return tensor.half() if bits == 16 else tensor
     core = re.match(r"cores\.(\d+)\.", name)

@@ -9,11 +9,17 @@ from typing import Any
 from pgolf.files import write_bytes
 from pgolf.train.metrics import read_metrics
 
-_SMOOTHING = 0.95
+_LOSS, _LOSS_LIGHT, _VALIDATION = "#1f4e8c", "#9db8d9", "#c2410c"
+# The smoothed loss averages over about this part of the run, so that short and long ones read alike.
+_SMOOTHED_PART = 1 / 30
 
 
 def draw_curve(metrics: Path, out: Path, title: str) -> None:
-    """Draw training loss, validation BPB and the learning-rate scale of a ``metrics.jsonl`` as a PNG."""
+    """Draw training loss, validation and the learning-rate scale of a ``metrics.jsonl`` as a PNG.
+
+    Both losses share one scale, nats per token on the left; on the right it is read as the validation text's
+    bits per byte, which are in a fixed proportion to its nats per token.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -25,32 +31,53 @@ def draw_curve(metrics: Path, out: Path, title: str) -> None:
     axis = figure.subplots()
     x = [entry["step"] for entry in steps]
     losses = [entry["train_loss"] for entry in steps]
-    axis.plot(x, losses, color="#9db8d9", linewidth=0.8, label="training loss, each step")
-    axis.plot(x, _smoothed(losses), color="#1f4e8c", linewidth=1.6, label="training loss, smoothed")
+    axis.plot(x, losses, color=_LOSS_LIGHT, linewidth=0.7, label="training loss, each step")
+    axis.plot(x, _smoothed(losses), color=_LOSS, linewidth=1.8, label="training loss, smoothed")
     axis.set_xlabel("step")
-    axis.set_ylabel("training loss (nats per token)")
+    axis.set_ylabel("loss (nats per token)")
+    axis.margins(x=0.02)
     axis.grid(alpha=0.25)
-    right = axis.twinx()
-    xs, bpbs = [entry["step"] for entry in validations], [entry["val_bpb"] for entry in validations]
-    right.plot(xs, bpbs, color="#c2410c", marker="o", markersize=4, linewidth=1.2, label="validation")
+    axis.spines["top"].set_visible(False)
     if validations:
-        right.annotate(
-            f"{bpbs[-1]:.3f}",
-            (xs[-1], bpbs[-1]),
-            xytext=(-4, 8),
-            textcoords="offset points",
-            color="#c2410c",
-            ha="right",
-        )
-    right.set_ylabel("validation (bits per byte)", color="#c2410c")
-    right.tick_params(axis="y", colors="#c2410c")
+        _draw_validations(axis, validations)
     _draw_schedule(axis, steps)
-    lines = [*axis.get_lines(), *right.get_lines()]
-    axis.legend(handles=lines, loc="upper right", frameon=False)
+    if axis.get_lines():
+        axis.legend(loc="upper right", frameon=False)
     axis.set_title(title, loc="left")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(out, buffer.getvalue())
+
+
+def _draw_validations(axis: Any, validations: list[dict[str, Any]]) -> None:
+    last = validations[-1]
+    axis.plot(
+        [entry["step"] for entry in validations],
+        [entry["val_loss"] for entry in validations],
+        color=_VALIDATION,
+        # Dashed: between the points nothing was measured.
+        linestyle="--",
+        linewidth=1.1,
+        marker="o",
+        markersize=5.5,
+        markeredgecolor="white",
+        label="validation, last weights",
+    )
+    axis.annotate(
+        f"{last['val_bpb']:.3f} bits per byte",
+        (last["step"], last["val_loss"]),
+        xytext=(2, 42),
+        textcoords="offset points",
+        color=_VALIDATION,
+        ha="right",
+        va="bottom",
+        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+    )
+    if last["val_loss"] > 0 and last["val_bpb"] > 0:
+        bits = last["val_bpb"] / last["val_loss"]
+        right = axis.secondary_yaxis("right", functions=(lambda nats: nats * bits, lambda bpb: bpb / bits))
+        right.set_ylabel("validation (bits per byte)", color=_VALIDATION)
+        right.tick_params(axis="y", colors=_VALIDATION)
 
 
 def _draw_schedule(axis: Any, steps: list[dict[str, Any]]) -> None:
@@ -60,14 +87,21 @@ def _draw_schedule(axis: Any, steps: list[dict[str, Any]]) -> None:
     strip.set_ylim(0, 1.05)
     strip.set_xlim(axis.get_xlim())
     strip.axis("off")
-    strip.text(0.01, 0.25, "learning-rate scale", transform=strip.transAxes, fontsize=7, color="#666666")
+    strip.text(0.03, 0.25, "learning-rate scale", transform=strip.transAxes, fontsize=7, color="#666666")
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    """Exponential mean without the bias of its start."""
+    """Exponential means from both sides, averaged: they lag behind in opposite directions."""
+    forward, backward = _running_mean(values), _running_mean(values[::-1])[::-1]
+    return [(one + other) / 2 for one, other in zip(forward, backward, strict=True)]
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    """Exponential mean of everything so far, without the bias of its start."""
+    decay = 1 - 1 / max(len(values) * _SMOOTHED_PART, 1.0)
     result, total, weight = [], 0.0, 0.0
     for value in values:
-        total = _SMOOTHING * total + (1 - _SMOOTHING) * value
-        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
+        total = decay * total + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
         result.append(total / weight)
     return result

@@ -29,7 +29,7 @@ def write_report(folder: Path) -> Path:
         f"# {recipe.name}",
         recipe.description,
         "## Scores",
-        _scores(result.get("evaluations", {})),
+        _scores(result.get("evaluations", {}), result.get("pack")),
         "![Training loss and validation](curve.png)",
     ]
     if "pack" in result:
@@ -38,25 +38,36 @@ def write_report(folder: Path) -> Path:
     if chunks:
         parts += ["## Test-time training", _chunks(chunks, recipe)]
     parts += ["## How it was made", _making(folder, recipe, result)]
+    parts += ["## Repeat it", _commands(folder, result)]
     path = folder / "report.md"
     write_bytes(path, ("\n\n".join(parts) + "\n").encode())
     return path
 
 
-def _scores(evaluations: dict[str, Any]) -> str:
+def _scores(evaluations: dict[str, Any], pack: dict[str, Any] | None) -> str:
     rows = [
         (label, f"{found['val_bpb']:.4f}", f"{found['val_loss']:.4f}", f"{found['seconds']:.1f}", what)
         for key, label, what in SCORES
         if (found := evaluations.get(key))
     ]
-    first = next(iter(evaluations.values()), None)
-    note = ""
-    if first:
-        note = (
-            f"\n\nEvery score covers the same {first['targets']:,} targets, {first['bytes']:,} bytes of held-out text, "
-            "each exactly once."
+    parts = [_table(("", "bits per byte", "nats per token", "seconds", "of"), rows)]
+    if pack is not None:
+        parts.append(f"**Artifact with scoring code: {_share_of_cap(pack)}.**")
+    scopes = {(found["targets"], found["bytes"]) for found in evaluations.values()}
+    if len(scopes) == 1:
+        targets, size = scopes.pop()
+        parts.append(
+            f"Every score covers the same {targets:,} targets, {size:,} bytes of held-out text, each exactly once."
         )
-    return _table(("", "bits per byte", "nats per token", "seconds", "of"), rows) + note
+    elif scopes:
+        counts = ", ".join(f"{name} {found['targets']:,}" for name, found in evaluations.items())
+        parts.append(f"**These scores cover different numbers of targets and do not compare: {counts}.**")
+    return "\n\n".join(parts)
+
+
+def _share_of_cap(pack: dict[str, Any]) -> str:
+    share = 100 * pack["total_bytes"] / pack["cap"]
+    return f"{pack['total_bytes']:,} of {pack['cap']:,} bytes ({share:.1f} %)"
 
 
 def _bytes(pack: dict[str, Any]) -> str:
@@ -64,11 +75,10 @@ def _bytes(pack: dict[str, Any]) -> str:
         (name, f"{group['tensors']:,}", f"{group['entries']:,}", f"{group['bytes']:,}")
         for name, group in pack["groups"].items()
     ]
-    share = 100 * pack["total_bytes"] / pack["cap"]
     return (
         _table(("group", "tensors", "numbers", "bytes before the codec"), rows)
         + f"\n\nArtifact {pack['model_bytes']:,} bytes, packed scoring code {pack['code_bytes']:,}: together "
-        f"{pack['total_bytes']:,} of {pack['cap']:,} bytes ({share:.1f} %)."
+        f"{_share_of_cap(pack)}."
     )
 
 
@@ -88,7 +98,6 @@ def _making(folder: Path, recipe: Recipe, result: dict[str, Any]) -> str:
     trained = result.get("train", {})
     environment = made["environment"]
     rows = [
-        ("command", f"`{shlex.join(['pgolf', *made['command'][1:]])}`"),
         ("started", made["started"]),
         ("training", f"{trained.get('steps', 0):,} steps in {trained.get('seconds', 0):.0f} s"),
         ("recipe", f"`recipe.toml`, SHA-256 {recipe.digest()[:16]}"),
@@ -99,6 +108,24 @@ def _making(folder: Path, recipe: Recipe, result: dict[str, Any]) -> str:
         ("machine", f"{environment['device_name']}, {environment['cpu_cores']} cores, {environment['platform']}"),
     ]
     return _table(("", ""), rows)
+
+
+def _commands(folder: Path, result: dict[str, Any]) -> str:
+    """What made the run, and what makes it again from the files that are left, as shell lines."""
+    made = read_json(folder / "provenance.json")
+    given = made["command"][1:]
+    data = ["--data", made["data"]["folder"]]
+    if "--tokenizer" in given[:-1]:
+        data += ["--tokenizer", given[given.index("--tokenizer") + 1]]
+    lines = [
+        "# what was typed",
+        shlex.join(["pgolf", *given]),
+        "# the same on the recorded data, from this folder",
+        shlex.join(["pgolf", "run", "recipe.toml", *data, "--out", "again"]),
+    ]
+    if "pack" in result:
+        lines += ["# one score again", shlex.join(["pgolf", "eval", "artifact.pgolf", *data, "--mode", "ttt"])]
+    return "\n".join(["```sh", *lines, "```"])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

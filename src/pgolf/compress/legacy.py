@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,7 +151,10 @@ def _read(path: Path) -> Any:
             return safetensors.torch.load(content)
         if path.suffix == ".ptz":
             content = _decompressed(content)
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A damaged pickle makes torch warn over many lines before it fails.
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (zlib.error, zstandard.ZstdError, safetensors.SafetensorError) as error:
         raise PgolfError(f"{path}: damaged, or not a {path.suffix} file ({error})") from error
     except Exception as error:

@@ -1,18 +1,20 @@
-"""Data folders: prepared, official, and wrong ones; and what `data inspect` finds in them."""
+"""Data folders: prepared, official, and wrong ones."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pgolf.data.dataset import open_dataset
-from pgolf.data.inspect import inspect_dataset
 from pgolf.data.prepare import prepare
 from pgolf.data.shards import read_shard, write_shard
+from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 
 TEXT = "\n\n".join(f"Document number {n} tells of {n % 7} birds and {n % 5} fish." for n in range(120))
@@ -67,8 +69,8 @@ def test_folders_that_do_not_fit(prepared: Path, copy: Path, tmp_path: Path) -> 
         open_dataset(tmp_path)
     with pytest.raises(PgolfError, match=r"has 300 pieces.*model\.vocab_size is 1024"):
         open_dataset(prepared, vocab_size=1024)
-    (copy / "tokenizer.model").write_bytes((prepared / "tokenizer.model").read_bytes() + b"\0")
-    with pytest.raises(PgolfError, match=r"not the tokenizer|not a SentencePiece"):
+    train_tokenizer((f"other words about {n} quarks" for n in range(300)), 300, copy / "tokenizer.model")
+    with pytest.raises(PgolfError, match=r"tokenizer\.model: is not the tokenizer that .* was prepared with"):
         open_dataset(copy)
     for path in copy.glob("*_val_*.bin"):
         path.unlink()
@@ -86,39 +88,47 @@ def test_the_fingerprint_follows_the_training_data(prepared: Path, copy: Path) -
     assert open_dataset(copy).fingerprint() != open_dataset(prepared).fingerprint()
 
 
-def test_inspection_counts_text_and_overlap(prepared: Path) -> None:
-    found = inspect_dataset(prepared)
-    size = sum(len(document.encode()) for document in TEXT.split("\n\n"))
-    assert found["train"]["documents"] == 120
-    assert found["train"]["bytes"] == found["train"]["bytes_original"] == size
-    assert found["train"]["bytes_lost_by_normalisation"] == 0
-    assert found["train"]["bytes_per_token"] == pytest.approx(size / found["train"]["tokens"])
-    assert found["val"]["documents"] == 2
-    assert found["overlap"] == {"documents": 1, "share_of_validation": 0.5}
-    assert found["errors"] == {}
+def test_a_score_needs_every_listed_shard(copy: Path, prepared: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["splits"]["val"]["shards"].append({"name": "text_val_000001.bin"})
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    dataset = open_dataset(copy)
+    assert dataset.missing_shards("train") == []
+    with pytest.raises(PgolfError, match=r"text_val_000001\.bin: absent"):
+        dataset.validation_tokens(16)
 
 
-def test_documents_may_run_from_shard_to_shard(prepared: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(TEXT)
-    (tmp_path / "val.txt").write_text("Document number 3 tells of 3 birds and 3 fish.")
-    prepare(
-        [tmp_path / "text.txt"],
-        tmp_path / "data",
-        val_text=[tmp_path / "val.txt"],
-        tokenizer=prepared / "tokenizer.model",
-        tokens_per_shard=37,
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: m.pop("tokenizer"),
+        lambda m: m.update(tokenizer="tokenizer.model"),
+        lambda m: m["splits"].pop("val"),
+        lambda m: m["splits"]["train"].pop("bytes_normalized"),
+        lambda m: m["splits"]["train"].update(shards=["text_train_000000.bin"]),
+        lambda m: m["splits"]["train"].update(shards=None),
+    ],
+)
+def test_a_damaged_manifest_is_named(copy: Path, damage: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    damage(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(PgolfError, match=r"manifest\.json: a damaged manifest"):
+        open_dataset(copy)
+
+
+@pytest.mark.parametrize("content", ["[1]", '"text"', "null", '{"tokenizer": "other.model"}', '{"splits": []}'])
+def test_a_manifest_of_another_program_is_ignored(copy: Path, content: str) -> None:
+    (copy / "manifest.json").write_text(content)
+    assert open_dataset(copy).manifest is None
+
+
+def test_golden_shards_as_a_bare_folder(shared: Path) -> None:
+    dataset = open_dataset(
+        shared / "golden" / "shards", shared / "tokenizers" / "fineweb_1024_bpe.model", vocab_size=1024
     )
-    found = inspect_dataset(tmp_path / "data")
-    assert found["train"]["shards"] > 10
-    assert found["train"]["documents"] == 120
-    assert found["overlap"]["documents"] == 1
-
-
-def test_inspection_reports_damaged_files_and_goes_on(copy: Path) -> None:
-    shard = next(copy.glob("*_train_*.bin"))
-    shard.write_bytes(shard.read_bytes()[:-1])
-    found = inspect_dataset(copy)
-    assert "cut short" in found["errors"][shard.name]
-    assert found["train"]["shards"] == 0
-    assert found["val"]["documents"] == 2
-    json.dumps(found)
+    assert dataset.train_stream().total == 553_475
+    everything = np.fromfile(dataset.val_shards[0], "<u2", offset=1024)
+    assert len(everything) == 16_385
+    assert dataset.validation_tokens(2048).tolist() == everything.tolist()
+    assert dataset.validation_tokens(1000).tolist() == everything[:16_001].tolist()

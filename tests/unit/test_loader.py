@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pgolf.data.loader import BatchLoader, TokenStream
-from pgolf.data.shards import write_shard
+from pgolf.data.shards import read_shard, write_shard
 from pgolf.errors import PgolfError
 from pgolf.recipe import TrainSection
 
@@ -39,7 +39,7 @@ def reference_order(tokens: np.ndarray, world: int, rank: int, steps: int) -> li
     return batches
 
 
-@pytest.mark.parametrize(("world", "rank"), [(1, 0), (2, 1), (4, 0), (4, 3), (8, 5)])
+@pytest.mark.parametrize(("world", "rank"), [(world, rank) for world in (1, 2, 4, 8) for rank in range(world)])
 def test_order_of_the_references(shards: list[Path], world: int, rank: int) -> None:
     stream = TokenStream(shards)
     assert stream.total == 300
@@ -53,12 +53,33 @@ def test_order_of_the_references(shards: list[Path], world: int, rank: int) -> N
         assert np.array_equal(y.numpy(), targets)
 
 
+def test_golden_shards_in_order_and_around(shared: Path) -> None:
+    paths = sorted((shared / "golden" / "shards").glob("*_train_*.bin"))
+    tokens = np.concatenate([np.fromfile(path, "<u2", offset=1024) for path in paths])
+    train = TrainSection(batch_tokens=16384, sequence_length=1024, micro_batches=8)
+    loader = BatchLoader(TokenStream(paths, 1024), train)
+    # 300,000 tokens in the first shard: step 18 runs into the second one, step 33 into the first again.
+    for step in (0, 18, 33, 40):
+        for part in range(8):
+            start = (step * 8 + part) * 2049
+            span = tokens.take(range(start, start + 2049), mode="wrap").astype(np.int64)
+            x, y = loader.batch(step, part)
+            assert np.array_equal(x.numpy(), span[:-1].reshape(2, 1024))
+            assert np.array_equal(y.numpy(), span[1:].reshape(2, 1024))
+
+
 def test_any_position_of_the_stream(shards: list[Path]) -> None:
     stream = TokenStream(shards)
     tokens = stream.take(0, 300)
     for position, count in ((0, 5), (98, 4), (299, 3), (650, 700)):
         expected = [tokens[(position + i) % 300] for i in range(count)]
         assert stream.take(position, count).tolist() == expected
+
+
+def test_shards_are_mapped_not_read(shards: list[Path]) -> None:
+    assert isinstance(read_shard(shards[0]), np.memmap)
+    assert not read_shard(shards[0]).flags.writeable
+    assert TokenStream(shards).take(0, 10).dtype == np.uint16
 
 
 def test_ranks_must_share_evenly(shards: list[Path]) -> None:

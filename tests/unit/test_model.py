@@ -10,7 +10,7 @@ import torch
 from pgolf.model.embeddings import bigram_buckets
 from pgolf.model.gpt import GPT, build_model
 from pgolf.model.linear import soft_round
-from pgolf.recipe import ModelSection, load_recipe
+from pgolf.recipe import ModelSection, load_recipe, recipe_names
 
 TINY = ["model.layers=3", "model.width=32", "model.heads=4", "model.kv_heads=2", "model.mlp_hidden=48"]
 TINY += ["model.vocab_size=64", "model.bigram.buckets=32", "model.bigram.width=16"]
@@ -84,6 +84,25 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.token_embedding.weight, other.token_embedding.weight)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_parameter_of_every_shipped_recipe_learns(name: str) -> None:
+    model = load_recipe(name).model
+    network = build_model(model, 0).train()
+    # The first layer has no earlier value to mix in; its pair of weights exists in the references too.
+    silent = {parameter for parameter, _ in network.named_parameters()} - {"cores.0.attention.value_mix"}
+    torch.manual_seed(0)
+    for _ in range(4):
+        tokens = torch.randint(model.vocab_size, (2, 17))
+        network(tokens[:, :-1], tokens[:, 1:]).mean().backward()
+        for parameter, value in network.named_parameters():
+            if value.grad is not None and bool(value.grad.any()):
+                silent.discard(parameter)
+                with torch.no_grad():
+                    value -= 0.1 * value.grad
+            value.grad = None
+    assert not silent
 
 
 def test_initial_weights_of_the_references() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgolf.data.shards import ShardWriter, read_shard, write_shard
+from pgolf.data.shards import ShardWriter, check_ids, read_shard, write_shard
 from pgolf.errors import PgolfError
 
 TOKENS = np.array([1, 5, 9, 1, 65535], np.uint16)
@@ -65,3 +65,11 @@ def test_missing_files_and_foreign_tokens(tmp_path: Path) -> None:
         read_shard(tmp_path / "s.bin", 1024)
     write_shard(tmp_path / "none.bin", TOKENS[:0])
     assert len(read_shard(tmp_path / "none.bin", 1024)) == 0
+
+
+def test_positions_are_counted_from_the_start_of_the_shard() -> None:
+    tokens = np.zeros((1 << 22) + 9, np.uint16)
+    tokens[-2] = 700
+    check_ids(Path("s.bin"), tokens, 701)
+    with pytest.raises(PgolfError, match=f"token 700 at position {len(tokens) - 2} "):
+        check_ids(Path("s.bin"), tokens, 700)

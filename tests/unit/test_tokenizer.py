@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import sentencepiece
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pgolf.data.tokenizer import Tokenizer
@@ -39,6 +41,35 @@ def test_bytes_of_a_tokenizer_of_ours_are_those_of_the_text(own: Tokenizer, text
     assert own.decode(own.encode(text)) == seen
     # A space at the very beginning counts for nothing, whoever put it there.
     assert counted(own, text) == len(own.normalize(text).encode()) == len(seen.removeprefix(" ").encode())
+
+
+@pytest.fixture(scope="module")
+def across_words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Pieces may run over spaces, and a space is put in front of every text: unlike ours in both."""
+    path = tmp_path_factory.mktemp("across") / "tokenizer.model"
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["hello world and hello world again"] * 50),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        split_by_whitespace=False,
+        normalization_rule_name="identity",
+        add_dummy_prefix=True,
+        minloglevel=3,
+    )
+    path.write_bytes(model.getvalue())
+    return Tokenizer.load(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=TEXTS)
+@example(text="hello world and hello world again")
+def test_spaces_inside_pieces_count(across_words: Tokenizer, text: str) -> None:
+    pieces = [across_words.decode([token]) for token in range(3, across_words.vocab_size)]
+    assert any(" " in piece.strip() for piece in pieces)
+    assert counted(across_words, text) == len(across_words.normalize(text).encode())
 
 
 @settings(max_examples=300, deadline=None)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from pgolf.errors import PgolfError
 from pgolf.files import read_json
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,31 @@ class Dataset:
 
         Args:
             length: targets per evaluation window.
-            limit_targets: if given, keep at most this many targets, the first ones.
+            limit_targets: if given, keep at most this many targets (1 or more), the first ones.
 
         Raises:
-            PgolfError: fewer than two tokens, or a bad shard.
+            PgolfError: fewer than two tokens, or a bad or missing shard.
         """
+        assert limit_targets is None or limit_targets > 0
         shards = [read_shard(path, self.tokenizer.vocab_size) for path in self.val_shards]
         tokens = np.concatenate(shards) if shards else np.zeros(0, dtype=np.uint16)
         targets = len(tokens) - 1
         if targets < 1:
             raise PgolfError(f"{self.folder}: holds no validation tokens (*_val_*.bin); prepare it with --val-fraction")
+        if missing := self.missing_shards("val"):
+            # A score on part of the validation text would pass for one on all of it.
+            raise PgolfError(f"{self.folder / missing[0]}: absent, but {MANIFEST} lists it; prepare the data again")
         if targets >= length:
             targets -= targets % length
         return tokens[: min(targets, limit_targets or targets) + 1]
+
+    def missing_shards(self, split: Split) -> list[str]:
+        """Names of the shards of a split that the manifest lists and the folder lacks."""
+        if self.manifest is None:
+            return []
+        present = {path.name for path in (self.train_shards if split == "train" else self.val_shards)}
+        listed = (shard["name"] for shard in self.manifest["splits"][split]["shards"])
+        return [name for name in listed if name not in present]
 
     def fingerprint(self) -> str:
         """A digest of the training data that is quick to compute: names, sizes, and both ends of every shard."""
@@ -76,30 +91,40 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
         vocab_size: the model's; a tokenizer of another size is an error.
 
     Raises:
-        PgolfError: no shards, no tokenizer, or one of another size or than the manifest says.
+        PgolfError: no shards, no tokenizer, one of another size or than the manifest says, or a damaged manifest.
     """
     if not folder.is_dir():
         raise PgolfError(f"{folder}: no such data folder; make one with `pgolf data prepare`")
     train, val = sorted(folder.glob("*_train_*.bin")), sorted(folder.glob("*_val_*.bin"))
     if not train and not val:
         raise PgolfError(f"{folder}: holds no shards (*_train_*.bin, *_val_*.bin)")
-    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
-    opened = Tokenizer.load(tokenizer or _tokenizer_of(folder, manifest))
+    found = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    manifest = _own_manifest(folder / MANIFEST, found)
+    opened = Tokenizer.load(tokenizer or _tokenizer_of(folder, found))
     if vocab_size is not None and opened.vocab_size != vocab_size:
         raise PgolfError(
             f"{opened.path}: has {opened.vocab_size} pieces, but the recipe's model.vocab_size is {vocab_size}; "
             "change one of them"
         )
-    expected = _tokenizer_digest(manifest)
-    if expected is not None and opened.digest != expected:
+    if manifest is not None and opened.digest != manifest["tokenizer"]["sha256"]:
         raise PgolfError(f"{opened.path}: is not the tokenizer that {folder} was prepared with")
     return Dataset(folder, train, val, opened, manifest)
 
 
-def _tokenizer_digest(manifest: Any) -> str | None:
-    if not isinstance(manifest, dict) or "tokenizer" not in manifest:
+def _own_manifest(path: Path, found: Any) -> dict[str, Any] | None:
+    """What `data prepare` wrote, with the parts that are read later present; another program's file is ignored."""
+    if not isinstance(found, dict) or "format" not in found:
         return None
-    return str(manifest["tokenizer"]["sha256"])
+    try:
+        splits = [found["splits"][split] for split in SPLITS]
+        texts = [found["tokenizer"]["sha256"], *(shard["name"] for split in splits for shard in split["shards"])]
+        counts = [split[key] for split in splits for key in ("bytes_original", "bytes_normalized")]
+        whole = all(isinstance(text, str) for text in texts) and all(isinstance(count, int) for count in counts)
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise PgolfError(f"{path}: a damaged manifest; prepare the data again")
+    return found
 
 
 def _tokenizer_of(folder: Path, manifest: Any) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.dataset import SPLITS, Dataset, Split, open_dataset
 from pgolf.data.shards import Tokens, read_shard
 from pgolf.errors import PgolfError
 
@@ -22,43 +22,52 @@ def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, An
     Returns:
         For "train" and "val": shards, tokens, documents (beginnings), bytes of text and bytes per token, and,
         where the manifest knows the original text, the bytes that normalisation changed. "errors" names
-        unusable files with the reason; "overlap" counts validation documents that are token for token also
-        training documents. Memory does not grow with the shards, only with the number of documents (16
-        bytes each).
+        unusable and missing files with the reason; "overlap" counts validation documents that are token for
+        token also training documents. A document that runs into an unusable file is left out of that
+        comparison. One shard is looked at at a time; beyond that, memory grows only with the number of
+        training documents (a digest of 16 bytes each).
 
     Raises:
         PgolfError: the folder is no data folder at all.
     """
     dataset = open_dataset(folder, tokenizer)
     errors: dict[str, str] = {}
-    digests: dict[str, set[bytes]] = {}
     found: dict[str, Any] = {
         "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "sha256": dataset.tokenizer.digest}
     }
-    for split, paths in (("train", dataset.train_shards), ("val", dataset.val_shards)):
-        shards = list(_usable(paths, dataset.tokenizer.vocab_size, errors))
-        found[split] = _count(shards, dataset)
-        found[split] |= _normalisation(dataset, split)
-        digests[split] = set(_document_digests(shards, dataset.tokenizer.bos_id))
-    shared = len(digests["train"] & digests["val"])
-    found["overlap"] = {"documents": shared, "share_of_validation": shared / max(len(digests["val"]), 1)}
+    shards: dict[Split, list[Tokens | None]] = {}
+    for split in SPLITS:
+        shards[split] = _usable(dataset, split, errors)
+        found[split] = _count(shards[split], dataset) | _normalisation(dataset, split)
+    bos = dataset.tokenizer.bos_id
+    found["overlap"] = _overlap(_document_digests(shards["train"], bos), _document_digests(shards["val"], bos))
     found["errors"] = errors
     return found
 
 
-def _usable(paths: list[Path], vocab_size: int, errors: dict[str, str]) -> Iterator[Tokens]:
-    for path in paths:
+def _usable(dataset: Dataset, split: Split, errors: dict[str, str]) -> list[Tokens | None]:
+    """The shards of a split, with None in place of each that cannot be used; the reasons go into ``errors``."""
+    missing = dataset.missing_shards(split)
+    present = dataset.train_shards if split == "train" else dataset.val_shards
+    shards: list[Tokens | None] = []
+    for path in sorted([*present, *(dataset.folder / name for name in missing)]):
         try:
-            yield read_shard(path, vocab_size)
+            shards.append(read_shard(path, dataset.tokenizer.vocab_size))
         except PgolfError as error:
-            errors[path.name] = str(error)
+            absent = f"{path}: absent, but the manifest lists it; prepare the data again"
+            errors[path.name] = absent if path.name in missing else str(error)
+            shards.append(None)
+    return shards
 
 
-def _count(shards: list[Tokens], dataset: Dataset) -> dict[str, Any]:
+def _count(shards: list[Tokens | None], dataset: Dataset) -> dict[str, Any]:
     tokens = documents = size = 0
     # Nothing precedes the first token of a split, so it counts as if it followed a BOS.
     previous = dataset.tokenizer.bos_id
     for shard in shards:
+        if shard is None:
+            previous = dataset.tokenizer.bos_id
+            continue
         for start in range(0, len(shard), _BLOCK):
             block = np.asarray(shard[start : start + _BLOCK], dtype=np.int64)
             before = np.concatenate(([previous], block[:-1]))
@@ -67,7 +76,7 @@ def _count(shards: list[Tokens], dataset: Dataset) -> dict[str, Any]:
             tokens += len(block)
             previous = int(block[-1])
     return {
-        "shards": len(shards),
+        "shards": sum(shard is not None for shard in shards),
         "tokens": tokens,
         "documents": documents,
         "bytes": size,
@@ -75,21 +84,32 @@ def _count(shards: list[Tokens], dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _normalisation(dataset: Dataset, split: str) -> dict[str, Any]:
-    recorded = (dataset.manifest or {}).get("splits", {}).get(split, {})
-    if "bytes_original" not in recorded:
+def _overlap(train: Iterator[bytes], val: Iterator[bytes]) -> dict[str, Any]:
+    seen = set(train)
+    documents = shared = 0
+    for digest in val:
+        documents += 1
+        shared += digest in seen
+    return {"documents": shared, "share_of_validation": shared / documents if documents else 0.0}
+
+
+def _normalisation(dataset: Dataset, split: Split) -> dict[str, Any]:
+    if dataset.manifest is None:
         return {}
+    recorded = dataset.manifest["splits"][split]
     original, normalized = recorded["bytes_original"], recorded["bytes_normalized"]
     return {"bytes_original": original, "bytes_lost_by_normalisation": original - normalized}
 
 
-def _document_digests(shards: list[Tokens], bos: int) -> Iterator[bytes]:
-    """A digest of each document's tokens; documents may run from one shard into the next."""
+def _document_digests(shards: list[Tokens | None], bos: int) -> Iterator[bytes]:
+    """A digest of each whole document's tokens; documents may run from one shard into the next."""
     current = None
     for shard in shards:
-        starts = np.flatnonzero(shard == bos)
-        pieces = np.split(shard, starts)
-        for index, piece in enumerate(pieces):
+        if shard is None:
+            # The open document goes on in tokens that cannot be read.
+            current = None
+            continue
+        for index, piece in enumerate(np.split(shard, np.flatnonzero(shard == bos))):
             if index > 0:
                 if current is not None:
                     yield current.digest()

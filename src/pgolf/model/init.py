@@ -45,7 +45,8 @@ def _initialise_matrix(module: str, weight: nn.Parameter, model: ModelSection) -
         nn.init.orthogonal_(weight)
         if projection:
             weight.div_(math.sqrt(2 * model.layers))
-    elif projection:
+    elif module == "value_embedding.project" or (module == "bigram.project" and model.bigram.hash == "additive"):
+        # A bigram table that starts at zero needs a projection that does not: else neither ever gets a gradient.
         nn.init.zeros_(weight)
     elif module.startswith("refiner."):
         nn.init.normal_(weight, std=0.01)

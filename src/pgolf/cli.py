@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import pgolf
+from pgolf.cli_bench import bench_app
+from pgolf.cli_common import (
+    AsJson,
+    DataFolder,
+    DeviceName,
+    Overrides,
+    TokenizerFile,
+    epilog,
+    flat_rows,
+    print_columns,
+    print_comparison,
+    print_json,
+    print_result,
+    print_table,
+    stdout,
+)
+from pgolf.cli_data import data_app
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -24,31 +38,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Prepare, fetch and inspect token shards.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-stdout = Console(highlight=False)
-
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
-]
-DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="Prepared folder, or a bare folder of *_train_*.bin and *_val_*.bin.")
-]
-TokenizerFile = Annotated[
-    Path | None, typer.Option("--tokenizer", help="SentencePiece model, where the data folder holds none.")
-]
-DeviceName = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; default: CUDA if there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+app.add_typer(bench_app, name="bench")
 
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
 ClickException: Any = typer.BadParameter.__mro__[2]
 _LIST_OPTIONS = ("--text", "--val-text")
-
-
-def _epilog(*examples: str) -> str:
-    # \b keeps click from re-flowing the lines.
-    return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
 
 
 @app.callback(invoke_without_command=True)
@@ -58,78 +54,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@data_app.command(
-    "prepare",
-    epilog=_epilog(
-        "pgolf data prepare --text books/*.txt --val-fraction 0.01 --vocab-size 1024 --out data/books",
-        "pgolf data prepare --text train.jsonl.zst --val-text val.jsonl --tokenizer sp1024.model --out data/web",
-    ),
-)
-def data_prepare(
-    text: Annotated[list[Path], typer.Option("--text", help=".txt, .jsonl, .jsonl.zst or .parquet; several at once.")],
-    out: Annotated[Path, typer.Option("--out", help="New folder for shards, tokenizer and manifest.")],
-    val_text: Annotated[
-        list[Path] | None, typer.Option("--val-text", help="Files of validation documents; several at once.")
-    ] = None,
-    val_fraction: Annotated[float, typer.Option("--val-fraction", help="Part of the documents held out.")] = 0.0,
-    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Existing SentencePiece model.")] = None,
-    vocab_size: Annotated[int | None, typer.Option("--vocab-size", help="Train a tokenizer of this size.")] = None,
-    one_document: Annotated[bool, typer.Option("--one-document", help="A .txt file is one document.")] = False,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: all cores.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Turn text into token shards, with a tokenizer and a manifest."""
-    from pgolf.data.prepare import prepare
-    from pgolf.progress import counting
-
-    with counting("preparing") as progress:
-        manifest = prepare(
-            text,
-            out,
-            val_text=val_text or (),
-            val_fraction=val_fraction,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            one_document=one_document,
-            workers=workers,
-            progress=progress,
-        )
-    _print_result(manifest, as_json, _split_rows(manifest["splits"]), title=f"{out}")
-
-
-@data_app.command(
-    "fetch", epilog=_epilog("pgolf data fetch fineweb-sp1024 --train-shards 10 --out data/fineweb-sp1024")
-)
-def data_fetch(
-    name: Annotated[str, typer.Argument(help="Published data set: fineweb-sp1024.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to fill.")] = Path("data"),
-    train_shards: Annotated[int, typer.Option("--train-shards", min=0, help="Training shards to fetch.")] = 1,
-    revision: Annotated[str | None, typer.Option("--revision", help="Commit of the repository on the hub.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Fetch the official shards from the Hugging Face hub (needs the extra pgolf[hub]); resumable."""
-    from pgolf.data.fetch import fetch
-
-    folder = fetch(name, out, train_shards=train_shards, revision=revision)
-    _print_result({"folder": str(folder)}, as_json, [("folder", str(folder))], title=name)
-
-
-@data_app.command("inspect", epilog=_epilog("pgolf data inspect data/books", "pgolf data inspect data/books --json"))
-def data_inspect(
-    folder: Annotated[Path, typer.Argument(help="Data folder.")],
-    tokenizer: TokenizerFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Count tokens, documents and bytes; check headers and the overlap of training and validation."""
-    from pgolf.data.inspect import inspect_dataset
-
-    found = inspect_dataset(folder, tokenizer)
-    _print_result(found, as_json, _flat_rows(found), title=str(folder))
-
-
 @app.command(
     "train",
-    epilog=_epilog(
+    epilog=epilog(
         "pgolf train --recipe quickstart --out runs/first",
         "pgolf train --recipe seed_1232 --set train.steps=2000 --data data/fineweb-sp1024 --out runs/short",
         "pgolf train --resume --out runs/short",
@@ -151,12 +78,16 @@ def train_command(
     from pgolf.pipeline import train_job
 
     result = train_job(recipe, overrides or [], data, tokenizer, out, pick_device(device), initial=init, resume=resume)
-    _print_result(result, as_json, _flat_rows(result), title=str(out))
+    print_result(result, as_json, flat_rows(result), title=str(out))
 
 
 @app.command(
     "pack",
-    epilog=_epilog("pgolf pack runs/first --out model.pgolf", "pgolf pack runs/first --out small.pgolf --cap 900000"),
+    epilog=epilog(
+        "pgolf pack runs/first --out model.pgolf",
+        "pgolf pack runs/first --out small.pgolf --cap 900000",
+        "pgolf pack runs/first --out model.pgolf --compare",
+    ),
 )
 def pack_command(
     weights: Annotated[Path, typer.Argument(help="Run folder or weights file.")],
@@ -165,18 +96,66 @@ def pack_command(
         int | None, typer.Option("--cap", min=1, help="Largest total in bytes; default: compress.cap.")
     ] = None,
     overrides: Overrides = None,
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also code the same tensors with every coder.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize and code the weights, read them back to verify, and count the bytes."""
-    from pgolf.pipeline import pack_job
+    """Quantize and code the weights, read them back to verify, and count the bytes.
 
-    report = pack_job(weights, out, cap, overrides or [])
-    _print_result(report.to_json(), as_json, report.rows(), title=str(out))
+    With --cap, and by default in new recipes, precision goes where the loss minds it most and the artifact lands just
+    under the cap; a table says what each tensor got. --set compress.scheme=rowwise keeps to fixed widths.
+    """
+    from pgolf.compress.compare import compare_artifact
+    from pgolf.compress.report import TENSOR_COLUMNS
+    from pgolf.pipeline import pack_job
+    from pgolf.progress import counting
+
+    report = pack_job(weights, out, cap, overrides or [], data, tokenizer)
+    result = report.to_json()
+    if compare:
+        with counting("comparing coders") as progress:
+            result["coders"] = [row.to_json() for row in compare_artifact(out, progress)]
+    if not as_json and report.scheme == "budget":
+        print_columns(TENSOR_COLUMNS, report.tensor_rows(), title="what was chosen; rise of the loss in nats per token")
+    print_result(result, as_json, report.rows(), title=str(out))
+    if compare and not as_json:
+        print_comparison(result["coders"], title="the same codes, steps and kept tensors in every coder")
+
+
+@app.command(
+    "inspect", epilog=epilog("pgolf inspect model.pgolf", "pgolf inspect model.pgolf --picture codes.png --json")
+)
+def inspect_command(
+    file: Annotated[Path, typer.Argument(help="Artifact.")],
+    picture: Annotated[Path | None, typer.Option("--picture", help="Draw codes and bytes by group as a PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in an artifact: sizes, provenance, and the codes, entropy and bytes of every tensor."""
+    from pgolf.compress.inspect import inspect_artifact
+    from pgolf.report import histogram
+
+    found = inspect_artifact(file)
+    if picture is not None:
+        histogram.draw_codes(found, picture)
+    if as_json:
+        print_json(found.to_json())
+        return
+    print_columns(
+        histogram.TENSOR_COLUMNS,
+        histogram.tensor_rows(found),
+        title=str(file),
+        left=("histogram",),
+        spare="histogram",
+    )
+    print_columns(histogram.GROUP_COLUMNS, histogram.group_rows(found), title="bytes of the file by group of tensors")
+    origin = flat_rows({"origin": found.origin})
+    print_table([*histogram.summary_rows(found), *origin], title="artifact")
 
 
 @app.command(
     "eval",
-    epilog=_epilog(
+    epilog=epilog(
         "pgolf eval model.pgolf --data data/books --mode ttt --json",
         "pgolf eval runs/first --data data/books --mode sliding --stride 32 --limit-targets 100000",
     ),
@@ -198,12 +177,12 @@ def eval_command(
 
     result = eval_job(weights, data, tokenizer, mode, stride, limit, overrides or [], pick_device(device))
     shown = {key: value for key, value in result.items() if key != "chunks"}
-    _print_result(result, as_json, _flat_rows(shown), title=f"{weights} ({mode})")
+    print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")
 
 
 @app.command(
     "import",
-    epilog=_epilog("pgolf import final_model.int6.ptz --recipe seed_644 --out imported.safetensors"),
+    epilog=epilog("pgolf import final_model.int6.ptz --recipe seed_644 --out imported.safetensors"),
 )
 def import_command(
     source: Annotated[Path, typer.Argument(help="A reference's .ptz artifact, .pt or .safetensors weights.")],
@@ -219,10 +198,10 @@ def import_command(
     from pgolf.pipeline import import_job
 
     result = import_job(source, recipe, overrides or [], out, tokenizer)
-    _print_result(result, as_json, _flat_rows(result), title=str(out))
+    print_result(result, as_json, flat_rows(result), title=str(out))
 
 
-@app.command("run", epilog=_epilog("pgolf run quickstart", "pgolf run seed_1232 --data data/fineweb-sp1024"))
+@app.command("run", epilog=epilog("pgolf run quickstart", "pgolf run seed_1232 --data data/fineweb-sp1024"))
 def run_command(
     name: Annotated[str, typer.Argument(help="Recipe: a shipped name or a .toml file.")],
     out: Annotated[Path | None, typer.Option("--out", help="Run folder; default: runs/NAME.")] = None,
@@ -241,12 +220,12 @@ def run_command(
     folder = out or Path("runs") / recipe.name
     result = run_all(recipe, data, tokenizer, folder, pick_device(device))
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         _print_run(result, folder)
 
 
-@app.command("recipes", epilog=_epilog("pgolf recipes", "pgolf recipes seed_1232 --set model.layers=9"))
+@app.command("recipes", epilog=epilog("pgolf recipes", "pgolf recipes seed_1232 --set model.layers=9"))
 def recipes_command(
     name: Annotated[str | None, typer.Argument(help="Print this one, resolved.")] = None,
     overrides: Overrides = None,
@@ -258,40 +237,15 @@ def recipes_command(
 
     if name is None:
         known = {entry: load_recipe(entry).description for entry in recipe_names()}
-        _print_result(known, as_json, list(known.items()), title="recipes")
+        print_result(known, as_json, list(known.items()), title="recipes")
         return
     recipe = load_recipe(name, overrides or [])
     figures = estimate(recipe)
     if as_json:
-        _print_json({"recipe": recipe.model_dump(mode="json"), "estimate": figures.to_json()})
+        print_json({"recipe": recipe.model_dump(mode="json"), "estimate": figures.to_json()})
         return
     stdout.print(recipe.to_toml(), markup=False)
-    _print_table(figures.rows(), title=f"{recipe.name}: estimates before training")
-
-
-@app.command(
-    "bench",
-    epilog=_epilog("pgolf bench train", "pgolf bench eval --recipe seed_1232 --repeats 3 --json"),
-)
-def bench_command(
-    what: Annotated[str, typer.Argument(help="train, eval, ttt or pack.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="What to measure.")] = "quickstart",
-    overrides: Overrides = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measured repeats after the warm-up.")] = 5,
-    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON here.")] = None,
-    device: DeviceName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure speed and memory beside the plainest loop that does the same work."""
-    from pgolf.bench import run_bench
-    from pgolf.device import pick_device
-    from pgolf.files import write_json
-    from pgolf.recipe import load_recipe
-
-    result = run_bench(what, load_recipe(recipe, overrides or []), pick_device(device), repeats)
-    if out is not None:
-        write_json(out, result)
-    _print_result(result, as_json, _flat_rows(result), title=f"bench {what}")
+    print_table(figures.rows(), title=f"{recipe.name}: estimates before training")
 
 
 def main() -> None:
@@ -333,56 +287,6 @@ def _fail(message: str) -> None:
     sys.exit(2)
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value))
-
-
-def _print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: str) -> None:
-    if as_json:
-        _print_json(value)
-    else:
-        _print_table(rows, title)
-
-
-def _print_table(rows: list[tuple[str, str]], title: str) -> None:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    stdout.print(table)
-
-
-def _flat_rows(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for key, entry in value.items():
-        if entry in ({}, []):
-            rows.append((f"{prefix}{key}", "none"))
-        elif isinstance(entry, dict):
-            rows += _flat_rows(entry, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", _text(entry)))
-    return rows
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)
-
-
-def _split_rows(splits: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (
-            name,
-            f"{split['documents']:,} documents, {split['tokens']:,} tokens, {split['bytes_original']:,} bytes of text",
-        )
-        for name, split in splits.items()
-    ]
-
-
 def _times(result: dict[str, Any]) -> str:
     scoring = sum(evaluation["seconds"] for evaluation in result["evaluations"].values())
     return (
@@ -404,7 +308,7 @@ def _print_run(result: dict[str, Any], folder: Path) -> None:
         ("artifact file", str(folder / "artifact.pgolf")),
         ("curve", str(folder / "curve.png")),
     ]
-    _print_table(rows, title=f"{result['recipe']}: bits per byte (BPB) on held-out text")
+    print_table(rows, title=f"{result['recipe']}: bits per byte (BPB) on held-out text")
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
     for name, shape in shapes.items():
         copies = 2 + (1 if groups_of(name)[0] == "matrix" else 2)  # weight, gradient, momentum or two moments
         copies += {"none": 0, "ema": 1, "swa": 1, "swa_of_ema": 2}[average]
+        copies += recipe.qat.enabled and recipe.qat.grid == "export"  # the exact weights beside the rounded ones
         state += 4 * copies * shape.numel()
     # In the backward pass: gradients of the logits' three forms, and of the MLP's hidden states.
     temporary = 4 * 3 * recipe.model.vocab_size + (2 if cuda else 4) * 4 * recipe.model.mlp_hidden
@@ -119,7 +120,7 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
     option of the model is counted as it is.
 
     Args:
-        recipe: fake quantization, if enabled, is taken as active.
+        recipe: fake quantization inside the model (the int6 grid), if enabled, is taken as active.
         mixed: compute in bf16 autocast, else in float32.
     """
     length = recipe.train.sequence_length
@@ -133,7 +134,8 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
     precision = torch.autocast("cpu", dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
     with FakeTensorMode(), precision:
         network = GPT(recipe.model).train()
-        network.fake_quant.active, network.fake_quant.soft_round = recipe.qat.enabled, recipe.qat.soft_round
+        network.fake_quant.active = recipe.qat.enabled and recipe.qat.grid == "int6"
+        network.fake_quant.soft_round = recipe.qat.soft_round
         weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
         tokens = torch.zeros(sequences, length, dtype=torch.int64)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

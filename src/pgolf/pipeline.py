@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
+from pgolf.compress import calibrate
+from pgolf.compress.calibrate import Calibration
 from pgolf.compress.legacy import import_reference
-from pgolf.compress.pack import PackReport, pack
+from pgolf.compress.pack import pack
+from pgolf.compress.report import PackReport
 from pgolf.data.corpus import prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.tokenizer import Tokenizer
@@ -19,7 +22,7 @@ from pgolf.device import place
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
 from pgolf.files import read_json, write_json
-from pgolf.progress import TrainingView, counting, stderr
+from pgolf.progress import TrainingView, counting, stderr, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
 from pgolf.train.folder import is_trained, open_run, saved_recipe
@@ -27,6 +30,14 @@ from pgolf.train.loop import Run, TrainResult, train
 from pgolf.weights import Weights, load_weights, save_weights
 
 ARTIFACT = "artifact.pgolf"
+# What a cap means for a recipe with another scheme.
+BUDGET = (
+    "compress.scheme=budget",
+    "compress.rounding=gptq",
+    "compress.calibration=train",
+    "compress.codec=range",
+    "compress.level=[1]",
+)
 # Name in result.json, which weights, mode.
 EVALUATIONS = (
     ("float", "model.safetensors", "standard"),
@@ -59,7 +70,7 @@ def run_all(
     if "pack" not in result or not (out / ARTIFACT).is_file():
         weights = load_weights(out)
         started = time.perf_counter()
-        report = pack(weights.state, recipe, weights.tokenizer_digest, out / ARTIFACT)
+        report = _pack(weights, recipe, dataset, out / ARTIFACT, None)
         result["pack"] = report.to_json() | {"seconds": time.perf_counter() - started}
         write_json(out / "result.json", result)
     for name, file, mode in EVALUATIONS:
@@ -148,13 +159,62 @@ def train_job(
     }
 
 
-def pack_job(source: Path, out: Path, cap: int | None, overrides: Sequence[str]) -> PackReport:
-    """Pack a run's or a file's weights; ``overrides`` may change compress keys."""
+def pack_job(
+    source: Path,
+    out: Path,
+    cap: int | None,
+    overrides: Sequence[str],
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+) -> PackReport:
+    """Pack a run's or a file's weights; ``overrides`` may change compress keys.
+
+    A cap asks for the scheme that uses it: unless the overrides name a scheme, it is "budget". Training text for
+    calibration comes from ``data``, the run's own data, or the recipe's built-in corpus.
+    """
     weights = load_weights(source)
     if weights.kind == "artifact":
         raise PgolfError(f"{source}: is an artifact already; pack the run or the weights it was made from")
-    recipe = weights.recipe.with_overrides(overrides, ("compress",))
-    return pack(weights.state, recipe, weights.tokenizer_digest, out, cap)
+    named = [text.partition("=")[0].strip() for text in overrides]
+    recipe = weights.recipe
+    if cap is not None and recipe.compress.scheme != "budget" and "compress.scheme" not in named:
+        recipe = recipe.with_overrides(BUDGET)
+    recipe = recipe.with_overrides(overrides, ("compress",))
+    dataset = None
+    if recipe.compress.calibration == "train":
+        dataset = training_text(source, recipe, data, tokenizer)
+    return _pack(weights, recipe, dataset, out, cap)
+
+
+def _pack(weights: Weights, recipe: Recipe, dataset: Dataset | None, out: Path, cap: int | None) -> PackReport:
+    with working("packing") as note:
+        note("calibrating")
+        calibration = calibration_for(weights, recipe, dataset)
+        grid = weights.grid_for(recipe.compress)
+        return pack(weights.state, recipe, weights.tokenizer_digest, out, cap, calibration, note, grid)
+
+
+def calibration_for(weights: Weights, recipe: Recipe, dataset: Dataset | None) -> Calibration | None:
+    """Statistics of the loss around weights, from the text that the recipe names; None if it names none."""
+    return calibrate.calibration_for(weights.model(), recipe, dataset)
+
+
+def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
+    """Where a run's or file's training text is: the given data, the run's own, or the built-in corpus.
+
+    Raises:
+        PgolfError: it is not known.
+    """
+    folder = source if source.is_dir() else source.parent
+    if data is None and recipe.data.corpus == "none":
+        if not (folder / "provenance.json").is_file():
+            raise PgolfError(
+                f"{source}: packing needs training text and does not know where it is; pass --data DIR, or use the "
+                "model's own text (--set compress.calibration=self) or none (--set compress.calibration=none)"
+            )
+        recorded = read_json(folder / "provenance.json")["data"]
+        data = Path(recorded["folder"])
+    return job_dataset(recipe, data, tokenizer)
 
 
 def eval_job(

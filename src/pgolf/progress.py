@@ -60,5 +60,20 @@ def counting(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@contextmanager
+def working(label: str) -> Iterator[Callable[[str], None]]:
+    """A line for work of unknown length; call the yielded function with what is being done."""
+    with Progress(
+        TextColumn(label),
+        TextColumn("{task.fields[what]}"),
+        TimeElapsedColumn(),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
+    ) as line:
+        task = line.add_task(label, total=None, what="")
+        yield lambda what: line.update(task, what=what)
+
+
 def _rate(value: float) -> str:
     return f"{value / 1000:.1f}k" if value < 1e6 else f"{value / 1e6:.2f}M"

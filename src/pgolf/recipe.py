@@ -217,10 +217,12 @@ class AverageSection(Section):
 
 
 class QatSection(Section):
-    """Fake quantization (int6, per row) of the matrices late in training."""
+    """Fake quantization late in training: the forward pass sees rounded weights, the optimizer updates exact ones."""
 
     enabled: bool = False
     """Whether to use it."""
+    grid: Literal["int6", "export"] = "int6"
+    """Rounded to what: int6 per row, matrices only, as in the references; or what compress stores, every tensor."""
     threshold: float = pydantic.Field(0.1, ge=0, le=1)
     """It starts once the learning-rate scale is below this."""
     soft_round: bool = False
@@ -247,11 +249,27 @@ class BitsSection(Section):
 class CompressSection(Section):
     """How the weights become bytes."""
 
-    scheme: Literal["rowwise"] = "rowwise"
-    """"rowwise": one step size per matrix row, codes rounded to nearest."""
+    scheme: Literal["budget", "rowwise"] = "budget"
+    """"budget": steps by rate and distortion, to use the whole cap; "rowwise": fixed widths, a range per row."""
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    """Round with error compensation by second moments of the inputs, or to the nearest code."""
+    calibration: Literal["train", "self", "none"] = "train"
+    """Text for these moments: training text, or text the model writes itself; "none" does without."""
+    calibration_tokens: int = pydantic.Field(8192, ge=1)
+    """Tokens of it."""
+    damping: float = pydantic.Field(0.01, gt=0)
+    """Added to the moments' diagonal, as a part of its mean."""
+    low_rank: int = pydantic.Field(0, ge=0, le=256)
+    """Rank of an 8-bit correction added to every quantized matrix; 0 adds none."""
+    vector_mantissa: int = pydantic.Field(10, ge=2, le=10)
+    """"budget": bits of mantissa of the fp16 vectors and gates; 10 is all of them."""
+    slack: float = pydantic.Field(0.0015, gt=0, lt=1)
+    """"budget": how far under the cap is near enough, as a part of the cap."""
     bits: BitsSection = BitsSection()
-    clip: Literal["absmax", "percentiles", "row_percentiles"] = "absmax"
-    """Range of a row: its largest magnitude; one of 15 percentiles per tensor, or of 5 per row, by squared error."""
+    clip: Literal["absmax", "percentiles", "row_percentiles", "std"] = "absmax"
+    """Range of a row: its largest magnitude; best of 15 percentiles per tensor, or 5 per row; clip_std deviations."""
+    clip_std: float = pydantic.Field(12.85, gt=0)
+    """"std": range of a row in its standard deviations."""
     int8_percentile: float = pydantic.Field(1.0, gt=0, le=1)
     """8-bit rows clip at this quantile of their magnitudes (1 is the largest); the references use 0.9999984."""
     scale_floor: float = pydantic.Field(0.0, ge=0)
@@ -272,8 +290,8 @@ class CompressSection(Section):
     """Only matrices with more entries than this are pruned."""
     fallback: Literal["none", "int5_middle_out"] = "int5_middle_out"
     """When over the cap: fail, or code layers with 5 bits, from the middle of the network outward, until it fits."""
-    codec: Literal["zstd", "lzma", "none"] = "zstd"
-    """Byte compressor of the code sections."""
+    codec: Literal["range", "zstd", "lzma", "none"] = "range"
+    """Coder of the sections: the entropy coder, a compressor of bytes, or none."""
     level: tuple[int, ...] = (22,)
     """Level of the compressor, or several to try in order; the first that fits the cap is used."""
     cap: int = pydantic.Field(16_000_000, ge=1)

@@ -60,9 +60,14 @@ def _run_contradictions(recipe: Recipe) -> list[str]:
     for group, bits in compress.bits.model_dump().items():
         if bits != 16 and not 2 <= bits <= 8:
             problems.append(f"compress.bits.{group} is {bits}; it must be 2 to 8, or 16 for fp16")
+    if recipe.qat.enabled and recipe.qat.grid == "export":
+        if recipe.qat.soft_round:
+            problems.append("qat.soft_round belongs to qat.grid int6; export rounds to exactly what is stored")
+        if compress.scheme == "budget" and compress.low_rank:
+            problems.append("compress.low_rank is not part of what qat.grid export rounds to; set it to 0")
     if not compress.level:
         problems.append("compress.level is empty; name at least one level")
-    highest = {"zstd": 22, "lzma": 9, "none": 22}[compress.codec]
+    highest = {"range": 22, "zstd": 22, "lzma": 9, "none": 22}[compress.codec]
     if any(not 1 <= level <= highest for level in compress.level):
         problems.append(f"compress.level {list(compress.level)}: {compress.codec} has levels 1 to {highest}")
     if recipe.ttt.frozen_blocks > recipe.model.layers:

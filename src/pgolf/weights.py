@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 
 from pgolf.compress.container import MAGIC, read_artifact
+from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
 from pgolf.errors import PgolfError
 from pgolf.files import write_bytes
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
-from pgolf.recipe import Recipe, recipe_from_tree
+from pgolf.recipe import CompressSection, Recipe, recipe_from_tree
 
 FORMAT = "pgolf-weights-1"
 CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
+# Names of a grid's entries begin with it; no parameter's does.
+_GRID = "grid."
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Weights:
     tokenizer_digest: str
     source: Path
     kind: Literal["weights", "artifact"]
+    grid: Grid | None = None
+    """What training rounded on, where it did so on a frozen grid."""
+
+    def grid_for(self, compress: CompressSection) -> Grid | None:
+        """The grid that training rounded on, if ``compress`` asks for one of that kind; its cap is not compared."""
+        return self.grid if leads_to_the_same(self.recipe.compress, compress) else None
 
     def model(self) -> GPT:
         """A model on the CPU with these weights."""
@@ -81,15 +90,31 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {key: json.loads(value) for key, value in header.items()}
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str) -> None:
-    """Write a model's weights (float32) with its recipe."""
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str, grid: Grid | None = None
+) -> None:
+    """Write a model's weights (float32) with its recipe, and the grid that training rounded on, if it did."""
     tensors = {name: tensor.detach().float() for name, tensor in state.items()}
     metadata = {
         "format": FORMAT,
         "recipe": recipe.model_dump(mode="json"),
         "tokenizer": tokenizer_digest,
     }
-    save_tensors(path, tensors, metadata)
+    extra, about = grid_entries(grid)
+    save_tensors(path, tensors | extra, metadata | about)
+
+
+def grid_entries(grid: Grid | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata by which a file keeps a grid; both empty where there is none."""
+    if grid is None:
+        return {}, {}
+    return {_GRID + name: tensor for name, tensor in grid.tensors().items()}, {"grid": grid.about()}
+
+
+def take_grid(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> Grid | None:
+    """The grid that a file keeps, if any; its entries are taken out of ``tensors``."""
+    entries = {name.removeprefix(_GRID): tensors.pop(name) for name in list(tensors) if name.startswith(_GRID)}
+    return grid_from(entries, metadata["grid"]) if "grid" in metadata else None
 
 
 def load_weights(path: Path) -> Weights:
@@ -118,9 +143,10 @@ def load_weights(path: Path) -> Weights:
     if metadata.get("format") not in (FORMAT, CHECKPOINT_FORMAT):
         raise PgolfError(f"{path}: has a format ({metadata.get('format')}) that this version of pgolf does not know")
     recipe = recipe_from_tree(metadata["recipe"], str(path))
+    grid = take_grid(tensors, metadata)
     if metadata["format"] == CHECKPOINT_FORMAT:
         tensors = _averaged_so_far(tensors, recipe)
-    return Weights(tensors, recipe, metadata["tokenizer"], path, "weights")
+    return Weights(tensors, recipe, metadata["tokenizer"], path, "weights", grid)
 
 
 def _averaged_so_far(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,7 @@ from pgolf.recipe import Recipe, load_recipe
 from pgolf.weights import load_weights
 
 SMALL = ["model.layers=5", "model.xsa_last=5", "compress.keep_below=512"]
+SMALL += ['compress.scheme="rowwise"', 'compress.codec="zstd"', "compress.level=22"]
 
 
 def state(recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -47,12 +53,12 @@ def test_middle_out_order() -> None:
 def test_layers_lose_a_bit_from_the_middle_outward_until_it_fits(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", SMALL)
     free = pack(state(recipe), recipe, "", tmp_path / "free.pgolf")
-    assert free.five_bit_cores == []
+    assert free.five_bit_cores == ()
     tight = pack(state(recipe), recipe, "", tmp_path / "tight.pgolf", cap=free.total_bytes - 1)
-    assert tight.five_bit_cores == [2]
+    assert tight.five_bit_cores == (2,)
     assert tight.total_bytes < free.total_bytes
     tighter = pack(state(recipe), recipe, "", tmp_path / "tighter.pgolf", cap=tight.total_bytes - 1)
-    assert tighter.five_bit_cores == [2, 3]
+    assert tighter.five_bit_cores == (2, 3)
 
 
 def test_a_cap_that_is_too_small_says_what_was_reached_and_writes_nothing(tmp_path: Path) -> None:
@@ -85,9 +91,6 @@ def test_the_prediction_is_near_the_published_sizes(name: str, published: int) -
 
 
 def test_code_bytes_cover_what_scoring_imports() -> None:
-    import subprocess
-    import sys
-
     script = "import sys, pgolf.compress.container, pgolf.evaluate.evaluate, pgolf.data.dataset\n"
     script += "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('pgolf')), sep='\\n')"
     files = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
@@ -95,4 +98,37 @@ def test_code_bytes_cover_what_scoring_imports() -> None:
     imported = {path for path in imported if not path.endswith("/__init__.py")}
     assert imported == set(code_size.SCORER_MODULES)
     raw = code_size.raw_code_bytes()
-    assert raw / 8 < code_size.code_bytes() < raw / 2
+    assert raw / 10 < code_size.code_bytes() < raw / 2
+
+
+def test_the_code_that_is_counted_scores_the_artifact(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", SMALL)
+    pack(state(recipe), recipe, "", tmp_path / "m.pgolf")
+    bare = lzma.decompress(code_size.packed_code(), format=lzma.FORMAT_RAW, filters=code_size.FILTERS).decode()
+    for part in re.split(r"^# (?=\S+\.py$)", bare, flags=re.MULTILINE)[1:]:
+        name, _, source = part.partition("\n")
+        (tmp_path / "pgolf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pgolf" / name).write_text(source)
+    script = """
+import sys, numpy, torch
+from pathlib import Path
+from pgolf.compress.container import read_artifact
+from pgolf.evaluate.evaluate import evaluate
+from pgolf.model.gpt import GPT
+artifact = read_artifact(Path(sys.argv[1]))
+network = GPT(artifact.recipe.model)
+network.load_state_dict(artifact.state)
+tokens = (numpy.arange(257) * 7919 % 320).astype(numpy.uint16)
+table = ByteTable.__new__(ByteTable)
+table.base, table.leading_space, table.boundary = numpy.ones(320, int), numpy.zeros(320, bool), numpy.zeros(320, bool)
+print(evaluate(network, artifact.recipe, tokens, table, mode="sliding").val_loss)
+"""
+    script = script.replace("from pathlib", "from pgolf.data.tokenizer import ByteTable\nfrom pathlib")
+    losses = []
+    for folder in (str(tmp_path), str(Path(code_size.__file__).parents[2])):
+        command = [sys.executable, "-c", script, str(tmp_path / "m.pgolf")]
+        environment = os.environ | {"PYTHONPATH": folder}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        losses.append(float(result.stdout))
+    assert losses[0] == losses[1]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgolf.compress.quantize import Quantized, code_range, prune_smallest, quantize_matrix
-from pgolf.compress.scheme import dequantize_state, quantize_state
+from pgolf.compress.quantize import Quantized, code_range, dequantize_state, prune_smallest, quantize_matrix
+from pgolf.compress.scheme import quantize_state
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
 from pgolf.recipe import CompressSection, load_recipe

@@ -68,8 +68,8 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     if measured.tokens:
         result["tokens_per_second"] = measured.tokens / medians["ours"]
         result["tokens_per_second_plain"] = measured.tokens / medians["plain"]
-    result |= {"figure": figures["ours"], "figure_plain": figures["plain"], "peak_memory": _peak_memory(device)}
-    return result | {"environment": environment(device) | {"cpu": _cpu_model()}}
+    result |= {"figure": figures["ours"], "figure_plain": figures["plain"], "peak_memory": peak_memory(device)}
+    return result | {"environment": environment(device) | {"cpu": cpu_model()}}
 
 
 def _timed(work_once: Callable[[], float], device: torch.device) -> tuple[float, float]:
@@ -82,14 +82,14 @@ def _timed(work_once: Callable[[], float], device: torch.device) -> tuple[float,
     return time.perf_counter() - started, figure
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes, both ways together: of the device's allocator on CUDA, of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     """The processor's name as Linux knows it, elsewhere as Python does."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

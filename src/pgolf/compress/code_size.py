@@ -2,11 +2,13 @@
 
 A submission has to carry the program that loads the artifact and scores it. The field ships that program
 in packed form (a compressed string and a line that runs it), so the packed size is what counts here: LZMA
-over the sources of exactly the modules a scorer needs, plus that line.
+over exactly the modules a scorer needs, without their comments and docstrings, plus that line.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import lzma
 from pathlib import Path
 
@@ -33,7 +35,8 @@ SCORER_MODULES = (
     "model/rope.py",
     "optim/routing.py",
     "compress/quantize.py",
-    "compress/scheme.py",
+    "compress/entropy.py",
+    "compress/coders.py",
     "compress/container.py",
     "evaluate/windows.py",
     "evaluate/score.py",
@@ -41,20 +44,45 @@ SCORER_MODULES = (
     "evaluate/evaluate.py",
 )
 _LAUNCHER_BYTES = 100
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
+@functools.cache
 def code_bytes() -> int:
     """Bytes of code that count: the scorer's modules, LZMA-compressed, and a line to unpack and run them."""
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
-    packed = lzma.compress(_sources(), format=lzma.FORMAT_RAW, filters=filters)
-    return len(packed) + _LAUNCHER_BYTES
+    return len(packed_code()) + _LAUNCHER_BYTES
+
+
+def packed_code() -> bytes:
+    """The scorer's modules, each after a line with its name, bare and LZMA-compressed (raw LZMA2 stream)."""
+    bare = b"".join(f"# {name}\n{_bare(source)}\n".encode() for name, source in _sources())
+    return lzma.compress(bare, format=lzma.FORMAT_RAW, filters=FILTERS)
 
 
 def raw_code_bytes() -> int:
     """The same modules as they are."""
-    return len(_sources())
+    return sum(len(source.encode()) for _, source in _sources())
 
 
-def _sources() -> bytes:
+def _sources() -> list[tuple[str, str]]:
     root = Path(pgolf.__file__).parent
-    return b"".join(b"# " + name.encode() + b"\n" + (root / name).read_bytes() for name in SCORER_MODULES)
+    return [(name, (root / name).read_text("utf-8")) for name in SCORER_MODULES]
+
+
+def _bare(source: str) -> str:
+    """The program without what has no effect: comments, layout, docstrings and annotations of fields' meaning."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [entry for entry in body if not _is_text(entry)]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

@@ -1,45 +1,59 @@
 """The artifact file: a small checked container for quantized tensors. No pickle, no code.
 
-    magic        8 bytes  "PGOLF\\x00\\x00\\x01" (the last byte is the format version)
+    magic        8 bytes  "PGOLF\\x00\\x00\\x02" (the last byte is the format version)
     length       4 bytes  little-endian size of the packed header
     digest      16 bytes  first half of SHA-256 over the packed header
-    header                JSON, zstd: recipe, tokenizer digest, codec, sections, tensors
-    sections              one after the other, each with its size, raw size and digest in the header
+    header                JSON, zstd: recipe and its digest, tokenizer digest, origin, coder, sections, tensors
+    sections              one after the other; the header has their sizes and digests, packed and decoded
 
-There are two sections: "codes" (int8, one byte per code, tensor after tensor) and "floats" (step sizes and
-kept tensors). The reader checks every size against the file, the shapes and a limit before it allocates.
+There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors of
+columns, and tensors that are kept). The reader checks every size against the file, the shapes and a limit before
+it allocates, every digest, and every value it decodes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import zstandard
 from torch import Tensor
 
-from pgolf.compress.quantize import Quantized
-from pgolf.compress.scheme import Stored, dequantize_state
+from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd, code_array
+from pgolf.compress.entropy import Model, Writer
+from pgolf.compress.quantize import Quantized, Stored, code_range, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.recipe import Recipe, recipe_from_tree
 
-MAGIC = b"PGOLF\x00\x00\x01"
+MAGIC = b"PGOLF\x00\x00\x02"
+SECTIONS = ("codes", "floats")
 _PREFIX = len(MAGIC) + 4 + 16
-_MAX_HEADER = 16 << 20
-# Larger than any model this library is for; a header that asks for more is hostile.
-_MAX_RAW = 1 << 30
+_MAX_HEADER = 1 << 20
+# Numbers; more than any model this library is for. A header that asks for more is hostile.
+_MAX_ENTRIES = 1 << 28
+_MAX_TENSORS = 1 << 11
 _MAX_DIMENSIONS = 8
-_BLOCK = 1 << 20
-_LZMA_MEMORY = 256 << 20
+# Numbers to decode or multiply that any file may ask for, and more for each byte it has. An honest file, whose
+# numbers cost bits, stays far below; a hostile one of a few hundred bytes could keep its reader busy for minutes.
+_FREE_WORK, _WORK_PER_BYTE = 1 << 22, 1 << 10
 _DTYPES = {"f2": torch.float16, "f4": torch.float32}
+
+
+@dataclass(frozen=True)
+class Section:
+    """Where a section of an artifact lies and what it is worth."""
+
+    name: str
+    size: int
+    """Bytes in the file."""
+    raw: int
+    """Bytes of its arrays as they are."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +66,65 @@ class Artifact:
     """The same as stored: codes and step sizes, or small floats."""
     recipe: Recipe
     tokenizer_digest: str
+    origin: dict[str, Any]
+    """How it was packed: version, scheme, source of the calibration text, ..."""
+    coder: str
+    header_bytes: int
+    sections: tuple[Section, ...]
 
 
 def encode_artifact(
-    stored: Mapping[str, Stored], recipe: Recipe, tokenizer_digest: str, codec: str, level: int
+    stored: Mapping[str, Stored],
+    recipe: Recipe,
+    tokenizer_digest: str,
+    codec: str,
+    level: int,
+    origin: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The bytes of an artifact file."""
-    tensors, codes, floats = [], [], []
-    for name, value in stored.items():
-        if isinstance(value, Quantized):
-            tensors.append([name, list(value.codes.shape), value.bits])
-            codes.append(value.codes.contiguous().numpy().tobytes())
-            floats.append(value.scale.contiguous().numpy().tobytes())
-        else:
-            kind = {dtype: key for key, dtype in _DTYPES.items()}[value.dtype]
-            tensors.append([name, list(value.shape), kind])
-            floats.append(value.contiguous().numpy().tobytes())
-    raw = [b"".join(codes), b"".join(floats)]
-    packed = [_compress(part, codec, level) for part in raw]
+    """The bytes of an artifact file.
+
+    Args:
+        stored: tensors by name.
+        recipe: goes into the header.
+        tokenizer_digest: goes into the header.
+        codec: name of a coder.
+        level: its level.
+        origin: JSON values that say how the tensors were made; go into the header.
+    """
+    tensors = [[name, *_describe(value)] for name, value in stored.items()]
+    packed, sections = [], []
+    for arrays in _arrays(stored):
+        content = CODERS[codec].encode(arrays, level)
+        raw = b"".join(array.tobytes() for _, array in arrays)
+        packed.append(content)
+        sections.append([len(content), len(raw), _digest(content).hex(), _digest(raw).hex()])
     header = {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+        "digest": recipe.digest(),
         "tokenizer": tokenizer_digest,
+        "origin": dict(origin or {}),
         "codec": codec,
-        "sections": [[len(p), len(r), _digest(p).hex()] for p, r in zip(packed, raw, strict=True)],
+        "sections": sections,
         "tensors": tensors,
     }
-    text = zstandard.ZstdCompressor(level=19).compress(json.dumps(header, separators=(",", ":")).encode())
+    text = _pack_header(header)
     return MAGIC + len(text).to_bytes(4, "little") + _digest(text) + text + b"".join(packed)
+
+
+def coded_sizes(stored: Mapping[str, Stored]) -> dict[str, int]:
+    """Bytes that each tensor takes under the range coder, steps included, coded in this order."""
+    sizes = dict.fromkeys(stored, 0)
+    for section in range(len(SECTIONS)):
+        writer = Writer()
+        model = Model(writer)
+        before = 0
+        for name, value in stored.items():
+            for kind, array in _arrays({name: value})[section]:
+                code_array(model, kind, array)
+            after = writer.size()
+            sizes[name] += after - before
+            before = after
+    return sizes
 
 
 def read_artifact(path: Path) -> Artifact:
@@ -95,29 +141,180 @@ def read_artifact(path: Path) -> Artifact:
 
 
 def decode_artifact(content: bytes, where: str) -> Artifact:
-    """Parse the bytes of an artifact; ``where`` names them in errors."""
-    header, position = _read_header(content, where)
+    """Parse the bytes of an artifact; ``where`` names them in errors.
+
+    Raises:
+        PgolfError: see ``read_artifact``.
+    """
+    header, start = _read_header(content, where)
     try:
-        sections, tensors, codec = header["sections"], header["tensors"], header["codec"]
-        plan = [(str(name), tuple(shape), kind) for name, shape, kind in tensors]
-        sizes = [(int(size), int(raw), bytes.fromhex(digest)) for size, raw, digest in sections]
-        tokenizer, recipe_tree = str(header["tokenizer"]), dict(header["recipe"])
+        tensors = [_Entry(str(name), tuple(shape), kind) for name, shape, kind in header["tensors"]]
+        sections = [(int(a), int(b), bytes.fromhex(c), bytes.fromhex(d)) for a, b, c, d in header["sections"]]
+        tokenizer, tree, digest = str(header["tokenizer"]), dict(header["recipe"]), str(header["digest"])
+        codec, origin = str(header["codec"]), dict(header["origin"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PgolfError(f"{where}: damaged header ({error})") from error
-    expected = _planned_sizes(plan, where)
-    fits = [raw for _, raw, _ in sizes] == expected and all(size >= 0 for size, _, _ in sizes)
-    if not fits or position + sum(size for size, _, _ in sizes) != len(content):
+    kinds = _kinds(tensors, len(content), where)
+    if codec not in CODERS:
+        raise PgolfError(f"{where}: uses coder {codec!r}, which this version of pgolf does not know")
+    expected = [sum(kind.nbytes for kind in section) for section in kinds]
+    fits = [raw for _, raw, _, _ in sections] == expected and all(size >= 0 for size, *_ in sections)
+    if not fits or start + sum(size for size, *_ in sections) != len(content):
         raise PgolfError(f"{where}: damaged (section sizes do not fit the tensors or the file)")
-    raw_sections: list[bytes] = []
-    for label, (size, raw, digest) in zip(("codes", "floats"), sizes, strict=True):
+    position, arrays = start, []
+    for name, wanted, (size, _, packed_digest, raw_digest) in zip(SECTIONS, kinds, sections, strict=True):
         packed = content[position : position + size]
         position += size
-        if _digest(packed) != digest:
-            raise PgolfError(f"{where}: section {label} is damaged (its checksum does not match)")
-        raw_sections.append(_decompress(packed, raw, codec, f"{where}: section {label}"))
-    stored = _cut_tensors(plan, raw_sections[0], raw_sections[1])
-    recipe = recipe_from_tree(recipe_tree, where)
-    return Artifact(dequantize_state(stored), stored, recipe, tokenizer)
+        if _digest(packed) != packed_digest:
+            raise PgolfError(f"{where}: section {name} is damaged (its checksum does not match)")
+        try:
+            decoded = CODERS[codec].decode(packed, wanted)
+        except ValueError as error:
+            raise PgolfError(f"{where}: section {name} cannot be decoded ({error})") from error
+        if _digest(b"".join(array.tobytes() for array in decoded)) != raw_digest:
+            raise PgolfError(f"{where}: section {name} decodes to something else than was encoded")
+        arrays.append(decoded)
+    stored = _assemble(tensors, arrays, where)
+    recipe = recipe_from_tree(tree, where)
+    if recipe.digest() != digest:
+        raise PgolfError(f"{where}: its recipe means something else in this version of pgolf; open it with its own")
+    found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(SECTIONS, sections, strict=True))
+    return Artifact(dequantize_state(stored), stored, recipe, tokenizer, origin, codec, start, found)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor in the header: a kept one ("f2", "f4") or a quantized one (bits, or a list of bits and extras)."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Any
+
+
+def _describe(value: Stored) -> list[Any]:
+    if isinstance(value, Tensor):
+        return [list(value.shape), {dtype: key for key, dtype in _DTYPES.items()}[value.dtype]]
+    rank = 0 if value.correction is None else len(value.correction[0].codes)
+    extras = value.columns is not None or rank
+    return [list(value.codes.shape), [value.bits, int(value.columns is not None), rank] if extras else value.bits]
+
+
+def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], list[tuple[Kind, Array]]]:
+    """The arrays of both sections, in the order in which ``_kinds`` expects and ``_assemble`` takes them."""
+    codes: list[tuple[Kind, Array]] = []
+    floats: list[tuple[Kind, Array]] = []
+
+    def add(value: Quantized) -> None:
+        codes.append((_code_kind(tuple(value.codes.shape), value.bits), value.codes.contiguous().numpy()))
+        for factor in (value.scale, value.columns):
+            if factor is not None:
+                floats.append((Kind(tuple(factor.shape), "f2"), factor.contiguous().numpy()))
+        for part in value.correction or ():
+            assert part.bits == 8
+            add(part)
+
+    for value in stored.values():
+        if isinstance(value, Quantized):
+            add(value)
+        else:
+            dtype = {torch.float16: "f2", torch.float32: "f4"}[value.dtype]
+            floats.append((Kind(tuple(value.shape), dtype), value.contiguous().numpy()))
+    return codes, floats
+
+
+def _code_kind(shape: tuple[int, ...], bits: int) -> Kind:
+    low, high = code_range(bits)
+    return Kind(shape, "i1", low, high)
+
+
+def _kinds(tensors: Sequence[_Entry], size: int, where: str) -> tuple[list[Kind], list[Kind]]:
+    """What the sections must hold, from a header that may be hostile, of a file of ``size`` bytes."""
+    codes: list[Kind] = []
+    floats: list[Kind] = []
+    seen: set[str] = set()
+    entries = work = 0
+    if len(tensors) > _MAX_TENSORS:
+        raise PgolfError(f"{where}: claims more than {_MAX_TENSORS:,} tensors; refused")
+    for tensor in tensors:
+        shape = tensor.shape
+        sound = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n <= _MAX_ENTRIES for n in shape)
+        # max(n, 1): an empty tensor must not carry dimensions that no array can have.
+        if not sound or math.prod(max(n, 1) for n in shape) > _MAX_ENTRIES:
+            raise PgolfError(f"{where}: damaged header (shape of tensor {tensor.name!r})")
+        quantized = _quantized_kind(tensor.kind) if len(shape) == 2 else None
+        if tensor.name in seen or (quantized is None and not _is_kept(tensor.kind)):
+            raise PgolfError(f"{where}: damaged header (tensor {tensor.name!r})")
+        seen.add(tensor.name)
+        bits, columns, rank = quantized or (0, 0, 0)
+        numbers = math.prod(shape) + (sum(shape) * (rank + 2) if quantized else 0)
+        entries += numbers
+        work += numbers + math.prod(shape) * rank
+        if entries > _MAX_ENTRIES:
+            raise PgolfError(f"{where}: claims more than {_MAX_ENTRIES:,} numbers; refused")
+        if work > _FREE_WORK + size * _WORK_PER_BYTE:
+            raise PgolfError(f"{where}: claims more numbers than its {size:,} bytes can mean; refused")
+        if quantized is None:
+            floats.append(Kind(shape, tensor.kind))
+            continue
+        codes.append(_code_kind(shape, bits))
+        floats.append(Kind(shape[:1], "f2"))
+        floats += [Kind(shape[1:], "f2")] * columns
+        for side in shape if rank else ():
+            codes.append(_code_kind((rank, side), 8))
+            floats.append(Kind((rank,), "f2"))
+    return codes, floats
+
+
+def _is_kept(kind: Any) -> bool:
+    return isinstance(kind, str) and kind in _DTYPES
+
+
+def _quantized_kind(kind: Any) -> tuple[int, int, int] | None:
+    """Bits, whether columns have factors, and rank of the correction; None if the kind is none of ours."""
+    parts = [kind, 0, 0] if type(kind) is int else kind
+    if not isinstance(parts, list) or len(parts) != 3 or any(type(part) is not int for part in parts):
+        return None
+    bits, columns, rank = parts
+    return (bits, columns, rank) if 2 <= bits <= 8 and columns in (0, 1) and 0 <= rank <= 1024 else None
+
+
+def _assemble(tensors: Sequence[_Entry], arrays: Sequence[Sequence[Array]], where: str) -> dict[str, Stored]:
+    codes, floats = (iter(section) for section in arrays)
+    stored: dict[str, Stored] = {}
+    for tensor in tensors:
+        quantized = _quantized_kind(tensor.kind) if len(tensor.shape) == 2 else None
+        if quantized is None:
+            kept = torch.from_numpy(next(floats))
+            if not bool(kept.isfinite().all()):
+                raise PgolfError(f"{where}: tensor {tensor.name} holds a value that is not finite")
+            stored[tensor.name] = kept
+            continue
+        bits, columns, rank = quantized
+        matrix = _next_quantized(codes, floats, bits, columns, tensor.name, where)
+        if rank:
+            sides = [_next_quantized(codes, floats, 8, 0, tensor.name, where) for _ in range(2)]
+            matrix = matrix._replace(correction=(sides[0], sides[1]))
+        stored[tensor.name] = matrix
+    return stored
+
+
+def _next_quantized(
+    codes: Iterator[Array], floats: Iterator[Array], bits: int, columns: int, name: str, where: str
+) -> Quantized:
+    matrix = next(codes)
+    low, high = code_range(bits)
+    if matrix.size and not low <= int(matrix.min()) <= int(matrix.max()) <= high:
+        raise PgolfError(f"{where}: tensor {name} holds a code outside its {bits} bits")
+    scale = torch.from_numpy(next(floats))
+    factors = torch.from_numpy(next(floats)) if columns else None
+    for steps in (scale, factors):
+        if steps is not None and not bool((steps.isfinite() & (steps >= 0)).all()):
+            raise PgolfError(f"{where}: tensor {name} holds a step size that is negative or not finite")
+    return Quantized(torch.from_numpy(matrix), scale, bits, factors)
+
+
+def _pack_header(header: Mapping[str, Any]) -> bytes:
+    return zstandard.ZstdCompressor(level=19).compress(json.dumps(header, separators=(",", ":")).encode())
 
 
 def _read_header(content: bytes, where: str) -> tuple[dict[str, Any], int]:
@@ -132,86 +329,13 @@ def _read_header(content: bytes, where: str) -> tuple[dict[str, Any], int]:
     if _digest(text) != content[len(MAGIC) + 4 : _PREFIX]:
         raise PgolfError(f"{where}: the header is damaged (its checksum does not match)")
     try:
-        header = json.loads(_bounded_zstd(text, _MAX_HEADER))
-    except (ValueError, zstandard.ZstdError, RecursionError) as error:
+        header = json.loads(bounded_zstd(text, _MAX_HEADER))
+    except (ValueError, RecursionError) as error:
         raise PgolfError(f"{where}: damaged header ({error})") from error
     if not isinstance(header, dict):
         raise PgolfError(f"{where}: damaged header (not an object)")
     return header, _PREFIX + length
 
 
-def _planned_sizes(plan: list[tuple[str, tuple[int, ...], Any]], where: str) -> list[int]:
-    codes = floats = 0
-    seen: set[str] = set()
-    for name, shape, kind in plan:
-        # max(n, 1): an empty tensor must not carry dimensions that no array can have.
-        sound = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n <= _MAX_RAW for n in shape)
-        if not sound or math.prod(max(n, 1) for n in shape) > _MAX_RAW:
-            raise PgolfError(f"{where}: damaged header (shape of tensor {name!r})")
-        entries = math.prod(shape)
-        quantized = isinstance(kind, int) and 2 <= kind <= 8 and len(shape) == 2
-        kept = isinstance(kind, str) and kind in _DTYPES
-        if name in seen or not (quantized or kept):
-            raise PgolfError(f"{where}: damaged header (tensor {name!r})")
-        seen.add(name)
-        codes += entries if quantized else 0
-        floats += shape[0] * 2 if quantized else entries * _DTYPES[kind].itemsize
-    if codes + floats > _MAX_RAW:
-        raise PgolfError(f"{where}: claims {codes + floats} bytes of tensors; refused")
-    return [codes, floats]
-
-
-def _cut_tensors(plan: list[tuple[str, tuple[int, ...], Any]], codes: bytes, floats: bytes) -> dict[str, Stored]:
-    stored: dict[str, Stored] = {}
-    code_at = float_at = 0
-    for name, shape, kind in plan:
-        if isinstance(kind, int):
-            flat = np.frombuffer(codes, np.int8, math.prod(shape), code_at)
-            code_at += flat.nbytes
-            scale = np.frombuffer(floats, np.float16, shape[0], float_at)
-            float_at += scale.nbytes
-            stored[name] = Quantized(torch.from_numpy(flat.copy().reshape(shape)), torch.from_numpy(scale.copy()), kind)
-        else:
-            kept = np.frombuffer(floats, np.dtype(f"<{kind}"), math.prod(shape), float_at)
-            float_at += kept.nbytes
-            stored[name] = torch.from_numpy(kept.copy().reshape(shape))
-    return stored
-
-
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:16]
-
-
-def _compress(raw: bytes, codec: str, level: int) -> bytes:
-    if codec == "zstd":
-        return zstandard.ZstdCompressor(level=level).compress(raw)
-    if codec == "lzma":
-        return lzma.compress(raw, preset=level | lzma.PRESET_EXTREME)
-    return raw
-
-
-def _decompress(packed: bytes, size: int, codec: str, where: str) -> bytes:
-    try:
-        if codec == "zstd":
-            raw = _bounded_zstd(packed, size)
-        elif codec == "lzma":
-            raw = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(packed, max_length=size + 1)
-        elif codec == "none":
-            raw = packed
-        else:
-            raise PgolfError(f"{where} uses codec {codec!r}, which this version of pgolf does not know")
-    except (zstandard.ZstdError, lzma.LZMAError, EOFError) as error:
-        raise PgolfError(f"{where} cannot be decompressed ({error})") from error
-    if len(raw) != size:
-        raise PgolfError(f"{where} has {len(raw)} bytes instead of {size}")
-    return raw
-
-
-def _bounded_zstd(packed: bytes, limit: int) -> bytes:
-    # Never trust the size that a frame claims: read at most one byte more than allowed.
-    blocks, size = [], 0
-    with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
-        while size <= limit and (block := reader.read(min(_BLOCK, limit + 1 - size))):
-            blocks.append(block)
-            size += len(block)
-    return b"".join(blocks)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import pgolf
+from pgolf.compress import budget
+from pgolf.compress.calibrate import Calibration
 from pgolf.compress.code_size import code_bytes, raw_code_bytes
-from pgolf.compress.container import decode_artifact, encode_artifact
-from pgolf.compress.quantize import Quantized, code_range
-from pgolf.compress.scheme import Stored, quantize_state, stored_bits
+from pgolf.compress.container import coded_sizes, decode_artifact, encode_artifact
+from pgolf.compress.grid import Grid, grid_of
+from pgolf.compress.measure import measured_rises, predicted_rises
+from pgolf.compress.quantize import Quantized, Stored, code_range
+from pgolf.compress.report import PackReport, TensorReport
+from pgolf.compress.scheme import check_range, quantize_state, stored_bits
 from pgolf.errors import PgolfError
 from pgolf.files import write_bytes
 from pgolf.model.gpt import GPT
@@ -23,59 +29,32 @@ from pgolf.recipe import Recipe
 
 _HEADER_ESTIMATE = 3000
 _TRAINED_RMS = 0.14
-
-
-@dataclass(frozen=True)
-class PackReport:
-    """Where the bytes of an artifact went."""
-
-    cap: int
-    """Largest total allowed."""
-    total_bytes: int
-    """Model and code."""
-    model_bytes: int
-    """Size of the artifact file."""
-    code_bytes: int
-    """Packed size of the scoring code."""
-    raw_code_bytes: int
-    """The scoring code as it is; it does not count."""
-    level: int
-    """Level of the codec that was used."""
-    five_bit_cores: list[int]
-    """Cores that had to be coded with 5 bits."""
-    groups: dict[str, dict[str, int]]
-    """Per group of tensors: tensors, entries, and bytes before the codec (codes at their width)."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
-
-    def rows(self) -> list[tuple[str, str]]:
-        """The report as labelled lines."""
-        rows = [
-            (
-                name,
-                f"{group['bytes']:>12,} bytes before coding: {group['entries']:,} numbers, {group['tensors']} tensors",
-            )
-            for name, group in self.groups.items()
-        ]
-        rows += [
-            ("artifact", f"{self.model_bytes:>12,} bytes"),
-            ("code", f"{self.code_bytes:>12,} bytes packed ({self.raw_code_bytes:,} as source)"),
-            ("total", f"{self.total_bytes:>12,} of {self.cap:,} bytes"),
-        ]
-        if self.five_bit_cores:
-            rows.append(("5-bit layers", ", ".join(map(str, self.five_bit_cores))))
-        return rows
+# Bits of a code of the finest grid: the entropy of a normal row whose largest entry is 127.
+_WIDEST = 7.2
+# Part of the cap that is left free when a grid is frozen, because the weights still move.
+_RESERVE = 0.005
+# Part of another cap that a frozen grid has to use.
+_LEAST_USE = 0.98
 
 
 def pack(
-    state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str, out: Path, cap: int | None = None
+    state: Mapping[str, Tensor],
+    recipe: Recipe,
+    tokenizer_digest: str,
+    out: Path,
+    cap: int | None = None,
+    calibration: Calibration | None = None,
+    note: Callable[[str], None] = lambda what: None,
+    grid: Grid | None = None,
 ) -> PackReport:
     """Quantize and code weights, verify the result, and write it.
 
-    Tries the recipe's codec levels in order, then, if the recipe allows it, 5 bits for one layer after the
-    other from the middle outward, until the artifact and the code fit.
+    The "budget" scheme chooses steps so that artifact and code use the cap. A grid that training rounded on is used
+    as it is, with the nearest codes, so that what is stored is what training saw: if it fits, and if it was chosen
+    for this very cap or leaves at most 2 % of it. Otherwise steps are chosen anew. The artifact's origin says which
+    happened: "grid" is "trained" or "solved". The "rowwise" scheme tries the
+    recipe's codec levels in order, then, if the recipe allows it, 5 bits for one layer after the other from the
+    middle outward, until they fit.
 
     Args:
         state: named float32 tensors.
@@ -83,27 +62,173 @@ def pack(
         tokenizer_digest: goes into the artifact.
         out: file to write.
         cap: largest total in bytes; the recipe's by default.
+        calibration: how the loss depends on the weights; without it precision is spent evenly and errors are
+            not compensated.
+        note: told what is being done.
+        grid: on which training rounded these weights, for the "budget" scheme.
 
     Raises:
         PgolfError: nothing tried fits; the message says the smallest total reached. Nothing is written.
     """
     limit, code = cap or recipe.compress.cap, code_bytes()
-    smallest = None
-    for five_bit in _fallbacks(recipe):
-        stored = quantize_state(state, recipe.compress, frozenset(five_bit))
-        for level in recipe.compress.level:
-            content = encode_artifact(stored, recipe, tokenizer_digest, recipe.compress.codec, level)
-            total = len(content) + code
-            smallest = total if smallest is None else min(smallest, total)
-            if total <= limit:
-                _verify(content, stored, recipe)
-                write_bytes(out, content)
-                groups = _group_sizes(stored)
-                return PackReport(limit, total, len(content), code, raw_code_bytes(), level, sorted(five_bit), groups)
-    raise PgolfError(
-        f"{out}: does not fit the cap of {limit:,} bytes; the smallest total reached is {smallest:,} "
-        f"(code {code:,}); raise --cap, lower compress.bits or shrink the model"
+    packer = _Packer(state, recipe, tokenizer_digest, calibration, limit - code, note)
+    if recipe.compress.scheme == "budget":
+        least = 0 if grid is None or grid.cap == limit else int(_LEAST_USE * limit) - code
+        packed = packer.on_grid(grid, least) or packer.by_budget()
+    else:
+        packed = packer.by_rows()
+    if packed is None:
+        raise PgolfError(
+            f"{out}: does not fit the cap of {limit:,} bytes; the smallest total reached is {packer.smallest + code:,} "
+            f"(code {code:,}); raise --cap, lower compress.bits or shrink the model"
+        )
+    note("verifying")
+    _verify(packed.content, packed.stored, recipe)
+    write_bytes(out, packed.content)
+    note("measuring what each tensor costs")
+    return PackReport(
+        cap=limit,
+        total_bytes=len(packed.content) + code,
+        model_bytes=len(packed.content),
+        code_bytes=code,
+        raw_code_bytes=raw_code_bytes(),
+        scheme=recipe.compress.scheme,
+        coder=recipe.compress.codec,
+        level=packed.level,
+        five_bit_cores=packed.five_bit_cores,
+        origin=packed.origin,
+        tensors=_describe(state, packed.stored, recipe, calibration),
     )
+
+
+def freeze_grid(
+    state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str, calibration: Calibration | None
+) -> Grid:
+    """The grid on which a state, rounded to the nearest codes, stays a little below the recipe's cap.
+
+    For training to round on from now on: the room that is left is for what later steps change in the coded size.
+
+    Args:
+        state: named float32 tensors, those that would be packed now.
+        recipe: as for ``pack``; its cap counts.
+        tokenizer_digest: as for ``pack``.
+        calibration: as for ``pack``.
+
+    Raises:
+        PgolfError: no grid fits.
+    """
+    code, cap = code_bytes(), recipe.compress.cap
+    nearest = recipe.model_copy(update={"compress": recipe.compress.model_copy(update={"rounding": "nearest"})})
+    limit = int(cap * (1 - _RESERVE)) - code
+    packer = _Packer(state, nearest, tokenizer_digest, calibration, limit, lambda what: None)
+    packed = packer.by_budget()
+    if packed is None:
+        raise PgolfError(
+            f"no grid to round on fits the cap of {cap:,} bytes; the smallest total reached is "
+            f"{packer.smallest + code:,} (code {code:,}); pack what is trained so far with a larger --cap, or train "
+            "with a larger compress.cap"
+        )
+    return grid_of(packed.stored, recipe.compress, None if calibration is None else calibration.source)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    content: bytes
+    stored: dict[str, Stored]
+    origin: dict[str, Any]
+    level: int = 1
+    five_bit_cores: tuple[int, ...] = ()
+
+
+class _Packer:
+    """The two schemes; each returns what fits ``limit`` bytes, or None."""
+
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        recipe: Recipe,
+        tokenizer_digest: str,
+        calibration: Calibration | None,
+        limit: int,
+        note: Callable[[str], None],
+    ) -> None:
+        self.note = note
+        self.state, self.recipe, self.tokenizer_digest, self.limit = state, recipe, tokenizer_digest, limit
+        self.sensitivities = {} if calibration is None else dict(calibration.sensitivities)
+        self.origin: dict[str, Any] = {"pgolf": pgolf.__version__, "scheme": recipe.compress.scheme}
+        if calibration is not None:
+            self.origin["calibration"] = calibration.source
+        self.smallest = 1 << 62
+
+    def by_rows(self) -> _Packed | None:
+        """Fixed widths, with the references' ways to get under a cap."""
+        compress = self.recipe.compress
+        for five_bit in _fallbacks(self.recipe):
+            stored = quantize_state(self.state, compress, frozenset(five_bit), self.sensitivities)
+            for level in compress.level:
+                content = self._encode(stored, self.origin, level)
+                if len(content) <= self.limit:
+                    return _Packed(content, stored, self.origin, level, tuple(sorted(five_bit)))
+        return None
+
+    def on_grid(self, grid: Grid | None, least: int) -> _Packed | None:
+        """The nearest codes on a given grid, if they take ``least`` bytes or more."""
+        if grid is None:
+            return None
+        for name, tensor in self.state.items():
+            check_range(name, tensor, 16)
+        stored = {name: grid.store(name, tensor) for name, tensor in self.state.items()}
+        origin = self.origin | {"grid": "trained"}
+        if grid.calibration is not None:
+            origin["calibration"] = dict(grid.calibration)
+        content = self._encode(stored, origin, 1)
+        if not least <= len(content) <= self.limit:
+            self.note("the grid of the training does not suit the cap")
+            return None
+        return _Packed(content, stored, origin)
+
+    def by_budget(self) -> _Packed | None:
+        """Steps by sensitivity, as fine as the cap allows."""
+        compress = self.recipe.compress
+        origin = self.origin | {"grid": "solved"}
+        targets = budget.prepare(self.state, self.sensitivities, compress)
+        kept: dict[str, Stored] = {}
+        for name, tensor in self.state.items():
+            check_range(name, tensor, 16)
+            if name not in targets:
+                kept[name] = budget.round_mantissa(tensor, compress.vector_mantissa)
+        fitting: dict[float, bytes] = {}
+
+        def build(fineness: float) -> tuple[dict[str, Stored], int]:
+            stored: dict[str, Stored] = {}
+            for name in self.state:
+                stored[name] = kept[name] if name in kept else self._quantized(name, targets[name], fineness)
+            content = self._encode(stored, origin | {"fineness": float(f"{fineness:.6g}")}, 1)
+            if len(content) <= self.limit:
+                fitting[fineness] = content
+            return stored, len(content)
+
+        floats = sum(value.numel() * value.element_size() for value in kept.values() if isinstance(value, Tensor))
+        start = budget.first_guess(targets, 8 * max(self.limit - floats - _HEADER_ESTIMATE, 1))
+        found = budget.search(build, start, self.limit, compress.slack)
+        if found is None:
+            return None
+        fineness, stored, _ = found
+        return _Packed(fitting[fineness], stored, origin)
+
+    def _quantized(self, name: str, target: budget.Target, fineness: float) -> Quantized:
+        quantized = budget.round_target(target, fineness)
+        rank = self.recipe.compress.low_rank
+        if not rank:
+            return quantized
+        return budget.low_rank_correction(target, quantized, self.sensitivities.get(name), rank)
+
+    def _encode(self, stored: Mapping[str, Stored], origin: Mapping[str, Any], level: int) -> bytes:
+        compress = self.recipe.compress
+        content = encode_artifact(stored, self.recipe, self.tokenizer_digest, compress.codec, level, origin)
+        self.smallest = min(self.smallest, len(content))
+        self.note(f"{len(content):,} of {self.limit:,} bytes for weights")
+        return content
 
 
 def middle_out(count: int) -> list[int]:
@@ -120,9 +245,14 @@ def predicted_bytes(recipe: Recipe) -> int:
     in units of the step: log2(rms * sqrt(2 pi e) / step). An absmax step follows from the expected largest
     of a row's entries; where a scale floor sets the step, the rows' rms is taken as 0.14, which is what the
     published artifacts of #644 and #1232 imply. The codec is taken to spend 2 % more than the entropy.
+
+    The "budget" scheme uses the whole cap, unless the model is so small that even 8-bit codes stay below it.
     """
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in GPT(recipe.model).named_parameters()}
+    if recipe.compress.scheme == "budget":
+        largest = sum(_WIDEST * shape.numel() / 8 for shape in shapes.values()) + _HEADER_ESTIMATE
+        return int(min(largest, recipe.compress.cap - code_bytes()))
     bits = 8.0 * _HEADER_ESTIMATE
     for name, shape in shapes.items():
         width = stored_bits(name, shape, recipe.compress)
@@ -149,6 +279,22 @@ def _fallbacks(recipe: Recipe) -> Iterator[list[int]]:
             yield order[:count]
 
 
+def _describe(
+    state: Mapping[str, Tensor], stored: Mapping[str, Stored], recipe: Recipe, calibration: Calibration | None
+) -> list[TensorReport]:
+    sizes = coded_sizes(stored)
+    predicted = {} if calibration is None else predicted_rises(state, stored, calibration)
+    measured = {} if calibration is None else measured_rises(state, stored, recipe, calibration)
+    reports = []
+    for name, value in stored.items():
+        count = value.codes.numel() if isinstance(value, Quantized) else value.numel()
+        width = value.bits if isinstance(value, Quantized) else 8 * value.element_size()
+        bits = 8 * sizes[name] / max(count, 1)
+        losses = predicted.get(name), measured.get(name)
+        reports.append(TensorReport(name, quantizer_group(name), count, width, bits, sizes[name], *losses))
+    return reports
+
+
 def _verify(content: bytes, stored: Mapping[str, Stored], recipe: Recipe) -> None:
     """Read the bytes back; anything but the very same tensors is a bug of ours, not of the user."""
     artifact = decode_artifact(content, "the packed artifact")
@@ -159,21 +305,7 @@ def _verify(content: bytes, stored: Mapping[str, Stored], recipe: Recipe) -> Non
         if isinstance(value, Quantized):
             assert isinstance(back, Quantized)
             assert torch.equal(back.codes, value.codes), name
-            assert torch.equal(back.scale, value.scale), name
+            assert torch.equal(back.dequantize(), value.dequantize()), name
         else:
             assert isinstance(back, Tensor)
             assert torch.equal(back, value), name
-
-
-def _group_sizes(stored: Mapping[str, Stored]) -> dict[str, dict[str, int]]:
-    groups: dict[str, dict[str, int]] = {}
-    for name, value in stored.items():
-        group = groups.setdefault(quantizer_group(name), {"tensors": 0, "entries": 0, "bytes": 0})
-        if isinstance(value, Quantized):
-            entries, size = value.codes.numel(), value.codes.numel() * value.bits // 8 + value.scale.numel() * 2
-        else:
-            entries, size = value.numel(), value.numel() * value.element_size()
-        group["tensors"] += 1
-        group["entries"] += entries
-        group["bytes"] += size
-    return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -18,15 +19,46 @@ _ROW_PERCENTILES = (0.95, 0.975, 0.99, 0.995, 1.0)
 
 
 class Quantized(NamedTuple):
-    """A matrix as codes (rows, columns) int8 times a step size per row (rows,) float16."""
+    """A matrix as codes (rows, columns) int8 times a step per row and, where there is one, a factor per column.
+
+    With a ``correction`` of rank k, the product of two small quantized matrices (k, rows) and (k, columns) is added.
+    """
 
     codes: Tensor
     scale: Tensor
+    """Step sizes (rows,) float16."""
     bits: int
+    """Width of the codes, 2 to 8; it bounds them and does not say how many bits they cost."""
+    columns: Tensor | None = None
+    """Factors (columns,) float16."""
+    correction: tuple[Quantized, Quantized] | None = None
 
     def dequantize(self) -> Tensor:
-        """The matrix (rows, columns) float32."""
-        return self.codes.float() * self.scale.float()[:, None]
+        """The matrix (rows, columns) float32, the same to the last bit on every machine."""
+        weight = self.codes.float() * self.scale.float()[:, None]
+        if self.columns is not None:
+            weight = weight * self.columns.float()[None, :]
+        if self.correction is not None:
+            left, right = (part.dequantize() for part in self.correction)
+            # One product after the other: a matrix product would round differently from machine to machine.
+            for column, row in zip(left, right, strict=True):
+                product = column[:, None] * row[None, :]
+                weight = weight + product
+        return weight
+
+
+Stored = Quantized | Tensor
+"""A tensor as an artifact holds it: codes, or a float16 or float32 tensor."""
+
+
+def dequantize(stored: Stored) -> Tensor:
+    """The float32 tensor that a stored one stands for."""
+    return stored.dequantize() if isinstance(stored, Quantized) else stored.float()
+
+
+def dequantize_state(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """The float32 tensors that stored ones stand for."""
+    return {name: dequantize(value) for name, value in stored.items()}
 
 
 def code_range(bits: int) -> tuple[int, int]:
@@ -48,6 +80,8 @@ def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Qua
     floor, round_with = compress.scale_floor, compress.round_with
     if compress.clip == "absmax":
         return _round_rows(weight, weight.abs().amax(dim=1), bits, floor, round_with)
+    if compress.clip == "std":
+        return _round_rows(weight, compress.clip_std * weight.std(dim=1, correction=0), bits, floor, round_with)
     if compress.clip == "percentiles":
         return _best_for_tensor(weight, bits, floor, round_with)
     return _best_per_row(weight, bits, floor, round_with)

@@ -9,23 +9,27 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pgolf.compress.quantize import Quantized, prune_smallest, quantize_matrix
+from pgolf.compress.calibrate import Sensitivity
+from pgolf.compress.gptq import round_on_grid, rounding_order
+from pgolf.compress.quantize import Stored, code_range, prune_smallest, quantize_matrix
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe import CompressSection
 
-Stored = Quantized | Tensor
-
 
 def quantize_state(
-    state: Mapping[str, Tensor], compress: CompressSection, five_bit_cores: frozenset[int] = frozenset()
+    state: Mapping[str, Tensor],
+    compress: CompressSection,
+    five_bit_cores: frozenset[int] = frozenset(),
+    sensitivities: Mapping[str, Sensitivity] | None = None,
 ) -> dict[str, Stored]:
-    """Quantize named float32 tensors as the recipe says.
+    """Quantize named float32 tensors by the "rowwise" scheme: fixed widths, a range per row.
 
     Args:
         state: the weights.
         compress: widths, ranges, what to keep.
         five_bit_cores: indices of cores whose attention and MLP matrices get 5 bits instead of more.
+        sensitivities: of the matrices; where known, and if the recipe says "gptq", rounding compensates errors.
 
     Returns:
         For each name its codes, or the tensor as float16 or float32.
@@ -33,14 +37,8 @@ def quantize_state(
     Raises:
         PgolfError: a tensor holds a value that is not finite or that its format cannot hold.
     """
-    return {name: _store(name, tensor, compress, five_bit_cores) for name, tensor in state.items()}
-
-
-def dequantize_state(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
-    """The float32 tensors that stored ones stand for."""
-    return {
-        name: value.dequantize() if isinstance(value, Quantized) else value.float() for name, value in stored.items()
-    }
+    known = sensitivities or {}
+    return {name: _store(name, tensor, compress, five_bit_cores, known.get(name)) for name, tensor in state.items()}
 
 
 def stored_bits(name: str, shape: Sequence[int], compress: CompressSection) -> int:
@@ -51,23 +49,44 @@ def stored_bits(name: str, shape: Sequence[int], compress: CompressSection) -> i
     return 16 if name in compress.keep_fp16 else int(getattr(compress.bits, group))
 
 
-def _store(name: str, tensor: Tensor, compress: CompressSection, five_bit_cores: frozenset[int]) -> Stored:
+def _store(
+    name: str,
+    tensor: Tensor,
+    compress: CompressSection,
+    five_bit_cores: frozenset[int],
+    sensitivity: Sensitivity | None,
+) -> Stored:
     tensor = tensor.detach().cpu().float()
     if compress.prune and tensor.ndim == 2 and tensor.numel() > compress.prune_above:
         tensor = prune_smallest(tensor, compress.prune)
     bits = stored_bits(name, tensor.shape, compress)
+    check_range(name, tensor, 32 if bits == 32 else 16)
+    if bits >= 16:
+        return tensor.half() if bits == 16 else tensor
+    core = re.match(r"cores\.(\d+)\.", name)
+    if core and int(core[1]) in five_bit_cores:
+        bits = min(bits, 5)
+    quantized = quantize_matrix(tensor, bits, compress)
+    if sensitivity is None or compress.rounding != "gptq":
+        return quantized
+    order = rounding_order(sensitivity.column_moments(), compress.damping)
+    low, high = code_range(bits)
+    codes = round_on_grid(tensor, quantized.scale.float(), torch.ones(tensor.size(1)), low, high, order)
+    return quantized._replace(codes=codes)
+
+
+def check_range(name: str, tensor: Tensor, bits: int) -> None:
+    """Refuse a tensor that a float format of 16 or 32 bits cannot hold.
+
+    Raises:
+        PgolfError: it holds a value that is not finite or too large.
+    """
     largest = torch.finfo(torch.float32 if bits == 32 else torch.float16).max
     if not bool((tensor.abs() <= largest).all()):
         raise PgolfError(
             f"tensor {name} holds a value that is not finite or exceeds {largest:g}; "
             "train again with a smaller learning rate, or pack an earlier checkpoint"
         )
-    if bits >= 16:
-        return tensor.half() if bits == 16 else tensor
-    core = re.match(r"cores\.(\d+)\.", name)
-    if core and int(core[1]) in five_bit_cores:
-        bits = min(bits, 5)
-    return quantize_matrix(tensor, bits, compress)
 
 
 def _kept_bits(name: str, group: str, compress: CompressSection) -> int:

@@ -72,11 +72,17 @@ def _share_of_cap(pack: dict[str, Any]) -> str:
 
 def _bytes(pack: dict[str, Any]) -> str:
     rows = [
-        (name, f"{group['tensors']:,}", f"{group['entries']:,}", f"{group['bytes']:,}")
+        (
+            name,
+            f"{group['tensors']:,}",
+            f"{group['entries']:,}",
+            f"{group['bytes']:,}",
+            f"{8 * group['bytes'] / max(group['entries'], 1):.2f}",
+        )
         for name, group in pack["groups"].items()
     ]
     return (
-        _table(("group", "tensors", "numbers", "bytes before the codec"), rows)
+        _table(("group", "tensors", "numbers", "bytes", "bits per number"), rows)
         + f"\n\nArtifact {pack['model_bytes']:,} bytes, packed scoring code {pack['code_bytes']:,}: together "
         f"{_share_of_cap(pack)}."
     )

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pgolf.compress.grid import Grid
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
 from pgolf.recipe import Recipe
-from pgolf.weights import CHECKPOINT_FORMAT, load_tensors, save_tensors
+from pgolf.weights import CHECKPOINT_FORMAT, grid_entries, load_tensors, save_tensors, take_grid
 
 
 @dataclass
@@ -37,6 +38,7 @@ def save_checkpoint(
     clock: Clock,
     recipe: Recipe,
     dataset: Dataset,
+    grid: Grid | None = None,
 ) -> None:
     """Write everything that a resumed run needs to end with the same weights."""
     tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -53,13 +55,17 @@ def save_checkpoint(
         "tokenizer": dataset.tokenizer.digest,
         "data": dataset.fingerprint(),
     }
-    save_tensors(path, tensors, metadata)
+    extra, about = grid_entries(grid)
+    save_tensors(path, tensors | extra, metadata | about)
 
 
 def load_checkpoint(
     path: Path, network: GPT, optimizers: list[Optimizer], averager: Averager, recipe: Recipe, dataset: Dataset
-) -> Clock:
-    """Put a checkpoint's state into the given objects, in place, and return where the run stands.
+) -> tuple[Clock, Grid | None]:
+    """Put a checkpoint's state into the given objects, in place.
+
+    Returns:
+        Where the run stands, and the grid it rounds on if one is frozen.
 
     Raises:
         PgolfError: the file is damaged, or belongs to another recipe or other data.
@@ -84,7 +90,7 @@ def load_checkpoint(
             for parameter in group["params"]:
                 for key, tensor in by_parameter.get(names[id(parameter)], {}).items():
                     optimizer.state[parameter][key] = tensor.to(parameter.device)
-    return Clock(**metadata["clock"])
+    return Clock(**metadata["clock"]), take_grid(tensors, metadata)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pgolf.compress.grid import Grid
 from pgolf.data.dataset import Dataset
 from pgolf.data.loader import BatchLoader
 from pgolf.device import autocast, compiled, place
-from pgolf.errors import Interrupted
+from pgolf.errors import Interrupted, PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.gpt import GPT, build_model
 from pgolf.optim.averaging import Averager
@@ -25,6 +26,7 @@ from pgolf.optim.schedule import lr_scale, muon_momentum
 from pgolf.recipe import Recipe
 from pgolf.train.checkpoint import Clock, load_checkpoint, save_checkpoint
 from pgolf.train.metrics import Metrics
+from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
 from pgolf.weights import save_weights
 
 
@@ -118,9 +120,11 @@ class Run:
         self.averager = Averager(recipe.average, self.network.state_dict())
         self.loader = BatchLoader(dataset.train_stream(), recipe.train)
         self.validation_tokens = dataset.validation_tokens(recipe.evaluation_length)
+        self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
+        self.grid: Grid | None = None  # on which they round, once it is frozen
         self.clock = Clock()
         if resume and self._checkpoint.is_file():
-            self.clock = load_checkpoint(
+            self.clock, self.grid = load_checkpoint(
                 self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset
             )
         self.metrics = Metrics(folder / "metrics.jsonl", self.clock.step, recipe.train.batch_tokens)
@@ -140,26 +144,51 @@ class Run:
         self.network.train()
         parts = self.recipe.train.micro_batches
         total = torch.zeros((), device=self.device)
-        for part in range(parts):
-            inputs, targets = (batch.to(self.device, non_blocking=True) for batch in self.loader.batch(step, part))
-            with autocast(self.device):
-                loss = self.forward(inputs, targets).mean() / parts
-            loss.backward()
-            total += loss.detach()
+        with rounded_weights(self.network, self.rounding):
+            for part in range(parts):
+                inputs, targets = (batch.to(self.device, non_blocking=True) for batch in self.loader.batch(step, part))
+                with autocast(self.device):
+                    loss = self.forward(inputs, targets).mean() / parts
+                loss.backward()
+                total += loss.detach()
         return total
 
     def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:
-        """Turn fake quantization on once the learning-rate scale is below the threshold; sharpen soft rounding."""
+        """Turn fake quantization on once the learning-rate scale is below the threshold; sharpen soft rounding.
+
+        On the "export" grid the model's own switch stays off: the weights are rounded before the model sees them.
+        """
         qat, switch = self.recipe.qat, self.network.fake_quant
         if not qat.enabled:
             return
         if self.clock.fake_quant_from < 0 and scale < qat.threshold:
             self.clock.fake_quant_from = self.clock.step + qat.delay_steps
             watcher.note(f"fake quantization from step {self.clock.fake_quant_from} on")
-        switch.active = 0 <= self.clock.fake_quant_from <= self.clock.step
+        active = 0 <= self.clock.fake_quant_from <= self.clock.step
+        if qat.grid == "export":
+            if active and not self.rounding:
+                self.rounding = self._rounding_of_export(watcher)
+            return
+        switch.active = active
         switch.soft_round = qat.soft_round
         if qat.soft_round:
             switch.alpha.fill_(1.0 + 15.0 * max(0.0, 1.0 - scale / qat.threshold))
+
+    def _rounding_of_export(self, watcher: Watcher) -> dict[str, Rounding]:
+        """What packing does; under the "budget" scheme the grid is chosen here, once, and kept to the end."""
+        if self.recipe.compress.scheme != "budget":
+            return export_rounding(self.network, self.recipe)
+        if self.grid is None:
+            watcher.note("choosing the grid to round on")
+            try:
+                # The averaged weights are what is packed.
+                weights = self.averager.result(self.network.state_dict())
+                self.grid = choose_grid(weights, self.recipe, self.dataset)
+            except PgolfError:
+                self.save_checkpoint()  # It can still be packed under another cap.
+                raise
+            self.metrics.restart_clock()
+        return grid_rounding(self.network, self.grid)
 
     def validate(self) -> EvalResult:
         """Standard evaluation of the raw weights, written to the metrics."""
@@ -196,6 +225,7 @@ class Run:
             self.clock,
             self.recipe,
             self.dataset,
+            self.grid,
         )
         self.metrics.restart_clock()
 
@@ -203,9 +233,9 @@ class Run:
         """Write the averaged weights as ``model.safetensors`` and the last ones as ``raw.safetensors``."""
         self.metrics.flush()
         digest, raw = self.dataset.tokenizer.digest, self.network.state_dict()
-        save_weights(self.folder / "raw.safetensors", raw, self.recipe, digest)
+        save_weights(self.folder / "raw.safetensors", raw, self.recipe, digest, self.grid)
         path = self.folder / "model.safetensors"
-        save_weights(path, self.averager.result(raw), self.recipe, digest)
+        save_weights(path, self.averager.result(raw), self.recipe, digest, self.grid)
         self._checkpoint.unlink(missing_ok=True)
         return path
 

@@ -1,0 +1,83 @@
+"""Coders on the weights of any model: a safetensors file is quantized row by row, then coded in every way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from pgolf.bench.harness import cpu_model
+from pgolf.compress.compare import Progress, compare_coders
+from pgolf.compress.quantize import Quantized, Stored, quantize_matrix
+from pgolf.errors import PgolfError
+from pgolf.provenance import environment
+from pgolf.recipe import CompressSection
+
+KEEP_BELOW = 8192
+
+
+def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dict[str, Any]:
+    """Quantize the file's large matrices and compare all coders on the codes.
+
+    Args:
+        path: a .safetensors file.
+        bits: width of the codes, 2 to 8.
+        progress: told (coders done, all coders).
+
+    Returns:
+        JSON values: what was coded, a row per coder, and the environment.
+
+    Raises:
+        PgolfError: no such file, no safetensors, nothing to quantize, or values that float16 cannot hold.
+    """
+    stored, skipped = quantize_file(path, bits)
+    matrices = [value for value in stored.values() if isinstance(value, Quantized)]
+    kept = [value for value in stored.values() if isinstance(value, Tensor)]
+    codes, floats = sum(m.codes.numel() for m in matrices), sum(k.numel() for k in kept)
+    scope = f"{len(matrices)} matrices, {codes:,} codes of {bits} bits; {len(kept)} tensors, {floats:,} numbers as fp16"
+    if skipped:
+        scope += f"; left out: {skipped} without floats"
+    return {
+        "bench": "coders",
+        "file": str(path),
+        "scope": scope,
+        "bits": bits,
+        "weights": codes + floats,
+        "coders": [row.to_json() for row in compare_coders(stored, progress=progress)],
+        "environment": environment(torch.device("cpu")) | {"cpu": cpu_model()},
+    }
+
+
+def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
+    """The file's float tensors, quantized per row by the largest magnitude or as float16; how many were no floats.
+
+    Matrices of more than ``KEEP_BELOW`` entries are quantized.
+
+    Raises:
+        PgolfError: see ``bench_coders``.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise PgolfError(f"{path}: no such file") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PgolfError(f"{path}: not a readable safetensors file ({error})") from error
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    settings = CompressSection(clip="absmax", round_with="stored")
+    stored = {name: _store(name, tensor.float(), bits, settings, path) for name, tensor in floats.items()}
+    if not any(isinstance(value, Quantized) for value in stored.values()):
+        raise PgolfError(f"{path}: holds no matrix of floats with more than {KEEP_BELOW:,} entries to quantize")
+    return stored, len(tensors) - len(floats)
+
+
+def _store(name: str, tensor: Tensor, bits: int, settings: CompressSection, path: Path) -> Stored:
+    largest = torch.finfo(torch.float16).max
+    if not bool((tensor.abs() <= largest).all()):
+        raise PgolfError(f"{path}: tensor {name} holds a value that is not finite or exceeds {largest:g}")
+    if tensor.ndim == 2 and tensor.numel() > KEEP_BELOW:
+        return quantize_matrix(tensor, bits, settings)
+    return tensor.half()

@@ -1,0 +1,380 @@
+"""What fuzzing does to an artifact: damage that leaves the checksums, and forgery that makes them right again."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import lzma
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import zstandard
+from torch import Tensor
+
+from pgolf.compress.coders import CODERS, Array, Kind
+from pgolf.compress.container import MAGIC, Artifact, decode_artifact, encode_artifact
+from pgolf.compress.quantize import Quantized, Stored, code_range
+from pgolf.errors import PgolfError
+from pgolf.recipe import Recipe, recipe_from_tree
+
+WHERE = "fuzzed.pgolf"
+_PREFIX = len(MAGIC) + 4 + 16
+# Bytes of arrays up to which a mutation itself decodes or encodes what it asks of the reader.
+_FEW, _SOME = 1 << 16, 1 << 21
+_MANY = 6000
+_BOMB = 1 << 24
+_SIZES = (0, 1, 2, 3, 8, 64, 1000, 2048, 4096, 1 << 16, 1 << 20, 1 << 27, 1 << 28, 1 << 31, 1 << 40, 1 << 64, -1)
+_ODD_VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 7, 255, 1 << 31, 1 << 63, 1 << 64, 10**4000, 1.5, -0.0, 1e308),
+    *(float("nan"), float("inf"), "", "x", "\ud800", "\n", "range", "zstd", "none", "f2", "f4", "1" * 5000, "0" * 32),
+    *([], {}, [[]], [[1, 2]], [[[], 1]], [["a", 1]], {"": 0}, [0] * 70, [6, 1, 4], [8, 0, 1 << 40]),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A valid artifact, in parts."""
+
+    coder: str
+    content: bytes
+    header: dict[str, Any]
+    sections: list[bytes]
+    arrays: list[list[tuple[Kind, Array]]]
+    artifact: Artifact
+
+
+Mutation = Callable[[Random, Sample], bytes]
+Edit = Callable[[Random, bytes], bytes]
+
+
+def make_samples(recipe: Recipe) -> list[Sample]:
+    """One artifact for each coder, all of the same tensors: each width, factors, corrections, kept floats."""
+    generator = np.random.RandomState(0)
+
+    def steps(count: int) -> Tensor:
+        return torch.tensor(generator.rand(count), dtype=torch.float16)
+
+    def codes(rows: int, columns: int, bits: int) -> Quantized:
+        low, high = code_range(bits)
+        values = np.clip(np.rint(generator.normal(0, high / 2.5, (rows, columns))), low, high)
+        return Quantized(torch.tensor(values, dtype=torch.int8), steps(rows), bits)
+
+    stored: dict[str, Stored] = {f"matrix.{bits}": codes(9 - bits, 5 + 4 * bits, bits) for bits in range(2, 9)}
+    stored["columns"] = codes(7, 11, 6)._replace(columns=steps(11))
+    stored["correction"] = codes(6, 8, 4)._replace(correction=(codes(3, 6, 8), codes(3, 8, 8)))
+    stored["both"] = codes(5, 4, 5)._replace(columns=steps(4), correction=(codes(1, 5, 8), codes(1, 4, 8)))
+    stored["kept"] = torch.tensor(generator.normal(size=(2, 3, 4)), dtype=torch.float16)
+    stored["exact"] = torch.tensor(generator.normal(size=9), dtype=torch.float32)
+    stored["scalar"], stored["none"] = torch.tensor(0.25), torch.zeros(0, 3)
+    stored["no.rows"] = codes(0, 4, 6)
+    return [_sample(coder, encode_artifact(stored, recipe, "0" * 64, coder, 1)) for coder in CODERS]
+
+
+def _sample(coder: str, content: bytes) -> Sample:
+    header, sections = split(content)
+    decoded = [CODERS[coder].decode(part, kinds) for part, kinds in zip(sections, _asked(header), strict=True)]
+    arrays = [list(zip(kinds, found, strict=True)) for kinds, found in zip(_asked(header), decoded, strict=True)]
+    return Sample(coder, content, header, sections, arrays, decode_artifact(content, WHERE))
+
+
+def split(content: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """The header and the sections of an artifact that is known to be readable."""
+    end = _PREFIX + int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "little")
+    header = json.loads(zstandard.ZstdDecompressor().decompressobj().decompress(content[_PREFIX:end]))
+    middle = end + int(header["sections"][0][0])
+    return header, [content[end:middle], content[middle:]]
+
+
+def _asked(header: dict[str, Any]) -> tuple[list[Kind], list[Kind]]:
+    """The arrays of both sections that a header asks for, written apart from the reader so as to check it."""
+    codes: list[Kind] = []
+    floats: list[Kind] = []
+    for _, shape, kind in header["tensors"]:
+        if isinstance(kind, str):
+            floats.append(Kind(tuple(shape), kind))
+            continue
+        bits, columns, rank = [kind, 0, 0] if isinstance(kind, int) else kind
+        sides = [(rank, side) for side in shape] if rank else []
+        for (rows, width), high_bits, extra in [(shape, bits, columns), *((side, 8, 0) for side in sides)]:
+            codes.append(Kind((rows, width), "i1", *code_range(high_bits)))
+            floats += [Kind((rows,), "f2")] + [Kind((width,), "f2")] * extra
+    return codes, floats
+
+
+def _copy(header: dict[str, Any]) -> dict[str, Any]:
+    copied: dict[str, Any] = json.loads(json.dumps(header))
+    return copied
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:16]
+
+
+def _file(packed_header: bytes, sections: list[bytes]) -> bytes:
+    """A file around a packed header, with the header's checksum."""
+    size = len(packed_header).to_bytes(4, "little")
+    return MAGIC + size + _digest(packed_header) + packed_header + b"".join(sections)
+
+
+def _forged(header: Any, sections: list[bytes]) -> bytes:
+    """A file around a header of any JSON value, with the header's checksum."""
+    return _file(zstandard.ZstdCompressor(level=1).compress(json.dumps(header).encode()), sections)
+
+
+def _repaired(header: dict[str, Any], sections: list[bytes], decoded: bool) -> bytes:
+    """A file whose sizes and checksums of sections are right: those of the packed and, if asked, decoded bytes."""
+    kinds = _asked(header)
+    sizes = [sum(kind.nbytes for kind in part) for part in kinds]
+    for row, packed, raw in zip(header["sections"], sections, sizes, strict=True):
+        row[:3] = [len(packed), raw, _digest(packed).hex()]
+    # A matrix without rows still has factors of its columns.
+    if decoded and 0 <= sum(sizes) + sum(max(kind.shape, default=0) for part in kinds for kind in part) < _FEW:
+        for row, packed, part in zip(header["sections"], sections, kinds, strict=True):
+            # What the coder raises here it raises again in the reader, where it counts.
+            with suppress(Exception):
+                row[3] = _decoded_digest(CODERS[header["codec"]].decode(packed, part))
+    return _forged(header, sections)
+
+
+def _zeros(header: dict[str, Any]) -> bytes:
+    """A file of the zeros that a header asks for, all checksums right; an unreadable one if those were too many."""
+    kinds = _asked(header)
+    sizes = [kind.nbytes + max(kind.shape, default=0) for part in kinds for kind in part]
+    if len(sizes) > _MANY or sum(sizes) > _SOME or min(sizes) < 0:
+        return _repaired(header, [b"", b""], decoded=False)
+    arrays = [[np.zeros(kind.shape, f"<{kind.dtype}") for kind in part] for part in kinds]
+    sections = [
+        CODERS[header["codec"]].encode(list(zip(part, found, strict=True)), 1)
+        for part, found in zip(kinds, arrays, strict=True)
+    ]
+    for row, part in zip(header["sections"], arrays, strict=True):
+        row[3] = _decoded_digest(part)
+    return _repaired(header, sections, decoded=False)
+
+
+def _decoded_digest(arrays: list[Array]) -> str:
+    return _digest(b"".join(array.tobytes() for array in arrays)).hex()
+
+
+def _span(choice: Random, content: bytes) -> tuple[int, int]:
+    start = choice.randrange(len(content) + 1)
+    return start, min(len(content), start + choice.choice((1, 2, 4, 16, 100, len(content))))
+
+
+def _bits_flipped(choice: Random, content: bytes) -> bytes:
+    changed = bytearray(content)
+    for _ in range(choice.choice((1, 1, 2, 8)) if content else 0):
+        changed[choice.randrange(len(changed))] ^= 1 << choice.randrange(8)
+    return bytes(changed)
+
+
+def _bytes_changed(choice: Random, content: bytes) -> bytes:
+    changed = bytearray(content)
+    for _ in range(choice.choice((1, 2, 16, 200)) if content else 0):
+        changed[choice.randrange(len(changed))] = choice.choice((0, 255, choice.randrange(256)))
+    return bytes(changed)
+
+
+def _cut(choice: Random, content: bytes) -> bytes:
+    start, end = _span(choice, content)
+    return content[:start] + content[end:]
+
+
+def _inserted(choice: Random, content: bytes) -> bytes:
+    start = choice.randrange(len(content) + 1)
+    return content[:start] + choice.randbytes(choice.choice((1, 4, 64))) + content[start:]
+
+
+def _doubled(choice: Random, content: bytes) -> bytes:
+    start, end = _span(choice, content)
+    return content[:end] + content[start:end] + content[end:]
+
+
+def _swapped(choice: Random, content: bytes) -> bytes:
+    a, b, c, d = sorted(choice.randrange(len(content) + 1) for _ in range(4))
+    return content[:a] + content[c:d] + content[b:c] + content[a:b] + content[d:]
+
+
+def _emptied(choice: Random, content: bytes) -> bytes:
+    start, end = _span(choice, content)
+    return content[:start] + bytes(end - start) + content[end:]
+
+
+def _noise(choice: Random, content: bytes) -> bytes:
+    return content[: choice.choice((0, 8, 12, _PREFIX))] + choice.randbytes(choice.randrange(len(content) + 1))
+
+
+EDITS: dict[str, Edit] = {
+    "bits flipped": _bits_flipped,
+    "bytes changed": _bytes_changed,
+    "cut": _cut,
+    "bytes inserted": _inserted,
+    "region doubled": _doubled,
+    "regions swapped": _swapped,
+    "region zeroed": _emptied,
+    "noise": _noise,
+}
+
+
+def _edited(choice: Random, content: bytes) -> bytes:
+    return choice.choice(list(EDITS.values()))(choice, content)
+
+
+def _packed_header(choice: Random, sample: Sample) -> bytes:
+    """Changed bytes of the compressed header."""
+    packed = zstandard.ZstdCompressor(level=1).compress(json.dumps(sample.header).encode())
+    return _file(_edited(choice, packed), sample.sections)
+
+
+def _header_text(choice: Random, sample: Sample) -> bytes:
+    """Changed characters of the JSON text, or a text made to exhaust its reader."""
+    text = _edited(choice, json.dumps(sample.header).encode())
+    if choice.random() < 0.2:
+        text = choice.choice((b"", b"null", b"[" * 200_000, b"1" * 5000, b'{"a":' * 5000, bytes(_BOMB), b"\xff\xfe{"))
+    return _file(zstandard.ZstdCompressor(level=1).compress(text), sample.sections)
+
+
+def _header_values(choice: Random, sample: Sample) -> bytes:
+    """A value of the header replaced, removed, doubled or wrapped."""
+    header = _copy(sample.header)
+    for _ in range(choice.choice((1, 1, 2, 4))):
+        places = list(_places(header))
+        if not places:
+            break
+        holder, key = choice.choice(places)
+        action = choice.randrange(6)
+        if action == 0:
+            del holder[key]
+        elif action == 1 and isinstance(holder, list):
+            holder.insert(key, copy.deepcopy(holder[key]))
+        elif action == 2:
+            holder[key] = choice.choice(([holder[key]], {"a": holder[key]}, str(holder[key])[:1000]))
+        elif action == 3:
+            other, index = choice.choice(places)
+            holder[key] = copy.deepcopy(other[index])
+        else:
+            holder[key] = copy.deepcopy(choice.choice(_ODD_VALUES))
+    with suppress(PgolfError, KeyError, TypeError, ValueError, AttributeError):
+        header["digest"] = recipe_from_tree(header["recipe"], WHERE).digest()
+    return _forged(header, sample.sections)
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a JSON value."""
+    pairs: list[Any] = []
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            pairs += [(value, key), *_places(inner)]
+    return pairs
+
+
+def _claims(choice: Random, sample: Sample) -> bytes:
+    """Other names, shapes, widths or extras of tensors, with sizes and checksums to match."""
+    header = _copy(sample.header)
+    tensors = header["tensors"]
+    for _ in range(choice.choice((1, 1, 2, 5))):
+        entry, action = choice.choice(tensors), choice.randrange(8)
+        shape = entry[1]
+        if action == 0:
+            shape[:] = [choice.choice(_SIZES) for _ in range(choice.choice((0, 1, 2, 2, 2, 3, 9)))]
+        elif action == 1 and shape:
+            shape[choice.randrange(len(shape))] = choice.choice(_SIZES)
+        elif action == 2:
+            shape.reverse()
+        elif action == 3:
+            bits = choice.randint(1, 9)
+            extras = [bits, choice.randint(0, 2), choice.choice((-1, 0, 1, 2, 3, 64, 1000, 1024, 1025))]
+            entry[2] = choice.choice((bits, extras, "f2", "f4"))
+        elif action == 4:
+            tensors += [
+                [f"more.{i}", list(shape), entry[2]]
+                for i in range(choice.choice((1, 2, 10, 50, 50, 300, 2000, 20_000)))
+            ]
+        elif action == 5 and len(tensors) > 1:
+            tensors.remove(entry)
+        elif action == 6:
+            choice.shuffle(tensors)
+        else:
+            entry[0] = choice.choice(("", "kept", "a b", "\ud800", "x" * 1000))
+    sections = [choice.choice((part, part, b"", choice.randbytes(64))) for part in sample.sections]
+    try:
+        return _zeros(header) if choice.random() < 0.3 else _repaired(header, sections, decoded=True)
+    except (ValueError, KeyError):
+        # Codes that are no matrix, or of a width that there is not: nothing to match.
+        return _forged(header, sections)
+
+
+def _section(decoded: bool) -> Mutation:
+    def mutate(choice: Random, sample: Sample) -> bytes:
+        sections, which = list(sample.sections), choice.randrange(2)
+        sections[which] = _edited(choice, sections[which])
+        return _repaired(_copy(sample.header), sections, decoded)
+
+    return mutate
+
+
+def _foreign_coder(choice: Random, sample: Sample) -> bytes:
+    """Sections under the name of another coder."""
+    header = _copy(sample.header) | {"codec": choice.choice([name for name in CODERS if name != sample.coder])}
+    return _repaired(header, sample.sections, decoded=True)
+
+
+def _bomb(choice: Random, sample: Sample) -> bytes:
+    """A short section that expands to far more than it should."""
+    sections, coder = list(sample.sections), choice.choice(("zstd", "lzma"))
+    sections[choice.randrange(2)] = _bombs()[coder]
+    return _repaired(_copy(sample.header) | {"codec": coder}, sections, decoded=False)
+
+
+@functools.cache
+def _bombs() -> dict[str, bytes]:
+    return {
+        "zstd": zstandard.ZstdCompressor(level=1).compress(bytes(_BOMB)),
+        "lzma": lzma.compress(bytes(_BOMB), preset=0),
+    }
+
+
+def _bad_value(choice: Random, sample: Sample) -> bytes:
+    """A code outside its width, a negative step or a number that is not finite, with checksums to match."""
+    arrays = [[(kind, array.copy()) for kind, array in part] for part in sample.arrays]
+    # The range coder has no way to write a code outside its width.
+    which = 1 if sample.coder == "range" else choice.randrange(2)
+    kind, array = choice.choice([pair for pair in arrays[which] if pair[1].size])
+    bad: list[Any] = [np.nan, np.inf, -np.inf]
+    if kind.dtype == "i1":
+        bad = [code for code in range(-128, 128) if not kind.low <= code <= kind.high]
+    elif kind.dtype == "f2" and len(kind.shape) == 1:
+        # In the samples these are step sizes and factors.
+        bad.append(-1.0)
+    array.flat[choice.randrange(array.size)] = choice.choice(bad)
+    sections = list(sample.sections)
+    sections[which] = CODERS[sample.coder].encode(arrays[which], 1)
+    return _repaired(_copy(sample.header), sections, decoded=True)
+
+
+DAMAGE: dict[str, Mutation] = {
+    name: functools.partial(lambda edit, choice, sample: edit(choice, sample.content), edit)
+    for name, edit in EDITS.items()
+}
+FORGERY: dict[str, Mutation] = {
+    "header bytes, repaired": _packed_header,
+    "header text, repaired": _header_text,
+    "header values, repaired": _header_values,
+    "claims, repaired": _claims,
+    "section, repaired": _section(decoded=False),
+    "section, all repaired": _section(decoded=True),
+    "other coder, repaired": _foreign_coder,
+    "bomb, repaired": _bomb,
+    "bad value, repaired": _bad_value,
+}
+KINDS: dict[str, Mutation] = DAMAGE | FORGERY
+# The checksum of the decoded bytes is still the original's.
+SAME_OR_REFUSED = {*DAMAGE, "section, repaired"}
+MUST_REFUSE = {"bad value, repaired", "bomb, repaired"}

@@ -1,0 +1,216 @@
+"""Every coder on the same quantized tensors: bytes, and seconds to encode and to decode.
+
+What is coded are the very arrays of an artifact: codes, steps, factors, kept tensors. Every decoder must return
+them to the last bit. Raw arrays go without names and shapes, which favours their coders by a few hundred bytes
+beside torch.save and the complete artifact.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zstandard
+from torch import Tensor
+
+from pgolf.compress.coders import CODERS, Array, ByteCoder, Kind
+from pgolf.compress.container import decode_artifact, encode_artifact, read_artifact
+from pgolf.compress.inspect import describe_tensors
+from pgolf.compress.quantize import Quantized, Stored
+from pgolf.recipe import Recipe
+
+Progress = Callable[[int, int], None]
+REFERENCE = "torch.save + zstd-22"
+BOUND = "order-0 entropy"
+ARTIFACT = "range coder"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What one coder makes of the tensors."""
+
+    coder: str
+    bytes: int | None
+    """None: its package is not installed."""
+    percent: float | None
+    """Of the bytes of ``REFERENCE``."""
+    encode_seconds: float | None
+    """Wall-clock time of one encoding; None for a bound."""
+    decode_seconds: float | None
+    """Wall-clock time of one decoding, from bytes to arrays."""
+    note: str = ""
+    """What else to know of the row."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to code the tensors."""
+
+    coder: str
+    encode: Callable[[], bytes]
+    decode: Callable[[bytes], Sequence[Array]]
+    note: str = ""
+
+
+def compare_coders(
+    stored: Mapping[str, Stored],
+    recipe: Recipe | None = None,
+    tokenizer_digest: str = "",
+    origin: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[Compared]:
+    """Code the same tensors in every way.
+
+    Args:
+        stored: tensors by name; they need not be those of a pgolf model.
+        recipe, tokenizer_digest, origin: what the header of the complete artifact holds; the recipe of defaults,
+            whose header is small, without.
+        progress: told (coders done, all coders).
+
+    Returns:
+        A row per coder. Bytes of raw arrays are without names and shapes; those of torch.save and of the artifact
+        with them.
+    """
+    recipe = recipe or Recipe()
+    arrays = _arrays(stored)
+    ways = _ways(stored, arrays, recipe, tokenizer_digest, origin)
+    done = []
+    for index, way in enumerate(ways):
+        if progress is not None:
+            progress(index, len(ways))
+        done.append(_measure(way, arrays) if isinstance(way, _Way) else way)
+    if progress is not None:
+        progress(len(ways), len(ways))
+    whole = next(row.bytes for row in done if row.coder == REFERENCE)
+    assert whole
+    return [replace(row, percent=100 * row.bytes / whole) if row.bytes is not None else row for row in done]
+
+
+def compare_artifact(path: Path, progress: Progress | None = None) -> list[Compared]:
+    """``compare_coders`` on what an artifact file holds.
+
+    Raises:
+        PgolfError: no readable artifact.
+    """
+    artifact = read_artifact(path)
+    return compare_coders(artifact.stored, artifact.recipe, artifact.tokenizer_digest, artifact.origin, progress)
+
+
+def bound_bytes(stored: Mapping[str, Stored]) -> int:
+    """Order-0 entropy of the codes, tensor by tensor, plus steps, factors and kept tensors as they are.
+
+    No coder: the tables that would reach it cost nothing here. A coder that looks further than at one code
+    after the other can go below it.
+    """
+    tensors = list(describe_tensors(stored))
+    return math.ceil(sum(tensor.entropy_bits for tensor in tensors) / 8) + sum(t.float_bytes for t in tensors)
+
+
+def _ways(
+    stored: Mapping[str, Stored],
+    arrays: Sequence[Array],
+    recipe: Recipe,
+    tokenizer_digest: str,
+    origin: Mapping[str, Any] | None,
+) -> list[_Way | Compared]:
+    kinds = [Kind(array.shape, array.dtype.str[1:]) for array in arrays]
+
+    def raw(name: str, coder: ByteCoder) -> _Way:
+        return _Way(
+            f"raw arrays + {name}",
+            lambda: coder.encode(list(zip(kinds, arrays, strict=True)), coder.highest_level),
+            lambda content: coder.decode(content, kinds),
+        )
+
+    zstd, lzma = CODERS["zstd"], CODERS["lzma"]
+    assert isinstance(zstd, ByteCoder)
+    assert isinstance(lzma, ByteCoder)
+    brotli = _brotli()
+    missing = Compared("raw arrays + brotli-11", None, None, None, None, "not installed: pip install brotli")
+    return [
+        _Way("torch.save + zstd-16", lambda: _save(stored, 16), _load),
+        _Way(REFERENCE, lambda: _save(stored, 22), _load),
+        raw("zstd-22", zstd),
+        raw("brotli-11", brotli) if brotli is not None else missing,
+        raw("lzma-9e", lzma),
+        Compared(BOUND, bound_bytes(stored), None, None, None, "a bound"),
+        _Way(
+            ARTIFACT,
+            lambda: encode_artifact(stored, recipe, tokenizer_digest, "range", 1, origin),
+            lambda content: _arrays(decode_artifact(content, "the compared artifact").stored),
+            "whole artifact",
+        ),
+    ]
+
+
+def _measure(way: _Way, arrays: Sequence[Array]) -> Compared:
+    started = time.perf_counter()
+    content = way.encode()
+    encoded = time.perf_counter()
+    back = way.decode(content)
+    decoded = time.perf_counter()
+    assert len(back) == len(arrays), way.coder
+    for one, other in zip(back, arrays, strict=True):
+        assert (one.shape, one.dtype, one.tobytes()) == (other.shape, other.dtype, other.tobytes()), way.coder
+    return Compared(way.coder, len(content), None, encoded - started, decoded - encoded, way.note)
+
+
+def _tensors(value: Stored) -> list[Tensor]:
+    """Codes, steps, factors, the same of a correction's matrices; or the kept tensor."""
+    if isinstance(value, Tensor):
+        return [value]
+    own = [tensor for tensor in (value.codes, value.scale, value.columns) if tensor is not None]
+    return own + [tensor for part in value.correction or () for tensor in _tensors(part)]
+
+
+def _arrays(stored: Mapping[str, Stored]) -> list[Array]:
+    return _sorted(tensor for value in stored.values() for tensor in _tensors(value))
+
+
+def _sorted(tensors: Any) -> list[Array]:
+    """Codes before floats, as in an artifact: like beside like is what compressors of bytes do well on."""
+    arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
+    return sorted(arrays, key=lambda array: array.dtype != np.int8)
+
+
+def _save(stored: Mapping[str, Stored], level: int) -> bytes:
+    """What the references write: a dictionary of tensors, pickled and compressed."""
+    # Cloned: torch.save writes all of a storage, even if a tensor shows a part of it.
+    saved = {
+        name: tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in _tensors(value))
+        if isinstance(value, Quantized)
+        else value.clone(memory_format=torch.contiguous_format)
+        for name, value in stored.items()
+    }
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    return zstandard.ZstdCompressor(level=level).compress(buffer.getvalue())
+
+
+def _load(content: bytes) -> list[Array]:
+    loaded = torch.load(io.BytesIO(zstandard.ZstdDecompressor().decompress(content)), weights_only=True)
+    return _sorted(tensor for value in loaded.values() for tensor in ([value] if isinstance(value, Tensor) else value))
+
+
+def _brotli() -> ByteCoder | None:
+    """Brotli with its largest standard window, if the package is there."""
+    try:
+        import brotli
+    except ImportError:
+        return None
+    return ByteCoder(
+        11,
+        lambda raw, level: brotli.compress(raw, quality=level, lgwin=24),
+        lambda packed, limit: brotli.decompress(packed),
+    )

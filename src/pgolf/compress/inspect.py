@@ -1,0 +1,254 @@
+"""What is in an artifact: every tensor with the entropy of its codes, every section with its bytes, its provenance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf.compress.container import MAGIC, Artifact, Section, read_artifact
+from pgolf.compress.quantize import Quantized, Stored, code_range
+from pgolf.errors import PgolfError
+from pgolf.optim.routing import ROUTES
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of an artifact, or one of the two matrices of a tensor's correction."""
+
+    name: str
+    group: str
+    """Quantizer group; "other" for a name that the routing table does not claim."""
+    shape: tuple[int, ...]
+    dtype: str
+    """"codes", or the format of a tensor that is kept as it is: "float16", "float32"."""
+    bits: int
+    """Width of an entry: of the codes' range, or of the float."""
+    counts: tuple[int, ...]
+    """How often each code of the width's range occurs, from the smallest up; empty for a kept tensor."""
+    code_min: int | None
+    """Smallest code that occurs; None without codes."""
+    code_max: int | None
+    entropy_bits: float
+    """Order-0 entropy of all codes together, in bits; 0 for a kept tensor."""
+    float_bytes: int
+    """Bytes before coding of steps and factors, or of the kept tensor."""
+    correction: bool = False
+    """Part of a correction: its entries are no weights of the model."""
+
+    @property
+    def entries(self) -> int:
+        """Numbers of the tensor."""
+        return torch.Size(self.shape).numel()
+
+    @property
+    def entropy_per_weight(self) -> float | None:
+        """Order-0 entropy in bits per code; None for a kept or an empty tensor."""
+        return self.entropy_bits / self.entries if self.counts and self.entries else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields and derived figures as JSON values."""
+        return asdict(self) | {"entries": self.entries, "entropy_per_weight": self.entropy_per_weight}
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """All tensors of one quantizer group, corrections included."""
+
+    tensors: int
+    weights: int
+    """Numbers of the model; those of corrections are none."""
+    code_bytes: float
+    """Share of the section "codes": the coded bytes, divided in proportion to order-0 entropies."""
+    float_bytes: float
+    """Share of the section "floats", divided in proportion to bytes before coding."""
+
+
+@dataclass(frozen=True)
+class ArtifactInfo:
+    """What ``pgolf inspect`` knows of a file."""
+
+    file: str
+    file_bytes: int
+    format: int
+    """Version of the artifact format."""
+    coder: str
+    header_bytes: int
+    sections: tuple[Section, ...]
+    recipe: str
+    """Name of the recipe."""
+    recipe_digest: str
+    tokenizer_digest: str
+    """Empty if the weights came without a tokenizer."""
+    origin: dict[str, Any]
+    """How the artifact was made, as its writer said."""
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def weights(self) -> int:
+        """Numbers of the model."""
+        return sum(tensor.entries for tensor in self.tensors if not tensor.correction)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the file, header included, by numbers of the model."""
+        return 8 * self.file_bytes / max(self.weights, 1)
+
+    @property
+    def codes(self) -> int:
+        """Codes in the file, those of corrections included."""
+        return sum(tensor.entries for tensor in self.tensors if tensor.counts)
+
+    @property
+    def entropy_bytes(self) -> float:
+        """Sum of the tensors' order-0 entropies, in bytes."""
+        return sum(tensor.entropy_bits for tensor in self.tensors) / 8
+
+    def section(self, name: str) -> Section:
+        """The section of this name."""
+        return next(section for section in self.sections if section.name == name)
+
+    def groups(self) -> dict[str, GroupInfo]:
+        """Where the bytes went, by quantizer group, in the order of the tensors.
+
+        A coder that learns over all tensors has no exact answer; see ``GroupInfo`` for how sections are divided.
+        """
+        members: dict[str, list[TensorInfo]] = {}
+        for tensor in self.tensors:
+            members.setdefault(tensor.group, []).append(tensor)
+        codes, floats = self.section("codes"), self.section("floats")
+        per_code_byte = codes.size / self.entropy_bytes if self.entropy_bytes else 0.0
+        per_float_byte = floats.size / floats.raw if floats.raw else 0.0
+        return {
+            group: GroupInfo(
+                tensors=sum(not tensor.correction for tensor in inside),
+                weights=sum(tensor.entries for tensor in inside if not tensor.correction),
+                code_bytes=per_code_byte * sum(tensor.entropy_bits for tensor in inside) / 8,
+                float_bytes=per_float_byte * sum(tensor.float_bytes for tensor in inside),
+            )
+            for group, inside in members.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
+            "file": self.file,
+            "file_bytes": self.file_bytes,
+            "format": self.format,
+            "coder": self.coder,
+            "header_bytes": self.header_bytes,
+            "sections": {section.name: {"bytes": section.size, "raw": section.raw} for section in self.sections},
+            "weights": self.weights,
+            "bits_per_weight": self.bits_per_weight,
+            "entropy_bytes": self.entropy_bytes,
+            "recipe": {"name": self.recipe, "sha256": self.recipe_digest},
+            "tokenizer_sha256": self.tokenizer_digest,
+            "origin": self.origin,
+            "groups": {name: asdict(group) for name, group in self.groups().items()},
+            "tensors": [tensor.to_json() for tensor in self.tensors],
+        }
+
+
+def inspect_artifact(path: Path) -> ArtifactInfo:
+    """Read an artifact and describe it.
+
+    Raises:
+        PgolfError: a run folder, a weights file or anything else that is no artifact, or a damaged one.
+    """
+    _refuse_weights(path)
+    return describe_artifact(read_artifact(path), str(path))
+
+
+def describe_artifact(artifact: Artifact, file: str) -> ArtifactInfo:
+    """Describe an artifact that was read from ``file``."""
+    return ArtifactInfo(
+        file=file,
+        file_bytes=artifact.header_bytes + sum(section.size for section in artifact.sections),
+        format=MAGIC[-1],
+        coder=artifact.coder,
+        header_bytes=artifact.header_bytes,
+        sections=artifact.sections,
+        recipe=artifact.recipe.name,
+        recipe_digest=artifact.recipe.digest(),
+        tokenizer_digest=artifact.tokenizer_digest,
+        origin=artifact.origin,
+        tensors=tuple(describe_tensors(artifact.stored)),
+    )
+
+
+def describe_tensors(stored: Mapping[str, Stored]) -> Iterator[TensorInfo]:
+    """A row per tensor; the two matrices of a correction follow theirs."""
+    for name, value in stored.items():
+        group = group_or_other(name)
+        if isinstance(value, Tensor):
+            dtype = str(value.dtype).removeprefix("torch.")
+            size = value.element_size()
+            yield TensorInfo(
+                name, group, tuple(value.shape), dtype, 8 * size, (), None, None, 0.0, value.numel() * size
+            )
+            continue
+        yield _describe_matrix(name, group, value, correction=False)
+        if value.correction is not None:
+            for side, part in zip(("rows", "columns"), value.correction, strict=True):
+                yield _describe_matrix(f"{name}, correction of {side}", group, part, correction=True)
+
+
+def order0_bits(counts: Tensor) -> float:
+    """Bits that symbols with these counts cost at least if each is coded alone, by one table made for them."""
+    seen = counts[counts > 0].double()
+    return float((seen * (seen.sum() / seen).log2()).sum())
+
+
+def code_counts(value: Quantized) -> Tensor:
+    """How often each code of the width's range occurs, from the smallest code up; int64."""
+    low, high = code_range(value.bits)
+    return torch.bincount(value.codes.flatten().long() - low, minlength=high - low + 1)
+
+
+def group_or_other(name: str) -> str:
+    """The quantizer group of a tensor of any model; "other" for a name that the routing table does not claim."""
+    claims = [group for pattern, _, group in ROUTES if re.fullmatch(pattern, name)]
+    return claims[0] if len(claims) == 1 else "other"
+
+
+def _describe_matrix(name: str, group: str, value: Quantized, correction: bool) -> TensorInfo:
+    counts, (low, _) = code_counts(value), code_range(value.bits)
+    used = counts.nonzero().flatten()
+    return TensorInfo(
+        name=name,
+        group=group,
+        shape=tuple(value.codes.shape),
+        dtype="codes",
+        bits=value.bits,
+        counts=tuple(counts.tolist()),
+        code_min=low + int(used[0]) if len(used) else None,
+        code_max=low + int(used[-1]) if len(used) else None,
+        entropy_bits=order0_bits(counts),
+        float_bytes=sum(2 * steps.numel() for steps in (value.scale, value.columns) if steps is not None),
+        correction=correction,
+    )
+
+
+def _refuse_weights(path: Path) -> None:
+    """Say what to do with what is often confused with an artifact; anything else is left to the reader."""
+    if path.is_dir():
+        found = sorted(path.glob("*.pgolf"))
+        remedy = f"name one in it: {found[0]}" if found else f"pack it first: pgolf pack {path} --out FILE.pgolf"
+        raise PgolfError(f"{path}: is a folder; pgolf inspect reads artifacts, so {remedy}")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+    # safetensors: the length of a JSON object, then the object.
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size:
+        raise PgolfError(
+            f"{path}: holds weights; pgolf inspect reads artifacts, so pack them first: "
+            f"pgolf pack {path} --out FILE.pgolf"
+        )

@@ -6,7 +6,7 @@ of equal spread. All entries of a class share a table of probabilities: a discre
 a Laplace distribution, blended per tensor, plus the counts of what the class has shown so far, in this
 tensor and the earlier ones of its kind. The symbols go through constriction's range coder.
 
-The tables must be equal to the last bit wherever the file is read. They are made with additions,
+The tables must be equal to the last bit wherever the file is read. They are made with additions, divisions,
 multiplications and square roots of float64 only, which IEEE 754 rounds exactly, and with integer counts.
 
 The same functions write and read: a ``Writer`` encodes the values it is given, a ``Reader`` returns the ones it

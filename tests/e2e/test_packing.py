@@ -1,0 +1,105 @@
+"""`pgolf pack`, as a user types it: caps, schemes, and where the calibration text comes from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgolf.compress.container import read_artifact
+from pgolf.data.dataset import open_dataset
+from pgolf.data.shards import read_shard, write_shard
+from pgolf.pipeline import calibration_for
+from pgolf.recipe import load_recipe
+from pgolf.weights import load_weights, save_weights
+from tests.e2e.conftest import pgolf, pgolf_json
+from tests.e2e.test_mistakes import fails
+
+ROWWISE = ["--set", "compress.scheme=rowwise"]
+
+
+@pytest.fixture
+def room(workshop: Path, tmp_path: Path) -> Path:
+    """The run, its data and its weights alone in a folder that knows of no data."""
+    shutil.copytree(workshop / "run", tmp_path / "run")
+    (tmp_path / "alone").mkdir()
+    shutil.copy(workshop / "run" / "model.safetensors", tmp_path / "alone" / "w.safetensors")
+    return tmp_path
+
+
+def origin(path: Path) -> dict[str, Any]:
+    return read_artifact(path).origin
+
+
+def test_a_cap_is_used_up_and_explained(room: Path) -> None:
+    largest = pgolf_json("pack", "run", "--out", "a.pgolf", "--cap", "300000", cwd=room)["total_bytes"]
+    cap = largest - 6000
+    found = pgolf_json("pack", "run", "--out", "b.pgolf", "--cap", str(cap), cwd=room)
+    assert 0.998 * cap <= found["total_bytes"] <= cap
+    assert origin(room / "b.pgolf")["calibration"]["source"] == "train"
+    printed = pgolf("pack", "run", "--out", "c.pgolf", "--cap", str(cap), cwd=room).stdout
+    for tensor in found["tensors"]:
+        if tensor["width"] <= 8:
+            line = next(line for line in printed.splitlines() if tensor["name"] in line)
+            assert f"{tensor['bits_per_weight']:.2f}" in line
+            assert f"{tensor['bytes']:,}" in line
+            assert f"{tensor['predicted']:+.5f}" in line
+            assert f"{tensor['measured']:+.5f}" in line
+    assert (room / "b.pgolf").read_bytes() == (room / "c.pgolf").read_bytes()
+
+
+def test_a_cap_chooses_the_solver_unless_a_scheme_is_named(room: Path) -> None:
+    fixed = load_recipe("seed_1232").compress
+    assert (fixed.scheme, fixed.codec, fixed.rounding) == ("rowwise", "zstd", "nearest")
+    weights = load_weights(room / "run")
+    recipe = weights.recipe.with_overrides(["compress.scheme=rowwise", "compress.codec=zstd"])
+    save_weights(room / "run" / "fixed.safetensors", weights.state, recipe, weights.tokenizer_digest)
+    pgolf("pack", "run/fixed.safetensors", "--out", "a.pgolf", "--cap", "120000", cwd=room)
+    assert (origin(room / "a.pgolf")["scheme"], read_artifact(room / "a.pgolf").coder) == ("budget", "range")
+    pgolf("pack", "run/fixed.safetensors", "--out", "b.pgolf", cwd=room)
+    assert (origin(room / "b.pgolf")["scheme"], read_artifact(room / "b.pgolf").coder) == ("rowwise", "zstd")
+    pgolf("pack", "run/fixed.safetensors", "--out", "c.pgolf", "--cap", "120000", *ROWWISE, cwd=room)
+    assert origin(room / "c.pgolf")["scheme"] == "rowwise"
+
+
+def test_weights_without_data_say_what_to_do(room: Path, workshop: Path) -> None:
+    alone = "alone/w.safetensors"
+    message = fails("pack", alone, "--out", "a.pgolf", cwd=room)
+    for remedy in ("--data DIR", "compress.calibration=self", "compress.calibration=none"):
+        assert remedy in message
+    assert not (room / "a.pgolf").exists()
+    pgolf("pack", alone, "--out", "a.pgolf", "--data", workshop / "data", cwd=room)
+    assert origin(room / "a.pgolf")["calibration"]["source"] == "train"
+    settings = ["--set", "compress.calibration=self", "--set", "compress.calibration_tokens=128"]
+    pgolf("pack", alone, "--out", "b.pgolf", *settings, cwd=room)
+    assert origin(room / "b.pgolf")["calibration"] | {"sha256": ""} == {"source": "self", "tokens": 128, "sha256": ""}
+    pgolf("pack", alone, "--out", "c.pgolf", "--set", "compress.calibration=none", cwd=room)
+    assert "calibration" not in origin(room / "c.pgolf")
+
+
+def test_calibration_never_reads_validation_text(workshop: Path, tmp_path: Path) -> None:
+    weights = load_weights(workshop / "run")
+    shutil.copytree(workshop / "data", tmp_path / "data")
+    before = calibration_for(weights, weights.recipe, open_dataset(tmp_path / "data"))
+    for path in (tmp_path / "data").glob("*_val_*.bin"):
+        write_shard(path, read_shard(path)[::-1].copy())
+    after = calibration_for(weights, weights.recipe, open_dataset(tmp_path / "data"))
+    for path in (tmp_path / "data").glob("*_train_*.bin"):
+        write_shard(path, read_shard(path)[::-1].copy())
+    other = calibration_for(weights, weights.recipe, open_dataset(tmp_path / "data"))
+    assert before is not None
+    assert after is not None
+    assert other is not None
+    assert before.source == after.source != other.source
+
+
+def test_the_quantizers_are_compared_at_equal_bytes(room: Path) -> None:
+    found = pgolf_json("bench", "quantizers", "run", "--bits", "4", "--limit-targets", "64", cwd=room)
+    (row,) = found["rows"]
+    assert row["bits"] == 4
+    assert 0 < row["bytes"] <= row["bytes_reference"]
+    assert row["share"] == pytest.approx(abs(row["gap"]) / abs(row["gap_reference"]))
+    assert found["float_bpb"] > 0
+    assert "share" in pgolf("bench", "quantizers", "run", "--bits", "4", "--limit-targets", "64", cwd=room).stdout

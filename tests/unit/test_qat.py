@@ -19,7 +19,6 @@ from pgolf.estimate import activation_bytes, estimate
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe import Recipe, load_recipe
-from pgolf.recipe_checks import contradictions
 from pgolf.train.folder import open_run
 from pgolf.train.loop import Run, train
 from pgolf.train.qat import export_rounding, rounded_weights
@@ -296,9 +295,9 @@ def test_what_the_grid_cannot_do_is_refused() -> None:
     recipe("qat.soft_round=true", "qat.enabled=false")
     with pytest.raises(PgolfError, match=r"qat\.grid"):
         recipe("qat.grid=int5")
-    made = recipe()
-    compress = made.compress.model_copy(update={"scheme": "another"})
-    assert any("another" in problem for problem in contradictions(made.model_copy(update={"compress": compress})))
+    with pytest.raises(PgolfError, match=r"compress\.low_rank is not part of what qat\.grid export rounds to"):
+        recipe("compress.scheme=budget", "compress.low_rank=2")
+    recipe("compress.scheme=budget", "compress.low_rank=2", "qat.grid=int6")
 
 
 def test_memory_is_a_copy_of_the_weights_and_no_activations() -> None:

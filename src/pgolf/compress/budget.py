@@ -110,11 +110,19 @@ def _least_steps(target: Target) -> Tensor:
 
 def grid_steps(target: Target, fineness: float) -> Tensor:
     """Steps of the rows (R,) float32, on the coarse grid, wide enough for 8-bit codes."""
-    # A row's place between two steps is spread evenly over the rows, so that bytes change little by little.
-    dither = (torch.arange(len(target.rows), dtype=torch.float64) * _GOLDEN) % 1.0
-    steps = coarse(target.rows * fineness, dither.float())
+    steps = coarse(target.rows * fineness, _dither(len(target.rows)))
     least = _least_steps(target)
     return torch.where(steps < least, coarse(least, torch.ones(())), steps).clamp(2.0**-14, 2.0**14)
+
+
+def shift_steps(steps: Tensor, fineness: float) -> Tensor:
+    """Steps of the rows (R,) float16 times a factor, on the coarse grid: part of the rows change, the others stay."""
+    return coarse(steps.float() * fineness, _dither(len(steps))).clamp(2.0**-14, 2.0**14).half()
+
+
+def _dither(rows: int) -> Tensor:
+    # A row's place between two steps is spread evenly over the rows, so that bytes change little by little.
+    return ((torch.arange(rows, dtype=torch.float64) * _GOLDEN) % 1.0).float()
 
 
 def coarse(values: Tensor, up: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.compress.budget import is_budgeted, nearest_codes, round_mantissa, width_of
+from pgolf.compress.budget import is_budgeted, nearest_codes, round_mantissa, shift_steps, width_of
 from pgolf.compress.quantize import Quantized, Stored, dequantize
 from pgolf.recipe import CompressSection
 
@@ -31,8 +31,6 @@ class Grid:
     """By matrix: (C,) float16, the factor of each column; matrices without factors are missing."""
     mantissa: int
     """Bits of mantissa of the float16 vectors and gates."""
-    cap: int
-    """Largest total in bytes (code included) that the grid was chosen for."""
     calibration: Mapping[str, Any] | None
     """The text that it was chosen with: source, size, digest."""
 
@@ -44,6 +42,12 @@ class Grid:
     def round(self, name: str, tensor: Tensor) -> Tensor:
         """The float32 tensor that the stored one stands for, on the device of tensor and grid."""
         return dequantize(self._store(name, tensor))
+
+    def shifted(self, fineness: float) -> Grid:
+        """The grid with steps smaller (below 1) or larger: some rows, spread evenly, take another coarse step."""
+        if fineness == 1:
+            return self
+        return replace(self, steps={name: shift_steps(value, fineness) for name, value in self.steps.items()})
 
     def to(self, device: torch.device) -> Grid:
         """The same grid on a device."""
@@ -63,7 +67,7 @@ class Grid:
     def about(self) -> dict[str, Any]:
         """The rest of what a file holds of it, as JSON values."""
         known = None if self.calibration is None else dict(self.calibration)
-        return {"mantissa": self.mantissa, "cap": self.cap, "calibration": known}
+        return {"mantissa": self.mantissa, "calibration": known}
 
     def _store(self, name: str, tensor: Tensor) -> Stored:
         if not is_budgeted(name, tensor):
@@ -78,7 +82,7 @@ def grid_of(stored: Mapping[str, Stored], compress: CompressSection, calibration
     matrices = {name: value for name, value in stored.items() if isinstance(value, Quantized)}
     steps = {name: value.scale for name, value in matrices.items()}
     columns = {name: value.columns for name, value in matrices.items() if value.columns is not None}
-    return Grid(steps, columns, compress.vector_mantissa, compress.cap, calibration)
+    return Grid(steps, columns, compress.vector_mantissa, calibration)
 
 
 def grid_from(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Grid:

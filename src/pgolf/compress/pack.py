@@ -31,10 +31,10 @@ _HEADER_ESTIMATE = 3000
 _TRAINED_RMS = 0.14
 # Bits of a code of the finest grid: the entropy of a normal row whose largest entry is 127.
 _WIDEST = 7.2
-# Part of the cap that is left free when a grid is frozen, because the weights still move.
-_RESERVE = 0.005
-# Part of another cap that a frozen grid has to use.
-_LEAST_USE = 0.98
+# How much finer or coarser a frozen grid may be made to land on the cap before steps are chosen anew.
+_LARGEST_SHIFT = 1.25
+# Part of the bytes for weights that such a grid has to use.
+_LEAST_USE = 0.99
 
 
 def pack(
@@ -50,11 +50,11 @@ def pack(
     """Quantize and code weights, verify the result, and write it.
 
     The "budget" scheme chooses steps so that artifact and code use the cap. A grid that training rounded on is used
-    as it is, with the nearest codes, so that what is stored is what training saw: if it fits, and if it was chosen
-    for this very cap or leaves at most 2 % of it. Otherwise steps are chosen anew. The artifact's origin says which
-    happened: "grid" is "trained" or "solved". The "rowwise" scheme tries the
-    recipe's codec levels in order, then, if the recipe allows it, 5 bits for one layer after the other from the
-    middle outward, until they fit.
+    with the nearest codes, so that what is stored is what training saw; where the weights moved on since, or the cap
+    is a little different, as few rows as possible get the next finer or coarser step to land on the cap. A cap too far
+    off has steps chosen anew. The artifact's origin says which happened: "grid" is "trained", with the "shift" of
+    the steps, or "solved". The "rowwise" scheme tries the recipe's codec levels in order, then, if the recipe allows
+    it, 5 bits for one layer after the other from the middle outward, until they fit.
 
     Args:
         state: named float32 tensors.
@@ -72,11 +72,8 @@ def pack(
     """
     limit, code = cap or recipe.compress.cap, code_bytes()
     packer = _Packer(state, recipe, tokenizer_digest, calibration, limit - code, note)
-    if recipe.compress.scheme == "budget":
-        least = 0 if grid is None or grid.cap == limit else int(_LEAST_USE * limit) - code
-        packed = packer.on_grid(grid, least) or packer.by_budget()
-    else:
-        packed = packer.by_rows()
+    by_budget = recipe.compress.scheme == "budget"
+    packed = (packer.on_grid(grid) or packer.by_budget()) if by_budget else packer.by_rows()
     if packed is None:
         raise PgolfError(
             f"{out}: does not fit the cap of {limit:,} bytes; the smallest total reached is {packer.smallest + code:,} "
@@ -104,9 +101,7 @@ def pack(
 def freeze_grid(
     state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str, calibration: Calibration | None
 ) -> Grid:
-    """The grid on which a state, rounded to the nearest codes, stays a little below the recipe's cap.
-
-    For training to round on from now on: the room that is left is for what later steps change in the coded size.
+    """The grid on which a state, rounded to the nearest codes, lands on the recipe's cap, to round on from now on.
 
     Args:
         state: named float32 tensors, those that would be packed now.
@@ -119,8 +114,7 @@ def freeze_grid(
     """
     code, cap = code_bytes(), recipe.compress.cap
     nearest = recipe.model_copy(update={"compress": recipe.compress.model_copy(update={"rounding": "nearest"})})
-    limit = int(cap * (1 - _RESERVE)) - code
-    packer = _Packer(state, nearest, tokenizer_digest, calibration, limit, lambda what: None)
+    packer = _Packer(state, nearest, tokenizer_digest, calibration, cap - code, lambda what: None)
     packed = packer.by_budget()
     if packed is None:
         raise PgolfError(
@@ -171,50 +165,66 @@ class _Packer:
                     return _Packed(content, stored, self.origin, level, tuple(sorted(five_bit)))
         return None
 
-    def on_grid(self, grid: Grid | None, least: int) -> _Packed | None:
-        """The nearest codes on a given grid, if they take ``least`` bytes or more."""
+    def on_grid(self, grid: Grid | None) -> _Packed | None:
+        """The nearest codes on a given grid, or on one so close to it that the size is right."""
         if grid is None:
             return None
         for name, tensor in self.state.items():
             check_range(name, tensor, 16)
-        stored = {name: grid.store(name, tensor) for name, tensor in self.state.items()}
         origin = self.origin | {"grid": "trained"}
         if grid.calibration is not None:
             origin["calibration"] = dict(grid.calibration)
-        content = self._encode(stored, origin, 1)
-        if not least <= len(content) <= self.limit:
+
+        def store(fineness: float) -> dict[str, Stored]:
+            shifted = grid.shifted(fineness)
+            return {name: shifted.store(name, tensor) for name, tensor in self.state.items()}
+
+        packed = self._search(store, origin, "shift", 1.0)
+        suits = packed is not None and (
+            1 / _LARGEST_SHIFT <= packed.origin["shift"] <= _LARGEST_SHIFT
+            and len(packed.content) >= _LEAST_USE * self.limit
+        )
+        if not suits:
             self.note("the grid of the training does not suit the cap")
             return None
-        return _Packed(content, stored, origin)
+        return packed
 
     def by_budget(self) -> _Packed | None:
         """Steps by sensitivity, as fine as the cap allows."""
         compress = self.recipe.compress
-        origin = self.origin | {"grid": "solved"}
         targets = budget.prepare(self.state, self.sensitivities, compress)
         kept: dict[str, Stored] = {}
         for name, tensor in self.state.items():
             check_range(name, tensor, 16)
             if name not in targets:
                 kept[name] = budget.round_mantissa(tensor, compress.vector_mantissa)
-        fitting: dict[float, bytes] = {}
 
-        def build(fineness: float) -> tuple[dict[str, Stored], int]:
-            stored: dict[str, Stored] = {}
-            for name in self.state:
-                stored[name] = kept[name] if name in kept else self._quantized(name, targets[name], fineness)
-            content = self._encode(stored, origin | {"fineness": float(f"{fineness:.6g}")}, 1)
-            if len(content) <= self.limit:
-                fitting[fineness] = content
-            return stored, len(content)
+        def store(fineness: float) -> dict[str, Stored]:
+            return {
+                name: kept[name] if name in kept else self._quantized(name, targets[name], fineness)
+                for name in self.state
+            }
 
         floats = sum(value.numel() * value.element_size() for value in kept.values() if isinstance(value, Tensor))
         start = budget.first_guess(targets, 8 * max(self.limit - floats - _HEADER_ESTIMATE, 1))
-        found = budget.search(build, start, self.limit, compress.slack)
-        if found is None:
-            return None
-        fineness, stored, _ = found
-        return _Packed(fitting[fineness], stored, origin)
+        return self._search(store, self.origin | {"grid": "solved"}, "fineness", start)
+
+    def _search(
+        self, store: Callable[[float], dict[str, Stored]], origin: Mapping[str, Any], label: str, start: float
+    ) -> _Packed | None:
+        """The largest file within the limit that ``store`` leads to; its origin names the fineness by ``label``."""
+        best: _Packed | None = None
+
+        def build(fineness: float) -> tuple[dict[str, Stored], int]:
+            nonlocal best
+            stored, named = store(fineness), {**origin, label: float(f"{fineness:.6g}")}
+            content = self._encode(stored, named, 1)
+            if len(content) <= self.limit and (best is None or len(content) > len(best.content)):
+                best = _Packed(content, stored, named)
+            return stored, len(content)
+
+        budget.search(build, start, self.limit, self.recipe.compress.slack)
+        return best
 
     def _quantized(self, name: str, target: budget.Target, fineness: float) -> Quantized:
         quantized = budget.round_target(target, fineness)

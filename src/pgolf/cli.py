@@ -27,6 +27,7 @@ from pgolf.cli_common import (
     stdout,
 )
 from pgolf.cli_data import data_app
+from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -40,6 +41,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.command("eval", epilog=epilog(*EVAL_EXAMPLES))(eval_command)
+app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
 
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
@@ -151,33 +154,6 @@ def inspect_command(
     print_columns(histogram.GROUP_COLUMNS, histogram.group_rows(found), title="bytes of the file by group of tensors")
     origin = flat_rows({"origin": found.origin})
     print_table([*histogram.summary_rows(found), *origin], title="artifact")
-
-
-@app.command(
-    "eval",
-    epilog=epilog(
-        "pgolf eval model.pgolf --data data/books --mode ttt --json",
-        "pgolf eval runs/first --data data/books --mode sliding --stride 32 --limit-targets 100000",
-    ),
-)
-def eval_command(
-    weights: Annotated[Path, typer.Argument(help="Artifact, weights file or run folder.")],
-    data: DataFolder = None,
-    tokenizer: TokenizerFile = None,
-    mode: Annotated[str, typer.Option("--mode", help="standard, sliding or ttt.")] = "sliding",
-    stride: Annotated[int | None, typer.Option("--stride", min=1, help="Targets scored per window.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit-targets", min=1, help="Score only the first targets.")] = None,
-    overrides: Overrides = None,
-    device: DeviceName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Score weights in bits per byte on the validation split."""
-    from pgolf.device import pick_device
-    from pgolf.pipeline import eval_job
-
-    result = eval_job(weights, data, tokenizer, mode, stride, limit, overrides or [], pick_device(device))
-    shown = {key: value for key, value in result.items() if key != "chunks"}
-    print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")
 
 
 @app.command(

@@ -21,7 +21,8 @@ from pgolf.data.tokenizer import Tokenizer
 from pgolf.device import place
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
-from pgolf.files import read_json, write_json
+from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
+from pgolf.files import check_writable, read_json, sha256_file, write_json
 from pgolf.progress import TrainingView, counting, stderr, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
@@ -77,7 +78,9 @@ def run_all(
         if name not in evaluations:
             weights = load_weights(out / file)
             label = f"{name} BPB"
-            evaluations[name] = evaluate_weights(weights, recipe, dataset, mode, device, label=label).to_json()
+            ledger = out / f"ledger.{name}.jsonl"
+            scored = evaluate_weights(weights, recipe, dataset, mode, device, label=label, ledger=ledger)
+            evaluations[name] = scored.to_json()
             write_json(out / "result.json", result)
     write_report(out)
     return result
@@ -105,8 +108,10 @@ def evaluate_weights(
     *,
     limit_targets: int | None = None,
     label: str | None = None,
+    ledger: Path | None = None,
+    strict: bool = False,
 ) -> EvalResult:
-    """Score weights on a dataset's validation split.
+    """Score weights on a dataset's validation split, and write the ledger of it if a file is named.
 
     Raises:
         PgolfError: the dataset was made with another tokenizer than the weights.
@@ -119,8 +124,13 @@ def evaluate_weights(
         )
     tokens = dataset.validation_tokens(recipe.evaluation_length, limit_targets)
     network = place(weights.model(), recipe, device)
+    table = dataset.tokenizer.byte_table
+    digests = {"artifact": sha256_file(weights.source), "tokenizer": dataset.tokenizer.digest}
     with counting(label or f"{mode} evaluation") as progress:
-        return evaluate(network, recipe, tokens, dataset.tokenizer.byte_table, mode=mode, progress=progress)
+        result = evaluate(network, recipe, tokens, table, mode, progress, strict=strict, known=digests)
+    if ledger is not None:
+        result.ledger.write(ledger)
+    return result
 
 
 def train_job(
@@ -226,8 +236,13 @@ def eval_job(
     limit_targets: int | None,
     overrides: Sequence[str],
     device: torch.device,
+    *,
+    ledger: Path | None = None,
+    strict: bool = False,
 ) -> dict[str, Any]:
-    """Score weights; ``overrides`` may change evaluate and ttt keys."""
+    """Score weights; ``overrides`` may change evaluate and ttt keys. A ledger is written where one is named."""
+    if ledger is not None:
+        check_writable(ledger)
     if mode not in MODES:
         raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
     weights = load_weights(source)
@@ -235,7 +250,24 @@ def eval_job(
     if stride is not None:
         recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
     dataset = job_dataset(recipe, data, tokenizer)
-    return evaluate_weights(weights, recipe, dataset, mode, device, limit_targets=limit_targets).to_json()
+    result = evaluate_weights(
+        weights, recipe, dataset, mode, device, limit_targets=limit_targets, ledger=ledger, strict=strict
+    )
+    return result.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
+
+
+def verify_job(ledger: Path, data: Path | None, tokenizer: Path | None, artifact: Path | None) -> Verification:
+    """Recompute a ledger, against the data and the artifact where they are given."""
+    header = read_header(ledger)
+    expected = {} if artifact is None else {"artifact": sha256_file(load_weights(artifact).source)}
+    if data is None:
+        return verify_ledger(ledger, expected=expected)
+    dataset = open_dataset(data, tokenizer)
+    expected["tokenizer"] = dataset.tokenizer.digest
+    tokens = dataset.validation_tokens(1)
+    found = verify_ledger(ledger, tokens[: header["targets"] + 1], dataset.tokenizer.byte_table, expected)
+    share = f"{found.score.targets:,} of the {len(tokens) - 1:,} targets of the validation split"
+    return replace(found, checks=[*found.checks, ("share of the data", share)])
 
 
 def import_job(source: Path, name: str, overrides: Sequence[str], out: Path, tokenizer: Path | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import pgolf.evaluate
-import pgolf.evaluate.score as score_module
+import pgolf.evaluate.scorer as scorer_module
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, evaluate
 from pgolf.evaluate.ttt import Adapter
@@ -60,13 +60,13 @@ def test_a_token_never_changes_the_score_of_earlier_targets(first: int, monkeypa
     other = tokens.copy()
     other[first : first + 8] = (other[first : first + 8] + 9) % 64
     recorded: list[torch.Tensor] = []
-    plain = score_module.window_losses
+    plain = scorer_module.window_losses
 
     def recording(*arguments: object) -> torch.Tensor:
         recorded.append(plain(*arguments))
         return recorded[-1]
 
-    monkeypatch.setattr(score_module, "window_losses", recording)
+    monkeypatch.setattr(scorer_module, "window_losses", recording)
     losses = []
     for stream in (tokens, other):
         recorded.clear()
@@ -104,10 +104,10 @@ def test_each_chunk_is_scored_then_trained_on_except_the_last(monkeypatch: pytes
     assert events == [("score", 32), ("train", 32), ("score", 32), ("train", 32), ("score", 32), ("chunks", 3)]
 
 
-def test_a_chunk_without_windows_is_neither_scored_nor_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_trained_on_when_nothing_is_left_to_score(monkeypatch: pytest.MonkeyPatch) -> None:
     # The last window begins to score in chunk 0 and reaches over the three targets of chunk 1.
     settings = ["evaluate.sequence_length=32", "evaluate.stride=16", "ttt.chunk_tokens=40"]
-    assert spied(monkeypatch, settings, 43) == [("score", 32), ("score", 11), ("train", 32), ("chunks", 1)]
+    assert spied(monkeypatch, settings, 43) == [("score", 43), ("chunks", 1)]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -150,7 +150,8 @@ def test_text_of_no_bytes_is_a_clear_mistake() -> None:
 
 
 def test_no_function_both_scores_and_updates() -> None:
-    scoring, updating = {"score_windows", "window_losses"}, {"adapt", "_update", "backward", "step"}
+    scoring = {"losses", "distributions", "score", "_score", "_record"}
+    updating = {"adapt", "_adapt", "_update", "backward", "step"}
     found: set[str] = set()
     for path in Path(pgolf.evaluate.__path__[0]).glob("*.py"):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf.evaluate.score import Score, score_windows, window_losses
-from pgolf.evaluate.windows import Window, sliding_windows, standard_windows
+from pgolf.evaluate.ledger import Ledger, Score
+from pgolf.evaluate.protocol import grade
+from pgolf.evaluate.score import window_losses
+from pgolf.evaluate.scorer import WindowScorer
+from pgolf.evaluate.windows import Window, sliding_windows
 from pgolf.model.gpt import GPT
 from tests.unit.stand_ins import LENGTH, Bytes, random_tokens, small_model, small_recipe
 
@@ -27,19 +31,24 @@ def losses_of(network: GPT, tokens: np.ndarray, windows: list[Window]) -> Tensor
     return torch.cat([window_losses(network, tokens, [window]) for window in windows])
 
 
+def graded(network: GPT, tokens: np.ndarray, stride: int, batch: int) -> Score:
+    ledger = Ledger()
+    grade(WindowScorer(network, LENGTH, stride, batch), tokens, Bytes(), ledger)  # type: ignore[arg-type]
+    return ledger.score()
+
+
 @pytest.mark.parametrize("count", [5, 17, 50, 66])
 def test_equals_one_plain_forward_pass_per_window(network: GPT, count: int) -> None:
     tokens = random_tokens(count)
-    windows = sliding_windows(count - 1, LENGTH, 4)
     nats, bytes_ = 0.0, 0
-    for start, end, first in windows:
+    for start, end, first in sliding_windows(count - 1, LENGTH, 4):
         inputs = torch.tensor(tokens[None, start:end].astype(np.int64))
         with torch.no_grad():
             log_p = F.log_softmax(network(inputs)[0].double(), dim=-1)
         for t in range(first, end):
             nats -= log_p[t - start, int(tokens[t + 1])].item()
             bytes_ += int(tokens[t + 1]) % 3 + 1 + (int(tokens[t]) % 5 == 0)
-    score = score_windows(network, tokens, windows, Bytes(), 4)
+    score = graded(network, tokens, 4, 4)
     assert (score.targets, score.bytes) == (count - 1, bytes_)
     assert score.nats == pytest.approx(nats, abs=1e-4)
     assert score.loss == score.nats / (count - 1)
@@ -47,8 +56,8 @@ def test_equals_one_plain_forward_pass_per_window(network: GPT, count: int) -> N
 
 
 def test_the_batch_changes_nothing(network: GPT) -> None:
-    tokens, windows = random_tokens(91), sliding_windows(90, LENGTH, 5)
-    scores = [score_windows(network, tokens, windows, Bytes(), batch) for batch in (1, 3, 64)]
+    tokens = random_tokens(91)
+    scores = [graded(network, tokens, 5, batch) for batch in (1, 3, 64)]
     assert len({(score.targets, score.bytes) for score in scores}) == 1
     assert [score.nats for score in scores] == pytest.approx([scores[0].nats] * 3, rel=1e-6)
 
@@ -79,10 +88,11 @@ class Fixed(nn.Module):
 
     def __init__(self, weights: list[float]) -> None:
         super().__init__()
+        self.config = SimpleNamespace(vocab_size=len(weights))
         self.weights = nn.Parameter(torch.tensor(weights))
         self.projected = 0
 
-    def hidden(self, tokens: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, length: int) -> Tensor:
         return torch.zeros(*tokens.shape, 1)
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -93,39 +103,24 @@ class Fixed(nn.Module):
 def test_losses_are_summed_in_float64() -> None:
     network: Any = Fixed([0.0, 1e8, 3.0])
     tokens = np.array([0, 1, *[2] * 2000], dtype=np.uint16)
-    score = score_windows(network, tokens, standard_windows(2001, 2001), Bytes(), 1)
+    ledger = Ledger()
+    grade(WindowScorer(network, 2001, 2001, 1), tokens, Bytes(), ledger)  # type: ignore[arg-type]
     # log(1 + e^-3) is added to each loss of 3; in float32, 1e8 would swallow parts of them.
-    assert score.nats == pytest.approx(1e8 + 2000 * (3 + math.log1p(math.exp(-3))), abs=0.01)
+    assert ledger.score().nats == pytest.approx(1e8 + 2000 * (3 + math.log1p(math.exp(-3))), abs=0.01)
 
 
 def test_logits_are_computed_for_scored_targets_only() -> None:
     network: Any = Fixed([0.0, 1.0, 2.0])
-    tokens = random_tokens(66) % 3
-    score_windows(network, tokens, sliding_windows(65, LENGTH, 2), Bytes(), 8)
+    graded(network, random_tokens(66) % 3, 2, 8)
     assert network.projected == 65
 
 
-def test_scores_add_up() -> None:
-    assert Score(1.0, 2, 3) + Score(4.0, 5, 6) == Score(5.0, 7, 9)
-    assert math.isnan(Score().loss) and math.isnan(Score().bpb)
+def test_an_empty_score_has_no_mean() -> None:
+    assert math.isnan(Score(0.0, 0, 0).loss) and math.isnan(Score(0.0, 0, 0).bpb)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_weights_and_mode_survive_an_interruption(training: bool) -> None:
-    network = small_model(small_recipe()).train(training)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    seen: list[int] = []
-
-    def interrupt(count: int) -> None:
-        seen.append(count)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        score_windows(network, random_tokens(90), sliding_windows(89, LENGTH, 4), Bytes(), 2, interrupt)
-    assert seen == [LENGTH + 4, 8]
-    assert network.training is training
-    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+def test_scoring_leaves_nothing_behind_that_poisons_training(network: GPT) -> None:
+    graded(network, random_tokens(90), 4, 2)
     assert all(parameter.grad is None for parameter in network.parameters())
-    # Nothing made while scoring may poison later training.
     network(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)).mean().backward()
+    network.zero_grad(set_to_none=True)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgolf.evaluate.score import Score, ScoredChunk
-from pgolf.evaluate.ttt import Adapter, frozen_parameters, lr_factor
+from pgolf.evaluate.ttt import Adapter, ScoredChunk, frozen_parameters, lr_factor
 from pgolf.model.gpt import GPT
 from pgolf.recipe import Recipe
 from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe
@@ -19,7 +18,7 @@ SIZE = 40  # two whole sequences of 16 and a rest of 8
 
 
 def chunk_of(index: int, size: int = SIZE) -> ScoredChunk:
-    return ScoredChunk(index, Score(), random_tokens(size + 1, seed=index))
+    return ScoredChunk(index, random_tokens(size + 1, seed=index))
 
 
 def adapter_of(network: GPT, recipe: Recipe, chunks: int) -> Adapter:
@@ -129,7 +128,7 @@ def test_only_whole_sequences_are_trained_on() -> None:
     before = weights(network)
     adapter_of(network, recipe, 3).adapt(chunk_of(0, LENGTH - 1))
     assert not changed(before, network)
-    chunk, cut = chunk_of(0), ScoredChunk(0, Score(), chunk_of(0).text[: 2 * LENGTH + 1])
+    chunk, cut = chunk_of(0), ScoredChunk(0, chunk_of(0).text[: 2 * LENGTH + 1])
     adapter_of(network, recipe, 3).adapt(chunk)
     adapter_of(other, recipe, 3).adapt(cut)
     assert changed(before, network) and not changed(weights(other), network)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgolf.evaluate.windows import Window, sliding_windows, standard_windows, windows_by_chunk
+from pgolf.evaluate.windows import (
+    Window,
+    sliding_windows,
+    standard_windows,
+    window_at,
+    window_index,
+    windows_between,
+)
 
 Plan = tuple[int, int, int, int]
 
@@ -34,20 +41,22 @@ def test_every_target_is_scored_once_with_enough_context(plan: Plan) -> None:
         assert start % stride == 0
 
 
-@given(plans())
-@example((200, 16, 4, 5))
-def test_chunks_keep_the_order_and_are_scored_when_their_windows_are(plan: Plan) -> None:
-    targets, length, stride, size = plan
-    windows = sliding_windows(targets, length, stride)
-    chunks = windows_by_chunk(windows, targets, size)
-    assert (len(chunks) - 1) * size < targets <= len(chunks) * size
-    assert [window for chunk in chunks for window in chunk] == windows
-    scored = 0
-    for index, chunk in enumerate(chunks):
-        assert all(index * size <= window.first < (index + 1) * size for window in chunk)
-        scored = max([scored, *(window.end for window in chunk)])
-        # What makes it legal to train on the chunk now.
-        assert scored >= min((index + 1) * size, targets)
+@given(plans(), st.data())
+def test_any_range_is_scored_by_the_same_windows(plan: Plan, data: st.DataObject) -> None:
+    targets, length, stride, _ = plan
+    first = data.draw(st.integers(0, targets - 1))
+    end = data.draw(st.integers(first + 1, targets))
+    whole = {
+        t: window.start for window in sliding_windows(targets, length, stride) for t in range(window.first, window.end)
+    }
+    part = windows_between(first, end, length, stride)
+    assert [t for window in part for t in range(window.first, window.end)] == list(range(first, end))
+    for window in part:
+        assert {whole[t] for t in range(window.first, window.end)} == {window.start}
+        index = window_index(window.first, length, stride)
+        whole_window = window_at(index, length, stride)
+        assert (window.start, window.end) == (whole_window.start, min(whole_window.end, end))
+        assert whole_window.first <= window.first
 
 
 def test_sliding_windows_by_hand() -> None:
@@ -57,11 +66,6 @@ def test_sliding_windows_by_hand() -> None:
 
 def test_standard_windows_lie_side_by_side() -> None:
     assert standard_windows(14, 6) == [(0, 6, 0), (6, 12, 6), (12, 14, 12)]
-
-
-def test_a_chunk_inside_an_earlier_window_has_no_windows() -> None:
-    chunks = windows_by_chunk(sliding_windows(24, 16, 8), 24, 8)
-    assert chunks == [[(0, 16, 0)], [], [(8, 24, 16)]]
 
 
 @pytest.mark.parametrize("stride", [0, 7])

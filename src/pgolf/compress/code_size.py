@@ -40,7 +40,10 @@ SCORER_MODULES = (
     "compress/container.py",
     "evaluate/windows.py",
     "evaluate/score.py",
+    "evaluate/ledger.py",
+    "evaluate/protocol.py",
     "evaluate/ttt.py",
+    "evaluate/scorer.py",
     "evaluate/evaluate.py",
 )
 _LAUNCHER_BYTES = 100

@@ -1,16 +1,15 @@
-"""Scoring: losses of a frozen model, summed exactly.
+"""Losses and distributions of a frozen model, window by window.
 
-How a number comes about: ``windows.py`` says which targets each window scores; ``window_losses`` computes
-their losses; ``score_windows`` adds them up, in float64, and counts the bytes the same targets stand for.
+How a number comes about: the grader (``protocol.py``) asks for a range of targets; ``windows.py`` says which window
+scores which of them, with how much context; ``window_losses`` computes what they cost; the grader adds it up, in
+float64, in the ledger.
 
 Nothing here can change a weight; nothing that changes weights (``ttt.py``) can score.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,101 +17,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.data.shards import Tokens
-from pgolf.data.tokenizer import ByteTable
 from pgolf.device import autocast
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 
 
-@dataclass(frozen=True)
-class Score:
-    """Sums over scored targets; adding two scores adds their sums."""
-
-    nats: float = 0.0
-    targets: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Score) -> Score:
-        return Score(self.nats + other.nats, self.targets + other.targets, self.bytes + other.bytes)
-
-    @property
-    def loss(self) -> float:
-        """Nats per target."""
-        return self.nats / self.targets if self.targets else math.nan
-
-    @property
-    def bpb(self) -> float:
-        """Bits per byte of text."""
-        return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
-
-
-@dataclass(frozen=True)
-class ScoredChunk:
-    """A stretch of text together with its recorded score. Only in this form can text be learned from."""
-
-    index: int
-    """0-based place among the chunks of the stream."""
-    score: Score
-    """Of the windows that belong to the chunk."""
-    text: Tokens
-    """The chunk's targets with the one token before them; all of them are scored, here or earlier."""
-
-
-def score_windows(
-    network: GPT,
-    tokens: Tokens,
-    windows: Sequence[Window],
-    byte_table: ByteTable,
-    batch: int,
-    progress: Callable[[int], None] | None = None,
-) -> Score:
-    """Score the targets of all windows with frozen weights.
-
-    Args:
-        network: the model, on its device.
-        tokens: the stream, uint16; target t is token t + 1.
-        windows: what to score.
-        byte_table: bytes per target.
-        batch: windows per forward pass; windows of one length share a pass.
-        progress: told the number of targets after each pass.
-
-    Returns:
-        Losses in nats summed in float64, targets and bytes counted in int64.
-    """
-    total = Score()
-    was_training = network.training
-    network.eval()
-    try:
-        for group in _batches(windows, batch):
-            losses = window_losses(network, tokens, group)
-            scored = np.concatenate([np.arange(window.first, window.end) for window in group])
-            counted = byte_table.count(tokens[scored].astype(np.int64), tokens[scored + 1].astype(np.int64))
-            total += Score(float(losses.double().sum()), len(scored), int(counted.sum()))
-            if progress is not None:
-                progress(len(scored))
-    finally:
-        network.train(was_training)
-    return total
-
-
 @torch.inference_mode()
-def window_losses(network: GPT, tokens: Tokens, windows: Sequence[Window]) -> Tensor:
+def window_losses(network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None = None) -> Tensor:
     """Loss of every scored target (nats, float32), in the order of the windows, which share one length.
 
     Hidden states are computed for the whole window, logits only where something is scored.
+
+    Args:
+        network: in evaluation mode, on its device.
+        tokens: the stream, uint16; target t is token t + 1.
+        windows: what to score.
+        length: of a whole window, where these may be cut short; their own by default.
     """
-    device = next(network.parameters()).device
     spans = np.stack([tokens[window.start : window.end + 1] for window in windows]).astype(np.int64)
-    inputs, targets = torch.from_numpy(spans[:, :-1]).to(device), torch.from_numpy(spans[:, 1:]).to(device)
-    positions = torch.arange(inputs.size(1), device=device)
-    first = torch.tensor([window.first - window.start for window in windows], device=device)
-    scored = positions[None, :] >= first[:, None]
-    with autocast(device):
-        logits = network.project(network.hidden(inputs)[scored])
+    logits, scored = _logits(network, spans[:, :-1], windows, length)
+    targets = torch.from_numpy(spans[:, 1:]).to(logits.device)
     return F.cross_entropy(logits, targets[scored], reduction="none")
 
 
-def _batches(windows: Sequence[Window], batch: int) -> Iterator[list[Window]]:
+@torch.inference_mode()
+def window_distributions(network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None = None) -> Tensor:
+    """Log-probabilities (n, V) float32 of every scored target; as ``window_losses``, but the targets are not read."""
+    inputs = np.stack([tokens[window.start : window.end] for window in windows]).astype(np.int64)
+    return F.log_softmax(_logits(network, inputs, windows, length)[0], dim=-1)
+
+
+def _logits(network: GPT, inputs: np.ndarray, windows: Sequence[Window], length: int | None) -> tuple[Tensor, Tensor]:
+    device = next(network.parameters()).device
+    positions = torch.arange(inputs.shape[1], device=device)
+    first = torch.tensor([window.first - window.start for window in windows], device=device)
+    scored = positions[None, :] >= first[:, None]
+    with autocast(device):
+        return network.project(network.hidden(torch.from_numpy(inputs).to(device), length)[scored]), scored
+
+
+def batches(windows: Sequence[Window], batch: int) -> Iterator[list[Window]]:
+    """Groups of at most ``batch`` windows of one length, in order."""
     group: list[Window] = []
     for window in windows:
         other_length = group and window.end - window.start != group[0].end - group[0].start

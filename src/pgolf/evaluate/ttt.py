@@ -1,13 +1,15 @@
 """Test-time training on text that has already been scored.
 
-An ``Adapter`` takes a ``ScoredChunk`` and nothing else: text without a recorded score cannot reach it, and
-it has no means to score.
+An ``Adapter`` takes a ``ScoredChunk`` and nothing else, which is made of ``Recorded`` text alone (``protocol.py``):
+text without a recorded score cannot reach it, and it has no means to score.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,33 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from pgolf.data.shards import Tokens
 from pgolf.device import autocast
-from pgolf.evaluate.score import ScoredChunk
+from pgolf.evaluate.protocol import Recorded
 from pgolf.model.gpt import GPT
 from pgolf.recipe import TttSection
+
+
+@dataclass(frozen=True)
+class ScoredChunk:
+    """A stretch of text whose score is recorded."""
+
+    index: int
+    """0-based place among the chunks of the stream."""
+    text: Tokens
+    """The chunk's targets with the one token before them."""
+
+
+def scored_chunk(index: int, size: int, before: Tokens, parts: Sequence[Recorded]) -> ScoredChunk:
+    """The chunk of the targets [index * size, (index + 1) * size), cut out of recorded text.
+
+    Args:
+        index: of the chunk.
+        size: targets per chunk.
+        before: the token before ``parts`` (1,).
+        parts: recorded text without gaps, which covers the chunk.
+    """
+    text = np.concatenate([before, *(part.tokens for part in parts)])
+    start = index * size - parts[0].first
+    return ScoredChunk(index, text[start : start + size + 1])
 
 
 class Adapter:

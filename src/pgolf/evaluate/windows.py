@@ -7,7 +7,6 @@ is context only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -31,18 +30,25 @@ def sliding_windows(targets: int, length: int, stride: int) -> list[Window]:
     every target is scored once, with at least min(position, length - stride) tokens of context.
     """
     assert 1 <= stride <= length, f"stride {stride} must be between 1 and the window's {length}"
-    windows, scored = [], 0
-    for start in range(0, targets, stride):
-        end = min(start + length, targets)
-        if end > scored:
-            windows.append(Window(start, end, scored))
-            scored = end
+    return windows_between(0, targets, length, stride)
+
+
+def window_index(target: int, length: int, stride: int) -> int:
+    """Which of the sliding windows (0-based) scores a target."""
+    return 0 if target < length else (target - length) // stride + 1
+
+
+def window_at(index: int, length: int, stride: int) -> Window:
+    """The window of an index, in a stream that does not end before it."""
+    start = index * stride
+    return Window(start, start + length, start + length - stride if index else 0)
+
+
+def windows_between(first: int, end: int, length: int, stride: int) -> list[Window]:
+    """The sliding windows that score the targets [first, end), each cut to what it scores of them."""
+    windows = []
+    while first < end:
+        window = window_at(window_index(first, length, stride), length, stride)
+        windows.append(Window(window.start, min(window.end, end), first))
+        first = windows[-1].end
     return windows
-
-
-def windows_by_chunk(windows: Sequence[Window], targets: int, chunk: int) -> list[list[Window]]:
-    """The windows of each chunk of ``chunk`` targets: a window belongs where its first scored target lies."""
-    chunks: list[list[Window]] = [[] for _ in range(-(-targets // chunk))]
-    for window in windows:
-        chunks[window.first // chunk].append(window)
-    return chunks

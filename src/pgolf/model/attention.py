@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 from pgolf.model.linear import FakeQuant, Matrix
 from pgolf.model.rope import rotate
 from pgolf.recipe import ModelSection
+
+if TYPE_CHECKING:
+    from pgolf.model.cache import LayerCache
 
 
 class Attention(nn.Module):
@@ -38,6 +43,7 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         extra_value: Tensor | None,
         first_value: Tensor | None,
+        past: tuple[LayerCache, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend within each sequence.
 
@@ -46,6 +52,7 @@ class Attention(nn.Module):
             rotary: cosines and sines (T, rotated / 2).
             extra_value: added to the values (B, T, K * head width), or None.
             first_value: the first layer's values (B, T, K, head width) to mix in, or None.
+            past: the keys and values of the positions before x, and how many there are; x is added to them.
 
         Returns:
             The output (B, T, D) and this layer's values before mixing (B, T, K, head width).
@@ -63,7 +70,7 @@ class Attention(nn.Module):
         q = rotate(F.rms_norm(q, (self.head_width,)), *rotary)
         k = rotate(F.rms_norm(k, (self.head_width,)), *rotary)
         q = q * self.query_gain.to(q.dtype)[:, None]
-        y = _causal_attention(q, k, v)
+        y = _causal_attention(q, k, v) if past is None else _continued_attention(q, *past[0].extend(k, v, past[1]))
         if self.exclusive:
             y = remove_own_value(y, v)
         if self.gate is not None:
@@ -77,6 +84,19 @@ def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
     return y.transpose(1, 2)
+
+
+def _continued_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of the last n positions: q (B, n, H, W), keys and values (B, K, T, W) of all T positions up to them."""
+    batch, count, heads, width = q.shape
+    kv_heads, length = k.size(1), k.size(2)
+    if count == 1:
+        # Every position is visible, so the query heads of a group may stand as positions of their key/value head.
+        y = F.scaled_dot_product_attention(q.to(v.dtype).view(batch, kv_heads, heads // kv_heads, width), k, v)
+        return y.reshape(batch, 1, heads, width)
+    visible = torch.ones(count, length, dtype=torch.bool, device=q.device).tril(length - count)
+    q = q.to(v.dtype).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=heads != kv_heads).transpose(1, 2)
 
 
 def remove_own_value(y: Tensor, v: Tensor) -> Tensor:

@@ -22,9 +22,13 @@ class BigramEmbedding(nn.Module):
         self.project = Matrix(bigram.width, model.width, fake_quant) if project else None
         self.scale = nn.Parameter(torch.tensor(0.05)) if bigram.hash == "xor" else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Embed tokens (B, T) int64 as (B, T, D)."""
-        x = self.table(bigram_buckets(tokens, self.buckets, self.hash))
+    def forward(self, tokens: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Embed tokens (B, T) int64 as (B, T, D); ``previous`` (B, 1) is the token before them, if there is one."""
+        if previous is None:
+            buckets = bigram_buckets(tokens, self.buckets, self.hash)
+        else:
+            buckets = bigram_buckets(torch.cat((previous, tokens), dim=1), self.buckets, self.hash)[:, 1:]
+        x = self.table(buckets)
         if self.project is not None:
             x = self.project(x)
         return x if self.scale is None else x * self.scale.to(x.dtype)
@@ -49,10 +53,11 @@ class Smear(nn.Module):
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, D) to (B, T, D); zeros stand before position 0."""
+    def forward(self, x: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Map (B, T, D) to (B, T, D); before them stands ``previous`` (B, 1, D), or zeros."""
         gate = torch.sigmoid(self.gate.to(x.dtype))
-        return (1 - gate) * x + gate * F.pad(x[:, :-1], (0, 0, 1, 0))
+        before = F.pad(x[:, :-1], (0, 0, 1, 0)) if previous is None else torch.cat((previous, x[:, :-1]), dim=1)
+        return (1 - gate) * x + gate * before
 
 
 class ValueEmbedding(nn.Module):

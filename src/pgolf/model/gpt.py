@@ -24,7 +24,7 @@ i; with ``model.unique_layers`` fewer cores are reused cyclically (depth recurre
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,9 @@ from pgolf.model.mlp import Mlp
 from pgolf.model.refiner import FlowRefiner
 from pgolf.model.rope import rotary_tables
 from pgolf.recipe import ModelSection
+
+if TYPE_CHECKING:
+    from pgolf.model.cache import KvCache, LayerCache
 
 
 class Core(nn.Module):
@@ -67,11 +70,12 @@ class Layer(nn.Module):
         rotary: tuple[Tensor, Tensor],
         extra_value: Tensor | None,
         first_value: Tensor | None,
+        past: tuple[LayerCache, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the new stream (B, T, D) and the attention's own values (B, T, K, head width)."""
         mix = self.residual_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        attended, value = core.attention(_norm(x) * self.norm_scale, rotary, extra_value, first_value)
+        attended, value = core.attention(_norm(x) * self.norm_scale, rotary, extra_value, first_value, past)
         x = x + self.attention_scale.to(x.dtype) * attended
         x = x + self.mlp_scale.to(x.dtype) * core.mlp(_norm(x) * self.norm_scale)
         return x, value
@@ -132,16 +136,48 @@ class GPT(nn.Module):
             return logits
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Final hidden states (B, T, D) of tokens (B, T) int64; position t sees tokens 0 to t."""
+    def hidden(self, tokens: Tensor, length: int | None = None) -> Tensor:
+        """Final hidden states (B, T, D) of tokens (B, T) int64; position t sees tokens 0 to t.
+
+        With ``length`` positions rotate as in a window of so many tokens, of which these are the beginning.
+        """
+        return self._run(tokens, None, length)
+
+    def cache(self, batch: int, length: int) -> KvCache:
+        """An empty cache on the model's device, for ``extend`` over ``batch`` windows of ``length`` tokens."""
+        from pgolf.model.cache import KvCache
+
+        return KvCache(self.config, batch, length, self.token_embedding.weight.device)
+
+    @torch.inference_mode()
+    def extend(self, tokens: Tensor, cache: KvCache) -> Tensor:
+        """Read the next tokens of windows that ``cache`` holds the beginning of, without gradients.
+
+        Args:
+            tokens: (B, n) int64, n >= 1; with what the cache holds at most its length.
+            cache: the positions read so far, by this model with the weights of now; n positions are added.
+
+        Returns:
+            Final hidden states (B, n, D): up to rounding those that ``hidden`` gives these positions of a full window.
+        """
+        from pgolf.model.step import Step, steps_singly
+
+        if tokens.size(1) > 1 or not steps_singly(self):
+            return self._run(tokens, cache)
+        if cache.step is None:
+            cache.step = Step(self)
+        return cache.step(tokens, cache)
+
+    def _run(self, tokens: Tensor, cache: KvCache | None, length: int | None = None) -> Tensor:
         x = self.token_embedding(tokens)
         if self.bigram is not None:
-            x = x + self.bigram(tokens)
-        x = _norm(x)
+            x = x + self.bigram(tokens, None if cache is None else cache.last_token)
+        embedded = x = _norm(x)
         if self.smear is not None:
-            x = self.smear(x)
+            x = self.smear(x, None if cache is None else cache.last_embedded)
         x0, first_value = x, None
-        rotary = rotary_tables(self.config, tokens.size(1), tokens.device)
+        count = tokens.size(1)
+        rotary = rotary_tables(self.config, count, tokens.device, length) if cache is None else cache.rotary(count)
         shared_value = None if self.value_embedding is None else self.value_embedding(tokens)
         early: list[Tensor] = []
         half = len(self.layers) // 2
@@ -152,11 +188,14 @@ class GPT(nn.Module):
             if self.value_embedding is not None and shared_value is not None:
                 extra_value = self.value_embedding.for_layer(shared_value, index)
             core = self.cores[index % len(self.cores)]
-            x, value = layer(x, x0, core, rotary, extra_value, first_value)
+            past = None if cache is None else (cache.layers[index], cache.used)
+            x, value = layer(x, x0, core, rotary, extra_value, first_value, past)
             if index == 0 and self.config.value_residual:
                 first_value = value
             if index < half:
                 early.append(x)
+        if cache is not None:
+            cache.advance(tokens, embedded)
         x = _norm(x)
         return x if self.refiner is None else self.refiner(x)
 

@@ -8,18 +8,22 @@ from torch import Tensor
 from pgolf.recipe import ModelSection
 
 
-def rotary_tables(model: ModelSection, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every position, each (length, rotated / 2) float32.
+def rotary_tables(
+    model: ModelSection, count: int, device: torch.device, length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the first ``count`` positions of a window of ``length``, each (count, rotated / 2) float32.
 
-    Sequences longer than ``model.rope_train_length`` get a larger base, so that the slowest rotation
-    stretches over the new length (NTK-aware scaling).
+    Windows longer than ``model.rope_train_length`` get a larger base, so that the slowest rotation stretches over the
+    new length (NTK-aware scaling). A window that the end of the stream cuts short must be treated as a whole one:
+    otherwise how it ends would change what its first positions predict.
     """
+    length = length or count
     rotated = model.rope_dims or model.head_width
     base = model.rope_base
     if model.rope_train_length and length > model.rope_train_length:
         base *= (length / model.rope_train_length) ** (rotated / (rotated - 2))
     exponents = torch.arange(0, rotated, 2, dtype=torch.float32, device=device) / rotated
-    angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / base**exponents)
+    angles = torch.outer(torch.arange(count, dtype=torch.float32, device=device), 1.0 / base**exponents)
     return angles.cos(), angles.sin()
 
 

@@ -1,0 +1,314 @@
+"""The ledger: an append-only, hash-chained record of what every range of targets cost.
+
+A JSON line each: a header that says what was scored with what, an entry per range of targets, a footer with the totals.
+Every line carries a digest over its own content and the digest of the line before, so that nothing can be changed, left
+out, added or put elsewhere without breaking what follows. ``val_bpb`` is computed from the entries alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgolf.data.shards import Tokens
+from pgolf.data.tokenizer import ByteTable
+from pgolf.errors import PgolfError
+from pgolf.files import write_bytes
+
+FORMAT = "pgolf-ledger-1"
+_START = "0" * 64
+# A certain target may cost this much less than nothing, by rounding.
+_ROUNDING = 1e-2
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over scored targets."""
+
+    nats: float
+    targets: int
+    bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per target."""
+        return self.nats / self.targets if self.targets else math.nan
+
+    @property
+    def bpb(self) -> float:
+        """Bits per byte of text."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A range of targets and its score."""
+
+    first: int
+    """0-based index of the first target."""
+    targets: int
+    """How many there are."""
+    nats: float
+    """What they cost together, float64."""
+    bytes: int
+    """Bytes of text that they stand for."""
+    state: str
+    """Fingerprint of the scorer's state while they were scored."""
+    text: str
+    """SHA-256 of the targets as little-endian uint16."""
+    chain: str
+    """SHA-256 over the chain of the line before and this entry."""
+
+
+@dataclass
+class Ledger:
+    """Entries in the order in which they were recorded; there is no way to take one back."""
+
+    header: Mapping[str, Any] = field(default_factory=dict)
+    """What was scored with what: digests of artifact, tokenizer and text, settings."""
+
+    def __post_init__(self) -> None:
+        self.header = {"format": FORMAT, **self.header}
+        self._entries: list[Entry] = []
+        self._chain = _link(_START, self.header)
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What is recorded."""
+        return tuple(self._entries)
+
+    def record(self, first: int, tokens: Tokens, nats: float, byte_count: int, state: str) -> None:
+        """Append the score of the targets ``tokens`` (n,) uint16, which begin at ``first``."""
+        content: dict[str, Any] = {
+            "first": first,
+            "targets": len(tokens),
+            "nats": nats,
+            "bytes": byte_count,
+            "state": state,
+            "text": text_digest(tokens),
+        }
+        self._chain = _link(self._chain, content)
+        self._entries.append(Entry(**content, chain=self._chain))
+
+    def score(self) -> Score:
+        """The sums of all entries."""
+        return total(self._entries)
+
+    def running_bpb(self, size: int) -> list[float]:
+        """Bits per byte of everything up to and including each chunk of ``size`` targets that a range begins in."""
+        running: list[float] = []
+        nats, count = 0.0, 0
+        for index, entry in enumerate(self._entries):
+            nats, count = nats + entry.nats, count + entry.bytes
+            last = index + 1 == len(self._entries)
+            if last or self._entries[index + 1].first // size != entry.first // size:
+                running.append(Score(nats, entry.first + entry.targets, count).bpb)
+        return running
+
+    def lines(self) -> Iterator[str]:
+        """The file's lines."""
+        yield _json({**self.header, "chain": _link(_START, self.header)})
+        for entry in self._entries:
+            yield _json(asdict(entry))
+        yield _json(_footer(self._entries, self._chain))
+
+    def write(self, path: Path) -> None:
+        """Write the whole ledger atomically."""
+        write_bytes(path, "".join(f"{line}\n" for line in self.lines()).encode())
+
+
+def total(entries: Sequence[Entry]) -> Score:
+    """The sums of entries; nats are added exactly and rounded once."""
+    return Score(
+        math.fsum(entry.nats for entry in entries),
+        sum(entry.targets for entry in entries),
+        sum(entry.bytes for entry in entries),
+    )
+
+
+def text_digest(tokens: Tokens) -> str:
+    """SHA-256 of tokens as little-endian uint16."""
+    return hashlib.sha256(np.ascontiguousarray(tokens).astype("<u2").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a ledger."""
+
+    checks: list[tuple[str, str]]
+    """What was checked, and what it showed."""
+    problem: str | None
+    """The first thing that is wrong, with its line; None if nothing is."""
+    score: Score
+    """Recomputed from the entries up to there."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        score = {"val_bpb": self.score.bpb, "val_loss": self.score.loss} if self.problem is None else {}
+        return {"valid": self.problem is None, "problem": self.problem, "checks": dict(self.checks)} | score
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a ledger file says it is about; nothing of it is verified but that ``targets`` is a number.
+
+    Raises:
+        PgolfError: the file cannot be read or is no ledger at all.
+    """
+    header = _read(path)[0]
+    if type(header.get("targets")) is not int or header["targets"] < 1:
+        raise PgolfError(f"{path}: line 1 announces no number of targets; write a ledger with `pgolf eval --ledger`")
+    return header
+
+
+def verify_ledger(
+    path: Path,
+    tokens: Tokens | None = None,
+    byte_table: ByteTable | None = None,
+    expected: Mapping[str, str] | None = None,
+) -> Verification:
+    """Recompute a ledger file's chain, coverage, order and totals.
+
+    Args:
+        path: the file.
+        tokens: the stream it claims to cover, uint16, the first token included; compared by digest, range by range.
+        byte_table: with ``tokens``, the bytes of every range are counted again.
+        expected: entries that the header must have, such as the artifact's digest.
+
+    Raises:
+        PgolfError: the file cannot be read or is no ledger at all.
+    """
+    lines = _read(path)
+    header = lines[0]
+    entries: list[Entry] = []
+    try:
+        _check_header(header, expected or {}, tokens)
+        chain = header["chain"]
+        for number, line in enumerate(lines[1:-1], 2):
+            entry = _entry(line, number)
+            _check_entry(entry, entries, chain, number)
+            if tokens is not None:
+                _check_text(entry, tokens, byte_table, number)
+            chain = entry.chain
+            entries.append(entry)
+        _check_end(header, entries, chain, lines[-1], len(lines))
+    except _Wrong as wrong:
+        return Verification([], str(wrong), total(entries))
+    score = total(entries)
+    checks = [
+        ("chain", f"{len(entries):,} entries, unbroken; ends with {chain[:16]}"),
+        ("coverage and order", f"targets 0 to {score.targets:,}, each once, from left to right"),
+        ("totals", f"{score.nats!r} nats, {score.bytes:,} bytes, {score.bpb!r} bits per byte"),
+        ("text", "not compared (no --data)" if tokens is None else "every range is that of the data"),
+        ("bytes", "not compared (no --data)" if byte_table is None else "every range counted again"),
+    ]
+    checks += [(name, f"SHA-256 {value[:16]}..., as in the header") for name, value in (expected or {}).items()]
+    return Verification(checks, None, score)
+
+
+class _Wrong(Exception):
+    pass
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+        lines = [json.loads(text) for text in texts]
+    except OSError as error:
+        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise PgolfError(
+            f"{path}: not a ledger (its lines are not JSON); write one with `pgolf eval --ledger`"
+        ) from error
+    if not lines or not all(isinstance(line, dict) for line in lines) or lines[0].get("format") != FORMAT:
+        raise PgolfError(
+            f"{path}: not a ledger of this version of pgolf ({FORMAT}); write one with `pgolf eval --ledger`"
+        )
+    return lines
+
+
+def _check_header(header: dict[str, Any], expected: Mapping[str, str], tokens: Tokens | None) -> None:
+    content = {key: value for key, value in header.items() if key != "chain"}
+    if header.get("chain") != _link(_START, content):
+        raise _Wrong("line 1: the header does not match its chain digest; it was changed after it was written")
+    for name, value in expected.items():
+        if header.get(name) != value:
+            raise _Wrong(
+                f"line 1: the ledger is of another {name} "
+                f"(SHA-256 {str(header.get(name))[:16]}..., not {value[:16]}...)"
+            )
+    if tokens is not None and header.get("targets") != len(tokens) - 1:
+        raise _Wrong(f"line 1: the ledger is of {header.get('targets')} targets, the data has {len(tokens) - 1}")
+    if tokens is not None and header.get("data") != text_digest(tokens):
+        raise _Wrong("line 1: the ledger is of another text than the data")
+
+
+def _entry(line: dict[str, Any], number: int) -> Entry:
+    kinds = {"first": int, "targets": int, "nats": float, "bytes": int, "state": str, "text": str, "chain": str}
+    if set(line) != set(kinds) or any(type(line[key]) is not kind for key, kind in kinds.items()):
+        raise _Wrong(f"line {number}: not an entry ({', '.join(kinds)})")
+    return Entry(**line)
+
+
+def _check_entry(entry: Entry, before: Sequence[Entry], chain: str, number: int) -> None:
+    place = before[-1].first + before[-1].targets if before else 0
+    content = {key: value for key, value in asdict(entry).items() if key != "chain"}
+    if entry.chain != _link(chain, content):
+        raise _Wrong(f"line {number}: the entry of targets {entry.first} on does not match its chain digest")
+    if entry.first != place:
+        what = "are scored again" if entry.first < place else f"follow {place}: those between are missing"
+        raise _Wrong(f"line {number}: targets {entry.first} on {what}")
+    if entry.targets < 1 or entry.bytes < 0 or not math.isfinite(entry.nats) or entry.nats < -_ROUNDING:
+        raise _Wrong(f"line {number}: no score ({entry.targets} targets, {entry.nats} nats, {entry.bytes} bytes)")
+
+
+def _check_text(entry: Entry, tokens: Tokens, byte_table: ByteTable | None, number: int) -> None:
+    end = entry.first + entry.targets
+    if end > len(tokens) - 1:
+        raise _Wrong(f"line {number}: targets {entry.first} to {end}, but the data has {len(tokens) - 1}")
+    if entry.text != text_digest(tokens[entry.first + 1 : end + 1]):
+        raise _Wrong(f"line {number}: targets {entry.first} to {end} are other tokens than the data's")
+    if byte_table is not None:
+        previous, targets = (tokens[entry.first + k : end + k].astype(np.int64) for k in (0, 1))
+        counted = int(byte_table.count(previous, targets).sum())
+        if counted != entry.bytes:
+            raise _Wrong(f"line {number}: {entry.bytes} bytes claimed, the text has {counted}")
+
+
+def _check_end(
+    header: dict[str, Any], entries: Sequence[Entry], chain: str, footer: dict[str, Any], number: int
+) -> None:
+    score = total(entries)
+    if number == 1 or "val_bpb" not in footer:
+        raise _Wrong(f"line {number}: the ledger has no end; it was cut off")
+    if score.targets != header.get("targets"):
+        raise _Wrong(f"line {number}: {score.targets} targets are scored, the header announces {header.get('targets')}")
+    if footer != _footer(entries, chain):
+        raise _Wrong(f"line {number}: the totals are not those of the entries")
+
+
+def _footer(entries: Sequence[Entry], chain: str) -> dict[str, Any]:
+    score = total(entries)
+    return {
+        "entries": len(entries),
+        "targets": score.targets,
+        "nats": score.nats,
+        "bytes": score.bytes,
+        "val_loss": score.loss,
+        "val_bpb": score.bpb,
+        "end": chain,
+    }
+
+
+def _link(chain: str, content: Mapping[str, Any]) -> str:
+    return hashlib.sha256((chain + _json(content)).encode()).hexdigest()
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

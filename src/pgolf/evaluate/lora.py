@@ -1,0 +1,231 @@
+"""Low-rank adapters that learn from recorded text, at test time (LoRA, Hu et al. 2021, arXiv:2106.09685).
+
+    W = W_base + alpha / rank * up @ down        up (out, rank), zero at first; down (rank, in), random
+
+The sum is written into the matrices of a *student*, a copy of the model whose other weights are those of the base. So
+scoring costs what it costs without adapters, and the student's weights are all that scores depend on. The gradient of a
+loss L with respect to the factors follows from that with respect to the matrix, by the chain rule:
+
+    dL/d up = alpha / rank * (dL/dW) @ down^T        dL/d down = alpha / rank * up^T @ (dL/dW)
+
+``Adapters.adapt`` takes a ``Lesson``, which a ``Transcript`` cuts out of ``Recorded`` text and out of nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from pgolf.data.shards import Tokens
+from pgolf.device import autocast
+from pgolf.evaluate.protocol import Recorded
+from pgolf.evaluate.ttt import frozen_parameters
+from pgolf.model.gpt import GPT
+from pgolf.recipe import TttSection
+
+_MODULES = {
+    "query": "attention.query",
+    "key": "attention.key",
+    "value": "attention.value",
+    "output": "attention.output",
+    "up": "mlp.up",
+    "down": "mlp.down",
+}
+# Every evaluation starts from the same random factors, on every device.
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Recorded text to learn from."""
+
+    text: Tokens
+    """The targets to learn, after the tokens that serve as context; at least one token of it."""
+    targets: int
+    """How many of the last tokens are targets to learn, at least 1."""
+
+
+class Transcript:
+    """The recorded text of a stream so far.
+
+    Args:
+        first: the stream's first token.
+        reach: how many of the last targets can be asked for; None keeps them all.
+    """
+
+    def __init__(self, first: int, reach: int | None) -> None:
+        self.reach = reach
+        self.targets = 0
+        self._parts: deque[Tokens] = deque([np.array([first], dtype=np.uint16)])
+        self._kept = 1
+
+    def add(self, recorded: Recorded) -> None:
+        """Append what follows."""
+        assert recorded.first == self.targets, "recorded text must be without gaps"
+        self.targets += len(recorded.tokens)
+        self._parts.append(recorded.tokens)
+        self._kept += len(recorded.tokens)
+        while self.reach is not None and self._kept - len(self._parts[0]) > self.reach:
+            self._kept -= len(self._parts.popleft())
+
+    def last(self, targets: int) -> Tokens:
+        """The last targets with the one token before them, (targets + 1,) uint16."""
+        assert 0 <= targets < self._kept, f"{targets} targets are asked for, {self._kept - 1} are kept"
+        parts: list[Tokens] = []
+        missing = targets + 1
+        for part in reversed(self._parts):
+            parts.append(part[-missing:])
+            missing -= len(parts[-1])
+            if not missing:
+                break
+        return np.concatenate(parts[::-1])
+
+    def lesson(self, targets: int, context: int) -> Lesson:
+        """The last ``targets`` targets, with ``context`` more tokens before them than the one that is needed."""
+        return Lesson(self.last(targets + context), targets)
+
+    def copy(self) -> Transcript:
+        """An independent copy; the text itself, which nobody changes, is shared."""
+        other = copy.copy(self)
+        other._parts = self._parts.copy()
+        return other
+
+
+class Adapters:
+    """The low-rank factors of a model, the student that they make, and how they learn.
+
+    Args:
+        base: the weights to add to, on their device. They are only read; where someone else trains them, ``merge``
+            must follow.
+        ttt: rank, targets and how to train.
+        length: inputs per training sequence, at most.
+    """
+
+    def __init__(self, base: GPT, ttt: TttSection, length: int) -> None:
+        self.ttt, self.length = ttt, length
+        self.scale = ttt.lora.alpha / ttt.lora.rank
+        self.student = base.clone().eval()
+        names = adapted_matrices(base, ttt)
+        self.matrices: dict[str, tuple[Tensor, nn.Parameter]] = {}
+        for name, parameter in self.student.named_parameters():
+            original = base.get_parameter(name).detach()
+            parameter.requires_grad_(name in names)
+            if name in names:
+                self.matrices[name] = original, parameter
+            else:
+                # The student sees what base is, also once someone trains it, and takes no memory for it.
+                parameter.data = original
+        generator = torch.Generator().manual_seed(_SEED)
+        self.up: dict[str, nn.Parameter] = {}
+        self.down: dict[str, nn.Parameter] = {}
+        self._start: dict[str, Tensor] = {}
+        for name, (original, _) in self.matrices.items():
+            outputs, inputs = original.shape
+            start = torch.randn(ttt.lora.rank, inputs, generator=generator) / inputs**0.5
+            self._start[name] = start.to(original.device)
+            self.up[name] = nn.Parameter(torch.zeros(outputs, ttt.lora.rank, device=original.device))
+            self.down[name] = nn.Parameter(self._start[name].clone())
+        self.learned = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that was learned: the student's weights are those of the base again."""
+        with torch.no_grad():
+            for name, start in self._start.items():
+                self.up[name].zero_()
+                self.down[name].copy_(start)
+        factors = [*self.up.values(), *self.down.values()]
+        self.optimizer = AdamW(factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay)
+        if self.learned:
+            self.learned = False
+            self.merge()
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Write base and adapters into the student's matrices."""
+        for name, (original, parameter) in self.matrices.items():
+            torch.add(original, self.up[name] @ self.down[name], alpha=self.scale, out=parameter.data)
+
+    def adapt(self, lesson: Lesson, factor: float = 1.0) -> None:
+        """Train the factors on recorded text, with ``factor`` on the learning rate, and merge them.
+
+        Sequences of at most ``length`` inputs; the loss is that of the lesson's targets alone, each once per epoch.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.ttt.lora.lr * factor
+        for _ in range(self.ttt.lora.epochs):
+            for inputs, targets, learned in training_batches(lesson, self.length, self.ttt.batch_sequences):
+                self._update(inputs, targets, learned)
+                self.merge()
+                self.learned = True
+        for _, parameter in self.matrices.values():
+            parameter.grad = None
+
+    def _update(self, inputs: Tensor, targets: Tensor, learned: Tensor) -> None:
+        device = next(self.student.parameters()).device
+        for _, parameter in self.matrices.values():
+            parameter.grad = None
+        with autocast(device):
+            losses = self.student(inputs.to(device), targets.to(device))
+        losses[learned.to(device)].mean().backward()
+        for name, (_, parameter) in self.matrices.items():
+            gradient = parameter.grad
+            assert gradient is not None
+            self.up[name].grad = self.scale * (gradient @ self.down[name].detach().T)
+            self.down[name].grad = self.scale * (self.up[name].detach().T @ gradient)
+        if self.ttt.grad_clip:
+            torch.nn.utils.clip_grad_norm_([*self.up.values(), *self.down.values()], self.ttt.grad_clip)
+        self.optimizer.step()
+
+    def snapshot(self) -> Any:
+        """The factors and the optimizer's state, for ``restore``."""
+        factors = {name: (self.up[name].detach().clone(), self.down[name].detach().clone()) for name in self.up}
+        return factors, copy.deepcopy(self.optimizer.state_dict()), self.learned
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a snapshot; the student is base and adapters of then."""
+        factors, optimizer, self.learned = snapshot
+        with torch.no_grad():
+            for name, (up, down) in factors.items():
+                self.up[name].copy_(up)
+                self.down[name].copy_(down)
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        self.merge()
+
+
+def adapted_matrices(network: GPT, ttt: TttSection) -> set[str]:
+    """Names of the parameters that get an adapter: the recipe's targets in every core that is not frozen."""
+    frozen = frozen_parameters(network, ttt.frozen_blocks)
+    names = {
+        f"cores.{index}.{_MODULES[target]}.weight" for index in range(len(network.cores)) for target in ttt.lora.targets
+    }
+    return names - frozen
+
+
+def training_batches(lesson: Lesson, length: int, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Cut a lesson into sequences of equal size, at most ``batch`` of them together.
+
+    From the first target to learn on, ``length`` targets make a sequence. The last sequence, or the only one, may have
+    fewer: it reaches back for as much context as makes it ``length`` inputs long, as far as there is text.
+
+    Yields:
+        inputs (n, l) int64, targets (n, l) int64, and which targets count (n, l) bool.
+    """
+    text = torch.from_numpy(lesson.text.astype(np.int64))
+    end, size = len(text) - 1, min(length, len(text) - 1)
+    starts, learned = [], []
+    for first in range(end - lesson.targets, end, length):
+        start = min(first, end - size)
+        starts.append(start)
+        learned.append(torch.arange(start, start + size) >= first)
+    for at in range(0, len(starts), batch):
+        spans = torch.stack([text[start : start + size + 1] for start in starts[at : at + batch]])
+        yield spans[:, :-1], spans[:, 1:], torch.stack(learned[at : at + batch])

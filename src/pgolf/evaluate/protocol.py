@@ -1,0 +1,162 @@
+"""Evaluation as a protocol between a scorer and a grader.
+
+A *scorer* holds the artifact's weights and whatever it learns as it goes. The *grader* owns the tokens: it asks for the
+next targets' probabilities, writes what the targets cost into the ledger, and only then gives the scorer the targets to
+learn from. So the conditions of a valid score are matters of who knows what when:
+
+* a distribution is fixed before its target is seen, and the grader picks the target's entry (C1, C2);
+* the only way to learn is ``receive``, and it only takes ``Recorded`` text, which the grader makes after the ledger has
+  the score (C3);
+* the grader walks over the stream once, from left to right, and counts targets and bytes itself (C4).
+
+In *strict* mode one target is asked for at a time, and nothing of it can leak. In *block* mode, the default, the
+request comes with the targets of the block, so that a causal model can score them in one pass. That it does not look at
+them out of turn is then a promise: ``pgolf audit`` tests it, and decoding (``codec``) proves it.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf.data.shards import Tokens
+from pgolf.data.tokenizer import ByteTable
+from pgolf.errors import PgolfError
+from pgolf.evaluate.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Targets whose scores are in the ledger. Only in this form can text be learned from; only the grader makes it."""
+
+    first: int
+    """0-based index of the first of them in the stream."""
+    tokens: Tokens
+    """(n,) uint16."""
+
+
+class Scorer(abc.ABC):
+    """Predicts a stream of tokens from left to right."""
+
+    vocab_size: int
+    """Size V of the alphabet."""
+    recomputable: tuple[str, ...] = ()
+    """Attributes that hold nothing but what can be computed again; whoever compares states passes them by."""
+
+    @abc.abstractmethod
+    def begin(self, first: int, targets: int) -> None:
+        """Start a stream: forget everything but the artifact.
+
+        Args:
+            first: the stream's first token, which nobody predicts.
+            targets: how many targets are announced. A scorer is told no more about the future; schedules may use it.
+        """
+
+    @abc.abstractmethod
+    def wanted(self) -> int:
+        """How many of the next targets to score at once, at least 1; fewer may be asked for."""
+
+    @abc.abstractmethod
+    def distributions(self, given: Tensor) -> Tensor:
+        """Distributions of the next n targets. Changes nothing that later results depend on.
+
+        Args:
+            given: the first n - 1 of these targets, (n - 1,) int64; row t of the result may depend on the first t.
+
+        Returns:
+            Natural logarithms of probabilities (n, V) float32; each row adds up to 1.
+        """
+
+    def losses(self, block: Tensor) -> Tensor:
+        """What the next n targets (n,) int64 cost: nats (n,) float32, equal to entries of ``distributions``."""
+        rows = self.distributions(block[:-1])
+        return -rows.gather(1, block.to(rows.device)[:, None]).squeeze(1)
+
+    @abc.abstractmethod
+    def receive(self, recorded: Recorded) -> None:
+        """Take targets that are scored, in order; here and nowhere else may a scorer learn."""
+
+    @abc.abstractmethod
+    def state_digest(self) -> str:
+        """A fingerprint of what distributions depend on beside the stream's text: weights, caches, counts."""
+
+    def snapshot(self) -> Any:
+        """Everything that ``restore`` needs to go back to this moment."""
+        return copy.deepcopy(self.__dict__)
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to the moment of a snapshot of this object; a snapshot can be used any number of times."""
+        self.__dict__.clear()
+        self.__dict__.update(copy.deepcopy(snapshot))
+
+
+def grade(
+    scorer: Scorer,
+    tokens: Tokens,
+    byte_table: ByteTable,
+    ledger: Ledger,
+    *,
+    strict: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Let a scorer predict a stream, and record what each range of targets cost.
+
+    Args:
+        scorer: is begun here.
+        tokens: the stream, uint16; all but the first are targets.
+        byte_table: the authority on the bytes that targets stand for.
+        ledger: empty; receives one entry per request.
+        strict: ask for one target at a time.
+        progress: told (targets scored, all targets).
+
+    Raises:
+        PgolfError: the scorer returned something that is no score.
+    """
+    targets, done = len(tokens) - 1, 0
+    scorer.begin(int(tokens[0]), targets)
+    while done < targets:
+        count = 1 if strict else min(max(int(scorer.wanted()), 1), targets - done)
+        recorded = _record(scorer, tokens[done : done + count + 1], byte_table, ledger, done, strict)
+        done += count
+        if progress is not None:
+            progress(done, targets)
+        scorer.receive(recorded)
+
+
+def _record(scorer: Scorer, span: Tokens, byte_table: ByteTable, ledger: Ledger, first: int, strict: bool) -> Recorded:
+    """Have the targets ``span[1:]`` scored, and write what they cost."""
+    block = span[1:]
+    state = scorer.state_digest()
+    if strict:
+        losses = _strict_losses(scorer, int(block[0]))
+    else:
+        # A copy: the scorer must not be able to reach the rest of the stream through it.
+        losses = scorer.losses(torch.from_numpy(block.astype(np.int64))).detach()
+    nats = _checked(losses, len(block), first)
+    counted = byte_table.count(span[:-1].astype(np.int64), block.astype(np.int64))
+    ledger.record(first, block, nats, int(counted.sum()), state)
+    return Recorded(first, block.copy())
+
+
+def _strict_losses(scorer: Scorer, target: int) -> Tensor:
+    row = scorer.distributions(torch.zeros(0, dtype=torch.int64))
+    if row.shape != (1, scorer.vocab_size):
+        raise PgolfError(f"the scorer returned distributions of shape {tuple(row.shape)}, not (1, {scorer.vocab_size})")
+    return -row[:, target]
+
+
+def _checked(losses: Tensor, count: int, first: int) -> float:
+    # The sum in float64 is the recorded score.
+    if losses.shape != (count,):
+        raise PgolfError(f"the scorer returned losses of shape {tuple(losses.shape)} for {count} targets at {first}")
+    nats = float(losses.double().sum())
+    if not np.isfinite(nats):
+        raise PgolfError(f"the scorer's losses of targets {first} to {first + count} are not finite numbers")
+    return nats

@@ -1,0 +1,232 @@
+"""The scorers: what a model predicts in standard or sliding windows, with or without test-time training."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgolf.data.shards import Tokens
+from pgolf.device import autocast
+from pgolf.errors import PgolfError
+from pgolf.evaluate.protocol import Recorded, Scorer
+from pgolf.evaluate.score import batches, window_distributions, window_losses
+from pgolf.evaluate.ttt import Adapter, scored_chunk
+from pgolf.evaluate.windows import Window, window_at, window_index, windows_between
+from pgolf.model.gpt import GPT
+from pgolf.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pgolf.model.cache import KvCache
+
+MODES = ("standard", "sliding", "ttt")
+
+
+def build_scorer(network: GPT, recipe: Recipe, mode: str) -> Scorer:
+    """The scorer of a mode: standard, sliding, or ttt.
+
+    Args:
+        network: the model on its device; it stays as it is.
+        recipe: windows and test-time training.
+        mode: one of ``MODES``.
+    """
+    if mode not in MODES:
+        raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
+    length = recipe.evaluation_length
+    stride = length if mode == "standard" else recipe.evaluate.stride
+    if mode == "ttt":
+        return TttScorer(network, recipe)
+    return WindowScorer(network, length, stride, recipe.evaluate.batch)
+
+
+class WindowScorer(Scorer):
+    """A frozen model over windows of ``length`` inputs that advance by ``stride``.
+
+    Args:
+        network: the model on its device.
+        length: inputs per window.
+        stride: targets per window but the first, which scores all of its own.
+        batch: windows per forward pass.
+    """
+
+    recomputable = ("_digest", "_cache", "_row")
+    _digest: str | None
+    _cache: KvCache | None
+    _cached_from: int
+    _row: tuple[int, Tensor] | None
+
+    def __init__(self, network: GPT, length: int, stride: int, batch: int) -> None:
+        assert 1 <= stride <= length, f"stride {stride} must be between 1 and the window's {length}"
+        self.network = network.eval()
+        self.length, self.stride, self.batch = length, stride, batch
+        self.vocab_size = network.config.vocab_size
+        self._forget_weights()
+
+    def begin(self, first: int, targets: int) -> None:
+        """Forget the text of the stream before."""
+        self.targets = targets
+        self.position = 0
+        self._forget_weights()
+        self.context: Tokens = np.array([first], dtype=np.uint16)
+
+    def wanted(self) -> int:
+        """The rest of this window and those that share its forward pass."""
+        index = window_index(self.position, self.length, self.stride)
+        return window_at(index + self.batch - 1, self.length, self.stride).end - self.position
+
+    def distributions(self, given: Tensor) -> Tensor:
+        """See ``Scorer``."""
+        if not len(given):
+            return self._next()
+        # The last target's place is filled with a token that nothing reads.
+        block = np.append(given.cpu().numpy(), 0).astype(np.uint16)
+        return self._score(block, window_distributions)
+
+    def losses(self, block: Tensor) -> Tensor:
+        """See ``Scorer``."""
+        return self._score(block.cpu().numpy().astype(np.uint16), window_losses)
+
+    def receive(self, recorded: Recorded) -> None:
+        """Keep as much of the text as later windows can reach."""
+        assert recorded.first == self.position
+        self.position += len(recorded.tokens)
+        self.context = np.concatenate([self.context, recorded.tokens])[-self.length - 1 :]
+
+    def state_digest(self) -> str:
+        """A fingerprint of the weights."""
+        if self._digest is None:
+            self._digest = weights_digest(self.network)
+        return self._digest
+
+    def snapshot(self) -> Any:
+        """See ``Scorer``; the network is not part of it, as it never changes here."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("network", *self.recomputable)}
+
+    def restore(self, snapshot: Any) -> None:
+        """See ``Scorer``."""
+        self.__dict__.update(snapshot)
+        self._forget_weights()
+
+    def _forget_weights(self) -> None:
+        """Drop what was computed from weights that are about to be others."""
+        self._digest = self._cache = self._row = None
+
+    def _next(self) -> Tensor:
+        """The distribution (1, V) of the next target alone; within a window only new tokens are read."""
+        if self._row is None or self._row[0] != self.position:
+            window = window_at(window_index(self.position, self.length, self.stride), self.length, self.stride)
+            if self._cache is None or self._cached_from != window.start:
+                self._cache, self._cached_from = self.network.cache(1, self.length), window.start
+            begin = self.position + 1 - len(self.context)
+            new = self.context[self._cached_from + self._cache.used - begin :].astype(np.int64)
+            device = next(self.network.parameters()).device
+            with torch.inference_mode(), autocast(device):
+                hidden = self.network.extend(torch.from_numpy(new)[None].to(device), self._cache)
+                row = F.log_softmax(self.network.project(hidden[:, -1]), dim=-1)
+            self._row = self.position, row
+        return self._row[1].clone()
+
+    def _score(self, block: Tokens, score: Callable[[GPT, Tokens, Sequence[Window], int], Tensor]) -> Tensor:
+        text = np.concatenate([self.context, block])
+        begin = self.position + 1 - len(self.context)  # place of the text in the stream
+        windows = [
+            Window(window.start - begin, window.end - begin, window.first - begin)
+            for window in windows_between(self.position, self.position + len(block), self.length, self.stride)
+        ]
+        return torch.cat([score(self.network, text, group, self.length) for group in batches(windows, self.batch)])
+
+
+class TttScorer(WindowScorer):
+    """Sliding windows by a model that trains on each chunk of text once all of it is scored.
+
+    A window belongs to the chunk in which the first target that it scores lies. So when the windows of a chunk are
+    scored, its text is recorded, and the model trains on it before the next window.
+    """
+
+    def __init__(self, network: GPT, recipe: Recipe) -> None:
+        self.recipe, self._source = recipe, network
+        super().__init__(network, recipe.evaluation_length, recipe.evaluate.stride, recipe.evaluate.batch)
+
+    def begin(self, first: int, targets: int) -> None:
+        """Forget the text and everything that was learned."""
+        super().begin(first, targets)
+        # A copy learns; the caller's weights stay, whatever interrupts this.
+        self.network = self._source.clone().eval()
+        self.chunk = 0
+        self._before, self._parts = self.context, list[Recorded]()
+        chunks = -(-targets // self.recipe.ttt.chunk_tokens)
+        self.adapter = Adapter(self.network, self.recipe.ttt, self.length, chunks)
+
+    def wanted(self) -> int:
+        """Windows of this chunk only: the next ones are scored with other weights."""
+        size = self.recipe.ttt.chunk_tokens
+        # The last window whose first target lies in the chunk.
+        last = window_index((self.chunk + 1) * size - 1, self.length, self.stride)
+        if window_at(last, self.length, self.stride).first // size > self.chunk:
+            last -= 1
+        return min(super().wanted(), window_at(last, self.length, self.stride).end - self.position)
+
+    def receive(self, recorded: Recorded) -> None:
+        """Take the text; train once a window ends that is the last of its chunk."""
+        super().receive(recorded)
+        self._parts.append(recorded)
+        index = window_index(self.position, self.length, self.stride)
+        window = window_at(index, self.length, self.stride)
+        following = window.first // self.recipe.ttt.chunk_tokens
+        if window.first == self.position < self.targets and following > self.chunk:
+            self._adapt(following)
+
+    def snapshot(self) -> Any:
+        """See ``Scorer``; copies weights and the optimizer's state."""
+        plain = {key: value for key, value in super().snapshot().items() if key != "adapter"}
+        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        optimizer = copy.deepcopy(self.adapter.optimizer.state_dict())
+        return plain | {"_parts": list(self._parts)}, weights, optimizer
+
+    def restore(self, snapshot: Any) -> None:
+        """See ``Scorer``."""
+        plain, weights, optimizer = snapshot
+        super().restore(plain | {"_parts": list(plain["_parts"])})
+        self.network.load_state_dict(weights)
+        self.adapter.optimizer.load_state_dict(copy.deepcopy(optimizer))
+
+    def _adapt(self, following: int) -> None:
+        size = self.recipe.ttt.chunk_tokens
+        self.adapter.adapt(scored_chunk(self.chunk, size, self._before, self._parts))
+        self.network.eval()
+        self._forget_weights()
+        self.chunk = following
+        # What reaches into the next chunk is kept, with the token before it.
+        text = np.concatenate([self._before, *(part.tokens for part in self._parts)])
+        start = self._parts[0].first
+        kept = self.chunk * size
+        self._before = text[kept - start : kept - start + 1]
+        self._parts = [Recorded(kept, text[kept - start + 1 :])] if kept < self.position else []
+
+
+def weights_digest(network: GPT) -> str:
+    """A fingerprint of all weights: 64 hexadecimal digits.
+
+    On a CPU the SHA-256 of names and values. On another device nothing is copied: in place of the values stand sums of
+    their bits times odd numbers that depend on the place, modulo 2^64. That notices every change of a single weight; it
+    is no protection against someone who looks for a collision.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in network.named_parameters():
+        digest.update(name.encode())
+        values = parameter.detach().contiguous().flatten()
+        on_cpu = values.device.type == "cpu"
+        digest.update(values.view(torch.uint8).numpy().data if on_cpu else _fingerprint(values))
+    return digest.hexdigest()
+
+
+def _fingerprint(values: Tensor) -> bytes:
+    whole = values.view(torch.int32 if values.element_size() == 4 else torch.int16).to(torch.int64)
+    places = torch.arange(len(whole), device=whole.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
+    return str(int((whole * (places | 1)).sum())).encode()

@@ -1,0 +1,100 @@
+"""What a model keeps of the tokens it has read, so that the next ones need not read them again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pgolf.model.rope import rotary_tables
+from pgolf.recipe import ModelSection
+
+if TYPE_CHECKING:
+    from pgolf.model.step import Step
+
+
+class LayerCache:
+    """Keys and values of one layer, in memory that is allocated once.
+
+    Args:
+        shape: batch B, length T, key/value heads K, head width W.
+        dtype: of what is kept.
+        device: where it is kept.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
+        batch, length, heads, width = shape
+        # Head before position: what one head attends to lies together.
+        self.keys = torch.zeros((batch, heads, length, width), dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self._rows = self.keys.view(-1, length, width), self.values.view(-1, length, width)
+
+    def extend(self, keys: Tensor, values: Tensor, used: int) -> tuple[Tensor, Tensor]:
+        """Write the positions after the first ``used``.
+
+        Args:
+            keys: rotated keys (B, n, K, W).
+            values: values (B, n, K, W), mixed and with what is added to them.
+            used: positions written before.
+
+        Returns:
+            Keys and values of all used + n positions, (B, K, used + n, W); views, not copies.
+        """
+        end = used + keys.size(1)
+        self.keys[:, :, used:end] = keys.transpose(1, 2)
+        self.values[:, :, used:end] = values.transpose(1, 2)
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def append(self, keys: Tensor, values: Tensor, used: int) -> tuple[Tensor, Tensor]:
+        """``extend`` by one position (B, K, W); returns (B * K, used + 1, W)."""
+        self.keys.select(2, used).copy_(keys)
+        self.values.select(2, used).copy_(values)
+        return self._rows[0].narrow(1, 0, used + 1), self._rows[1].narrow(1, 0, used + 1)
+
+
+class KvCache:
+    """The state of B sequences that are read piece by piece, for windows of a fixed length.
+
+    One entry per layer, also where layers share a core. Positions rotate as in a window of ``length`` tokens, so a
+    full window read piece by piece gives the hidden states of the whole window. Weights must not change between
+    the pieces of a window.
+
+    Args:
+        model: the model's architecture.
+        batch: sequences B.
+        length: largest number of tokens per sequence.
+        device: where the model is.
+    """
+
+    def __init__(self, model: ModelSection, batch: int, length: int, device: torch.device) -> None:
+        automatic = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if automatic else torch.float32
+        shape = (batch, length, model.kv_heads, model.head_width)
+        self.length = length
+        self.used = 0
+        """Tokens read so far, per sequence."""
+        self.layers = [LayerCache(shape, dtype, device) for _ in range(model.layers)]
+        self.last_token: Tensor | None = None
+        """The newest token (B, 1), for the bigrams; None before the first."""
+        self.last_embedded: Tensor | None = None
+        """The newest embedded position (B, 1, D) before the smear; None before the first."""
+        self.step: Step | None = None
+        """The pass for single tokens, made when the first one comes."""
+        self._cosines, self._sines = rotary_tables(model, length, device)
+
+    def reset(self) -> None:
+        """Forget all tokens, and the weights; the memory is kept for the next window."""
+        self.used, self.step = 0, None
+        self.last_token = self.last_embedded = None
+
+    def rotary(self, count: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (n, rotated / 2) of the next ``count`` positions."""
+        end = self.used + count
+        assert end <= self.length, f"{end} tokens in a cache made for {self.length}"
+        return self._cosines[self.used : end], self._sines[self.used : end]
+
+    def advance(self, tokens: Tensor, embedded: Tensor) -> None:
+        """Note that all layers have read ``tokens`` (B, n), embedded as (B, n, D)."""
+        self.used += tokens.size(1)
+        self.last_token, self.last_embedded = tokens[:, -1:], embedded[:, -1:]

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import typer
 
 import pgolf
+from pgolf.cli_audit import AUDIT_EXAMPLES, audit_command
 from pgolf.cli_bench import bench_app
+from pgolf.cli_codec import (
+    BENCH_EXAMPLES,
+    COMPRESS_EXAMPLES,
+    DECOMPRESS_EXAMPLES,
+    bench_compressors_command,
+    compress_command,
+    decompress_command,
+)
 from pgolf.cli_common import (
     AsJson,
     DataFolder,
@@ -42,6 +51,10 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.command("eval", epilog=epilog(*EVAL_EXAMPLES))(eval_command)
+app.command("audit", epilog=epilog(*AUDIT_EXAMPLES))(audit_command)
+app.command("compress", epilog=epilog(*COMPRESS_EXAMPLES))(compress_command)
+app.command("decompress", epilog=epilog(*DECOMPRESS_EXAMPLES))(decompress_command)
+bench_app.command("compressors", epilog=epilog(*BENCH_EXAMPLES))(bench_compressors_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
 
 

@@ -314,9 +314,46 @@ class EvaluateSection(Section):
     """Targets per window; 0 takes train.sequence_length."""
 
 
+LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
+
+
+class LoraSection(Section):
+    """Low-rank adapters W + alpha / rank * up @ down (Hu et al. 2021), trained by AdamW."""
+
+    rank: int = pydantic.Field(16, ge=1)
+    """Rows of down and columns of up."""
+    alpha: float = pydantic.Field(32.0, gt=0)
+    """Strength of the adapters; what they add is multiplied by alpha / rank."""
+    targets: tuple[LoraTarget, ...] = ("query", "key", "value", "output", "up", "down")
+    """Matrices of each block that get one: of attention query, key, value, output; of the MLP up, down."""
+    lr: float = pydantic.Field(0.01, ge=0)
+    """Learning rate; ttt.schedule applies to adapters that last, those of a document learn at a constant rate."""
+    weight_decay: float = pydantic.Field(0.0, ge=0)
+    """Decoupled weight decay of the adapters."""
+    epochs: int = pydantic.Field(1, ge=0)
+    """Passes over each scored chunk."""
+    chunk_tokens: int = pydantic.Field(64, ge=1)
+    """Targets between updates, counted from the stream's start; they are trained on with a window of context."""
+
+
+class PhasedSection(Section):
+    """When the base weights under a document's adapters are trained."""
+
+    phases: int = pydantic.Field(3, ge=1)
+    """Equal parts of the stream; the base weights are trained at the end of each at which targets are left."""
+    share: float = pydantic.Field(1.0, gt=0, le=1)
+    """Part of the stream that the phases divide; after it the base weights stay (0 to 1)."""
+    text: Literal["all", "phase"] = "all"
+    """Train on all text scored so far, or on that of the phase that ends."""
+
+
 class TttSection(Section):
     """Legal test-time training: each chunk is scored before the weights learn from it."""
 
+    method: Literal["full", "lora", "lora_document", "phased"] = "full"
+    """What learns: all weights; adapters that last; adapters of one document; these, and the base between phases."""
+    lora: LoraSection = LoraSection()
+    phased: PhasedSection = PhasedSection()
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer; its state lives through all chunks."""
     lr: float = pydantic.Field(0.002, ge=0)
@@ -362,8 +399,13 @@ class Recipe(Section):
         return self.evaluate.sequence_length or self.train.sequence_length
 
     def digest(self) -> str:
-        """SHA-256 of the recipe in canonical JSON, as 64 hexadecimal digits."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of what the recipe says beyond the defaults, in canonical JSON, as 64 hexadecimal digits.
+
+        So a key that a later version of pgolf adds does not change it; the default of a known key must stay.
+        """
+        canonical = json.dumps(
+            self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":")
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_toml(self) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def contradictions(recipe: Recipe) -> list[str]:
     """Everything in a well-typed recipe that cannot work together, one phrase each."""
-    return _model_contradictions(recipe.model) + _run_contradictions(recipe)
+    return _model_contradictions(recipe.model) + _run_contradictions(recipe) + _adapter_contradictions(recipe)
 
 
 def _model_contradictions(model: ModelSection) -> list[str]:
@@ -52,7 +52,7 @@ def _run_contradictions(recipe: Recipe) -> list[str]:
         problems.append(
             f"evaluate.stride {recipe.evaluate.stride} exceeds the window of {recipe.evaluation_length} targets"
         )
-    if recipe.ttt.chunk_tokens < recipe.evaluation_length:
+    if recipe.ttt.method == "full" and recipe.ttt.chunk_tokens < recipe.evaluation_length:
         problems.append(
             f"ttt.chunk_tokens {recipe.ttt.chunk_tokens} is shorter than a window of "
             f"{recipe.evaluation_length} targets, so nothing would be trained on"
@@ -72,4 +72,29 @@ def _run_contradictions(recipe: Recipe) -> list[str]:
         problems.append(f"compress.level {list(compress.level)}: {compress.codec} has levels 1 to {highest}")
     if recipe.ttt.frozen_blocks > recipe.model.layers:
         problems.append(f"ttt.frozen_blocks {recipe.ttt.frozen_blocks} exceeds model.layers {recipe.model.layers}")
+    return problems
+
+
+def _adapter_contradictions(recipe: Recipe) -> list[str]:
+    ttt, model = recipe.ttt, recipe.model
+    if ttt.method == "full":
+        return []
+    problems = []
+    if not ttt.lora.targets:
+        problems.append("ttt.lora.targets is empty; name at least one matrix")
+    if len(set(ttt.lora.targets)) != len(ttt.lora.targets):
+        problems.append("ttt.lora.targets names a matrix twice")
+    kv_width = model.kv_heads * model.head_width
+    other_sides = {"query": model.width, "key": kv_width, "value": kv_width, "output": model.width}
+    for target in dict.fromkeys(ttt.lora.targets):
+        smallest = min(model.width, other_sides.get(target, model.mlp_hidden))
+        if ttt.lora.rank > smallest:
+            problems.append(
+                f"ttt.lora.rank {ttt.lora.rank} exceeds {smallest}, the smaller side of the {target} matrices"
+            )
+    if min(ttt.frozen_blocks, model.cores) == model.cores:
+        problems.append(
+            f"ttt.frozen_blocks {ttt.frozen_blocks} freezes all {model.cores} blocks, so ttt.method {ttt.method} "
+            "has no matrix to adapt"
+        )
     return problems

@@ -283,9 +283,9 @@ INFINITE = float("inf")
         ({"recipe": [[1, 2]]}, "recipe x: "),
         ({"recipe": 7}, "damaged header"),
         ({"origin": 7}, "damaged header"),
-        ({"digest": "0" * 64}, "means something else"),
-        ({"digest": None}, "means something else"),
-        ({"recipe": {}}, "means something else"),
+        ({"digest": "0" * 64}, "does not match the recipe's digest"),
+        ({"digest": None}, "does not match the recipe's digest"),
+        ({"recipe": {}}, "does not match the recipe's digest"),
     ],
 )
 def test_hostile_headers_are_refused(change: dict[str, object], reason: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, parameter_count
-from pgolf.recipe import describe_keys, load_recipe, recipe_from_tree, recipe_keys, recipe_names
+from pgolf.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys, recipe_names
 
 PARAMETERS = {"seed_456": 25_517_137, "seed_644": 27_030_107, "seed_1232": 27_137_223, "seed_1232_flow": 27_235_848}
 
@@ -120,3 +122,19 @@ def test_overrides_can_be_limited_to_sections() -> None:
     assert recipe.with_overrides(["ttt.epochs=1"], ("evaluate", "ttt")).ttt.epochs == 1
     with pytest.raises(PgolfError, match="only keys of evaluate, ttt"):
         recipe.with_overrides(["model.width=320"], ("evaluate", "ttt"))
+
+
+def test_defaults_stay_as_they_were() -> None:
+    # Artifacts and checkpoints keep what differs from the defaults, so another default would change their meaning.
+    pinned = json.loads((Path(__file__).parent / "recipe_defaults.json").read_text())
+    defaults = _flat(Recipe(name="x").model_dump(mode="json"))
+    changed = {key: (value, defaults.get(key)) for key, value in pinned.items() if defaults.get(key) != value}
+    assert not changed, "a key that was there keeps its default; give the new value to the recipes that want it"
+    assert not set(defaults) - set(pinned), "add new keys to recipe_defaults.json; their default means what was before"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -44,6 +44,8 @@ SCORER_MODULES = (
     "evaluate/protocol.py",
     "evaluate/ttt.py",
     "evaluate/scorer.py",
+    "evaluate/lora.py",
+    "evaluate/lora_scorer.py",
     "evaluate/evaluate.py",
 )
 _LAUNCHER_BYTES = 100

@@ -177,7 +177,7 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     stored = _assemble(tensors, arrays, where)
     recipe = recipe_from_tree(tree, where)
     if recipe.digest() != digest:
-        raise PgolfError(f"{where}: its recipe means something else in this version of pgolf; open it with its own")
+        raise PgolfError(f"{where}: damaged (its recipe does not match the recipe's digest)")
     found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(SECTIONS, sections, strict=True))
     return Artifact(dequantize_state(stored), stored, recipe, tokenizer, origin, codec, start, found)
 

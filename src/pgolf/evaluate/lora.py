@@ -14,13 +14,13 @@ loss L with respect to the factors follows from that with respect to the matrix,
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -64,7 +64,7 @@ class Transcript:
     def __init__(self, first: int, reach: int | None) -> None:
         self.reach = reach
         self.targets = 0
-        self._parts: deque[Tokens] = deque([np.array([first], dtype=np.uint16)])
+        self._parts: list[Tokens] = [np.array([first], dtype=np.uint16)]
         self._kept = 1
 
     def add(self, recorded: Recorded) -> None:
@@ -74,7 +74,7 @@ class Transcript:
         self._parts.append(recorded.tokens)
         self._kept += len(recorded.tokens)
         while self.reach is not None and self._kept - len(self._parts[0]) > self.reach:
-            self._kept -= len(self._parts.popleft())
+            self._kept -= len(self._parts.pop(0))
 
     def last(self, targets: int) -> Tokens:
         """The last targets with the one token before them, (targets + 1,) uint16."""
@@ -95,7 +95,7 @@ class Transcript:
     def copy(self) -> Transcript:
         """An independent copy; the text itself, which nobody changes, is shared."""
         other = copy.copy(self)
-        other._parts = self._parts.copy()
+        other._parts = list(self._parts)
         return other
 
 
@@ -106,7 +106,7 @@ class Adapters:
         base: the weights to add to, on their device. They are only read; where someone else trains them, ``merge``
             must follow.
         ttt: rank, targets and how to train.
-        length: inputs per training sequence, at most.
+        length: inputs per training sequence, at most; positions rotate as in windows of so many.
     """
 
     def __init__(self, base: GPT, ttt: TttSection, length: int) -> None:
@@ -133,7 +133,6 @@ class Adapters:
             self._start[name] = start.to(original.device)
             self.up[name] = nn.Parameter(torch.zeros(outputs, ttt.lora.rank, device=original.device))
             self.down[name] = nn.Parameter(self._start[name].clone())
-        self.learned = False
         self.reset()
 
     def reset(self) -> None:
@@ -144,9 +143,8 @@ class Adapters:
                 self.down[name].copy_(start)
         factors = [*self.up.values(), *self.down.values()]
         self.optimizer = AdamW(factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay)
-        if self.learned:
-            self.learned = False
-            self.merge()
+        self.learned = False
+        self.merge()
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -173,9 +171,12 @@ class Adapters:
         device = next(self.student.parameters()).device
         for _, parameter in self.matrices.values():
             parameter.grad = None
+        learned = learned.to(device)
         with autocast(device):
-            losses = self.student(inputs.to(device), targets.to(device))
-        losses[learned.to(device)].mean().backward()
+            # Logits only where something is learned.
+            logits = self.student.project(self.student.hidden(inputs.to(device), self.length)[learned])
+            loss = F.cross_entropy(logits, targets.to(device)[learned])
+        loss.backward()
         for name, (_, parameter) in self.matrices.items():
             gradient = parameter.grad
             assert gradient is not None

@@ -28,18 +28,25 @@ if TYPE_CHECKING:
 MODES = ("standard", "sliding", "ttt")
 
 
-def build_scorer(network: GPT, recipe: Recipe, mode: str) -> Scorer:
-    """The scorer of a mode: standard, sliding, or ttt.
+def build_scorer(network: GPT, recipe: Recipe, mode: str, document_start: int | None = None) -> Scorer:
+    """The scorer of a mode: standard, sliding, or ttt with the recipe's method.
 
     Args:
         network: the model on its device; it stays as it is.
         recipe: windows and test-time training.
         mode: one of ``MODES``.
+        document_start: the token (BOS) that begins a document, for methods that forget there; None takes the stream's
+            first token, which it is in prepared data.
     """
     if mode not in MODES:
         raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
     length = recipe.evaluation_length
     stride = length if mode == "standard" else recipe.evaluate.stride
+    if mode == "ttt" and recipe.ttt.method != "full":
+        # Those scorers extend the ones below.
+        from pgolf.evaluate.lora_scorer import LORA_SCORERS
+
+        return LORA_SCORERS[recipe.ttt.method](network, recipe, document_start)
     if mode == "ttt":
         return TttScorer(network, recipe)
     return WindowScorer(network, length, stride, recipe.evaluate.batch)

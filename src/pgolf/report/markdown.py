@@ -91,11 +91,19 @@ def _bytes(pack: dict[str, Any]) -> str:
 def _chunks(chunks: list[float], recipe: Recipe) -> str:
     shown = sorted({0, len(chunks) // 4, len(chunks) // 2, 3 * len(chunks) // 4, len(chunks) - 1})
     rows = [(f"{index + 1}", f"{chunks[index]:.4f}") for index in shown]
-    ttt = recipe.ttt
-    return (
-        f"{ttt.optimizer.upper()}, learning rate {ttt.lr}, {ttt.epochs} epochs over each scored chunk of "
-        f"{ttt.chunk_tokens:,} targets. Bits per byte of everything up to a chunk:\n\n"
-        + _table(("chunk", "bits per byte so far"), rows)
+    ttt, lora = recipe.ttt, recipe.ttt.lora
+    if ttt.method == "full":
+        how = (
+            f"{ttt.optimizer.upper()}, learning rate {ttt.lr}, {ttt.epochs} epochs over each scored chunk of "
+            f"{ttt.chunk_tokens:,} targets."
+        )
+    else:
+        how = (
+            f"`{ttt.method}`: low-rank adapters (rank {lora.rank}, alpha {lora.alpha:g}), AdamW, rate {lora.lr}, "
+            f"{lora.epochs} epochs over each scored chunk of {lora.chunk_tokens:,} targets."
+        )
+    return f"{how} Bits per byte of everything up to each {ttt.chunk_tokens:,} targets:\n\n" + _table(
+        (f"times {ttt.chunk_tokens:,}", "bits per byte so far"), rows
     )
 
 

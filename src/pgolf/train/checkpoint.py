@@ -14,7 +14,7 @@ from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
-from pgolf.recipe import Recipe
+from pgolf.recipe import Recipe, recipe_from_tree
 from pgolf.weights import CHECKPOINT_FORMAT, grid_entries, load_tensors, save_tensors, take_grid
 
 
@@ -73,7 +73,7 @@ def load_checkpoint(
     tensors, metadata = load_tensors(path)
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise PgolfError(f"{path}: not a training checkpoint")
-    if metadata["recipe"] != recipe.model_dump(mode="json"):
+    if recipe_from_tree(metadata["recipe"], str(path)) != recipe:
         raise PgolfError(f"{path}: was written with another recipe; resume with the run's own, or start a new --out")
     if metadata["data"] != dataset.fingerprint():
         raise PgolfError(f"{path}: was trained on other data; give the same --data, or start a new --out")

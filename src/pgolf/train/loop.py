@@ -191,10 +191,18 @@ class Run:
         return grid_rounding(self.network, self.grid)
 
     def validate(self) -> EvalResult:
-        """Standard evaluation of the raw weights, written to the metrics."""
-        result = evaluate(
-            self.network, self.recipe, self.validation_tokens, self.dataset.tokenizer.byte_table, mode="standard"
-        )
+        """Standard evaluation of the raw weights, written to the metrics.
+
+        Raises:
+            PgolfError: the loss is not a finite number.
+        """
+        table = self.dataset.tokenizer.byte_table
+        try:
+            result = evaluate(self.network, self.recipe, self.validation_tokens, table, mode="standard")
+        except PgolfError as error:
+            raise PgolfError(
+                f"validation after step {self.clock.step}: {error}; if training diverged, lower the optim.*_lr rates"
+            ) from error
         self.metrics.validation(self.clock.step, result.val_loss, result.val_bpb)
         self.metrics.restart_clock()
         return result

@@ -1,0 +1,232 @@
+"""Close examination of a whole-stream evaluator: what it counts, and whether its costs are those of distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from pgolf.audit.byte_rows import ByteRows, similar_tokens
+from pgolf.audit.report import Finding, Largest
+from pgolf.audit.runs import EvaluatorRunner, Nats, as_log_rows, log_sums, spread
+from pgolf.audit.settings import Settings
+from pgolf.audit.streams import Stream, largest_change
+from pgolf.audit.subject import Claim, Context
+
+# Fewest targets of a stream that is cut.
+_SHORTEST = 16
+
+
+def count_findings(claim: Claim, stream: Stream, context: Context) -> list[Finding]:
+    """Coverage, order, bytes and score of what an evaluator claims of the stream."""
+    positions = claim.positions
+    assert positions is not None
+    times = np.bincount(positions, minlength=stream.targets)
+    missing, repeated = np.flatnonzero(times == 0), np.flatnonzero(times > 1)
+    evidence = f"{stream.targets} targets, each once"
+    if len(missing) or len(repeated):
+        parts = []
+        if len(missing):
+            parts.append(f"{len(missing)} of {stream.targets} targets are not scored, the first is {missing[0]}")
+        if len(repeated):
+            parts.append(f"{len(repeated)} are scored again, the first is {repeated[0]} ({times[repeated[0]]} times)")
+        evidence = "; ".join(parts)
+    backwards = np.flatnonzero(np.diff(positions) < 0)
+    order = f"{len(positions)} scores from left to right"
+    if len(backwards):
+        order = f"target {positions[backwards[0] + 1]} is scored after target {positions[backwards[0]]}"
+    return [
+        _finding("C4", "coverage", bool(len(missing) or len(repeated)), evidence),
+        _finding("C4", "order", bool(len(backwards)), order),
+        *_totals(claim, stream, context),
+    ]
+
+
+def _totals(claim: Claim, stream: Stream, context: Context) -> list[Finding]:
+    assert claim.positions is not None
+    tokens = stream.tokens.astype(np.int64)
+    # The bytes of the targets that it says it scored: what else is wrong with those is said elsewhere.
+    counted = int(context.byte_table.count(tokens[claim.positions], tokens[claim.positions + 1]).sum())
+    text = f"{claim.bytes:,} bytes claimed, the scored targets stand for {counted:,}"
+    findings = [
+        _finding("bytes", "byte total", claim.bytes != counted, text, {"claimed": claim.bytes, "true": counted})
+    ]
+    if claim.val_bpb is None:
+        return [*findings, Finding("bytes", "claimed score", "not tested", "no val_bpb is claimed")]
+    bpb = math.fsum(claim.nats) / math.log(2) / claim.bytes if claim.bytes else math.nan
+    off = not math.isclose(claim.val_bpb, bpb, rel_tol=1e-6)
+    text = f"val_bpb {claim.val_bpb:.6f} claimed, its nats and bytes give {bpb:.6f}"
+    return [*findings, _finding("bytes", "claimed score", off, text, {"claimed": claim.val_bpb, "true": bpb})]
+
+
+def _finding(condition: str, test: str, bad: bool, evidence: str, details: dict[str, object] | None = None) -> Finding:
+    return Finding(condition, test, "violation" if bad else "ok", evidence, details or {})
+
+
+class OwnTarget:
+    """Puts other tokens in the place of a target, everything before it as it is.
+
+    What a target costs has to be the negative logarithm of its entry in a distribution that is the same whichever token
+    is the target. Where the evaluator offers the distributions, they are compared; where not, the probabilities of
+    all tokens, each from a run of its own, have to add up to 1.
+
+    Args:
+        runner: of the evaluator.
+        stream: the audited stretch.
+        base: what its targets cost in the plain run (N,).
+        settings: how much to test.
+        allowed: largest difference that counts as none, in nats.
+        context: knows the bytes of tokens.
+    """
+
+    def __init__(
+        self, runner: EvaluatorRunner, stream: Stream, base: Nats, settings: Settings, allowed: float, context: Context
+    ) -> None:
+        self.runner, self.stream, self.base, self.settings, self.context = runner, stream, base, settings, context
+        self.allowed = allowed
+        self.generator = np.random.default_rng([settings.seed, 3])
+        self.totals, self.earlier = Largest(), Largest()
+        self.sums, self.entries, self.own = Largest(), Largest(), Largest()
+        self.bytes = ByteRows()
+        self.partial = 0
+        self._name = runner.evaluator.name
+
+    def all(self) -> list[Finding]:
+        """Every test."""
+        places = self._places()
+        offered = self.runner.claim(self.stream.tokens, self.stream.targets, places)
+        has_rows = offered.distributions is not None or self._has_bytes(offered)
+        if not has_rows:
+            places = self._affordable(places)
+        for place in places:
+            if has_rows:
+                if offered.distributions is not None:
+                    row = self._row(offered, place)
+                    self.entries.see(_gap(self.base[place], -row[self.stream.tokens[place + 1]]), f"target {place}")
+                self._compare_rows(place, offered)
+            else:
+                self._add_up(place)
+            if max(self.totals.value - self.settings.sum_tolerance, self.own.value - self.allowed) > 0:
+                break
+        return self._findings(offered)
+
+    def _findings(self, offered: Claim) -> list[Finding]:
+        own = "C3" if self.runner.learning.seen else "C2"
+        steps = f"; {self.runner.learning.gradients} gradients were computed in all runs" if own == "C3" else ""
+        earlier = self.earlier.judged(
+            "C1", "next target", max(self.allowed, self.settings.rounding), "targets before one that is replaced"
+        )
+        if self._has_bytes(offered):
+            return [earlier, *self.bytes.findings(1e-4, own)]
+        if offered.distributions is not None:
+            return [
+                earlier,
+                self.sums.judged("C2", "probabilities add up to 1", 1e-4, f"logsumexp of {self.sums.count} rows", ""),
+                self.entries.judged("C2", "losses are entries", self.allowed, f"{self.entries.count} targets"),
+                self.own.judged(
+                    own, "own target", self.allowed, f"distributions of {self.own.count} other targets{steps}"
+                ),
+            ]
+        what = f"the probabilities of all {self.stream.vocab_size} targets, each from its own run, added up"
+        if self.partial:
+            some = f"{self.partial} of {self.stream.vocab_size} targets"
+            what = f"the probabilities of {some} added up (only more than 1 shows)"
+        text = f"{what} at {self.totals.count} places{steps}"
+        return [earlier, self.totals.judged(own, "own target", self.settings.sum_tolerance, text, "from 1")]
+
+    def _has_bytes(self, claim: Claim) -> bool:
+        return claim.byte_distributions is not None and self.context.token_bytes is not None
+
+    def _places(self) -> list[int]:
+        """Targets to examine: some anywhere, and the cheapest, where a leak would show."""
+        # Scripts are not made for streams of a few targets, which may stand for no bytes at all.
+        scored = np.flatnonzero(~np.isnan(self.base))
+        scored = scored[scored >= min(_SHORTEST, self.stream.targets // 8)]
+        cheapest = scored[np.argsort(self.base[scored], kind="stable")][: max(len(scored) // 10, self.settings.places)]
+        picks = [self.generator.permutation(cheapest), self.generator.permutation(scored)]
+        mixed = [int(place) for pair in zip(*(pick[: len(cheapest)] for pick in picks), strict=True) for place in pair]
+        return list(dict.fromkeys(mixed))[: self.settings.places]
+
+    def _affordable(self, places: Sequence[int]) -> list[int]:
+        """The first of some places, and those of the others for which as many runs as there are tokens are cheap."""
+        runs = min(self.stream.vocab_size, self.settings.substitutions)
+        left = self.settings.substituted_targets
+        found: list[int] = []
+        for place in places:
+            cost = runs * (place + 1)
+            if not found or cost <= left:
+                found.append(place)
+                left -= cost
+        return found
+
+    def _run(self, place: int, token: int, wanted: bool, whole: bool) -> tuple[Claim, Nats]:
+        tokens = (self.stream.tokens if whole else self.stream.tokens[: place + 2]).copy()
+        tokens[place + 1] = token
+        claim = self.runner.claim(tokens, self.stream.targets, (place,) if wanted else ())
+        return claim, spread(claim, len(tokens) - 1)
+
+    def _runs(self, place: int, tokens: Sequence[int], wanted: bool) -> list[tuple[int, Claim, float]]:
+        """Claims of the stream up to a target, with each token in its place: token, claim, nats of the target.
+
+        Where the evaluator leaves the end of so short a stream out, the stream keeps its end.
+        """
+        found: list[tuple[int, Claim, float]] = []
+        reference: Nats | None = None
+        whole = False
+        for token in tokens:
+            claim, nats = self._run(place, token, wanted, whole)
+            if np.isnan(nats[place]) and not whole:
+                whole = True
+                claim, nats = self._run(place, token, wanted, whole)
+            reference = nats[:place] if reference is None else reference
+            change, where = largest_change(reference, nats[:place])
+            self.earlier.see(change, f"target {where}, target {place} replaced")
+            found.append((token, claim, float(nats[place])))
+        return found
+
+    def _compare_rows(self, place: int, offered: Claim) -> None:
+        true = int(self.stream.tokens[place + 1])
+        tokens = [true, *self.stream.other_token(true, self.settings.swaps, self.generator)]
+        if self._has_bytes(offered):
+            previous = int(self.stream.tokens[place])
+            tokens += similar_tokens(self.context, previous, true, self.settings.swaps)
+        first: np.ndarray | None = None
+        alternatives = {}
+        for token, claim, nats in self._runs(place, tokens, wanted=True):
+            if self._has_bytes(claim):
+                assert claim.byte_distributions is not None and self.context.token_bytes is not None
+                text = self.context.token_bytes(int(self.stream.tokens[place]), token)
+                if text:
+                    rows = as_log_rows(
+                        claim.byte_distributions.get(place, np.zeros((0, 256))), 256, self.runner.evaluator.name
+                    )
+                    alternatives[text] = (rows, nats)
+                continue
+            row = self._row(claim, place)
+            self.sums.see(float(log_sums(row[None])[0]), f"target {place}")
+            self.entries.see(_gap(nats, -row[token]), f"target {place} as {token}")
+            first = row if first is None else first
+            change, _ = largest_change(first, row)
+            self.own.see(change, f"target {place} as {token}")
+        if alternatives:
+            self.bytes.see(place, alternatives)
+
+    def _row(self, claim: Claim, place: int) -> np.ndarray:
+        rows = claim.distributions or {}
+        if place not in rows:
+            return np.full(self.stream.vocab_size, np.nan)
+        return as_log_rows(rows[place], self.stream.vocab_size, f"{self._name}: distributions")[0]
+
+    def _add_up(self, place: int) -> None:
+        tokens = list(range(self.stream.vocab_size))
+        if len(tokens) > self.settings.substitutions:
+            true = int(self.stream.tokens[place + 1])
+            tokens = [true, *self.stream.other_token(true, self.settings.substitutions - 1, self.generator)]
+            self.partial = len(tokens)
+        total = math.fsum(math.exp(-nats) for _, _, nats in self._runs(place, tokens, wanted=False))
+        self.totals.see(max(total - 1, 0) if self.partial else total - 1, f"target {place}: {total:.6g}")
+
+
+def _gap(one: float, other: float) -> float:
+    return 0.0 if one == other else abs(one - other)

@@ -1,0 +1,179 @@
+"""What `pgolf audit` does: put artifact, data and scorer together, and audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pgolf.audit.audit import audit
+from pgolf.audit.report import Report
+from pgolf.audit.settings import Settings
+from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
+from pgolf.codec.pieces import Pieces
+from pgolf.codec.proof import Proof, decode_check
+from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.shards import Tokens
+from pgolf.device import place
+from pgolf.errors import PgolfError
+from pgolf.evaluate.protocol import Scorer
+from pgolf.evaluate.scorer import MODES, build_scorer
+from pgolf.pipeline import job_dataset
+from pgolf.recipe import Recipe
+from pgolf.weights import load_weights
+
+Note = Callable[[str], None]
+
+_FEWEST, _MOST = 1024, 16384
+# Decoding asks for one target at a time, in three passes.
+_DECODED = 256
+# On CUDA matrix products are in bfloat16, and blocks of another size are rounded in another way.
+_CUDA_ROUNDING = 0.05
+
+
+@dataclass(frozen=True)
+class Job:
+    """An artifact with what scores it and the text to audit it on."""
+
+    name: str
+    context: Context
+    make: Callable[[], Subject]
+    plug_in: bool
+    tokens: Tokens
+    """The whole validation text."""
+    data: Path
+    usual_targets: int
+    """How many targets to take where none are asked for."""
+
+    def audit(self, settings: Settings, targets: int | None, note: Note) -> Report:
+        """Audit on the first targets; see ``audit.audit``."""
+        if self.context.device.type == "cuda":
+            settings = replace(settings, rounding=max(settings.rounding, _CUDA_ROUNDING))
+        return audit(
+            self.make,
+            self.tokens[: (targets or self.usual_targets) + 1],
+            self.context,
+            settings,
+            name=self.name,
+            plug_in=self.plug_in,
+            data=self.data,
+            full_targets=len(self.tokens) - 1,
+            note=note,
+        )
+
+    def decode(self, targets: int | None, progress: Callable[[int, int], None]) -> Proof:
+        """Encode the first targets with one scorer and decode them with another; see ``codec.proof``.
+
+        Raises:
+            PgolfError: there is no scorer that could decode.
+        """
+
+        def scorer() -> Scorer:
+            made = self.make()
+            if isinstance(made, Evaluator):
+                raise PgolfError(
+                    f"{self.name}: --by-decoding needs a Scorer; an evaluator is given all tokens, so it cannot decode"
+                )
+            return made
+
+        return decode_check(scorer, self.tokens, targets or _DECODED, progress=progress)
+
+
+def audit_job(
+    artifact: Path,
+    data: Path | None,
+    tokenizer: Path | None,
+    scorer: str | None,
+    mode: str | None,
+    overrides: Sequence[str],
+    device: torch.device,
+) -> Job:
+    """Prepare an audit.
+
+    Args:
+        artifact: pgolf's, or any file or folder if ``scorer`` loads it.
+        data: the folder of the validation text; None takes what the artifact's recipe names.
+        tokenizer: where the folder holds none.
+        scorer: a plug-in's factory, MODULE:FUNCTION or FILE.py:FUNCTION; None takes pgolf's own.
+        mode: which of pgolf's own; None is sliding.
+        overrides: evaluate and ttt keys for pgolf's own.
+        device: where to compute.
+
+    Raises:
+        PgolfError: something of this is wrong or missing.
+    """
+    if scorer is None:
+        return _own(artifact, data, tokenizer, mode or "sliding", overrides, device)
+    if mode is not None or overrides:
+        raise PgolfError("--mode and --set are for pgolf's own scorers; leave them out where --scorer names another")
+    if not artifact.exists():
+        raise PgolfError(f"{artifact}: no such file or folder")
+    if data is None:
+        raise PgolfError(f"--scorer {scorer}: pass --data DIR, the text to audit it on")
+    dataset = open_dataset(data, tokenizer)
+    context = _context(artifact, dataset, device)
+    tokens = dataset.validation_tokens(1)
+    name = scorer
+
+    def make() -> Subject:
+        return make_subject(load_factory(name), context, name)
+
+    return Job(name, context, make, True, tokens, dataset.folder, min(2 * _FEWEST, len(tokens) - 1))
+
+
+def _own(
+    artifact: Path,
+    data: Path | None,
+    tokenizer: Path | None,
+    mode: str,
+    overrides: Sequence[str],
+    device: torch.device,
+) -> Job:
+    if mode not in MODES:
+        raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
+    weights = load_weights(artifact)
+    recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt"))
+    dataset = job_dataset(recipe, data, tokenizer)
+    if weights.tokenizer_digest not in ("", dataset.tokenizer.digest):
+        raise PgolfError(
+            f"{artifact}: was trained with another tokenizer than {dataset.folder} has; give the data it was trained on"
+        )
+    weights.model()  # what does not fit is a mistake that is better told now
+    context = _context(artifact, dataset, device)
+
+    def make() -> Subject:
+        network = place(context.weights().model(), recipe, device)
+        return build_scorer(network, recipe, mode, context.bos_id)
+
+    tokens = dataset.validation_tokens(recipe.evaluation_length)
+    usual = min(_usual_targets(recipe, mode), len(tokens) - 1)
+    return Job(f"pgolf {mode}", context, make, False, tokens, dataset.folder, usual)
+
+
+def _usual_targets(recipe: Recipe, mode: str) -> int:
+    """A few windows and, for test-time training, three chunks; no more than takes long on a CPU."""
+    targets = max(_FEWEST, 4 * recipe.evaluation_length)
+    if mode == "ttt":
+        chunk = recipe.ttt.chunk_tokens if recipe.ttt.method == "full" else recipe.ttt.lora.chunk_tokens
+        targets = max(targets, 3 * chunk)
+    return min(targets, _MOST)
+
+
+def _context(artifact: Path, dataset: Dataset, device: torch.device) -> Context:
+    tokenizer = dataset.tokenizer
+    table = tokenizer.byte_table
+    try:
+        pieces = Pieces(tokenizer)
+    except PgolfError:
+        token_bytes = None
+    else:
+
+        def token_bytes(previous: int, target: int) -> bytes:
+            # The table says whether a leading space counts.
+            text = pieces.bytes_of(target) or b""
+            count = int(table.base[target] + (table.leading_space[target] & ~table.boundary[previous]))
+            return text[len(text) - count :]
+
+    return Context(artifact, device, tokenizer.vocab_size, tokenizer.bos_id, table, token_bytes)

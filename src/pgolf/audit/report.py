@@ -1,0 +1,120 @@
+"""What an audit found: one finding per test, with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+CONDITIONS = {
+    "C1": "strict causality: what a target costs depends on the artifact and the tokens before it only",
+    "C2": "a full distribution that adds up to 1, fixed before its target is seen",
+    "C3": "the counted loss uses the state before any update with that token",
+    "C4": "one pass from left to right, every target scored exactly once",
+    "bytes": "the score divides the nats of all targets by the bytes they stand for, no others",
+    "documents": "documents that are declared independent are",
+    "isolation": "no files, sockets or processes beside the artifact and the code",
+    "time": "the whole evaluation fits into the track's limit",
+}
+
+Verdict = Literal["ok", "violation", "not tested"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one test."""
+
+    condition: str
+    """A key of ``CONDITIONS``."""
+    test: str
+    """What was tested, in a few words."""
+    verdict: Verdict
+    evidence: str
+    """The numbers behind the verdict, or why there are none."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """The same numbers as JSON values."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against the scorer; true also where there was nothing to test."""
+        return self.verdict != "violation"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings of an audit."""
+
+    subject: str
+    """What was audited."""
+    kind: Literal["scorer", "evaluator"]
+    seed: int
+    targets: int
+    """Targets of the stretch of text that it was audited on."""
+    val_bpb: float
+    """Its score on that stretch, in bits per byte."""
+    seconds_per_target: float
+    seconds: float
+    """What the audit took."""
+    findings: list[Finding]
+    notes: list[str] = field(default_factory=list)
+    """What is no violation, but good to know."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether no test found a violation."""
+        return all(finding.passed for finding in self.findings)
+
+    @property
+    def violated(self) -> list[str]:
+        """The violated conditions, in the order of ``CONDITIONS``."""
+        found = {finding.condition for finding in self.findings if not finding.passed}
+        return [condition for condition in CONDITIONS if condition in found]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return asdict(self) | {
+            "ok": self.ok,
+            "val_bpb": self.val_bpb if np.isfinite(self.val_bpb) else None,
+            "violated": self.violated,
+            "findings": [asdict(finding) | {"passed": finding.passed} for finding in self.findings],
+        }
+
+
+def ordered(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings in the order of their conditions, otherwise as they came."""
+    order = list(CONDITIONS)
+    return sorted(findings, key=lambda finding: order.index(finding.condition))
+
+
+class Largest:
+    """The largest of many differences, and where it was."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.place = "nowhere"
+        self.count = 0
+
+    def see(self, value: float, place: str) -> None:
+        """Take one difference into account; one that is not a number counts as infinite."""
+        value = float("inf") if np.isnan(value) else abs(float(value))
+        self.count += 1
+        if value > self.value:
+            self.value, self.place = value, place
+
+    def judged(self, condition: str, test: str, limit: float, text: str, unit: str = "nats") -> Finding:
+        """A violation if the largest difference is beyond ``limit``; ``text`` says what was compared."""
+        if not self.count:
+            return Finding(condition, test, "not tested", f"{text}: there was no occasion")
+        bad = self.value > limit
+        size = f"{self.value:.2g} {unit}".strip()
+        where = f" ({self.place})" if self.value > 0 else ""
+        evidence = f"{text}: at most {size}{where}; allowed {limit:.2g}"
+        details = {"largest": _finite(self.value), "where": self.place, "allowed": limit, "compared": self.count}
+        return Finding(condition, test, "violation" if bad else "ok", evidence, details)
+
+
+def _finite(value: float) -> float | str:
+    # JSON knows no infinity.
+    return value if np.isfinite(value) else str(value)

@@ -1,0 +1,222 @@
+"""Running what is audited over a stream, in a way that says what every single target cost."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgolf.audit.subject import Claim, Evaluator, blamed
+from pgolf.audit.watch import Learning
+from pgolf.data.shards import Tokens
+from pgolf.data.tokenizer import ByteTable
+from pgolf.errors import PgolfError
+from pgolf.evaluate.ledger import Ledger
+from pgolf.evaluate.protocol import Recorded, Scorer, grade
+
+Nats = NDArray[np.float64]
+# Stands for an infinite cost where the grader wants a number; what is compared is the infinity.
+_VERY_MUCH = 1e30
+
+# Given how many targets are scored and how many the scorer wants to score next, how many to ask for.
+Ask = Callable[[int, int], int]
+# Called before a request is scored, with its place.
+Before = Callable[[int], None]
+# Called after a request is scored, with its place, its targets and what they cost.
+After = Callable[[int, Tensor, Tensor], None]
+
+
+class Runner(abc.ABC):
+    """Scores streams with what is audited."""
+
+    documents_independent: bool
+    periods: Sequence[int]
+
+    @abc.abstractmethod
+    def nats(self, tokens: Tokens, *, announced: int, until: int | None = None) -> Nats:
+        """What each target of a stream costs.
+
+        Args:
+            tokens: (n + 1,) uint16.
+            announced: how many targets the scorer is told there are.
+            until: no more than this many are looked at; the rest may be left out.
+
+        Returns:
+            (n,) float64; not a number where nothing was scored.
+        """
+
+
+class ScorerRunner(Runner):
+    """Runs a scorer through the grader.
+
+    Args:
+        scorer: the audited one.
+        byte_table: bytes of targets.
+        name: of a user's plug-in, for messages; empty for pgolf's own scorers.
+    """
+
+    def __init__(self, scorer: Scorer, byte_table: ByteTable, name: str) -> None:
+        self.scorer, self.byte_table, self.name = scorer, byte_table, name
+        self.documents_independent = bool(getattr(scorer, "documents_independent", False))
+        self.periods = tuple(getattr(scorer, "periods", ()))
+        self.learning = Learning()
+
+    def nats(self, tokens: Tokens, *, announced: int, until: int | None = None) -> Nats:
+        """See ``Runner``."""
+        return self.grade(tokens, announced, until=until)[0]
+
+    def grade(
+        self,
+        tokens: Tokens,
+        announced: int,
+        *,
+        until: int | None = None,
+        ask: Ask | None = None,
+        before: Before | None = None,
+        after: After | None = None,
+    ) -> tuple[Nats, Ledger]:
+        """What each target costs, and the grader's ledger; see ``Runner.nats`` and the types above."""
+        recorder = _Recorder(self, announced, len(tokens) - 1, until, ask, before, after)
+        ledger = Ledger()
+        with contextlib.suppress(_EnoughError):
+            grade(recorder, tokens, self.byte_table, ledger)
+        return recorder.nats, ledger
+
+    def losses(self, block: Tensor) -> Tensor:
+        """The scorer's losses of a block (n,), float64 on the CPU; learning is watched."""
+        with blamed(self.name, "losses()"), self.learning.watched():
+            losses = self.scorer.losses(block.clone()).detach().cpu().double()
+        if losses.shape != block.shape:
+            raise PgolfError(
+                f"{self.name or 'the scorer'}: losses() returned shape {tuple(losses.shape)} for {len(block)} targets"
+            )
+        return losses
+
+    def distributions(self, given: Tensor) -> Tensor:
+        """The scorer's distributions (n, V), float64 on the CPU; learning is watched."""
+        with blamed(self.name, "distributions()"), self.learning.watched():
+            rows = self.scorer.distributions(given.clone()).detach().cpu().double()
+        expected = (len(given) + 1, self.scorer.vocab_size)
+        if rows.shape != expected:
+            raise PgolfError(
+                f"{self.name or 'the scorer'}: distributions() returned shape {tuple(rows.shape)}, not {expected}"
+            )
+        return rows
+
+
+class _EnoughError(Exception):
+    """No more targets are needed."""
+
+
+class _Recorder(Scorer):
+    """Stands between the grader and the audited scorer, passes everything on, and keeps what each target cost."""
+
+    def __init__(
+        self,
+        runner: ScorerRunner,
+        announced: int,
+        targets: int,
+        until: int | None,
+        ask: Ask | None,
+        before: Before | None,
+        after: After | None,
+    ) -> None:
+        self.runner, self.scorer, self.announced, self.until = runner, runner.scorer, announced, until
+        self.ask, self.before, self.after = ask, before, after
+        self.vocab_size = runner.scorer.vocab_size
+        self.nats: Nats = np.full(targets, np.nan)
+        self.position = 0
+
+    def begin(self, first: int, targets: int) -> None:
+        with blamed(self.runner.name, "begin()"):
+            self.scorer.begin(first, self.announced)
+
+    def wanted(self) -> int:
+        if self.until is not None and self.position >= self.until:
+            raise _EnoughError
+        with blamed(self.runner.name, "wanted()"):
+            wanted = max(int(self.scorer.wanted()), 1)
+        return wanted if self.ask is None else self.ask(self.position, wanted)
+
+    def distributions(self, given: Tensor) -> Tensor:
+        return self.runner.distributions(given)
+
+    def losses(self, block: Tensor) -> Tensor:
+        if self.before is not None:
+            self.before(self.position)
+        losses = self.runner.losses(block)
+        if bool(losses.isnan().any()):
+            raise PgolfError(
+                f"{self.runner.name or 'the scorer'}: a loss of the targets from {self.position} on is not a number"
+            )
+        self.nats[self.position : self.position + len(block)] = losses.numpy()
+        if self.after is not None:
+            self.after(self.position, block, losses)
+        return losses.clamp(-_VERY_MUCH, _VERY_MUCH)
+
+    def receive(self, recorded: Recorded) -> None:
+        self.position += len(recorded.tokens)
+        with blamed(self.runner.name, "receive()"):
+            self.scorer.receive(recorded)
+
+    def state_digest(self) -> str:
+        with blamed(self.runner.name, "state_digest()"):
+            return str(self.scorer.state_digest())
+
+
+class EvaluatorRunner(Runner):
+    """Runs a whole-stream evaluator.
+
+    Args:
+        evaluator: the audited one.
+        byte_table: bytes of targets.
+    """
+
+    def __init__(self, evaluator: Evaluator, byte_table: ByteTable) -> None:
+        self.evaluator, self.byte_table = evaluator, byte_table
+        self.documents_independent = bool(getattr(evaluator.function, "documents_independent", False))
+        self.periods = tuple(getattr(evaluator.function, "periods", ()))
+        self.learning = Learning()
+
+    def nats(self, tokens: Tokens, *, announced: int, until: int | None = None) -> Nats:
+        """See ``Runner``; of a target that is scored more than once the last cost counts."""
+        return spread(self.claim(tokens, announced), len(tokens) - 1)
+
+    def claim(self, tokens: Tokens, announced: int, wanted: Sequence[int] = ()) -> Claim:
+        """What the evaluator claims of a stream; learning is watched."""
+        with self.learning.watched():
+            return self.evaluator(tokens, self.byte_table, announced, wanted)
+
+
+def spread(claim: Claim, targets: int) -> Nats:
+    """The nats of a claim by target (n,); not a number where nothing was scored."""
+    nats: Nats = np.full(targets, np.nan)
+    nats[claim.positions] = claim.nats
+    return nats
+
+
+def as_log_rows(rows: Any, width: int, what: str) -> NDArray[np.float64]:
+    """Rows of logarithms (n, width) from whatever array a claim carries.
+
+    Raises:
+        PgolfError: the shape is another one.
+    """
+    array = np.asarray(rows.detach().cpu() if isinstance(rows, torch.Tensor) else rows, dtype=np.float64)
+    array = array[None] if array.ndim == 1 else array
+    if array.ndim != 2 or array.shape[1] != width:
+        raise PgolfError(f"{what}: has shape {array.shape}, not (..., {width})")
+    return array
+
+
+def log_sums(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithm of the sum of exponentials of each row (n, V) -> (n,)."""
+    highest = rows.max(axis=1, keepdims=True)
+    highest = np.where(np.isfinite(highest), highest, 0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(rows - highest).sum(axis=1)) + highest[:, 0]

@@ -1,0 +1,297 @@
+"""Close examination of a scorer, request by request: does scoring look at targets, or leave traces?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf.audit.byte_rows import ByteRows, similar_tokens
+from pgolf.audit.report import Finding, Largest
+from pgolf.audit.runs import Nats, ScorerRunner, as_log_rows
+from pgolf.audit.settings import Settings
+from pgolf.audit.state import changes, digest_parts, learned
+from pgolf.audit.streams import Stream, largest_change
+from pgolf.audit.subject import Context, blamed
+from pgolf.evaluate.protocol import Recorded
+
+# Requests that are examined have at most so many targets: each is scored some thirty times.
+_CLOSE = 64
+
+
+class ScorerTests:
+    """Examines a scorer.
+
+    Args:
+        runner: of the scorer.
+        stream: the audited stretch.
+        base: what its targets cost in the plain run (N,).
+        settings: how much to test.
+        allowed: largest difference that counts as none, in nats.
+        context: knows the bytes of tokens.
+    """
+
+    def __init__(
+        self, runner: ScorerRunner, stream: Stream, base: Nats, settings: Settings, allowed: float, context: Context
+    ) -> None:
+        self.runner, self.stream, self.base, self.settings, self.context = runner, stream, base, settings, context
+        self.allowed, self.allowed_rounding = allowed, max(allowed, settings.rounding)
+        self.generator = np.random.default_rng([settings.seed, 1])
+        self.sums, self.entries, self.later, self.shorter = Largest(), Largest(), Largest(), Largest()
+        self.own, self.strict, self.again = Largest(), Largest(), Largest()
+        self.bytes = ByteRows()
+        self.weights_changed: list[str] = []
+        self.other_changed: list[str] = []
+        self.digest_changes = 0
+        self.probed = 0
+
+    def all(self) -> list[Finding]:
+        """Every test."""
+        requests: list[tuple[int, int]] = []
+
+        def collect(first: int, block: Tensor, _: Tensor) -> None:
+            requests.append((first, len(block)))
+
+        plain, _ = self._grade(after=collect)
+        sizes = Largest()
+        change, place = largest_change(self.base, plain)
+        sizes.see(change, f"target {place}")
+        traces = self._probe(plain, requests)
+        replay = self._replay(plain, requests)
+        hidden = self._hidden()
+        own = "C3" if self.runner.learning.seen or self.weights_changed or self.other_changed else "C2"
+        count = f"{self.probed} requests"
+        return [
+            sizes.judged("C1", "size of requests", self.allowed_rounding, f"asked in {len(requests)} requests instead"),
+            self.later.judged("C1", "later targets of a block", self.allowed, f"replaced in {count}"),
+            self.shorter.judged("C1", "end of a block", self.allowed_rounding, f"{count} ended earlier"),
+            replay,
+            self.sums.judged("C2", "probabilities add up to 1", 1e-4, f"logsumexp of {self.sums.count} rows", ""),
+            self.entries.judged(
+                "C2", "losses are entries", self.allowed, "losses and distributions of the same targets"
+            ),
+            self.strict.judged(
+                "C2", "strict mode", self.allowed_rounding, f"{self.strict.count} targets scored without being shown"
+            ),
+            self.own.judged(own, "own target", self.allowed, f"{self.own.count} targets replaced by others"),
+            hidden,
+            *(self.bytes.findings(1e-4, own) if self._predicts_bytes else []),
+            self._state(),
+            traces,
+            self.again.judged("C3", "asking again", self.allowed, f"{count} scored again after other targets"),
+        ]
+
+    @property
+    def _predicts_bytes(self) -> bool:
+        return hasattr(self.runner.scorer, "byte_distributions") and self.context.token_bytes is not None
+
+    def _ask(self, position: int, wanted: int) -> int:
+        """Sizes of requests that depend on the seed and the place only: many single ones, many small ones."""
+        generator = np.random.default_rng([self.settings.seed, 2, position])
+        kind = generator.random()
+        if kind < 0.3:
+            return 1
+        return int(generator.integers(1, (wanted if kind > 0.7 else min(wanted, _CLOSE)) + 1))
+
+    def _grade(self, **options: object) -> tuple[Nats, object]:
+        return self.runner.grade(self.stream.tokens, self.stream.targets, ask=self._ask, **options)  # type: ignore[arg-type]
+
+    # Probes
+
+    def _probe(self, plain: Nats, requests: Sequence[tuple[int, int]]) -> Finding:
+        """The same run with probes in some requests, which must not leave traces."""
+        chosen = self._chosen(plain, requests)
+        parts: dict[str, str] = {}
+        state = ""
+
+        def before(first: int) -> None:
+            nonlocal parts, state
+            if first in chosen:
+                parts, state = self._parts(), self._digest()
+
+        def after(first: int, block: Tensor, losses: Tensor) -> None:
+            if first not in chosen:
+                return
+            self._examine(first, block, losses)
+            self.probed += 1
+            changed = changes(parts, self._parts())
+            self.weights_changed += learned(changed)
+            self.other_changed += [path for path in changed if path not in learned(changed)]
+            self.digest_changes += self._digest() != state
+
+        probed, _ = self._grade(before=before, after=after)
+        found = Largest()
+        change, place = largest_change(plain, probed)
+        found.see(change, f"target {place}")
+        return found.judged(
+            "C3", "traces of scoring", self.allowed, "the whole text with and without the other requests"
+        )
+
+    def _chosen(self, plain: Nats, requests: Sequence[tuple[int, int]]) -> set[int]:
+        """Requests to examine: some anywhere, and those of the cheapest targets, where a leak would show."""
+        small = [(first, count) for first, count in requests if count <= _CLOSE] or list(requests)
+        several = [request for request in small if request[1] > 1] or small
+        order = self.generator.permutation(len(several))[: (self.settings.probes + 1) // 2]
+        some = [several[int(index)][0] for index in order]
+        cheapest = sorted(small, key=lambda request: float(np.min(plain[request[0] : request[0] + request[1]])))
+        for first, _ in cheapest:
+            if len(some) >= self.settings.probes:
+                break
+            if first not in some:
+                some.append(first)
+        return set(some)
+
+    def _examine(self, first: int, block: Tensor, losses: Tensor) -> None:
+        rows = self.runner.distributions(block[:-1])
+        for index, value in enumerate(torch.logsumexp(rows, dim=1).tolist()):
+            self.sums.see(value, f"target {first + index}")
+        paid = -rows.gather(1, block[:, None]).squeeze(1)
+        self._see(self.entries, paid, losses, first)
+        alone = self.runner.distributions(block[:0])
+        self._see(self.strict, alone[0], rows[0], first)
+        self.strict.see(float(losses[0] + alone[0, block[0]]), f"target {first}")
+        anywhere = int(self.generator.integers(len(block)))
+        for index in sorted({anywhere, int(losses.argmin())}):
+            self._examine_target(first, index, block, losses, rows)
+        self._see(self.again, self.runner.losses(block), losses, first)
+
+    def _examine_target(self, first: int, index: int, block: Tensor, losses: Tensor, rows: Tensor) -> None:
+        """Vary what comes after a target of a block, then the target itself."""
+        if index + 1 < len(block):
+            other = block.clone()
+            for place in range(index + 1, len(block)):
+                other[place] = self.stream.other_token(int(block[place]), 1, self.generator)[0]
+            known = index + 1
+            self._see(self.later, self.runner.losses(other)[:known], losses[:known], first)
+            self._see(self.later, self.runner.distributions(other[:-1])[: known + 1], rows[: known + 1], first)
+            self._see(self.shorter, self.runner.losses(block[:known]), losses[:known], first)
+        likely = [int(token) for token in rows[index].topk(min(2, rows.shape[1])).indices if token != block[index]]
+        others = [*likely, *self.stream.other_token(int(block[index]), self.settings.swaps, self.generator)]
+        tried = list(dict.fromkeys(others))[: self.settings.swaps]
+        for token in tried:
+            other = block.clone()
+            other[index] = token
+            changed = self.runner.losses(other)
+            self._see(self.later, changed[:index], losses[:index], first)
+            self.own.see(_difference(changed[index], -rows[index, token]), f"target {first + index} as {token}")
+            if index + 1 < len(block):
+                others_rows = self.runner.distributions(other[:-1])
+                self._see(self.later, others_rows[:index], rows[:index], first)
+                self._see(self.own, others_rows[index], rows[index], first + index)
+        if self._predicts_bytes:
+            self._examine_bytes(first, index, block, rows, [int(block[index]), *tried])
+
+    def _examine_bytes(self, first: int, index: int, block: Tensor, rows: Tensor, tokens: Sequence[int]) -> None:
+        assert self.context.token_bytes is not None
+        previous = int(block[index - 1]) if index else int(self.stream.tokens[first])
+        alternatives = {}
+        alike = similar_tokens(self.context, previous, tokens[0], self.settings.swaps)
+        for token in [*tokens, *alike]:
+            text = self.context.token_bytes(previous, token)
+            if text:
+                with blamed(self.runner.name, "byte_distributions()"):
+                    found = self.runner.scorer.byte_distributions(block[:index].clone(), token)  # type: ignore[attr-defined]
+                alternatives[text] = (as_log_rows(found, 256, "byte_distributions()"), -float(rows[index, token]))
+        self.bytes.see(first + index, alternatives)
+
+    def _see(self, found: Largest, one: Tensor, other: Tensor, first: int) -> None:
+        """Compare per-target results; ``first`` is the place of the first of them."""
+        if one.numel():
+            change, place = largest_change(one.reshape(-1).numpy(), other.reshape(-1).numpy())
+            found.see(change, f"target {first + place // max(one[0].numel(), 1)}")
+
+    def _hidden(self) -> Finding:
+        """Replace a target in the text itself, and look up in the distribution what the original one would have cost.
+
+        A scorer that gets hold of its targets elsewhere than in the block, in memory or so, cannot know it any more.
+        """
+        found = Largest()
+        scored = np.arange(self.stream.targets)
+        cheapest = scored[np.argsort(self.base, kind="stable")][: max(len(scored) // 10, 1)]
+        places = [*self.generator.permutation(cheapest)[: self.settings.edges]]
+        places += [*self.generator.permutation(scored)[: self.settings.edges]]
+        for place in sorted({int(place) for place in places}):
+
+            def after(first: int, block: Tensor, _: Tensor, place: int = place) -> None:
+                if first <= place < first + len(block):
+                    row = self.runner.distributions(block[: place - first])[-1]
+                    cost = -float(row[int(self.stream.tokens[place + 1])])
+                    found.see(0.0 if cost == self.base[place] else cost - self.base[place], f"target {place}")
+
+            changed = self.stream.other_future(place, self.generator)
+            self.runner.grade(changed, self.stream.targets, until=place + 1, after=after)
+        text = f"{found.count} targets and all after them replaced in the text, the original looked up"
+        return found.judged("C2", "hidden target", self.allowed_rounding, text)
+
+    # State
+
+    def _parts(self) -> dict[str, str]:
+        parts = digest_parts(self.runner.scorer)
+        skipped = getattr(self.runner.scorer, "recomputable", ())
+        # A path begins with the name of an attribute.
+        names = {path: re.split(r"[.\[]", path.removeprefix("weights:"), maxsplit=1)[0] for path in parts}
+        return {path: value for path, value in parts.items() if names[path] not in skipped}
+
+    def _digest(self) -> str:
+        with blamed(self.runner.name, "state_digest()"):
+            return str(self.runner.scorer.state_digest())
+
+    def _state(self) -> Finding:
+        test = "state while scoring"
+        bad = self.digest_changes > 0 or bool(self.weights_changed)
+        details = {"weights": sorted(set(self.weights_changed))[:20], "other": sorted(set(self.other_changed))[:20]}
+        if self.digest_changes:
+            evidence = f"state_digest() changed in {self.digest_changes} of {self.probed} requests"
+        elif self.weights_changed:
+            evidence = f"{self.weights_changed[0].removeprefix('weights:')} changed, and state_digest() does not tell"
+        else:
+            evidence = f"state_digest() and all weights equal before and after {self.probed} requests"
+        if self.other_changed:
+            # A cache may change, as long as no result does: "traces of scoring" sees to that.
+            evidence += f"; {self.other_changed[0]} changed"
+        return Finding("C3", test, "violation" if bad else "ok", evidence, details)
+
+    # Replay
+
+    def _replay(self, plain: Nats, requests: Sequence[tuple[int, int]]) -> Finding:
+        """Go back to a snapshot in the middle of the text and score what follows again."""
+        starts = [first for first, _ in requests]
+        begin = int(self.generator.integers(max(2 * len(starts) // 3, 1)))
+        end = min(begin + max(len(starts) // 4, 2), len(starts) - 1)
+        if end <= begin:
+            return Finding("C1", "replay", "not tested", "one request covers the text; take more --targets")
+        replayed = np.full(len(plain), np.nan)
+        kept: list[object] = []
+
+        def before(first: int) -> None:
+            if first == starts[begin]:
+                with blamed(self.runner.name, "snapshot()"):
+                    kept.append(self.runner.scorer.snapshot())
+            elif first == starts[end]:
+                with blamed(self.runner.name, "restore()"):
+                    self.runner.scorer.restore(kept[0])
+                self._score_again(requests[begin:end], replayed)
+
+        until = min(starts[end] + _CLOSE, self.stream.targets)
+        continued, _ = self._grade(before=before, until=until)
+        found = Largest()
+        place, limit = slice(starts[begin], starts[end]), slice(starts[end], until)
+        for what, nats, part in (("replayed", replayed, place), ("after the replay", continued, limit)):
+            change, at = largest_change(plain[part], nats[part])
+            found.see(change, f"target {part.start + at}, {what}")
+        text = f"targets {starts[begin]} to {starts[end]} again from a snapshot"
+        return found.judged("C1", "replay", self.allowed, text)
+
+    def _score_again(self, requests: Sequence[tuple[int, int]], into: Nats) -> None:
+        for first, count in requests:
+            block = self.stream.tokens[first + 1 : first + count + 1]
+            into[first : first + count] = self.runner.losses(torch.from_numpy(block.astype(np.int64))).numpy()
+            with blamed(self.runner.name, "receive()"):
+                self.runner.scorer.receive(Recorded(first, block.copy()))
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return 0.0 if bool(one == other) else float((one - other).abs())

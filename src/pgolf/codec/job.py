@@ -1,0 +1,220 @@
+"""Compressing a file with a model, and getting it back: what `pgolf compress` and `pgolf decompress` do."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pgolf.codec.container import Header, decode_file, encode_file, file_digest
+from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode
+from pgolf.codec.pieces import Pieces
+from pgolf.codec.stream import fixed_threads, machine
+from pgolf.data.dataset import TOKENIZER
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.errors import PgolfError
+from pgolf.evaluate.protocol import Scorer
+from pgolf.evaluate.scorer import build_scorer
+from pgolf.files import read_json, sha256_file, write_bytes
+from pgolf.weights import Weights, load_weights
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    file: str
+    """The file it wrote."""
+    bytes: int
+    """Original bytes."""
+    compressed_bytes: int
+    """Of the whole compressed file."""
+    payload_bytes: int
+    """Of that: tokens and runs."""
+    tokens: int
+    run_bytes: int
+    """Original bytes that are no tokens."""
+    ledger_bits: float
+    """Sum of -log2 of the scorer's probability of every token."""
+    token_bits: float
+    """What the tokens took."""
+    bits_per_byte: float | None
+    """Of the whole compressed file; None for an empty one."""
+    ttt: bool
+    threads: int
+    seconds: float
+    """Of coding, without loading the model."""
+    tokens_per_second: float
+    bytes_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+class Job:
+    """A model with its tokenizer, ready to code files. Computes on the CPU, with a fixed number of threads.
+
+    Args:
+        model: artifact, weights file or run folder.
+        tokenizer: its SentencePiece model; by default the one beside the model, or of the data it was trained on.
+
+    Raises:
+        PgolfError: one of them is missing or unreadable, or they do not belong together.
+    """
+
+    def __init__(self, model: Path, tokenizer: Path | None = None) -> None:
+        self._weights = load_weights(model)
+        opened = Tokenizer.load(tokenizer or _tokenizer_of(model, self._weights))
+        known = self._weights.tokenizer_digest
+        if known and known != opened.digest:
+            raise PgolfError(
+                f"{opened.path}: is not the tokenizer of {model} (SHA-256 {opened.digest[:12]}, not {known[:12]}); "
+                "pass the right one with --tokenizer"
+            )
+        size = self._weights.recipe.model.vocab_size
+        if opened.vocab_size != size:
+            raise PgolfError(f"{opened.path}: has {opened.vocab_size} pieces, but {model} predicts {size}")
+        self.model_path, self.tokenizer_path = self._weights.source, opened.path
+        self._model, self._tokenizer = sha256_file(self.model_path), opened.digest
+        self._pieces = Pieces(opened)
+
+    def scorer(self, ttt: bool) -> Scorer:
+        """A fresh scorer, of sliding windows or with test-time training."""
+        weights, mode = self._weights, "ttt" if ttt else "sliding"
+        return build_scorer(weights.model(), weights.recipe, mode, self._pieces.first)
+
+    def compress(
+        self, content: bytes, ttt: bool, threads: int, progress: Progress | None = None
+    ) -> tuple[bytes, Result]:
+        """The bytes of a compressed file, and what they are made of."""
+        started = time.perf_counter()
+        with fixed_threads(threads):
+            payload = encode(self.scorer(ttt), self._pieces, content, progress)
+        header = Header(
+            ttt,
+            payload.spaced,
+            payload.folded,
+            threads,
+            file_digest(self._model),
+            file_digest(self._tokenizer),
+            hashlib.sha256(content).digest(),
+            len(content),
+            payload.tokens,
+            machine(),
+        )
+        compressed = encode_file(header, payload.content)
+        return compressed, _result(header, payload, len(compressed), time.perf_counter() - started)
+
+    def decompress(
+        self, compressed: bytes, where: str | Path, progress: Progress | None = None
+    ) -> tuple[bytes, Result]:
+        """The original bytes of a compressed file, checked, and what it is made of.
+
+        Raises:
+            PgolfError: damaged, made with another model or tokenizer, or not decodable on this machine.
+        """
+        header, content = decode_file(compressed, where)
+        for digest, own, path, what in (
+            (header.model, self._model, self.model_path, "model"),
+            (header.tokenizer, self._tokenizer, self.tokenizer_path, "tokenizer"),
+        ):
+            if digest != file_digest(own):
+                raise PgolfError(
+                    f"{where}: was compressed with another {what} (SHA-256 {digest.hex()[:12]}) than {path} "
+                    f"({own[:12]}); pass that one with --{what}"
+                )
+        started = time.perf_counter()
+        with fixed_threads(header.threads):
+            payload, original = decode(self.scorer(header.ttt), self._pieces, header, content, where, progress)
+        if len(original) != header.size or hashlib.sha256(original).digest() != header.original:
+            raise PgolfError(f"{where}: decodes to something else than was compressed; {elsewhere(header)}")
+        return original, _result(header, payload, len(compressed), time.perf_counter() - started)
+
+
+def compress_file(
+    source: Path, out: Path, model: Path, tokenizer: Path | None, ttt: bool, threads: int, progress: Progress | None
+) -> Result:
+    """Compress ``source`` to ``out``.
+
+    Raises:
+        PgolfError: see ``Job``; a file that cannot be read or written.
+    """
+    content = read_file(source)
+    job = Job(model, tokenizer)
+    _spare_inputs(out, source, job)
+    compressed, result = job.compress(content, ttt, threads, progress)
+    write_bytes(out, compressed)
+    return replace(result, file=str(out))
+
+
+def decompress_file(source: Path, out: Path, model: Path, tokenizer: Path | None, progress: Progress | None) -> Result:
+    """Restore the original of the compressed ``source`` at ``out``; nothing is written unless it is right.
+
+    Raises:
+        PgolfError: see ``Job.decompress``; a file that cannot be read or written.
+    """
+    content = read_file(source)
+    # What is wrong with the file itself is said before the model is loaded.
+    decode_file(content, source)
+    job = Job(model, tokenizer)
+    _spare_inputs(out, source, job)
+    original, result = job.decompress(content, source, progress)
+    write_bytes(out, original)
+    return replace(result, file=str(out))
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        PgolfError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _spare_inputs(out: Path, source: Path, job: Job) -> None:
+    for path in (source, job.model_path, job.tokenizer_path):
+        if out.resolve() == path.resolve():
+            raise PgolfError(f"{out}: is an input; choose another --out")
+
+
+def _tokenizer_of(model: Path, weights: Weights) -> Path:
+    """The tokenizer beside a model, of the data that its run recorded, or of the built-in corpus."""
+    folder = weights.source.parent
+    found = [folder / TOKENIZER]
+    if (folder / "provenance.json").is_file():
+        recorded = read_json(folder / "provenance.json")
+        data = recorded.get("data") if isinstance(recorded, dict) else None
+        if isinstance(data, dict) and isinstance(data.get("folder"), str):
+            found.append(Path(data["folder"]) / TOKENIZER)
+    if weights.recipe.data.corpus == "python":
+        found.append(Path("data") / f"python-sp{weights.recipe.model.vocab_size}" / TOKENIZER)
+    for path in found:
+        if path.is_file():
+            return path
+    raise PgolfError(f"{model}: its tokenizer is not known; pass --tokenizer MODEL, the one it was trained with")
+
+
+def _result(header: Header, payload: Payload, size: int, seconds: float) -> Result:
+    return Result(
+        file="",
+        bytes=header.size,
+        compressed_bytes=size,
+        payload_bytes=len(payload.content),
+        tokens=header.tokens,
+        run_bytes=payload.run_bytes,
+        ledger_bits=payload.ledger_bits,
+        token_bits=payload.token_bits,
+        bits_per_byte=8 * size / header.size if header.size else None,
+        ttt=header.ttt,
+        threads=header.threads,
+        seconds=seconds,
+        tokens_per_second=header.tokens / seconds,
+        bytes_per_second=header.size / seconds,
+    )

@@ -1,0 +1,238 @@
+"""Between bytes and tokens, without loss: any file as tokens of any SentencePiece model plus runs of raw bytes.
+
+What a token stands for is fixed by the token alone: the characters of its piece, or the byte of a byte piece. So tokens
+become bytes again by putting these side by side, and the tokenizer's normalisation (which may drop spaces, replace
+characters, or put a space in front) is left out on the way there. What no piece spells becomes byte pieces where it is
+short and the model has them; everything else becomes a *run*: the unknown piece, with the bytes beside it. Only white
+space that the tokenizer makes spaces of stays that way, and is kept beside the tokens too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import sentencepiece
+
+from pgolf.codec.gaps import plain
+from pgolf.data.shards import Tokens
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.errors import PgolfError
+
+_SPACE = "\u2581"
+# A protocol buffer appended to another one overrides its fields. This one sets, in the model's field 3 (how to
+# normalise): 2 (table of replaced characters) to nothing, 3 (space in front) and 4 (merged spaces) to false.
+_AS_IT_IS = bytes((0x1A, 6, 0x12, 0, 0x18, 0, 0x20, 0))
+# No text: bytes that are no UTF-8 (as Python escapes them), control characters but tab and newlines, and the sign
+# that stands for a space inside pieces.
+_FOREIGN = re.compile("([\udc80-\udcff\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2581]+)")
+# Text of fewer bytes than this is not worth being text between foreign characters, or between many of them.
+_SHORT_TEXT, _LONG_TEXT = 8, 64
+# So many bytes in a row are spelled by byte pieces; more are cheaper, and faster, as a run.
+_SHORT_RUN = 16
+# Characters that are tokenized at once.
+_PART = 1 << 16
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A file as tokens and runs."""
+
+    tokens: Tokens
+    """(n,) uint16."""
+    runs: list[bytes]
+    """What each unknown piece among the tokens stands for, in order; none is empty."""
+    gaps: list[bytes] | None
+    """What stands for each space of the tokens, in order; None if they are spaces (see ``gaps.py``)."""
+    spaced: bool
+    """Whether the tokens spell one space more, in front: tokenizers that put it there know words best that way."""
+
+
+class Pieces:
+    """The pieces of a tokenizer as bytes.
+
+    Raises:
+        PgolfError: more than 65,536 pieces, or none for the unknown.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        model = tokenizer.path.read_bytes()
+        original = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model + _AS_IT_IS)
+        size = self._processor.vocab_size()
+        self.unknown = int(self._processor.unk_id())
+        if size > 1 << 16 or not 0 <= self.unknown < size:
+            raise PgolfError(f"{tokenizer.path}: needs at most 65,536 pieces, one of them for the unknown")
+        self.first = tokenizer.bos_id if tokenizer.bos_id >= 0 else self.unknown
+        """What stands before the first token."""
+        self._bytes = [_bytes_of(self._processor, token) for token in range(size)]
+        self._is_byte = [bool(self._processor.is_byte(token)) for token in range(size)]
+        spelled = {self._bytes[token]: token for token in range(size) if self._is_byte[token]}
+        self._byte_tokens = [spelled[bytes((value,))] for value in range(256)] if len(spelled) == 256 else None
+        self._spaced = str(original.normalize("a")).startswith(_SPACE)
+        self._folds = original.normalize("a\nb") == original.normalize("a b")
+
+    def spell(self, content: bytes) -> Spelling:
+        """Any bytes as tokens and runs, such that ``join`` gives them back."""
+        parts = _divided(content.decode("utf-8", "surrogateescape"))
+        front = self._spaced and bool(parts) and parts[0][0]
+        writer = _Writer(self.unknown, self._byte_tokens)
+        for index, (is_text, part) in enumerate(parts):
+            if is_text:
+                for place, text in enumerate(_cut(part)):
+                    self._add_text(text, writer, front and index == 0 and place == 0)
+            else:
+                writer.add_bytes(part.encode("utf-8", "surrogateescape"))
+        spelling = writer.finish(self._folds, front and not self._folds)
+        if self.join(spelling) != content:
+            # No tokenizer is known to get here.
+            spelling = self.as_run(content)
+        return spelling
+
+    def as_run(self, content: bytes) -> Spelling:
+        """Any bytes, at least one, as a single run."""
+        return Spelling(np.array([self.unknown], dtype=np.uint16), [content], None, spaced=False)
+
+    def bytes_of(self, token: int) -> bytes | None:
+        """What a token stands for; None if that is not a matter of the token (the unknown) or nothing (a control)."""
+        return self._bytes[token]
+
+    def is_byte(self, token: int) -> bool:
+        """Whether a token is a byte piece: its space, if it is one, is no gap."""
+        return self._is_byte[token]
+
+    def join(self, spelling: Spelling) -> bytes:
+        """The bytes that a spelling stands for."""
+        runs = iter(spelling.runs)
+        gaps = None if spelling.gaps is None else iter(spelling.gaps)
+        joined = bytearray()
+        for token in spelling.tokens.tolist():
+            if token == self.unknown:
+                joined += next(runs)
+                continue
+            part = self._bytes[token] or b""
+            if gaps is not None and not self._is_byte[token]:
+                part = b"".join(next(gaps) if value == ord(" ") else bytes((value,)) for value in part)
+            joined += part
+        return bytes(joined[int(spelling.spaced) :])
+
+    def _add_text(self, text: str, writer: _Writer, front: bool) -> None:
+        """Add a part of the text; ``front``: with a space in front of it."""
+        seen, gaps = plain(text) if self._folds else (text, [])
+        if front and not (self._folds and seen.startswith(" ")):
+            seen, gaps = " " + seen, [b"", *gaps]
+        tokens = self._processor.encode(seen)
+        parts = self._parts(seen, tokens)
+        if parts is None or (self._folds and self._spaces(tokens) != len(gaps)):
+            # Rare: something that even the unknown piece and byte pieces do not spell.
+            middle = len(text) // 2
+            if middle:
+                self._add_text(text[:middle], writer, front)
+                self._add_text(text[middle:], writer, False)
+            else:
+                writer.add_bytes(b" " * (front and not self._folds) + text.encode())
+            return
+        writer.gaps += gaps
+        for token, part in zip(tokens, parts, strict=True):
+            if token == self.unknown or self._is_byte[token]:
+                writer.add_bytes(part)
+            else:
+                writer.add_token(token)
+
+    def _spaces(self, tokens: list[int]) -> int:
+        """Spaces that these tokens spell, those of byte pieces and the unknown aside."""
+        return sum((self._bytes[token] or b"").count(b" ") for token in tokens if not self._is_byte[token])
+
+    def _parts(self, text: str, tokens: list[int]) -> list[bytes] | None:
+        """The bytes of each token of a text, or None where they do not add up to it."""
+        parts = [self._bytes[token] for token in tokens]
+        if self.unknown in tokens:
+            names = self._processor.encode(text, out_type=str)
+            for index, token in enumerate(tokens):
+                if token == self.unknown:
+                    parts[index] = names[index].replace(_SPACE, " ").encode()
+        known = [part for part in parts if part]
+        return known if len(known) == len(parts) and b"".join(known) == text.encode() else None
+
+
+class _Writer:
+    """Collects tokens and runs; bytes in a row are put together before it is decided what they become."""
+
+    def __init__(self, unknown: int, byte_tokens: list[int] | None) -> None:
+        self._unknown, self._byte_tokens = unknown, byte_tokens
+        self._tokens: list[int] = []
+        self._runs: list[bytes] = []
+        self._pending = bytearray()
+        self.gaps: list[bytes] = []
+
+    def add_token(self, token: int) -> None:
+        if self._pending:
+            self._flush()
+        self._tokens.append(token)
+
+    def add_bytes(self, content: bytes) -> None:
+        self._pending += content
+
+    def finish(self, folds: bool, spaced: bool) -> Spelling:
+        self._flush()
+        return Spelling(np.array(self._tokens, dtype=np.uint16), self._runs, self.gaps if folds else None, spaced)
+
+    def _flush(self) -> None:
+        if self._byte_tokens is not None and len(self._pending) <= _SHORT_RUN:
+            self._tokens += [self._byte_tokens[value] for value in self._pending]
+        elif self._pending:
+            self._tokens.append(self._unknown)
+            self._runs.append(bytes(self._pending))
+        self._pending.clear()
+
+
+def _bytes_of(processor: sentencepiece.SentencePieceProcessor, token: int) -> bytes | None:
+    if processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token):
+        return None
+    name = str(processor.id_to_piece(token))
+    if processor.is_byte(token):
+        return bytes((int(name[3:5], 16),))
+    return name.replace(_SPACE, " ").encode()
+
+
+def _divided(text: str) -> list[tuple[bool, str]]:
+    """Text and foreign characters in turn: whether it is text, and the characters; none empty.
+
+    Short text beside foreign characters counts as foreign; beside many of them, longer text does too.
+    """
+    parts = [(index % 2 == 0, part) for index, part in enumerate(_FOREIGN.split(text))]
+    if len(parts) == 1:
+        return parts if text else []
+    parts = _merged([is_text and len(part.encode()) >= _SHORT_TEXT for is_text, part in parts], parts)
+    many = [not is_text and len(part) > _SHORT_RUN for is_text, part in parts]
+    beside = [left or right for left, right in zip([False, *many], [*many[1:], False], strict=False)]
+    return _merged(
+        [
+            is_text and (len(part.encode()) >= _LONG_TEXT or not beside[index])
+            for index, (is_text, part) in enumerate(parts)
+        ],
+        parts,
+    )
+
+
+def _merged(is_text: list[bool], parts: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
+    """The parts with new kinds, neighbours of one kind put together, empty ones left out."""
+    groups = itertools.groupby(zip(is_text, parts, strict=True), key=lambda entry: entry[0])
+    joined = [(kind, "".join(part for _, (_, part) in group)) for kind, group in groups]
+    return [(kind, part) for kind, part in joined if part]
+
+
+def _cut(text: str) -> Iterator[str]:
+    """A long text in parts, cut before the end of a line or before a word where there is one."""
+    start = 0
+    while len(text) - start > _PART:
+        end = start + _PART
+        found = max(text.rfind("\n", start + 1, end), text.rfind(" ", start + 1, end))
+        found = found if found > start else end
+        yield text[start:found]
+        start = found
+    if start < len(text):
+        yield text[start:]

@@ -1,0 +1,136 @@
+"""Bytes that the language model is not asked about.
+
+A short run goes through an adaptive model: a byte's distribution is a blend of what followed the two bytes before it,
+what followed the one before it, what bytes there were at all, and no knowledge. Each of these four is trusted by how
+well it has predicted so far, and learns from every byte, on both sides alike. A long run is packed by LZMA, or stored.
+"""
+
+from __future__ import annotations
+
+import lzma
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgolf.codec.arithmetic import Coder
+from pgolf.codec.tables import from_weights
+
+LONG = 4096
+"""Runs of at least this many bytes are packed as a whole."""
+_ORDERS = (0, 1, 2)
+# Counts that the lower order is worth when a context is blended with it.
+_BACKING = 2.0
+# What every predictor keeps of the trust, however wrong it was.
+_SHARE = 0.005
+# A context's counts are halved when there are this many: what was seen last counts most.
+_LIMIT = 4096
+_LENGTH_BITS = 6
+_SMALLEST_DICTIONARY, _LARGEST_DICTIONARY = 1 << 16, 1 << 26
+
+
+class ByteModel:
+    """What the raw bytes of a file have shown so far."""
+
+    def __init__(self) -> None:
+        self._counts: dict[bytes, NDArray[np.int64]] = {}
+        self._lengths = np.ones(1 << _LENGTH_BITS, dtype=np.int64)
+        self._trust = np.full(len(_ORDERS) + 1, 1.0 / (len(_ORDERS) + 1))
+        self._history = b""
+
+    def run(self, coder: Coder, content: bytes | None, limit: int) -> bytes:
+        """Code a run of at least one byte; ``None`` reads it.
+
+        Args:
+            coder: writes or reads.
+            content: the bytes to write.
+            limit: the run is known to be no longer than this.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            ValueError: what is read is no run of bytes, or one longer than ``limit``.
+        """
+        length = self._length(coder, None if content is None else len(content))
+        if length > limit:
+            raise ValueError("a run of bytes is longer than the file")
+        if length >= LONG:
+            return self._packed(coder, content, length)
+        found = bytearray()
+        for place in range(length):
+            found.append(self._byte(coder, None if content is None else content[place]))
+        return bytes(found)
+
+    def _packed(self, coder: Coder, content: bytes | None, length: int) -> bytes:
+        packed = None if content is None else lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(length))
+        stored = None if content is None or packed is None else int(len(packed) >= length)
+        if coder.number(stored, 1):
+            return _plain(coder, content, length)
+        size = self._length(coder, None if packed is None else len(packed))
+        if size >= length:
+            raise ValueError("a run of bytes is longer packed than as it is")
+        packed = _plain(coder, packed, size)
+        try:
+            unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(length))
+            found = unpacker.decompress(packed, max_length=length + 1)
+        except (lzma.LZMAError, EOFError) as error:
+            raise ValueError(f"a run of bytes cannot be unpacked ({error})") from error
+        if len(found) != length:
+            raise ValueError("a run of bytes has another length than was announced")
+        return found
+
+    def _length(self, coder: Coder, length: int | None) -> int:
+        """A length of 1 or more: the number of its bits, adaptively, then the bits below the first."""
+        bits = None if length is None else length.bit_length() - 1
+        bits = coder.symbol(bits, from_weights(self._lengths / int(self._lengths.sum())))
+        self._lengths[bits] += 4
+        rest = None if length is None else length - (1 << bits)
+        low = coder.number(None if rest is None else rest & 0xFFFF, min(bits, 16))
+        high = coder.number(None if rest is None else rest >> 16 & 0xFFFFFFFF, min(max(bits - 16, 0), 32))
+        return (1 << bits) + (high << 16) + low
+
+    def _byte(self, coder: Coder, value: int | None) -> int:
+        history = self._history
+        seen = [self._shown(history[len(history) - order :]) for order in _ORDERS if order <= len(history)]
+        predictions = [np.full(256, 1.0 / 256)]
+        for counts in seen:
+            predictions.append((counts[:256] + _BACKING * predictions[-1]) / (float(counts[256]) + _BACKING))
+        blend = np.zeros(256)
+        # Fewer than four predict the first two bytes.
+        for trust, prediction in zip(self._trust, predictions, strict=False):
+            blend += trust * prediction
+        found = coder.symbol(value, from_weights(blend))
+        for order, prediction in enumerate(predictions):
+            self._trust[order] *= prediction[found] / blend[found]
+        self._trust = (1.0 - _SHARE) * self._trust + _SHARE / len(self._trust)
+        for counts in seen:
+            counts[found] += 1
+            counts[256] += 1
+            if counts[256] >= _LIMIT:
+                counts[:256] >>= 1
+                counts[256] = counts[:256].sum()
+        self._history = (history + bytes((found,)))[-max(_ORDERS) :]
+        return found
+
+    def _shown(self, context: bytes) -> NDArray[np.int64]:
+        """Counts of the 256 bytes after a context, and their sum."""
+        counts = self._counts.get(context)
+        if counts is None:
+            counts = self._counts[context] = np.zeros(257, dtype=np.int64)
+        return counts
+
+
+def _filters(length: int) -> list[dict[str, int]]:
+    """LZMA's settings for a run: they follow from its length, so that reading one takes no more memory than that."""
+    dictionary = min(max(1 << (length - 1).bit_length(), _SMALLEST_DICTIONARY), _LARGEST_DICTIONARY)
+    return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}]
+
+
+def _plain(coder: Coder, content: bytes | None, length: int) -> bytes:
+    """Bytes as they are, four at a time."""
+    found = bytearray()
+    while len(found) < length:
+        size = min(4, length - len(found))
+        part = None if content is None else int.from_bytes(content[len(found) : len(found) + size], "little")
+        found += coder.number(part, 8 * size).to_bytes(size, "little")
+    return bytes(found)

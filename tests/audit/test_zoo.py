@@ -1,0 +1,46 @@
+"""The zoo: every invalid subject is caught and its condition named; no valid one is accused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pgolf.audit.report import CONDITIONS
+from tests.audit.zoo import INVALID, VALID
+from tests.audit.zoo.toys import Animal, audited
+
+SEEDS = range(20)
+# Small transformers take a second each; `python -m tests.audit.zoo` audits them with all seeds too.
+FEW_SEEDS = range(3)
+
+
+@pytest.mark.parametrize("animal", VALID, ids=str)
+def test_no_valid_subject_is_accused(animal: Animal, tmp_path: Path) -> None:
+    for seed in FEW_SEEDS if animal.slow else SEEDS:
+        report = audited(animal, seed, tmp_path)
+        accused = [finding for finding in report.findings if not finding.passed]
+        assert report.ok and not accused, f"seed {seed}: {accused}"
+
+
+@pytest.mark.parametrize("animal", INVALID, ids=str)
+def test_every_invalid_subject_is_caught(animal: Animal, tmp_path: Path) -> None:
+    for seed in SEEDS:
+        report = audited(animal, seed, tmp_path)
+        assert animal.condition in report.violated, f"seed {seed}: {report.violated}"
+        assert animal.is_named_right(report.violated), f"seed {seed}: {report.violated}"
+
+
+def test_the_zoo_is_complete() -> None:
+    names = [animal.name for animal in [*VALID, *INVALID]]
+    assert len(set(names)) == len(names)
+    assert len(VALID) >= 6 and len(INVALID) >= 16
+    assert {animal.condition for animal in INVALID} == set(CONDITIONS)
+    # What is known to have happened in the field.
+    assert {
+        *("two_pass_ttt", "pre_quantization_ttt", "last_epoch_scoring", "minimum_over_passes", "slot"),
+        *("target_in_key_cache", "target_gated_experts", "unnormalised_byte_mixture", "smear_across_documents"),
+        *("future_document_length", "warmup_on_validation", "calibration_on_validation", "byte_count_inflation"),
+        *("truncated_stream", "rescoring", "external_file", "future_token_in_padding"),
+    } <= set(names)
+    assert {"standard", "sliding", "sgd_ttt", "adamw_ttt", "lora_ttt_per_document", "ngram_mixture"} <= set(names)

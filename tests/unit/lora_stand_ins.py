@@ -1,0 +1,40 @@
+"""Stand-ins for the tests of low-rank test-time training: recipes, streams of documents, what changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgolf.model.gpt import GPT
+from pgolf.recipe import Recipe
+from tests.unit.stand_ins import random_tokens, small_recipe
+
+BOS = 1
+Tokens = NDArray[np.uint16]
+_SETTINGS = [
+    *("model.layers=2", "ttt.lora.rank=2", "ttt.lora.chunk_tokens=12", "ttt.lora.lr=0.02"),
+    *("ttt.frozen_blocks=0", "ttt.epochs=1"),
+]
+
+
+def lora_recipe(method: str, *settings: str) -> Recipe:
+    return small_recipe(f'ttt.method="{method}"', *_SETTINGS, *settings)
+
+
+def documents(*sizes: int, seed: int = 0) -> Tokens:
+    """Random documents of so many tokens, BOS included, which stands at their beginning and nowhere else."""
+    parts = [random_tokens(size, seed=seed + index) for index, size in enumerate(sizes)]
+    for part in parts:
+        part[part == BOS] = 2
+        part[0] = BOS
+    return np.concatenate(parts)
+
+
+def weights(network: GPT) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+def changed(before: dict[str, Tensor], network: GPT) -> set[str]:
+    return {name for name, value in network.named_parameters() if not torch.equal(before[name], value)}

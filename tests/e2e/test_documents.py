@@ -16,6 +16,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Commands that need what a test cannot have; their parts are tested elsewhere.
 ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
+    "audit plain.pt": "tests/audit/test_command.py trains the script that makes it, and runs them",
     "import": "tests/golden reads the references' own files",
 }
 SHRUNK = [
@@ -87,4 +88,5 @@ def test_the_readme_names_only_what_exists() -> None:
 
 def test_elsewhere_is_true() -> None:
     assert (ROOT / "tests" / "unit" / "test_fetch.py").is_file()
+    assert (ROOT / "tests" / "audit" / "test_command.py").is_file()
     assert (ROOT / "tests" / "golden" / "test_evaluation.py").is_file()

@@ -237,12 +237,10 @@ def unlisted_rescoring(tokens: Tokens, byte_table: Any) -> Claim:
     return claim_of(listed.nats, tokens, bytes=listed.bytes, val_bpb=listed.val_bpb, positions=listed.positions)
 
 
-def by_length(tokens: Tokens, byte_table: Any) -> Claim:
-    """Scores short documents first."""
+def last_document_first(tokens: Tokens, byte_table: Any) -> Claim:
+    """Scores the documents from the last to the first."""
     nats = _plain(tokens)
-    documents = np.cumsum(tokens[1:] == BOS)
-    sizes = np.bincount(documents)
-    order = np.argsort(sizes[documents] * 1000 + documents, kind="stable")
+    order = np.argsort(-np.cumsum(tokens[1:] == BOS), kind="stable")
     return claim_of(nats[order], tokens, positions=order)
 
 
@@ -279,6 +277,6 @@ CHEATING_EVALUATORS = [
     Animal("truncated_stream", evaluator(truncated_stream), "C4"),
     Animal("skips_expensive", evaluator(skips_expensive), "C4", ("C2",)),
     Animal("rescoring", evaluator(rescoring), "C4"),
-    Animal("by_length", evaluator(by_length), "C4"),
+    Animal("last_document_first", evaluator(last_document_first), "C4"),
     Animal("scheduled_by_length", scheduled_by_length, "C1"),
 ]

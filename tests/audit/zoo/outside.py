@@ -59,7 +59,7 @@ class ReadsLate(ToyScorer):
 
     def receive(self, recorded: Recorded) -> None:
         super().receive(recorded)
-        if self.position > 100:
+        if self.position > 50:
             self.path.read_bytes()
 
 

@@ -22,7 +22,7 @@ from pgolf.audit.subject import Claim, Context, make_subject
 from pgolf.data.shards import Tokens, write_shard
 from pgolf.data.tokenizer import ByteTable
 
-VOCABULARY, BOS, TARGETS = 16, 1, 112
+VOCABULARY, BOS, TARGETS = 16, 1, 88
 LENGTH, STRIDE, CHUNK = 16, 8, 32
 KNOWN = 7  # seed of the toy model that knows the toy language a little
 # Fewer experiments than `pgolf audit` makes: the tests have some forty animals and twenty seeds.

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pgolf.errors import PgolfError
-from pgolf.evaluate.lora import Adapters, Lesson, Transcript, adapted_matrices, training_batches
+from pgolf.evaluate.lora import Adapters, adapted_matrices, training_batches
 from pgolf.evaluate.protocol import Recorded
+from pgolf.evaluate.ttt import Lesson, Transcript
 from pgolf.model.gpt import GPT, parameter_count
 from pgolf.recipe import Recipe
 from tests.unit.lora_stand_ins import changed, lora_recipe, weights

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.evaluate.ledger import Ledger
-from pgolf.evaluate.lora import Lesson
 from pgolf.evaluate.lora_scorer import LORA_SCORERS, DocumentScorer, LoraScorer, PhasedScorer
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
 from pgolf.evaluate.scorer import build_scorer, weights_digest
+from pgolf.evaluate.ttt import Lesson
 from tests.unit.lora_stand_ins import BOS, Tokens, changed, documents, lora_recipe, weights
 from tests.unit.stand_ins import LENGTH, Bytes, random_tokens, small_model, small_recipe
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from pgolf.data.shards import Tokens
 from pgolf.device import autocast
-from pgolf.evaluate.protocol import Recorded
-from pgolf.evaluate.ttt import frozen_parameters
+from pgolf.evaluate.ttt import Lesson, frozen_parameters
 from pgolf.model.gpt import GPT
 from pgolf.recipe import TttSection
 
@@ -41,62 +38,6 @@ _MODULES = {
 }
 # Every evaluation starts from the same random factors, on every device.
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Recorded text to learn from."""
-
-    text: Tokens
-    """The targets to learn, after the tokens that serve as context; at least one token of it."""
-    targets: int
-    """How many of the last tokens are targets to learn, at least 1."""
-
-
-class Transcript:
-    """The recorded text of a stream so far.
-
-    Args:
-        first: the stream's first token.
-        reach: how many of the last targets can be asked for; None keeps them all.
-    """
-
-    def __init__(self, first: int, reach: int | None) -> None:
-        self.reach = reach
-        self.targets = 0
-        self._parts: list[Tokens] = [np.array([first], dtype=np.uint16)]
-        self._kept = 1
-
-    def add(self, recorded: Recorded) -> None:
-        """Append what follows."""
-        assert recorded.first == self.targets, "recorded text must be without gaps"
-        self.targets += len(recorded.tokens)
-        self._parts.append(recorded.tokens)
-        self._kept += len(recorded.tokens)
-        while self.reach is not None and self._kept - len(self._parts[0]) > self.reach:
-            self._kept -= len(self._parts.pop(0))
-
-    def last(self, targets: int) -> Tokens:
-        """The last targets with the one token before them, (targets + 1,) uint16."""
-        assert 0 <= targets < self._kept, f"{targets} targets are asked for, {self._kept - 1} are kept"
-        parts: list[Tokens] = []
-        missing = targets + 1
-        for part in reversed(self._parts):
-            parts.append(part[-missing:])
-            missing -= len(parts[-1])
-            if not missing:
-                break
-        return np.concatenate(parts[::-1])
-
-    def lesson(self, targets: int, context: int) -> Lesson:
-        """The last ``targets`` targets, with ``context`` more tokens before them than the one that is needed."""
-        return Lesson(self.last(targets + context), targets)
-
-    def copy(self) -> Transcript:
-        """An independent copy; the text itself, which nobody changes, is shared."""
-        other = copy.copy(self)
-        other._parts = list(self._parts)
-        return other
 
 
 class Adapters:

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from pgolf.data.shards import Tokens
-from pgolf.evaluate.lora import Adapters, Transcript
+from pgolf.evaluate.lora import Adapters
 from pgolf.evaluate.protocol import Recorded
 from pgolf.evaluate.scorer import WindowScorer
-from pgolf.evaluate.ttt import Adapter, ScoredChunk, lr_factor
+from pgolf.evaluate.ttt import Adapter, ScoredChunk, Transcript, lr_factor
 from pgolf.model.gpt import GPT
 from pgolf.recipe import Recipe
 
@@ -171,14 +171,12 @@ class PhasedScorer(DocumentScorer):
 
     def snapshot(self) -> Any:
         """See ``Scorer``; copies what was learned."""
-        weights = {name: tensor.clone() for name, tensor in self.base.state_dict().items()}
-        return super().snapshot(), weights, copy.deepcopy(self.base_adapter.optimizer.state_dict())
+        return super().snapshot(), self.base_adapter.snapshot()
 
     def restore(self, snapshot: Any) -> None:
         """See ``Scorer``."""
-        plain, weights, optimizer = snapshot
-        self.base.load_state_dict(weights)
-        self.base_adapter.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        plain, base = snapshot
+        self.base_adapter.restore(base)
         super().restore(plain)
 
     def _stops(self) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from pgolf.device import autocast
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Recorded, Scorer
 from pgolf.evaluate.score import batches, window_distributions, window_losses
-from pgolf.evaluate.ttt import Adapter, scored_chunk
+from pgolf.evaluate.ttt import Adapter, Transcript
 from pgolf.evaluate.windows import Window, window_at, window_index, windows_between
 from pgolf.model.gpt import GPT
 from pgolf.recipe import Recipe
@@ -166,7 +165,8 @@ class TttScorer(WindowScorer):
         # A copy learns; the caller's weights stay, whatever interrupts this.
         self.network = self._source.clone().eval()
         self.chunk = 0
-        self._before, self._parts = self.context, list[Recorded]()
+        # A chunk's last window reaches at most its length beyond the chunk.
+        self.transcript = Transcript(first, self.recipe.ttt.chunk_tokens + self.length)
         chunks = -(-targets // self.recipe.ttt.chunk_tokens)
         self.adapter = Adapter(self.network, self.recipe.ttt, self.length, chunks)
 
@@ -182,7 +182,7 @@ class TttScorer(WindowScorer):
     def receive(self, recorded: Recorded) -> None:
         """Take the text; train once a window ends that is the last of its chunk."""
         super().receive(recorded)
-        self._parts.append(recorded)
+        self.transcript.add(recorded)
         index = window_index(self.position, self.length, self.stride)
         window = window_at(index, self.length, self.stride)
         following = window.first // self.recipe.ttt.chunk_tokens
@@ -192,29 +192,19 @@ class TttScorer(WindowScorer):
     def snapshot(self) -> Any:
         """See ``Scorer``; copies weights and the optimizer's state."""
         plain = {key: value for key, value in super().snapshot().items() if key != "adapter"}
-        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        optimizer = copy.deepcopy(self.adapter.optimizer.state_dict())
-        return plain | {"_parts": list(self._parts)}, weights, optimizer
+        return plain | {"transcript": self.transcript.copy()}, self.adapter.snapshot()
 
     def restore(self, snapshot: Any) -> None:
         """See ``Scorer``."""
-        plain, weights, optimizer = snapshot
-        super().restore(plain | {"_parts": list(plain["_parts"])})
-        self.network.load_state_dict(weights)
-        self.adapter.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        plain, learned = snapshot
+        super().restore(plain | {"transcript": plain["transcript"].copy()})
+        self.adapter.restore(learned)
 
     def _adapt(self, following: int) -> None:
-        size = self.recipe.ttt.chunk_tokens
-        self.adapter.adapt(scored_chunk(self.chunk, size, self._before, self._parts))
+        self.adapter.adapt(self.transcript.chunk(self.chunk, self.recipe.ttt.chunk_tokens))
         self.network.eval()
         self._forget_weights()
         self.chunk = following
-        # What reaches into the next chunk is kept, with the token before it.
-        text = np.concatenate([self._before, *(part.tokens for part in self._parts)])
-        start = self._parts[0].first
-        kept = self.chunk * size
-        self._before = text[kept - start : kept - start + 1]
-        self._parts = [Recorded(kept, text[kept - start + 1 :])] if kept < self.position else []
 
 
 def weights_digest(network: GPT) -> str:

@@ -1,14 +1,14 @@
 """Test-time training on text that has already been scored.
 
-An ``Adapter`` takes a ``ScoredChunk`` and nothing else, which is made of ``Recorded`` text alone (``protocol.py``):
-text without a recorded score cannot reach it, and it has no means to score.
+An ``Adapter`` takes a ``ScoredChunk`` and nothing else, which a ``Transcript`` cuts out of ``Recorded`` text alone
+(``protocol.py``): text without a recorded score cannot reach it, and it has no means to score.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,18 +34,64 @@ class ScoredChunk:
     """The chunk's targets with the one token before them."""
 
 
-def scored_chunk(index: int, size: int, before: Tokens, parts: Sequence[Recorded]) -> ScoredChunk:
-    """The chunk of the targets [index * size, (index + 1) * size), cut out of recorded text.
+@dataclass(frozen=True)
+class Lesson:
+    """Recorded text to learn from."""
+
+    text: Tokens
+    """The targets to learn, after the tokens that serve as context; at least one token of it."""
+    targets: int
+    """How many of the last tokens are targets to learn, at least 1."""
+
+
+class Transcript:
+    """The recorded text of a stream so far.
 
     Args:
-        index: of the chunk.
-        size: targets per chunk.
-        before: the token before ``parts`` (1,).
-        parts: recorded text without gaps, which covers the chunk.
+        first: the stream's first token.
+        reach: how many of the last targets can be asked for; None keeps them all.
     """
-    text = np.concatenate([before, *(part.tokens for part in parts)])
-    start = index * size - parts[0].first
-    return ScoredChunk(index, text[start : start + size + 1])
+
+    def __init__(self, first: int, reach: int | None) -> None:
+        self.reach = reach
+        self.targets = 0
+        self._parts: list[Tokens] = [np.array([first], dtype=np.uint16)]
+        self._kept = 1
+
+    def add(self, recorded: Recorded) -> None:
+        """Append what follows."""
+        assert recorded.first == self.targets, "recorded text must be without gaps"
+        self.targets += len(recorded.tokens)
+        self._parts.append(recorded.tokens)
+        self._kept += len(recorded.tokens)
+        while self.reach is not None and self._kept - len(self._parts[0]) > self.reach:
+            self._kept -= len(self._parts.pop(0))
+
+    def last(self, targets: int) -> Tokens:
+        """The last targets with the one token before them, (targets + 1,) uint16."""
+        assert 0 <= targets < self._kept, f"{targets} targets are asked for, {self._kept - 1} are kept"
+        parts: list[Tokens] = []
+        missing = targets + 1
+        for part in reversed(self._parts):
+            parts.append(part[-missing:])
+            missing -= len(parts[-1])
+            if not missing:
+                break
+        return np.concatenate(parts[::-1])
+
+    def chunk(self, index: int, size: int) -> ScoredChunk:
+        """The targets [index * size, (index + 1) * size), all of them recorded."""
+        return ScoredChunk(index, self.last(self.targets - index * size)[: size + 1])
+
+    def lesson(self, targets: int, context: int) -> Lesson:
+        """The last ``targets`` targets, with ``context`` more tokens before them than the one that is needed."""
+        return Lesson(self.last(targets + context), targets)
+
+    def copy(self) -> Transcript:
+        """An independent copy; the text itself, which nobody changes, is shared."""
+        other = copy.copy(self)
+        other._parts = list(self._parts)
+        return other
 
 
 class Adapter:
@@ -83,6 +129,17 @@ class Adapter:
             for start in range(0, sequences, self.ttt.batch_sequences):
                 end = min(start + self.ttt.batch_sequences, sequences)
                 self._update(chunk.text[start * self.length : end * self.length + 1])
+
+    def snapshot(self) -> Any:
+        """The weights and the optimizer's state, for ``restore``."""
+        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        return weights, copy.deepcopy(self.optimizer.state_dict())
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a snapshot."""
+        weights, optimizer = snapshot
+        self.network.load_state_dict(weights)
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer))
 
     def _update(self, tokens: Tokens) -> None:
         device = self.parameters[0].device

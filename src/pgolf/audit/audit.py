@@ -16,7 +16,7 @@ import numpy as np
 
 from pgolf.audit.evaluator_tests import OwnTarget, count_findings
 from pgolf.audit.experiments import Experiments
-from pgolf.audit.report import Finding, Report, ordered
+from pgolf.audit.report import Finding, Report, ordered, verdict
 from pgolf.audit.runs import EvaluatorRunner, Nats, Runner, ScorerRunner, spread
 from pgolf.audit.scorer_tests import ScorerTests
 from pgolf.audit.settings import Settings
@@ -173,8 +173,8 @@ def _graded(ledger: Ledger, stream: Stream, context: Context) -> list[Finding]:
     coverage = f"the grader asked for {place} targets in {len(ledger.entries)} requests, each once, from left to right"
     text = f"{recorded:,} bytes recorded by the grader, the text has {counted:,}"
     return [
-        Finding("C4", "coverage and order", "ok" if whole else "violation", coverage),
-        Finding("bytes", "byte total", "ok" if recorded == counted else "violation", text),
+        verdict("C4", "coverage and order", not whole, coverage),
+        verdict("bytes", "byte total", recorded != counted, text),
     ]
 
 
@@ -192,11 +192,11 @@ def _watched(watch: Watch) -> list[Finding]:
 def _opened(condition: str, test: str, watch: Watch, kinds: tuple[str, ...], otherwise: str) -> Finding:
     events = watch.of_kind(*kinds)
     if not events:
-        return Finding(condition, test, "ok", otherwise)
+        return verdict(condition, test, False, otherwise)
     first = events[0]
     more = f" and {len(events) - 1} more" if len(events) > 1 else ""
     details = {"events": [f"{event.phase}: {event.what}" for event in events[:50]]}
-    return Finding(condition, test, "violation", f"while {first.phase}: {first.what}{more}", details)
+    return verdict(condition, test, True, f"while {first.phase}: {first.what}{more}", details)
 
 
 def _time(per_target: float, full_targets: int, settings: Settings) -> Finding:
@@ -207,5 +207,5 @@ def _time(per_target: float, full_targets: int, settings: Settings) -> Finding:
     details = {"seconds": whole, "targets": full_targets, "limit": settings.limit_seconds}
     if settings.limit_seconds is None:
         return Finding("time", "whole evaluation", "not tested", f"{text}; no limit given", details)
-    verdict = "violation" if whole > settings.limit_seconds else "ok"
-    return Finding("time", "whole evaluation", verdict, f"{text}; limit {settings.limit_seconds:,.0f} s", details)  # type: ignore[arg-type]
+    evidence = f"{text}; limit {settings.limit_seconds:,.0f} s"
+    return verdict("time", "whole evaluation", whole > settings.limit_seconds, evidence, details)

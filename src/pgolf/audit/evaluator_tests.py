@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pgolf.audit.byte_rows import ByteRows, similar_tokens
-from pgolf.audit.report import Finding, Largest
+from pgolf.audit.report import Finding, Largest, verdict
 from pgolf.audit.runs import EvaluatorRunner, Nats, as_log_rows, log_sums, spread
 from pgolf.audit.settings import Settings
-from pgolf.audit.streams import Stream, largest_change
+from pgolf.audit.streams import Stream, gap, largest_change
 from pgolf.audit.subject import Claim, Context
 
 # Fewest targets of a stream that is cut.
@@ -37,8 +37,8 @@ def count_findings(claim: Claim, stream: Stream, context: Context) -> list[Findi
     if len(backwards):
         order = f"target {positions[backwards[0] + 1]} is scored after target {positions[backwards[0]]}"
     return [
-        _finding("C4", "coverage", bool(len(missing) or len(repeated)), evidence),
-        _finding("C4", "order", bool(len(backwards)), order),
+        verdict("C4", "coverage", bool(len(missing) or len(repeated)), evidence),
+        verdict("C4", "order", bool(len(backwards)), order),
         *_totals(claim, stream, context),
     ]
 
@@ -49,19 +49,13 @@ def _totals(claim: Claim, stream: Stream, context: Context) -> list[Finding]:
     # The bytes of the targets that it says it scored: what else is wrong with those is said elsewhere.
     counted = int(context.byte_table.count(tokens[claim.positions], tokens[claim.positions + 1]).sum())
     text = f"{claim.bytes:,} bytes claimed, the scored targets stand for {counted:,}"
-    findings = [
-        _finding("bytes", "byte total", claim.bytes != counted, text, {"claimed": claim.bytes, "true": counted})
-    ]
+    findings = [verdict("bytes", "byte total", claim.bytes != counted, text, {"claimed": claim.bytes, "true": counted})]
     if claim.val_bpb is None:
         return [*findings, Finding("bytes", "claimed score", "not tested", "no val_bpb is claimed")]
     bpb = math.fsum(claim.nats) / math.log(2) / claim.bytes if claim.bytes else math.nan
     off = not math.isclose(claim.val_bpb, bpb, rel_tol=1e-6)
     text = f"val_bpb {claim.val_bpb:.6f} claimed, its nats and bytes give {bpb:.6f}"
-    return [*findings, _finding("bytes", "claimed score", off, text, {"claimed": claim.val_bpb, "true": bpb})]
-
-
-def _finding(condition: str, test: str, bad: bool, evidence: str, details: dict[str, object] | None = None) -> Finding:
-    return Finding(condition, test, "violation" if bad else "ok", evidence, details or {})
+    return [*findings, verdict("bytes", "claimed score", off, text, {"claimed": claim.val_bpb, "true": bpb})]
 
 
 class OwnTarget:
@@ -103,7 +97,7 @@ class OwnTarget:
             if has_rows:
                 if offered.distributions is not None:
                     row = self._row(offered, place)
-                    self.entries.see(_gap(self.base[place], -row[self.stream.tokens[place + 1]]), f"target {place}")
+                    self.entries.see(gap(self.base[place], -row[self.stream.tokens[place + 1]]), f"target {place}")
                 self._compare_rows(place, offered)
             else:
                 self._add_up(place)
@@ -205,7 +199,7 @@ class OwnTarget:
                 continue
             row = self._row(claim, place)
             self.sums.see(float(log_sums(row[None])[0]), f"target {place}")
-            self.entries.see(_gap(nats, -row[token]), f"target {place} as {token}")
+            self.entries.see(gap(nats, -row[token]), f"target {place} as {token}")
             first = row if first is None else first
             change, _ = largest_change(first, row)
             self.own.see(change, f"target {place} as {token}")
@@ -226,7 +220,3 @@ class OwnTarget:
             self.partial = len(tokens)
         total = math.fsum(math.exp(-nats) for _, _, nats in self._runs(place, tokens, wanted=False))
         self.totals.see(max(total - 1, 0) if self.partial else total - 1, f"target {place}: {total:.6g}")
-
-
-def _gap(one: float, other: float) -> float:
-    return 0.0 if one == other else abs(one - other)

@@ -82,6 +82,11 @@ class Report:
         }
 
 
+def verdict(condition: str, test: str, bad: bool, evidence: str, details: dict[str, Any] | None = None) -> Finding:
+    """What a test that was run has found: a violation, or not."""
+    return Finding(condition, test, "violation" if bad else "ok", evidence, details or {})
+
+
 def ordered(findings: Sequence[Finding]) -> list[Finding]:
     """Findings in the order of their conditions, otherwise as they came."""
     order = list(CONDITIONS)
@@ -107,12 +112,11 @@ class Largest:
         """A violation if the largest difference is beyond ``limit``; ``text`` says what was compared."""
         if not self.count:
             return Finding(condition, test, "not tested", f"{text}: there was no occasion")
-        bad = self.value > limit
         size = f"{self.value:.2g} {unit}".strip()
         where = f" ({self.place})" if self.value > 0 else ""
         evidence = f"{text}: at most {size}{where}; allowed {limit:.2g}"
         details = {"largest": _finite(self.value), "where": self.place, "allowed": limit, "compared": self.count}
-        return Finding(condition, test, "violation" if bad else "ok", evidence, details)
+        return verdict(condition, test, self.value > limit, evidence, details)
 
 
 def _finite(value: float) -> float | str:

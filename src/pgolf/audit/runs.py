@@ -216,7 +216,5 @@ def as_log_rows(rows: Any, width: int, what: str) -> NDArray[np.float64]:
 
 def log_sums(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logarithm of the sum of exponentials of each row (n, V) -> (n,)."""
-    highest = rows.max(axis=1, keepdims=True)
-    highest = np.where(np.isfinite(highest), highest, 0)
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(rows - highest).sum(axis=1)) + highest[:, 0]
+    found: NDArray[np.float64] = torch.from_numpy(rows).logsumexp(dim=1).numpy()
+    return found

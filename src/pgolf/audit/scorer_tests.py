@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pgolf.audit.byte_rows import ByteRows, similar_tokens
-from pgolf.audit.report import Finding, Largest
+from pgolf.audit.report import Finding, Largest, verdict
 from pgolf.audit.runs import Nats, ScorerRunner, as_log_rows
 from pgolf.audit.settings import Settings
 from pgolf.audit.state import changes, digest_parts, learned
-from pgolf.audit.streams import Stream, largest_change
+from pgolf.audit.streams import Stream, gap, largest_change
 from pgolf.audit.subject import Context, blamed
 from pgolf.evaluate.protocol import Recorded
 
@@ -176,7 +176,7 @@ class ScorerTests:
             other[index] = token
             changed = self.runner.losses(other)
             self._see(self.later, changed[:index], losses[:index], first)
-            self.own.see(_difference(changed[index], -rows[index, token]), f"target {first + index} as {token}")
+            self.own.see(gap(float(changed[index]), -float(rows[index, token])), f"target {first + index} as {token}")
             if index + 1 < len(block):
                 others_rows = self.runner.distributions(other[:-1])
                 self._see(self.later, others_rows[:index], rows[:index], first)
@@ -219,7 +219,7 @@ class ScorerTests:
                 if first <= place < first + len(block):
                     row = self.runner.distributions(block[: place - first])[-1]
                     cost = -float(row[int(self.stream.tokens[place + 1])])
-                    found.see(0.0 if cost == self.base[place] else cost - self.base[place], f"target {place}")
+                    found.see(gap(cost, self.base[place]), f"target {place}")
 
             changed = self.stream.other_future(place, self.generator)
             self.runner.grade(changed, self.stream.targets, until=place + 1, after=after)
@@ -252,7 +252,7 @@ class ScorerTests:
         if self.other_changed:
             # A cache may change, as long as no result does: "traces of scoring" sees to that.
             evidence += f"; {self.other_changed[0]} changed"
-        return Finding("C3", test, "violation" if bad else "ok", evidence, details)
+        return verdict("C3", test, bad, evidence, details)
 
     # Replay
 
@@ -291,7 +291,3 @@ class ScorerTests:
             into[first : first + count] = self.runner.losses(torch.from_numpy(block.astype(np.int64))).numpy()
             with blamed(self.runner.name, "receive()"):
                 self.runner.scorer.receive(Recorded(first, block.copy()))
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    return 0.0 if bool(one == other) else float((one - other).abs())

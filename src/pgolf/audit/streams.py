@@ -111,6 +111,11 @@ class Stream:
         return self._alphabet[(places + generator.integers(1, len(self._alphabet), len(tokens))) % len(self._alphabet)]
 
 
+def gap(one: float, other: float) -> float:
+    """The difference of two costs; none where both are the same infinity."""
+    return 0.0 if one == other else abs(one - other)
+
+
 def largest_change(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, int]:
     """The largest difference of two arrays (n,), and where; infinite where only one of them has a number."""
     with np.errstate(invalid="ignore"):

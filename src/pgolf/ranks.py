@@ -171,15 +171,17 @@ class Ranks(Team):
         The launcher ends everyone as soon as one rank exits, so nobody may leave before the words are out. And the
         speaker waits a moment for the others, which would not find out if it kept the common memory.
         """
+        spoken = False
         try:
             if self.store.add(_SPEAKERS, 1) == 1:
                 say()
+                spoken = True
                 self.store.set(_SAID, "1")
                 _until(lambda: self.store.add(_SPEAKERS, 0) >= self.size, seconds=2)
             else:
                 _until(self.was_said, seconds=5)
         except RuntimeError:  # Rather twice than never.
-            if not self.is_first:
+            if not spoken:
                 say()
 
     def was_said(self) -> bool:

@@ -58,6 +58,8 @@ def together(request: pytest.FixtureRequest, alone: Alone, tmp_path_factory: pyt
     }
     for mode, source in SCORES:
         commands[mode] = (0, ["eval", source, "--mode", mode, "--ledger", f"{mode}.{size}.jsonl", *EVAL])
+    if size == 2:
+        commands["run"] = (0, ["run", "tiny.toml", *SHARED[3:], "--out", "all", "--json"])
     listed = [(free_port(), stop, words) for stop, words in commands.values()]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.e2e.rank_process"])
@@ -155,6 +157,19 @@ def test_a_signal_to_any_rank_stops_all_of_them_after_the_same_step(together: To
 def test_ranks_go_on_from_the_checkpoint_of_a_single_process(together: Together) -> None:
     assert together.statuses("resume") == {0}, together.done["resume"]
     assert_close(together.alone.folder / f"ended.{together.size}", together.alone.folder / "single")
+
+
+def test_the_whole_job(together: Together) -> None:
+    if "run" not in together.done:
+        pytest.skip("run by two ranks only")
+    assert together.statuses("run") == {0}, together.done["run"]
+    folder = together.alone.folder
+    result = json.loads(together.done["run"][0].stdout)
+    assert result == json.loads((folder / "all" / "result.json").read_text())
+    assert set(result["evaluations"]) == {"raw", "float", "packed", "sliding", "ttt"}
+    assert (folder / "all" / "report.md").is_file()
+    assert_close(folder / "all", folder / "single")
+    assert result["evaluations"]["float"]["val_bpb"] == pytest.approx(together.alone.scores["standard"], abs=1e-5)
 
 
 def test_a_mistake_is_printed_once_and_ends_every_rank(together: Together) -> None:

@@ -143,6 +143,7 @@ def evaluate_weights(
     network = place(weights.model(), recipe, device)
     table = dataset.tokenizer.byte_table
     digests = {"artifact": sha256_file(weights.source), "tokenizer": dataset.tokenizer.digest}
+    team.meet()  # Loading may have taken longer on one rank than on another.
     with counting(label or f"{mode} evaluation") as progress:
         result = evaluate(network, recipe, tokens, table, mode, progress, strict=strict, known=digests, team=team)
     if ledger is not None:

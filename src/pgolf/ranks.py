@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -51,16 +52,19 @@ class Ranks(Team):
     Args:
         rank: 0-based place of this process.
         size: number of processes.
-        restarted: whether this is not the first attempt.
+        restarted: whether this rank was told that this is not the first attempt; one that knows is enough.
         device: where its tensors are.
         store: common memory of small values, which all of them have reached.
     """
 
     def __init__(self, rank: int, size: int, restarted: bool, device: torch.device, store: dist.Store) -> None:
-        self.rank, self.size, self.restarted, self.store = rank, size, restarted, store
-        self._turn = 0
+        self.rank, self.size, self._turn = rank, size, 0
         with self._contact():
+            self.store = store = _own_room(store, rank, size)
+            # On several machines only the launcher that lost a rank counts a restart.
+            store.add("restarts", int(restarted))
             self.meet()
+            self.restarted = store.add("restarts", 0) > 0
             on_cuda = device.type == "cuda"
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
@@ -91,6 +95,7 @@ class Ranks(Team):
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
         """See ``Team``."""
+        self.meet()  # Loading before it may have taken longer on one than on another.
         with self._contact():
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
@@ -239,6 +244,31 @@ def join(device_name: str | None) -> tuple[torch.device, Team]:
             f"rank {rank} of {size} cannot reach the others ({error}); start all of them with torchrun"
         ) from error
     return device, Ranks(rank, size, restarted, device, store)
+
+
+def _own_room(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """The part of the common memory that belongs to this attempt, as torchrun keeps what failed attempts wrote.
+
+    The first rank names the room, and answers whoever asks by a word that nobody has used before.
+    """
+    if rank:
+        word = secrets.token_hex(8)
+        store.set(f"asks {rank}", word)
+        _until(lambda: store.check([f"answer {word}"]), _JOINING.total_seconds())
+        room = dist.PrefixStore(store.get(f"answer {word}").decode(), store)
+        room.add("inside", 1)
+        return room
+    name = secrets.token_hex(8)
+    room = dist.PrefixStore(name, store)
+
+    def answered() -> bool:
+        for other in range(1, size):
+            if store.check([f"asks {other}"]):
+                store.set(f"answer {store.get(f'asks {other}').decode()}", name)
+        return room.add("inside", 0) == size - 1
+
+    _until(answered, _JOINING.total_seconds())
+    return room
 
 
 def _until(arrived: Callable[[], bool], seconds: float) -> None:

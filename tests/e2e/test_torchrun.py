@@ -59,7 +59,7 @@ def test_a_killed_rank_ends_the_job_or_has_it_restarted(workshop: Path, tmp_path
     assert not (run / "model.safetensors").exists()
 
     job = torchrun(*TRAIN, "--out", run, "--resume", cwd=workshop, restarts=1)
-    kill_a_rank(job, run, after=30)
+    kill_a_rank(job, run, after=20)
     _, said = job.communicate(timeout=150)
     assert job.returncode == 0, said
     pgolf(*TRAIN, "--out", tmp_path / "single", cwd=workshop)

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 import pgolf.evaluate.protocol as protocol
 from pgolf import ranks
+from pgolf.compress.grid import Grid
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.optim.muon import Muon
 from pgolf.team import SOLO, Team
+from pgolf.train.distributed import agree, shared_grid
 from tests.unit.stand_ins import Bytes, random_tokens, small_model, small_recipe
 
 
@@ -42,6 +44,7 @@ def test_one_process_is_a_team_of_itself() -> None:
     SOLO.add_up([loss])
     SOLO.meet()
     assert (loss.item(), SOLO.totals([2.0]), SOLO.gather("x"), SOLO.first(lambda: 3)) == (1.5, [2.0], ["x"], 3)
+    assert agree(SOLO, 2.5, True) == (2.5, True)
     assert SOLO.is_first and SOLO.bytes_of_first(b"a") == b"a" and list(SOLO.share(2)) == [0, 1]
 
 
@@ -64,6 +67,32 @@ def test_each_matrix_is_orthogonalised_by_one_rank(size: int) -> None:
     together = torch.cat([member.sent[0] for member in members])
     assert torch.allclose(together[:5], updates, atol=1e-5)
     assert not together[5:].any()
+
+
+def test_every_rank_rounds_on_the_grid_that_the_first_one_chose() -> None:
+    class First(Member):
+        def bytes_of_first(self, content: bytes | None) -> bytes:
+            assert content is not None
+            sent.append(content)
+            return content
+
+    class Other(Member):
+        def first(self, work: Any) -> None:
+            """Somebody else does it."""
+
+        def bytes_of_first(self, content: bytes | None) -> bytes:
+            assert content is None
+            return sent.pop(0)
+
+    sent: list[bytes] = []
+    steps = {"a": torch.rand(3).half(), "b": torch.rand(2).half()}
+    chosen = Grid(steps, {"b": torch.rand(4).half()}, 5, {"source": "train", "tokens": 64})
+    for team in (First(0, 2), Other(1, 2)):
+        grid = shared_grid(team, lambda: chosen)
+        assert (grid.mantissa, grid.calibration) == (5, chosen.calibration)
+        assert grid.tensors().keys() == chosen.tensors().keys()
+        assert all(torch.equal(value, chosen.tensors()[name]) for name, value in grid.tensors().items())
+    assert shared_grid(SOLO, lambda: chosen) is chosen
 
 
 @pytest.mark.parametrize("mode", ["standard", "sliding", "ttt"])

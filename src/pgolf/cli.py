@@ -31,6 +31,7 @@ from pgolf.cli_common import (
     print_columns,
     print_comparison,
     print_json,
+    print_mistake,
     print_result,
     print_table,
     stdout,
@@ -90,11 +91,14 @@ def train_command(
     as_json: AsJson = False,
 ) -> None:
     """Train a model; writes metrics.jsonl, checkpoints and, at the end, model.safetensors."""
-    from pgolf.device import pick_device
+    from pgolf.cli_team import joined
     from pgolf.pipeline import train_job
 
-    result = train_job(recipe, overrides or [], data, tokenizer, out, pick_device(device), initial=init, resume=resume)
-    print_result(result, as_json, flat_rows(result), title=str(out))
+    changes = overrides or []
+    with joined(device) as (chosen, team):
+        result = train_job(recipe, changes, data, tokenizer, out, chosen, initial=init, resume=resume, team=team)
+        if team.is_first:
+            print_result(result, as_json, flat_rows(result), title=str(out))
 
 
 @app.command(
@@ -201,17 +205,20 @@ def run_command(
     as_json: AsJson = False,
 ) -> None:
     """Do the whole job: data, training, packing, all evaluations, report. Continues what was interrupted."""
-    from pgolf.device import pick_device
+    from pgolf.cli_team import joined
     from pgolf.pipeline import run_all
     from pgolf.recipe import load_recipe
 
-    recipe = load_recipe(name, overrides or [])
-    folder = out or Path("runs") / recipe.name
-    result = run_all(recipe, data, tokenizer, folder, pick_device(device))
-    if as_json:
-        print_json(result)
-    else:
-        _print_run(result, folder)
+    with joined(device) as (chosen, team):
+        recipe = load_recipe(name, overrides or [])
+        folder = out or Path("runs") / recipe.name
+        result = run_all(recipe, data, tokenizer, folder, chosen, team)
+        if not team.is_first:
+            return
+        if as_json:
+            print_json(result)
+        else:
+            _print_run(result, folder)
 
 
 @app.command("recipes", epilog=epilog("pgolf recipes", "pgolf recipes seed_1232 --set model.layers=9"))
@@ -248,6 +255,9 @@ def main() -> None:
     except PgolfError as error:
         _fail(str(error))
     except ClickException as error:
+        # A wrong command line is wrong on every rank, and noticed before they know of each other.
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(2)
         _fail(error.format_message())
     except Interrupted as stop:
         print(f"pgolf: {stop}", file=sys.stderr)
@@ -272,7 +282,7 @@ def repeat_list_options(words: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> None:
-    print(f"pgolf: error: {' '.join(message.split())}", file=sys.stderr)
+    print_mistake(message)
     sys.exit(2)
 
 

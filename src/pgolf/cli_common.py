@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,11 @@ def epilog(*examples: str) -> str:
 def print_json(value: Any) -> None:
     """One object on one line."""
     print(json.dumps(value))
+
+
+def print_mistake(message: str) -> None:
+    """What the user got wrong, as one line on standard error."""
+    print(f"pgolf: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: str) -> None:

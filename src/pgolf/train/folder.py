@@ -20,6 +20,7 @@ from pgolf.errors import PgolfError
 from pgolf.files import write_bytes, write_json
 from pgolf.provenance import provenance
 from pgolf.recipe import Recipe, load_recipe
+from pgolf.team import SOLO, Team
 from pgolf.train.loop import Run
 
 RECIPE, PROVENANCE = "recipe.toml", "provenance.json"
@@ -39,13 +40,16 @@ def open_run(
     *,
     initial: dict[str, Tensor] | None = None,
     resume: bool = False,
+    team: Team = SOLO,
 ) -> Run:
     """Prepare a folder for training and return the run, positioned where it has to go on.
+
+    A team that was restarted resumes without being told to.
 
     Raises:
         PgolfError: the folder holds another run, or one that ``resume`` was not given for.
     """
-    previous = saved_recipe(folder)
+    previous, resume = saved_recipe(folder), resume or team.restarted
     if previous is not None and not resume:
         raise PgolfError(f"{folder}: holds a run already; add --resume to continue it, or choose another --out")
     if previous is None and _holds_something_else(folder):
@@ -55,12 +59,16 @@ def open_run(
     if is_trained(folder):
         raise PgolfError(f"{folder}: training is already finished; choose another --out")
     # Bad data shows here, before anything is written.
-    run = Run(recipe, dataset, folder, device, initial, resume)
+    run = Run(recipe, dataset, folder, device, initial, resume, team)
     if previous is None:
-        write_json(folder / PROVENANCE, provenance(dataset, device))
-        # Written last: a folder with a recipe is a run that can be continued.
-        write_bytes(folder / RECIPE, recipe.to_toml().encode())
+        team.first(lambda: _begin_folder(run))
     return run
+
+
+def _begin_folder(run: Run) -> None:
+    write_json(run.folder / PROVENANCE, provenance(run.dataset, run.device) | {"ranks": run.team.size})
+    # Written last: a folder with a recipe is a run that can be continued.
+    write_bytes(run.folder / RECIPE, run.recipe.to_toml().encode())
 
 
 def _holds_something_else(folder: Path) -> bool:

@@ -28,6 +28,7 @@ from pgolf.cli_common import (
 )
 from pgolf.cli_data import data_app
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
+from pgolf.cli_launch import launch_app
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(launch_app, name="launch")
 app.command("eval", epilog=epilog(*EVAL_EXAMPLES))(eval_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
 

@@ -26,7 +26,7 @@ from pgolf.files import check_writable, read_json, sha256_file, write_json
 from pgolf.progress import TrainingView, counting, stderr, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
-from pgolf.train.folder import is_trained, open_run, saved_recipe
+from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe
 from pgolf.train.loop import Run, TrainResult, train
 from pgolf.weights import Weights, load_weights, save_weights
 
@@ -68,6 +68,8 @@ def run_all(
         result["train"] = {"steps": trained.steps, "seconds": trained.seconds}
         evaluations["raw"] = trained.raw.to_json()
         write_json(out / "result.json", result)
+    elif any(name not in evaluations for name, _, _ in EVALUATIONS):
+        record_session(out)
     if "pack" not in result or not (out / ARTIFACT).is_file():
         weights = load_weights(out)
         started = time.perf_counter()

@@ -22,11 +22,13 @@ from pgolf.cli_common import (
     print_columns,
     print_comparison,
     print_json,
+    print_profile,
     print_result,
     print_table,
     stdout,
 )
 from pgolf.cli_data import data_app
+from pgolf.cli_doctor import DOCTOR_EXAMPLES, doctor_command
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
 from pgolf.cli_launch import launch_app
 from pgolf.errors import Interrupted, PgolfError
@@ -45,6 +47,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(launch_app, name="launch")
 app.command("eval", epilog=epilog(*EVAL_EXAMPLES))(eval_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
+app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
@@ -65,6 +68,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         "pgolf train --recipe quickstart --out runs/first",
         "pgolf train --recipe seed_1232 --set train.steps=2000 --data data/fineweb-sp1024 --out runs/short",
         "pgolf train --resume --out runs/short",
+        "pgolf train --recipe quickstart --out runs/look --set train.steps=20 --profile",
     ),
 )
 def train_command(
@@ -75,6 +79,9 @@ def train_command(
     tokenizer: TokenizerFile = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from these weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Profile a few steps: a trace and a table in the run's profile folder.")
+    ] = False,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +89,12 @@ def train_command(
     from pgolf.device import pick_device
     from pgolf.pipeline import train_job
 
-    result = train_job(recipe, overrides or [], data, tokenizer, out, pick_device(device), initial=init, resume=resume)
+    chosen = pick_device(device)
+    result = train_job(
+        recipe, overrides or [], data, tokenizer, out, chosen, initial=init, resume=resume, profile=profile
+    )
+    if profile and not as_json:
+        print_profile(result.pop("profile"))
     print_result(result, as_json, flat_rows(result), title=str(out))
 
 

@@ -145,8 +145,11 @@ def train_job(
     *,
     initial: Path | None = None,
     resume: bool = False,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train in the run folder ``out``; with ``resume`` the recipe and the data are the run's own by default.
+
+    With ``profile`` a few steps are profiled; the result then holds what was found, as ``profile``.
 
     Raises:
         PgolfError: no recipe, no data, or a folder that holds something else.
@@ -161,13 +164,15 @@ def train_job(
     dataset = job_dataset(recipe, data, tokenizer)
     start = None if initial is None else _initial_state(initial, recipe)
     run = open_run(recipe, dataset, out, device, initial=start, resume=resume)
-    trained = _train(run)
+    found: dict[str, Any] = {}
+    trained = _train_with_profile(run, found) if profile else _train(run)
     return {
         "steps": trained.steps,
         "seconds": trained.seconds,
         "val_loss": trained.raw.val_loss,
         "val_bpb": trained.raw.val_bpb,
         "weights": str(trained.weights),
+        **found,
     }
 
 
@@ -292,3 +297,15 @@ def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
 def _train(run: Run) -> TrainResult:
     with TrainingView(run.recipe.train.steps, run.clock.step) as view:
         return train(run, view)
+
+
+def _train_with_profile(run: Run, found: dict[str, Any]) -> TrainResult:
+    from pgolf.train.profile import ProfilingWatcher
+
+    with (
+        TrainingView(run.recipe.train.steps, run.clock.step) as view,
+        ProfilingWatcher(view, run.folder / "profile", run.device) as profiler,
+    ):
+        trained = train(run, profiler)
+    found["profile"] = profiler.to_json()
+    return trained

@@ -40,8 +40,8 @@ def submit(workshop: Path, runs: Path, *options: str) -> tuple[str, Path]:
 
 
 def comes_back(job: str) -> None:
-    """SLURM lets a requeued job wait for two minutes; the administrator need not."""
-    until(lambda: state(job) == "PENDING", 60)
+    """It goes back into the queue, and starts again. SLURM lets a requeued job wait for two minutes; we need not."""
+    until(lambda: state(job) == "PENDING", 200)
     slurm("scontrol", "update", f"jobid={job}", "starttime=now")
     until(lambda: state(job) != "PENDING", 60)
 
@@ -76,6 +76,7 @@ def test_an_interrupted_job_comes_back_and_ends_with_bit_equal_weights(
 
 def test_the_time_limit_is_such_an_interruption(workshop: Path, tmp_path: Path) -> None:
     job, run = submit(workshop, tmp_path, "--time", "1", "--warning", "45", "--set", "train.steps=1000000")
+    until(lambda: steps_done(run) >= 3)
     comes_back(job)
     until(lambda: len(sessions(run)) == 2)
     slurm("scancel", job)

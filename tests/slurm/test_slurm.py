@@ -75,7 +75,7 @@ def test_an_interrupted_job_comes_back_and_ends_with_bit_equal_weights(
 
 
 def test_the_time_limit_is_such_an_interruption(workshop: Path, tmp_path: Path) -> None:
-    job, run = submit(workshop, tmp_path, "--time", "1", "--warning", "45", "--set", "train.steps=1000000")
+    job, run = submit(workshop, tmp_path, "--time", "2", "--warning", "60", "--set", "train.steps=1000000")
     until(lambda: steps_done(run) >= 3)
     comes_back(job)
     until(lambda: len(sessions(run)) == 2)

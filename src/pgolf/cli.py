@@ -32,12 +32,15 @@ from pgolf.cli_common import (
     print_comparison,
     print_json,
     print_mistake,
+    print_profile,
     print_result,
     print_table,
     stdout,
 )
 from pgolf.cli_data import data_app
+from pgolf.cli_doctor import DOCTOR_EXAMPLES, doctor_command
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
+from pgolf.cli_launch import launch_app
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -51,12 +54,14 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(launch_app, name="launch")
 app.command("eval", epilog=epilog(*EVAL_EXAMPLES))(eval_command)
 app.command("audit", epilog=epilog(*AUDIT_EXAMPLES))(audit_command)
 app.command("compress", epilog=epilog(*COMPRESS_EXAMPLES))(compress_command)
 app.command("decompress", epilog=epilog(*DECOMPRESS_EXAMPLES))(decompress_command)
 bench_app.command("compressors", epilog=epilog(*BENCH_EXAMPLES))(bench_compressors_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
+app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
@@ -77,6 +82,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         "pgolf train --recipe quickstart --out runs/first",
         "pgolf train --recipe seed_1232 --set train.steps=2000 --data data/fineweb-sp1024 --out runs/short",
         "pgolf train --resume --out runs/short",
+        "pgolf train --recipe quickstart --out runs/look --set train.steps=20 --profile",
     ),
 )
 def train_command(
@@ -87,6 +93,9 @@ def train_command(
     tokenizer: TokenizerFile = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from these weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Profile a few steps: a trace and a table in the run's profile folder.")
+    ] = False,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -96,8 +105,12 @@ def train_command(
 
     changes = overrides or []
     with joined(device) as (chosen, team):
-        result = train_job(recipe, changes, data, tokenizer, out, chosen, initial=init, resume=resume, team=team)
+        result = train_job(
+            recipe, changes, data, tokenizer, out, chosen, initial=init, resume=resume, profile=profile, team=team
+        )
         if team.is_first:
+            if profile and not as_json:
+                print_profile(result.pop("profile"))
             print_result(result, as_json, flat_rows(result), title=str(out))
 
 

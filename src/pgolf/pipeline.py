@@ -28,7 +28,7 @@ from pgolf.progress import TrainingView, counting, stderr, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
 from pgolf.team import SOLO, Team
-from pgolf.train.folder import is_trained, open_run, saved_recipe
+from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe
 from pgolf.train.loop import Run, TrainResult, train
 from pgolf.weights import Weights, load_weights, save_weights
 
@@ -81,6 +81,8 @@ def run_all(
         result["train"] = {"steps": trained.steps, "seconds": trained.seconds}
         evaluations["raw"] = trained.raw.to_json()
         save()
+    elif any(name not in evaluations for name, _, _ in EVALUATIONS):
+        team.first(lambda: record_session(out))
     if not packed_before:
         result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
         save()
@@ -161,11 +163,13 @@ def train_job(
     *,
     initial: Path | None = None,
     resume: bool = False,
+    profile: bool = False,
     team: Team = SOLO,
 ) -> dict[str, Any]:
     """Train in the run folder ``out``; with ``resume`` the recipe and the data are the run's own by default.
 
-    A team that was restarted resumes.
+    With ``profile`` a few steps are profiled; the result then holds what was found, as ``profile``. A team that was
+    restarted resumes.
 
     Raises:
         PgolfError: no recipe, no data, or a folder that holds something else.
@@ -181,13 +185,15 @@ def train_job(
     dataset = job_dataset(recipe, data, tokenizer, team)
     start = None if initial is None else _initial_state(initial, recipe)
     run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
-    trained = _train(run)
+    found: dict[str, Any] = {}
+    trained = _train_with_profile(run, found) if profile and team.is_first else _train(run)
     return {
         "steps": trained.steps,
         "seconds": trained.seconds,
         "val_loss": trained.raw.val_loss,
         "val_bpb": trained.raw.val_bpb,
         "weights": str(trained.weights),
+        **found,
     }
 
 
@@ -313,3 +319,15 @@ def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
 def _train(run: Run) -> TrainResult:
     with TrainingView(run.recipe.train.steps, run.clock.step) as view:
         return train(run, view)
+
+
+def _train_with_profile(run: Run, found: dict[str, Any]) -> TrainResult:
+    from pgolf.train.profile import ProfilingWatcher
+
+    with (
+        TrainingView(run.recipe.train.steps, run.clock.step) as view,
+        ProfilingWatcher(view, run.folder / "profile", run.device) as profiler,
+    ):
+        trained = train(run, profiler)
+    found["profile"] = profiler.to_json()
+    return trained

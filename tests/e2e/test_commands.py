@@ -14,7 +14,10 @@ from pgolf import __version__ as pgolf_version
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.golden.toy import trajectory_settings
 
-COMMANDS = ["data prepare", "data fetch", "data inspect", "train", "pack", "eval", "import", "run", "recipes", "bench"]
+COMMANDS = [
+    *("data prepare", "data fetch", "data inspect", "train", "pack", "eval", "import", "run", "recipes", "bench"),
+    *("bench compare", "launch", "launch slurm", "launch local", "doctor"),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

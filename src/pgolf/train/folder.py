@@ -1,11 +1,12 @@
 """The run folder: created once, continued if asked, never mixed up.
 
 recipe.toml             the resolved recipe
-provenance.json         versions, command, data
+provenance.json         versions, command, data; every session that worked on the run, with its job
 metrics.jsonl           losses and validations, step by step
 checkpoint.safetensors  the state to resume from; removed when training is over
 raw.safetensors         the last weights
 model.safetensors       the averaged weights: what is packed and scored
+launch/                 logs and job files of `pgolf launch`
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from torch import Tensor
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes, write_json
-from pgolf.provenance import provenance
+from pgolf.files import read_json, write_bytes, write_json
+from pgolf.provenance import provenance, session
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.team import SOLO, Team
 from pgolf.train.loop import Run
 
-RECIPE, PROVENANCE = "recipe.toml", "provenance.json"
+RECIPE, PROVENANCE, LAUNCH = "recipe.toml", "provenance.json", "launch"
 
 
 def saved_recipe(folder: Path) -> Recipe | None:
@@ -62,6 +63,8 @@ def open_run(
     run = Run(recipe, dataset, folder, device, initial, resume, team)
     if previous is None:
         team.first(lambda: _begin_folder(run))
+    else:
+        team.first(lambda: record_session(folder))
     return run
 
 
@@ -71,9 +74,15 @@ def _begin_folder(run: Run) -> None:
     write_bytes(run.folder / RECIPE, run.recipe.to_toml().encode())
 
 
+def record_session(folder: Path) -> None:
+    """Note in the run's provenance that this process goes on with it."""
+    made = read_json(folder / PROVENANCE)
+    write_json(folder / PROVENANCE, made | {"sessions": [*made.get("sessions", []), session()]})
+
+
 def _holds_something_else(folder: Path) -> bool:
     # A run that was killed in its first moment leaves its provenance, or a temporary file of it.
-    return folder.is_dir() and any(PROVENANCE not in path.name for path in folder.iterdir())
+    return folder.is_dir() and any(PROVENANCE not in path.name and path.name != LAUNCH for path in folder.iterdir())
 
 
 def is_trained(folder: Path) -> bool:

@@ -290,6 +290,7 @@ class _StopSignal:
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        # A scheduler may repeat SIGTERM, and so may a launcher; only a second Ctrl-C is impatience.
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

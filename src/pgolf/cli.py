@@ -31,12 +31,16 @@ from pgolf.cli_common import (
     print_columns,
     print_comparison,
     print_json,
+    print_mistake,
+    print_profile,
     print_result,
     print_table,
     stdout,
 )
 from pgolf.cli_data import data_app
+from pgolf.cli_doctor import DOCTOR_EXAMPLES, doctor_command
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
+from pgolf.cli_launch import launch_app
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -50,12 +54,14 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(launch_app, name="launch")
 app.command("eval", epilog=epilog(*EVAL_EXAMPLES))(eval_command)
 app.command("audit", epilog=epilog(*AUDIT_EXAMPLES))(audit_command)
 app.command("compress", epilog=epilog(*COMPRESS_EXAMPLES))(compress_command)
 app.command("decompress", epilog=epilog(*DECOMPRESS_EXAMPLES))(decompress_command)
 bench_app.command("compressors", epilog=epilog(*BENCH_EXAMPLES))(bench_compressors_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
+app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
@@ -76,6 +82,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         "pgolf train --recipe quickstart --out runs/first",
         "pgolf train --recipe seed_1232 --set train.steps=2000 --data data/fineweb-sp1024 --out runs/short",
         "pgolf train --resume --out runs/short",
+        "pgolf train --recipe quickstart --out runs/look --set train.steps=20 --profile",
     ),
 )
 def train_command(
@@ -86,15 +93,25 @@ def train_command(
     tokenizer: TokenizerFile = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from these weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Profile a few steps: a trace and a table in the run's profile folder.")
+    ] = False,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model; writes metrics.jsonl, checkpoints and, at the end, model.safetensors."""
-    from pgolf.device import pick_device
+    from pgolf.cli_team import joined
     from pgolf.pipeline import train_job
 
-    result = train_job(recipe, overrides or [], data, tokenizer, out, pick_device(device), initial=init, resume=resume)
-    print_result(result, as_json, flat_rows(result), title=str(out))
+    changes = overrides or []
+    with joined(device) as (chosen, team):
+        result = train_job(
+            recipe, changes, data, tokenizer, out, chosen, initial=init, resume=resume, profile=profile, team=team
+        )
+        if team.is_first:
+            if profile and not as_json:
+                print_profile(result.pop("profile"))
+            print_result(result, as_json, flat_rows(result), title=str(out))
 
 
 @app.command(
@@ -201,17 +218,20 @@ def run_command(
     as_json: AsJson = False,
 ) -> None:
     """Do the whole job: data, training, packing, all evaluations, report. Continues what was interrupted."""
-    from pgolf.device import pick_device
+    from pgolf.cli_team import joined
     from pgolf.pipeline import run_all
     from pgolf.recipe import load_recipe
 
-    recipe = load_recipe(name, overrides or [])
-    folder = out or Path("runs") / recipe.name
-    result = run_all(recipe, data, tokenizer, folder, pick_device(device))
-    if as_json:
-        print_json(result)
-    else:
-        _print_run(result, folder)
+    with joined(device) as (chosen, team):
+        recipe = load_recipe(name, overrides or [])
+        folder = out or Path("runs") / recipe.name
+        result = run_all(recipe, data, tokenizer, folder, chosen, team)
+        if not team.is_first:
+            return
+        if as_json:
+            print_json(result)
+        else:
+            _print_run(result, folder)
 
 
 @app.command("recipes", epilog=epilog("pgolf recipes", "pgolf recipes seed_1232 --set model.layers=9"))
@@ -248,6 +268,9 @@ def main() -> None:
     except PgolfError as error:
         _fail(str(error))
     except ClickException as error:
+        # A wrong command line is wrong on every rank, and noticed before they know of each other.
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(2)
         _fail(error.format_message())
     except Interrupted as stop:
         print(f"pgolf: {stop}", file=sys.stderr)
@@ -272,7 +295,7 @@ def repeat_list_options(words: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> None:
-    print(f"pgolf: error: {' '.join(message.split())}", file=sys.stderr)
+    print_mistake(message)
     sys.exit(2)
 
 

@@ -30,6 +30,7 @@ bench_app = typer.Typer(
     epilog=epilog(
         "pgolf bench train",
         "pgolf bench eval --recipe seed_1232 --repeats 3 --json",
+        "pgolf bench compare before.json after.json",
         "pgolf bench coders model.safetensors --bits 6",
     ),
 )
@@ -51,13 +52,30 @@ def _add_speed_command(what: str, text: str) -> None:
 
         result = run_bench(what, load_recipe(recipe, overrides or []), pick_device(device), repeats)
         _write(result, out)
-        print_result(result, as_json, flat_rows(result), title=f"bench {what}")
+        shown = {key: value for key, value in result.items() if key not in ("settings", "milliseconds_repeats")}
+        print_result(result, as_json, flat_rows(shown), title=f"bench {what}")
 
 
 _add_speed_command("train", "One optimizer step.")
 _add_speed_command("eval", "Evaluation in sliding windows.")
 _add_speed_command("ttt", "Test-time training.")
 _add_speed_command("pack", "Quantizing, coding and verifying.")
+
+
+@bench_app.command(
+    "compare",
+    epilog=epilog("pgolf bench compare before.json after.json", "pgolf bench compare before.json after.json --json"),
+)
+def bench_compare_command(
+    first: Annotated[Path, typer.Argument(help="Written by `pgolf bench train|eval|ttt|pack --out`.")],
+    second: Annotated[Path, typer.Argument(help="The same work measured again.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say whether the second measurement is faster than the first, as far as their repeats can show."""
+    from pgolf.bench.compare import compare_benches
+
+    found = compare_benches(first, second)
+    print_result(found.to_json(), as_json, found.rows(), title=f"{first} and {second}")
 
 
 @bench_app.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value))
 
 
+def print_mistake(message: str) -> None:
+    """What the user got wrong, as one line on standard error."""
+    print(f"pgolf: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
 def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: str) -> None:
     """The value as JSON, or its rows as a table."""
     if as_json:
@@ -65,16 +71,20 @@ def print_columns(
     title: str,
     left: Sequence[str] = (),
     spare: str | None = None,
+    wrap: bool = False,
 ) -> None:
     """A table with a header; the first column and those named in ``left`` are aligned left, the others right.
 
-    The column named ``spare`` is left out where the terminal is too narrow for all.
+    The column named ``spare`` is left out where the terminal is too narrow for all; with ``wrap`` long texts take
+    several lines.
     """
     console = stdout if stdout.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
     table = Table(title=plain(title), title_justify="left")
     for index, name in enumerate(header):
         first = index == 0
-        table.add_column(name, justify="left" if first or name in left else "right", no_wrap=not first, overflow="fold")
+        table.add_column(
+            name, justify="left" if first or name in left else "right", no_wrap=not (first or wrap), overflow="fold"
+        )
     for row in rows:
         table.add_row(*map(plain, row))
     if (
@@ -131,3 +141,12 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], title: str) -> None:
         for row in rows
     ]
     print_columns(("coder", "bytes", "of torch.save\n+ zstd-22", "encode", "decode"), shown, title)
+
+
+def print_profile(found: Mapping[str, Any]) -> None:
+    """What ``train.profile`` found, as JSON values, as a table."""
+    from pgolf.train.profile import Operation, as_table
+
+    if found["operations"]:
+        header, rows = as_table([Operation(**operation) for operation in found["operations"]])
+        print_columns(header, rows, title=f"slowest operations of a step; trace in {found['trace']}")

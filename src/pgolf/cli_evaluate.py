@@ -43,15 +43,15 @@ def eval_command(
     as_json: AsJson = False,
 ) -> None:
     """Score weights in bits per byte on the validation split."""
-    from pgolf.device import pick_device
+    from pgolf.cli_team import joined
     from pgolf.pipeline import eval_job
 
-    chosen = pick_device(device)
-    result = eval_job(
-        weights, data, tokenizer, mode, stride, limit, overrides or [], chosen, ledger=ledger, strict=strict
-    )
-    shown = {key: value for key, value in result.items() if key != "chunks"}
-    print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")
+    settings = (mode, stride, limit, overrides or [])
+    with joined(device) as (chosen, team):
+        result = eval_job(weights, data, tokenizer, *settings, chosen, ledger=ledger, strict=strict, team=team)
+        if team.is_first:
+            shown = {key: value for key, value in result.items() if key != "chunks"}
+            print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")
 
 
 def verify_command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from pgolf.files import check_writable, read_json, sha256_file, write_json
 from pgolf.progress import TrainingView, counting, stderr, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
-from pgolf.train.folder import is_trained, open_run, saved_recipe
+from pgolf.team import SOLO, Team
+from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe
 from pgolf.train.loop import Run, TrainResult, train
 from pgolf.weights import Weights, load_weights, save_weights
 
@@ -49,53 +51,69 @@ EVALUATIONS = (
 
 
 def run_all(
-    recipe: Recipe, data: Path | None, tokenizer: Path | None, out: Path, device: torch.device
+    recipe: Recipe,
+    data: Path | None,
+    tokenizer: Path | None,
+    out: Path,
+    device: torch.device,
+    team: Team = SOLO,
 ) -> dict[str, Any]:
     """Do everything that is not done yet in the run folder ``out`` and return what ``result.json`` holds.
+
+    Training and evaluation are shared by the team; the first rank packs, and only its result is complete.
 
     Raises:
         PgolfError: something in the input is wrong; what was finished before stays usable.
     """
     if (previous := saved_recipe(out)) not in (None, recipe):
         raise PgolfError(f"{out}: holds a run of another recipe ({out / 'recipe.toml'}); choose another --out")
-    dataset = job_dataset(recipe, data, tokenizer)
+    dataset = job_dataset(recipe, data, tokenizer, team)
     result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}}
     if (out / "result.json").is_file():
         result = read_json(out / "result.json")
     evaluations: dict[str, Any] = result["evaluations"]
-    if not is_trained(out):
-        trained = _train(open_run(recipe, dataset, out, device, resume=previous is not None))
+    trained_before = is_trained(out)
+    packed_before = "pack" in result and (out / ARTIFACT).is_file()
+    save = partial(team.first, lambda: write_json(out / "result.json", result))
+    team.meet()  # Everyone has seen what is done before anyone goes on.
+    if not trained_before:
+        trained = _train(open_run(recipe, dataset, out, device, resume=previous is not None, team=team))
         result["train"] = {"steps": trained.steps, "seconds": trained.seconds}
         evaluations["raw"] = trained.raw.to_json()
-        write_json(out / "result.json", result)
-    if "pack" not in result or not (out / ARTIFACT).is_file():
-        weights = load_weights(out)
-        started = time.perf_counter()
-        report = _pack(weights, recipe, dataset, out / ARTIFACT, None)
-        result["pack"] = report.to_json() | {"seconds": time.perf_counter() - started}
-        write_json(out / "result.json", result)
+        save()
+    elif any(name not in evaluations for name, _, _ in EVALUATIONS):
+        team.first(lambda: record_session(out))
+    if not packed_before:
+        result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
+        save()
     for name, file, mode in EVALUATIONS:
         if name not in evaluations:
             weights = load_weights(out / file)
             label = f"{name} BPB"
             ledger = out / f"ledger.{name}.jsonl"
-            scored = evaluate_weights(weights, recipe, dataset, mode, device, label=label, ledger=ledger)
+            scored = evaluate_weights(weights, recipe, dataset, mode, device, label=label, ledger=ledger, team=team)
             evaluations[name] = scored.to_json()
-            write_json(out / "result.json", result)
-    write_report(out)
+            save()
+    team.first(lambda: write_report(out))
     return result
 
 
-def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
+def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    report = _pack(load_weights(out), recipe, dataset, out / ARTIFACT, None)
+    return report.to_json() | {"seconds": time.perf_counter() - started}
+
+
+def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team: Team = SOLO) -> Dataset:
     """The given data, or the recipe's built-in corpus (prepared once, then reused)."""
     if data is not None:
         return open_dataset(data, tokenizer, recipe.model.vocab_size)
     if recipe.data.corpus != "python":
         raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; pass --data DIR (see `pgolf data --help`)")
     folder = Path("data") / f"python-sp{recipe.model.vocab_size}"
-    if not (folder / "manifest.json").is_file():
+    if team.is_first and not (folder / "manifest.json").is_file():
         stderr.print("collecting the English prose of this Python and training a tokenizer on it")
-    folder = prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction)
+    team.first(lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction))
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 
@@ -110,6 +128,7 @@ def evaluate_weights(
     label: str | None = None,
     ledger: Path | None = None,
     strict: bool = False,
+    team: Team = SOLO,
 ) -> EvalResult:
     """Score weights on a dataset's validation split, and write the ledger of it if a file is named.
 
@@ -126,10 +145,11 @@ def evaluate_weights(
     network = place(weights.model(), recipe, device)
     table = dataset.tokenizer.byte_table
     digests = {"artifact": sha256_file(weights.source), "tokenizer": dataset.tokenizer.digest}
+    team.meet()  # Loading may have taken longer on one rank than on another.
     with counting(label or f"{mode} evaluation") as progress:
-        result = evaluate(network, recipe, tokens, table, mode, progress, strict=strict, known=digests)
+        result = evaluate(network, recipe, tokens, table, mode, progress, strict=strict, known=digests, team=team)
     if ledger is not None:
-        result.ledger.write(ledger)
+        team.first(lambda: result.ledger.write(ledger))
     return result
 
 
@@ -143,12 +163,18 @@ def train_job(
     *,
     initial: Path | None = None,
     resume: bool = False,
+    profile: bool = False,
+    team: Team = SOLO,
 ) -> dict[str, Any]:
     """Train in the run folder ``out``; with ``resume`` the recipe and the data are the run's own by default.
+
+    With ``profile`` a few steps are profiled; the result then holds what was found, as ``profile``. A team that was
+    restarted resumes.
 
     Raises:
         PgolfError: no recipe, no data, or a folder that holds something else.
     """
+    resume = resume or team.restarted
     previous = saved_recipe(out) if resume else None
     if name is None and previous is None:
         raise PgolfError(f"{out}: nothing to resume there; name a --recipe" if resume else "name a --recipe")
@@ -156,16 +182,18 @@ def train_job(
     if previous is not None and data is None and recipe.data.corpus == "none":
         recorded = read_json(out / "provenance.json")["data"]
         data = Path(recorded["folder"])
-    dataset = job_dataset(recipe, data, tokenizer)
+    dataset = job_dataset(recipe, data, tokenizer, team)
     start = None if initial is None else _initial_state(initial, recipe)
-    run = open_run(recipe, dataset, out, device, initial=start, resume=resume)
-    trained = _train(run)
+    run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
+    found: dict[str, Any] = {}
+    trained = _train_with_profile(run, found) if profile and team.is_first else _train(run)
     return {
         "steps": trained.steps,
         "seconds": trained.seconds,
         "val_loss": trained.raw.val_loss,
         "val_bpb": trained.raw.val_bpb,
         "weights": str(trained.weights),
+        **found,
     }
 
 
@@ -239,6 +267,7 @@ def eval_job(
     *,
     ledger: Path | None = None,
     strict: bool = False,
+    team: Team = SOLO,
 ) -> dict[str, Any]:
     """Score weights; ``overrides`` may change evaluate and ttt keys. A ledger is written where one is named."""
     if ledger is not None:
@@ -249,9 +278,9 @@ def eval_job(
     recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt"))
     if stride is not None:
         recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
-    dataset = job_dataset(recipe, data, tokenizer)
+    dataset = job_dataset(recipe, data, tokenizer, team)
     result = evaluate_weights(
-        weights, recipe, dataset, mode, device, limit_targets=limit_targets, ledger=ledger, strict=strict
+        weights, recipe, dataset, mode, device, limit_targets=limit_targets, ledger=ledger, strict=strict, team=team
     )
     return result.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
 
@@ -290,3 +319,15 @@ def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
 def _train(run: Run) -> TrainResult:
     with TrainingView(run.recipe.train.steps, run.clock.step) as view:
         return train(run, view)
+
+
+def _train_with_profile(run: Run, found: dict[str, Any]) -> TrainResult:
+    from pgolf.train.profile import ProfilingWatcher
+
+    with (
+        TrainingView(run.recipe.train.steps, run.clock.step) as view,
+        ProfilingWatcher(view, run.folder / "profile", run.device) as profiler,
+    ):
+        trained = train(run, profiler)
+    found["profile"] = profiler.to_json()
+    return trained

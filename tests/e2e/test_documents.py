@@ -18,6 +18,7 @@ ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
     "audit plain.pt": "tests/audit/test_command.py trains the script that makes it, and runs them",
     "import": "tests/golden reads the references' own files",
+    "launch slurm": "tests/e2e/test_launch.py runs it without SLURM, tests/slurm with",
 }
 SHRUNK = [
     *("model.layers=2", "model.width=32", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=32"),
@@ -27,7 +28,7 @@ SHRUNK = [
     *("train.sequence_length=32", "train.micro_batches=1", "evaluate.stride=16", "evaluate.sequence_length=0"),
     *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0"),
 ]
-SHRINKABLE = ("train", "run", "bench")
+SHRINKABLE = ("train", "run", "launch", "bench train", "bench eval", "bench ttt", "bench pack")
 
 
 def commands(document: Path) -> list[list[str]]:
@@ -73,7 +74,7 @@ def test_commands_of_a_document(desk: Path, document: Path) -> None:
         if any(" ".join(words).startswith(prefix) for prefix in ELSEWHERE) or "imported.safetensors" in words:
             continue
         arguments = list(words)
-        if words[0] in SHRINKABLE and "--resume" not in words:
+        if " ".join(words[:2]).startswith(SHRINKABLE) and "--resume" not in words:
             arguments += [word for setting in SHRUNK for word in ("--set", setting)]
             if words[0] in ("train", "run") and "--data" not in words:
                 arguments += ["--data", "data/web"]
@@ -90,3 +91,5 @@ def test_elsewhere_is_true() -> None:
     assert (ROOT / "tests" / "unit" / "test_fetch.py").is_file()
     assert (ROOT / "tests" / "audit" / "test_command.py").is_file()
     assert (ROOT / "tests" / "golden" / "test_evaluation.py").is_file()
+    assert (ROOT / "tests" / "e2e" / "test_launch.py").is_file()
+    assert (ROOT / "tests" / "slurm" / "test_slurm.py").is_file()

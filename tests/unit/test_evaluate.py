@@ -150,7 +150,7 @@ def test_text_of_no_bytes_is_a_clear_mistake() -> None:
 
 
 def test_no_function_both_scores_and_updates() -> None:
-    scoring = {"losses", "distributions", "score", "_score", "_record"}
+    scoring = {"losses", "distributions", "score", "_score", "_measure"}
     updating = {"adapt", "_adapt", "_update", "backward", "step"}
     found: set[str] = set()
     for path in Path(pgolf.evaluate.__path__[0]).glob("*.py"):

@@ -30,9 +30,9 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
         repeats: measured executions after one unmeasured.
 
     Returns:
-        JSON values: medians of both ways in milliseconds, tokens per second, the median of the paired ratios
-        (plain time / our time: above 1 pgolf is faster), the figures both computed, peak memory in bytes,
-        and the environment.
+        JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the median of
+        the paired ratios (plain time / our time: above 1 pgolf is faster), the figures both computed, peak memory
+        in bytes, the recipe's settings and the environment.
 
     Raises:
         PgolfError: unknown kind of work, or the two ways disagree.
@@ -59,7 +59,9 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
         "bench": what,
         "recipe": recipe.name,
         "scope": measured.scope,
+        "settings": recipe.model_dump(mode="json", exclude={"name", "description"}),
         "repeats": repeats,
+        "milliseconds_repeats": [1000 * seconds for seconds in times["ours"]],
         "milliseconds": 1000 * medians["ours"],
         "milliseconds_plain": 1000 * medians["plain"],
         "ratio": statistics.median(ratios),

@@ -21,6 +21,7 @@ SCORER_MODULES = (
     "recipe.py",
     "recipe_checks.py",
     "device.py",
+    "team.py",
     "data/shards.py",
     "data/tokenizer.py",
     "data/loader.py",

@@ -63,7 +63,11 @@ class BatchLoader:
 
     def __init__(self, stream: TokenStream, train: TrainSection, rank: int = 0, world: int = 1) -> None:
         if train.micro_batches % world:
-            raise PgolfError(f"train.micro_batches {train.micro_batches} cannot be shared by {world} ranks")
+            raise PgolfError(
+                f"train.micro_batches {train.micro_batches} (of train.batch_tokens {train.batch_tokens}) cannot be "
+                f"shared by {world} ranks; start a number of ranks that divides it, or set train.micro_batches to a "
+                f"multiple of {world}"
+            )
         self.stream, self.rank, self.world = stream, rank, world
         self.length, self.micro_batches = train.sequence_length, train.micro_batches
         self.span = train.batch_tokens // train.micro_batches + 1

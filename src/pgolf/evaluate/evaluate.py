@@ -20,6 +20,7 @@ from pgolf.evaluate.protocol import grade
 from pgolf.evaluate.scorer import MODES, build_scorer
 from pgolf.model.gpt import GPT
 from pgolf.recipe import Recipe
+from pgolf.team import SOLO, Team
 
 __all__ = ["MODES", "EvalResult", "evaluate"]
 
@@ -63,6 +64,7 @@ def evaluate(
     *,
     strict: bool = False,
     known: Mapping[str, str] | None = None,
+    team: Team = SOLO,
 ) -> EvalResult:
     """Score a stream of tokens; the model is left as it was.
 
@@ -75,6 +77,7 @@ def evaluate(
         progress: told (targets scored, all targets).
         strict: reveal one target at a time, which is slow.
         known: what the ledger's header says of artifact and tokenizer.
+        team: ranks that share the work, all of them with equal arguments and results.
 
     Returns:
         The score; every target counts exactly once.
@@ -96,7 +99,8 @@ def evaluate(
         }
     )
     try:
-        grade(build_scorer(network, recipe, mode), tokens, byte_table, ledger, strict=strict, progress=progress)
+        scorer = build_scorer(network, recipe, mode, team=team)
+        grade(scorer, tokens, byte_table, ledger, strict=strict, progress=progress, team=team)
     finally:
         network.train(was_training)
     score = ledger.score()

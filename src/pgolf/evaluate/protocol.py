@@ -12,6 +12,11 @@ learn from. So the conditions of a valid score are matters of who knows what whe
 In *strict* mode one target is asked for at a time, and nothing of it can leak. In *block* mode, the default, the
 request comes with the targets of the block, so that a causal model can score them in one pass. That it does not look at
 them out of turn is then a promise: ``pgolf audit`` tests it, and decoding (``codec``) proves it.
+
+Several ranks share the work where a scorer says that it will learn nothing for a while (``steady``): the grader
+divides the coming blocks among them, and each rank's scorer scores its own, from a copy that has read the text before
+them (``ahead``). Then every rank writes all results into its ledger, in order, and only then hands out the text as
+``Recorded``. So the ledger is that of a single process, entry by entry, and nobody learns from what is not in it.
 """
 
 from __future__ import annotations
@@ -30,6 +35,10 @@ from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
+from pgolf.team import SOLO, Team
+
+# Blocks per rank between two exchanges of results.
+_ROUND = 8
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,18 @@ class Scorer(abc.ABC):
     @abc.abstractmethod
     def wanted(self) -> int:
         """How many of the next targets to score at once, at least 1; fewer may be asked for."""
+
+    def steady(self) -> int:
+        """How many of the next targets are scored by the state of now, whatever they are; at least what is wanted."""
+        return self.wanted()
+
+    def ahead(self, text: Tokens) -> Scorer:
+        """One that is further on: it has read ``text`` (n,) uint16, the next targets, and learned nothing.
+
+        Only asked for within ``steady`` targets, to score with and to be thrown away; so that a scorer which is steady
+        for no more than one block needs none. It may share memory with this one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is steady for several blocks and cannot go ahead")
 
     @abc.abstractmethod
     def distributions(self, given: Tensor) -> Tensor:
@@ -105,6 +126,7 @@ def grade(
     *,
     strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    team: Team = SOLO,
 ) -> None:
     """Let a scorer predict a stream, and record what each range of targets cost.
 
@@ -115,6 +137,7 @@ def grade(
         ledger: empty; receives one entry per request.
         strict: ask for one target at a time.
         progress: told (targets scored, all targets).
+        team: ranks that do this together, each with a scorer and a ledger of its own; strict requests are not shared.
 
     Raises:
         PgolfError: the scorer returned something that is no score.
@@ -122,16 +145,41 @@ def grade(
     targets, done = len(tokens) - 1, 0
     scorer.begin(int(tokens[0]), targets)
     while done < targets:
-        count = 1 if strict else min(max(int(scorer.wanted()), 1), targets - done)
-        recorded = _record(scorer, tokens[done : done + count + 1], byte_table, ledger, done, strict)
-        done += count
-        if progress is not None:
-            progress(done, targets)
-        scorer.receive(recorded)
+        requests = [(scorer, done, 1)] if strict else _requests(scorer, tokens, done, team)
+        own = requests if strict else [requests[index] for index in team.share(len(requests))]
+        measured = [_measure(by, tokens[at : at + count + 1], byte_table, at, strict) for by, at, count in own]
+        if not strict:
+            measured = [entry for part in team.gather(measured) for entry in part]
+        for (_, at, count), (nats, byte_count, state) in zip(requests, measured, strict=True):
+            block = tokens[at + 1 : at + count + 1].copy()
+            ledger.record(at, block, nats, byte_count, state)
+            done += count
+            if progress is not None:
+                progress(done, targets)
+            scorer.receive(Recorded(at, block))
 
 
-def _record(scorer: Scorer, span: Tokens, byte_table: ByteTable, ledger: Ledger, first: int, strict: bool) -> Recorded:
-    """Have the targets ``span[1:]`` scored, and write what they cost."""
+def _requests(scorer: Scorer, tokens: Tokens, done: int, team: Team) -> list[tuple[Scorer, int, int]]:
+    """The next blocks: who scores them, their first target, their size. One for a single process.
+
+    They are those that a single process asks for, one after the other.
+    """
+    rest = len(tokens) - 1 - done
+    requests = [(scorer, done, min(max(int(scorer.wanted()), 1), rest))]
+    if team.size > 1:
+        steady = min(int(scorer.steady()), rest)
+        while len(requests) < _ROUND * team.size:
+            before, first, count = requests[-1]
+            at = first + count
+            if at - done >= steady:
+                break
+            by = before.ahead(tokens[first + 1 : at + 1].copy())
+            requests.append((by, at, min(max(int(by.wanted()), 1), steady + done - at)))
+    return requests
+
+
+def _measure(scorer: Scorer, span: Tokens, byte_table: ByteTable, first: int, strict: bool) -> tuple[float, int, str]:
+    """Have the targets ``span[1:]`` scored: what they cost (nats), their bytes, and the state they were scored by."""
     block = span[1:]
     state = scorer.state_digest()
     if strict:
@@ -141,8 +189,7 @@ def _record(scorer: Scorer, span: Tokens, byte_table: ByteTable, ledger: Ledger,
         losses = scorer.losses(torch.from_numpy(block.astype(np.int64))).detach()
     nats = _checked(losses, len(block), first)
     counted = byte_table.count(span[:-1].astype(np.int64), block.astype(np.int64))
-    ledger.record(first, block, nats, int(counted.sum()), state)
-    return Recorded(first, block.copy())
+    return nats, int(counted.sum()), state
 
 
 def _strict_losses(scorer: Scorer, target: int) -> Tensor:

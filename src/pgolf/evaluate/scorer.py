@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from pgolf.evaluate.ttt import Adapter, Transcript
 from pgolf.evaluate.windows import Window, window_at, window_index, windows_between
 from pgolf.model.gpt import GPT
 from pgolf.recipe import Recipe
+from pgolf.team import SOLO, Team
 
 if TYPE_CHECKING:
     from pgolf.model.cache import KvCache
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 MODES = ("standard", "sliding", "ttt")
 
 
-def build_scorer(network: GPT, recipe: Recipe, mode: str, document_start: int | None = None) -> Scorer:
+def build_scorer(
+    network: GPT, recipe: Recipe, mode: str, document_start: int | None = None, team: Team = SOLO
+) -> Scorer:
     """The scorer of a mode: standard, sliding, or ttt with the recipe's method.
 
     Args:
@@ -36,6 +40,7 @@ def build_scorer(network: GPT, recipe: Recipe, mode: str, document_start: int | 
         mode: one of ``MODES``.
         document_start: the token (BOS) that begins a document, for methods that forget there; None takes the stream's
             first token, which it is in prepared data.
+        team: ranks that learn together.
     """
     if mode not in MODES:
         raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
@@ -47,12 +52,12 @@ def build_scorer(network: GPT, recipe: Recipe, mode: str, document_start: int | 
 
         return LORA_SCORERS[recipe.ttt.method](network, recipe, document_start)
     if mode == "ttt":
-        return TttScorer(network, recipe)
-    return WindowScorer(network, length, stride, recipe.evaluate.batch)
+        return TttScorer(network, recipe, team)
+    return FrozenScorer(network, length, stride, recipe.evaluate.batch)
 
 
 class WindowScorer(Scorer):
-    """A frozen model over windows of ``length`` inputs that advance by ``stride``.
+    """A model over windows of ``length`` inputs that advance by ``stride``.
 
     Args:
         network: the model on its device.
@@ -104,6 +109,15 @@ class WindowScorer(Scorer):
         self.position += len(recorded.tokens)
         self.context = np.concatenate([self.context, recorded.tokens])[-self.length - 1 :]
 
+    def ahead(self, text: Tokens) -> WindowScorer:
+        """See ``Scorer``; shares the network."""
+        self.state_digest()  # Computed once, for all copies.
+        other = copy.copy(self)
+        other.position += len(text)
+        other.context = np.concatenate([self.context, text])[-self.length - 1 :]
+        other._cache = other._row = None
+        return other
+
     def state_digest(self) -> str:
         """A fingerprint of the weights."""
         if self._digest is None:
@@ -112,7 +126,9 @@ class WindowScorer(Scorer):
 
     def snapshot(self) -> Any:
         """See ``Scorer``; the network is not part of it, as it never changes here."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("network", *self.recomputable)}
+        return {
+            key: value for key, value in self.__dict__.items() if key not in ("network", "team", *self.recomputable)
+        }
 
     def restore(self, snapshot: Any) -> None:
         """See ``Scorer``."""
@@ -148,15 +164,23 @@ class WindowScorer(Scorer):
         return torch.cat([score(self.network, text, group, self.length) for group in batches(windows, self.batch)])
 
 
+class FrozenScorer(WindowScorer):
+    """A model that never learns."""
+
+    def steady(self) -> int:
+        """All that is left."""
+        return self.targets - self.position
+
+
 class TttScorer(WindowScorer):
     """Sliding windows by a model that trains on each chunk of text once all of it is scored.
 
     A window belongs to the chunk in which the first target that it scores lies. So when the windows of a chunk are
-    scored, its text is recorded, and the model trains on it before the next window.
+    scored, its text is recorded, and the model trains on it before the next window. The ranks of a team train together.
     """
 
-    def __init__(self, network: GPT, recipe: Recipe) -> None:
-        self.recipe, self._source = recipe, network
+    def __init__(self, network: GPT, recipe: Recipe, team: Team = SOLO) -> None:
+        self.recipe, self.team, self._source = recipe, team, network
         super().__init__(network, recipe.evaluation_length, recipe.evaluate.stride, recipe.evaluate.batch)
 
     def begin(self, first: int, targets: int) -> None:
@@ -168,16 +192,20 @@ class TttScorer(WindowScorer):
         # A chunk's last window reaches at most its length beyond the chunk.
         self.transcript = Transcript(first, self.recipe.ttt.chunk_tokens + self.length)
         chunks = -(-targets // self.recipe.ttt.chunk_tokens)
-        self.adapter = Adapter(self.network, self.recipe.ttt, self.length, chunks)
+        self.adapter = Adapter(self.network, self.recipe.ttt, self.length, chunks, self.team)
 
     def wanted(self) -> int:
         """Windows of this chunk only: the next ones are scored with other weights."""
+        return min(super().wanted(), self.steady())
+
+    def steady(self) -> int:
+        """What the windows of this chunk score."""
         size = self.recipe.ttt.chunk_tokens
         # The last window whose first target lies in the chunk.
         last = window_index((self.chunk + 1) * size - 1, self.length, self.stride)
         if window_at(last, self.length, self.stride).first // size > self.chunk:
             last -= 1
-        return min(super().wanted(), window_at(last, self.length, self.stride).end - self.position)
+        return window_at(last, self.length, self.stride).end - self.position
 
     def receive(self, recorded: Recorded) -> None:
         """Take the text; train once a window ends that is the last of its chunk."""

@@ -22,6 +22,7 @@ from pgolf.device import autocast
 from pgolf.evaluate.protocol import Recorded
 from pgolf.model.gpt import GPT
 from pgolf.recipe import TttSection
+from pgolf.team import SOLO, Team
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,11 @@ class Adapter:
         ttt: how to train.
         length: targets per training sequence.
         chunks: number of chunks of the whole stream, which the schedule spreads over.
+        team: ranks with equal models, which share the sequences of each training batch.
     """
 
-    def __init__(self, network: GPT, ttt: TttSection, length: int, chunks: int) -> None:
-        self.network, self.ttt, self.length, self.chunks = network, ttt, length, chunks
+    def __init__(self, network: GPT, ttt: TttSection, length: int, chunks: int, team: Team = SOLO) -> None:
+        self.network, self.ttt, self.length, self.chunks, self.team = network, ttt, length, chunks, team
         frozen = frozen_parameters(network, ttt.frozen_blocks)
         self.parameters: list[nn.Parameter] = []
         for name, parameter in network.named_parameters():
@@ -144,13 +146,26 @@ class Adapter:
     def _update(self, tokens: Tokens) -> None:
         device = self.parameters[0].device
         span = torch.from_numpy(tokens.astype(np.int64)).to(device)
+        inputs, targets = span[:-1].view(-1, self.length), span[1:].view(-1, self.length)
+        own = self.team.share(len(inputs))
+        part = slice(own.start, own.stop)
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(device):
-            loss = self.network(span[:-1].view(-1, self.length), span[1:].view(-1, self.length)).mean()
-        loss.backward()
+        if own:
+            with autocast(device):
+                loss = self.network(inputs[part], targets[part]).mean() * (len(own) / len(inputs))
+            loss.backward()
+        self._add_up_gradients()
         if self.ttt.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.ttt.grad_clip)
         self.optimizer.step()
+
+    def _add_up_gradients(self) -> None:
+        if self.team.size == 1:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is None:  # A rank without a sequence of its own adds nothing.
+                parameter.grad = torch.zeros_like(parameter)
+        self.team.add_up([parameter.grad for parameter in self.parameters if parameter.grad is not None])
 
 
 def lr_factor(ttt: TttSection, chunk: int, chunks: int) -> float:

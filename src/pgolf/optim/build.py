@@ -11,15 +11,19 @@ from torch.optim import AdamW, Optimizer
 from pgolf.optim.muon import Muon
 from pgolf.optim.routing import Route, route
 from pgolf.recipe import Recipe
+from pgolf.team import SOLO, Team
 
 
-def build_optimizers(network: nn.Module, recipe: Recipe) -> list[Optimizer]:
-    """Muon for the matrices and AdamW for the rest; each group keeps its unscaled rate as ``base_lr``."""
+def build_optimizers(network: nn.Module, recipe: Recipe, team: Team = SOLO) -> list[Optimizer]:
+    """Muon for the matrices and AdamW for the rest; each group keeps its unscaled rate as ``base_lr``.
+
+    Muon's work is shared by the team; AdamW's, which is next to none, every rank does for itself.
+    """
     optim, routes = recipe.optim, route(network, recipe)
     optimizers: list[Optimizer] = []
     if matrices := _groups(routes, "muon"):
         dtype = torch.bfloat16 if optim.muon_update_dtype == "bfloat16" else torch.float32
-        optimizers.append(Muon(matrices, optim.muon_momentum_start, optim.newton_schulz_steps, dtype))
+        optimizers.append(Muon(matrices, optim.muon_momentum_start, optim.newton_schulz_steps, dtype, team))
     if others := _groups(routes, "adamw"):
         betas = (optim.adam_beta1, optim.adam_beta2)
         optimizers.append(AdamW(others, betas=betas, eps=optim.adam_eps, fused=True))

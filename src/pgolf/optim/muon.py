@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from pgolf.team import SOLO, Team
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -42,41 +45,69 @@ class Muon(Optimizer):
         momentum: of the gradient sum; set ``group["momentum"]`` to schedule it.
         steps: Newton-Schulz iterations.
         update_dtype: format each update is rounded to before it is applied.
+        team: ranks with equal weights and gradients, which share the work.
 
-    Matrices of one shape are orthogonalised as one stack.
+    Matrices of one shape are orthogonalised as one stack: each rank takes its part of it, and while the results travel
+    it works on the next stack. Momentum is kept whole on every rank: any number of ranks can go on from a checkpoint.
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], momentum: float, steps: int, update_dtype: torch.dtype
+        self,
+        groups: Iterable[dict[str, Any]],
+        momentum: float,
+        steps: int,
+        update_dtype: torch.dtype,
+        team: Team = SOLO,
     ) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum})
         self.steps = steps
         self.update_dtype = update_dtype
+        self.team = team
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Apply one update to every matrix that has a gradient; closures are not supported."""
         assert closure is None, "Muon evaluates no closures"
+        finish: Callable[[], None] | None = None
+        for parameters, group in self._stacks():
+            updates = self._updates(parameters, group["momentum"])
+            if finish is not None:
+                finish()
+            finish = partial(self._apply, parameters, group, updates)
+        if finish is not None:
+            finish()
+
+    def _stacks(self) -> Iterator[tuple[list[Tensor], dict[str, Any]]]:
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for parameters in by_shape.values():
-                self._step_stack(parameters, group)
+                yield parameters, group
 
-    def _step_stack(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        momentum, lr = group["momentum"], group["lr"]
+    def _updates(self, parameters: list[Tensor], momentum: float) -> Callable[[], Tensor]:
+        """Begin to compute the updates of matrices of one shape; returns what waits for (at least) all of them."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self._buffer(parameter) for parameter in parameters]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)
-        looked_ahead = torch._foreach_add(gradients, buffers, alpha=momentum)
+        each = -(-len(parameters) // self.team.size)
+        own = slice(self.team.rank * each, (self.team.rank + 1) * each)
         rows, columns = parameters[0].shape
-        updates = orthogonalise(torch.stack(looked_ahead), self.steps) * max(1.0, rows / columns) ** 0.5
-        updates = updates.to(self.update_dtype).to(parameters[0].dtype)
+        # Ranks beyond the last matrix send zeros, so that all send the same amount.
+        updates = parameters[0].new_zeros((each, rows, columns), dtype=self.update_dtype)
+        if gradients[own]:
+            looked_ahead = torch._foreach_add(gradients[own], buffers[own], alpha=momentum)
+            computed = orthogonalise(torch.stack(looked_ahead), self.steps) * max(1.0, rows / columns) ** 0.5
+            updates[: len(computed)] = computed
+        return self.team.collect(updates)
+
+    def _apply(self, parameters: list[Tensor], group: dict[str, Any], updates: Callable[[], Tensor]) -> None:
+        lr = group["lr"]
+        every = updates()[: len(parameters)].to(parameters[0].dtype)
         torch._foreach_mul_(parameters, 1.0 - lr * group["weight_decay"])
-        torch._foreach_add_(parameters, list(updates.unbind()), alpha=-lr)
+        torch._foreach_add_(parameters, list(every.unbind()), alpha=-lr)
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

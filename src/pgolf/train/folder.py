@@ -1,11 +1,12 @@
 """The run folder: created once, continued if asked, never mixed up.
 
 recipe.toml             the resolved recipe
-provenance.json         versions, command, data
+provenance.json         versions, command, data; every session that worked on the run, with its job
 metrics.jsonl           losses and validations, step by step
 checkpoint.safetensors  the state to resume from; removed when training is over
 raw.safetensors         the last weights
 model.safetensors       the averaged weights: what is packed and scored
+launch/                 logs and job files of `pgolf launch`
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes, write_json
-from pgolf.provenance import provenance
+from pgolf.files import read_json, write_bytes, write_json
+from pgolf.provenance import provenance, session
 from pgolf.recipe import Recipe, load_recipe
+from pgolf.team import SOLO, Team
 from pgolf.train.loop import Run
 
-RECIPE, PROVENANCE = "recipe.toml", "provenance.json"
+RECIPE, PROVENANCE, LAUNCH = "recipe.toml", "provenance.json", "launch"
 
 
 def saved_recipe(folder: Path) -> Recipe | None:
@@ -39,13 +41,16 @@ def open_run(
     *,
     initial: dict[str, Tensor] | None = None,
     resume: bool = False,
+    team: Team = SOLO,
 ) -> Run:
     """Prepare a folder for training and return the run, positioned where it has to go on.
+
+    A team that was restarted resumes without being told to.
 
     Raises:
         PgolfError: the folder holds another run, or one that ``resume`` was not given for.
     """
-    previous = saved_recipe(folder)
+    previous, resume = saved_recipe(folder), resume or team.restarted
     if previous is not None and not resume:
         raise PgolfError(f"{folder}: holds a run already; add --resume to continue it, or choose another --out")
     if previous is None and _holds_something_else(folder):
@@ -55,17 +60,29 @@ def open_run(
     if is_trained(folder):
         raise PgolfError(f"{folder}: training is already finished; choose another --out")
     # Bad data shows here, before anything is written.
-    run = Run(recipe, dataset, folder, device, initial, resume)
+    run = Run(recipe, dataset, folder, device, initial, resume, team)
     if previous is None:
-        write_json(folder / PROVENANCE, provenance(dataset, device))
-        # Written last: a folder with a recipe is a run that can be continued.
-        write_bytes(folder / RECIPE, recipe.to_toml().encode())
+        team.first(lambda: _begin_folder(run))
+    else:
+        team.first(lambda: record_session(folder))
     return run
+
+
+def _begin_folder(run: Run) -> None:
+    write_json(run.folder / PROVENANCE, provenance(run.dataset, run.device) | {"ranks": run.team.size})
+    # Written last: a folder with a recipe is a run that can be continued.
+    write_bytes(run.folder / RECIPE, run.recipe.to_toml().encode())
+
+
+def record_session(folder: Path) -> None:
+    """Note in the run's provenance that this process goes on with it."""
+    made = read_json(folder / PROVENANCE)
+    write_json(folder / PROVENANCE, made | {"sessions": [*made.get("sessions", []), session()]})
 
 
 def _holds_something_else(folder: Path) -> bool:
     # A run that was killed in its first moment leaves its provenance, or a temporary file of it.
-    return folder.is_dir() and any(PROVENANCE not in path.name for path in folder.iterdir())
+    return folder.is_dir() and any(PROVENANCE not in path.name and path.name != LAUNCH for path in folder.iterdir())
 
 
 def is_trained(folder: Path) -> bool:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -24,7 +25,9 @@ from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.schedule import lr_scale, muon_momentum
 from pgolf.recipe import Recipe
+from pgolf.team import SOLO, Team
 from pgolf.train.checkpoint import Clock, load_checkpoint, save_checkpoint
+from pgolf.train.distributed import agree, share_gradients, shared_grid
 from pgolf.train.metrics import Metrics
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
 from pgolf.weights import save_weights
@@ -84,10 +87,11 @@ def train(run: Run, watcher: Watcher) -> TrainResult:
             run.averager.update(run.network.state_dict(), clock.step, scale)
             run.metrics.step(clock.step, loss, scale)
             clock.seconds += time.perf_counter() - started
+            clock.seconds, stopping = agree(run.team, clock.seconds, stop.requested)
             watcher.step(clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
-            if stop.requested or _every(train.checkpoint_every, clock.step):
+            if stopping or _every(train.checkpoint_every, clock.step):
                 run.save_checkpoint()
-            if stop.requested:
+            if stopping:
                 raise Interrupted(f"stopped after step {clock.step}; the same command (train: with --resume) goes on")
     return TrainResult(clock.step, clock.seconds, raw, run.save_averaged())
 
@@ -102,6 +106,8 @@ class Run:
         device: where to compute.
         initial: weights to start from instead of random ones.
         resume: continue from the folder's checkpoint, if it has one.
+        team: the ranks that train together. All of them hold the whole state, which stays equal; each computes the
+            gradients of its micro-batches. After construction every rank has read what it needs from the folder.
     """
 
     def __init__(
@@ -112,13 +118,14 @@ class Run:
         device: torch.device,
         initial: dict[str, Tensor] | None = None,
         resume: bool = False,
+        team: Team = SOLO,
     ) -> None:
-        self.recipe, self.dataset, self.folder, self.device = recipe, dataset, folder, device
+        self.recipe, self.dataset, self.folder, self.device, self.team = recipe, dataset, folder, device, team
         self.network = place(_initial_model(recipe, initial), recipe, device)
         self.forward: Callable[..., Tensor] = compiled(self.network, device, recipe.train.compile)
-        self.optimizers = build_optimizers(self.network, recipe)
+        self.optimizers = build_optimizers(self.network, recipe, team)
         self.averager = Averager(recipe.average, self.network.state_dict())
-        self.loader = BatchLoader(dataset.train_stream(), recipe.train)
+        self.loader = BatchLoader(dataset.train_stream(), recipe.train, team.rank, team.size)
         self.validation_tokens = dataset.validation_tokens(recipe.evaluation_length)
         self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
         self.grid: Grid | None = None  # on which they round, once it is frozen
@@ -127,7 +134,10 @@ class Run:
             self.clock, self.grid = load_checkpoint(
                 self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset
             )
-        self.metrics = Metrics(folder / "metrics.jsonl", self.clock.step, recipe.train.batch_tokens)
+        self.team.copy_first(list(self.network.state_dict().values()))
+        path = folder / "metrics.jsonl" if team.is_first else None
+        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens)
+        self._compiled = False
 
     @property
     def _checkpoint(self) -> Path:
@@ -140,17 +150,24 @@ class Run:
         return self.clock.step >= train.steps or out_of_time
 
     def accumulate_gradients(self, step: int) -> Tensor:
-        """Backward pass over all micro-batches of a step; returns the mean loss (nats per target), a scalar."""
+        """Backward pass over all micro-batches of a step; returns the mean loss (nats per target), a scalar.
+
+        Each rank takes its share of them; gradients and loss are those of the whole step on every rank.
+        """
         self.network.train()
         parts = self.recipe.train.micro_batches
         total = torch.zeros((), device=self.device)
         with rounded_weights(self.network, self.rounding):
-            for part in range(parts):
+            for part in range(parts // self.team.size):
                 inputs, targets = (batch.to(self.device, non_blocking=True) for batch in self.loader.batch(step, part))
                 with autocast(self.device):
                     loss = self.forward(inputs, targets).mean() / parts
                 loss.backward()
                 total += loss.detach()
+        if not self._compiled:
+            self.team.meet()  # Compiling takes minutes, and not the same on every rank.
+            self._compiled = True
+        share_gradients(self.team, self.network, total)
         return total
 
     def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:
@@ -183,7 +200,7 @@ class Run:
             try:
                 # The averaged weights are what is packed.
                 weights = self.averager.result(self.network.state_dict())
-                self.grid = choose_grid(weights, self.recipe, self.dataset)
+                self.grid = shared_grid(self.team, partial(choose_grid, weights, self.recipe, self.dataset))
             except PgolfError:
                 self.save_checkpoint()  # It can still be packed under another cap.
                 raise
@@ -198,7 +215,7 @@ class Run:
         """
         table = self.dataset.tokenizer.byte_table
         try:
-            result = evaluate(self.network, self.recipe, self.validation_tokens, table, mode="standard")
+            result = evaluate(self.network, self.recipe, self.validation_tokens, table, mode="standard", team=self.team)
         except PgolfError as error:
             raise PgolfError(
                 f"validation after step {self.clock.step}: {error}; if training diverged, lower the optim.*_lr rates"
@@ -225,27 +242,21 @@ class Run:
     def save_checkpoint(self) -> None:
         """Write the whole state, replacing the previous checkpoint."""
         self.metrics.flush()
-        save_checkpoint(
-            self._checkpoint,
-            self.network,
-            self.optimizers,
-            self.averager,
-            self.clock,
-            self.recipe,
-            self.dataset,
-            self.grid,
-        )
+        state = (self.network, self.optimizers, self.averager, self.clock, self.recipe, self.dataset, self.grid)
+        self.team.first(partial(save_checkpoint, self._checkpoint, *state))
         self.metrics.restart_clock()
 
     def save_averaged(self) -> Path:
         """Write the averaged weights as ``model.safetensors`` and the last ones as ``raw.safetensors``."""
         self.metrics.flush()
+        self.team.first(self._save_weights)
+        return self.folder / "model.safetensors"
+
+    def _save_weights(self) -> None:
         digest, raw = self.dataset.tokenizer.digest, self.network.state_dict()
         save_weights(self.folder / "raw.safetensors", raw, self.recipe, digest, self.grid)
-        path = self.folder / "model.safetensors"
-        save_weights(path, self.averager.result(raw), self.recipe, digest, self.grid)
+        save_weights(self.folder / "model.safetensors", self.averager.result(raw), self.recipe, digest, self.grid)
         self._checkpoint.unlink(missing_ok=True)
-        return path
 
 
 def _initial_model(recipe: Recipe, initial: dict[str, Tensor] | None) -> GPT:
@@ -279,6 +290,7 @@ class _StopSignal:
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        # A scheduler may repeat SIGTERM, and so may a launcher; only a second Ctrl-C is impatience.
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

@@ -22,16 +22,17 @@ class Metrics:
 
     A step is ``{"step", "train_loss" (nats per target), "lr_scale", "tokens_per_second"}``, a validation
     ``{"step", "val_loss" (nats per target), "val_bpb" (bits per byte)}``. ``step`` counts finished steps.
+    Without a path nothing is written; the losses are looked at all the same.
     """
 
-    def __init__(self, path: Path, from_step: int, tokens_per_step: int) -> None:
+    def __init__(self, path: Path | None, from_step: int, tokens_per_step: int) -> None:
         self.path = path
         self.tokens_per_step = tokens_per_step
         self.last_loss = float("nan")
         self.tokens_per_second = 0.0
         self._pending: list[tuple[int, Tensor, float]] = []
         self._clock = time.perf_counter()
-        if path.is_file():
+        if path is not None and path.is_file():
             kept = [entry for entry in read_metrics(path) if entry["step"] <= from_step]
             # Validation at the resumed step is repeated, so its old entry goes.
             kept = [entry for entry in kept if not ("val_bpb" in entry and entry["step"] == from_step)]
@@ -78,6 +79,8 @@ class Metrics:
         self._pending.clear()
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
+        if self.path is None:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:

@@ -1,0 +1,47 @@
+"""Commands that several processes run together: every rank does its part, one of them speaks to the user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pgolf.cli_common import print_mistake, stdout
+from pgolf.errors import Interrupted, PgolfError
+from pgolf.progress import stderr
+from pgolf.ranks import LostContact, Ranks, join
+from pgolf.team import Team
+
+
+@contextmanager
+def joined(device_name: str | None) -> Iterator[tuple[torch.device, Team]]:
+    """The device and the team of this process, which is alone unless a launcher started others with it.
+
+    Inside, ranks but the first show no progress. What ends one rank ends all of them: a mistake is printed by one
+    rank, and those that hear of it exit with status 2; a rank that loses contact says so and exits with status 1. What
+    else comes through (a bug, a lack of memory) is that rank's reason, which the launcher reports.
+    """
+    device, team = join(device_name)
+    if not isinstance(team, Ranks):
+        yield device, team
+        return
+    stderr.quiet = stdout.quiet = not team.is_first
+    try:
+        yield device, team
+        team.leave()
+    except PgolfError as error:
+        message = str(error)
+        team.say_once(lambda: print_mistake(message))
+        sys.exit(2)
+    except Interrupted:
+        team.leave()
+        if team.is_first:
+            raise
+        sys.exit(130)
+    except LostContact as lost:
+        if team.was_said():
+            sys.exit(2)
+        print(f"pgolf: {lost}", file=sys.stderr, flush=True)
+        sys.exit(1)

@@ -1,0 +1,122 @@
+"""A run in a process of its own: started, asked to stop after its step, and asked what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pgolf.errors import PgolfError
+from pgolf.files import write_error
+
+# Stopped after a step (130), or by the signal itself where there is no step to finish: still starting, or evaluating.
+INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
+
+
+class Child:
+    """A started process whose output is appended to a log.
+
+    Args:
+        words: the command.
+        log: file for its output; the folder is made.
+        folder: working folder.
+        environment: variables in addition to this process's own.
+        lock: a file that the process keeps locked as long as it lives, so that no second one works on the same run.
+        detached: whether a Ctrl-C in this terminal is kept from it.
+
+    Raises:
+        PgolfError: the lock is taken, or the log cannot be written.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        log: Path,
+        folder: Path,
+        environment: Mapping[str, str],
+        lock: Path | None = None,
+        detached: bool = False,
+    ) -> None:
+        self.log = log
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("ab")
+        except OSError as error:
+            raise write_error(log, error) from error
+        with output, _locked(lock) as handles, _deaf_to_usr2():
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            self._log_starts = len(log.read_text(errors="replace"))
+            output.write(f"== {now} {shlex.join(words)}\n".encode())
+            output.flush()
+            self._process = subprocess.Popen(
+                words,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=detached,
+                pass_fds=handles,
+            )
+        self._asked = False
+
+    def status(self) -> int | None:
+        """Its exit status, below zero for a signal; None while it runs."""
+        return self._process.poll()
+
+    def wait(self) -> int:
+        """Its exit status, when it has ended."""
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """Ask it, once, to finish its step, write a checkpoint and end."""
+        if not self._asked and self.status() is None:
+            self._asked = True
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.status() is None:
+            self._process.kill()
+
+    def last_words(self, status: int) -> str:
+        """Why it failed: the signal that ended it, its error, or else the last line of its log."""
+        if status < 0:
+            memory = " (was the memory too small?)" if status == -signal.SIGKILL else ""
+            return f"ended by {signal.Signals(-status).name}{memory}"
+        text = self.log.read_text(errors="replace")[self._log_starts :]
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("pgolf: error: ")]
+        return errors[-1].removeprefix("pgolf: error: ") if errors else lines[-1]
+
+
+@contextlib.contextmanager
+def _locked(path: Path | None) -> Iterator[tuple[int, ...]]:
+    """The descriptor of a locked file, to be handed on: the lock lasts until its last copy is closed."""
+    if path is None:
+        yield ()
+        return
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PgolfError(f"{path.parent.parent}: another process works on this run; let it end first") from error
+        except OSError:
+            pass  # Some network file systems have no locks.
+        yield (file.fileno(),)
+
+
+@contextlib.contextmanager
+def _deaf_to_usr2() -> Iterator[None]:
+    """Processes started meanwhile ignore SIGUSR2: SLURM sends it to all processes of a job, and it would end them."""
+    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR2, before)

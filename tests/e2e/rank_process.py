@@ -1,0 +1,48 @@
+"""What a rank does in test_ranks.py: a list of commands, as if a launcher had started it for each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import pgolf.pipeline  # Loaded once, in the process that the ranks are forked from.
+from pgolf.train.metrics import Metrics
+from tests.e2e.conftest import pgolf
+
+
+def run_rank(rank: int, size: int, commands: list[tuple[int, int, list[str]]], folder: Path, results: Path) -> None:
+    """Run the commands in ``folder``: (port to meet at, step after which the last rank is told to stop or 0, words)."""
+    torch.set_num_threads(1)
+    for index, (port, stop_after, words) in enumerate(commands):
+        place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        with (
+            mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
+            stopping(stop_after if rank == size - 1 else 0),
+        ):
+            done = pgolf(*words, cwd=folder, check=None)
+            if dist.is_initialized():  # After a mistake a real process ends.
+                dist.destroy_process_group()
+        (results / f"{index}.{rank}.json").write_text(json.dumps(vars(done)))
+
+
+@contextmanager
+def stopping(after: int) -> Iterator[None]:
+    """Send this process SIGTERM once it has finished a step; 0 is never."""
+    plain = Metrics.step
+
+    def step(self: Metrics, step: int, loss: Tensor, scale: float) -> None:
+        plain(self, step, loss, scale)
+        if step == after:
+            signal.raise_signal(signal.SIGTERM)
+
+    with mock.patch.object(Metrics, "step", step):
+        yield

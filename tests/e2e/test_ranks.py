@@ -1,0 +1,183 @@
+"""Two and four processes (gloo) do what one does: losses, weights, ledgers, scores, interruptions, mistakes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgolf.train.metrics import read_metrics
+from pgolf.weights import load_tensors
+from tests.e2e.conftest import Done, pgolf
+from tests.e2e.rank_process import run_rank, stopping
+
+# Four parts, so that four ranks can share them; several blocks of windows, so that there is something to divide.
+SHARED = ("train", "--recipe", "tiny.toml", "--set", "train.micro_batches=4", "--data", "data")
+EVAL = ("--data", "data", "--set", "evaluate.batch=3", "--json")
+# File, what is scored, how. Three windows to a block; the TTT batches of 4 are shared unevenly by 4 ranks at the end.
+SCORES = (("standard", "single"), ("sliding", "single"), ("ttt", "single"))
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a single process did, in a folder with prepared data."""
+
+    folder: Path
+    scores: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def alone(workshop: Path) -> Alone:
+    pgolf(*SHARED, "--out", "single", cwd=workshop)
+    scores = {}
+    for mode, source in SCORES:
+        words = ("eval", source, "--mode", mode, "--ledger", f"{mode}.1.jsonl", *EVAL)
+        scores[mode] = json.loads(pgolf(*words, cwd=workshop).stdout)["val_bpb"]
+    with stopping(5):
+        pgolf(*SHARED, "--out", "begun.1", cwd=workshop, check=130)
+    return Alone(workshop, scores)
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
+def together(request: pytest.FixtureRequest, alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """Several commands by one start of the processes, which is what takes the time."""
+    size, results = request.param, tmp_path_factory.mktemp("results")
+    shutil.copytree(alone.folder / "begun.1", alone.folder / f"ended.{size}")
+    commands: dict[str, tuple[int, list[str]]] = {
+        "train": (0, [*SHARED, "--out", f"whole.{size}", "--json"]),
+        "stop": (5, [*SHARED, "--out", f"begun.{size}"]),
+        "resume": (0, [*SHARED, "--out", f"ended.{size}", "--resume"]),
+        "mistake": (0, [*SHARED, "--out", "never", "--set", "train.micro_batches=1"]),
+        "typing mistake": (0, ["train", "--nonsense"]),
+    }
+    for mode, source in SCORES:
+        commands[mode] = (0, ["eval", source, "--mode", mode, "--ledger", f"{mode}.{size}.jsonl", *EVAL])
+    if size == 2:
+        commands["run"] = (0, ["run", "tiny.toml", *SHARED[3:], "--out", "all", "--json"])
+    listed = [(free_port(), stop, words) for stop, words in commands.values()]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.e2e.rank_process"])
+    ranks = [context.Process(target=run_rank, args=(rank, size, listed, alone.folder, results)) for rank in range(size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(100)
+        process.kill()
+    done = {
+        name: [Done(**json.loads((results / f"{index}.{rank}.json").read_text())) for rank in range(size)]
+        for index, name in enumerate(commands)
+    }
+    return Together(size, alone, done)
+
+
+@dataclass(frozen=True)
+class Together:
+    """What ``size`` ranks did in the same folder: by command, what each of them printed."""
+
+    size: int
+    alone: Alone
+    done: dict[str, list[Done]]
+
+    def statuses(self, command: str) -> set[int]:
+        return {rank.returncode for rank in self.done[command]}
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def assert_close(first: Path, second: Path) -> None:
+    """Weights within 1e-5 of each other."""
+    weights, others = load_tensors(first / "model.safetensors")[0], load_tensors(second / "model.safetensors")[0]
+    assert weights.keys() == others.keys()
+    for name, value in weights.items():
+        assert torch.allclose(value, others[name], rtol=0, atol=1e-5), name
+
+
+def test_training_gives_the_losses_and_weights_of_one_process(together: Together) -> None:
+    assert together.statuses("train") == {0}, together.done["train"]
+    folder = together.alone.folder
+    mine, theirs = (read_metrics(folder / run / "metrics.jsonl") for run in (f"whole.{together.size}", "single"))
+    assert [entry["step"] for entry in mine] == [entry["step"] for entry in theirs]
+    for entry, other in zip(mine, theirs, strict=True):
+        for key in {"train_loss", "val_loss", "val_bpb", "lr_scale"} & set(other):
+            assert entry[key] == pytest.approx(other[key], abs=1e-5), (entry, other)
+    assert_close(folder / f"whole.{together.size}", folder / "single")
+
+
+def test_only_the_first_rank_prints(together: Together) -> None:
+    first, *others = together.done["train"]
+    assert json.loads(first.stdout)["steps"] == 12
+    assert "validation" in first.stderr
+    assert {(rank.stdout, rank.stderr) for rank in others} == {("", "")}
+
+
+@pytest.mark.parametrize("mode", ["standard", "sliding"])
+def test_the_ledger_is_the_one_that_a_single_process_writes(together: Together, mode: str) -> None:
+    assert together.statuses(mode) == {0}, together.done[mode]
+    folder = together.alone.folder
+    mine = (folder / f"{mode}.{together.size}.jsonl").read_bytes()
+    assert mine == (folder / f"{mode}.1.jsonl").read_bytes()
+    assert mine.count(b"\n") > 4 * together.size, "too few blocks to say anything"
+
+
+def test_test_time_training_gives_the_score_of_one_process(together: Together) -> None:
+    assert together.statuses("ttt") == {0}, together.done["ttt"]
+    found = json.loads(together.done["ttt"][0].stdout)
+    assert found["val_bpb"] == pytest.approx(together.alone.scores["ttt"], abs=1e-5)
+    assert together.alone.scores["ttt"] != pytest.approx(together.alone.scores["sliding"], abs=1e-3)
+    lines = [
+        [json.loads(line) for line in (together.alone.folder / f"ttt.{size}.jsonl").read_text().splitlines()[1:-1]]
+        for size in (together.size, 1)
+    ]
+    for mine, theirs in zip(*lines, strict=True):
+        assert all(mine[key] == theirs[key] for key in ("first", "targets", "bytes", "text"))
+    # Equal weights on all ranks: as many states as chunks, whoever scored.
+    assert len({entry["state"] for entry in lines[0]}) == len({entry["state"] for entry in lines[1]}) > 2
+    pgolf("verify-ledger", f"ttt.{together.size}.jsonl", "--data", "data", cwd=together.alone.folder)
+
+
+def test_a_signal_to_any_rank_stops_all_of_them_after_the_same_step(together: Together) -> None:
+    assert together.statuses("stop") == {130}, together.done["stop"]
+    assert "stopped after step 5" in together.done["stop"][0].stderr
+    # A single process goes on from there.
+    run = f"begun.{together.size}"
+    pgolf(*SHARED, "--out", run, "--resume", cwd=together.alone.folder)
+    assert_close(together.alone.folder / run, together.alone.folder / "single")
+
+
+def test_ranks_go_on_from_the_checkpoint_of_a_single_process(together: Together) -> None:
+    assert together.statuses("resume") == {0}, together.done["resume"]
+    assert_close(together.alone.folder / f"ended.{together.size}", together.alone.folder / "single")
+
+
+def test_the_whole_job(together: Together) -> None:
+    if "run" not in together.done:
+        pytest.skip("run by two ranks only")
+    assert together.statuses("run") == {0}, together.done["run"]
+    folder = together.alone.folder
+    result = json.loads(together.done["run"][0].stdout)
+    assert result == json.loads((folder / "all" / "result.json").read_text())
+    assert set(result["evaluations"]) == {"raw", "float", "packed", "sliding", "ttt"}
+    assert (folder / "all" / "report.md").is_file()
+    assert_close(folder / "all", folder / "single")
+    assert result["evaluations"]["float"]["val_bpb"] == pytest.approx(together.alone.scores["standard"], abs=1e-5)
+
+
+def test_a_mistake_is_printed_once_and_ends_every_rank(together: Together) -> None:
+    assert together.statuses("mistake") == {2}, together.done["mistake"]
+    said = [line for rank in together.done["mistake"] for line in rank.stderr.splitlines()]
+    assert len(said) == 1
+    for text in ("train.micro_batches 1", "train.batch_tokens 256", f"cannot be shared by {together.size} ranks"):
+        assert text in said[0]
+    assert not (together.alone.folder / "never").exists()
+    assert together.statuses("typing mistake") == {2}
+    assert sum("nonsense" in rank.stderr for rank in together.done["typing mistake"]) == 1

@@ -1,0 +1,70 @@
+"""torchrun as a user types it: a killed rank ends the job with its reason, or the job starts again and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgolf.weights import load_tensors
+from tests.e2e.conftest import pgolf
+
+STEPS = 60
+TRAIN = (
+    *("train", "--recipe", "tiny.toml", "--data", "data", "--set", f"train.steps={STEPS}"),
+    *("--set", "train.checkpoint_every=4", "--set", "train.validate_every=0"),
+)
+
+
+def torchrun(*arguments: str | Path, cwd: Path, restarts: int = 0) -> subprocess.Popen[str]:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return subprocess.Popen(
+        [sys.executable, *launcher, "--max-restarts", str(restarts), "-m", "pgolf", *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def kill_a_rank(job: subprocess.Popen[str], run: Path, after: int) -> float:
+    """Kill the last rank (SIGKILL) once some steps are done, and say when."""
+    deadline = time.monotonic() + 120
+    metrics = run / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("train_loss") < after:
+        assert job.poll() is None and time.monotonic() < deadline, job.communicate()
+        time.sleep(0.005)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    return time.monotonic()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks in /proc")
+def test_a_killed_rank_ends_the_job_or_has_it_restarted(workshop: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = torchrun(*TRAIN, "--out", run, cwd=workshop)
+    killed = kill_a_rank(job, run, after=10)
+    _, said = job.communicate(timeout=90)
+    assert time.monotonic() - killed < 60
+    assert job.returncode != 0
+    assert "SIGKILL" in said and "rank 0 of 2 lost contact with another one" in said
+    assert not (run / "model.safetensors").exists()
+
+    job = torchrun(*TRAIN, "--out", run, "--resume", cwd=workshop, restarts=1)
+    kill_a_rank(job, run, after=20)
+    _, said = job.communicate(timeout=150)
+    assert job.returncode == 0, said
+    pgolf(*TRAIN, "--out", tmp_path / "single", cwd=workshop)
+    weights, _ = load_tensors(run / "model.safetensors")
+    for name, value in load_tensors(tmp_path / "single" / "model.safetensors")[0].items():
+        assert torch.allclose(weights[name], value, rtol=0, atol=1e-5), name
+    steps = [line for line in (run / "metrics.jsonl").read_text().splitlines() if "train_loss" in line]
+    assert len(steps) == STEPS, "every step is recorded once"

@@ -1,0 +1,79 @@
+"""The doctor finds what is broken and says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgolf import doctor
+from pgolf.doctor import OK, PROBLEM, WARNING, Check, examine, is_usable
+from tests.e2e.conftest import pgolf, pgolf_json
+
+
+def named(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_this_machine_is_fit() -> None:
+    found = pgolf_json("doctor", "--compile-seconds", "0")
+    assert found["usable"]
+    names = {check["name"] for check in found["checks"]}
+    assert {"Python", "packages", "torch", "attention", "disk", "threads", "submitit"} <= names
+    assert all(check["remedy"] for check in found["checks"] if check["state"] != OK)
+    assert "fit for pgolf" in pgolf("doctor", "--compile-seconds", "0").stdout
+
+
+def test_missing_data_is_a_problem_and_status_1(tmp_path: Path) -> None:
+    done = pgolf("doctor", "--data", tmp_path / "none", "--compile-seconds", "0", "--json", check=1)
+    found = json.loads(done.stdout)
+    assert not found["usable"]
+    assert [check["name"] for check in found["checks"] if check["state"] == PROBLEM] == ["data"]
+
+
+def test_old_or_broken_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.6.1+cu124")
+    monkeypatch.setattr(doctor, "_REQUIRED", ("numpy", "no_such_package"))
+    monkeypatch.setattr(doctor, "_attention", lambda: 1 / 0)
+    checks = named(examine(compile_seconds=0))
+    assert checks["torch"].state == PROBLEM and "2.8" in checks["torch"].remedy
+    assert checks["no_such_package"].state == PROBLEM
+    assert "ZeroDivisionError" in checks["attention"].found
+    assert not is_usable(list(checks.values()))
+
+
+def test_a_driver_without_cuda_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_driver", lambda: "550.54")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "CUDA build" in named(examine(compile_seconds=0))["device"].remedy
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert "update the driver" in named(examine(compile_seconds=0))["device"].remedy
+
+
+def test_threads_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
+    monkeypatch.setattr(doctor, "_free_memory", lambda: 1 << 28)
+    checks = named(examine(compile_seconds=0))
+    assert checks["threads"].state == WARNING and "OMP_NUM_THREADS" in checks["threads"].remedy
+    assert checks["memory"].state == WARNING
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e6, 1.0, 1.0))
+    assert "other programs" in named(examine(compile_seconds=0))["threads"].remedy
+
+
+def test_a_compiler_that_hangs_or_fails_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: Any, timeout: int, **__: Any) -> subprocess.CompletedProcess[str]:
+        if timeout == 1:
+            raise subprocess.TimeoutExpired("python", timeout)
+        return subprocess.CompletedProcess("python", 1, "", "many lines\nno C compiler\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert "not done after 1 s" in named(examine(compile_seconds=1))["torch.compile"].found
+    check = named(examine(compile_seconds=2))["torch.compile"]
+    assert (check.state, check.found) == (WARNING, "no C compiler")

@@ -70,10 +70,17 @@ _LIST_OPTIONS = ("--text", "--val-text")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         stdout.print(f"pgolf {pgolf.__version__}")
         raise typer.Exit
+    if "WORLD_SIZE" in os.environ:
+        from pgolf.cli_team import refuse_ranks
+
+        refuse_ranks(context.invoked_subcommand or "")
 
 
 @app.command(

@@ -11,8 +11,27 @@ import torch
 from pgolf.cli_common import print_mistake, stdout
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.progress import stderr
-from pgolf.ranks import LostContact, Ranks, join
+from pgolf.ranks import LostContact, Ranks, join, own_rank, started_ranks
 from pgolf.team import Team
+
+RANKED = ("train", "run", "eval")
+"""Commands that share their work among ranks."""
+
+
+def refuse_ranks(command: str) -> None:
+    """See to it that no command is started several times which would do the same thing several times.
+
+    Raises:
+        PgolfError: a launcher started several processes, and ``command`` is none of ``RANKED``. The first rank says so
+            for all; the others just exit, with status 2.
+    """
+    if command not in RANKED and (ranks := started_ranks()) > 1:
+        if own_rank() != 0:
+            sys.exit(2)
+        raise PgolfError(
+            f"pgolf {command}: works alone, and {ranks} ranks were started; start it without torchrun "
+            f"({', '.join(RANKED)} are the commands that share their work)"
+        )
 
 
 @contextmanager

@@ -72,6 +72,18 @@ def check_writable(path: Path) -> None:
         raise write_error(path, error) from error
 
 
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        PgolfError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically."""
     with atomic_write(path) as file:
@@ -90,9 +102,7 @@ def read_json(path: Path) -> Any:
         PgolfError: the file is absent or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return json.loads(read_bytes(path))
     except ValueError as error:
         raise PgolfError(f"{path}: not valid JSON ({error})") from error
 

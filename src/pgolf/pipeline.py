@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from pgolf.compress import calibrate
-from pgolf.compress.calibrate import Calibration
+from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.legacy import import_reference
 from pgolf.compress.pack import pack
 from pgolf.compress.report import PackReport
@@ -30,7 +29,7 @@ from pgolf.report.markdown import write_report
 from pgolf.team import SOLO, Team
 from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe
 from pgolf.train.loop import Run, TrainResult, train
-from pgolf.weights import Weights, load_weights, save_weights
+from pgolf.weights import Weights, load_weights, save_weights, weights_file
 
 ARTIFACT = "artifact.pgolf"
 # What a cap means for a recipe with another scheme.
@@ -144,7 +143,9 @@ def evaluate_weights(
     tokens = dataset.validation_tokens(recipe.evaluation_length, limit_targets)
     network = place(weights.model(), recipe, device)
     table = dataset.tokenizer.byte_table
-    digests = {"artifact": sha256_file(weights.source), "tokenizer": dataset.tokenizer.digest}
+    digests = {"tokenizer": dataset.tokenizer.digest}
+    if ledger is not None:
+        digests["artifact"] = sha256_file(weights.source)
     team.meet()  # Loading may have taken longer on one rank than on another.
     with counting(label or f"{mode} evaluation") as progress:
         result = evaluate(network, recipe, tokens, table, mode, progress, strict=strict, known=digests, team=team)
@@ -227,14 +228,9 @@ def pack_job(
 def _pack(weights: Weights, recipe: Recipe, dataset: Dataset | None, out: Path, cap: int | None) -> PackReport:
     with working("packing") as note:
         note("calibrating")
-        calibration = calibration_for(weights, recipe, dataset)
+        calibration = calibration_for(weights.model(), recipe, dataset)
         grid = weights.grid_for(recipe.compress)
         return pack(weights.state, recipe, weights.tokenizer_digest, out, cap, calibration, note, grid)
-
-
-def calibration_for(weights: Weights, recipe: Recipe, dataset: Dataset | None) -> Calibration | None:
-    """Statistics of the loss around weights, from the text that the recipe names; None if it names none."""
-    return calibrate.calibration_for(weights.model(), recipe, dataset)
 
 
 def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
@@ -288,7 +284,7 @@ def eval_job(
 def verify_job(ledger: Path, data: Path | None, tokenizer: Path | None, artifact: Path | None) -> Verification:
     """Recompute a ledger, against the data and the artifact where they are given."""
     header = read_header(ledger)
-    expected = {} if artifact is None else {"artifact": sha256_file(load_weights(artifact).source)}
+    expected = {} if artifact is None else {"artifact": sha256_file(weights_file(artifact))}
     if data is None:
         return verify_ledger(ledger, expected=expected)
     dataset = open_dataset(data, tokenizer)

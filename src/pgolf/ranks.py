@@ -227,13 +227,13 @@ def join(device_name: str | None) -> tuple[torch.device, Team]:
     Raises:
         PgolfError: a variable is missing or no number, or the device is not there.
     """
-    size = _variable("WORLD_SIZE", 1)
+    size = started_ranks()
     restarted = _variable("TORCHELASTIC_RESTART_COUNT", 0) > 0
     if size == 1:
         team = Team()
         team.restarted = restarted
         return pick_device(device_name), team
-    rank = _variable("RANK")
+    rank = own_rank()
     device = pick_device(_own_device(device_name, _variable("LOCAL_RANK"), size))
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -244,6 +244,24 @@ def join(device_name: str | None) -> tuple[torch.device, Team]:
             f"rank {rank} of {size} cannot reach the others ({error}); start all of them with torchrun"
         ) from error
     return device, Ranks(rank, size, restarted, device, store)
+
+
+def started_ranks() -> int:
+    """How many processes the launcher started; 1 without a launcher.
+
+    Raises:
+        PgolfError: its variable is no number.
+    """
+    return _variable("WORLD_SIZE", 1)
+
+
+def own_rank() -> int:
+    """This process's place among those that the launcher started.
+
+    Raises:
+        PgolfError: its variable is missing or no number.
+    """
+    return _variable("RANK")
 
 
 def _own_room(store: dist.Store, rank: int, size: int) -> dist.Store:

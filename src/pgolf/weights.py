@@ -117,6 +117,24 @@ def take_grid(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> Grid |
     return grid_from(entries, metadata["grid"]) if "grid" in metadata else None
 
 
+def weights_file(path: Path) -> Path:
+    """The file that ``load_weights`` opens: a run folder's weights, or the file itself.
+
+    Raises:
+        PgolfError: there is none; the message says what was found.
+    """
+    if path.is_dir():
+        file = path / "model.safetensors"
+        if file.is_file():
+            return file
+        if (path / "recipe.toml").is_file():
+            raise PgolfError(f"{path}: training has not finished; continue it with `pgolf train --resume --out {path}`")
+        raise PgolfError(f"{path}: holds no run (no model.safetensors)")
+    if not path.is_file():
+        raise PgolfError(f"{path}: no such file or run folder")
+    return path
+
+
 def load_weights(path: Path) -> Weights:
     """Open a run folder, a weights file, a training checkpoint or a packed artifact.
 
@@ -125,15 +143,7 @@ def load_weights(path: Path) -> Weights:
     Raises:
         PgolfError: nothing usable is there; the message says what was found.
     """
-    if path.is_dir():
-        file = path / "model.safetensors"
-        if file.is_file():
-            return load_weights(file)
-        if (path / "recipe.toml").is_file():
-            raise PgolfError(f"{path}: training has not finished; continue it with `pgolf train --resume --out {path}`")
-        raise PgolfError(f"{path}: holds no run (no model.safetensors)")
-    if not path.is_file():
-        raise PgolfError(f"{path}: no such file or run folder")
+    path = weights_file(path)
     with path.open("rb") as opened:
         is_artifact = opened.read(len(MAGIC)) == MAGIC
     if is_artifact:

@@ -17,6 +17,7 @@ from pgolf.evaluate.evaluate import evaluate
 from pgolf.optim.muon import Muon
 from pgolf.team import SOLO, Team
 from pgolf.train.distributed import agree, shared_grid
+from tests.e2e.conftest import pgolf
 from tests.unit.stand_ins import Bytes, random_tokens, small_model, small_recipe
 
 
@@ -150,3 +151,14 @@ def test_a_wrong_place_is_a_clear_mistake(
         monkeypatch.setenv(name, value)
     with pytest.raises(PgolfError, match=said):
         ranks.join(device)
+
+
+def test_commands_that_share_nothing_refuse_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    said = pgolf("doctor", check=2).stderr
+    assert "pgolf doctor: works alone, and 2 ranks were started" in said and "without torchrun" in said
+    monkeypatch.setenv("RANK", "1")
+    assert pgolf("doctor", check=2).stderr == ""  # One line, not one per rank.
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    pgolf("recipes")

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from pgolf.bench.harness import cpu_model
+from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.pack import pack
 from pgolf.data.dataset import Dataset
-from pgolf.pipeline import BUDGET, calibration_for, evaluate_weights
+from pgolf.pipeline import BUDGET, evaluate_weights
 from pgolf.provenance import environment
 from pgolf.recipe import Recipe
 from pgolf.weights import Weights, load_weights
@@ -62,7 +63,7 @@ def bench_quantizers(
     exact = score(weights)
     solver = weights.recipe.with_overrides(BUDGET)
     note("calibrating")
-    calibration = calibration_for(weights, solver, dataset)
+    calibration = calibration_for(weights.model(), solver, dataset)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model.pgolf"

@@ -15,8 +15,9 @@ from typing import Any
 
 import zstandard
 
-from pgolf.codec.job import Job, read_file
+from pgolf.codec.job import Job
 from pgolf.errors import PgolfError
+from pgolf.files import read_bytes
 
 Progress = Callable[[int, int], None]
 OURS = "pgolf"
@@ -82,7 +83,7 @@ def compare_files(
     Raises:
         PgolfError: a file cannot be read, or the model cannot be used.
     """
-    contents = [read_file(path) for path in paths]
+    contents = [read_bytes(path) for path in paths]
     job = Job(model, tokenizer)
     ways = [*_general(), _ours(job, ttt, threads)]
     total, done = len(paths) * len(ways) * _STEPS, 0

@@ -17,7 +17,7 @@ from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Scorer
 from pgolf.evaluate.scorer import build_scorer
-from pgolf.files import read_json, sha256_file, write_bytes
+from pgolf.files import check_writable, read_bytes, read_json, sha256_file, write_bytes
 from pgolf.weights import Weights, load_weights
 
 
@@ -142,9 +142,10 @@ def compress_file(
     Raises:
         PgolfError: see ``Job``; a file that cannot be read or written.
     """
-    content = read_file(source)
+    content = read_bytes(source)
     job = Job(model, tokenizer)
     _spare_inputs(out, source, job)
+    check_writable(out)
     compressed, result = job.compress(content, ttt, threads, progress)
     write_bytes(out, compressed)
     return replace(result, file=str(out))
@@ -156,26 +157,15 @@ def decompress_file(source: Path, out: Path, model: Path, tokenizer: Path | None
     Raises:
         PgolfError: see ``Job.decompress``; a file that cannot be read or written.
     """
-    content = read_file(source)
+    content = read_bytes(source)
     # What is wrong with the file itself is said before the model is loaded.
     decode_file(content, source)
     job = Job(model, tokenizer)
     _spare_inputs(out, source, job)
+    check_writable(out)
     original, result = job.decompress(content, source, progress)
     write_bytes(out, original)
     return replace(result, file=str(out))
-
-
-def read_file(path: Path) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        PgolfError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _spare_inputs(out: Path, source: Path, job: Job) -> None:

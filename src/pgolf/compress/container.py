@@ -29,6 +29,7 @@ from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd, code_array
 from pgolf.compress.entropy import Model, Writer
 from pgolf.compress.quantize import Quantized, Stored, code_range, dequantize_state
 from pgolf.errors import PgolfError
+from pgolf.files import read_bytes
 from pgolf.recipe import Recipe, recipe_from_tree
 
 MAGIC = b"PGOLF\x00\x00\x02"
@@ -133,11 +134,7 @@ def read_artifact(path: Path) -> Artifact:
     Raises:
         PgolfError: absent, foreign, of another version, cut short, damaged or inconsistent.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return decode_artifact(content, str(path))
+    return decode_artifact(read_bytes(path), str(path))
 
 
 def decode_artifact(content: bytes, where: str) -> Artifact:

@@ -22,6 +22,7 @@ import zstandard
 from torch import Tensor
 
 from pgolf.errors import PgolfError
+from pgolf.files import read_bytes
 from pgolf.model.gpt import GPT
 from pgolf.recipe import Recipe
 
@@ -142,10 +143,7 @@ def _family(found: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> Any:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+    content = read_bytes(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(content)

@@ -20,7 +20,7 @@ import numpy as np
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
+from pgolf.files import read_bytes, write_bytes
 
 FORMAT = "pgolf-ledger-1"
 _START = "0" * 64
@@ -218,10 +218,7 @@ class _Wrong(Exception):
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
-        lines = [json.loads(text) for text in texts]
-    except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+        lines = [json.loads(text) for text in read_bytes(path).decode("utf-8").splitlines()]
     except (ValueError, RecursionError) as error:
         raise PgolfError(
             f"{path}: not a ledger (its lines are not JSON); write one with `pgolf eval --ledger`"

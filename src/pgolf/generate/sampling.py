@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pgolf.codec.stream import fixed_threads
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 
@@ -98,5 +99,7 @@ class Reader:
             self._cache.reset()
             self._start = start
         unread = self._tokens[start + self._cache.used :]
-        hidden = self._network.extend(torch.tensor([unread]), self._cache)
-        return self._network.project(hidden[0, -1])
+        # A single token is too little work to share: threads would wait for each other more than they compute.
+        with fixed_threads(1 if len(unread) == 1 else torch.get_num_threads()):
+            hidden = self._network.extend(torch.tensor([unread]), self._cache)
+            return self._network.project(hidden[0, -1])

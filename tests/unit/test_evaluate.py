@@ -165,6 +165,6 @@ def test_no_function_both_scores_and_updates() -> None:
 
 
 def test_evaluation_does_not_need_the_training_package() -> None:
-    program = "import sys, pgolf.evaluate.evaluate; print([m for m in sys.modules if m.startswith('pgolf.train')])"
+    program = "import sys, pgolf.evaluate.evaluate; print([m for m in sys.modules if m.startswith('pgolf.train.')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

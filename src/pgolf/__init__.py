@@ -47,10 +47,12 @@ _TYPES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _TYPES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_TYPES[name]), name)
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would otherwise take every misspelt name for something.
+    def __getattr__(name: str) -> Any:
+        if name not in _TYPES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_TYPES[name]), name)
 
 
 def __dir__() -> list[str]:

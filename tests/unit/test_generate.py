@@ -112,16 +112,16 @@ def test_draws_follow_the_distribution() -> None:
 
     def shares(**settings: float | int) -> list[float]:
         sampling = Sampling(**{"temperature": 1.0, **settings})  # type: ignore[arg-type]
-        drawn = [sampling.draw(probabilities.log(), generator) for _ in range(2000)]
-        return [drawn.count(token) / 2000 for token in range(5)]
+        drawn = [sampling.draw(probabilities.log(), generator) for _ in range(1000)]
+        return [drawn.count(token) / 1000 for token in range(5)]
 
-    assert shares() == pytest.approx(probabilities.tolist(), abs=0.04)
-    assert shares(top_k=2) == pytest.approx([0, 0.625, 0, 0.375, 0], abs=0.04)
-    assert shares(top_p=0.8) == pytest.approx([0, 0.625, 0, 0.375, 0], abs=0.04)
-    assert shares(top_p=0.81) == pytest.approx([1 / 9, 5 / 9, 0, 3 / 9, 0], abs=0.04)
+    assert shares() == pytest.approx(probabilities.tolist(), abs=0.05)
+    assert shares(top_k=2) == pytest.approx([0, 0.625, 0, 0.375, 0], abs=0.05)
+    assert shares(top_p=0.8) == pytest.approx([0, 0.625, 0, 0.375, 0], abs=0.05)
+    assert shares(top_p=0.81) == pytest.approx([1 / 9, 5 / 9, 0, 3 / 9, 0], abs=0.05)
     assert shares(top_k=99, top_p=1e-9) == [0, 1, 0, 0, 0]
     flat = (probabilities**0.5 / (probabilities**0.5).sum()).tolist()
-    assert shares(temperature=2) == pytest.approx(flat, abs=0.04)
+    assert shares(temperature=2) == pytest.approx(flat, abs=0.05)
     for temperature in (0, 1e-300):
         assert shares(temperature=temperature) == [0, 1, 0, 0, 0]
     with pytest.raises(PgolfError, match="no numbers"):

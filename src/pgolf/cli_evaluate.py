@@ -48,7 +48,8 @@ def eval_command(
 
     settings = (mode, stride, limit, overrides or [])
     with joined(device) as (chosen, team):
-        result = eval_job(weights, data, tokenizer, *settings, chosen, ledger=ledger, strict=strict, team=team)
+        scored = eval_job(weights, data, tokenizer, *settings, chosen, ledger=ledger, strict=strict, team=team)
+        result = scored.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
         if team.is_first:
             shown = {key: value for key, value in result.items() if key != "chunks"}
             print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")

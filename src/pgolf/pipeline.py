@@ -155,7 +155,7 @@ def evaluate_weights(
 
 
 def train_job(
-    name: str | None,
+    name: str | Recipe | None,
     overrides: Sequence[str],
     data: Path | None,
     tokenizer: Path | None,
@@ -179,7 +179,10 @@ def train_job(
     previous = saved_recipe(out) if resume else None
     if name is None and previous is None:
         raise PgolfError(f"{out}: nothing to resume there; name a --recipe" if resume else "name a --recipe")
-    recipe = previous if name is None and previous is not None else load_recipe(name or "", overrides)
+    if isinstance(name, Recipe):
+        recipe = name.with_overrides(overrides)
+    else:
+        recipe = previous if name is None and previous is not None else load_recipe(name or "", overrides)
     if previous is not None and data is None and recipe.data.corpus == "none":
         recorded = read_json(out / "provenance.json")["data"]
         data = Path(recorded["folder"])
@@ -264,7 +267,7 @@ def eval_job(
     ledger: Path | None = None,
     strict: bool = False,
     team: Team = SOLO,
-) -> dict[str, Any]:
+) -> EvalResult:
     """Score weights; ``overrides`` may change evaluate and ttt keys. A ledger is written where one is named."""
     if ledger is not None:
         check_writable(ledger)
@@ -275,10 +278,9 @@ def eval_job(
     if stride is not None:
         recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
     dataset = job_dataset(recipe, data, tokenizer, team)
-    result = evaluate_weights(
+    return evaluate_weights(
         weights, recipe, dataset, mode, device, limit_targets=limit_targets, ledger=ledger, strict=strict, team=team
     )
-    return result.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
 
 
 def verify_job(ledger: Path, data: Path | None, tokenizer: Path | None, artifact: Path | None) -> Verification:

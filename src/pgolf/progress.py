@@ -13,6 +13,20 @@ from pgolf.evaluate.evaluate import EvalResult
 stderr = Console(stderr=True, highlight=False)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show nothing meanwhile, neither bars nor lines: a library does not speak unless asked."""
+    before, stderr.quiet = stderr.quiet, True
+    try:
+        yield
+    finally:
+        stderr.quiet = before
+
+
+def _watched() -> bool:
+    return stderr.is_terminal and not stderr.quiet
+
+
 class TrainingView:
     """A progress bar with loss, speed and time left; validations as lines above it."""
 
@@ -26,7 +40,7 @@ class TrainingView:
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             console=stderr,
-            disable=not stderr.is_terminal,
+            disable=not _watched(),
         )
         self._task: TaskID = self._bar.add_task("train", total=steps, completed=done, figures="")
 
@@ -55,7 +69,7 @@ class TrainingView:
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work counted in units; call the yielded function with (done, total)."""
     columns = (TextColumn(label), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=not _watched()) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -69,7 +83,7 @@ def working(label: str) -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn(),
         console=stderr,
         transient=True,
-        disable=not stderr.is_terminal,
+        disable=not _watched(),
     ) as line:
         task = line.add_task(label, total=None, what="")
         yield lambda what: line.update(task, what=what)

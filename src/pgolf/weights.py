@@ -16,8 +16,10 @@ from torch import Tensor
 
 from pgolf.compress.container import MAGIC, read_artifact
 from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
+from pgolf.data.dataset import TOKENIZER
+from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
+from pgolf.files import read_json, write_bytes
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
 from pgolf.recipe import CompressSection, Recipe, recipe_from_tree
@@ -58,6 +60,45 @@ class Weights:
             raise PgolfError(f"{self.source}: tensor {unknown[0]} is not part of the recipe's model")
         network.load_state_dict(self.state)
         return network.eval()
+
+    def tokenizer(self, given: Path | None = None) -> Tokenizer:
+        """The tokenizer that the model was trained with.
+
+        Args:
+            given: its SentencePiece model; by default it is looked for beside the weights, in the data that their run
+                recorded, and in the built-in corpus of their recipe.
+
+        Raises:
+            PgolfError: it is not found, or what was given or found belongs to another model.
+        """
+        known, size = self.tokenizer_digest, self.recipe.model.vocab_size
+        places = [path for path in self._tokenizer_places() if path.is_file()] if given is None else [given]
+        if not places:
+            raise PgolfError(
+                f"{self.source}: its tokenizer is not known; pass --tokenizer MODEL, the one it was trained with"
+            )
+        found = [Tokenizer.load(path) for path in places]
+        opened = next((tokenizer for tokenizer in found if tokenizer.digest == known), found[0])
+        if known and known != opened.digest:
+            raise PgolfError(
+                f"{opened.path}: is not the tokenizer of {self.source} (SHA-256 {opened.digest[:12]}, not "
+                f"{known[:12]}); pass the right one with --tokenizer"
+            )
+        if opened.vocab_size != size:
+            raise PgolfError(f"{opened.path}: has {opened.vocab_size} pieces, but {self.source} predicts {size}")
+        return opened
+
+    def _tokenizer_places(self) -> list[Path]:
+        folder = self.source.parent
+        places = [folder / TOKENIZER]
+        if (folder / "provenance.json").is_file():
+            recorded = read_json(folder / "provenance.json")
+            data = recorded.get("data") if isinstance(recorded, dict) else None
+            if isinstance(data, dict) and isinstance(data.get("folder"), str):
+                places.append(Path(data["folder"]) / TOKENIZER)
+        if self.recipe.data.corpus == "python":
+            places.append(Path("data") / f"python-sp{self.recipe.model.vocab_size}" / TOKENIZER)
+        return places
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-import pgolf.evaluate
-import pgolf.evaluate.scorer as scorer_module
+import pgolf
 from pgolf.errors import PgolfError
+from pgolf.evaluate import scorer as scorer_module
 from pgolf.evaluate.evaluate import MODES, evaluate
 from pgolf.evaluate.ttt import Adapter
 from tests.unit.stand_ins import Bytes, random_tokens, small_model, small_recipe
@@ -153,7 +153,7 @@ def test_no_function_both_scores_and_updates() -> None:
     scoring = {"losses", "distributions", "score", "_score", "_measure"}
     updating = {"adapt", "_adapt", "_update", "backward", "step"}
     found: set[str] = set()
-    for path in Path(pgolf.evaluate.__path__[0]).glob("*.py"):
+    for path in (Path(pgolf.__file__).parent / "evaluate").glob("*.py"):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(function, ast.FunctionDef):
                 continue
@@ -165,6 +165,6 @@ def test_no_function_both_scores_and_updates() -> None:
 
 
 def test_evaluation_does_not_need_the_training_package() -> None:
-    program = "import sys, pgolf.evaluate.evaluate; print([m for m in sys.modules if m.startswith('pgolf.train')])"
+    program = "import sys, pgolf.evaluate.evaluate; print([m for m in sys.modules if m.startswith('pgolf.train.')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -96,7 +96,9 @@ def test_code_bytes_cover_what_scoring_imports() -> None:
     script += "import pgolf.evaluate.lora_scorer\n"
     script += "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('pgolf')), sep='\\n')"
     files = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    imported = {path.split("/pgolf/", 1)[1] for path in files} - {"__init__.py"}
+    imported = {path.split("/pgolf/", 1)[1] for path in files}
+    # Where the library begins: signatures, and names for what is imported when it is called.
+    imported -= {"__init__.py", "api.py"}
     imported = {path for path in imported if not path.endswith("/__init__.py")}
     assert imported == set(code_size.SCORER_MODULES)
     raw = code_size.raw_code_bytes()

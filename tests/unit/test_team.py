@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pgolf.evaluate.protocol as protocol
 from pgolf import ranks
 from pgolf.compress.grid import Grid
 from pgolf.errors import PgolfError
+from pgolf.evaluate import protocol
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.optim.muon import Muon
 from pgolf.team import SOLO, Team

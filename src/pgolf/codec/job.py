@@ -12,13 +12,11 @@ from pgolf.codec.container import Header, decode_file, encode_file, file_digest
 from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode
 from pgolf.codec.pieces import Pieces
 from pgolf.codec.stream import fixed_threads, machine
-from pgolf.data.dataset import TOKENIZER
-from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Scorer
 from pgolf.evaluate.scorer import build_scorer
-from pgolf.files import check_writable, read_bytes, read_json, sha256_file, write_bytes
-from pgolf.weights import Weights, load_weights
+from pgolf.files import check_writable, read_bytes, sha256_file, write_bytes
+from pgolf.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -67,16 +65,7 @@ class Job:
 
     def __init__(self, model: Path, tokenizer: Path | None = None) -> None:
         self._weights = load_weights(model)
-        opened = Tokenizer.load(tokenizer or _tokenizer_of(model, self._weights))
-        known = self._weights.tokenizer_digest
-        if known and known != opened.digest:
-            raise PgolfError(
-                f"{opened.path}: is not the tokenizer of {model} (SHA-256 {opened.digest[:12]}, not {known[:12]}); "
-                "pass the right one with --tokenizer"
-            )
-        size = self._weights.recipe.model.vocab_size
-        if opened.vocab_size != size:
-            raise PgolfError(f"{opened.path}: has {opened.vocab_size} pieces, but {model} predicts {size}")
+        opened = self._weights.tokenizer(tokenizer)
         self.model_path, self.tokenizer_path = self._weights.source, opened.path
         self._model, self._tokenizer = sha256_file(self.model_path), opened.digest
         self._pieces = Pieces(opened)
@@ -172,23 +161,6 @@ def _spare_inputs(out: Path, source: Path, job: Job) -> None:
     for path in (source, job.model_path, job.tokenizer_path):
         if out.resolve() == path.resolve():
             raise PgolfError(f"{out}: is an input; choose another --out")
-
-
-def _tokenizer_of(model: Path, weights: Weights) -> Path:
-    """The tokenizer beside a model, of the data that its run recorded, or of the built-in corpus."""
-    folder = weights.source.parent
-    found = [folder / TOKENIZER]
-    if (folder / "provenance.json").is_file():
-        recorded = read_json(folder / "provenance.json")
-        data = recorded.get("data") if isinstance(recorded, dict) else None
-        if isinstance(data, dict) and isinstance(data.get("folder"), str):
-            found.append(Path(data["folder"]) / TOKENIZER)
-    if weights.recipe.data.corpus == "python":
-        found.append(Path("data") / f"python-sp{weights.recipe.model.vocab_size}" / TOKENIZER)
-    for path in found:
-        if path.is_file():
-            return path
-    raise PgolfError(f"{model}: its tokenizer is not known; pass --tokenizer MODEL, the one it was trained with")
 
 
 def _result(header: Header, payload: Payload, size: int, seconds: float) -> Result:

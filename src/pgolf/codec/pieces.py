@@ -72,13 +72,14 @@ class Pieces:
         self._is_byte = [bool(self._processor.is_byte(token)) for token in range(size)]
         spelled = {self._bytes[token]: token for token in range(size) if self._is_byte[token]}
         self._byte_tokens = [spelled[bytes((value,))] for value in range(256)] if len(spelled) == 256 else None
-        self._spaced = str(original.normalize("a")).startswith(_SPACE)
+        self.spaced = str(original.normalize("a")).startswith(_SPACE)
+        """Whether the tokenizer puts a space in front of a text."""
         self._folds = original.normalize("a\nb") == original.normalize("a b")
 
     def spell(self, content: bytes) -> Spelling:
         """Any bytes as tokens and runs, such that ``join`` gives them back."""
         parts = _divided(content.decode("utf-8", "surrogateescape"))
-        front = self._spaced and bool(parts) and parts[0][0]
+        front = self.spaced and bool(parts) and parts[0][0]
         writer = _Writer(self.unknown, self._byte_tokens)
         for index, (is_text, part) in enumerate(parts):
             if is_text:

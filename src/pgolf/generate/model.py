@@ -1,0 +1,264 @@
+"""A trained model as an object: it writes text, and says how well it knows one. What ``pgolf.load`` returns."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgolf.codec.pieces import Pieces
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import EvalResult, evaluate
+from pgolf.generate.sampling import Reader, Sampling
+from pgolf.generate.text import TextWriter
+from pgolf.model.gpt import parameter_count
+from pgolf.recipe import Recipe
+from pgolf.weights import load_weights
+
+Ending = Literal["tokens", "document", "stop"]
+
+
+class Model:
+    """A model with its tokenizer, on the CPU. ``pgolf.load`` makes one; where a path is wanted, it is its file's.
+
+    Args:
+        path: artifact, weights file or run folder.
+        tokenizer: its SentencePiece model; by default the one beside it, or of the data it was trained on.
+
+    Raises:
+        PgolfError: nothing usable is there, or the tokenizer is not the model's.
+    """
+
+    def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
+        self._weights = load_weights(path)
+        self._network = self._weights.model()
+        if tokenizer is not None:
+            self.__dict__["tokenizer"] = self._weights.tokenizer(tokenizer)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it was made by."""
+        return self._weights.recipe
+
+    @property
+    def source(self) -> Path:
+        """The file it was read from."""
+        return self._weights.source
+
+    @property
+    def window(self) -> int:
+        """The most tokens it can look back on."""
+        return self.recipe.evaluation_length
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return parameter_count(self._network)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What it reads and writes in.
+
+        Raises:
+            PgolfError: it was not given and is not where it is looked for.
+        """
+        return self._weights.tokenizer()
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.source)
+
+    def __repr__(self) -> str:
+        return f"<pgolf.Model {self.recipe.name}, {self.parameters:,} parameters, from {self.source}>"
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        past_document: bool = False,
+    ) -> str:
+        """Write on from a prompt; returns what comes after it, so ``prompt + generate(prompt)`` is the whole text.
+
+        Args:
+            prompt: how the text begins; empty: a new document.
+            max_tokens: most tokens to draw.
+            temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
+            top_k: draw from so many of the likeliest tokens.
+            top_p: draw from the likeliest tokens that have this probability together.
+            seed: the same one gives the same text on the same machine.
+            stop: one or several strings; the text ends before the first that comes up.
+            past_document: go on when the model ends the document; the next one follows after a blank line.
+
+        Raises:
+            PgolfError: a value is out of range, the prompt has no tokens, or the tokenizer is not known.
+        """
+        return "".join(
+            self.stream(
+                prompt,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                stop=stop,
+                past_document=past_document,
+            )
+        )
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        past_document: bool = False,
+    ) -> TextStream:
+        """As ``generate``, but gives the text part by part, as it comes; the parts add up to what that returns."""
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        return TextStream(self, prompt, max_tokens, sampling, stops, past_document)
+
+    def loss(self, text: str) -> float:
+        """What a text costs the model, in nats per token, in sliding windows; see ``score``."""
+        return self.score(text).val_loss
+
+    def bits_per_byte(self, text: str) -> float:
+        """What a text costs the model, in bits per byte, in sliding windows; see ``score``."""
+        return self.score(text).val_bpb
+
+    def score(self, text: str, mode: str = "sliding") -> EvalResult:
+        """Score a text as one document, by the same grader as ``pgolf.evaluate``.
+
+        Args:
+            text: bytes count as the tokenizer normalises it.
+            mode: standard, sliding or ttt; the model is left as it was.
+
+        Raises:
+            PgolfError: the text has no tokens, or the mode is unknown.
+        """
+        tokens = np.array(self.encode(text), dtype=np.uint16)
+        if len(tokens) < 2:
+            raise PgolfError("nothing to score: the text has no tokens")
+        return evaluate(self._network, self.recipe, tokens, self.tokenizer.byte_table, mode)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a document that begins with ``text``: BOS and the tokens of the text.
+
+        Raises:
+            PgolfError: the text has surrogates, which are no characters.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise PgolfError(f"the text is no valid Unicode: character {error.start + 1} is a surrogate") from error
+        return [self._pieces.first, *self.tokenizer.encode(text)]
+
+    @torch.inference_mode()
+    def logits(self, tokens: Sequence[int]) -> Tensor:
+        """What may follow each of some tokens: (T, V) float32, for 1 to ``window`` tokens.
+
+        Raises:
+            PgolfError: none or too many tokens, or one outside the vocabulary.
+        """
+        if not 1 <= len(tokens) <= self.window:
+            raise PgolfError(f"{len(tokens)} tokens: the model reads 1 to {self.window} at once")
+        size = self.recipe.model.vocab_size
+        if bad := [token for token in tokens if not 0 <= token < size]:
+            raise PgolfError(f"token {bad[0]}: the vocabulary is 0 to {size - 1}")
+        hidden = self._network.hidden(torch.tensor([list(tokens)]), self.window)
+        return self._network.project(hidden)[0]
+
+    @functools.cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self.tokenizer)
+
+    def _reader(self) -> Reader:
+        return Reader(self._network, self.window)
+
+
+class TextStream(Iterator[str]):
+    """Text of a model, part by part: whole characters, as soon as they are settled. ``Model.stream`` makes one."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: str,
+        max_tokens: int,
+        sampling: Sampling,
+        stop: Sequence[str],
+        past_document: bool,
+    ) -> None:
+        if max_tokens < 1:
+            raise PgolfError(f"{max_tokens} tokens asked for: must be 1 or more")
+        if not all(stop):
+            raise PgolfError("an empty stop string would end every text before it begins; leave it out")
+        self.tokens: list[int] = []
+        """What was drawn so far."""
+        self.ended: Ending | None = None
+        """Why it is over: enough tokens, the end of a document, or a stop string; None before."""
+        read = model.encode(prompt)
+        if prompt and len(read) == 1:
+            raise PgolfError("the prompt has no tokens; give it some text, or leave it empty for a new document")
+        pieces = model._pieces
+        writer = TextWriter(pieces, stop, _repeats_space(prompt, read, pieces))
+        end = None if past_document else pieces.first
+        self._parts = self._run(model._reader(), read, writer, sampling, max_tokens, end)
+
+    def __next__(self) -> str:
+        return next(self._parts)
+
+    def _run(
+        self, reader: Reader, read: list[int], writer: TextWriter, sampling: Sampling, count: int, end: int | None
+    ) -> Iterator[str]:
+        generator = torch.Generator().manual_seed(sampling.seed)
+        ended: Ending = "tokens"
+        for _ in range(count):
+            token = sampling.draw(reader.next_logits(read), generator)
+            self.tokens.append(token)
+            read = [token]
+            if token == end:
+                ended = "document"
+                break
+            if text := writer.add(token):
+                yield text
+            if writer.stopped:
+                ended = "stop"
+                break
+        if text := writer.finish():
+            yield text
+        self.ended = "stop" if writer.stopped else ended
+
+
+def _repeats_space(prompt: str, read: Sequence[int], pieces: Pieces) -> bool:
+    """Whether a space at the beginning of what follows is not of the text.
+
+    A tokenizer may put one in front of a document, and may leave out white space at the end of a prompt.
+    """
+    if not prompt:
+        return pieces.spaced
+    spelled = b"".join(pieces.bytes_of(token) or b"" for token in read[1:])
+    return prompt[-1].isspace() and not spelled[-1:].isspace()
+
+
+def sample_texts(model: Model, count: int, tokens: int, seed: int = 0) -> list[str]:
+    """``count`` beginnings of documents of the model's own, of at most ``tokens`` tokens each, for reports.
+
+    They are what ``generate`` gives with the seeds ``seed``, ``seed + 1`` and so on.
+    """
+    return [model.generate(max_tokens=tokens, seed=seed + index) for index in range(count)]

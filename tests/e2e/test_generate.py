@@ -1,0 +1,201 @@
+"""`pgolf generate`, and the library's pages as they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pgolf as library
+from pgolf.generate.model import TextStream
+from tests.e2e.conftest import pgolf, pgolf_json, sentences
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+
+
+@pytest.fixture
+def model(workshop: Path) -> tuple[Path | str, ...]:
+    return workshop / "model.pgolf", "--tokenizer", workshop / "data" / "tokenizer.model"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_lines_of_the_documents_run_as_they_stand(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(workshop / "model.pgolf", "x.pgolf")
+    shutil.copy(workshop / "data" / "tokenizer.model", "tokenizer.model")
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "one.txt").write_text("\n\n".join(sentences(200)))
+    pgolf(
+        "data",
+        "prepare",
+        "--text",
+        "books/one.txt",
+        "--val-fraction",
+        "0.1",
+        "--vocab-size",
+        "320",
+        "--out",
+        "data/books",
+    )
+    loading, training = python_blocks()
+    assert len(loading.strip().splitlines()) <= 10
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        exec(compile(loading, "loading", "exec"), {})
+        exec(compile(training.replace("train.steps=200", "train.steps=4"), "training", "exec"), {})
+    assert out.getvalue().count("bits per byte") == 2
+    assert err.getvalue() == ""
+
+
+def test_the_library_gives_what_the_commands_give(
+    workshop: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = library.load_recipe(workshop / "tiny.toml")
+    run = library.train(recipe, tmp_path / "run", workshop / "data", device="cpu")
+    assert isinstance(run, library.TrainedRun) and Path(run) == tmp_path / "run" and run.steps == 12
+    assert run.weights == tmp_path / "run" / "model.safetensors"
+    report = library.pack(run, tmp_path / "x.pgolf")
+    assert (tmp_path / "x.pgolf").read_bytes() == (workshop / "model.pgolf").read_bytes()
+    assert report.model_bytes == (tmp_path / "x.pgolf").stat().st_size
+    score = library.evaluate(
+        library.load(tmp_path / "x.pgolf"), workshop / "data", mode="sliding", device="cpu", ledger=tmp_path / "l.jsonl"
+    )
+    assert capfd.readouterr() == ("", "")
+    told = pgolf_json("eval", "model.pgolf", "--data", "data", "--mode", "sliding", cwd=workshop)
+    assert (score.val_bpb, score.targets, score.bytes) == (told["val_bpb"], told["targets"], told["bytes"])
+    assert (tmp_path / "l.jsonl").is_file()
+    with pytest.raises(library.PgolfError, match="holds a run already"):
+        library.train(recipe, run, workshop / "data")
+    library.train(recipe, tmp_path / "loud", workshop / "data", overrides="train.steps=1", progress=True)
+    assert "validation" in capfd.readouterr().err
+
+
+def test_the_prompt_and_the_text_are_printed(model: tuple[Path | str, ...]) -> None:
+    arguments = (*model, "--prompt", "The cat", "--tokens", "30", "--seed", "3")
+    done = pgolf("generate", *arguments)
+    expected = library.load(model[0], model[2]).generate("The cat", max_tokens=30, seed=3)
+    assert done.stdout == f"The cat{expected}\n"
+    assert done.stderr == ""
+    told = pgolf_json("generate", *arguments, "--samples", "2")
+    assert told["prompt"] == "The cat" and [sample["seed"] for sample in told["samples"]] == [3, 4]
+    assert told["samples"][0]["text"] == expected
+    assert 1 <= told["samples"][0]["tokens"] <= 30
+    assert {sample["ended"] for sample in told["samples"]} <= {"tokens", "document"}
+    several = pgolf("generate", *arguments, "--samples", "2").stdout
+    assert several.startswith(
+        f"--- sample 1 of 2, seed 3 ---\nThe cat{expected}\n\n--- sample 2 of 2, seed 4 ---\nThe cat"
+    )
+
+
+def test_the_prompt_from_standard_input(model: tuple[Path | str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def given(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    given(b"The old clock\n")
+    assert pgolf_json("generate", *model, "--prompt", "-", "--tokens", "3")["prompt"] == "The old clock"
+    given(b"\xff\n")
+    failed = pgolf("generate", *model, "--prompt", "-", check=2)
+    assert "no UTF-8 text (byte 1)" in failed.stderr and failed.stdout == ""
+
+
+def test_a_terminal_gets_nothing_it_could_act_on(
+    model: tuple[Path | str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = "a\x1b[31m\u202eb\nc"
+    monkeypatch.setattr(TextStream, "__next__", lambda self: next(self.parts))
+    monkeypatch.setattr(TextStream, "parts", iter(()), raising=False)
+
+    def shown(out: io.StringIO) -> str:
+        monkeypatch.setattr(TextStream, "parts", iter([hostile]))
+        monkeypatch.setattr(sys, "argv", ["pgolf", "generate", *map(str, model), "--prompt", "x"])
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            from pgolf.cli import main
+
+            main()
+        return out.getvalue()
+
+    assert shown(Terminal()) == "xa\ufffd[31m\ufffdb\nc\n"
+    assert shown(io.StringIO()) == f"x{hostile}\n"
+
+
+def test_ctrl_c_keeps_what_is_there(model: tuple[Path | str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    following = TextStream.__next__
+
+    def interrupted(stream: TextStream) -> str:
+        if len(stream.tokens) >= 5:
+            raise KeyboardInterrupt
+        return following(stream)
+
+    monkeypatch.setattr(TextStream, "__next__", interrupted)
+    arguments = ("generate", *model, "--prompt", "The cat", "--past-document", "--samples", "3")
+    done = pgolf(*arguments, check=130)
+    assert done.stdout.startswith("--- sample 1 of 3, seed 0 ---\nThe cat") and done.stdout.endswith("\n")
+    assert "sample 2" not in done.stdout
+    assert re.fullmatch(r"pgolf: stopped after \d+ tokens\n", done.stderr)
+    told = json.loads(pgolf(*arguments, "--json", check=130).stdout)
+    assert [sample["ended"] for sample in told["samples"]] == ["interrupted"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that close")
+def test_a_reader_that_has_enough_is_no_mistake(model: tuple[Path | str, ...]) -> None:
+    command = [sys.executable, "-m", "pgolf", "generate", *map(str, model), "--tokens", "400", "--past-document"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tokens", "0"), "0 tokens asked for"),
+        (("--temperature", "-1"), "temperature -1"),
+        (("--top-p", "1.5"), "top_p 1.5"),
+        (("--top-k", "0"), "top_k 0"),
+        (("--seed", "-1"), "seed -1"),
+        (("--stop", ""), "empty stop string"),
+        (("--samples", "0"), "--samples"),
+        (("--temperature", "warm"), "--temperature"),
+    ],
+)
+def test_mistakes(model: tuple[Path | str, ...], arguments: tuple[str, ...], message: str) -> None:
+    done = pgolf("generate", *model, "--prompt", "x", *arguments, check=2)
+    assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_mistakes_in_files(workshop: Path, tmp_path: Path) -> None:
+    damaged, tokenizer = tmp_path / "damaged.pgolf", workshop / "data" / "tokenizer.model"
+    content = bytearray((workshop / "model.pgolf").read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    shutil.copy(workshop / "model.pgolf", tmp_path / "alone.pgolf")
+    (tmp_path / "other.model").write_bytes(tokenizer.read_bytes() + b"\x1a\x00")
+    for arguments, message in (
+        ((damaged, "--tokenizer", tokenizer), "damaged.pgolf"),
+        ((tmp_path / "absent.pgolf",), "no such file"),
+        ((tmp_path / "alone.pgolf",), "pass --tokenizer"),
+        ((tmp_path / "alone.pgolf", "--tokenizer", tmp_path / "other.model"), "is not the tokenizer of"),
+        ((tmp_path / "alone.pgolf", "--tokenizer", damaged), "not a SentencePiece model"),
+    ):
+        done = pgolf("generate", *arguments, "--prompt", "x", check=2)
+        assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""

@@ -78,7 +78,9 @@ def _rows(found: Any) -> list[tuple[str, str]]:
     rows.append(("Welch", test(found.welch, "not possible")))
     rows.append(("paired", test(found.paired, f"not possible: {found.pairs} common seed{'s' * (found.pairs != 1)}")))
     if found.power is not None:
-        rows.append(("power", f"{found.power:.0%} to show a true improvement as large as this one with as many seeds"))
+        rows.append(
+            ("power", f"{100 * found.power:.0f} % to show a true improvement as large as this one with as many seeds")
+        )
     if found.seeds_needed is not None:
         rows.append(("seeds for 80 %", f"{found.seeds_needed} a side"))
     return [*rows, ("why", found.why)]

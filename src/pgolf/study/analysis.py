@@ -32,7 +32,7 @@ _TERM_COLUMNS = (
 )
 _TERM_NOTE = (
     "Bits per byte; bytes of the artifact. averaging gain = raw - averaged; quantization gap = packed - averaged,"
-    " both with standard windows; sliding gain = packed - sliding; TTT gain = sliding - TTT. Each is a difference within"
+    " both with standard windows; sliding gain = packed - sliding; TTT gain = sliding - TTT. Each is within"
     " one run."
 )
 

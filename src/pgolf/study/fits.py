@@ -23,7 +23,7 @@ FORMS: tuple[Form, ...] = ("power law", "saturation")
 FEWEST = 4
 """Different x that a fit of three parameters needs: one more than it would go through exactly."""
 COVERAGE = 0.95
-_GRID = 2001
+_GRID = 601
 _LINE_POINTS = 60
 # Exponents outside are no power laws that a study could tell from a logarithm or from a step.
 _EXPONENTS = (0.01, 20.0)
@@ -186,12 +186,12 @@ class _Profile:
     """The sum of squares along the shape, and the intervals that follow from it."""
 
     def __init__(self, form: Form, x: Array, y: Array, shapes: Array, best: float) -> None:
-        from scipy import stats
+        from scipy import special
 
         self.form, self.x, self.y, self.best = form, x, y, best
         self.least = _sum_of_squares(form, x, y, math.log(best))
         freedom = len(x) - 3
-        self.most = self.least * (1 + float(stats.f.ppf(COVERAGE, 1, freedom)) / freedom)
+        self.most = self.least * (1 + float(special.fdtri(1, freedom, COVERAGE)) / freedom)
         inside = _lines(form, x, y, shapes).sums <= self.most
         self.open = bool(inside[0]), bool(inside[-1])
         low, high = self._edge(shapes, inside, -1), self._edge(shapes, inside, 1)

@@ -98,9 +98,9 @@ def _values(losses: Losses) -> list[float]:
 def _reason(improvement: float, margin: float, level: float, tests: Sequence[TTest], fewest: int) -> str:
     from pgolf.study.statements import p_text
 
-    size = f"{abs(improvement):.4f} nats {'better' if improvement > 0 else 'worse'}"
+    size = f"{abs(improvement):.4f} nats {'better' if improvement > 0 else 'worse'}" if improvement else "equal"
     if improvement <= margin:
-        return f"The mean is {size}, the rule asks for more than {margin:g} nats better."
+        return f"The mean is {size}; what is claimed is more than {margin:g} nats better."
     if fewest < 2:
         return f"The mean is {size}, but a side with one run has no known spread: nothing can be shown."
     if not any(test.kind == "Welch" for test in tests):

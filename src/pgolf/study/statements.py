@@ -208,7 +208,8 @@ def terms_statement(label: str, terms: Terms) -> str | None:
     steps = []
     for (before, first), (after, second) in itertools.pairwise(present):
         between = EVALUATIONS[EVALUATIONS.index(before) + 1 : EVALUATIONS.index(after) + 1]
-        together = " and ".join(STEPS[name] for name in between)
+        names = [STEPS[name] for name in between]
+        together = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
         steps.append(f"{together} {second - first:+.4f}" + (" (not measured apart)" if len(between) > 1 else ""))
     (begin, first), (end, last) = present[0], present[-1]
     whole = f", together {last - first:+.4f}" if len(steps) > 1 else ""

@@ -73,5 +73,5 @@ def test_mistakes(runs: Path) -> None:
     result = json.loads((runs / "old-1" / "result.json").read_text())
     result["evaluations"]["ttt"]["targets"] = 999
     (runs / "old-1" / "result.json").write_text(json.dumps(result))
-    assert "different texts or tokens (targets: 999 and 1000)" in mistake(*NEW, "--against", *OLD)
+    assert "different texts or tokens (targets: 1000 and 999)" in mistake(*NEW, "--against", *OLD)
     assert "different texts or tokens" in mistake(*NEW, "--against", "old-1")

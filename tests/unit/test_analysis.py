@@ -162,6 +162,22 @@ def test_a_grid_is_a_series_for_each_other_value() -> None:
     assert "over model.layers" not in titles
 
 
+def test_a_random_search_is_no_series() -> None:
+    tried = ((0.01, 128), (0.03, 64), (0.02, 96), (0.05, 100))
+    cells = [cell({"optim.matrix_lr": lr, "model.width": width}, 1, 3.5 - lr) for lr, width in tried]
+    assert analyse(cells).curves == []
+
+
+def test_one_thing_at_a_time_around_a_base(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("[model]\nlayers = 7\n[train]\nsteps = 1000\nwarmdown_steps = 500\n")
+    cells = [cell({}, 1, 3.5, tmp_path)]
+    cells += [cell({"train.steps": n}, 1, 3.5 - n / 1e5, tmp_path) for n in (2000, 4000)]
+    cells += [cell({"model.layers": n}, 1, 3.5 - n / 100, tmp_path) for n in (9,)]
+    titles = [curve.title for curve in analyse(cells).curves]
+    assert "TTT bits per byte over train.steps" in titles
+    assert not any("model.layers" in title for title in titles)
+
+
 def test_rates_through_the_warmdown(tmp_path: Path) -> None:
     cells = []
     # The second run is off by a constant and bends a little less.

@@ -98,6 +98,15 @@ def test_seeds_decide_what_is_significant() -> None:
     )
 
 
+def test_what_is_not_significant_says_how_many_seeds_it_takes() -> None:
+    new, old = {1: 1.100, 2: 1.103, 3: 1.102}, {1: 1.102, 2: 1.103, 3: 1.106}
+    test = paired(list(new.values()), list(old.values()))
+    said = difference_statement("wide", "base", "TTT bits per byte", new, old, test)
+    # Differences 0.002, 0 and 0.004: mean and standard deviation 0.002, so an effect of one standard deviation.
+    assert "0.0020 TTT bits per byte lower" in said
+    assert "not significant (paired p = 0.23); with 10 seeds a side a true difference of this size" in said
+
+
 def test_a_ttt_gain_is_one_of_ttt_alone() -> None:
     # #644 calls the whole way from the float model to the last score its gain from TTT.
     said = terms_statement("25k", Terms({"raw": 1.1088, "ttt": 1.0944}))
@@ -166,6 +175,8 @@ def test_a_fit_says_what_is_not_known() -> None:
     assert "the power law predicts left-out points better" in better
     short = series(STEPS_644[:3], TTT_644[:3])
     assert "too few points: 3 different x" in fit_statements(short, [fit(short.points, "power law")])[0]
+    # One reason for all is said once.
+    assert len(fit_statements(short, [fit(short.points, form) for form in FORMS])) == 1
 
 
 def test_rates_are_given_for_a_stretch_that_fits() -> None:

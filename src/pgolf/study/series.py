@@ -19,26 +19,35 @@ FEWEST = 3
 def groups_series(groups: Sequence[Measured], quantity: str, digits: int = 4) -> list[Series]:
     """Every series of at least three values of a numeric key, all other changes being equal.
 
-    A cell that leaves a key as it is takes part with the value in its run's recipe. Where several keys change together,
-    one value of each for every value of the first, they make one series named after all of them.
+    A cell that leaves a key as it is takes part with the value in its run's recipe. Where that gives none, but several
+    numeric keys rise or fall together, they make one series named after the first and the others.
     """
     keys = list(dict.fromkeys(key for cells, _ in groups for key in cells[0].changes))
     settings = [{key: _value(cells[0], key) for key in keys} for cells, _ in groups]
-    numeric = [key for key in keys if all(_is_number(setting[key]) for setting in settings)]
     found = []
-    for key in numeric:
+    for key in keys:
         alike: dict[str, list[tuple[float, Mapping[int, float]]]] = {}
         for setting, (_, values) in zip(settings, groups, strict=True):
-            rest = {other: value for other, value in setting.items() if other != key}
-            alike.setdefault(repr(rest), []).append((float(setting[key]), values))
-        for rest_text, levels in alike.items():
-            where = _where(rest_text, key, settings, levels, len(alike))
-            found += _series(levels, quantity, f"{key}{where}", digits)
-    if not found and numeric:
-        levels = [(float(setting[numeric[0]]), values) for setting, (_, values) in zip(settings, groups, strict=True)]
-        with_others = f" (with {', '.join(key for key in keys if key != numeric[0])})" if len(keys) > 1 else ""
-        found = _series(levels, quantity, f"{numeric[0]}{with_others}", digits)
+            if _is_number(setting[key]):
+                rest = ", ".join(f"{other}={value}" for other, value in setting.items() if other != key)
+                alike.setdefault(rest, []).append((float(setting[key]), values))
+        several = sum(len(levels) >= FEWEST for levels in alike.values()) > 1
+        for rest, levels in alike.items():
+            found += _series(levels, quantity, f"{key} at {rest}" if several else key, digits)
+    if not found and len(keys) > 1 and _move_together(settings):
+        first, *others = keys
+        levels = [(float(setting[first]), values) for setting, (_, values) in zip(settings, groups, strict=True)]
+        found = _series(levels, quantity, f"{first} (with {', '.join(others)})", digits)
     return found
+
+
+def _move_together(settings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all keys are numbers that only rise, or only fall, with the first."""
+    rows = [list(setting.values()) for setting in settings]
+    if not all(_is_number(value) for row in rows for value in row):
+        return False
+    columns = list(zip(*sorted(rows), strict=True))
+    return all(list(column) in (sorted(column), sorted(column, reverse=True)) for column in columns)
 
 
 def _series(
@@ -48,17 +57,6 @@ def _series(
     if len({x for x, _ in ordered}) < max(FEWEST, len(ordered)):
         return []
     return [Series(quantity, x_name, ordered, digits)]
-
-
-def _where(rest: str, key: str, settings: Sequence[Mapping[str, Any]], levels: Sequence[object], kinds: int) -> str:
-    """The other changes of a series, where there is more than one series of the key."""
-    if kinds == 1 or len(levels) < FEWEST:
-        return ""
-    for setting in settings:
-        others = {other: value for other, value in setting.items() if other != key}
-        if repr(others) == rest:
-            return " at " + ", ".join(f"{other}={value}" for other, value in others.items())
-    return ""
 
 
 def _value(cell: Cell, key: str) -> Any:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pgolf.study.fits import Fit, NoFit, Parameter
-from pgolf.study.statistics import LEVEL, TTest, contrast, holm, paired, sample, welch
+from pgolf.study.statistics import LEVEL, TTest, contrast, holm, paired, sample, seeds_needed, welch
 from pgolf.study.terms import EVALUATIONS, NAMES, STEPS, Terms
 
 # Rates whose difference is this part of them are the same, but for rounding.
@@ -250,15 +250,22 @@ def difference_statement(
     p = test.p if adjusted is None else adjusted
     verdict = "significant" if p < LEVEL else "not significant"
     corrected = f", Holm-corrected for {family} tests" if family > 1 else ""
-    return (
+    said = (
         f"{label}: {size} (95 % interval {test.low:+.4f} to {test.high:+.4f}), {verdict} "
-        f"({test.kind} {p_text(p)}{corrected})."
+        f"({test.kind} {p_text(p)}{corrected})"
     )
+    needed = seeds_needed(test.difference, test.deviation, pairs=test.kind == "paired")
+    if p < LEVEL or needed is None or needed <= min(len(new), len(old)):
+        return f"{said}."
+    return f"{said}; with {needed:,} seeds a side a true difference of this size is found with 80 % chance."
 
 
 def fit_statements(series: Series, fits: Sequence[Fit | NoFit]) -> list[str]:
     """What the fitted curves say of a series, and which of them predicts left-out points better."""
     said = []
+    reasons = {found.reason if isinstance(found, NoFit) else "" for found in fits}
+    if len(fits) > 1 and len(reasons) == 1 and "" not in reasons:
+        return [capital(f"{series.quantity} over {series.x_name}: no curve is fitted: {reasons.pop()}.")]
     for found in fits:
         if isinstance(found, NoFit):
             said.append(f"{series.quantity} over {series.x_name}: no {found.form}: {found.reason}.")

@@ -39,25 +39,28 @@ def significance_command(
     same seeds, paired t-tests. Exits with status 1 if the claim does not hold.
     """
     from pgolf.study.record import record_claim
-    from pgolf.study.sides import check_comparable, read_side
+    from pgolf.study.sides import check_comparable, ledger_of, read_side
+    from pgolf.study.text import compare_text
 
     if evaluation not in EVALUATIONS:
         raise PgolfError(f"--evaluation {evaluation}: there is no such loss; choose one of {', '.join(EVALUATIONS)}")
     new, old = (read_side(texts, evaluation) for texts in (runs, against))
     check_comparable(new, old)
     found = record_claim(new.losses, old.losses, margin, level)
+    ledgers = [ledger_of(side, evaluation) for side in (new, old)]
+    text = compare_text(ledgers[0], ledgers[1]) if ledgers[0] and ledgers[1] else None
     if as_json:
-        print_json({"evaluation": evaluation, **found.to_json()})
+        print_json({"evaluation": evaluation, **found.to_json(), "text": text and text.to_json()})
     else:
         rows = [("new", *row) for row in new.rows()] + [("old", *row) for row in old.rows()]
         print_columns(("side", "run", "seed", "loss"), rows, f"{NAMES[evaluation]} loss in nats per target", ("run",))
-        print_table(_rows(found), title="the claim holds" if found.record else "the claim does not hold")
+        print_table(_rows(found, text), title="the claim holds" if found.record else "the claim does not hold")
     if not found.record:
         raise typer.Exit(1)
 
 
-def _rows(found: Any) -> list[tuple[str, str]]:
-    from pgolf.study.statements import p_text
+def _rows(found: Any, text: Any) -> list[tuple[str, str]]:
+    from pgolf.study.statements import p_text, signed
 
     def side(sample: Any) -> str:
         spread = "spread unknown" if sample.deviation is None else f"standard deviation {sample.deviation:.5f}"
@@ -71,10 +74,12 @@ def _rows(found: Any) -> list[tuple[str, str]]:
         )
 
     rows = [("new mean", side(found.new)), ("old mean", side(found.old))]
-    rows.append(("improvement", f"{found.improvement:+.5f} nats per target (margin {found.margin:g})"))
+    rows.append(("improvement", f"{signed(found.improvement, 5)} nats per target (margin {found.margin:g})"))
     if found.welch is not None:
         # The test's difference is new - old; the improvement is old - new.
-        rows.append(("95 % interval", f"{-found.welch.high:+.5f} to {-found.welch.low:+.5f}   Welch, two-sided"))
+        rows.append(
+            ("95 % interval", f"{signed(-found.welch.high, 5)} to {signed(-found.welch.low, 5)}   Welch, two-sided")
+        )
     rows.append(("Welch", test(found.welch, "not possible")))
     rows.append(("paired", test(found.paired, f"not possible: {found.pairs} common seed{'s' * (found.pairs != 1)}")))
     if found.power is not None:
@@ -83,4 +88,10 @@ def _rows(found: Any) -> list[tuple[str, str]]:
         )
     if found.seeds_needed is not None:
         rows.append(("seeds for 80 %", f"{found.seeds_needed} a side"))
+    if text is not None:
+        better, low, high = (signed(-value, 5) for value in (text.difference, text.high, text.low))
+        shown = f"{better} nats ({low} to {high}), {p_text(text.p)}"
+        rows.append(
+            ("these two artifacts", f"{shown} over {text.stretches} stretches of the text; other seeds may differ")
+        )
     return [*rows, ("why", found.why)]

@@ -18,6 +18,7 @@ from pgolf.study.statements import (
     noise_statements,
     p_text,
     shape_statements,
+    signed,
     terms_statement,
 )
 from pgolf.study.statistics import paired
@@ -187,6 +188,10 @@ def test_rates_are_given_for_a_stretch_that_fits() -> None:
     assert unit("model.layers", [7, 9, 11]) == 1
     assert unit("model.width", [128, 256, 512]) == 100
     assert unit("optim.matrix_lr", [0.01, 0.02, 0.04]) == pytest.approx(0.01)
+
+
+def test_nothing_has_no_sign() -> None:
+    assert [signed(value) for value in (0.01234, -0.01, -0.00001, 0.0)] == ["+0.0123", "-0.0100", "0.0000", "0.0000"]
 
 
 def test_p_values_are_not_printed_as_nothing() -> None:

@@ -195,7 +195,7 @@ def test_both_tests_have_to_agree() -> None:
     [
         ([3.0], [3.1, 3.1001], "one run"),
         ([3.0, 3.0], [3.1, 3.1], "not independent runs"),
-        ([3.099, 3.098], [3.1, 3.1001], "what is claimed is more than 0.005"),
+        ([3.099, 3.098], [3.1, 3.1001], "the claim is that it is more than 0.005"),
         ([3.2, 3.3], [3.1, 3.1001], "worse"),
     ],
 )

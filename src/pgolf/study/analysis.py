@@ -80,23 +80,21 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
     curves: list[Curve] = []
     if score is None:
         return Analysis(title, [*statements, "The finished cells share no evaluation: none can be compared."], tables)
-    statements += _best(groups, score)
+    statements += [*_best(groups, score), *_power(groups, score)]
     others = [group for group in groups if group is not base]
     if others:
         tests = _tests(base, others, score)
         statements += _comparisons(base, others, score, tests)
         tables.append(_test_table(base, others, score, tests))
         tables.append(_record_table(base, others, score))
-    statements += _power(groups, score)
     statements += [said for group in groups if (said := terms_statement(_seeded(group), _mean_terms(group)))]
     for series in groups_series([(group.cells, group.by_seed(score)) for group in groups], _quantity(score)):
         fits = [fit(series.points, form) for form in FORMS]
-        statements += [*shape_statements(series), *noise_statements(series), *fit_statements(series, fits)]
+        statements += [*shape_statements(series), *_replicated_noise(series), *fit_statements(series, fits)]
         tables.append(_rates(series))
         curves += [_curve(series, found) for found in fits if isinstance(found, Fit)] or [_curve(series, None)]
     for series in _other_series(groups, score):
-        replicated = any(len(values) > 1 for _, values in series.levels)
-        statements.append(" ".join(shape_statements(series) + (noise_statements(series) if replicated else [])))
+        statements.append(" ".join(shape_statements(series) + _replicated_noise(series)))
         curves.append(_curve(series, None))
     found = warmdown_findings([(group.label, group.cells) for group in groups])
     return Analysis(title, [*statements, *found.statements], [*tables, *found.tables], [*curves, *found.curves])
@@ -113,6 +111,11 @@ def _other_series(groups: Sequence[Group], score: str) -> list[Series]:
         if all(values for _, values in measured):
             found += groups_series(measured, quantity, digits)
     return found
+
+
+def _replicated_noise(series: Series) -> list[str]:
+    """That one seed shows nothing is said once, of the whole study."""
+    return noise_statements(series) if any(len(values) > 1 for _, values in series.levels) else []
 
 
 def _quantity(evaluation: str) -> str:
@@ -236,7 +239,7 @@ def _test_table(
     columns = ("cell", "seeds", "difference", "low", "high", "test", "p", "p (Holm)", "p (Welch)", "seeds needed")
     note = (
         f"Of the {NAMES[score]} score in bits per byte, cell minus baseline ({base.label}): negative is better. low and"
-        " high: 95 % interval. Two-sided; paired where both have the same seeds, Welch otherwise. seeds needed: a side,"
+        " high: 95 % interval, each by itself. Two-sided; paired where both have the same seeds, Welch otherwise. seeds needed: a side,"
         f" to find a true difference as large as this one at p < {LEVEL:g} with 80 % chance; a dash if over"
         f" {MOST_SEEDS:,} or unknown."
     )
@@ -254,7 +257,7 @@ def _record_table(base: Group, others: Sequence[Group], score: str) -> Table:
     note = (
         f"Improvement of the {NAMES[score]} loss on the baseline ({base.label}) in nats per target. The rule: more than"
         f" {MARGIN:g} nats better at p < {RECORD_LEVEL:g}; one-sided tests of that margin, Welch's and, with the same"
-        " seeds, the paired one."
+        " seeds, the paired one. Nothing is corrected for having tried several cells: confirm the best with new seeds."
     )
     return Table("Record rule", columns, rows, note, 5)
 
@@ -304,7 +307,7 @@ def _comparisons(
         quantity = f"{NAMES[score]} bits per byte"
         said.append(difference_statement(group.label, base.label, quantity, *values, test, adjusted, family))
         found = record_claim(group.losses(score), base.losses(score))
-        if found.improvement > 0:
+        if found.welch is not None and found.improvement > found.margin:
             said.append(f"{group.label} as a record over {base.label}: {found.why}")
     return said
 

@@ -99,14 +99,14 @@ def _reason(improvement: float, margin: float, level: float, tests: Sequence[TTe
     from pgolf.study.statements import p_text
 
     size = f"{abs(improvement):.4f} nats {'better' if improvement > 0 else 'worse'}" if improvement else "equal"
+    # Without a margin the claim is only that it is better.
+    claim = f"more than {margin:g} nats better" if margin else "better"
     if improvement <= margin:
-        return f"The mean is {size}; what is claimed is more than {margin:g} nats better."
+        return f"The mean is {size}; the claim is that it is {claim}."
     if fewest < 2:
         return f"The mean is {size}, but a side with one run has no known spread: nothing can be shown."
     if not any(test.kind == "Welch" for test in tests):
         return f"The mean is {size}, but neither side has any spread: these are not independent runs."
-    # Without a margin the claim is only that it is better.
-    claim = f"more than {margin:g} nats better" if margin else "better"
     said = " and ".join(f"{test.kind} {p_text(test.p)}" for test in tests)
     if all(test.p < level for test in tests):
         return f"The mean is {size}, and that it is {claim} is shown at p < {level:g} ({said})."

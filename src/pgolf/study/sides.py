@@ -74,6 +74,12 @@ def check_comparable(new: Side, old: Side) -> None:
         _check_text(new.text, old.text, f"{new.names[0]} and {old.names[0]}")
 
 
+def ledger_of(side: Side, evaluation: str) -> Path | None:
+    """The ledger of a side of one run folder, if there is one."""
+    path = Path(side.names[0]) / f"ledger.{evaluation}.jsonl"
+    return path if side.text is not None and len(side.names) == 1 and path.is_file() else None
+
+
 def _number(text: str) -> float | None:
     try:
         value = float(text)

@@ -81,6 +81,12 @@ def x_text(x: float) -> str:
     return f"{x:,.0f}" if x == round(x) else f"{x:g}"
 
 
+def signed(value: float, digits: int = 4) -> str:
+    """A difference as it is printed: with its sign, but nothing has none."""
+    shown = f"{value:+,.{digits}f}"
+    return shown if any(digit in shown for digit in "123456789") else shown[1:]
+
+
 def capital(sentence: str) -> str:
     """The sentence with a capital first letter."""
     return sentence[:1].upper() + sentence[1:]
@@ -114,7 +120,7 @@ def _direction(series: Series) -> str:
 
 def _bend(series: Series) -> str:
     rates, digits = series.rates, series.digits
-    listed = ", ".join(f"{rate:+,.{digits + 1}f}" for rate in rates)
+    listed = ", ".join(signed(rate, digits + 1) for rate in rates)
     begin = f"{series.quantity} per {series.unit_name}: {listed}"
     if not (all(rate < 0 for rate in rates) or all(rate > 0 for rate in rates)):
         return f"{begin}; the direction changes."
@@ -161,7 +167,7 @@ def noise_statements(series: Series) -> list[str]:
         difference, p = bend
         verdict = "a significant" if p < LEVEL else "no significant"
         said.append(
-            f"The last rate of {series.quantity} differs from the first by {difference:+,.{series.digits + 1}f} per "
+            f"The last rate of {series.quantity} differs from the first by {signed(difference, series.digits + 1)} per "
             f"{series.unit_name}: {verdict} change of rate ({p_text(p)})."
         )
     return said
@@ -210,9 +216,9 @@ def terms_statement(label: str, terms: Terms) -> str | None:
         between = EVALUATIONS[EVALUATIONS.index(before) + 1 : EVALUATIONS.index(after) + 1]
         names = [STEPS[name] for name in between]
         together = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-        steps.append(f"{together} {second - first:+.4f}" + (" (not measured apart)" if len(between) > 1 else ""))
+        steps.append(f"{together} {signed(second - first)}" + (" (not measured apart)" if len(between) > 1 else ""))
     (begin, first), (end, last) = present[0], present[-1]
-    whole = f", together {last - first:+.4f}" if len(steps) > 1 else ""
+    whole = f", together {signed(last - first)}" if len(steps) > 1 else ""
     return (
         f"{label}: from {NAMES[begin]} {first:.4f} to {NAMES[end]} {last:.4f} bits per byte: {', '.join(steps)}{whole}."
     )
@@ -251,7 +257,7 @@ def difference_statement(
     verdict = "significant" if p < LEVEL else "not significant"
     corrected = f", Holm-corrected for {family} tests" if family > 1 else ""
     said = (
-        f"{label}: {size} (95 % interval {test.low:+.4f} to {test.high:+.4f}), {verdict} "
+        f"{label}: {size} (95 % interval {signed(test.low)} to {signed(test.high)}), {verdict} "
         f"({test.kind} {p_text(p)}{corrected})"
     )
     needed = seeds_needed(test.difference, test.deviation, pairs=test.kind == "paired")

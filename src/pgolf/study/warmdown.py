@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pgolf.study.cells import Cell
 from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.study.statements import Series, capital, noise_statements, shape_statements, x_text
+from pgolf.study.statistics import sample
 from pgolf.train.metrics import read_metrics
 
 QUANTITY = "raw float bits per byte"
@@ -61,11 +62,16 @@ def _table(label: str, series: Series, start: int) -> Table:
     rows: list[list[Value]] = []
     means = series.means
     for index, rate in enumerate(series.rates):
-        (first, _), (last, values) = series.levels[index], series.levels[index + 1]
+        (first, before), (last, values) = series.levels[index], series.levels[index + 1]
         part = "warmdown" if first >= start else "before" if last <= start else "both"
-        rows.append([int(first), int(last), part, len(values), means[index], means[index + 1], rate])
-    columns = ("from step", "to step", "part", "seeds", "at the first", "at the last", "change per 1,000 steps")
-    note = f"Validations of the last weights, standard windows; the warmdown begins after step {start:,}."
+        own = [(values[seed] - before[seed]) / (last - first) * series.unit for seed in values]
+        spread = sample(own).deviation
+        rows.append([int(first), int(last), part, len(values), means[index], means[index + 1], rate, spread])
+    columns = ("from step", "to step", "part", "seeds", "at first", "at last", "change per 1,000 steps", "±")
+    note = (
+        f"Validations of the last weights, standard windows; the warmdown begins after step {start:,}. ± is the"
+        " standard deviation over seeds of the runs' own changes."
+    )
     return Table(f"{label}: rate through the training", columns, rows, note, 5)
 
 
@@ -83,5 +89,7 @@ def _statements(series: Series, start: int) -> list[str]:
     said = [f"{capital(QUANTITY)} changes by {' and '.join(parts)}."]
     if len(within) > 2:
         inner = Series(f"{QUANTITY} in the warmdown", "step", within, within_runs=True)
-        said += shape_statements(inner) + noise_statements(inner)
+        said += shape_statements(inner)
+        if any(len(values) > 1 for _, values in within):
+            said += noise_statements(inner)
     return said

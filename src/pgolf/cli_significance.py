@@ -81,7 +81,7 @@ def _rows(found: Any, text: Any) -> list[tuple[str, str]]:
             ("95 % interval", f"{signed(-found.welch.high, 5)} to {signed(-found.welch.low, 5)}   Welch, two-sided")
         )
     rows.append(("Welch", test(found.welch, "not possible")))
-    rows.append(("paired", test(found.paired, f"not possible: {found.pairs} common seed{'s' * (found.pairs != 1)}")))
+    rows.append(("paired", test(found.paired, f"not possible: {found.pairs} seed{'s' * (found.pairs != 1)} in common")))
     if found.power is not None:
         rows.append(
             ("power", f"{100 * found.power:.0f} % to show a true improvement as large as this one with as many seeds")

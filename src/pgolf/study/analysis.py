@@ -239,9 +239,9 @@ def _test_table(
     columns = ("cell", "seeds", "difference", "low", "high", "test", "p", "p (Holm)", "p (Welch)", "seeds needed")
     note = (
         f"Of the {NAMES[score]} score in bits per byte, cell minus baseline ({base.label}): negative is better. low and"
-        " high: 95 % interval, each by itself. Two-sided; paired where both have the same seeds, Welch otherwise. seeds needed: a side,"
-        f" to find a true difference as large as this one at p < {LEVEL:g} with 80 % chance; a dash if over"
-        f" {MOST_SEEDS:,} or unknown."
+        " high: 95 % interval, each by itself. Two-sided; paired where both have the same seeds, Welch otherwise. seeds"
+        f" needed: a side, to find a true difference as large as this one at p < {LEVEL:g} with 80 % chance; a dash if"
+        f" over {MOST_SEEDS:,} or unknown."
     )
     return Table(f"Against the baseline: {base.label}", columns, rows, note, 5)
 

@@ -1,8 +1,8 @@
 """Two runs on the same text: is their difference more than the choice of the text?
 
 Seeds tell whether a recipe is better; stretches of text tell whether one artifact is better than another on text of
-this kind. The second says nothing of other seeds, but needs one run a side, and is all there is to know where no seed is
-involved, as between two ways to pack the same weights.
+this kind. The second says nothing of other seeds, but needs one run a side, and is all there is to know where no seed
+is involved, as between two ways to pack the same weights.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,8 @@ def test_failed_cells_are_named_and_left_out() -> None:
         "late is not finished and is left out.",
     ]
     assert len(table(found, "Every term, every run").rows) == 1
+    diverged = cell({"optim.matrix_lr": 9.0}, 1, math.nan)
+    assert analyse([cell({}, 1, 3.5), diverged]).statements[0].startswith("9.0-1 has a score that is no number")
     assert "nothing to analyse" in analyse([failed]).statements[-1]
 
 

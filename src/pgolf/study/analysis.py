@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,9 +126,16 @@ def _quantity(evaluation: str) -> str:
 def _groups(cells: Sequence[Cell]) -> list[Group]:
     found: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.status == "finished" and cell.result is not None:
+        if _is_scored(cell):
             found.setdefault(cell.label, []).append(cell)
     return [Group(label, members) for label, members in found.items()]
+
+
+def _is_scored(cell: Cell) -> bool:
+    """Whether a cell is finished and all of its scores are numbers."""
+    if cell.status != "finished" or cell.result is None:
+        return False
+    return all(math.isfinite(score["val_loss"]) for score in cell.result["evaluations"].values())
 
 
 def _score(groups: Sequence[Group]) -> str | None:
@@ -142,7 +150,8 @@ def _missing(cells: Sequence[Cell]) -> list[str]:
     for status, words in (("failed", "failed and is left out"), ("waiting", "is not finished and is left out")):
         left = [cell for cell in cells if cell.status == status]
         said += [f"{cell.name} {words}{f': {cell.error}' if cell.error else '.'}" for cell in left]
-    return said
+    diverged = [cell for cell in cells if cell.status == "finished" and not _is_scored(cell)]
+    return said + [f"{cell.name} has a score that is no number (it diverged) and is left out." for cell in diverged]
 
 
 def _seeded(group: Group) -> str:

@@ -53,8 +53,8 @@ class RecordVerdict:
 def record_claim(new: Losses, old: Losses, margin: float = MARGIN, level: float = LEVEL) -> RecordVerdict:
     """Test the claim that ``new`` is better than ``old`` by more than ``margin``.
 
-    Welch's test decides; where both sides hold the very same seeds, the paired test has to agree, so that nobody chooses
-    the kinder of the two after having seen both. (Of a few seeds in common it would know next to nothing.)
+    Welch's test decides; where both sides hold the very same seeds, the paired test has to agree, so that nobody
+    chooses the kinder of the two after having seen both. (Of a few seeds in common it would know next to nothing.)
 
     Args:
         new: losses of the claimed record, at least one.

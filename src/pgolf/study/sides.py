@@ -104,6 +104,8 @@ def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any
         raise PgolfError(
             f"{folder / 'result.json'}: has no {NAMES[evaluation]} loss; choose another --evaluation"
         ) from None
+    if not math.isfinite(loss):
+        raise PgolfError(f"{folder}: its {NAMES[evaluation]} loss is no number (the run diverged); leave it out")
     ledger = folder / f"ledger.{evaluation}.jsonl"
     if ledger.is_file():
         header = read_header(ledger)

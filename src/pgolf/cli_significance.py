@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 import typer
@@ -45,8 +44,6 @@ def significance_command(
 
     if evaluation not in EVALUATIONS:
         raise PgolfError(f"--evaluation {evaluation}: there is no such loss; choose one of {', '.join(EVALUATIONS)}")
-    if not math.isfinite(margin + level):
-        raise PgolfError("--margin and --level: give finite numbers")
     new, old = (read_side(texts, evaluation) for texts in (runs, against))
     check_comparable(new, old)
     found = record_claim(new.losses, old.losses, margin, level)

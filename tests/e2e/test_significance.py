@@ -71,7 +71,7 @@ def test_mistakes(runs: Path) -> None:
     assert "no sliding loss" in mistake(*NEW, "--against", *OLD, "--evaluation", "sliding")
     shutil.copytree(runs / "new-1", runs / "again")
     assert "has seed 1 like another run" in mistake("new-1", "again", "--against", *OLD)
-    assert "finite" in mistake(*NEW, "--against", *OLD, "--margin", "nan")
+    assert "--margin" in mistake(*NEW, "--against", *OLD, "--margin", "nan")
     run_folder(runs / "diverged", 9, math.nan)
     assert "diverged" in mistake(*NEW, "--against", "diverged")
     result = json.loads((runs / "old-1" / "result.json").read_text())

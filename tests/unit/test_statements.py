@@ -185,6 +185,7 @@ def test_rates_are_given_for_a_stretch_that_fits() -> None:
         return Series("loss", name, [(place, {1: place}) for place in x]).unit
 
     assert unit("train.steps", [100, 200, 300]) == 1000
+    assert unit("optim.newton_schulz_steps", [3, 5, 7]) == 1
     assert unit("model.layers", [7, 9, 11]) == 1
     assert unit("model.width", [128, 256, 512]) == 100
     assert unit("optim.matrix_lr", [0.01, 0.02, 0.04]) == pytest.approx(0.01)

@@ -50,8 +50,8 @@ class Series:
 
     @property
     def unit(self) -> float:
-        """The stretch of x that a rate is given for: 1,000 steps, else a power of ten within the smallest gap."""
-        if "step" in self.x_name:
+        """The stretch of x that a rate is given for: 1,000 training steps, else a power of ten within the gaps."""
+        if self._counts_steps:
             return 1000.0
         gaps = [b - a for (a, _), (b, _) in itertools.pairwise(self.levels)]
         return float(10.0 ** math.floor(math.log10(min(gaps)) + _SAME))
@@ -59,7 +59,12 @@ class Series:
     @property
     def unit_name(self) -> str:
         """``unit`` in words."""
-        return "1,000 steps" if "step" in self.x_name else f"{x_text(self.unit)} {self.x_name}"
+        return "1,000 steps" if self._counts_steps else f"{x_text(self.unit)} {self.x_name}"
+
+    @property
+    def _counts_steps(self) -> bool:
+        # Not such as the steps of a Newton-Schulz iteration.
+        return "step" in self.x_name and self.levels[-1][0] >= 100
 
     @property
     def rates(self) -> list[float]:

@@ -72,6 +72,10 @@ def test_what_is_not_monotonic() -> None:
     assert bend.endswith("the direction changes.")
     assert "does not change" in shape_statements(series([1, 2], [1.2, 1.2]))[0]
     assert shape_statements(series([1, 2, 3], [1.2, 1.1, 1.0]))[1].endswith("the fall is constant.")
+    plateau = shape_statements(series([1, 2, 3, 4], [1.2, 1.1, 1.1, 1.0]))
+    assert "rises in 0 of 3 intervals" in plateau[0]
+    assert "neither accelerates nor diminishes throughout: it gets larger in 1 and smaller in 1 of 2" in plateau[1]
+    assert shape_statements(series([1, 2, 3], [1.1, 1.1, 1.1]))[1].endswith("nothing changes.")
     assert shape_statements(series([1, 2, 4], [1.0, 1.1, 1.4]))[1].endswith("the rise accelerates throughout.")
 
 

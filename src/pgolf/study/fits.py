@@ -1,8 +1,8 @@
 """Curves through few points: a power law and a saturation, with honest intervals.
 
 Both have the form ``y = a + b * g(x)`` with one shape parameter in ``g``. For a fixed shape, a and b are linear least
-squares; so the sum of squares is a function of the shape alone (variable projection, Golub and Pereyra 1973) and its
-smallest value cannot be missed. Intervals are of the profile likelihood (Bates and Watts 1988, section 6.1): all values
+squares; so the sum of squares is a function of the shape alone (variable projection, Golub and Pereyra 1973), which is
+searched from end to end. Intervals are of the profile likelihood (Bates and Watts 1988, section 6.1): all values
 with which the other parameters still reach a sum of squares up to ``S * (1 + F / (n - 3))``, F being the 95 % point of
 F(1, n - 3). Unlike a covariance they stay true for four points and say so where a parameter is not determined.
 """

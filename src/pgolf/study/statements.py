@@ -127,23 +127,23 @@ def _bend(series: Series) -> str:
     rates, digits = series.rates, series.digits
     listed = ", ".join(signed(rate, digits + 1) for rate in rates)
     begin = f"{series.quantity} per {series.unit_name}: {listed}"
-    if not (all(rate < 0 for rate in rates) or all(rate > 0 for rate in rates)):
+    if min(rates) < 0 < max(rates):
         return f"{begin}; the direction changes."
     sizes = [abs(rate) for rate in rates]
     grew = sum(after > before * (1 + _SAME) for before, after in itertools.pairwise(sizes))
     shrank = sum(after < before * (1 - _SAME) for before, after in itertools.pairwise(sizes))
     count = len(sizes) - 1
-    word = "rise" if rates[0] > 0 else "fall"
+    word = "rise" if max(rates) > 0 else "fall"
     if grew == count:
         return f"{begin}; the {word} accelerates throughout."
     if shrank == count:
         return f"{begin}; the {word} diminishes throughout."
     if grew == shrank == 0:
-        return f"{begin}; the {word} is constant."
-    times = sizes[-1] / sizes[0]
+        return f"{begin}; the {word} is constant." if any(rates) else f"{begin}; nothing changes."
+    times = f", and the last is {sizes[-1] / sizes[0]:.2f} times the first" if sizes[0] else ""
     return (
         f"{begin}; the {word} neither accelerates nor diminishes throughout: it gets larger in {grew} and smaller in "
-        f"{shrank} of {count} places, and the last is {times:.2f} times the first."
+        f"{shrank} of {count} places{times}."
     )
 
 

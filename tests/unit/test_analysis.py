@@ -214,6 +214,22 @@ def test_rates_through_the_warmdown(tmp_path: Path) -> None:
     assert "a significant change of rate" in said
 
 
+def test_a_short_training_has_the_same_rates(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("[train]\nsteps = 20\nwarmdown_steps = 10\n")
+    lines = [{"step": step, "val_bpb": 3.0 - step / 100} for step in (5, 10, 15, 20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = analyse([cell({}, 1, 3.5, tmp_path)])
+    assert column(table(found, "base: rate"), "change per 1,000 steps") == pytest.approx([-10.0] * 3)
+    assert "-10.0000 per 1,000 steps in the warmdown (steps 10 to 20)" in " ".join(found.statements)
+
+
+def test_means_are_of_the_same_seeds() -> None:
+    part = cell({}, 2, 3.6, evaluations=("raw", "float", "packed"))
+    means = table(analyse([cell({}, 1, 3.5), part]), "Every term, mean")
+    assert column(means, "TTT") == [None]
+    assert column(means, "packed") == pytest.approx([BITS * 3.58])
+
+
 def test_failed_cells_are_named_and_left_out() -> None:
     failed = Cell("wide", {"model.width": 4096}, 1, Path("none"), "failed", None, "out of memory")
     waiting = Cell("late", {"model.width": 64}, 1, Path("none"), "waiting", None, None)

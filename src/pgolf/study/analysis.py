@@ -175,7 +175,8 @@ def _mean_terms(group: Group) -> Terms:
 def _means(groups: Sequence[Group]) -> Table:
     def mean(group: Group, name: str) -> float | None:
         values = list(group.by_seed(name).values())
-        return sample(values).mean if values else None
+        # Of fewer seeds than the other terms, a mean would not add up with theirs.
+        return sample(values).mean if len(values) == len(group.cells) else None
 
     rows: list[list[Value]] = []
     for group in groups:

@@ -64,7 +64,7 @@ class Series:
     @property
     def _counts_steps(self) -> bool:
         # Not such as the steps of a Newton-Schulz iteration.
-        return "step" in self.x_name and self.levels[-1][0] >= 100
+        return self.x_name == "step" or (self.x_name.startswith("train.") and "steps" in self.x_name)
 
     @property
     def rates(self) -> list[float]:

@@ -102,7 +102,8 @@ def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any
         loss, text = float(found["val_loss"]), {"targets": found["targets"], "bytes of text": found["bytes"]}
     except (KeyError, TypeError, ValueError):
         raise PgolfError(
-            f"{folder / 'result.json'}: has no {NAMES[evaluation]} loss; finish the run with `pgolf run`, or choose another --evaluation"
+            f"{folder / 'result.json'}: has no {NAMES[evaluation]} loss; finish the run with `pgolf run`, "
+            "or choose another --evaluation"
         ) from None
     if not math.isfinite(loss):
         raise PgolfError(f"{folder}: its {NAMES[evaluation]} loss is no number (the run diverged); leave it out")

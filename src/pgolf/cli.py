@@ -42,6 +42,7 @@ from pgolf.cli_doctor import DOCTOR_EXAMPLES, doctor_command
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
 from pgolf.cli_generate import GENERATE_EXAMPLES, generate_command
 from pgolf.cli_launch import launch_app
+from pgolf.cli_significance import SIGNIFICANCE_EXAMPLES, significance_command
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -63,12 +64,13 @@ app.command("decompress", epilog=epilog(*DECOMPRESS_EXAMPLES))(decompress_comman
 bench_app.command("compressors", epilog=epilog(*BENCH_EXAMPLES))(bench_compressors_command)
 app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
+app.command("significance", epilog=epilog(*SIGNIFICANCE_EXAMPLES))(significance_command)
 app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
 ClickException: Any = typer.BadParameter.__mro__[2]
-_LIST_OPTIONS = ("--text", "--val-text")
+_LIST_OPTIONS = ("--text", "--val-text", "--against")
 
 
 @app.callback(invoke_without_command=True)

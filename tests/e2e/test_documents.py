@@ -18,6 +18,7 @@ ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
     "audit plain.pt": "tests/audit/test_command.py trains the script that makes it, and runs them",
     "import": "tests/golden reads the references' own files",
+    "significance runs": "tests/e2e/test_significance.py makes the runs",
     "launch slurm": "tests/e2e/test_launch.py runs it without SLURM, tests/slurm with",
 }
 SHRUNK = [
@@ -93,3 +94,4 @@ def test_elsewhere_is_true() -> None:
     assert (ROOT / "tests" / "golden" / "test_evaluation.py").is_file()
     assert (ROOT / "tests" / "e2e" / "test_launch.py").is_file()
     assert (ROOT / "tests" / "slurm" / "test_slurm.py").is_file()
+    assert (ROOT / "tests" / "e2e" / "test_significance.py").is_file()

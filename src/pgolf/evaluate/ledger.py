@@ -167,6 +167,18 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def read_entries(path: Path) -> list[Entry]:
+    """The entries of a ledger file as they stand; nothing of them is verified but their form.
+
+    Raises:
+        PgolfError: the file cannot be read or holds something else.
+    """
+    try:
+        return [_entry(line, number) for number, line in enumerate(_read(path)[1:-1], 2)]
+    except _Wrong as wrong:
+        raise PgolfError(f"{path}: {wrong}; write a ledger with `pgolf eval --ledger`") from None
+
+
 def verify_ledger(
     path: Path,
     tokens: Tokens | None = None,

@@ -1,0 +1,225 @@
+"""Tests, intervals and sample sizes for losses over a few seeds.
+
+Losses of runs that differ in the seed alone are taken as independent draws from a normal distribution; two recipes may
+have different spreads (Welch), and runs of the same seed may be paired. Distributions come from SciPy, which is
+imported only when something is computed. docs/statistics.md gives each formula and its source.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Side = Literal["two-sided", "less"]
+Kind = Literal["Welch", "paired", "contrast"]
+
+LEVEL = 0.05
+"""Level of the tests between the cells of a study, and 1 - the coverage of every interval."""
+POWER = 0.8
+"""Chance of seeing a difference that is there, for which sample sizes are given (Cohen 1988)."""
+MOST_SEEDS = 10_000
+# Below this part of the values, a spread is the rounding of equal numbers.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Mean and spread of values of one kind."""
+
+    count: int
+    mean: float
+    deviation: float | None
+    """Standard deviation with n - 1; None for a single value."""
+    low: float | None
+    high: float | None
+    """Student's 95 % interval of the mean; None for a single value."""
+
+
+@dataclass(frozen=True)
+class TTest:
+    """A difference of means and what its t-test says."""
+
+    kind: Kind
+    difference: float
+    """Mean of the first minus mean of the second, in the values' unit."""
+    deviation: float
+    """paired: of the differences; Welch: of one value, sqrt of the mean of both variances; contrast: of one value."""
+    low: float
+    high: float
+    """Two-sided 95 % interval of the difference."""
+    t: float
+    freedom: float
+    """Degrees of freedom."""
+    p: float
+    """Chance of so extreme a t, or a more extreme one, if the null hypothesis holds."""
+
+
+def sample(values: Sequence[float]) -> Sample:
+    """Mean, standard deviation and Student interval of at least one value."""
+    count, mean = len(values), math.fsum(values) / len(values)
+    if count < 2:
+        return Sample(count, mean, None, None, None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    half = _quantile(1 - LEVEL / 2, count - 1) * deviation / math.sqrt(count)
+    return Sample(count, mean, deviation, mean - half, mean + half)
+
+
+def welch(
+    first: Sequence[float], second: Sequence[float], side: Side = "two-sided", margin: float = 0.0
+) -> TTest | None:
+    """Welch's t-test of the means of two independent samples, without assuming equal variances.
+
+    Args:
+        first: at least two values.
+        second: at least two values.
+        side: "less" tests against the alternative that the mean of the first is more than ``margin`` lower.
+        margin: in the values' unit; the null hypothesis is that the means differ by ``-margin``.
+
+    Returns:
+        None where the test does not exist: fewer than two values on a side, or no spread at all on either.
+        Source: Welch 1947, "The generalization of Student's problem".
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    samples = [sample(values) for values in (first, second)]
+    errors = [(found.deviation or 0.0) ** 2 / found.count for found in samples]
+    if math.sqrt(sum(errors)) <= _ROUNDING * max(map(abs, [*first, *second])):
+        return None
+    freedom = sum(errors) ** 2 / sum(error**2 / (found.count - 1) for error, found in zip(errors, samples, strict=True))
+    deviation = math.sqrt(sum((found.deviation or 0.0) ** 2 for found in samples) / 2)
+    difference = samples[0].mean - samples[1].mean
+    return _t_test("Welch", difference, math.sqrt(sum(errors)), deviation, freedom, side, margin)
+
+
+def paired(
+    first: Sequence[float], second: Sequence[float], side: Side = "two-sided", margin: float = 0.0
+) -> TTest | None:
+    """Student's t-test of differences ``first[i] - second[i]``, such as of two recipes with the same seed.
+
+    Arguments and result as of ``welch``; both have the same length. None for fewer than two pairs and for differences
+    without spread.
+    """
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    if len(differences) < 2:
+        return None
+    found = sample(differences)
+    assert found.deviation is not None
+    if found.deviation <= _ROUNDING * max(map(abs, [*first, *second])):
+        return None
+    error = found.deviation / math.sqrt(found.count)
+    return _t_test("paired", found.mean, error, found.deviation, found.count - 1, side, margin)
+
+
+def contrast(groups: Sequence[Sequence[float]], weights: Sequence[float]) -> TTest | None:
+    """Two-sided t-test of ``sum(weights[i] * mean of group i)`` against 0, the variance pooled over all groups.
+
+    None without a group of two values, or without any spread within groups.
+    Source: linear contrasts in a one-way analysis of variance (Scheffe 1959, section 3.4).
+    """
+    samples = [sample(group) for group in groups]
+    freedom = sum(found.count - 1 for found in samples)
+    squares = math.fsum((found.count - 1) * (found.deviation or 0.0) ** 2 for found in samples)
+    most = max(abs(value) for group in groups for value in group)
+    if freedom < 1 or math.sqrt(squares) <= _ROUNDING * most:
+        return None
+    deviation = math.sqrt(squares / freedom)
+    difference = math.fsum(weight * found.mean for weight, found in zip(weights, samples, strict=True))
+    error = deviation * math.sqrt(
+        math.fsum(weight**2 / found.count for weight, found in zip(weights, samples, strict=True))
+    )
+    return _t_test("contrast", difference, error, deviation, freedom, "two-sided", 0.0)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several: each stays under the level only if the whole family allows it.
+
+    The k-th smallest of m is multiplied by m - k + 1; the order is kept and 1 is the most.
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def power(
+    effect: float, deviation: float, seeds: int, level: float = LEVEL, side: Side = "two-sided", pairs: bool = False
+) -> float:
+    """Chance that a t-test with ``seeds`` runs a side finds a true difference of ``effect`` significant.
+
+    Args:
+        effect: true difference beyond the margin, in the unit of the values; its sign does not matter.
+        deviation: standard deviation over seeds of one side, the same for both; with ``pairs`` of the differences.
+        seeds: at least 2.
+        level: level of the test.
+        side: as of the test.
+        pairs: the same seeds on both sides, tested pair by pair.
+    """
+    from scipy import special
+
+    freedom = seeds - 1 if pairs else 2 * (seeds - 1)
+    shift = abs(effect) / (deviation * math.sqrt((1 if pairs else 2) / seeds))
+    bound = _quantile(1 - (level if side == "less" else level / 2), freedom)
+    found = 1 - float(special.nctdtr(freedom, shift, bound))
+    # Far out the noncentral t is lost in rounding; there nothing is missed.
+    return found if math.isfinite(found) else 1.0
+
+
+def seeds_needed(
+    effect: float, deviation: float, level: float = LEVEL, side: Side = "two-sided", pairs: bool = False
+) -> int | None:
+    """Fewest seeds a side with which ``power`` reaches 80 %; None if there is no effect or 10,000 are too few.
+
+    Takes effect and deviation for the true ones: estimated from a few seeds they are rough, and so is the number.
+    """
+    if effect == 0 or not math.isfinite(effect):
+        return None
+    if deviation <= _ROUNDING * abs(effect):
+        return 2
+
+    def enough(seeds: int) -> bool:
+        return power(effect, deviation, seeds, level, side, pairs) >= POWER
+
+    if not enough(MOST_SEEDS):
+        return None
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, min(2 * high, MOST_SEEDS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def detectable(deviation: float, seeds: int, level: float = LEVEL, side: Side = "two-sided") -> float:
+    """Smallest true difference that Welch's test with ``seeds`` runs a side finds with 80 % power."""
+    from scipy import optimize
+
+    most = 2.0
+    while power(most, 1.0, seeds, level, side) < POWER:
+        most *= 2
+    return deviation * float(
+        optimize.brentq(lambda effect: power(effect, 1.0, seeds, level, side) - POWER, 0.0, most, xtol=1e-6)
+    )
+
+
+def _quantile(chance: float, freedom: float) -> float:
+    """Value that Student's t stays under with this chance."""
+    from scipy import special
+
+    return float(special.stdtrit(freedom, chance))
+
+
+def _t_test(
+    kind: Kind, difference: float, error: float, deviation: float, freedom: float, side: Side, margin: float
+) -> TTest:
+    """The test of a difference with a standard error against ``-margin``."""
+    from scipy import special
+
+    t = (difference + margin) / error
+    p = float(special.stdtr(freedom, t)) if side == "less" else 2 * float(special.stdtr(freedom, -abs(t)))
+    half = _quantile(1 - LEVEL / 2, freedom) * error
+    return TTest(kind, difference, deviation, difference - half, difference + half, t, freedom, p)

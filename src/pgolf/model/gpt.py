@@ -34,6 +34,7 @@ from pgolf.model.attention import Attention
 from pgolf.model.embeddings import BigramEmbedding, Smear, ValueEmbedding
 from pgolf.model.init import initialise
 from pgolf.model.linear import FakeQuant
+from pgolf.model.loss import capped, target_losses
 from pgolf.model.mlp import Mlp
 from pgolf.model.refiner import FlowRefiner
 from pgolf.model.rope import rotary_tables
@@ -131,10 +132,10 @@ class GPT(nn.Module):
         Returns:
             Without targets the logits (B, T, V) float32; with them the losses (B, T) float32 in nats.
         """
-        logits = self.project(self.hidden(tokens))
+        hidden = self.hidden(tokens)
         if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+            return self.project(hidden)
+        return target_losses(hidden, self.token_embedding.weight, targets, self.config.softcap)
 
     def hidden(self, tokens: Tensor, length: int | None = None) -> Tensor:
         """Final hidden states (B, T, D) of tokens (B, T) int64; position t sees tokens 0 to t.
@@ -201,8 +202,7 @@ class GPT(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) float32 of hidden states (..., D), by the tied token embedding."""
-        z = F.linear(hidden, self.token_embedding.weight)
-        return (self.config.softcap * torch.tanh(z / self.config.softcap)).float()
+        return capped(F.linear(hidden, self.token_embedding.weight), self.config.softcap)
 
     def clone(self) -> GPT:
         """An independent copy with equal weights, on the same device and in the same mode."""

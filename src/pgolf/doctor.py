@@ -161,7 +161,7 @@ def _attention() -> Iterator[Check]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    from pgolf.kernels import has_triton
+    from pgolf.kernels.available import has_triton
 
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.device import autocast, place
-from pgolf.kernels import has_triton
+from pgolf.kernels.available import has_triton
 from pgolf.model import attend
 from pgolf.model.attend import DocumentMask, causal_attention, document_ids
 from pgolf.model.gpt import build_model

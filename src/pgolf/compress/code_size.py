@@ -26,7 +26,7 @@ SCORER_MODULES = (
     "data/tokenizer.py",
     "data/loader.py",
     "data/dataset.py",
-    "kernels/__init__.py",
+    "kernels/available.py",
     "kernels/cross_entropy.py",
     "model/attend.py",
     "model/attention.py",

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from pgolf.kernels import has_triton
+from pgolf.kernels.available import has_triton
 
 BOS = 1
 """The token that begins every document, in the field's tokenizers and in those that pgolf trains."""

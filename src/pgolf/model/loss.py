@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf.kernels import has_triton
+from pgolf.kernels.available import has_triton
 
 _LARGEST_PLAIN = 32 << 20
 """Bytes of float32 logits above which they are computed in chunks."""

@@ -161,6 +161,8 @@ def _attention() -> Iterator[Check]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
+    from pgolf.kernels.available import has_triton
+
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
     query = torch.ones(1, 2, 16, 32, device=device, dtype=dtype)
@@ -182,6 +184,10 @@ def _attention() -> Iterator[Check]:
         yield Check("attention", OK, text)
     there = importlib.util.find_spec("flash_attn_interface") is not None
     yield Check("FlashAttention 3", OK, "importable" if there else "not installed; pgolf does not need it")
+    if torch.version.cuda is not None:
+        good = has_triton()
+        text = "for the loss and masked attention" if good else "not installed; losses and masked attention are slower"
+        yield Check("Triton", OK if good else WARNING, text, "" if good else "install the triton your torch asks for")
 
 
 def _space() -> Iterator[Check]:

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.pack import predicted_bytes
 from pgolf.model.gpt import GPT
+from pgolf.model.loss import loss_form
 from pgolf.optim.routing import groups_of, quantizer_group
 from pgolf.recipe import Recipe
 
@@ -107,9 +108,12 @@ def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
         copies += {"none": 0, "ema": 1, "swa": 1, "swa_of_ema": 2}[average]
         copies += recipe.qat.enabled and recipe.qat.grid == "export"  # the exact weights beside the rounded ones
         state += 4 * copies * shape.numel()
-    # In the backward pass: gradients of the logits' three forms, and of the MLP's hidden states.
-    temporary = 4 * 3 * recipe.model.vocab_size + (2 if cuda else 4) * 4 * recipe.model.mlp_hidden
-    tokens = recipe.train.batch_tokens // recipe.train.micro_batches
+    tokens, vocabulary = recipe.train.batch_tokens // recipe.train.micro_batches, recipe.model.vocab_size
+    # In the backward pass: gradients of the MLP's hidden states, and of the logits' three forms; on CUDA the output
+    # layer's products and their gradient instead, and next to nothing where logits come in chunks.
+    plain = loss_form(tokens, vocabulary, torch.device("cpu")) == "plain"
+    logits = 2 * 2 * vocabulary if cuda else 4 * 3 * vocabulary * plain
+    temporary = logits + (2 if cuda else 4) * 4 * recipe.model.mlp_hidden
     return state + tokens * temporary + activation_bytes(recipe, mixed=cuda)
 
 

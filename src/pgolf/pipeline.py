@@ -23,6 +23,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.files import check_writable, read_json, sha256_file, write_json
+from pgolf.model.attend import BOS
 from pgolf.progress import TrainingView, counting, stderr, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
@@ -106,7 +107,13 @@ def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:
 def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team: Team = SOLO) -> Dataset:
     """The given data, or the recipe's built-in corpus (prepared once, then reused)."""
     if data is not None:
-        return open_dataset(data, tokenizer, recipe.model.vocab_size)
+        dataset = open_dataset(data, tokenizer, recipe.model.vocab_size)
+        if recipe.model.document_mask and dataset.tokenizer.bos_id != BOS:
+            raise PgolfError(
+                f"{dataset.tokenizer.path}: a document begins with token {dataset.tokenizer.bos_id}, but "
+                f"model.document_mask knows it by token {BOS}; leave the mask out, or prepare the data anew"
+            )
+        return dataset
     if recipe.data.corpus != "python":
         raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; pass --data DIR (see `pgolf data --help`)")
     folder = Path("data") / f"python-sp{recipe.model.vocab_size}"

@@ -121,6 +121,8 @@ class ModelSection(Section):
     """Initial value of the per-head gain on the normalised queries."""
     softcap: float = pydantic.Field(30.0, gt=0)
     """Logits are softcap * tanh(z / softcap)."""
+    document_mask: bool = False
+    """A document (BOS begins one) sees nothing of those before it, in training and in every evaluation."""
     embedding_init_std: float = pydantic.Field(0.005, gt=0)
     """Standard deviation of the initial token embedding."""
 

@@ -100,7 +100,8 @@ def test_code_bytes_cover_what_scoring_imports() -> None:
     # Where the library begins: signatures, and names for what is imported when it is called.
     imported -= {"__init__.py", "api.py"}
     imported = {path for path in imported if not path.endswith("/__init__.py")}
-    assert imported == set(code_size.SCORER_MODULES)
+    # The kernels are imported on CUDA alone.
+    assert imported | {"kernels/cross_entropy.py"} == set(code_size.SCORER_MODULES)
     raw = code_size.raw_code_bytes()
     assert raw / 10 < code_size.code_bytes() < raw / 2
 

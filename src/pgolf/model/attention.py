@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgolf.model.attend import DocumentMask, causal_attention
 from pgolf.model.linear import FakeQuant, Matrix
 from pgolf.model.rope import rotate
 from pgolf.recipe import ModelSection
@@ -44,6 +45,7 @@ class Attention(nn.Module):
         extra_value: Tensor | None,
         first_value: Tensor | None,
         past: tuple[LayerCache, int] | None = None,
+        mask: DocumentMask | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend within each sequence.
 
@@ -53,6 +55,7 @@ class Attention(nn.Module):
             extra_value: added to the values (B, T, K * head width), or None.
             first_value: the first layer's values (B, T, K, head width) to mix in, or None.
             past: the keys and values of the positions before x, and how many there are; x is added to them.
+            mask: keeps attention within documents, of the positions before x and of x; or None.
 
         Returns:
             The output (B, T, D) and this layer's values before mixing (B, T, K, head width).
@@ -70,7 +73,10 @@ class Attention(nn.Module):
         q = rotate(F.rms_norm(q, (self.head_width,)), *rotary)
         k = rotate(F.rms_norm(k, (self.head_width,)), *rotary)
         q = q * self.query_gain.to(q.dtype)[:, None]
-        y = _causal_attention(q, k, v) if past is None else _continued_attention(q, *past[0].extend(k, v, past[1]))
+        if past is None:
+            y = causal_attention(q, k, v, mask)
+        else:
+            y = _continued_attention(q, *past[0].extend(k, v, past[1]), mask)
         if self.exclusive:
             y = remove_own_value(y, v)
         if self.gate is not None:
@@ -78,23 +84,18 @@ class Attention(nn.Module):
         return self.output(y.reshape(batch, length, width)), own_value
 
 
-def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    # Rotary tables and gains are float32; under autocast this brings q and k back to the values' type.
-    q, k = q.to(v.dtype), k.to(v.dtype)
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
-    return y.transpose(1, 2)
-
-
-def _continued_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _continued_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | None) -> Tensor:
     """Attention of the last n positions: q (B, n, H, W), keys and values (B, K, T, W) of all T positions up to them."""
     batch, count, heads, width = q.shape
     kv_heads, length = k.size(1), k.size(2)
-    if count == 1:
+    if count == 1 and mask is None:
         # Every position is visible, so the query heads of a group may stand as positions of their key/value head.
         y = F.scaled_dot_product_attention(q.to(v.dtype).view(batch, kv_heads, heads // kv_heads, width), k, v)
         return y.reshape(batch, 1, heads, width)
-    visible = torch.ones(count, length, dtype=torch.bool, device=q.device).tril(length - count)
+    if mask is None:
+        visible = torch.ones(count, length, dtype=torch.bool, device=q.device).tril(length - count)
+    else:
+        visible = mask.dense(count)
     q = q.to(v.dtype).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=heads != kv_heads).transpose(1, 2)
 

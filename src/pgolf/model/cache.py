@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pgolf.model.attend import document_ids
 from pgolf.model.rope import rotary_tables
 from pgolf.recipe import ModelSection
 
@@ -81,6 +82,7 @@ class KvCache:
         """The newest embedded position (B, 1, D) before the smear; None before the first."""
         self.step: Step | None = None
         """The pass for single tokens, made when the first one comes."""
+        self._documents = torch.zeros((batch, length), dtype=torch.int64, device=device)
         self._cosines, self._sines = rotary_tables(model, length, device)
 
     def reset(self) -> None:
@@ -93,6 +95,13 @@ class KvCache:
         end = self.used + count
         assert end <= self.length, f"{end} tokens in a cache made for {self.length}"
         return self._cosines[self.used : end], self._sines[self.used : end]
+
+    def document_ids(self, tokens: Tensor) -> Tensor:
+        """The documents (B, used + n) of the positions read so far and of the next ``tokens`` (B, n)."""
+        end = self.used + tokens.size(1)
+        before = self._documents[:, self.used - 1 : self.used] if self.used else 0
+        self._documents[:, self.used : end] = before + document_ids(tokens)
+        return self._documents[:, :end]
 
     def advance(self, tokens: Tensor, embedded: Tensor) -> None:
         """Note that all layers have read ``tokens`` (B, n), embedded as (B, n, D)."""

@@ -22,12 +22,18 @@ class BigramEmbedding(nn.Module):
         self.project = Matrix(bigram.width, model.width, fake_quant) if project else None
         self.scale = nn.Parameter(torch.tensor(0.05)) if bigram.hash == "xor" else None
 
-    def forward(self, tokens: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Embed tokens (B, T) int64 as (B, T, D); ``previous`` (B, 1) is the token before them, if there is one."""
+    def forward(self, tokens: Tensor, previous: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+        """Embed tokens (B, T) int64 as (B, T, D); ``previous`` (B, 1) is the token before them, if there is one.
+
+        Where ``starts`` (B, T) bool is true, a token is embedded as at position 0.
+        """
         if previous is None:
             buckets = bigram_buckets(tokens, self.buckets, self.hash)
         else:
             buckets = bigram_buckets(torch.cat((previous, tokens), dim=1), self.buckets, self.hash)[:, 1:]
+        if starts is not None:
+            alone = bigram_buckets(tokens.reshape(-1, 1), self.buckets, self.hash).view_as(tokens)
+            buckets = torch.where(starts, alone, buckets)
         x = self.table(buckets)
         if self.project is not None:
             x = self.project(x)
@@ -53,10 +59,15 @@ class Smear(nn.Module):
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Map (B, T, D) to (B, T, D); before them stands ``previous`` (B, 1, D), or zeros."""
+    def forward(self, x: Tensor, previous: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+        """Map (B, T, D) to (B, T, D); before them stands ``previous`` (B, 1, D), or zeros.
+
+        Zeros also stand before each position where ``starts`` (B, T) bool is true.
+        """
         gate = torch.sigmoid(self.gate.to(x.dtype))
         before = F.pad(x[:, :-1], (0, 0, 1, 0)) if previous is None else torch.cat((previous, x[:, :-1]), dim=1)
+        if starts is not None:
+            before = before.masked_fill(starts[..., None], 0)
         return (1 - gate) * x + gate * before
 
 

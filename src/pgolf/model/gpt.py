@@ -30,10 +30,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgolf.model.attend import BOS, DocumentMask, document_ids
 from pgolf.model.attention import Attention
 from pgolf.model.embeddings import BigramEmbedding, Smear, ValueEmbedding
 from pgolf.model.init import initialise
 from pgolf.model.linear import FakeQuant
+from pgolf.model.loss import capped, target_losses
 from pgolf.model.mlp import Mlp
 from pgolf.model.refiner import FlowRefiner
 from pgolf.model.rope import rotary_tables
@@ -71,11 +73,12 @@ class Layer(nn.Module):
         extra_value: Tensor | None,
         first_value: Tensor | None,
         past: tuple[LayerCache, int] | None = None,
+        mask: DocumentMask | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the new stream (B, T, D) and the attention's own values (B, T, K, head width)."""
         mix = self.residual_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        attended, value = core.attention(_norm(x) * self.norm_scale, rotary, extra_value, first_value, past)
+        attended, value = core.attention(_norm(x) * self.norm_scale, rotary, extra_value, first_value, past, mask)
         x = x + self.attention_scale.to(x.dtype) * attended
         x = x + self.mlp_scale.to(x.dtype) * core.mlp(_norm(x) * self.norm_scale)
         return x, value
@@ -131,10 +134,10 @@ class GPT(nn.Module):
         Returns:
             Without targets the logits (B, T, V) float32; with them the losses (B, T) float32 in nats.
         """
-        logits = self.project(self.hidden(tokens))
+        hidden = self.hidden(tokens)
         if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+            return self.project(hidden)
+        return target_losses(hidden, self.token_embedding.weight, targets, self.config.softcap)
 
     def hidden(self, tokens: Tensor, length: int | None = None) -> Tensor:
         """Final hidden states (B, T, D) of tokens (B, T) int64; position t sees tokens 0 to t.
@@ -169,12 +172,16 @@ class GPT(nn.Module):
         return cache.step(tokens, cache)
 
     def _run(self, tokens: Tensor, cache: KvCache | None, length: int | None = None) -> Tensor:
+        starts = mask = None
+        if self.config.document_mask:
+            starts = tokens == BOS
+            mask = DocumentMask(document_ids(tokens) if cache is None else cache.document_ids(tokens))
         x = self.token_embedding(tokens)
         if self.bigram is not None:
-            x = x + self.bigram(tokens, None if cache is None else cache.last_token)
+            x = x + self.bigram(tokens, None if cache is None else cache.last_token, starts)
         embedded = x = _norm(x)
         if self.smear is not None:
-            x = self.smear(x, None if cache is None else cache.last_embedded)
+            x = self.smear(x, None if cache is None else cache.last_embedded, starts)
         x0, first_value = x, None
         count = tokens.size(1)
         rotary = rotary_tables(self.config, count, tokens.device, length) if cache is None else cache.rotary(count)
@@ -189,7 +196,7 @@ class GPT(nn.Module):
                 extra_value = self.value_embedding.for_layer(shared_value, index)
             core = self.cores[index % len(self.cores)]
             past = None if cache is None else (cache.layers[index], cache.used)
-            x, value = layer(x, x0, core, rotary, extra_value, first_value, past)
+            x, value = layer(x, x0, core, rotary, extra_value, first_value, past, mask)
             if index == 0 and self.config.value_residual:
                 first_value = value
             if index < half:
@@ -201,8 +208,7 @@ class GPT(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) float32 of hidden states (..., D), by the tied token embedding."""
-        z = F.linear(hidden, self.token_embedding.weight)
-        return (self.config.softcap * torch.tanh(z / self.config.softcap)).float()
+        return capped(F.linear(hidden, self.token_embedding.weight), self.config.softcap)
 
     def clone(self) -> GPT:
         """An independent copy with equal weights, on the same device and in the same mode."""

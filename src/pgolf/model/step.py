@@ -27,8 +27,10 @@ _SMALLEST_NORM = 1e-12
 
 
 def steps_singly(network: GPT) -> bool:
-    """Whether single tokens can take the short pass: not in training, and in float32 on the CPU."""
+    """Whether single tokens can take the short pass: not in training, in float32 on the CPU, without document mask."""
     device = network.token_embedding.weight.device
+    if network.config.document_mask:
+        return False
     return device.type == "cpu" and not network.training and not torch.is_autocast_enabled("cpu")
 
 

@@ -1,0 +1,122 @@
+"""What targets cost under the tied, soft-capped output layer, without keeping float32 logits of a whole batch.
+
+With hidden states h, token embedding E and cap c, position i costs
+
+    log sum_j exp(y_ij) - y_i,target(i),    y = c * tanh(h E^T / c)
+
+There are three ways to the same numbers, and ``loss_form`` says which is taken:
+
+    kernel    on CUDA with Triton: h E^T once, in the format of the computation (bf16), then one kernel each way
+    chunked   where logits would be large: some rows at a time, computed again in the backward pass
+    plain     otherwise: the logits as a tensor, the framework's cross-entropy
+
+Products are formed in the format autocast asks for (bf16 on CUDA) and rounded to it; all that follows is float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgolf.kernels.available import has_triton
+
+_LARGEST_PLAIN = 32 << 20
+"""Bytes of float32 logits above which they are computed in chunks."""
+_CHUNK = 4 << 20
+"""Bytes of float32 logits in one chunk."""
+
+Form = Literal["kernel", "chunked", "plain"]
+
+# Decided here and not in the forward pass, which is compiled.
+if has_triton():
+    from pgolf.kernels.cross_entropy import softcap_cross_entropy
+
+
+def loss_form(rows: int, vocabulary: int, device: torch.device) -> Form:
+    """Which way ``target_losses`` takes for so many rows and columns of logits on a device."""
+    if device.type == "cuda" and has_triton():
+        return "kernel"
+    return "chunked" if 4 * rows * vocabulary > _LARGEST_PLAIN else "plain"
+
+
+def target_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> Tensor:
+    """Loss of each target in nats; differentiable (once) in ``hidden`` and ``weight``, for any upstream gradient.
+
+    Args:
+        hidden: final hidden states (..., D).
+        weight: token embedding (V, D).
+        targets: (...) int64, each from 0 to V - 1.
+        softcap: the cap c of the logits.
+
+    Returns:
+        Losses (...) float32 (float64 if the inputs are).
+    """
+    hidden, weight = _in_autocast_format(hidden.flatten(0, -2)), _in_autocast_format(weight)
+    wanted = targets.flatten()
+    form = loss_form(hidden.size(0), weight.size(0), hidden.device)
+    if form == "kernel":
+        losses = softcap_cross_entropy(F.linear(hidden, weight), wanted, softcap)
+    elif form == "chunked":
+        losses = chunked_losses(hidden, weight, wanted, softcap)
+    else:
+        losses = F.cross_entropy(capped(F.linear(hidden, weight), softcap), wanted, reduction="none")
+    return losses.view_as(targets)
+
+
+def capped(z: Tensor, softcap: float) -> Tensor:
+    """Logits c * tanh(z / c), in float32 (float64 if z is)."""
+    return softcap * torch.tanh(_wide(z) / softcap)
+
+
+def chunked_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None) -> Tensor:
+    """As ``target_losses`` for hidden states (N, D) and targets (N,), ``rows`` of the logits at a time.
+
+    The backward pass computes each chunk's logits again, so neither pass holds more than a few chunks of them.
+    """
+    rows = rows or max(1, _CHUNK // (4 * weight.size(0)))
+    losses: Tensor = _Chunked.apply(hidden, weight, targets, softcap, rows)
+    return losses
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int) -> Tensor:
+        losses, normalisers = [], []
+        for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
+            logits = capped(F.linear(h, weight), softcap)
+            normaliser = logits.logsumexp(dim=1)
+            normalisers.append(normaliser)
+            losses.append(normaliser - logits.gather(1, target[:, None])[:, 0])
+        ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
+        ctx.softcap, ctx.rows = softcap, rows
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        hidden, weight, targets, normalisers = ctx.saved_tensors
+        parts = zip(*(t.split(ctx.rows) for t in (hidden, targets, normalisers, upstream)), strict=True)
+        d_hidden: list[Tensor] = []
+        # Summed over the chunks in float32, whatever the format of the products.
+        d_weight = torch.zeros_like(weight, dtype=normalisers.dtype)
+        for h, target, normaliser, up in parts:
+            # In place where it can be: fresh memory costs more time than the arithmetic.
+            t = _wide(F.linear(h, weight)).div_(ctx.softcap).tanh_()
+            dz = torch.mul(t, ctx.softcap).sub_(normaliser[:, None]).exp_()
+            dz.scatter_add_(1, target[:, None], dz.new_full((len(dz), 1), -1.0))
+            dz = dz.mul_(t.square_().neg_().add_(1)).mul_(up[:, None]).to(h.dtype)
+            d_hidden.append(dz @ weight)
+            d_weight += dz.t() @ h
+        return torch.cat(d_hidden), d_weight.to(weight.dtype), None, None, None
+
+
+def _in_autocast_format(x: Tensor) -> Tensor:
+    # As ``F.linear`` would do under autocast, but seen by the code of this module.
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def _wide(z: Tensor) -> Tensor:
+    return z if z.dtype == torch.float64 else z.float()

@@ -189,6 +189,8 @@ class OptimSection(Section):
     """Steps over which the momentum rises linearly."""
     newton_schulz_steps: int = pydantic.Field(5, ge=1)
     """Iterations of the orthogonalisation."""
+    newton_schulz: Literal["quintic", "polar_express"] = "quintic"
+    """Their polynomials: one for all (Jordan et al. 2024), or one for each iteration (Amsel et al. 2025)."""
     muon_update_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format each orthogonalised update is rounded to before it is applied."""
     adam_beta1: float = pydantic.Field(0.9, ge=0, lt=1)

@@ -70,7 +70,10 @@ def test_a_mistake_in_the_data_is_raised_where_its_batch_is_asked_for(shard: Pat
     write_shard(shard, tokens)
     stream = TokenStream([shard])
     stream._vocab_size = 400  # as if the first look had not come so far
-    with pytest.raises(PgolfError, match="token 499 at position 100"), Prefetcher(BatchLoader(stream, TRAIN), 3) as made:
+    with (
+        pytest.raises(PgolfError, match="token 499 at position 100"),
+        Prefetcher(BatchLoader(stream, TRAIN), 3) as made,
+    ):
         for part in range(4):
             made.batch(0, part)
         assert made.batch(1, 0)[0].max() == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import statistics
@@ -14,6 +15,8 @@ import torch
 
 from pgolf.bench.work import WORK
 from pgolf.errors import PgolfError
+from pgolf.flops import training_speed
+from pgolf.model.fast import textbook
 from pgolf.provenance import environment
 from pgolf.recipe import Recipe
 
@@ -32,7 +35,8 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     Returns:
         JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the median of
         the paired ratios (plain time / our time: above 1 pgolf is faster), the figures both computed, peak memory
-        in bytes, the recipe's settings and the environment.
+        in bytes, the recipe's settings and the environment; of training also the model's operations per second and
+        their part of the device's peak.
 
     Raises:
         PgolfError: unknown kind of work, or the two ways disagree.
@@ -47,7 +51,8 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     for index in range(_WARMUP + repeats):
         # The order changes each time: what slows down or speeds up over the run falls on both alike.
         for name in ("ours", "plain") if index % 2 else ("plain", "ours"):
-            seconds, figures[name] = _timed(getattr(measured, name), device)
+            with textbook() if name == "plain" else contextlib.nullcontext():
+                seconds, figures[name] = _timed(getattr(measured, name), device)
             if index >= _WARMUP:
                 times[name].append(seconds)
     difference = abs(figures["ours"] - figures["plain"]) / max(abs(figures["plain"]), 1e-12)
@@ -69,6 +74,8 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     }
     if measured.tokens:
         result["tokens_per_second"] = measured.tokens / medians["ours"]
+        if measured.trains:
+            result |= training_speed(recipe, measured.tokens, medians["ours"], device)
         result["tokens_per_second_plain"] = measured.tokens / medians["plain"]
     result |= {"figure": figures["ours"], "figure_plain": figures["plain"], "peak_memory": peak_memory(device)}
     return result | {"environment": environment(device) | {"cpu": cpu_model()}}

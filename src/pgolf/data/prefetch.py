@@ -16,9 +16,9 @@ Batch = tuple[Tensor, Tensor]
 class Prefetcher:
     """Answers as its loader does, and has a thread prepare what will be asked for next.
 
-    What is asked for stays a function of step and part: any order gives the same batches, and only the order of training
-    finds them ready. A mistake in the data is raised where its batch is asked for, not before. A context: its end ends
-    the thread; what is asked for afterwards starts a new one.
+    A batch stays a function of step and part: any order gives the same batches, and only the order of training finds
+    them ready. A mistake in the data is raised where its batch is asked for, not before. A context: its end ends the
+    thread; what is asked for afterwards starts a new one.
 
     Args:
         loader: what prepares a batch.

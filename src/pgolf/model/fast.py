@@ -1,9 +1,9 @@
 """Three formulas of the model with their gradients by hand, for training in float32 on the CPU.
 
-Autograd takes each formula apart into its smallest operations and runs them backwards one by one; on a CPU every one of
-them is a pass over memory. The gradients here need about half of the passes and keep fewer tensors. The values are those
-of the textbook formulas up to rounding (tests/unit/test_fast.py). Wherever a compiler fuses the operations itself, under
-autocast, and without gradients, the textbook formulas run.
+Autograd takes each formula apart into its smallest operations and runs them backwards one by one; on a CPU every one
+of them is a pass over memory. The gradients here need about half of the passes and keep fewer tensors. The values are
+those of the textbook formulas up to rounding (tests/unit/test_fast.py). Wherever a compiler fuses the operations
+itself, under autocast, and without gradients, the textbook formulas run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def textbook() -> Iterator[None]:
 def rms_norm(x: Tensor, scale: float = 1.0) -> Tensor:
     """``scale`` times x (..., D) over the root of its mean square along D (Zhang and Sennrich 2019)."""
     if _by_hand(x):
-        return _RmsNorm.apply(x, scale)  # type: ignore[no-any-return, no-untyped-call]
+        return _RmsNorm.apply(x, scale)
     normed = F.rms_norm(x, (x.size(-1),))
     return normed if scale == 1.0 else normed * scale
 
@@ -53,7 +53,7 @@ def norm_and_rotate(x: Tensor, cosines: Tensor, sines: Tensor, gain: Tensor | No
         gain: (H,), or None for 1.
     """
     if _by_hand(x):
-        return _NormAndRotate.apply(x, cosines, sines, gain)  # type: ignore[no-any-return, no-untyped-call]
+        return _NormAndRotate.apply(x, cosines, sines, gain)
     rotated = rotate(F.rms_norm(x, (x.size(-1),)), cosines, sines)
     return rotated if gain is None else rotated * gain.to(rotated.dtype)[:, None]
 
@@ -61,7 +61,7 @@ def norm_and_rotate(x: Tensor, cosines: Tensor, sines: Tensor, gain: Tensor | No
 def squared_leaky_relu(x: Tensor, slope: float) -> Tensor:
     """leaky_relu(x, slope)^2, elementwise; slope 0 is the squared ReLU."""
     if _by_hand(x):
-        return _SquaredLeakyRelu.apply(x, slope)  # type: ignore[no-any-return, no-untyped-call]
+        return _SquaredLeakyRelu.apply(x, slope)
     return F.leaky_relu(x, slope).square()
 
 
@@ -93,7 +93,7 @@ class _RmsNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         y, inverse = ctx.saved_tensors
         along = (y * dy).sum(dim=-1, keepdim=True)
@@ -113,7 +113,7 @@ class _NormAndRotate(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
         x, y, inverse, cosines, sines, *gains = ctx.saved_tensors
         along = (y * dy).sum(dim=-1, keepdim=True)
@@ -142,7 +142,7 @@ class _SquaredLeakyRelu(torch.autograd.Function):
         return leaky.square()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         (leaky,) = ctx.saved_tensors
         return F.leaky_relu(leaky, ctx.slope).mul_(dy).mul_(2), None

@@ -80,7 +80,7 @@ def polar_express(steps: int) -> list[Polynomial]:
     low, high = _SMALLEST, 1.0
     found: list[Polynomial] = []
     for _ in range(steps):
-        # Made for a wider interval than there is, a polynomial stays tame in low precision; then its values are centred.
+        # Made for a wider interval than there is, a polynomial stays tame in low precision; then it is centred on 1.
         made = _closest_to_one(max(low, _CUSHION * high), high)
         centre = (_value(made, low) + _value(made, high)) / 2
         a, b, c = (coefficient / centre for coefficient in made)

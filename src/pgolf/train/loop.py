@@ -18,7 +18,7 @@ from pgolf.compress.grid import Grid
 from pgolf.data.dataset import Dataset
 from pgolf.data.loader import BatchLoader
 from pgolf.data.prefetch import prefetcher
-from pgolf.device import autocast, compiled, place
+from pgolf.device import autocast, compiled, keep_freed_memory, place
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.gpt import GPT, build_model
@@ -122,6 +122,8 @@ class Run:
         team: Team = SOLO,
     ) -> None:
         self.recipe, self.dataset, self.folder, self.device, self.team = recipe, dataset, folder, device, team
+        if device.type == "cpu":
+            keep_freed_memory()
         self.network = place(_initial_model(recipe, initial), recipe, device)
         self.forward: Callable[..., Tensor] = compiled(self.network, device, recipe.train.compile)
         self.optimizers = build_optimizers(self.network, recipe, team)

@@ -75,8 +75,11 @@ def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     return network
 
 
-def compiled(network: GPT, device: torch.device, enabled: bool) -> Callable[..., torch.Tensor]:
-    """The model's forward pass, compiled on CUDA if ``enabled``, as it is elsewhere."""
-    if device.type == "cuda" and enabled:
-        return torch.compile(network, dynamic=False)
+def compiled(network: GPT, device: torch.device, how: bool | str) -> Callable[..., torch.Tensor]:
+    """The model's forward pass: compiled on CUDA unless ``how`` is False, a name being torch's mode; else as it is.
+
+    No mode records CUDA graphs: their replays write gradients where the last ones lie, and micro-batches add them up.
+    """
+    if device.type == "cuda" and how:
+        return torch.compile(network, dynamic=False, mode=how if isinstance(how, str) else None)
     return network

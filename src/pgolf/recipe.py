@@ -162,8 +162,8 @@ class TrainSection(Section):
     """Steps between validations of the raw weights; 0 validates at the end only."""
     checkpoint_every: int = pydantic.Field(1000, ge=0)
     """Steps between checkpoints to resume from; 0 writes none."""
-    compile: bool = True
-    """Compile the model on CUDA devices (the CPU runs it as written)."""
+    compile: Literal[True, False, "max-autotune-no-cudagraphs"] = True
+    """Compile the model on CUDA devices (the CPU runs it as written); the name asks for torch's longer search."""
 
 
 class OptimSection(Section):

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from pgolf.device import keep_freed_memory
-
-PROGRAM = """
-import resource, sys, torch
-from pgolf.device import keep_freed_memory
-torch.set_num_threads(1)
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-def work():
-    for _ in range(20):
-        parts = [torch.ones(1 << 18) for _ in range(16)]
-        del parts
-work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-def page_faults(how: str) -> int:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+from pgolf.device import compiled, keep_freed_memory
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import build_model
+from pgolf.recipe import load_recipe
 
 
 @pytest.mark.skipif(not keep_freed_memory(), reason="no glibc")
-def test_freed_memory_is_used_again_without_asking_the_system() -> None:
-    assert page_faults("keep") < 100 < page_faults("default")
+def test_freed_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[int, int] = {}
+    library = SimpleNamespace(mallopt=lambda parameter, value: settings.update({parameter: value}) or 1)
+    monkeypatch.setattr("pgolf.device.ctypes.CDLL", lambda name: library)
+    assert keep_freed_memory()
+    trim_threshold, mmap_threshold = -1, -3
+    assert settings == {mmap_threshold: 1 << 25, trim_threshold: 1 << 30}
+    # A C library that does not take the one must not be left with the other: then every tensor would be mapped anew.
+    settings.clear()
+    library.mallopt = lambda parameter, value: settings.update({parameter: value}) or 0
+    assert not keep_freed_memory()
+    assert list(settings) == [mmap_threshold]
 
 
 def test_other_systems_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgolf.device.sys.platform", "darwin")
     assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("setting", "mode"), [("true", None), ("max-autotune-no-cudagraphs", "max-autotune-no-cudagraphs")]
+)
+def test_the_recipe_says_how_to_compile(monkeypatch: pytest.MonkeyPatch, setting: str, mode: str | None) -> None:
+    recipe, asked = load_recipe("tiny", [f"train.compile={setting}"]), []
+    network = build_model(recipe.model, 0)
+    monkeypatch.setattr("pgolf.device.torch.compile", lambda model, **options: asked.append(options) or model)
+    assert compiled(network, torch.device("cpu"), recipe.train.compile) is network
+    assert asked == []
+    compiled(network, torch.device("cuda"), recipe.train.compile)
+    compiled(network, torch.device("cuda"), False)
+    assert asked == [{"dynamic": False, "mode": mode}]
+
+
+def test_no_other_way_to_compile() -> None:
+    with pytest.raises(PgolfError, match=r"train\.compile"):
+        load_recipe("tiny", ["train.compile=fast"])

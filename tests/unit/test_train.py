@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,23 @@ def test_a_step_reads_nothing_but_losses_some_steps_together(
     # Validation reads too, before the first step and after the last; between them there are the losses alone.
     expected = {1: [1, 2, 3, 4, 5], 3: [0, 3, 3, 3, 6], 16: [0, 0, 0, 0, 0]}[together]
     assert [count - seen[0] for count in seen[1:]] == expected
+
+
+def test_batches_prepared_ahead_train_the_same(dataset: Dataset, tmp_path: Path) -> None:
+    made = recipe("train.warmup_steps=2")
+    plain = weights_after(made, dataset, tmp_path / "plain")
+    run = open_run(made, dataset, tmp_path / "ahead", CPU)
+    run.batches.ahead = 2  # as on a device
+    seen: list[bool] = []
+
+    class Looking(Watcher):
+        def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+            seen.append(any(thread.name.startswith("batches") for thread in threading.enumerate()))
+
+    train(run, Looking())
+    assert seen == [True] * 6
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+    assert equal(plain, load_weights(tmp_path / "ahead").state)
 
 
 def test_priming_leaves_no_trace(dataset: Dataset, tmp_path: Path) -> None:

@@ -228,10 +228,6 @@ class GPT(nn.Module):
                     parameter.register_hook(lambda gradient, count=count: gradient / count)
 
 
-def _norm(x: Tensor) -> Tensor:
-    return F.rms_norm(x, (x.size(-1),))
-
-
 def build_model(model: ModelSection, seed: int) -> GPT:
     """A freshly initialised model; the same seed gives the same weights. The global generator is untouched."""
     with torch.random.fork_rng(devices=[]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +42,20 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+def keep_freed_memory() -> bool:
+    """Have the C library keep up to 1 GiB of freed memory for the next tensors; returns whether it does so now.
+
+    A training step on the CPU frees and allocates the same sizes again and again; by default glibc gives much of that
+    back to the system each time, which then has to clear the pages it hands out. The setting is the process', and
+    stays. Other C libraries are left as they are.
+    """
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    # 32 MiB is the most that glibc takes; larger tensors are mapped and unmapped as ever.
+    return bool(libc.mallopt(mmap_threshold, 32 << 20) and libc.mallopt(trim_threshold, 1 << 30))
+
+
 def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     """Move the model to its device, in place, in the formats the references use there.
 
@@ -59,8 +75,11 @@ def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     return network
 
 
-def compiled(network: GPT, device: torch.device, enabled: bool) -> Callable[..., torch.Tensor]:
-    """The model's forward pass, compiled on CUDA if ``enabled``, as it is elsewhere."""
-    if device.type == "cuda" and enabled:
-        return torch.compile(network, dynamic=False)
+def compiled(network: GPT, device: torch.device, how: bool | str) -> Callable[..., torch.Tensor]:
+    """The model's forward pass: compiled on CUDA unless ``how`` is False, a name being torch's mode; else as it is.
+
+    No mode records CUDA graphs: their replays write gradients where the last ones lie, and micro-batches add them up.
+    """
+    if device.type == "cuda" and how:
+        return torch.compile(network, dynamic=False, mode=how if isinstance(how, str) else None)
     return network

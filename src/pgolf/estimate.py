@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.pack import predicted_bytes
+from pgolf.flops import forward_flops
 from pgolf.model.gpt import GPT
 from pgolf.model.loss import loss_form
 from pgolf.optim.routing import groups_of, quantizer_group
@@ -59,9 +60,7 @@ class Estimate:
 def estimate(recipe: Recipe) -> Estimate:
     """Count parameters and predict bytes, floating-point operations and memory.
 
-    FLOPs: a multiplication and an addition are two. Counted are all matrix products, the output layer and
-    attention (causal, so half of the square); looking up embeddings is free. Training takes three times
-    the forward pass.
+    FLOPs: see ``forward_flops``; training takes three times the forward pass.
 
     Memory (bytes): weights, gradients, optimizer state, averages, what autograd keeps of one micro-batch, and
     the temporary tensors of the backward pass. Measured peaks on the CPU were 0.86 to 1.15 times it; equal
@@ -74,7 +73,7 @@ def estimate(recipe: Recipe) -> Estimate:
     for name, shape in shapes.items():
         group = quantizer_group(name)
         by_group[group] = by_group.get(group, 0) + shape.numel()
-    forward = _forward_flops(recipe, shapes)
+    forward = forward_flops(recipe, shapes)
     return Estimate(
         parameters=sum(by_group.values()),
         parameters_by_group=by_group,
@@ -86,18 +85,6 @@ def estimate(recipe: Recipe) -> Estimate:
         training_memory_cpu=_memory(recipe, shapes, cuda=False),
         training_memory_cuda=_memory(recipe, shapes, cuda=True),
     )
-
-
-def _forward_flops(recipe: Recipe, shapes: dict[str, torch.Size]) -> int:
-    model = recipe.model
-    flops = 0
-    for name, shape in shapes.items():
-        if len(shape) != 2 or name.startswith(("skips.", "layers.")) or ".table." in name:
-            continue
-        uses = model.layers / model.cores if name.startswith("cores.") else 1
-        flops += int(2 * shape.numel() * uses)
-    # Scores and weighted values: two products of width D over half of the length, on average.
-    return flops + 2 * 2 * model.width * model.layers * recipe.train.sequence_length // 2
 
 
 def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:

@@ -23,6 +23,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.files import check_writable, read_json, sha256_file, write_json
+from pgolf.flops import training_speed
 from pgolf.model.attend import BOS
 from pgolf.progress import TrainingView, counting, stderr, working
 from pgolf.recipe import Recipe, load_recipe
@@ -78,7 +79,7 @@ def run_all(
     team.meet()  # Everyone has seen what is done before anyone goes on.
     if not trained_before:
         trained = _train(open_run(recipe, dataset, out, device, resume=previous is not None, team=team))
-        result["train"] = {"steps": trained.steps, "seconds": trained.seconds}
+        result["train"] = _trained(trained, recipe, device, team)
         evaluations["raw"] = trained.raw.to_json()
         save()
     elif any(name not in evaluations for name, _, _ in EVALUATIONS):
@@ -199,8 +200,7 @@ def train_job(
     found: dict[str, Any] = {}
     trained = _train_with_profile(run, found) if profile and team.is_first else _train(run)
     return {
-        "steps": trained.steps,
-        "seconds": trained.seconds,
+        **_trained(trained, recipe, device, team),
         "val_loss": trained.raw.val_loss,
         "val_bpb": trained.raw.val_bpb,
         "weights": str(trained.weights),
@@ -319,6 +319,12 @@ def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
     # The new recipe's model must take these weights, whatever recipe they came from.
     replace(weights, recipe=recipe).model()
     return weights.state
+
+
+def _trained(trained: TrainResult, recipe: Recipe, device: torch.device, team: Team) -> dict[str, Any]:
+    tokens = trained.steps * recipe.train.batch_tokens
+    speed = training_speed(recipe, tokens, trained.seconds, device, team.size)
+    return {"steps": trained.steps, "seconds": trained.seconds, **speed}
 
 
 def _train(run: Run) -> TrainResult:

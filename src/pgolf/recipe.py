@@ -164,8 +164,8 @@ class TrainSection(Section):
     """Steps between validations of the raw weights; 0 validates at the end only."""
     checkpoint_every: int = pydantic.Field(1000, ge=0)
     """Steps between checkpoints to resume from; 0 writes none."""
-    compile: bool = True
-    """Compile the model on CUDA devices (the CPU runs it as written)."""
+    compile: Literal[True, False, "max-autotune-no-cudagraphs"] = True
+    """Compile the model on CUDA devices (the CPU runs it as written); the name asks for torch's longer search."""
 
 
 class OptimSection(Section):
@@ -191,6 +191,8 @@ class OptimSection(Section):
     """Steps over which the momentum rises linearly."""
     newton_schulz_steps: int = pydantic.Field(5, ge=1)
     """Iterations of the orthogonalisation."""
+    newton_schulz: Literal["quintic", "polar_express"] = "quintic"
+    """Their polynomials: one for all (Jordan et al. 2024), or one for each iteration (Amsel et al. 2025)."""
     muon_update_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format each orthogonalised update is rounded to before it is applied."""
     adam_beta1: float = pydantic.Field(0.9, ge=0, lt=1)

@@ -22,7 +22,9 @@ def test_both_ways_agree(what: str) -> None:
     assert found["figure"] == pytest.approx(found["figure_plain"], rel=5e-3)
     assert found["milliseconds"] > 0
     assert found["ratio_range"][0] <= found["ratio"] <= found["ratio_range"][1]
+    assert found["cpu_ratio"] > 0
     assert found["peak_memory"] > 1 << 20
+    assert {"tflops_per_second", "mfu"} <= found.keys() if what == "train" else "mfu" not in found
     assert found["environment"]["device"] == "cpu"
     assert found["environment"]["cpu"]
     assert ("tokens_per_second" in found) == (what != "pack")

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.pack import predicted_bytes
 from pgolf.estimate import activation_bytes, estimate
+from pgolf.flops import peak_flops, training_flops, training_speed
 from pgolf.model.gpt import build_model, parameter_count
 from pgolf.recipe import load_recipe, recipe_names
 
@@ -43,6 +44,38 @@ def test_flops_are_those_that_torch_counts(settings: list[str]) -> None:
     attention = 2 * 2 * recipe.model.width * recipe.model.layers * 64 / 2
     expected = counter.get_total_flops() / 128 + attention
     assert estimate(recipe).forward_flops_per_token == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["model.layers=4", "model.unique_layers=2"],
+        ["model.gated_attention=true", "model.refiner=flow", "model.value_embedding.layers=[1]"],
+    ],
+)
+def test_training_flops_are_those_that_torch_counts(settings: list[str]) -> None:
+    recipe = load_recipe("tiny", [*TINY, *settings])
+    network = build_model(recipe.model, 0).train()
+    tokens = torch.zeros(2, 64, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        network(tokens, tokens).mean().backward()
+    # On the CPU torch does not count attention.
+    attention = 3 * 2 * 2 * recipe.model.width * recipe.model.layers * 64 / 2
+    assert training_flops(recipe) == estimate(recipe).training_flops_per_token
+    assert training_flops(recipe) == pytest.approx(counter.get_total_flops() / 128 + attention, rel=0.03)
+
+
+def test_speed_and_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, cuda = load_recipe("tiny", TINY), torch.device("cuda")
+    found = training_speed(recipe, 1000, 2.0, torch.device("cpu"))
+    assert found == {"tokens_per_second": 500, "tflops_per_second": 500 * training_flops(recipe) / 1e12, "mfu": None}
+    for name, peak in (("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA L4", None)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        mfu = training_speed(recipe, 1000, 2.0, cuda, devices=2)["mfu"]
+        assert mfu == (None if peak is None else pytest.approx(500 * training_flops(recipe) / (2 * peak)))
+    assert peak_flops("NVIDIA H100 PCIe") < peak_flops("NVIDIA H100 80GB HBM3") == peak_flops("NVIDIA H200")
+    assert set(training_speed(recipe, 0, 0.0, cuda).values()) == {None}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from torch import nn
 from pgolf.model.gpt import GPT, build_model
 from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
-from pgolf.optim.muon import Muon, orthogonalise
+from pgolf.optim.muon import Muon
+from pgolf.optim.newton_schulz import Method, orthogonalise, polar_express
 from pgolf.optim.routing import ROUTES, groups_of, route
 from pgolf.optim.schedule import lr_scale, muon_momentum
 from pgolf.recipe import AverageSection, Recipe, TrainSection, load_recipe, recipe_names
@@ -71,6 +72,64 @@ def test_orthogonalise_brings_singular_values_near_one() -> None:
         values = torch.linalg.svdvals(orthogonalise(torch.randn(3, rows, columns), 5))
         assert values.min() > 0.3
         assert values.max() < 1.3
+
+
+def test_polar_express_derives_the_published_polynomials() -> None:
+    published = [
+        (8.28721201814563, -23.595886519098837, 17.300387312530933),
+        (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+        (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+        (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+        (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+        (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    ]
+    found = polar_express(7)
+    for (a, b, c), expected in zip(found, published, strict=False):
+        # All but the last leave headroom for rounding.
+        assert (a * 1.01, b * 1.01**3, c * 1.01**5) == pytest.approx(expected, rel=1e-6)
+    assert found[-1] == pytest.approx((1.875, -1.25, 0.375), rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [3, 5, 7])
+def test_polar_express_comes_closer_to_one_in_as_many_steps(steps: int) -> None:
+    # Singular values of a known spread in front of random directions.
+    torch.manual_seed(0)
+    left, right = torch.linalg.qr(torch.randn(48, 48))[0], torch.linalg.qr(torch.randn(48, 48))[0]
+    matrix = (left * torch.logspace(-2.5, 0, 48) @ right)[None]
+    missed = {
+        method: (torch.linalg.svdvals(orthogonalise(matrix, steps, method)) - 1).abs().max().item()
+        for method in ("quintic", "polar_express")
+    }
+    assert missed["polar_express"] < missed["quintic"]
+    if steps == 7:
+        assert missed["polar_express"] < 0.01
+
+
+@pytest.mark.parametrize("method", ["quintic", "polar_express"])
+@pytest.mark.parametrize("shape", [(2, 24, 96), (2, 96, 24), (2, 24, 30)])
+def test_orthogonalising_keeps_singular_vectors(method: Method, shape: tuple[int, int, int]) -> None:
+    # Whatever route is taken (wide matrices have a shorter one): the polynomials act on the singular values alone.
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    left, values, right = torch.linalg.svd(matrices.double(), full_matrices=False)
+    values = values / values.square().sum(dim=1, keepdim=True).sqrt()
+    if method == "polar_express":
+        values = values / 1.01
+    for a, b, c in polar_express(5) if method == "polar_express" else [(3.4445, -4.7750, 2.0315)] * 5:
+        values = a * values + b * values**3 + c * values**5
+    expected = left @ torch.diag_embed(values) @ right
+    assert torch.allclose(orthogonalise(matrices, 5, method).double(), expected, atol=1e-5)
+
+
+def test_the_recipe_chooses_the_polynomials() -> None:
+    recipe = load_recipe("tiny", ["optim.newton_schulz=polar_express"])
+    muon = build_optimizers(build_model(recipe.model, 0), recipe)[0]
+    assert isinstance(muon, Muon)
+    assert muon.method == "polar_express"
+    parameter = nn.Parameter(torch.zeros(8, 8))
+    parameter.grad = torch.randn(8, 8)
+    Muon([{"params": [parameter], "lr": 1.0}], 0.9, 7, torch.float32, method="polar_express").step()
+    assert torch.linalg.svdvals(parameter.detach()).min() > 0.9
 
 
 def test_muon_equals_a_plain_loop_over_matrices() -> None:

@@ -17,6 +17,7 @@ from pgolf.data.shards import write_shard
 from pgolf.errors import PgolfError
 from pgolf.estimate import activation_bytes, estimate
 from pgolf.evaluate.evaluate import EvalResult, evaluate
+from pgolf.model.fast import textbook
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.train.folder import open_run
@@ -283,7 +284,8 @@ def test_compiled_code_is_not_compiled_again(dataset: Dataset, tmp_path: Path) -
     train(run, Watcher())
     assert seen == [(False, seen[0][1])] * 4 + [(True, seen[0][1])] * 2
     eager = open_run(made, dataset, tmp_path / "eager", CPU)
-    train(eager, Watcher())
+    with textbook():  # as in compiled code
+        train(eager, Watcher())
     for name, value in eager.network.state_dict().items():
         assert torch.allclose(run.network.state_dict()[name], value, atol=1e-5), name
 

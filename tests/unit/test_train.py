@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sentencepiece
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.shards import write_shard
@@ -17,7 +20,7 @@ from pgolf.evaluate.evaluate import EvalResult
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.train.folder import open_run
 from pgolf.train.loop import Run, train
-from pgolf.train.metrics import Metrics, read_metrics
+from pgolf.train.metrics import Metrics, read_metrics, steps_per_reading
 from pgolf.weights import load_weights
 
 CPU = torch.device("cpu")
@@ -114,6 +117,74 @@ def train_steps(run: Run, count: int) -> None:
 
     with pytest.raises(Enough):
         train(run, Stopper())
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would wait for a device: tensors turned into numbers, and shapes that depend on values."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.count = 0
+        for name in ("cpu", "numpy", "tolist", "__array__"):
+            monkeypatch.setattr(torch.Tensor, name, self._counting(getattr(torch.Tensor, name)))
+
+    def _counting(self, method: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return method(*args, **kwargs)
+
+        return counted
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func._schema.name.removeprefix("aten::") in self.WAITING
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("together", [1, 3, 16])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("average.kind=swa_of_ema", "average.every=1", "average.start_scale=0.9"),
+        ("qat.enabled=true", "qat.threshold=0.9", "qat.soft_round=true", "optim.newton_schulz=polar_express"),
+    ],
+)
+def test_a_step_reads_nothing_but_losses_some_steps_together(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], together: int
+) -> None:
+    run = open_run(recipe(*settings), dataset, tmp_path / "run", CPU)
+    assert run.metrics.steps_per_reading == steps_per_reading(CPU) == 1
+    assert steps_per_reading(torch.device("cuda")) > 1
+    run.metrics.steps_per_reading = together  # as if on a device
+    reads, seen = Reads(monkeypatch), []
+
+    class Counting(Watcher):
+        def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+            seen.append(reads.count)
+
+    with reads:
+        train(run, Counting())
+    # Validation reads too, before the first step and after the last; between them there are the losses alone.
+    expected = {1: [1, 2, 3, 4, 5], 3: [0, 3, 3, 3, 6], 16: [0, 0, 0, 0, 0]}[together]
+    assert [count - seen[0] for count in seen[1:]] == expected
+
+
+def test_batches_prepared_ahead_train_the_same(dataset: Dataset, tmp_path: Path) -> None:
+    made = recipe("train.warmup_steps=2")
+    plain = weights_after(made, dataset, tmp_path / "plain")
+    run = open_run(made, dataset, tmp_path / "ahead", CPU)
+    run.batches.ahead = 2  # as on a device
+    seen: list[bool] = []
+
+    class Looking(Watcher):
+        def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+            seen.append(any(thread.name.startswith("batches") for thread in threading.enumerate()))
+
+    train(run, Looking())
+    assert seen == [True] * 6
+    assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+    assert equal(plain, load_weights(tmp_path / "ahead").state)
 
 
 def test_priming_leaves_no_trace(dataset: Dataset, tmp_path: Path) -> None:

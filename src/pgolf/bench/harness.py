@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import statistics
@@ -14,6 +15,8 @@ import torch
 
 from pgolf.bench.work import WORK
 from pgolf.errors import PgolfError
+from pgolf.flops import training_speed
+from pgolf.model.fast import textbook
 from pgolf.provenance import environment
 from pgolf.recipe import Recipe
 
@@ -31,8 +34,9 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
 
     Returns:
         JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the median of
-        the paired ratios (plain time / our time: above 1 pgolf is faster), the figures both computed, peak memory
-        in bytes, the recipe's settings and the environment.
+        the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time, which other work
+        on the machine disturbs less, the figures both computed, peak memory in bytes, the recipe's settings and the
+        environment; of training also the model's operations per second and their part of the device's peak.
 
     Raises:
         PgolfError: unknown kind of work, or the two ways disagree.
@@ -41,20 +45,25 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
         raise PgolfError(f"bench {what}: unknown; use {', '.join(WORK)}")
     measured = WORK[what](recipe, device)
     times: dict[str, list[float]] = {"ours": [], "plain": []}
+    cpu_times: dict[str, list[float]] = {"ours": [], "plain": []}
     figures: dict[str, float] = {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for index in range(_WARMUP + repeats):
         # The order changes each time: what slows down or speeds up over the run falls on both alike.
         for name in ("ours", "plain") if index % 2 else ("plain", "ours"):
-            seconds, figures[name] = _timed(getattr(measured, name), device)
+            with textbook() if name == "plain" else contextlib.nullcontext():
+                seconds, cpu_seconds, figures[name] = _timed(getattr(measured, name), device)
             if index >= _WARMUP:
                 times[name].append(seconds)
+                cpu_times[name].append(cpu_seconds)
     difference = abs(figures["ours"] - figures["plain"]) / max(abs(figures["plain"]), 1e-12)
     if difference > measured.agreement:
         raise PgolfError(f"bench {what}: the plain loop computes {figures['plain']:.6f}, pgolf {figures['ours']:.6f}")
     medians = {name: statistics.median(values) for name, values in times.items()}
-    ratios = [plain / ours for ours, plain in zip(times["ours"], times["plain"], strict=True)]
+    ratios, cpu_ratios = (
+        [plain / ours for ours, plain in zip(both["ours"], both["plain"], strict=True)] for both in (times, cpu_times)
+    )
     result: dict[str, Any] = {
         "bench": what,
         "recipe": recipe.name,
@@ -66,22 +75,26 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
         "milliseconds_plain": 1000 * medians["plain"],
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
+        "cpu_ratio": statistics.median(cpu_ratios),
     }
     if measured.tokens:
         result["tokens_per_second"] = measured.tokens / medians["ours"]
+        if measured.trains:
+            result |= training_speed(recipe, measured.tokens, medians["ours"], device)
         result["tokens_per_second_plain"] = measured.tokens / medians["plain"]
     result |= {"figure": figures["ours"], "figure_plain": figures["plain"], "peak_memory": peak_memory(device)}
     return result | {"environment": environment(device) | {"cpu": cpu_model()}}
 
 
-def _timed(work_once: Callable[[], float], device: torch.device) -> tuple[float, float]:
+def _timed(work_once: Callable[[], float], device: torch.device) -> tuple[float, float, float]:
+    """Seconds of the clock, CPU seconds of the process, and the work's figure."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     figure = work_once()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started, figure
+    return time.perf_counter() - started, time.process_time() - cpu_started, figure
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,6 +1,7 @@
 """The plainest PyTorch code for the same work: no stacks, no batches of windows, one tensor after the other.
 
-It shares the model's forward pass and nothing else, so a ratio says what pgolf's loops are worth.
+It shares the model, which here runs by its textbook formulas, and nothing else, so a ratio says what pgolf's loops and
+gradients by hand are worth.
 """
 
 from __future__ import annotations

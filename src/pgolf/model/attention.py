@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.attend import DocumentMask, causal_attention
+from pgolf.model.fast import norm_and_rotate
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.model.rope import rotate
 from pgolf.recipe import ModelSection
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ class Attention(nn.Module):
         if self.value_mix is not None and first_value is not None:
             mix = self.value_mix.to(v.dtype)
             v = mix[0] * first_value + mix[1] * v
-        q = rotate(F.rms_norm(q, (self.head_width,)), *rotary)
-        k = rotate(F.rms_norm(k, (self.head_width,)), *rotary)
-        q = q * self.query_gain.to(q.dtype)[:, None]
+        q = norm_and_rotate(q, *rotary, self.query_gain)
+        k = norm_and_rotate(k, *rotary)
         if past is None:
             y = causal_attention(q, k, v, mask)
         else:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from pgolf.model.attend import BOS, DocumentMask, document_ids
 from pgolf.model.attention import Attention
 from pgolf.model.embeddings import BigramEmbedding, Smear, ValueEmbedding
+from pgolf.model.fast import rms_norm
 from pgolf.model.init import initialise
 from pgolf.model.linear import FakeQuant
 from pgolf.model.loss import capped, target_losses
@@ -78,9 +79,9 @@ class Layer(nn.Module):
         """Return the new stream (B, T, D) and the attention's own values (B, T, K, head width)."""
         mix = self.residual_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        attended, value = core.attention(_norm(x) * self.norm_scale, rotary, extra_value, first_value, past, mask)
+        attended, value = core.attention(rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask)
         x = x + self.attention_scale.to(x.dtype) * attended
-        x = x + self.mlp_scale.to(x.dtype) * core.mlp(_norm(x) * self.norm_scale)
+        x = x + self.mlp_scale.to(x.dtype) * core.mlp(rms_norm(x, self.norm_scale))
         return x, value
 
 
@@ -179,7 +180,7 @@ class GPT(nn.Module):
         x = self.token_embedding(tokens)
         if self.bigram is not None:
             x = x + self.bigram(tokens, None if cache is None else cache.last_token, starts)
-        embedded = x = _norm(x)
+        embedded = x = rms_norm(x)
         if self.smear is not None:
             x = self.smear(x, None if cache is None else cache.last_embedded, starts)
         x0, first_value = x, None
@@ -203,7 +204,7 @@ class GPT(nn.Module):
                 early.append(x)
         if cache is not None:
             cache.advance(tokens, embedded)
-        x = _norm(x)
+        x = rms_norm(x)
         return x if self.refiner is None else self.refiner(x)
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -231,10 +232,6 @@ class GPT(nn.Module):
             if count > 1:
                 for parameter in core.parameters():
                     parameter.register_hook(lambda gradient, count=count: gradient / count)
-
-
-def _norm(x: Tensor) -> Tensor:
-    return F.rms_norm(x, (x.size(-1),))
 
 
 def build_model(model: ModelSection, seed: int) -> GPT:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgolf.model.fast import squared_leaky_relu
 from pgolf.model.linear import FakeQuant, Matrix
 from pgolf.recipe import ModelSection
 
@@ -28,7 +28,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        hidden = F.leaky_relu(self.up(x), self.slope).square()
+        hidden = squared_leaky_relu(self.up(x), self.slope)
         if self.scale is not None and self.bias is not None:
             hidden = hidden * self.scale.to(hidden.dtype) + self.bias.to(hidden.dtype)
         return self.down(hidden)

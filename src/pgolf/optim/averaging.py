@@ -29,10 +29,9 @@ class Averager:
     def update(self, weights: Mapping[str, Tensor], step: int, scale: float) -> None:
         """Take in the weights after ``step`` steps, the last of which had learning-rate scale ``scale``."""
         if self.ema is not None:
-            averages = list(self.ema.values())
-            torch._foreach_mul_(averages, self.section.decay)
+            # A float32 weight is read where it is; only others are copied.
             current = [weights[name].detach().float() for name in self.ema]
-            torch._foreach_add_(averages, current, alpha=1.0 - self.section.decay)
+            torch._foreach_lerp_(list(self.ema.values()), current, 1.0 - self.section.decay)
         if self.section.kind in ("swa", "swa_of_ema") and self._is_snapshot(step, scale):
             source = weights if self.ema is None else self.ema
             if self.sum is None:

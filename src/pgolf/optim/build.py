@@ -23,7 +23,8 @@ def build_optimizers(network: nn.Module, recipe: Recipe, team: Team = SOLO) -> l
     optimizers: list[Optimizer] = []
     if matrices := _groups(routes, "muon"):
         dtype = torch.bfloat16 if optim.muon_update_dtype == "bfloat16" else torch.float32
-        optimizers.append(Muon(matrices, optim.muon_momentum_start, optim.newton_schulz_steps, dtype, team))
+        steps, method = optim.newton_schulz_steps, optim.newton_schulz
+        optimizers.append(Muon(matrices, optim.muon_momentum_start, steps, dtype, team, method))
     if others := _groups(routes, "adamw"):
         betas = (optim.adam_beta1, optim.adam_beta2)
         optimizers.append(AdamW(others, betas=betas, eps=optim.adam_eps, fused=True))

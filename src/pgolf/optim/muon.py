@@ -10,31 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pgolf.optim.newton_schulz import Method, orthogonalise
 from pgolf.team import SOLO, Team
-
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-
-def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
-    """Push the singular values of each matrix towards 1 by a quintic Newton-Schulz iteration.
-
-    Args:
-        matrices: a stack (N, rows, columns); computed in bfloat16 on CUDA, float32 elsewhere.
-        steps: iterations.
-
-    Returns:
-        The stack (N, rows, columns) in the type it was computed in.
-    """
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    tall = x.size(1) > x.size(2)
-    if tall:
-        x = x.mT
-    a, b, c = _COEFFICIENTS
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
 
 
 class Muon(Optimizer):
@@ -44,6 +21,7 @@ class Muon(Optimizer):
         groups: dicts with ``params`` (matrices), ``lr`` and ``weight_decay``.
         momentum: of the gradient sum; set ``group["momentum"]`` to schedule it.
         steps: Newton-Schulz iterations.
+        method: their polynomials; see ``orthogonalise``.
         update_dtype: format each update is rounded to before it is applied.
         team: ranks with equal weights and gradients, which share the work.
 
@@ -58,9 +36,10 @@ class Muon(Optimizer):
         steps: int,
         update_dtype: torch.dtype,
         team: Team = SOLO,
+        method: Method = "quintic",
     ) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum})
-        self.steps = steps
+        self.steps, self.method = steps, method
         self.update_dtype = update_dtype
         self.team = team
 
@@ -94,14 +73,21 @@ class Muon(Optimizer):
         torch._foreach_add_(buffers, gradients)
         each = -(-len(parameters) // self.team.size)
         own = slice(self.team.rank * each, (self.team.rank + 1) * each)
-        rows, columns = parameters[0].shape
-        # Ranks beyond the last matrix send zeros, so that all send the same amount.
-        updates = parameters[0].new_zeros((each, rows, columns), dtype=self.update_dtype)
+        updates = parameters[0].new_empty((0, *parameters[0].shape), dtype=self.update_dtype)
         if gradients[own]:
-            looked_ahead = torch._foreach_add(gradients[own], buffers[own], alpha=momentum)
-            computed = orthogonalise(torch.stack(looked_ahead), self.steps) * max(1.0, rows / columns) ** 0.5
-            updates[: len(computed)] = computed
+            looked_ahead = torch.stack(torch._foreach_add(gradients[own], buffers[own], alpha=momentum))
+            updates = self._orthogonalise(looked_ahead)
+        if len(updates) < each:
+            # Ranks beyond the last matrix send zeros, so that all send the same amount.
+            updates = torch.cat((updates, updates.new_zeros((each - len(updates), *updates.shape[1:]))))
         return self.team.collect(updates)
+
+    def _orthogonalise(self, matrices: Tensor) -> Tensor:
+        rows, columns = matrices.shape[1:]
+        updates = orthogonalise(matrices, self.steps, self.method)
+        if rows > columns:
+            updates = updates * (rows / columns) ** 0.5
+        return updates.to(self.update_dtype).contiguous()
 
     def _apply(self, parameters: list[Tensor], group: dict[str, Any], updates: Callable[[], Tensor]) -> None:
         lr = group["lr"]

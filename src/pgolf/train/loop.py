@@ -17,7 +17,8 @@ from torch import Tensor
 from pgolf.compress.grid import Grid
 from pgolf.data.dataset import Dataset
 from pgolf.data.loader import BatchLoader
-from pgolf.device import autocast, compiled, place
+from pgolf.data.prefetch import prefetcher
+from pgolf.device import autocast, compiled, keep_freed_memory, place
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.gpt import GPT, build_model
@@ -28,7 +29,7 @@ from pgolf.recipe import Recipe
 from pgolf.team import SOLO, Team
 from pgolf.train.checkpoint import Clock, load_checkpoint, save_checkpoint
 from pgolf.train.distributed import agree, share_gradients, shared_grid
-from pgolf.train.metrics import Metrics
+from pgolf.train.metrics import Metrics, steps_per_reading
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
 from pgolf.weights import save_weights
 
@@ -65,7 +66,7 @@ def train(run: Run, watcher: Watcher) -> TrainResult:
     """
     train, clock = run.recipe.train, run.clock
     run.prime_kernels()
-    with _StopSignal() as stop:
+    with run.batches, _StopSignal() as stop:
         while True:
             finished = run.is_finished()
             if finished or clock.step == 0 or _every(train.validate_every, clock.step):
@@ -121,11 +122,14 @@ class Run:
         team: Team = SOLO,
     ) -> None:
         self.recipe, self.dataset, self.folder, self.device, self.team = recipe, dataset, folder, device, team
+        if device.type == "cpu":
+            keep_freed_memory()
         self.network = place(_initial_model(recipe, initial), recipe, device)
         self.forward: Callable[..., Tensor] = compiled(self.network, device, recipe.train.compile)
         self.optimizers = build_optimizers(self.network, recipe, team)
         self.averager = Averager(recipe.average, self.network.state_dict())
-        self.loader = BatchLoader(dataset.train_stream(), recipe.train, team.rank, team.size)
+        loader = BatchLoader(dataset.train_stream(), recipe.train, team.rank, team.size)
+        self.batches = prefetcher(loader, device)
         self.validation_tokens = dataset.validation_tokens(recipe.evaluation_length)
         self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
         self.grid: Grid | None = None  # on which they round, once it is frozen
@@ -136,7 +140,7 @@ class Run:
             )
         self.team.copy_first(list(self.network.state_dict().values()))
         path = folder / "metrics.jsonl" if team.is_first else None
-        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens)
+        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, steps_per_reading(device))
         self._compiled = False
 
     @property
@@ -159,7 +163,7 @@ class Run:
         total = torch.zeros((), device=self.device)
         with rounded_weights(self.network, self.rounding):
             for part in range(parts // self.team.size):
-                inputs, targets = (batch.to(self.device, non_blocking=True) for batch in self.loader.batch(step, part))
+                inputs, targets = (batch.to(self.device, non_blocking=True) for batch in self.batches.batch(step, part))
                 with autocast(self.device):
                     loss = self.forward(inputs, targets).mean() / parts
                 loss.backward()

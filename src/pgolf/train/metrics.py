@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pgolf.errors import PgolfError
 from pgolf.files import write_bytes, write_error
 
-# On a GPU, reading a loss waits for the device; pending steps are read together.
-_PENDING_ON_DEVICE = 16
+# Reading a loss waits for the device that computes it; there the losses of so many steps are read together.
+_STEPS_PER_READING = 16
 
 
 class Metrics:
@@ -23,10 +24,16 @@ class Metrics:
     A step is ``{"step", "train_loss" (nats per target), "lr_scale", "tokens_per_second"}``, a validation
     ``{"step", "val_loss" (nats per target), "val_bpb" (bits per byte)}``. ``step`` counts finished steps.
     Without a path nothing is written; the losses are looked at all the same.
+
+    Args:
+        path: of the file.
+        from_step: finished steps; what the file says of later ones is dropped.
+        tokens_per_step: targets.
+        steps_per_reading: losses that are read, checked and written together.
     """
 
-    def __init__(self, path: Path | None, from_step: int, tokens_per_step: int) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, from_step: int, tokens_per_step: int, steps_per_reading: int = 1) -> None:
+        self.path, self.steps_per_reading = path, steps_per_reading
         self.tokens_per_step = tokens_per_step
         self.last_loss = float("nan")
         self.tokens_per_second = 0.0
@@ -39,9 +46,9 @@ class Metrics:
             write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     def step(self, step: int, loss: Tensor, scale: float) -> None:
-        """Record a finished step; ``loss`` is a scalar tensor, read at once on the CPU, later on a device."""
+        """Record a finished step; ``loss`` is a scalar tensor, which must not change until it is read."""
         self._pending.append((step, loss.detach(), scale))
-        if not loss.is_cuda or len(self._pending) >= _PENDING_ON_DEVICE:
+        if len(self._pending) >= self.steps_per_reading:
             self.flush()
 
     def validation(self, step: int, loss: float, bpb: float) -> None:
@@ -87,6 +94,11 @@ class Metrics:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
         except OSError as error:
             raise write_error(self.path, error) from error
+
+
+def steps_per_reading(device: torch.device) -> int:
+    """How many losses to read together: on the CPU each at once, on a device some, so that it never waits for us."""
+    return 1 if device.type == "cpu" else _STEPS_PER_READING
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

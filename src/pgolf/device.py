@@ -14,6 +14,10 @@ from pgolf.optim.routing import groups_of
 from pgolf.recipe import Recipe
 
 
+# Read in some minutes by a model of 27 million parameters on one data-centre GPU.
+_MANY_POSITIONS = 100_000_000
+
+
 def pick_device(name: str | None = None) -> torch.device:
     """The named device, or CUDA where there is one, else the CPU.
 
@@ -59,8 +63,13 @@ def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     return network
 
 
-def compiled(network: GPT, device: torch.device, enabled: bool) -> Callable[..., torch.Tensor]:
-    """The model's forward pass, compiled on CUDA if ``enabled``, as it is elsewhere."""
+def compiled(forward: Callable[..., torch.Tensor], device: torch.device, enabled: bool) -> Callable[..., torch.Tensor]:
+    """A model or a function of one, compiled on CUDA if ``enabled``, as it is elsewhere."""
     if device.type == "cuda" and enabled:
-        return torch.compile(network, dynamic=False)
-    return network
+        return torch.compile(forward, dynamic=False)
+    return forward
+
+
+def pays_to_compile(device: torch.device, positions: int) -> bool:
+    """Whether reading so many positions takes so long that compiling, about a minute, is worth it: on CUDA, minutes."""
+    return device.type == "cuda" and positions >= _MANY_POSITIONS

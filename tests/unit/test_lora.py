@@ -116,9 +116,9 @@ def test_short_lessons_rotate_like_whole_windows() -> None:
     adapters = adapters_of(network, recipe)
     plain = adapters.student.hidden
 
-    def watching(tokens: Tensor, length: int | None = None) -> Tensor:
+    def watching(tokens: Tensor, length: int | None = None, last: int | None = None) -> Tensor:
         lengths.append(length)
-        return plain(tokens, length)
+        return plain(tokens, length, last)
 
     adapters.student.hidden = watching  # type: ignore[method-assign]
     adapters.adapt(lesson_of(5, 5))

@@ -92,8 +92,8 @@ class Fixed(nn.Module):
         self.weights = nn.Parameter(torch.tensor(weights))
         self.projected = 0
 
-    def hidden(self, tokens: Tensor, length: int) -> Tensor:
-        return torch.zeros(*tokens.shape, 1)
+    def hidden(self, tokens: Tensor, length: int, last: int) -> Tensor:
+        return torch.zeros(len(tokens), last, 1)
 
     def project(self, hidden: Tensor) -> Tensor:
         self.projected += hidden[..., 0].numel()

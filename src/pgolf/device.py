@@ -13,7 +13,6 @@ from pgolf.model.gpt import GPT
 from pgolf.optim.routing import groups_of
 from pgolf.recipe import Recipe
 
-
 # Read in some minutes by a model of 27 million parameters on one data-centre GPU.
 _MANY_POSITIONS = 100_000_000
 

@@ -28,7 +28,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        hidden = F.leaky_relu(self.up(x), self.slope).square()
+        # Without gradients in place: the widest tensors of the model are not allocated three times.
+        in_place = not torch.is_grad_enabled()
+        hidden = F.leaky_relu(self.up(x), self.slope, inplace=in_place)
+        hidden = hidden.square_() if in_place else hidden.square()
         if self.scale is not None and self.bias is not None:
             hidden = hidden * self.scale.to(hidden.dtype) + self.bias.to(hidden.dtype)
         return self.down(hidden)

@@ -125,6 +125,16 @@ def test_short_lessons_rotate_like_whole_windows() -> None:
     assert lengths == [LENGTH]
 
 
+def test_no_gradient_is_computed_below_the_first_adapted_layer() -> None:
+    recipe = lora_recipe("lora", "ttt.frozen_blocks=2")
+    adapters = adapters_of(small_model(recipe), recipe)
+    needed: list[bool] = []
+    for layer in adapters.student.layers:
+        layer.register_forward_hook(lambda _, __, output: needed.append(output[0].requires_grad))
+    adapters.adapt(lesson_of(5, 5))
+    assert needed == [False, False, True, True]
+
+
 # ---- text
 
 

@@ -126,7 +126,7 @@ def test_short_lessons_rotate_like_whole_windows() -> None:
 
 
 def test_no_gradient_is_computed_below_the_first_adapted_layer() -> None:
-    recipe = lora_recipe("lora", "ttt.frozen_blocks=2")
+    recipe = lora_recipe("lora", "model.layers=4", "ttt.frozen_blocks=2")
     adapters = adapters_of(small_model(recipe), recipe)
     needed: list[bool] = []
     for layer in adapters.student.layers:

@@ -15,6 +15,9 @@ from pgolf.model.gpt import GPT
 from pgolf.optim.routing import groups_of
 from pgolf.recipe import Recipe
 
+# Read in some minutes by a model of 27 million parameters on one data-centre GPU.
+_MANY_POSITIONS = 100_000_000
+
 
 def pick_device(name: str | None = None) -> torch.device:
     """The named device, or CUDA where there is one, else the CPU.
@@ -75,11 +78,18 @@ def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     return network
 
 
-def compiled(network: GPT, device: torch.device, how: bool | str) -> Callable[..., torch.Tensor]:
-    """The model's forward pass: compiled on CUDA unless ``how`` is False, a name being torch's mode; else as it is.
+def compiled(
+    forward: Callable[..., torch.Tensor], device: torch.device, how: bool | str
+) -> Callable[..., torch.Tensor]:
+    """A model, or a function of one: compiled on CUDA unless ``how`` is False (a name is torch's mode), else as it is.
 
     No mode records CUDA graphs: their replays write gradients where the last ones lie, and micro-batches add them up.
     """
     if device.type == "cuda" and how:
-        return torch.compile(network, dynamic=False, mode=how if isinstance(how, str) else None)
-    return network
+        return torch.compile(forward, dynamic=False, mode=how if isinstance(how, str) else None)
+    return forward
+
+
+def pays_to_compile(device: torch.device, positions: int) -> bool:
+    """Whether reading so many positions takes so long that compiling, about a minute, is worth it: on CUDA, minutes."""
+    return device.type == "cuda" and positions >= _MANY_POSITIONS

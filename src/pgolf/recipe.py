@@ -312,8 +312,10 @@ class EvaluateSection(Section):
 
     stride: int = pydantic.Field(64, ge=1)
     """Targets scored per sliding window after the first."""
-    batch: int = pydantic.Field(32, ge=1)
-    """Windows per forward pass."""
+    batch: int = pydantic.Field(32, ge=0)
+    """Windows per forward pass; 0 takes as many as suit the device's free memory, and the ledger says how many."""
+    compile: bool = True
+    """Compile the passes of long evaluations on CUDA devices (the CPU runs them as written)."""
     sequence_length: int = pydantic.Field(0, ge=0)
     """Targets per window; 0 takes train.sequence_length."""
 

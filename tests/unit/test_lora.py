@@ -116,13 +116,23 @@ def test_short_lessons_rotate_like_whole_windows() -> None:
     adapters = adapters_of(network, recipe)
     plain = adapters.student.hidden
 
-    def watching(tokens: Tensor, length: int | None = None) -> Tensor:
+    def watching(tokens: Tensor, length: int | None = None, last: int | None = None) -> Tensor:
         lengths.append(length)
-        return plain(tokens, length)
+        return plain(tokens, length, last)
 
     adapters.student.hidden = watching  # type: ignore[method-assign]
     adapters.adapt(lesson_of(5, 5))
     assert lengths == [LENGTH]
+
+
+def test_no_gradient_is_computed_below_the_first_adapted_layer() -> None:
+    recipe = lora_recipe("lora", "model.layers=4", "ttt.frozen_blocks=2")
+    adapters = adapters_of(small_model(recipe), recipe)
+    needed: list[bool] = []
+    for layer in adapters.student.layers:
+        layer.register_forward_hook(lambda _, __, output: needed.append(output[0].requires_grad))
+    adapters.adapt(lesson_of(5, 5))
+    assert needed == [False, False, True, True]
 
 
 # ---- text

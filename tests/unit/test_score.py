@@ -37,18 +37,18 @@ def graded(network: GPT, tokens: np.ndarray, stride: int, batch: int) -> Score:
     return ledger.score()
 
 
-@pytest.mark.parametrize("count", [5, 17, 50, 66])
-def test_equals_one_plain_forward_pass_per_window(network: GPT, count: int) -> None:
+@pytest.mark.parametrize(("count", "stride"), [(5, 4), (17, 4), (50, 4), (66, 4), (30, 1), (51, 7), (66, LENGTH)])
+def test_equals_one_plain_forward_pass_per_window(network: GPT, count: int, stride: int) -> None:
     tokens = random_tokens(count)
     nats, bytes_ = 0.0, 0
-    for start, end, first in sliding_windows(count - 1, LENGTH, 4):
+    for start, end, first in sliding_windows(count - 1, LENGTH, stride):
         inputs = torch.tensor(tokens[None, start:end].astype(np.int64))
         with torch.no_grad():
             log_p = F.log_softmax(network(inputs)[0].double(), dim=-1)
         for t in range(first, end):
             nats -= log_p[t - start, int(tokens[t + 1])].item()
             bytes_ += int(tokens[t + 1]) % 3 + 1 + (int(tokens[t]) % 5 == 0)
-    score = graded(network, tokens, 4, 4)
+    score = graded(network, tokens, stride, 4)
     assert (score.targets, score.bytes) == (count - 1, bytes_)
     assert score.nats == pytest.approx(nats, abs=1e-4)
     assert score.loss == score.nats / (count - 1)
@@ -92,8 +92,8 @@ class Fixed(nn.Module):
         self.weights = nn.Parameter(torch.tensor(weights))
         self.projected = 0
 
-    def hidden(self, tokens: Tensor, length: int) -> Tensor:
-        return torch.zeros(*tokens.shape, 1)
+    def hidden(self, tokens: Tensor, length: int, last: int) -> Tensor:
+        return torch.zeros(len(tokens), last, 1)
 
     def project(self, hidden: Tensor) -> Tensor:
         self.projected += hidden[..., 0].numel()

@@ -44,6 +44,7 @@ SCORER_MODULES = (
     "compress/coders.py",
     "compress/container.py",
     "evaluate/windows.py",
+    "evaluate/passes.py",
     "evaluate/score.py",
     "evaluate/ledger.py",
     "evaluate/protocol.py",

@@ -16,6 +16,7 @@ from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger, text_digest
+from pgolf.evaluate.passes import with_batch
 from pgolf.evaluate.protocol import grade
 from pgolf.evaluate.scorer import MODES, build_scorer
 from pgolf.model.gpt import GPT
@@ -86,6 +87,7 @@ def evaluate(
         PgolfError: the stream's targets stand for no bytes at all.
     """
     started = time.perf_counter()
+    recipe = with_batch(recipe, next(network.parameters()).device, team)
     targets = len(tokens) - 1
     was_training = network.training
     ledger = Ledger(

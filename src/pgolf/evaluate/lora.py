@@ -83,7 +83,7 @@ class Adapters:
                 self.up[name].zero_()
                 self.down[name].copy_(start)
         factors = [*self.up.values(), *self.down.values()]
-        self.optimizer = AdamW(factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay)
+        self.optimizer = AdamW(factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay, fused=True)
         self.learned = False
         self.merge()
 
@@ -100,8 +100,9 @@ class Adapters:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.ttt.lora.lr * factor
+        batches = list(training_batches(lesson, self.length, self.ttt.batch_sequences))
         for _ in range(self.ttt.lora.epochs):
-            for inputs, targets, learned in training_batches(lesson, self.length, self.ttt.batch_sequences):
+            for inputs, targets, learned in batches:
                 self._update(inputs, targets, learned)
                 self.merge()
                 self.learned = True
@@ -112,11 +113,12 @@ class Adapters:
         device = next(self.student.parameters()).device
         for _, parameter in self.matrices.values():
             parameter.grad = None
-        learned = learned.to(device)
+        # Only where something is learned: at the last positions of every sequence, at all of them in most.
+        last = int(learned.sum(dim=1).max())
+        learned = learned[:, -last:]
         with autocast(device):
-            # Logits only where something is learned.
-            logits = self.student.project(self.student.hidden(inputs.to(device), self.length)[learned])
-            loss = F.cross_entropy(logits, targets.to(device)[learned])
+            hidden = self.student.hidden(inputs.to(device), self.length, last)[learned.to(device)]
+            loss = F.cross_entropy(self.student.project(hidden), targets[:, -last:][learned].to(device))
         loss.backward()
         for name, (_, parameter) in self.matrices.items():
             gradient = parameter.grad

@@ -18,42 +18,54 @@ from torch import Tensor
 
 from pgolf.data.shards import Tokens
 from pgolf.device import autocast
+from pgolf.evaluate.passes import Reading
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 
 
 @torch.inference_mode()
-def window_losses(network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None = None) -> Tensor:
+def window_losses(
+    network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None = None, read: Reading | None = None
+) -> Tensor:
     """Loss of every scored target (nats, float32), in the order of the windows, which share one length.
 
-    Hidden states are computed for the whole window, logits only where something is scored.
+    Hidden states are computed for the whole window, what follows the last layer's keys and values only where
+    something is scored.
 
     Args:
         network: in evaluation mode, on its device.
         tokens: the stream, uint16; target t is token t + 1.
         windows: what to score.
         length: of a whole window, where these may be cut short; their own by default.
+        read: in place of the model's own ``hidden``.
     """
-    spans = np.stack([tokens[window.start : window.end + 1] for window in windows]).astype(np.int64)
-    logits, scored = _logits(network, spans[:, :-1], windows, length)
-    targets = torch.from_numpy(spans[:, 1:]).to(logits.device)
-    return F.cross_entropy(logits, targets[scored], reduction="none")
+    logits = _logits(network, tokens, windows, length, read)
+    targets = np.concatenate([tokens[window.first + 1 : window.end + 1] for window in windows]).astype(np.int64)
+    return F.cross_entropy(logits, torch.from_numpy(targets).to(logits.device), reduction="none")
 
 
 @torch.inference_mode()
-def window_distributions(network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None = None) -> Tensor:
+def window_distributions(
+    network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None = None, read: Reading | None = None
+) -> Tensor:
     """Log-probabilities (n, V) float32 of every scored target; as ``window_losses``, but the targets are not read."""
-    inputs = np.stack([tokens[window.start : window.end] for window in windows]).astype(np.int64)
-    return F.log_softmax(_logits(network, inputs, windows, length)[0], dim=-1)
+    return F.log_softmax(_logits(network, tokens, windows, length, read), dim=-1)
 
 
-def _logits(network: GPT, inputs: np.ndarray, windows: Sequence[Window], length: int | None) -> tuple[Tensor, Tensor]:
+def _logits(
+    network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None, read: Reading | None
+) -> Tensor:
     device = next(network.parameters()).device
-    positions = torch.arange(inputs.shape[1], device=device)
-    first = torch.tensor([window.first - window.start for window in windows], device=device)
-    scored = positions[None, :] >= first[:, None]
+    inputs = np.stack([tokens[window.start : window.end] for window in windows]).astype(np.int64)
+    scored = [window.end - window.first for window in windows]
+    last = max(scored)
+    given = torch.from_numpy(inputs).to(device)
     with autocast(device):
-        return network.project(network.hidden(torch.from_numpy(inputs).to(device), length)[scored]), scored
+        hidden = network.hidden(given, length, last) if read is None else read(network, given, length, last)
+        # A mask only where it is needed: on CUDA to apply one means to wait for it.
+        if min(scored) < last:
+            hidden = hidden[(torch.arange(last) >= last - torch.tensor(scored)[:, None]).to(device)]
+        return network.project(hidden.flatten(0, -2))
 
 
 def batches(windows: Sequence[Window], batch: int) -> Iterator[list[Window]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from pgolf.data.shards import Tokens
 from pgolf.device import autocast
 from pgolf.errors import PgolfError
+from pgolf.evaluate.passes import Reading, compiled_reading, with_batch
 from pgolf.evaluate.protocol import Recorded, Scorer
 from pgolf.evaluate.score import batches, window_distributions, window_losses
 from pgolf.evaluate.ttt import Adapter, Transcript
@@ -44,6 +45,7 @@ def build_scorer(
     """
     if mode not in MODES:
         raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
+    recipe = with_batch(recipe, next(network.parameters()).device, team)
     length = recipe.evaluation_length
     stride = length if mode == "standard" else recipe.evaluate.stride
     if mode == "ttt" and recipe.ttt.method != "full":
@@ -53,7 +55,7 @@ def build_scorer(
         return LORA_SCORERS[recipe.ttt.method](network, recipe, document_start)
     if mode == "ttt":
         return TttScorer(network, recipe, team)
-    return FrozenScorer(network, length, stride, recipe.evaluate.batch)
+    return FrozenScorer(network, length, stride, recipe.evaluate.batch, recipe.evaluate.compile)
 
 
 class WindowScorer(Scorer):
@@ -64,18 +66,20 @@ class WindowScorer(Scorer):
         length: inputs per window.
         stride: targets per window but the first, which scores all of its own.
         batch: windows per forward pass.
+        compile: whether the pass may be compiled, on CUDA for long streams.
     """
 
-    recomputable = ("_digest", "_cache", "_row")
+    recomputable = ("_digest", "_cache", "_row", "_read")
+    _read: Reading | None = None
     _digest: str | None
     _cache: KvCache | None
     _cached_from: int
     _row: tuple[int, Tensor] | None
 
-    def __init__(self, network: GPT, length: int, stride: int, batch: int) -> None:
+    def __init__(self, network: GPT, length: int, stride: int, batch: int, compile: bool = False) -> None:
         assert 1 <= stride <= length, f"stride {stride} must be between 1 and the window's {length}"
         self.network = network.eval()
-        self.length, self.stride, self.batch = length, stride, batch
+        self.length, self.stride, self.batch, self.compile = length, stride, batch, compile
         self.vocab_size = network.config.vocab_size
         self._forget_weights()
 
@@ -84,6 +88,9 @@ class WindowScorer(Scorer):
         self.targets = targets
         self.position = 0
         self._forget_weights()
+        if self.compile:
+            device, positions = next(self.network.parameters()).device, self.length * -(-targets // self.stride)
+            self._read = compiled_reading(self.batch, self.length, self.stride, device, positions)
         self.context: Tokens = np.array([first], dtype=np.uint16)
 
     def wanted(self) -> int:
@@ -154,14 +161,16 @@ class WindowScorer(Scorer):
             self._row = self.position, row
         return self._row[1].clone()
 
-    def _score(self, block: Tokens, score: Callable[[GPT, Tokens, Sequence[Window], int], Tensor]) -> Tensor:
+    def _score(self, block: Tokens, score: Callable[..., Tensor]) -> Tensor:
         text = np.concatenate([self.context, block])
         begin = self.position + 1 - len(self.context)  # place of the text in the stream
         windows = [
             Window(window.start - begin, window.end - begin, window.first - begin)
             for window in windows_between(self.position, self.position + len(block), self.length, self.stride)
         ]
-        return torch.cat([score(self.network, text, group, self.length) for group in batches(windows, self.batch)])
+        options = {} if self._read is None else {"read": self._read}
+        groups = batches(windows, self.batch)
+        return torch.cat([score(self.network, text, group, self.length, **options) for group in groups])
 
 
 class FrozenScorer(WindowScorer):
@@ -181,7 +190,8 @@ class TttScorer(WindowScorer):
 
     def __init__(self, network: GPT, recipe: Recipe, team: Team = SOLO) -> None:
         self.recipe, self.team, self._source = recipe, team, network
-        super().__init__(network, recipe.evaluation_length, recipe.evaluate.stride, recipe.evaluate.batch)
+        evaluate = recipe.evaluate
+        super().__init__(network, recipe.evaluation_length, evaluate.stride, evaluate.batch, evaluate.compile)
 
     def begin(self, first: int, targets: int) -> None:
         """Forget the text and everything that was learned."""
@@ -192,7 +202,7 @@ class TttScorer(WindowScorer):
         # A chunk's last window reaches at most its length beyond the chunk.
         self.transcript = Transcript(first, self.recipe.ttt.chunk_tokens + self.length)
         chunks = -(-targets // self.recipe.ttt.chunk_tokens)
-        self.adapter = Adapter(self.network, self.recipe.ttt, self.length, chunks, self.team)
+        self.adapter = Adapter(self.network, self.recipe.ttt, self.length, chunks, self.team, compile=self.compile)
 
     def wanted(self) -> int:
         """Windows of this chunk only: the next ones are scored with other weights."""
@@ -243,15 +253,17 @@ def weights_digest(network: GPT) -> str:
     is no protection against someone who looks for a collision.
     """
     digest = hashlib.sha256()
-    for name, parameter in network.named_parameters():
+    weights = {name: parameter.detach().contiguous().flatten() for name, parameter in network.named_parameters()}
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    # All sums are fetched at once: on another device every fetch waits for what runs there.
+    sums = [] if on_cpu else torch.stack([_fingerprint(values) for values in weights.values()]).tolist()
+    for index, (name, values) in enumerate(weights.items()):
         digest.update(name.encode())
-        values = parameter.detach().contiguous().flatten()
-        on_cpu = values.device.type == "cpu"
-        digest.update(values.view(torch.uint8).numpy().data if on_cpu else _fingerprint(values))
+        digest.update(values.view(torch.uint8).numpy().data if on_cpu else str(sums[index]).encode())
     return digest.hexdigest()
 
 
-def _fingerprint(values: Tensor) -> bytes:
+def _fingerprint(values: Tensor) -> Tensor:
     whole = values.view(torch.int32 if values.element_size() == 4 else torch.int16).to(torch.int64)
     places = torch.arange(len(whole), device=whole.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
-    return str(int((whole * (places | 1)).sum())).encode()
+    return (whole * (places | 1)).sum()

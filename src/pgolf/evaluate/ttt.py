@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from pgolf.data.shards import Tokens
-from pgolf.device import autocast
+from pgolf.device import autocast, compiled, pays_to_compile
 from pgolf.evaluate.protocol import Recorded
 from pgolf.model.gpt import GPT
 from pgolf.recipe import TttSection
@@ -104,9 +104,12 @@ class Adapter:
         length: targets per training sequence.
         chunks: number of chunks of the whole stream, which the schedule spreads over.
         team: ranks with equal models, which share the sequences of each training batch.
+        compile: whether the training pass may be compiled, on CUDA where there is much to train on.
     """
 
-    def __init__(self, network: GPT, ttt: TttSection, length: int, chunks: int, team: Team = SOLO) -> None:
+    def __init__(
+        self, network: GPT, ttt: TttSection, length: int, chunks: int, team: Team = SOLO, *, compile: bool = False
+    ) -> None:
         self.network, self.ttt, self.length, self.chunks, self.team = network, ttt, length, chunks, team
         frozen = frozen_parameters(network, ttt.frozen_blocks)
         self.parameters: list[nn.Parameter] = []
@@ -115,6 +118,10 @@ class Adapter:
             if name not in frozen:
                 self.parameters.append(parameter)
         self.optimizer = _optimizer(ttt, self.parameters)
+        device = self.parameters[0].device
+        # Forward and backward cost about three times a forward pass.
+        pays = compile and pays_to_compile(device, 3 * (chunks - 1) * ttt.chunk_tokens * ttt.epochs)
+        self.forward = compiled(network, device, pays)
 
     def adapt(self, chunk: ScoredChunk) -> None:
         """Train on a chunk's text, unless it is the last chunk: nothing is left to score after it.
@@ -126,11 +133,16 @@ class Adapter:
             return
         for group in self.optimizer.param_groups:
             group["lr"] = self.ttt.lr * lr_factor(self.ttt, chunk.index, self.chunks)
+        if not sequences:
+            return
         self.network.train()
+        device = self.parameters[0].device
+        text = torch.from_numpy(chunk.text[: sequences * self.length + 1].astype(np.int64)).to(device)
+        inputs, targets = text[:-1].view(-1, self.length), text[1:].view(-1, self.length)
+        batches = list(zip(*(part.split(self.ttt.batch_sequences) for part in (inputs, targets)), strict=True))
         for _ in range(self.ttt.epochs):
-            for start in range(0, sequences, self.ttt.batch_sequences):
-                end = min(start + self.ttt.batch_sequences, sequences)
-                self._update(chunk.text[start * self.length : end * self.length + 1])
+            for batch in batches:
+                self._update(*batch)
 
     def snapshot(self) -> Any:
         """The weights and the optimizer's state, for ``restore``."""
@@ -143,16 +155,13 @@ class Adapter:
         self.network.load_state_dict(weights)
         self.optimizer.load_state_dict(copy.deepcopy(optimizer))
 
-    def _update(self, tokens: Tokens) -> None:
-        device = self.parameters[0].device
-        span = torch.from_numpy(tokens.astype(np.int64)).to(device)
-        inputs, targets = span[:-1].view(-1, self.length), span[1:].view(-1, self.length)
+    def _update(self, inputs: Tensor, targets: Tensor) -> None:
         own = self.team.share(len(inputs))
         part = slice(own.start, own.stop)
         self.optimizer.zero_grad(set_to_none=True)
         if own:
-            with autocast(device):
-                loss = self.network(inputs[part], targets[part]).mean() * (len(own) / len(inputs))
+            with autocast(inputs.device):
+                loss = self.forward(inputs[part], targets[part]).mean() * (len(own) / len(inputs))
             loss.backward()
         self._add_up_gradients()
         if self.ttt.grad_clip:
@@ -194,7 +203,7 @@ def frozen_parameters(network: GPT, blocks: int) -> set[str]:
 
 
 def _optimizer(ttt: TttSection, parameters: list[nn.Parameter]) -> Optimizer:
-    options: dict[str, Any] = {"lr": ttt.lr}
+    options: dict[str, Any] = {"lr": ttt.lr, "fused": True}
     if ttt.optimizer == "adamw":
         return AdamW(parameters, weight_decay=ttt.weight_decay, **options)
     return SGD(parameters, momentum=ttt.momentum, **options)

@@ -46,6 +46,7 @@ class Attention(nn.Module):
         first_value: Tensor | None,
         past: tuple[LayerCache, int] | None = None,
         mask: DocumentMask | None = None,
+        last: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend within each sequence.
 
@@ -56,12 +57,15 @@ class Attention(nn.Module):
             first_value: the first layer's values (B, T, K, head width) to mix in, or None.
             past: the keys and values of the positions before x, and how many there are; x is added to them.
             mask: keeps attention within documents, of the positions before x and of x; or None.
+            last: how many of the last positions n the output is needed for; None for all. Not with ``past``.
 
         Returns:
-            The output (B, T, D) and this layer's values before mixing (B, T, K, head width).
+            The output (B, n, D) and this layer's values before mixing (B, T, K, head width).
         """
         batch, length, width = x.shape
-        q = self.query(x).view(batch, length, self.heads, self.head_width)
+        here = slice(0 if last is None else length - last, length)
+        count = here.stop - here.start
+        q = self.query(x[:, here]).view(batch, count, self.heads, self.head_width)
         k = self.key(x).view(batch, length, self.kv_heads, self.head_width)
         v = self.value(x).view(batch, length, self.kv_heads, self.head_width)
         if extra_value is not None:
@@ -70,33 +74,36 @@ class Attention(nn.Module):
         if self.value_mix is not None and first_value is not None:
             mix = self.value_mix.to(v.dtype)
             v = mix[0] * first_value + mix[1] * v
-        q = norm_and_rotate(q, *rotary, self.query_gain)
+        q = norm_and_rotate(q, *(table[here] for table in rotary), self.query_gain)
         k = norm_and_rotate(k, *rotary)
-        if past is None:
-            y = causal_attention(q, k, v, mask)
-        else:
+        if past is not None:
             y = _continued_attention(q, *past[0].extend(k, v, past[1]), mask)
+        elif count < length:
+            y = _continued_attention(q, k.to(v.dtype).transpose(1, 2), v.transpose(1, 2), mask)
+        else:
+            y = causal_attention(q, k, v, mask)
         if self.exclusive:
-            y = remove_own_value(y, v)
+            y = remove_own_value(y, v[:, here])
         if self.gate is not None:
-            y = y * torch.sigmoid(self.gate(x)).to(y.dtype)[..., None]
-        return self.output(y.reshape(batch, length, width)), own_value
+            y = y * torch.sigmoid(self.gate(x[:, here])).to(y.dtype)[..., None]
+        return self.output(y.reshape(batch, count, width)), own_value
 
 
 def _continued_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | None) -> Tensor:
     """Attention of the last n positions: q (B, n, H, W), keys and values (B, K, T, W) of all T positions up to them."""
     batch, count, heads, width = q.shape
     kv_heads, length = k.size(1), k.size(2)
-    if count == 1 and mask is None:
-        # Every position is visible, so the query heads of a group may stand as positions of their key/value head.
-        y = F.scaled_dot_product_attention(q.to(v.dtype).view(batch, kv_heads, heads // kv_heads, width), k, v)
-        return y.reshape(batch, 1, heads, width)
-    if mask is None:
-        visible = torch.ones(count, length, dtype=torch.bool, device=q.device).tril(length - count)
-    else:
-        visible = mask.dense(count)
-    q = q.to(v.dtype).transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=heads != kv_heads).transpose(1, 2)
+    group = heads // kv_heads
+    # The query heads of a group stand as positions of their key/value head, so that no kernel must know about groups.
+    q = q.to(v.dtype).view(batch, count, kv_heads, group * width).transpose(1, 2)
+    visible = None
+    if mask is not None:
+        visible = mask.dense(count).repeat_interleave(group, dim=2)
+    elif count > 1:
+        rows = torch.arange(length - count, length, device=q.device).repeat_interleave(group)
+        visible = torch.arange(length, device=q.device) <= rows[:, None]
+    y = F.scaled_dot_product_attention(q.reshape(batch, kv_heads, count * group, width), k, v, attn_mask=visible)
+    return y.view(batch, kv_heads, count, group * width).transpose(1, 2).reshape(batch, count, heads, width)
 
 
 def remove_own_value(y: Tensor, v: Tensor) -> Tensor:

@@ -75,11 +75,16 @@ class Layer(nn.Module):
         first_value: Tensor | None,
         past: tuple[LayerCache, int] | None = None,
         mask: DocumentMask | None = None,
+        last: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the new stream (B, T, D) and the attention's own values (B, T, K, head width)."""
+        """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T, K, W)."""
         mix = self.residual_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        attended, value = core.attention(rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask)
+        attended, value = core.attention(
+            rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask, last
+        )
+        if last is not None:
+            x = x[:, -last:]
         x = x + self.attention_scale.to(x.dtype) * attended
         x = x + self.mlp_scale.to(x.dtype) * core.mlp(rms_norm(x, self.norm_scale))
         return x, value
@@ -140,12 +145,14 @@ class GPT(nn.Module):
             return self.project(hidden)
         return target_losses(hidden, self.token_embedding.weight, targets, self.config.softcap)
 
-    def hidden(self, tokens: Tensor, length: int | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, length: int | None = None, last: int | None = None) -> Tensor:
         """Final hidden states (B, T, D) of tokens (B, T) int64; position t sees tokens 0 to t.
 
         With ``length`` positions rotate as in a window of so many tokens, of which these are the beginning.
+        With ``last`` only those of so many last positions, (B, last, D): the last layer then computes keys and values
+        everywhere and the rest of it there alone.
         """
-        return self._run(tokens, None, length)
+        return self._run(tokens, None, length, last)
 
     def cache(self, batch: int, length: int) -> KvCache:
         """An empty cache on the model's device, for ``extend`` over ``batch`` windows of ``length`` tokens."""
@@ -172,7 +179,7 @@ class GPT(nn.Module):
             cache.step = Step(self)
         return cache.step(tokens, cache)
 
-    def _run(self, tokens: Tensor, cache: KvCache | None, length: int | None = None) -> Tensor:
+    def _run(self, tokens: Tensor, cache: KvCache | None, length: int | None = None, last: int | None = None) -> Tensor:
         starts = mask = None
         if self.config.document_mask:
             starts = tokens == BOS
@@ -197,7 +204,8 @@ class GPT(nn.Module):
                 extra_value = self.value_embedding.for_layer(shared_value, index)
             core = self.cores[index % len(self.cores)]
             past = None if cache is None else (cache.layers[index], cache.used)
-            x, value = layer(x, x0, core, rotary, extra_value, first_value, past, mask)
+            needed = last if index == len(self.layers) - 1 else None
+            x, value = layer(x, x0, core, rotary, extra_value, first_value, past, mask, needed)
             if index == 0 and self.config.value_residual:
                 first_value = value
             if index < half:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.fast import squared_leaky_relu
@@ -28,7 +29,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        hidden = squared_leaky_relu(self.up(x), self.slope)
+        hidden = self.up(x)
+        if torch.is_grad_enabled():
+            hidden = squared_leaky_relu(hidden, self.slope)
+        else:  # In place: the widest tensors of the model are not allocated three times.
+            hidden = F.leaky_relu(hidden, self.slope, inplace=True).square_()
         if self.scale is not None and self.bias is not None:
             hidden = hidden * self.scale.to(hidden.dtype) + self.bias.to(hidden.dtype)
         return self.down(hidden)

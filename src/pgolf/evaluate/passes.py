@@ -1,0 +1,86 @@
+"""How windows are read: how many of them in one pass, and by compiled code where that pays."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pgolf.device import compiled, pays_to_compile
+from pgolf.model.gpt import GPT
+from pgolf.recipe import ModelSection, Recipe
+from pgolf.team import SOLO, Team
+
+Reading = Callable[[GPT, Tensor, int | None, int], Tensor]
+"""``GPT.hidden`` with all of its arguments, or something that does the same."""
+
+# More positions in a pass gain nothing: a CPU's caches are full, a GPU's processors busy.
+_MOST_POSITIONS = {"cpu": 2048, "cuda": 131072}
+
+
+def with_batch(recipe: Recipe, device: torch.device, team: Team = SOLO) -> Recipe:
+    """The recipe with a number of windows per pass: its own, or for 0 the one that suits this device.
+
+    Ledger entries are a pass each, so the number belongs to the settings that a ledger's header records. All ranks of a
+    team get the smallest of theirs, and one process the same number at every call.
+    """
+    if recipe.evaluate.batch:
+        return recipe
+    fits = _batch_here(recipe.model, recipe.evaluation_length, device)
+    return recipe.with_overrides([f"evaluate.batch={min(team.gather(fits))}"])
+
+
+def fitting_batch(model: ModelSection, length: int, free: int, device_type: str = "cuda") -> int:
+    """How many windows to read in one pass: a power of two, at least 1.
+
+    Half of the free memory may be used. Per position a pass holds at most, in float32, the kept early layers' outputs
+    and eight streams of the model's width, three of the MLP's, and three rows of logits where it is scored.
+
+    Args:
+        model: the architecture.
+        length: inputs per window.
+        free: bytes of memory.
+        device_type: bounds the positions of a pass: 2,048 on "cpu", 131,072 on "cuda".
+    """
+    widths = model.width * (model.layers // 2 + 8) + 3 * model.mlp_hidden + 3 * model.vocab_size
+    positions = min(free // 2 // (4 * widths), _MOST_POSITIONS[device_type])
+    windows: int = max(positions // length, 1)
+    return 1 << (windows.bit_length() - 1)
+
+
+@functools.cache
+def _batch_here(model: ModelSection, length: int, device: torch.device) -> int:
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        # Where the system does not tell, there is enough for a CPU's small passes.
+        known = "SC_AVPHYS_PAGES" in os.sysconf_names
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 1 << 32
+    return fitting_batch(model, length, free, device.type)
+
+
+def compiled_reading(batch: int, length: int, stride: int, device: torch.device, positions: int) -> Reading | None:
+    """The pass over ``batch`` whole windows that score ``stride`` targets each, compiled; None where it does not pay.
+
+    Groups of any other shape, such as a stream's first and last, are read as without it: so there is one graph, and
+    weights that change in place between two passes do not ask for another.
+
+    Args:
+        batch: windows per pass.
+        length: inputs per window.
+        stride: targets scored per window.
+        device: where the model is.
+        positions: inputs of all windows of the stream together.
+    """
+    if not pays_to_compile(device, positions):
+        return None
+    fast = compiled(GPT.hidden, device, how=True)
+
+    def read(network: GPT, tokens: Tensor, window: int | None, last: int) -> Tensor:
+        usual = tokens.shape == (batch, length) and last == stride
+        return (fast if usual else GPT.hidden)(network, tokens, window, last)
+
+    return read

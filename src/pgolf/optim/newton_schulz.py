@@ -41,33 +41,10 @@ def orthogonalise(matrices: Tensor, steps: int, method: Method = "quintic") -> T
     if tall:
         x = x.mT
     polynomials = [_QUINTIC] * steps if method == "quintic" else polar_express(steps)
-    # bfloat16 could not hold the squares of small singular values.
-    through_gram = x.dtype == torch.float32 and x.size(2) >= 2 * x.size(1)
-    x = _apply_to_gram(x, polynomials) if through_gram else _apply(x, polynomials)
-    return x.mT if tall else x
-
-
-def _apply(x: Tensor, polynomials: list[Polynomial]) -> Tensor:
     for a, b, c in polynomials:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
-
-
-def _apply_to_gram(x: Tensor, polynomials: list[Polynomial]) -> Tensor:
-    """The same for wide matrices in fewer operations: x is multiplied once, by what the small matrix x x' says."""
-    gram, product = x @ x.mT, None
-    for index, (a, b, c) in enumerate(polynomials):
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # without a times the identity
-        if index < len(polynomials) - 1:
-            half = torch.baddbmm(gram, factor, gram, beta=a)
-            gram = torch.baddbmm(half, factor, half, beta=a)
-        if product is None:
-            product = factor
-            product.diagonal(dim1=1, dim2=2).add_(a)
-        else:
-            product = torch.baddbmm(product, factor, product, beta=a)
-    return x if product is None else product @ x
+    return x.mT if tall else x
 
 
 @lru_cache

@@ -82,8 +82,8 @@ class Compiler:
         self.graphs: list[int] = []
         self.calls = 0
 
-    def compiled(self, forward: Callable[..., torch.Tensor], device: torch.device, enabled: bool) -> Any:
-        if not enabled:
+    def compiled(self, forward: Callable[..., torch.Tensor], device: torch.device, how: bool | str) -> Any:
+        if not how:
             return forward
         fast = torch.compile(forward, dynamic=False, backend=self._backend)
 

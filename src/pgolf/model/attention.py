@@ -74,8 +74,9 @@ class Attention(nn.Module):
         if self.value_mix is not None and first_value is not None:
             mix = self.value_mix.to(v.dtype)
             v = mix[0] * first_value + mix[1] * v
-        q = norm_and_rotate(q, *(table[here] for table in rotary), self.query_gain)
-        k = norm_and_rotate(k, *rotary)
+        cosines, sines = rotary
+        q = norm_and_rotate(q, cosines[here], sines[here], self.query_gain)
+        k = norm_and_rotate(k, cosines, sines)
         if past is not None:
             y = _continued_attention(q, *past[0].extend(k, v, past[1]), mask)
         elif count < length:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pgolf.launch.local import Outcome
     from pgolf.launch.slurm import Resources
     from pgolf.study.cells import Cell
+    from pgolf.study.order import Start
     from pgolf.study.runner import Workplace
     from pgolf.study.spec import Planned, Study
 
@@ -125,6 +126,7 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
     starts = [(number, start) for number, group in enumerate(rounds, 1) for start in group]
     tokens = {start.cell.name: start.trains * start.cell.recipe.train.batch_tokens for _, start in starts}
     alone = sum(cell.recipe.train.steps * cell.recipe.train.batch_tokens for cell in pending)
+    begun = {start.cell.name for _, start in starts if start.cell.name in progress.begun}
     if as_json:
         rows = [
             {
@@ -132,31 +134,39 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
                 "changes": dict(start.cell.changes),
                 "seed": start.cell.seed,
                 "round": number,
-                "begins": str(start.source or ("where it was" if start.cell.name in progress.begun else "")),
+                "begun": start.cell.name in begun,
+                "shares": start.source.describe(start.source.cell.name) if start.source else None,
                 "training_tokens": tokens[start.cell.name],
             }
             for number, start in starts
         ]
-        print_json({"study": study.file.title, "folder": str(place.out), "runs": rows, "found": found})
+        print_json({"study": study.file.title, "folder": str(place.out), "found": found, "runs": rows})
         return
+    numbers = {cell.name: number for number, cell in enumerate(study.cells, 1)}
     shown = [
         (
+            str(numbers[start.cell.name]),
             start.cell.label,
             str(start.cell.seed),
             str(number),
-            "goes on" if start.cell.name in progress.begun else str(start.source or "by itself"),
+            "where it was" if start.cell.name in begun else _beginning(start, numbers),
             f"{tokens[start.cell.name]:,}",
         )
         for number, start in starts
     ]
-    header = ("cell", "seed", "round", "begins", "tokens to train on")
-    print_columns(header, shown, title=f"{study.file.title} ({found})", left=("begins",), wrap=True)
+    header = ("run", "cell", "seed", "round", "begins", "tokens to train on")
+    print_columns(header, shown, title=f"{study.file.title} ({found})", left=("cell", "begins"), wrap=True)
     stdout.print(
         f"{len(starts)} runs train on at most {sum(tokens.values()):,} tokens; without sharing on {alone:,}. "
         f"They go to {place.out}.",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _beginning(start: Start, numbers: Mapping[str, int]) -> str:
+    source = start.source
+    return "by itself" if source is None else source.describe(f"run {numbers[source.cell.name]}")
 
 
 def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None:

@@ -56,13 +56,13 @@ class Source:
     cell: Planned
     step: int | None = None
 
-    def __str__(self) -> str:
-        how = {
-            "trunk": f"from step {self.step} of",
-            "training": "training shared with",
-            "moment": f"after step {self.step} of",
-        }
-        return f"{how[self.kind]} {self.cell.name}"
+    def describe(self, name: str) -> str:
+        """In a few words, with the other run called ``name``."""
+        return {
+            "trunk": f"from step {self.step} of {name}",
+            "training": f"with the training of {name}",
+            "moment": f"with the weights of {name} after step {self.step}",
+        }[self.kind]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pgolf.launch.jobs import RunJob
 from pgolf.launch.local import Outcome, Place, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
 from pgolf.pipeline import job_dataset, run_all
+from pgolf.progress import stderr
 from pgolf.study.cells import CELLS, Status
 from pgolf.study.order import Progress, Shares, Source, Start
 from pgolf.study.spec import Planned, Study
@@ -223,6 +224,7 @@ def in_this_process(device: torch.device) -> Launcher:
     def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:
         for job in jobs:
             started = time.monotonic()
+            quiet, stderr.quiet = stderr.quiet, not stderr.is_terminal
             try:
                 run_all(job.recipe, job.data, job.tokenizer, job.out, device, scores=job.scores, keep=job.keep)
             except Interrupted:
@@ -234,6 +236,8 @@ def in_this_process(device: torch.device) -> Launcher:
             else:
                 seconds = round(time.monotonic() - started, 1)
                 ended(Outcome(job.name, "done", seconds, str(job.out), str(job.log())))
+            finally:
+                stderr.quiet = quiet
         return True
 
     return launch

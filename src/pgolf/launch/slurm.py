@@ -156,7 +156,9 @@ def submit(jobs: Sequence[RunJob], resources: Resources, executor: str = "slurm"
 def is_queued(number: str, executor: str = "slurm") -> bool:
     """Whether a submitted job still waits or runs."""
     if executor == "local":
-        return Path(f"/proc/{number}").exists()
+        status = Path(f"/proc/{number}/status")
+        # A process that has ended is a zombie until the one that started it asks for it.
+        return status.exists() and "\nState:\tZ" not in status.read_text()
     asked = ["squeue", "--noheader", "--jobs", number]
     # SLURM forgets a job some minutes after its end, and then complains about its number.
     shown = subprocess.run(asked, capture_output=True, text=True, timeout=60)

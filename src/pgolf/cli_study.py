@@ -21,11 +21,12 @@ from pgolf.cli_common import (
 from pgolf.errors import PgolfError
 
 if TYPE_CHECKING:
+    from pgolf.launch.jobs import RunJob
     from pgolf.launch.local import Outcome
     from pgolf.launch.slurm import Resources
     from pgolf.study.cells import Cell
     from pgolf.study.order import Start
-    from pgolf.study.runner import Workplace
+    from pgolf.study.runner import Launcher, Workplace
     from pgolf.study.spec import Planned, Study
 
 STUDY_EXAMPLES = (
@@ -38,6 +39,8 @@ STUDY_EXAMPLES = (
 _SCORES = ("float", "packed", "sliding", "ttt")
 # So many runs are said to be many, in case a grid grew by mistake.
 _MANY = 100
+# The most important statements come first.
+_SHOWN = 12
 
 
 def study_command(
@@ -64,10 +67,8 @@ def study_command(
     tries again what failed; the exit status is 1 if a run failed.
     """
     from pgolf.device import pick_device
-    from pgolf.launch.local import local_places
-    from pgolf.progress import stderr
     from pgolf.study.cells import read_cells
-    from pgolf.study.runner import Workplace, as_cluster_jobs, compare, in_processes, in_this_process, run_study
+    from pgolf.study.runner import Workplace, compare, run_study
     from pgolf.study.spec import load_study, study_names
 
     if name is None:
@@ -78,34 +79,22 @@ def study_command(
         raise PgolfError(f"--launcher {launcher}: unknown; use local or slurm")
     if options and launcher == "local":
         raise PgolfError("--slurm: belongs to --launcher slurm")
+    resources, executor = parse_slurm(options or [])
+    pick_device(device)
     study = load_study(name, small)
-    chosen_device = pick_device(device)
     place = Workplace(out or Path("studies") / (Path(name).stem + ("-small" if small else "")), data, tokenizer, device)
     found = compare(study, place)
     if dry_run:
         _show_plan(study, place, str(found), as_json)
         return
-    resources, executor = parse_slurm(options or [])
+    count = len(study.cells)
+    many = "; these are many: --dry-run shows them" if count > _MANY else ""
+    _say(f"{study.file.title} {count} runs in {place.out}: {found}{many}")
+    told = _Progress(count - len(found.finished))
     if launcher == "slurm":
-        chosen = as_cluster_jobs(resources, executor, lambda job, number: stderr.print(f"{job.name}: job {number}"))
-    elif jobs is None and chosen_device.type == "cpu":
-        chosen = in_this_process(chosen_device)
+        run_study(study, place, _cluster(resources, executor), told, lambda job: _is_queued(job, executor))
     else:
-        # Also a single run at a time on a GPU: compiled models of many kinds do not belong into one process.
-        chosen = in_processes(local_places(device, jobs))
-    stderr.print(f"{study.file.title} {len(study.cells)} runs in {place.out}: {found}", markup=False)
-    if len(study.cells) > _MANY:
-        stderr.print("these are many; Ctrl-C stops, and --dry-run shows the list", markup=False)
-    over = 0
-
-    def told(cell: Planned, outcome: Outcome) -> None:
-        nonlocal over
-        over += 1
-        if stderr.is_terminal:
-            what = f"{outcome.state}, {outcome.seconds:,.0f} s {outcome.message}".rstrip()
-            stderr.print(f"{over}/{len(study.cells) - len(found.finished)} {cell.name}: {what}", markup=False)
-
-    run_study(study, place, chosen, told)
+        run_study(study, place, _local(device, jobs), told)
     cells = read_cells(place.out)
     if as_json:
         print_json(_as_json(study, place, cells))
@@ -113,6 +102,54 @@ def study_command(
         _show_results(study, place, cells)
     if any(cell.status == "failed" for cell in cells):
         raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    from pgolf.progress import stderr
+
+    stderr.print(line, markup=False, soft_wrap=True)
+
+
+class _Progress:
+    """Prints what became of each cell, on a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._over, self._total = 0, total
+
+    def __call__(self, cell: Planned, outcome: Outcome) -> None:
+        from pgolf.progress import stderr
+
+        self._over += 1
+        if stderr.is_terminal:
+            what = f"{outcome.state}, {outcome.seconds:,.0f} s {outcome.message}".rstrip()
+            _say(f"{self._over}/{self._total} {cell.name}: {what}")
+
+
+def _local(device: str | None, jobs: int | None) -> Launcher:
+    from pgolf.device import pick_device
+    from pgolf.launch.local import local_places
+    from pgolf.study.runner import in_processes, in_this_process
+
+    chosen = pick_device(device)
+    if jobs in (None, 1) and chosen.type == "cpu":
+        return in_this_process(chosen)
+    # Also one run at a time on a GPU: compiled models of many kinds do not belong into one process.
+    return in_processes(local_places(device, jobs))
+
+
+def _cluster(resources: Resources, executor: str) -> Launcher:
+    from pgolf.study.runner import as_cluster_jobs
+
+    return as_cluster_jobs(resources, executor, lambda job, number: _say(f"{job.name}: submitted as job {number}"))
+
+
+def _is_queued(job: RunJob, executor: str) -> bool:
+    from pgolf.study.runner import cluster_job
+
+    number = cluster_job(job, executor)
+    if number:
+        _say(f"{job.name}: job {number} is in the queue")
+    return bool(number)
 
 
 def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> None:
@@ -181,8 +218,11 @@ def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     print_columns(header, rows, title=study.file.title, left=("went wrong",), wrap=True)
-    for sentence in _statements(cells):
+    statements = _statements(study, cells)
+    for sentence in statements[:_SHOWN]:
         stdout.print(f"* {sentence}", markup=False, soft_wrap=True)
+    if len(statements) > _SHOWN:
+        stdout.print(f"* and {len(statements) - _SHOWN} more, which --json prints", markup=False)
     stdout.print(f"The runs are in {place.out / 'cells'}.", markup=False, soft_wrap=True)
 
 
@@ -203,16 +243,15 @@ def _as_json(study: Study, place: Workplace, cells: Sequence[Cell]) -> dict[str,
             }
             for cell in cells
         ],
-        "statements": _statements(cells),
+        "statements": _statements(study, cells),
     }
 
 
-def _statements(cells: Sequence[Cell]) -> list[str]:
-    """What the finished cells show, in sentences."""
+def _statements(study: Study, cells: Sequence[Cell]) -> list[str]:
+    """What the cells show, in sentences."""
     from pgolf.study.analysis import analyse
 
-    finished = [cell for cell in cells if cell.status == "finished"]
-    return list(analyse(finished).statements) if finished else []
+    return list(analyse(cells, study.file.title).statements)
 
 
 def parse_slurm(options: Sequence[str]) -> tuple[Resources, str]:

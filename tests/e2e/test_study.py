@@ -264,10 +264,10 @@ def test_cluster_jobs_are_submitted_once_and_collected(workshop: Path, tmp_path:
     text = HEAD + QUICK + "[[cells]]\n[[cells]]\nttt.epochs = 2\n"
     done = study(workshop, tmp_path, text, *options)
     first, second = read_cells(tmp_path / "out")
-    assert f"{first.name}: job " in done.stderr and second.name not in done.stderr
+    assert f"{first.name}: submitted as job " in done.stderr and second.name not in done.stderr
     number = json.loads((first.folder / "launch" / "submitted.json").read_text())["id"]
     again = study(workshop, tmp_path, text, *options)
-    assert f"{first.name}: job {number}" in again.stderr
+    assert f"{first.name}: job {number} is in the queue" in again.stderr and "submitted" not in again.stderr
     until((first.folder / "report.md").exists)
     until(lambda: not is_queued(number, "local"))
     study(workshop, tmp_path, text, *options)

@@ -25,7 +25,7 @@ from pgolf.study.spec import Planned, Study
 from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
 from pgolf.train.folder import CELL, LAUNCH, PROVENANCE, saved_recipe
 
-STUDY = "study.toml"
+STUDY, _SUBMITTED = "study.toml", "submitted.json"
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
 Launcher = Callable[[Sequence[RunJob], Callable[[Outcome], None]], bool]
 
@@ -117,8 +117,12 @@ def _fingerprints(study: Study, place: Workplace) -> dict[tuple[int, str, float]
 
 
 def run_study(
-    study: Study, place: Workplace, launcher: Launcher, told: Callable[[Planned, Outcome], None]
-) -> Comparison:
+    study: Study,
+    place: Workplace,
+    launcher: Launcher,
+    told: Callable[[Planned, Outcome], None],
+    is_away: Callable[[RunJob], bool] = lambda job: False,
+) -> None:
     """Do every cell that is not finished; cells that failed before are tried again.
 
     Args:
@@ -126,9 +130,7 @@ def run_study(
         place: its folder and data.
         launcher: how runs are done.
         told: hears what became of each cell when it is over.
-
-    Returns:
-        What was there before.
+        is_away: whether a run is being done elsewhere already; it is left alone then.
 
     Raises:
         Interrupted: asked to stop; what is finished stays, and the same call goes on.
@@ -143,18 +145,22 @@ def run_study(
         for cell in study.cells:
             _mark(study, place, cell, "finished" if cell.name in before.finished else "waiting")
         pending = [cell for cell in study.cells if cell.name not in before.finished]
-        _Session(study, place, launcher, told).work(pending)
+        _Session(study, place, launcher, told, is_away).work(pending)
         if all(place.job(study, cell).is_finished() for cell in study.cells):
             for cell in study.cells:
                 remove_snapshots(place.folder(cell))
-    return before
 
 
 class _Session:
     def __init__(
-        self, study: Study, place: Workplace, launcher: Launcher, told: Callable[[Planned, Outcome], None]
+        self,
+        study: Study,
+        place: Workplace,
+        launcher: Launcher,
+        told: Callable[[Planned, Outcome], None],
+        is_away: Callable[[RunJob], bool],
     ) -> None:
-        self.study, self.place, self.launcher, self.told = study, place, launcher, told
+        self.study, self.place, self.launcher, self.told, self.is_away = study, place, launcher, told, is_away
         self.shares = Shares(study.cells)
         self.cells = {cell.name: cell for cell in study.cells}
 
@@ -167,7 +173,8 @@ class _Session:
                 self._over(
                     _failure(self.place.job(self.study, cell), f"the run kept no checkpoint after step {cell.step}")
                 )
-            jobs = [job for start in starts if (job := self._begin(start)) is not None]
+            here = [start for start in starts if not self.is_away(self.place.job(self.study, start.cell))]
+            jobs = [job for start in here if (job := self._begin(start)) is not None]
             if not self.launcher(jobs, self._over):
                 return
             gone = {cell.name for cell in hopeless} | {start.cell.name for start in starts}
@@ -256,22 +263,23 @@ def in_processes(places: Sequence[Place]) -> Launcher:
 
 
 def as_cluster_jobs(resources: Resources, executor: str, told: Callable[[RunJob, str], None]) -> Launcher:
-    """Each run as a job of its own, unless it is in the queue already; ``told`` hears each job's number."""
+    """Each run as a job of its own; ``told`` hears each job's number."""
 
     def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:
         for job in jobs:
-            if job.is_finished():
-                ended(Outcome(job.name, "done before", 0.0, str(job.out), str(job.log())))
-                continue
-            note = job.out / LAUNCH / "submitted.json"
-            number = str(read_json(note)["id"]) if note.is_file() else ""
-            if not number or not is_queued(number, executor):
-                number = submit([job], resources, executor)[0]["id"]
-                write_json(note, {"id": number})
+            number = submit([job], resources, executor)[0]["id"]
+            write_json(job.out / LAUNCH / _SUBMITTED, {"id": number})
             told(job, number)
         return False
 
     return launch
+
+
+def cluster_job(job: RunJob, executor: str) -> str:
+    """The number of the cluster's job that waits for or works on this run; empty if there is none."""
+    note = job.out / LAUNCH / _SUBMITTED
+    number = str(read_json(note)["id"]) if note.is_file() else ""
+    return number if number and is_queued(number, executor) else ""
 
 
 def _failure(job: RunJob, message: str, details: str = "") -> Outcome:

@@ -36,7 +36,7 @@ STUDY_EXAMPLES = (
     "pgolf study ablation --data data/fineweb-sp1024 --dry-run",
     "pgolf study ttt --data data/fineweb-sp1024 --launcher slurm --slurm time=8:00:00 --slurm gpus-per-node=8",
 )
-_SCORES = ("float", "packed", "sliding", "ttt")
+_SCORES = ("raw", "float", "packed", "sliding", "ttt")
 # So many runs are said to be many, in case a grid grew by mistake.
 _MANY = 100
 # The most important statements come first.
@@ -207,7 +207,7 @@ def _beginning(start: Start, numbers: Mapping[str, int]) -> str:
 
 
 def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None:
-    scores = [name for name in _SCORES if name in study.file.scores]
+    scores = [name for name in _SCORES if name in ("raw", *study.file.scores)]
     rows = []
     for cell in cells:
         done = cell.result is not None

@@ -43,6 +43,7 @@ from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, ver
 from pgolf.cli_generate import GENERATE_EXAMPLES, generate_command
 from pgolf.cli_launch import launch_app
 from pgolf.cli_significance import SIGNIFICANCE_EXAMPLES, significance_command
+from pgolf.cli_study import STUDY_EXAMPLES, study_command
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -65,6 +66,7 @@ bench_app.command("compressors", epilog=epilog(*BENCH_EXAMPLES))(bench_compresso
 app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
 app.command("significance", epilog=epilog(*SIGNIFICANCE_EXAMPLES))(significance_command)
+app.command("study", epilog=epilog(*STUDY_EXAMPLES))(study_command)
 app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 
@@ -225,18 +227,25 @@ def run_command(
     overrides: Overrides = None,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
+    scores: Annotated[
+        list[str] | None, typer.Option("--score", help="float, packed, sliding or ttt; repeatable; default: all.")
+    ] = None,
+    keep: Annotated[
+        list[int] | None, typer.Option("--keep-step", min=1, help="Keep the checkpoint after this step; repeatable.")
+    ] = None,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
     """Do the whole job: data, training, packing, all evaluations, report. Continues what was interrupted."""
     from pgolf.cli_team import joined
-    from pgolf.pipeline import run_all
+    from pgolf.pipeline import SCORES, run_all
     from pgolf.recipe import load_recipe
 
     with joined(device) as (chosen, team):
         recipe = load_recipe(name, overrides or [])
         folder = out or Path("runs") / recipe.name
-        result = run_all(recipe, data, tokenizer, folder, chosen, team)
+        wanted = scores or SCORES
+        result = run_all(recipe, data, tokenizer, folder, chosen, team, scores=wanted, keep=keep or ())
         if not team.is_first:
             return
         if as_json:
@@ -320,11 +329,14 @@ def _times(result: dict[str, Any]) -> str:
 
 def _print_run(result: dict[str, Any], folder: Path) -> None:
     evaluations, packed = result["evaluations"], result["pack"]
+    scores = (
+        ("float", "float BPB", "averaged weights, standard windows"),
+        ("packed", "packed BPB", "the artifact, standard windows"),
+        ("sliding", "sliding BPB", "the artifact, sliding windows"),
+        ("ttt", "TTT BPB", "the artifact, legal test-time training"),
+    )
     rows = [
-        ("float BPB", f"{evaluations['float']['val_bpb']:.4f}   averaged weights, standard windows"),
-        ("packed BPB", f"{evaluations['packed']['val_bpb']:.4f}   the artifact, standard windows"),
-        ("sliding BPB", f"{evaluations['sliding']['val_bpb']:.4f}   the artifact, sliding windows"),
-        ("TTT BPB", f"{evaluations['ttt']['val_bpb']:.4f}   the artifact, legal test-time training"),
+        *((label, f"{evaluations[key]['val_bpb']:.4f}   {of}") for key, label, of in scores if key in evaluations),
         ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
         ("time", _times(result)),
         ("report", str(folder / "report.md")),

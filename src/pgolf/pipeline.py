@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,9 @@ EVALUATIONS = (
     ("sliding", ARTIFACT, "sliding"),
     ("ttt", ARTIFACT, "ttt"),
 )
+SCORES = tuple(name for name, _, _ in EVALUATIONS)
+# Training makes it; it is missing where a study took the weights from another run's checkpoint.
+_RAW = ("raw", "raw.safetensors", "standard")
 
 
 def run_all(
@@ -58,14 +61,21 @@ def run_all(
     out: Path,
     device: torch.device,
     team: Team = SOLO,
+    *,
+    scores: Collection[str] = SCORES,
+    keep: Collection[int] = (),
 ) -> dict[str, Any]:
     """Do everything that is not done yet in the run folder ``out`` and return what ``result.json`` holds.
 
-    Training and evaluation are shared by the team; the first rank packs, and only its result is complete.
+    Training and evaluation are shared by the team; the first rank packs, and only its result is complete. Of the
+    evaluations those named in ``scores`` are made. The checkpoints after the steps in ``keep`` stay.
 
     Raises:
         PgolfError: something in the input is wrong; what was finished before stays usable.
     """
+    if unknown := [name for name in scores if name not in SCORES]:
+        raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
+    wanted = [entry for entry in (_RAW, *EVALUATIONS) if entry[0] in ("raw", *scores)]
     if (previous := saved_recipe(out)) not in (None, recipe):
         raise PgolfError(f"{out}: holds a run of another recipe ({out / 'recipe.toml'}); choose another --out")
     dataset = job_dataset(recipe, data, tokenizer, team)
@@ -78,16 +88,16 @@ def run_all(
     save = partial(team.first, lambda: write_json(out / "result.json", result))
     team.meet()  # Everyone has seen what is done before anyone goes on.
     if not trained_before:
-        trained = _train(open_run(recipe, dataset, out, device, resume=previous is not None, team=team))
+        trained = _train(open_run(recipe, dataset, out, device, resume=previous is not None, team=team), keep)
         result["train"] = _trained(trained, recipe, device, team)
         evaluations["raw"] = trained.raw.to_json()
         save()
-    elif any(name not in evaluations for name, _, _ in EVALUATIONS):
+    elif any(name not in evaluations for name, _, _ in wanted):
         team.first(lambda: record_session(out))
     if not packed_before:
         result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
         save()
-    for name, file, mode in EVALUATIONS:
+    for name, file, mode in wanted:
         if name not in evaluations:
             weights = load_weights(out / file)
             label = f"{name} BPB"
@@ -327,9 +337,9 @@ def _trained(trained: TrainResult, recipe: Recipe, device: torch.device, team: T
     return {"steps": trained.steps, "seconds": trained.seconds, **speed}
 
 
-def _train(run: Run) -> TrainResult:
+def _train(run: Run, keep: Collection[int] = ()) -> TrainResult:
     with TrainingView(run.recipe.train.steps, run.clock.step) as view:
-        return train(run, view)
+        return train(run, view, keep)
 
 
 def _train_with_profile(run: Run, found: dict[str, Any]) -> TrainResult:

@@ -479,7 +479,7 @@ def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     else:
         names = recipe_names()
         if name not in names:
-            raise PgolfError(f"recipe {name!r}: unknown{_nearest(name, names)}; shipped: {', '.join(names)}")
+            raise PgolfError(f"recipe {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")
         text, folder = resources.files("pgolf.recipes").joinpath(f"{name}.toml").read_text("utf-8"), Path()
     try:
         tree = tomllib.loads(text)
@@ -548,7 +548,7 @@ def _validated(tree: dict[str, Any], where: str) -> Recipe:
 def _describe(entry: Any) -> str:
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{_nearest(key, recipe_keys())}"
+        return f"unknown key {key}{nearest(key, recipe_keys())}"
     return f"{key}: {entry['msg'][0].lower()}{entry['msg'][1:]} (got {entry['input']!r})"
 
 
@@ -570,7 +570,8 @@ def _walk(section: type[Section], prefix: str) -> Iterable[tuple[str, str]]:
             yield f"{prefix}{name}", field.description or ""
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
+    """ " (did you mean X?)" with the known word that is most like an unknown one; empty if none is."""
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if not matches:
         # A key in the wrong section: the last part still says what was meant.

@@ -19,6 +19,8 @@ ELSEWHERE = {
     "audit plain.pt": "tests/audit/test_command.py trains the script that makes it, and runs them",
     "import": "tests/golden reads the references' own files",
     "significance runs": "tests/e2e/test_significance.py makes the runs",
+    "study ttt": "tests/e2e/test_study.py runs it without SLURM",
+    "study steps": "tests/unit/test_study_spec.py checks it, tests/e2e/test_study.py shows a plan",
     "launch slurm": "tests/e2e/test_launch.py runs it without SLURM, tests/slurm with",
 }
 SHRUNK = [
@@ -57,6 +59,8 @@ def desk(workshop: Path, tmp_path: Path) -> Path:
     for shard in (workshop / "data").glob("*.bin"):
         shutil.copy(shard, desk / "bare")
     (desk / "wide.toml").write_text('extends = "seed_1232"\n[model]\nlayers = 9\nxsa_last = 9\nmlp_hidden = 2048\n')
+    study = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    (desk / "rates.toml").write_text(study.replace("seeds = [1, 2]", "seeds = [1]").replace("[0.02, 0.03]", "[0.02]"))
     return desk
 
 

@@ -49,7 +49,7 @@ class Child:
             output = log.open("ab")
         except OSError as error:
             raise write_error(log, error) from error
-        with output, _locked(lock) as handles, _deaf_to_usr2():
+        with output, locked(lock) as handles, _deaf_to_usr2():
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             self._log_starts = len(log.read_text(errors="replace"))
             output.write(f"== {now} {shlex.join(words)}\n".encode())
@@ -97,7 +97,7 @@ class Child:
 
 
 @contextlib.contextmanager
-def _locked(path: Path | None) -> Iterator[tuple[int, ...]]:
+def locked(path: Path | None) -> Iterator[tuple[int, ...]]:
     """The descriptor of a locked file, to be handed on: the lock lasts until its last copy is closed."""
     if path is None:
         yield ()

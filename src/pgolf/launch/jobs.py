@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pgolf.errors import PgolfError
 from pgolf.files import read_json, write_bytes
-from pgolf.pipeline import EVALUATIONS, job_dataset
+from pgolf.pipeline import SCORES, job_dataset
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.train.folder import LAUNCH, is_trained, saved_recipe
 
@@ -32,6 +32,10 @@ class RunJob:
     """As in --device."""
     folder: Path
     """Working folder."""
+    scores: tuple[str, ...] = SCORES
+    """Of "run": which evaluations to make."""
+    keep: tuple[int, ...] = ()
+    """Of "run": steps after which the checkpoint stays."""
 
     @property
     def name(self) -> str:
@@ -55,6 +59,8 @@ class RunJob:
         """The words after ``pgolf``."""
         if self.command == "run":
             words = ["run", str(self.recipe_file), "--out", str(self.out)]
+            words += [word for name in self.scores if self.scores != SCORES for word in ("--score", name)]
+            words += [word for step in self.keep for word in ("--keep-step", str(step))]
         else:
             words = ["train", "--recipe", str(self.recipe_file), "--out", str(self.out), "--resume"]
         for option, value in (("--data", self.data), ("--tokenizer", self.tokenizer), ("--device", self.device)):
@@ -68,7 +74,7 @@ class RunJob:
         if not (self.out / "report.md").is_file() or not (self.out / "result.json").is_file():
             return False
         result = read_json(self.out / "result.json")
-        return "pack" in result and all(name in result["evaluations"] for name, _, _ in EVALUATIONS)
+        return "pack" in result and all(name in result["evaluations"] for name in self.scores)
 
 
 def plan_jobs(

@@ -69,15 +69,21 @@ def local_places(device: str | None, jobs: int | None) -> list[Place]:
     return [Place(f"GPU {name}", {"CUDA_VISIBLE_DEVICES": name}) for name in names[: jobs or gpus]]
 
 
-def run_queue(jobs: Sequence[RunJob], places: Sequence[Place], say: Callable[[str], None]) -> list[Outcome]:
+def run_queue(
+    jobs: Sequence[RunJob],
+    places: Sequence[Place],
+    say: Callable[[str], None],
+    ended: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
     """Run all jobs in their order, as many at a time as there are places; one that fails does not stop the others.
 
     SIGINT or SIGTERM asks the running ones to end after their step and starts no more; a second one ends them at once.
+    ``ended`` is told what became of a job when it is over.
 
     Returns:
         What became of each job, in their order.
     """
-    queue = _Queue(jobs, places, say)
+    queue = _Queue(jobs, places, say, ended)
     before = {number: signal.signal(number, queue.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while queue.advance():
@@ -90,9 +96,15 @@ def run_queue(jobs: Sequence[RunJob], places: Sequence[Place], say: Callable[[st
 
 
 class _Queue:
-    def __init__(self, jobs: Sequence[RunJob], places: Sequence[Place], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[RunJob],
+        places: Sequence[Place],
+        say: Callable[[str], None],
+        ended: Callable[[Outcome], None],
+    ) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        self._waiting, self._free, self._say = list(jobs), list(places), say
+        self._waiting, self._free, self._say, self._ended = list(jobs), list(places), say, ended
         self._running: list[tuple[RunJob, Place, Child, float]] = []
         self._interruptions = 0
 
@@ -143,6 +155,7 @@ class _Queue:
     def _record(self, outcome: Outcome) -> None:
         self.outcomes[outcome.name] = outcome
         self._say(f"{outcome.name}: {outcome.state} {outcome.message}".rstrip())
+        self._ended(outcome)
 
 
 def _ended(job: RunJob, child: Child, status: int, seconds: float, killed: bool) -> Outcome:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -150,6 +151,18 @@ def submit(jobs: Sequence[RunJob], resources: Resources, executor: str = "slurm"
         number = "" if job.is_finished() else _submit(job, resources, executor)
         submitted.append({"name": job.name, "id": number, "folder": str(job.out), "log": str(job.log())})
     return submitted
+
+
+def is_queued(number: str, executor: str = "slurm") -> bool:
+    """Whether a submitted job still waits or runs."""
+    if executor == "local":
+        status = Path(f"/proc/{number}/status")
+        # A process that has ended is a zombie until the one that started it asks for it.
+        return status.exists() and "\nState:\tZ" not in status.read_text()
+    asked = ["squeue", "--noheader", "--jobs", number]
+    # SLURM forgets a job some minutes after its end, and then complains about its number.
+    shown = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+    return shown.returncode == 0 and bool(shown.stdout.strip())
 
 
 def _submit(job: RunJob, resources: Resources, executor: str) -> str:

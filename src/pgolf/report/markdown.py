@@ -121,6 +121,9 @@ def _making(folder: Path, recipe: Recipe, result: dict[str, Any]) -> str:
         ("software", f"Python {environment['python']}, torch {environment['torch']}, numpy {environment['numpy']}"),
         ("machine", f"{environment['device_name']}, {environment['cpu_cores']} cores, {environment['platform']}"),
     ]
+    for shared in made.get("shared", []):
+        parts = ", ".join(f"{what}: {which}" for what, which in shared.items() if what != "with")
+        rows.append(("shared", f"with the run {shared['with']} beside it: {parts}"))
     return _table(("", ""), rows)
 
 

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
+from pgolf.train.folder import CELL
 
-CELLS, CELL = "cells", "cell.json"
+CELLS = "cells"
 
 Status = Literal["waiting", "finished", "failed"]
 

@@ -17,6 +17,14 @@ from pgolf.optim.averaging import Averager
 from pgolf.recipe import Recipe, recipe_from_tree
 from pgolf.weights import CHECKPOINT_FORMAT, grid_entries, load_tensors, save_tensors, take_grid
 
+CHECKPOINT = "checkpoint.safetensors"
+SNAPSHOTS = "snapshots"
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """Where a run folder keeps the checkpoint after ``step`` steps, if it was asked to."""
+    return folder / SNAPSHOTS / f"step-{step:06d}.safetensors"
+
 
 @dataclass
 class Clock:

@@ -6,7 +6,9 @@ metrics.jsonl           losses and validations, step by step
 checkpoint.safetensors  the state to resume from; removed when training is over
 raw.safetensors         the last weights
 model.safetensors       the averaged weights: what is packed and scored
+snapshots/              checkpoints after steps that `pgolf run --keep-step` named
 launch/                 logs and job files of `pgolf launch`
+cell.json               of a study's run: which cell it is
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pgolf.recipe import Recipe, load_recipe
 from pgolf.team import SOLO, Team
 from pgolf.train.loop import Run
 
-RECIPE, PROVENANCE, LAUNCH = "recipe.toml", "provenance.json", "launch"
+RECIPE, PROVENANCE, LAUNCH, CELL = "recipe.toml", "provenance.json", "launch", "cell.json"
 
 
 def saved_recipe(folder: Path) -> Recipe | None:
@@ -82,7 +84,9 @@ def record_session(folder: Path) -> None:
 
 def _holds_something_else(folder: Path) -> bool:
     # A run that was killed in its first moment leaves its provenance, or a temporary file of it.
-    return folder.is_dir() and any(PROVENANCE not in path.name and path.name != LAUNCH for path in folder.iterdir())
+    return folder.is_dir() and any(
+        PROVENANCE not in path.name and path.name not in (LAUNCH, CELL) for path in folder.iterdir()
+    )
 
 
 def is_trained(folder: Path) -> bool:

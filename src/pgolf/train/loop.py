@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.schedule import lr_scale, muon_momentum
 from pgolf.recipe import Recipe
 from pgolf.team import SOLO, Team
-from pgolf.train.checkpoint import Clock, load_checkpoint, save_checkpoint
+from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, snapshot
 from pgolf.train.distributed import agree, share_gradients, shared_grid
 from pgolf.train.metrics import Metrics, steps_per_reading
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
@@ -57,8 +57,10 @@ class TrainResult:
     weights: Path
 
 
-def train(run: Run, watcher: Watcher) -> TrainResult:
+def train(run: Run, watcher: Watcher, keep: Collection[int] = ()) -> TrainResult:
     """Train until the recipe's steps or its wall-clock time are used up, and save the averaged weights.
+
+    The checkpoints after the steps in ``keep`` stay in the run folder.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint of the last finished step is on the disk.
@@ -92,6 +94,8 @@ def train(run: Run, watcher: Watcher) -> TrainResult:
             watcher.step(clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
             if stopping or _every(train.checkpoint_every, clock.step):
                 run.save_checkpoint()
+            if clock.step in keep:
+                run.save_checkpoint(snapshot(run.folder, clock.step))
             if stopping:
                 raise Interrupted(f"stopped after step {clock.step}; the same command (train: with --resume) goes on")
     return TrainResult(clock.step, clock.seconds, raw, run.save_averaged())
@@ -145,7 +149,7 @@ class Run:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+        return self.folder / CHECKPOINT
 
     def is_finished(self) -> bool:
         """Whether the steps or the wall-clock time are used up."""
@@ -243,11 +247,11 @@ class Run:
             optimizer.state.clear()
         self.metrics.restart_clock()
 
-    def save_checkpoint(self) -> None:
-        """Write the whole state, replacing the previous checkpoint."""
+    def save_checkpoint(self, path: Path | None = None) -> None:
+        """Write the whole state, by default as the one to resume from, replacing the previous one."""
         self.metrics.flush()
         state = (self.network, self.optimizers, self.averager, self.clock, self.recipe, self.dataset, self.grid)
-        self.team.first(partial(save_checkpoint, self._checkpoint, *state))
+        self.team.first(partial(save_checkpoint, path or self._checkpoint, *state))
         self.metrics.restart_clock()
 
     def save_averaged(self) -> Path:

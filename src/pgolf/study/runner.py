@@ -1,0 +1,293 @@
+"""Runs the cells of a study: finished ones are skipped, shared parts are done once, a failure stops nothing else."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgolf.errors import Interrupted, PgolfError
+from pgolf.files import read_json, write_bytes, write_error, write_json
+from pgolf.launch.child import locked
+from pgolf.launch.jobs import RunJob
+from pgolf.launch.local import Outcome, Place, run_queue
+from pgolf.launch.slurm import Resources, is_queued, submit
+from pgolf.pipeline import job_dataset, run_all
+from pgolf.progress import stderr
+from pgolf.study.cells import CELLS, Status
+from pgolf.study.order import Progress, Shares, Source, Start
+from pgolf.study.spec import Planned, Study
+from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
+from pgolf.train.folder import CELL, LAUNCH, PROVENANCE, saved_recipe
+
+STUDY, _SUBMITTED = "study.toml", "submitted.json"
+# Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
+Launcher = Callable[[Sequence[RunJob], Callable[[Outcome], None]], bool]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A study's folder, and what its runs are given."""
+
+    out: Path
+    data: Path | None = None
+    tokenizer: Path | None = None
+    device: str | None = None
+    """As in --device."""
+
+    def folder(self, cell: Planned) -> Path:
+        """A cell's run folder."""
+        return self.out / CELLS / cell.name
+
+    def job(self, study: Study, cell: Planned, keep: tuple[int, ...] = ()) -> RunJob:
+        """A cell's run."""
+        folder = self.folder(cell).absolute()
+        data, tokenizer = (None if path is None else path.absolute() for path in (self.data, self.tokenizer))
+        return RunJob(cell.recipe, "run", folder, data, tokenizer, self.device, Path.cwd(), study.file.scores, keep)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A study beside what its folder holds already; names of cells."""
+
+    finished: list[str]
+    begun: list[str]
+    new: list[str]
+    gone: list[str]
+    """In the folder and no longer in the study; their run folders stay, but are no cells any more."""
+
+    def __str__(self) -> str:
+        parts = [
+            (self.finished, "finished"),
+            (self.begun, "begun"),
+            (self.new, "new"),
+            (self.gone, "no longer in the study (left out, their folders stay)"),
+        ]
+        return ", ".join(f"{len(names)} {what}" for names, what in parts if names)
+
+
+def compare(study: Study, place: Workplace) -> Comparison:
+    """What a run of the study would find; writes nothing but the recipes' own corpora.
+
+    Raises:
+        PgolfError: the data are missing or wrong for a cell, or the folder holds something else than this study,
+            or cells of the same name with other recipes or other data.
+    """
+    if place.out.is_dir() and any(place.out.iterdir()) and not (place.out / STUDY).is_file():
+        raise PgolfError(f"{place.out}: is not empty and holds no study; choose another --out")
+    prints = _fingerprints(study, place)
+    found = Comparison([], [], [], [])
+    changed, moved = [], []
+    for cell in study.cells:
+        folder = place.folder(cell)
+        previous = saved_recipe(folder)
+        if previous is None:
+            found.new.append(cell.name)
+        elif previous != cell.recipe:
+            changed.append(cell.name)
+        elif read_json(folder / PROVENANCE)["data"]["fingerprint"] != prints[_corpus(cell)]:
+            moved.append(cell.name)
+        else:
+            (found.finished if place.job(study, cell).is_finished() else found.begun).append(cell.name)
+    named = {cell.name for cell in study.cells}
+    found.gone.extend(sorted({path.parent.name for path in (place.out / CELLS).glob(f"*/{CELL}")} - named))
+    for names, what in ((changed, "other settings than the study has now"), (moved, "other data")):
+        if names:
+            kept = f"; {found}" if str(found) else ""
+            raise PgolfError(
+                f"{place.out}: {len(names)} of its cells ran with {what}: {', '.join(names)}{kept}; choose another "
+                f"--out, or delete their folders in {place.out / CELLS}"
+            )
+    return found
+
+
+def _corpus(cell: Planned) -> tuple[int, str, float]:
+    return cell.recipe.model.vocab_size, cell.recipe.data.corpus, cell.recipe.data.validation_fraction
+
+
+def _fingerprints(study: Study, place: Workplace) -> dict[tuple[int, str, float], str]:
+    # Here and not in the runs: mistakes show at once, and no two runs prepare the same corpus.
+    cells = {_corpus(cell): cell for cell in study.cells}
+    return {key: job_dataset(cell.recipe, place.data, place.tokenizer).fingerprint() for key, cell in cells.items()}
+
+
+def run_study(
+    study: Study,
+    place: Workplace,
+    launcher: Launcher,
+    told: Callable[[Planned, Outcome], None],
+    is_away: Callable[[RunJob], bool] = lambda job: False,
+) -> None:
+    """Do every cell that is not finished; cells that failed before are tried again.
+
+    Args:
+        study: what to do.
+        place: its folder and data.
+        launcher: how runs are done.
+        told: hears what became of each cell when it is over.
+        is_away: whether a run is being done elsewhere already; it is left alone then.
+
+    Raises:
+        Interrupted: asked to stop; what is finished stays, and the same call goes on.
+        PgolfError: see ``compare``, or another process works on this study.
+    """
+    before = compare(study, place)
+    (place.out / LAUNCH).mkdir(parents=True, exist_ok=True)
+    with locked(place.out / LAUNCH / "lock"):
+        for name in before.gone:
+            (place.out / CELLS / name / CELL).unlink()
+        write_bytes(place.out / STUDY, study.to_toml().encode())
+        for cell in study.cells:
+            _mark(study, place, cell, "finished" if cell.name in before.finished else "waiting")
+        pending = [cell for cell in study.cells if cell.name not in before.finished]
+        _Session(study, place, launcher, told, is_away).work(pending)
+        if all(place.job(study, cell).is_finished() for cell in study.cells):
+            for cell in study.cells:
+                remove_snapshots(place.folder(cell))
+
+
+class _Session:
+    def __init__(
+        self,
+        study: Study,
+        place: Workplace,
+        launcher: Launcher,
+        told: Callable[[Planned, Outcome], None],
+        is_away: Callable[[RunJob], bool],
+    ) -> None:
+        self.study, self.place, self.launcher, self.told, self.is_away = study, place, launcher, told, is_away
+        self.shares = Shares(study.cells)
+        self.cells = {cell.name: cell for cell in study.cells}
+
+    def work(self, pending: list[Planned]) -> None:
+        """Round after round, until nothing is left that has not been tried."""
+        while pending:
+            progress = Progress.read(self.place.out / CELLS, self.study.cells)
+            starts, hopeless = self.shares.next_round(pending, progress)
+            for cell in hopeless:
+                self._over(
+                    _failure(self.place.job(self.study, cell), f"the run kept no checkpoint after step {cell.step}")
+                )
+            here = [start for start in starts if not self.is_away(self.place.job(self.study, start.cell))]
+            jobs = [job for start in here if (job := self._begin(start)) is not None]
+            if not self.launcher(jobs, self._over):
+                return
+            gone = {cell.name for cell in hopeless} | {start.cell.name for start in starts}
+            pending = [cell for cell in pending if cell.name not in gone]
+
+    def _begin(self, start: Start) -> RunJob | None:
+        job = self.place.job(self.study, start.cell, start.keep)
+        try:
+            clear_half_begun(job.out)
+            if start.source is not None:
+                _take(start.source, self.place.folder(start.source.cell), job)
+                _mark(self.study, self.place, start.cell, "waiting")
+        except PgolfError as error:
+            self._over(_failure(job, str(error)))
+            return None
+        return job
+
+    def _over(self, outcome: Outcome) -> None:
+        cell = self.cells[outcome.name]
+        if outcome.state in ("done", "done before"):
+            _mark(self.study, self.place, cell, "finished")
+        elif outcome.state == "failed":
+            _mark(self.study, self.place, cell, "failed", outcome.message)
+        self.told(cell, outcome)
+
+
+def _take(source: Source, folder: Path, job: RunJob) -> None:
+    if source.kind == "training":
+        begin_trained(folder, job.out, job.recipe)
+        return
+    assert source.step is not None, "a trunk and a moment have a step"
+    begin = begin_on_trunk if source.kind == "trunk" else begin_at_step
+    begin(folder, source.step, job.out, job.recipe)
+
+
+def _mark(study: Study, place: Workplace, cell: Planned, status: Status, error: str | None = None) -> None:
+    """Write ``cell.json``."""
+    folder = place.folder(cell)
+    about: dict[str, Any] = {
+        "place": study.cells.index(cell),
+        "changes": dict(cell.changes),
+        "seed": cell.seed,
+        "status": status,
+        "error": error,
+    }
+    if (folder / PROVENANCE).is_file():
+        about["shared"] = read_json(folder / PROVENANCE).get("shared", [])
+    write_json(folder / CELL, about)
+
+
+def in_this_process(device: torch.device) -> Launcher:
+    """One run after the other, without the seconds that a new process takes to start."""
+
+    def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:
+        for job in jobs:
+            started = time.monotonic()
+            quiet, stderr.quiet = stderr.quiet, not stderr.is_terminal
+            try:
+                run_all(job.recipe, job.data, job.tokenizer, job.out, device, scores=job.scores, keep=job.keep)
+            except Interrupted:
+                raise Interrupted("stopped; the same command goes on") from None
+            except PgolfError as error:
+                ended(_failure(job, str(error)))
+            except Exception as error:  # Whatever it is (memory, a bug), the other runs are worth doing.
+                ended(_failure(job, f"{type(error).__name__}: {error}", traceback.format_exc()))
+            else:
+                seconds = round(time.monotonic() - started, 1)
+                ended(Outcome(job.name, "done", seconds, str(job.out), str(job.log())))
+            finally:
+                stderr.quiet = quiet
+        return True
+
+    return launch
+
+
+def in_processes(places: Sequence[Place]) -> Launcher:
+    """As many runs at a time as there are places, each in a process of its own."""
+
+    def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:
+        outcomes = run_queue(jobs, places, lambda line: None, ended)
+        if any(outcome.state in ("interrupted", "not started") for outcome in outcomes):
+            raise Interrupted("stopped; the same command goes on")
+        return True
+
+    return launch
+
+
+def as_cluster_jobs(resources: Resources, executor: str, told: Callable[[RunJob, str], None]) -> Launcher:
+    """Each run as a job of its own; ``told`` hears each job's number."""
+
+    def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:
+        for job in jobs:
+            number = submit([job], resources, executor)[0]["id"]
+            write_json(job.out / LAUNCH / _SUBMITTED, {"id": number})
+            told(job, number)
+        return False
+
+    return launch
+
+
+def cluster_job(job: RunJob, executor: str) -> str:
+    """The number of the cluster's job that waits for or works on this run; empty if there is none."""
+    note = job.out / LAUNCH / _SUBMITTED
+    number = str(read_json(note)["id"]) if note.is_file() else ""
+    return number if number and is_queued(number, executor) else ""
+
+
+def _failure(job: RunJob, message: str, details: str = "") -> Outcome:
+    line = " ".join(message.split()) or "no reason given"
+    try:
+        job.log().parent.mkdir(parents=True, exist_ok=True)
+        with job.log().open("a", encoding="utf-8") as log:
+            log.write(f"{details}pgolf: error: {line}\n")
+    except OSError as error:
+        raise write_error(job.log(), error) from error
+    return Outcome(job.name, "failed", 0.0, str(job.out), str(job.log()), line)

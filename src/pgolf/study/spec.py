@@ -1,0 +1,297 @@
+"""A study file: which runs answer a question. Everything in it is checked before any work starts.
+
+::
+
+    title = "How far do more steps go?"
+    question = "What does a doubling of the steps buy?"
+    recipe = "seed_644"                  # shipped name, or a .toml file beside the study
+    seeds = [42]
+    scores = ["float", "packed"]         # which evaluations; default: all four
+    at_steps = [7000, 8000]              # each run is also packed and scored as it is after these steps
+
+    [base]                               # recipe keys for all cells
+    train.validate_every = 0
+
+    [[cells]]                            # a list of cells, each by what it changes; none: one without changes
+    train.steps = 9000
+
+    [grid]                               # every combination of these, for every one of the cells
+    optim.matrix_lr = [0.02, 0.025]
+
+    [small]                              # what is different with --small: any of the keys above, replaced as a whole
+    recipe = "tiny"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import tomli_w
+
+from pgolf.errors import PgolfError
+from pgolf.recipe import Recipe, load_recipe, nearest, recipe_from_tree, recipe_keys
+
+Score = Literal["float", "packed", "sliding", "ttt"]
+_LONGEST_NAME = 100
+
+
+class StudyFile(pydantic.BaseModel):
+    """The keys of a study file."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    title: str
+    """What it is, in a few words."""
+    question: str = ""
+    """What it is to answer."""
+    recipe: str
+    """Shipped recipe or .toml file that all cells start from."""
+    seeds: tuple[int, ...]
+    """Values of train.seed; every cell is run with each."""
+    scores: tuple[Score, ...] = ("float", "packed", "sliding", "ttt")
+    """Which evaluations to make."""
+    base: dict[str, Any] = {}
+    """Recipe keys for all cells."""
+    cells: tuple[dict[str, Any], ...] = ()
+    """Recipe keys of each cell."""
+    grid: dict[str, Any] = {}
+    """Recipe keys with a list of values each; their combinations are made for every cell."""
+    at_steps: tuple[int, ...] = ()
+    """Steps after which each run is packed and scored as if it ended there; its end is always one of them."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run that a study asks for."""
+
+    name: str
+    """Name of its folder; says what it changes, so it stays the same when the study grows."""
+    changes: Mapping[str, Any]
+    """What differs from the study's base; "step" is a step before the run's end."""
+    seed: int
+    recipe: Recipe
+    step: int | None = None
+    """Finished steps of the run at which it is looked at; None for its end."""
+
+    @property
+    def label(self) -> str:
+        """As ``cells.Cell.label``."""
+        return ", ".join(f"{key}={value}" for key, value in self.changes.items()) or "base"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study."""
+
+    file: StudyFile
+    cells: tuple[Planned, ...]
+
+    def to_toml(self) -> str:
+        """A study file of the very same cells."""
+        return tomli_w.dumps(self.file.model_dump(mode="json"))
+
+
+def study_names() -> list[str]:
+    """Names of the studies that come with pgolf, sorted."""
+    folder = resources.files("pgolf.studies")
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_study(name: str, small: bool = False) -> Study:
+    """Read and check a study by the name of a shipped one or the path of a TOML file.
+
+    Args:
+        name: which one.
+        small: with what its ``[small]`` table changes.
+
+    Raises:
+        PgolfError: the study, or the recipe of any cell, is malformed or contradictory; every problem is listed.
+    """
+    tree = _load_tree(name)
+    smaller = tree.pop("small", None)
+    if small:
+        if not isinstance(smaller, dict):
+            raise PgolfError(f"study {name}: has no [small] table; run it without --small")
+        tree |= smaller
+    try:
+        file = StudyFile.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise PgolfError(f"study {name}: {'; '.join(_describe(entry) for entry in error.errors())}") from error
+    cells, problems = _plan(file)
+    if problems:
+        raise PgolfError(f"study {name}: {'; '.join(problems)}")
+    return Study(file, tuple(cells))
+
+
+def _load_tree(name: str) -> dict[str, Any]:
+    path, folder = Path(name), Path()
+    if name.endswith(".toml") or path.is_file():
+        try:
+            text, folder = path.read_text(encoding="utf-8"), path.parent
+        except (OSError, UnicodeDecodeError) as error:
+            raise PgolfError(f"study {name}: cannot be read as UTF-8 text ({error})") from error
+    else:
+        names = study_names()
+        if name not in names:
+            raise PgolfError(f"study {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")
+        text = resources.files("pgolf.studies").joinpath(f"{name}.toml").read_text("utf-8")
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PgolfError(f"study {name}: not valid TOML ({error})") from error
+    for part in (tree, tree.get("small")):
+        if isinstance(part, dict) and isinstance(recipe := part.get("recipe"), str) and recipe.endswith(".toml"):
+            part["recipe"] = str((folder / recipe).absolute())
+    return tree
+
+
+def _describe(entry: Any) -> str:
+    key = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        known = [*StudyFile.model_fields, "small"]
+        hint = nearest(key, known) or (
+            "; recipe keys belong into [base], [grid] or [[cells]]" if key in _sections() else ""
+        )
+        return f"unknown key {key}{hint}"
+    if entry["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}: {entry['msg'][0].lower()}{entry['msg'][1:]} (got {entry['input']!r})"
+
+
+def _sections() -> set[str]:
+    return {key.partition(".")[0] for key in recipe_keys()}
+
+
+def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
+    """All cells, and everything that is wrong with the study."""
+    base, grid = dict(_flat(file.base)), dict(_flat(file.grid))
+    entries = [dict(_flat(entry)) for entry in file.cells] or [{}]
+    problems = [f"{what} is empty" for what, values in (("seeds", file.seeds), ("scores", file.scores)) if not values]
+    problems += [
+        f"{what} names {value!r} twice" for what in ("seeds", "scores") for value in _twice(getattr(file, what))
+    ]
+    problems += _key_problems([("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in entries)])
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            problems.append(f"[grid] {key}: give a list of values (got {values!r})")
+    problems += [f"{key} is in [[cells]] and in [grid]" for key in grid if any(key in entry for entry in entries)]
+    root = load_recipe(file.recipe)
+    if problems:
+        return [], problems
+    cells: list[Planned] = []
+    wrong: dict[str, list[str]] = {}
+    for entry in entries:
+        for values in itertools.product(*grid.values()):
+            changes = entry | dict(zip(grid, values, strict=True))
+            for seed in file.seeds:
+                try:
+                    recipe = _changed(root, base | changes | {"train.seed": seed})
+                except PgolfError as error:
+                    label = ", ".join(f"{key}={value}" for key, value in changes.items()) or "base"
+                    wrong.setdefault(str(error).removeprefix("recipe : "), []).append(label)
+                    continue
+                cells += _at_steps(file, changes, seed, recipe, problems)
+    for message, labels in wrong.items():
+        problems.append(f"cell {labels[0]}{f' (and {len(labels) - 1} more)' if len(labels) > 1 else ''}: {message}")
+    return _named(_by_seed(cells), problems), list(dict.fromkeys(problems))
+
+
+def _key_problems(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    known = recipe_keys()
+    problems = []
+    for where, keys in parts:
+        for key in keys:
+            if key == "train.seed":
+                problems.append(f"{where} {key}: seeds are listed under seeds")
+            elif key not in known:
+                problems.append(f"{where} unknown key {key}{nearest(key, known)}")
+    return problems
+
+
+def _changed(root: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    tree = root.model_dump(mode="json")
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        part = tree
+        for section in sections:
+            part = part[section]
+        part[last] = value
+    return recipe_from_tree(tree, "")
+
+
+def _at_steps(
+    file: StudyFile, changes: dict[str, Any], seed: int, recipe: Recipe, problems: list[str]
+) -> list[Planned]:
+    if not file.at_steps:
+        return [Planned("", changes, seed, recipe)]
+    end = recipe.train.steps
+    if outside := [step for step in file.at_steps if not 0 < step <= end]:
+        problems.append(f"at_steps {outside} are not between 1 and train.steps {end}")
+    if recipe.train.wallclock_seconds:
+        problems.append("at_steps needs runs of a known number of steps; set train.wallclock_seconds to 0")
+    return [
+        Planned("", {**changes, "step": step}, seed, recipe, None if step == end else step)
+        for step in sorted({*file.at_steps, end})
+    ]
+
+
+def _by_seed(cells: Sequence[Planned]) -> list[Planned]:
+    """All seeds of one choice of keys next to each other, otherwise in the given order."""
+    places: dict[str, int] = {}
+    for cell in cells:
+        places.setdefault(cell.label, len(places))
+    return sorted(cells, key=lambda cell: places[cell.label])
+
+
+def _named(cells: Sequence[Planned], problems: list[str]) -> list[Planned]:
+    seen: dict[tuple[str, int | None], str] = {}
+    for cell in cells:
+        other = seen.setdefault((cell.recipe.digest(), cell.step), cell.label)
+        if other != cell.label:
+            problems.append(f"cells {other!r} and {cell.label!r} are the same run; take one out")
+    problems += [f"cell {label!r} is listed twice" for label in _twice(f"{c.label}, seed {c.seed}" for c in cells)]
+    names = [_name(cell) for cell in cells]
+    common = Counter(name.lower() for name in names)
+    return [
+        Planned(
+            f"{name}_{_short_digest(cell)}" if common[name.lower()] > 1 else name,
+            cell.changes,
+            cell.seed,
+            cell.recipe,
+            cell.step,
+        )
+        for name, cell in zip(names, cells, strict=True)
+    ]
+
+
+def _name(cell: Planned) -> str:
+    parts = [f"{key}-{value}" for key, value in cell.changes.items()] or ["base"]
+    name = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in [*parts, f"seed-{cell.seed}"])
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}_{_short_digest(cell)}"
+
+
+def _short_digest(cell: Planned) -> str:
+    return hashlib.sha256(json.dumps([dict(cell.changes), cell.seed]).encode()).hexdigest()[:8]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _twice(values: Iterable[Any]) -> list[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]

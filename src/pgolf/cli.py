@@ -41,6 +41,7 @@ from pgolf.cli_data import data_app
 from pgolf.cli_doctor import DOCTOR_EXAMPLES, doctor_command
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
 from pgolf.cli_launch import launch_app
+from pgolf.cli_report import DIFF_EXAMPLES, REPORT_EXAMPLES, RUNS_EXAMPLES, diff_command, report_command, runs_command
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -61,6 +62,9 @@ app.command("compress", epilog=epilog(*COMPRESS_EXAMPLES))(compress_command)
 app.command("decompress", epilog=epilog(*DECOMPRESS_EXAMPLES))(decompress_command)
 bench_app.command("compressors", epilog=epilog(*BENCH_EXAMPLES))(bench_compressors_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
+app.command("report", epilog=epilog(*REPORT_EXAMPLES))(report_command)
+app.command("runs", epilog=epilog(*RUNS_EXAMPLES))(runs_command)
+app.command("diff", epilog=epilog(*DIFF_EXAMPLES))(diff_command)
 app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 
@@ -316,7 +320,7 @@ def _print_run(result: dict[str, Any], folder: Path) -> None:
         ("TTT BPB", f"{evaluations['ttt']['val_bpb']:.4f}   the artifact, legal test-time training"),
         ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
         ("time", _times(result)),
-        ("report", str(folder / "report.md")),
+        ("report", f"{folder / 'report.md'}, {folder / 'report.html'}"),
         ("artifact file", str(folder / "artifact.pgolf")),
         ("curve", str(folder / "curve.png")),
     ]

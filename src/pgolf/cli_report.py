@@ -67,7 +67,12 @@ def report_command(
     wanted = Wanted(not no_score, mode, targets or TARGETS, data, tokenizer)
     chosen = form or ("md" if out.suffix == ".md" else "html")
     result = report_job(source, out, chosen, wanted, pick_device(device))
-    print_result(result, as_json, [(key, f"{value:,}" if key == "bytes" else str(value)) for key, value in result.items()], title=str(source))
+    print_result(
+        result,
+        as_json,
+        [(key, f"{value:,}" if key == "bytes" else str(value)) for key, value in result.items()],
+        title=str(source),
+    )
 
 
 def runs_command(
@@ -76,13 +81,15 @@ def runs_command(
         list[str] | None,
         typer.Option("--where", metavar="CONDITION", help="Only these: KEY=VALUE, !=, <, <=, >, >=; repeatable."),
     ] = None,
-    sort: Annotated[str | None, typer.Option("--sort", metavar="KEY", help="Smallest first; -KEY: largest first.")] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="KEY", help="Smallest first; -KEY: largest first.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the runs below a folder with their state and scores (bits per byte).
 
-    A KEY is a column (name, recipe, steps, state, raw, float, packed, sliding, ttt, bytes, date) or a recipe key such as
-    train.seed. Words may have the patterns * and ?.
+    A KEY is a column (name, recipe, steps, state, raw, float, packed, sliding, ttt, bytes, date) or a recipe key such
+    as train.seed. Words may have the patterns * and ?.
     """
     from pgolf.runs import FIELDS, find_runs, parse_condition, select
 
@@ -97,9 +104,7 @@ def runs_command(
     asked = list(dict.fromkeys(key for key in [*(c.key for c in conditions), (sort or "name").removeprefix("-")]))
     extra = [key for key in asked if key not in FIELDS]
     columns = ["run", *FIELDS[1:], *extra]
-    rows = [
-        [str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept
-    ]
+    rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept]
     title = f"{len(kept)} of {len(found)} runs in {folder}" if conditions else f"{len(found)} runs in {folder}"
     print_columns(columns, rows, title=title, left=("recipe", "state", "date"), spare="date")
 

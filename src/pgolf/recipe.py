@@ -164,6 +164,8 @@ class TrainSection(Section):
     """Steps between checkpoints to resume from; 0 writes none."""
     compile: bool = True
     """Compile the model on CUDA devices (the CPU runs it as written)."""
+    tensorboard: bool = False
+    """Also write the metrics as TensorBoard event files into the run's folder tensorboard (needs that package)."""
 
 
 class OptimSection(Section):

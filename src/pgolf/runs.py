@@ -1,4 +1,4 @@
-"""Run folders as a reader sees them: found, read, filtered, sorted and compared, finished or not. Nothing is loaded but JSON."""
+"""Run folders as a reader sees them: found, read, filtered and sorted, finished or not. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RunRecord:
         if key == "bytes":
             return self.result.get("pack", {}).get("total_bytes")
         if key in FIELDS:
-            return getattr(self, key)  # type: ignore[no-any-return]
+            return getattr(self, key)
         value = self.recipe.get(key)
         return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
@@ -180,7 +180,7 @@ class Condition:
     value: str
 
     def holds(self, run: RunRecord) -> bool:
-        """Whether a run meets it. Numbers compare as numbers, words may have the patterns * and ?; the unknown never does."""
+        """Whether a run meets it: numbers as numbers, words by the patterns * and ?; what is unknown never does."""
         found = run.field(self.key)
         if found is None:
             return False
@@ -236,7 +236,10 @@ def select(runs: Sequence[RunRecord], conditions: Sequence[Condition], sort: str
     known = [(value, run) for value, run in values if value is not None]
     # Values of a key have one type, but for recipes of other versions.
     numeric = all(_as_number(value) is not None for value, _ in known)
-    known.sort(key=lambda pair: _as_number(pair[0]) if numeric else _word(pair[0]), reverse=sort != key)
+    if numeric:
+        known.sort(key=lambda pair: _as_number(pair[0]) or 0.0, reverse=sort != key)
+    else:
+        known.sort(key=lambda pair: _word(pair[0]), reverse=sort != key)
     return [run for _, run in known] + [run for value, run in values if value is None]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgolf.recipe import load_recipe
-from pgolf.report.curve import smoothed, draw_curve
+from pgolf.report.curve import draw_curve, smoothed
 from pgolf.report.markdown import write_report
 
 RECIPE = load_recipe("tiny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def tick_labels(values: Sequence[float]) -> list[str]:
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if largest >= 10 * unit or (largest >= unit and all(value % (unit / 10) == 0 for value in values)):
             return [_plain(value / unit, 3) + (letter if value else "") for value in values]
-    gaps = [abs(b - a) for a, b in zip(values, values[1:], strict=False) if a != b]
+    gaps = [abs(b - a) for a, b in itertools.pairwise(values) if a != b]
     digits = max(0, -math.floor(math.log10(min(gaps)) + 1e-9)) if gaps else 4
     return [f"{value:.{digits}f}" if gaps else _plain(value, digits) for value in values]
 

@@ -56,7 +56,9 @@ def evidence_cards(evidence: Evidence) -> list[Card]:
     if bad:
         cards.append(Card("ledgers", f"{len(bad)} of {len(ledgers)} wrong", bad[0].name, mood="bad"))
     elif ledgers:
-        cards.append(Card("ledgers", f"{len(ledgers)} of {len(ledgers)} valid", "recomputed for this report", mood="good"))
+        cards.append(
+            Card("ledgers", f"{len(ledgers)} of {len(ledgers)} valid", "recomputed for this report", mood="good")
+        )
     else:
         cards.append(Card("ledgers", "none", "no score can be recomputed"))
     audit = evidence.audit
@@ -81,7 +83,9 @@ def evidence_section(run: RunRecord, evidence: Evidence) -> Section:
         rows.append([found.name, state, checks.get("chain", ""), found.against])
     if rows:
         columns = ("ledger", "verdict", "chain", "held against")
-        note = "Every target once, in order; bytes and totals added up again; every line's digest covers those before it."
+        note = (
+            "Every target once, in order; bytes and totals added up again; every line's digest covers those before it."
+        )
         blocks.append(Sheet(Table("Ledgers, recomputed", columns, rows, note)))
     else:
         blocks.append(Prose("There is no ledger, so no score can be recomputed from its parts."))
@@ -93,7 +97,8 @@ def _audit_blocks(run: RunRecord, audit: Mapping[str, Any] | None) -> list[Block
     if audit is None:
         return [Prose(f"No audit beside the run. `pgolf audit ... --json > {run.folder.name}/{AUDIT}` puts one here.")]
     rows = [
-        [str(finding.get(key, "")) for key in ("condition", "test", "verdict", "evidence")] for finding in audit["findings"]
+        [str(finding.get(key, "")) for key in ("condition", "test", "verdict", "evidence")]
+        for finding in audit["findings"]
     ]
     verdict = "No violation found" if audit["ok"] else f"Violated: {', '.join(map(str, audit['violated']))}"
     text = f"Audit of {audit.get('subject', '')} on {audit['targets']:,} targets, seed {audit['seed']}: {verdict}."

@@ -34,16 +34,21 @@ from pgolf.report.content import (
 )
 from pgolf.report.words import shown
 
+_NOTHING_ELSE = "base-uri 'none'; form-action 'none'"
 _HEAT_LEVELS = 9
+# Longer texts in a table take several lines.
+_LONG = 44
 # Bits that take the darkest colour; a token of a vocabulary of 1,024 that nothing is known about costs 10.
 _HOTTEST = 12.0
 
 
 def html_page(report: Report) -> str:
     """The whole page; equal reports give equal pages."""
-    style, script = (resources.files("pgolf.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style, script = (
+        resources.files("pgolf.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; {_NOTHING_ELSE}"
     keys = _keys()
     body = "\n".join(_section(section, keys) for section in report.sections)
     links = "".join(f'<a href="#{escape(part.key)}">{escape(part.title)}</a>' for part in report.sections)
@@ -56,7 +61,8 @@ def html_page(report: Report) -> str:
         f"<title>{escape(report.title)}: pgolf report</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f'<header><div class="top"><h1>{escape(report.title)}</h1>'
         f'<button id="theme" type="button" hidden>light / dark</button></div>{subtitle}\n'
-        f'<div class="cards">{"".join(map(_card, report.cards))}</div>\n<nav aria-label="Sections">{links}</nav></header>\n'
+        f'<div class="cards">{"".join(map(_card, report.cards))}</div>\n'
+        f'<nav aria-label="Sections">{links}</nav></header>\n'
         f"<main>\n{body}\n</main>\n<script>{script}</script>\n</body>\n</html>\n"
     )
 
@@ -73,7 +79,8 @@ def _card(card: Card) -> str:
     bar = ""
     if card.share is not None:
         part = min(max(card.share, 0.0), 1.0)
-        bar = f'<div class="meter" role="img" aria-label="{100 * card.share:.1f} %"><i style="width:{100 * part:.2f}%"></i></div>'
+        label = f'role="img" aria-label="{100 * card.share:.1f} %"'
+        bar = f'<div class="meter" {label}><i style="width:{100 * part:.2f}%"></i></div>'
     note = f'<div class="note">{escape(card.note)}</div>' if card.note else ""
     mark = {"good": "\u2713 ", "bad": "\u2717 ", "plain": ""}[card.mood]
     return (
@@ -84,9 +91,10 @@ def _card(card: Card) -> str:
 
 def _section(section: Section, keys: Iterator[str]) -> str:
     parts = "\n".join(_block(block, keys) for block in section.blocks)
+    key = escape(section.key)
     return (
-        f'<section id="{escape(section.key)}" aria-labelledby="{escape(section.key)}-h">'
-        f'<h2 id="{escape(section.key)}-h">{escape(section.title)}</h2>\n<div class="blocks">\n{parts}\n</div></section>'
+        f'<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{escape(section.title)}</h2>\n'
+        f'<div class="blocks">\n{parts}\n</div></section>'
     )
 
 
@@ -100,7 +108,8 @@ def _block(block: Block, keys: Iterator[str]) -> str:
             return f'<div class="block wide">{_heading(block.title)}<dl>{rows}</dl></div>'
         case Listing():
             text = f'<pre tabindex="0">{escape(chr(10).join(block.lines))}</pre>'
-            return f'<div class="block wide">{_folded(block.title, text) if block.folded else _heading(block.title) + text}</div>'
+            inside = _folded(block.title, text) if block.folded else _heading(block.title) + text
+            return f'<div class="block wide">{inside}</div>'
         case Sheet():
             return _sheet(block)
         case LineChart():
@@ -148,7 +157,8 @@ def _legend(series: Sequence[Series]) -> str:
 def _sheet(block: Sheet) -> str:
     table = block.table
     words = [
-        any(isinstance(row[index], str) for row in table.rows if index < len(row)) for index in range(len(table.columns))
+        any(isinstance(row[index], str) for row in table.rows if index < len(row))
+        for index in range(len(table.columns))
     ]
     head = "".join(
         f'<th scope="col"{"" if word else " class=n"}>{escape(name)}</th>'
@@ -159,7 +169,8 @@ def _sheet(block: Sheet) -> str:
     for row in table.rows:
         cells = []
         for name, value, word in zip(table.columns, row, words, strict=True):
-            text, kind = escape(shown(value, table.digits)), "" if word else " class=n"
+            text = escape(shown(value, table.digits))
+            kind = (" class=long" if len(text) > _LONG else "") if word else " class=n"
             if name == block.bar and isinstance(value, (int, float)) and largest and math.isfinite(value):
                 share = max(0.0, 100 * value / largest)
                 cells.append(f'<td class="n bar"><i style="width:{share:.1f}%"></i><span>{text}</span></td>')
@@ -171,7 +182,9 @@ def _sheet(block: Sheet) -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
-    wide = " wide" if len(table.columns) > 5 else ""
+    # A wide table shares its line with nothing.
+    long = any(isinstance(value, str) and len(value) > _LONG for row in table.rows for value in row)
+    wide = " wide" if long or len(table.columns) > 5 else ""
     if block.folded:
         return f'<div class="block wide">{_folded(table.title, _note(table.note) + inside)}</div>'
     return f'<div class="block{wide}">{_heading(table.title)}{inside}{_note(table.note)}</div>'
@@ -182,7 +195,9 @@ def _largest(block: Sheet) -> float:
         return 0.0
     index = list(block.table.columns).index(block.bar)
     numbers = [row[index] for row in block.table.rows]
-    return max((float(value) for value in numbers if isinstance(value, (int, float)) and math.isfinite(value)), default=0.0)
+    return max(
+        (float(value) for value in numbers if isinstance(value, (int, float)) and math.isfinite(value)), default=0.0
+    )
 
 
 def _passage(passage: Passage) -> str:
@@ -206,6 +221,7 @@ def _heat_legend(note: str) -> str:
     if not note:
         return ""
     marks = "".join(
-        f'<span class="h{level}">{level * _HOTTEST / _HEAT_LEVELS:.0f}</span>' for level in range(0, _HEAT_LEVELS + 1, 3)
+        f'<span class="h{level}">{level * _HOTTEST / _HEAT_LEVELS:.0f}</span>'
+        for level in range(0, _HEAT_LEVELS + 1, 3)
     )
     return f'<p class="note">{escape(note)} <span class="heat" aria-label="colours by bits">{marks} bits</span></p>'

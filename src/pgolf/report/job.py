@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from pgolf.report.markdown import markdown_page
 from pgolf.report.pieces import pieces_of
 from pgolf.report.run_report import run_report
 from pgolf.report.samples import TEMPERATURE, TOKENS, sample_texts
+from pgolf.report.study_report import study_report
 from pgolf.report.targets import score_targets
 from pgolf.report.text_analysis import text_section
 from pgolf.runs import RunRecord, read_run
-from pgolf.study.cells import CELLS
+from pgolf.study.cells import CELLS, Cell, read_cells
+from pgolf.study.findings import Analysis
 from pgolf.weights import Weights, load_weights
 
 FORMATS = ("html", "md")
@@ -70,11 +74,9 @@ def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch
 
 
 def _study(folder: Path) -> Report:
-    from pgolf.report.study_report import study_report
-    from pgolf.study.analysis import analyse
-    from pgolf.study.cells import read_cells
-
     cells = read_cells(folder)
+    # By name: whoever only looks at runs needs no statistics.
+    analyse: Callable[[Sequence[Cell]], Analysis] = import_module("pgolf.study.analysis").analyse
     return study_report(folder, cells, analyse(cells))
 
 
@@ -128,6 +130,6 @@ def _scored(run: RunRecord, weights: Weights, dataset: Dataset, wanted: Wanted, 
     pieces = pieces_of(dataset.tokenizer)
     network = weights.model().to(device)
     texts = sample_texts(network, dataset.tokenizer, weights.recipe.evaluation_length)
-    note = f"From the start of a document, at most {TOKENS} tokens at temperature {TEMPERATURE}; the dice are the same every time."
+    note = f"From the start of a document, at most {TOKENS} tokens at temperature {TEMPERATURE}, always the same dice."
     samples = Section("samples", "Samples", [Samples("What the model writes", texts, note)])
     return [text_section(costs, pieces, dataset.tokenizer.bos_id), samples]

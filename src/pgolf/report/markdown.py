@@ -47,7 +47,9 @@ def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
 def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str:
     """A report as Markdown; ``pictures`` has a line for the beginning of some sections, by key."""
     parts = [f"# {_plain(report.title)}", _plain(report.subtitle)]
-    parts.append("\n".join(f"* {_plain(card.label)}: **{_plain(card.value)}** {_plain(card.note)}" for card in report.cards))
+    parts.append(
+        "\n".join(f"* {_plain(card.label)}: **{_plain(card.value)}** {_plain(card.note)}" for card in report.cards)
+    )
     for section in report.sections:
         parts += [f"## {_plain(section.title)}", (pictures or {}).get(section.key, "")]
         parts += [_block(block) for block in section.blocks]

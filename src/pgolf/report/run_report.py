@@ -80,7 +80,7 @@ def _cards(run: RunRecord, evidence: Evidence) -> list[Card]:
 def _scores(run: RunRecord) -> Section:
     found = run.evaluations
     rows = [
-        [label, entry["val_bpb"], entry["val_loss"], round(entry["seconds"], 1), what]
+        [label, entry["val_bpb"], entry["val_loss"], f"{entry['seconds']:.1f}", what]
         for name, label, what, _ in SCORES
         if (entry := found.get(name))
     ]
@@ -99,7 +99,9 @@ def _scores(run: RunRecord) -> Section:
             )
         )
     columns = ("score", "bits per byte", "nats per token", "seconds", "of")
-    blocks.append(Sheet(Table("Every score", columns, rows)) if rows else Prose(f"No scores yet: the run is {run.state}."))
+    blocks.append(
+        Sheet(Table("Every score", columns, rows)) if rows else Prose(f"No scores yet: the run is {run.state}.")
+    )
     if pack := run.result.get("pack"):
         blocks.append(Prose(f"Artifact with scoring code: {share_of_cap(pack)}.", strong=True))
     scopes = {(entry["targets"], entry["bytes"]) for entry in found.values()}
@@ -220,13 +222,14 @@ def _method(run: RunRecord) -> str:
 
     if key("method") in ("full", None):
         return (
-            f"All weights learn: {str(key('optimizer')).upper()}, learning rate {key('lr')}, {key('epochs')} epochs over each "
-            f"scored chunk of {key('chunk_tokens'):,} targets. Every chunk is scored before anything learns from it."
+            f"All weights learn: {str(key('optimizer')).upper()}, learning rate {key('lr')}, {key('epochs')} epochs "
+            f"over each scored chunk of {key('chunk_tokens'):,} targets. Every chunk is scored before anything learns "
+            "from it."
         )
     return (
-        f"Low-rank adapters learn ({key('method')}, rank {key('lora.rank')}, alpha {key('lora.alpha'):g}): AdamW, rate "
-        f"{key('lora.lr')}, {key('lora.epochs')} epochs over each scored chunk of {key('lora.chunk_tokens'):,} targets. "
-        "Every chunk is scored before anything learns from it."
+        f"Low-rank adapters learn ({key('method')}, rank {key('lora.rank')}, alpha {key('lora.alpha'):g}): AdamW, "
+        f"rate {key('lora.lr')}, {key('lora.epochs')} epochs over each scored chunk of {key('lora.chunk_tokens'):,} "
+        "targets. Every chunk is scored before anything learns from it."
     )
 
 
@@ -249,7 +252,9 @@ def _bytes(run: RunRecord) -> Section | None:
     if tensors:
         parts = [(tensor["group"], tensor["name"], float(tensor["bytes"])) for tensor in tensors]
         parts.append(("code", "packed scoring code", float(pack["code_bytes"])))
-        blocks.append(Areas("Where the bytes are", "bytes", parts, "Every rectangle is a tensor, as large as its bytes."))
+        blocks.append(
+            Areas("Where the bytes are", "bytes", parts, "Every rectangle is a tensor, as large as its bytes.")
+        )
     blocks.append(Sheet(Table("By group of tensors", columns, rows, digits=2), bar="bytes"))
     if tensors:
         blocks.append(Sheet(_tensor_table(tensors), bar="bytes", folded=True))
@@ -258,14 +263,21 @@ def _bytes(run: RunRecord) -> Section | None:
 
 def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:
     rows = [
-        [tensor["name"], tensor["group"], tensor["entries"], tensor["width"], tensor["bits_per_weight"], tensor["bytes"]]
+        [
+            tensor["name"],
+            tensor["group"],
+            tensor["entries"],
+            tensor["width"],
+            tensor["bits_per_weight"],
+            tensor["bytes"],
+        ]
         + [None if tensor.get(key) is None else 1e3 * tensor[key] for key in ("predicted", "measured")]
         for tensor in sorted(tensors, key=lambda tensor: -tensor["bytes"])
     ]
     columns = ("tensor", "group", "numbers", "width", "bits per number", "bytes", "predicted", "measured")
     note = (
-        "Width: bits of the largest code, or 16 or 32 for floats. Predicted and measured: rise of the loss on the calibration "
-        "text through this tensor's rounding, in thousandths of a nat per token."
+        "Width: bits of the largest code, or 16 or 32 for floats. Predicted and measured: rise of the loss on the "
+        "calibration text through this tensor's rounding, in thousandths of a nat per token."
     )
     return Table(f"All {len(tensors)} tensors", columns, rows, note, digits=3)
 

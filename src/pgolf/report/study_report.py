@@ -39,8 +39,7 @@ def study_report(study: Path, cells: Sequence[Cell], analysis: Analysis) -> Repo
     if (study / "study.toml").is_file():
         lines = (study / "study.toml").read_text(encoding="utf-8").rstrip().splitlines()
         sections.append(Section("study", "The study", [Listing(lines, "toml")]))
-    title = analysis.title or study.resolve().name
-    return Report(title, f"A study of {len(cells)} cells.", _cards(cells, finished), sections)
+    return Report(study.resolve().name, f"A study of {len(cells)} cells.", _cards(cells, finished), sections)
 
 
 def analysis_charts(analysis: Analysis) -> list[LineChart]:
@@ -82,7 +81,11 @@ def _cells(cells: Sequence[Cell], finished: Sequence[Cell]) -> list[Block]:
     scored = [cell for cell in finished if cell.result and cell.result.get("evaluations")]
     if scored:
         best = min(scored, key=_final)
-        known = [(label, step, best.bpb(name)) for name, label, _, step in SCORES if name in (best.result or {})["evaluations"]]
+        known = [
+            (label, step, best.bpb(name))
+            for name, label, _, step in SCORES
+            if name in (best.result or {})["evaluations"]
+        ]
         if len(known) > 1:
             first = (known[0][0].removesuffix(" BPB"), known[0][2])
             steps = [(step, value) for _, step, value in known[1:]]

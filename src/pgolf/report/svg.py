@@ -28,8 +28,12 @@ def line_chart(chart: LineChart, key: str) -> str:
     bottom, right = height - _BOTTOM, WIDTH - _RIGHT
     xs = [x for x, _ in seen] + [x for x, _, _ in chart.band]
     x_low, x_high = (min(xs), max(xs)) if min(xs) < max(xs) else padded(xs)
+    # Room for the points at both ends.
     if chart.log_x:
-        x_low, x_high = max(x_low, min(xs)) / 1.05, x_high * 1.05
+        room = max(xs) / min(xs)
+        x_low, x_high = min(xs) / (1.05 * room**0.02), max(xs) * (1.05 * room**0.02)
+    elif any(series.style in ("dots", "points") for series in chart.series):
+        x_low, x_high = x_low - 0.02 * (x_high - x_low), x_high + 0.02 * (x_high - x_low)
     ys = [y for _, y in seen] + [y for _, *both in chart.band for y in both]
     y_low, y_high = padded([y for y in ys if chart.highest is None or y <= chart.highest] or ys)
     x_scale = Scale(x_low, x_high, _LEFT, right, chart.log_x)
@@ -80,9 +84,8 @@ def _series(series: Series, x_scale: Scale, y_scale: Scale) -> list[str]:
         radius = 4 if len(points) < 60 else 2.5
         for (x, y), (left, top) in zip(points, places, strict=False):
             tip = escape(f"{series.name}: {_number(y)} at {_number(x)}")
-            parts.append(
-                f'<circle class="dot f{color}" cx="{_n(left)}" cy="{_n(top)}" r="{radius}"><title>{tip}</title></circle>'
-            )
+            place = f'cx="{_n(left)}" cy="{_n(top)}" r="{radius}"'
+            parts.append(f'<circle class="dot f{color}" {place}><title>{tip}</title></circle>')
     return parts
 
 
@@ -117,12 +120,13 @@ def waterfall(chart: Waterfall, key: str) -> str:
         kind = "down" if change < 0 else "up"
         start, end = sorted((scale(before), scale(value)))
         parts.append(_text(left - 8, y + row / 2 + 4, name, "end", "name"))
-        parts.append(
-            f'<rect class="{kind}" x="{_n(start)}" y="{y + 7}" width="{_n(max(end - start, 1.5))}" height="{row - 14}" rx="2"/>'
-        )
+        wide = _n(max(end - start, 1.5))
+        parts.append(f'<rect class="{kind}" x="{_n(start)}" y="{y + 7}" width="{wide}" height="{row - 14}" rx="2"/>')
         for place, edge in ((before, y - 7), (value, y + 7)):
             x = _n(scale(place))
-            parts.append(f'<line class="link" x1="{x}" y1="{edge}" x2="{x}" y2="{edge + 14 + (row - 14) * (edge > y)}"/>')
+            parts.append(
+                f'<line class="link" x1="{x}" y1="{edge}" x2="{x}" y2="{edge + 14 + (row - 14) * (edge > y)}"/>'
+            )
         parts.append(_text(end + 6, y + row / 2 + 4, f"{change:+.4f}".replace("-", "\u2212"), "start", kind + "-text"))
     parts += _total(scale, chart.last, numbers[-1], top + row * (len(chart.steps) + 1), row)
     changes = (f"{name} {value - before:+.4f}" for (name, value), before in zip(chart.steps, numbers, strict=False))
@@ -153,7 +157,9 @@ def areas(chart: Areas, key: str) -> str:
     outer = squarified([totals[group] for group in order], (0.0, 0.0, float(WIDTH), float(height)))
     for color, (group, (x, y, width, tall)) in enumerate(zip(order, outer, strict=True)):
         inside = sorted(groups[group], key=lambda part: (-part[1], part[0]))
-        for (name, size), box in zip(inside, squarified([size for _, size in inside], (x, y, width, tall)), strict=True):
+        for (name, size), box in zip(
+            inside, squarified([size for _, size in inside], (x, y, width, tall)), strict=True
+        ):
             left, top, w, h = box
             tip = escape(f"{group}: {name}, {size:,.0f} {chart.unit}")
             parts.append(
@@ -163,7 +169,15 @@ def areas(chart: Areas, key: str) -> str:
         share = f"{100 * totals[group] / sum(totals.values()):.0f} %"
         for words, line in ((group, 0), (f"{totals[group]:,.0f}", 1), (share, 2)):
             if width > 8 * len(words) + 8 and tall > 18 * (line + 1) + 4:
-                parts.append(_text(x + 8, y + 20 + 17 * line, words, "start", "on-area" + (" strong" if not line else "")))
+                parts.append(
+                    _text(
+                        x + 8,
+                        y + 20 + 17 * line,
+                        words,
+                        "start",
+                        f"on-area s{color % COLORS}" + (" strong" if not line else ""),
+                    )
+                )
     words = "; ".join(f"{group} {totals[group]:,.0f} {chart.unit}" for group in order)
     return _svg(key, chart.title, words, height, parts)
 

@@ -143,7 +143,9 @@ def score_targets(
 def _compared(ledger: Path | None, entries: list[Entry], again: Any) -> tuple[str, bool]:
     """Hold a second grading against the ledger's entries: what to say, and whether they agree."""
     if ledger is None or not entries:
-        reason = "the run has no ledger of this evaluation" if ledger is None else "its ledger was written target by target"
+        reason = (
+            "the run has no ledger of this evaluation" if ledger is None else "its ledger was written target by target"
+        )
         return f"Scored for this report; not held against a ledger ({reason}).", False
     largest = worst = 0.0
     for old, new in zip(entries, again, strict=False):
@@ -156,14 +158,15 @@ def _compared(ledger: Path | None, entries: list[Entry], again: Any) -> tuple[st
         largest, worst = max(largest, difference), max(worst, difference / max(abs(old.nats), 1e-9))
     if worst > _SAME_MODEL:
         raise PgolfError(
-            f"{ledger}: is of another model: an entry costs {100 * worst:.1f} % more or less here; evaluate the run again, "
-            "or pass --no-score"
+            f"{ledger}: is of another model: an entry costs {100 * worst:.1f} % more or less here; evaluate the run "
+            "again, or pass --no-score"
         )
     found = f"{len(again):,} entries of {ledger.name}"
     if worst > _ROUNDING:
         return (
-            f"The sums differ from the {found} by up to {largest:.2g} nats ({100 * worst:.3f} %), as on another device; "
-            "what follows is of this pass.",
+            f"The sums differ from the {found} by up to {largest:.2g} nats ({100 * worst:.3f} %), as on another "
+            "device; what follows is of this pass.",
             False,
         )
-    return f"Scored again for this report: the sums are those of the {found}, within {largest:.1g} nats of each.", True
+    how = f"within {largest:.1g} nats of each" if largest else "to the last digit"
+    return f"Scored again for this report: the sums are those of the {found}, {how}.", True

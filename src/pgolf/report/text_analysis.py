@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from pgolf.study.findings import Table
 PASSAGE_TARGETS = 64
 PASSAGES = 4
 _MOST_DOCUMENTS = 12
-_START_MARK = "\u2e3a"
-_OPENING_LETTERS = 48
+_MOST_POINTS = 1000
+_START_MARK = "\u00b6"
+_OPENING_LETTERS = 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def documents_of(costs: TargetCosts, start: int) -> list[Document]:
     targets = costs.tokens[1:]
     ends = [int(index) + 1 for index in np.flatnonzero(targets == start)]
     edges = [0, *(end for end in ends if end < len(targets)), len(targets)]
-    return [Document(first, end) for first, end in zip(edges, edges[1:], strict=False)]
+    return [Document(first, end) for first, end in itertools.pairwise(edges)]
 
 
 def text_section(costs: TargetCosts, pieces: Sequence[Piece], start: int) -> Section:
@@ -54,8 +56,9 @@ def text_section(costs: TargetCosts, pieces: Sequence[Piece], start: int) -> Sec
         [
             Prose(intro, "good" if costs.agrees else "plain"),
             Sheet(class_table(costs, pieces), bar="share of bits"),
-            place_chart(costs, documents),
             Sheet(length_table(costs), bar="share of bits"),
+            place_chart(costs, documents),
+            document_chart(costs, documents),
             *document_sheets(costs, documents, pieces),
             *passages(costs, documents, pieces),
         ],
@@ -66,7 +69,9 @@ def class_table(costs: TargetCosts, pieces: Sequence[Piece]) -> Table:
     """Bits by class of token."""
     kinds = np.array([CLASSES.index(piece.kind) for piece in pieces])[costs.tokens[1:]]
     rows = _grouped_rows(costs, kinds, list(CLASSES))
-    note = "Bits per byte of a class divide its bits by its bytes; a document start has no bytes, but counts in the score."
+    note = (
+        "Bits per byte of a class divide its bits by its bytes; a document start has no bytes, but counts in the score."
+    )
     return Table("By class of token", ("class", *_GROUPED), rows, note, digits=3)
 
 
@@ -81,7 +86,9 @@ def length_table(costs: TargetCosts) -> Table:
 _GROUPED = ("tokens", "bytes", "bits per token", "bits per byte", "share of bytes", "share of bits")
 
 
-def _grouped_rows(costs: TargetCosts, groups: NDArray[np.integer], names: Sequence[str]) -> list[list[str | float | None]]:
+def _grouped_rows(
+    costs: TargetCosts, groups: NDArray[np.integer], names: Sequence[str]
+) -> list[list[str | float | None]]:
     bits, all_bytes = costs.nats / math.log(2), max(int(costs.bytes.sum()), 1)
     rows: list[list[str | float | None]] = []
     for index, name in enumerate(names):
@@ -111,6 +118,18 @@ def place_chart(costs: TargetCosts, documents: Sequence[Document]) -> LineChart:
         log_x=True,
         note="Each point is the mean of the targets up to the next point's place.",
     )
+
+
+def document_chart(costs: TargetCosts, documents: Sequence[Document]) -> LineChart:
+    """A point per document: its bits per byte by its size."""
+    points = []
+    for document in documents:
+        inside = slice(document.first, document.end)
+        if size := int(costs.bytes[inside].sum()):
+            points.append((float(size), float(costs.nats[inside].sum()) / math.log(2) / size))
+    series = Series("document", sorted(points[:_MOST_POINTS]), "points")
+    note = f"The first {_MOST_POINTS:,} documents." if len(points) > _MOST_POINTS else ""
+    return LineChart("Documents by size", "bytes of the document", "bits per byte", [series], log_x=True, note=note)
 
 
 def document_sheets(costs: TargetCosts, documents: Sequence[Document], pieces: Sequence[Piece]) -> list[Sheet]:
@@ -161,20 +180,26 @@ def passages(costs: TargetCosts, documents: Sequence[Document], pieces: Sequence
     taken: list[tuple[int, int]] = []
     for title, hardest in (("Hardest passages", True), ("Easiest passages", False)):
         chosen: list[Passage] = []
-        for bpb, first, end, number in sorted(windows, key=lambda window: (-window[0] if hardest else window[0], window[1])):
+        for bpb, first, end, number in sorted(
+            windows, key=lambda window: (-window[0] if hardest else window[0], window[1])
+        ):
             if len(chosen) == PASSAGES or any(first < other_end and other < end for other, other_end in taken):
                 continue
             taken.append((first, end))
             head = f"{bpb:.3f} bits per byte, document {number}, targets {first:,} to {end:,}"
             chosen.append(Passage(head, spelled(costs, first, end, pieces)))
-        note = "The darker, the more bits a token took; its number is shown under the pointer." if hardest else ""
+        note = (
+            "The darker, the more bits a token took; its number is shown under the pointer. ¶ starts the next document."
+            if hardest
+            else ""
+        )
         if chosen:
             parts.append(Passages(title, chosen, note))
     return parts
 
 
 def spelled(costs: TargetCosts, first: int, end: int, pieces: Sequence[Piece]) -> list[tuple[str, float]]:
-    """The text of targets with the bits of each; the bytes of a character that is spelled in bytes are taken together."""
+    """The text of targets with the bits of each; a character that is spelled in bytes is taken together."""
     found: list[tuple[str, float]] = []
     held, held_bits = b"", 0.0
     bits = costs.nats / math.log(2)

@@ -11,7 +11,7 @@ def shown(value: Value, digits: int) -> str:
     """A cell of a table: integers with thousands, floats with ``digits`` decimals, a dash for nothing."""
     if value is None:
         return "-"
-    if isinstance(value, bool) or isinstance(value, str):
+    if isinstance(value, (bool, str)):
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"

@@ -30,6 +30,7 @@ from pgolf.train.checkpoint import Clock, load_checkpoint, save_checkpoint
 from pgolf.train.distributed import agree, share_gradients, shared_grid
 from pgolf.train.metrics import Metrics
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
+from pgolf.train.tensorboard import event_files
 from pgolf.weights import save_weights
 
 
@@ -136,7 +137,8 @@ class Run:
             )
         self.team.copy_first(list(self.network.state_dict().values()))
         path = folder / "metrics.jsonl" if team.is_first else None
-        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens)
+        events = event_files(recipe, folder, self.clock.step) if team.is_first else None
+        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events)
         self._compiled = False
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pgolf.errors import PgolfError
 from pgolf.files import write_bytes, write_error
+from pgolf.train.tensorboard import EventFiles
 
 # On a GPU, reading a loss waits for the device; pending steps are read together.
 _PENDING_ON_DEVICE = 16
@@ -22,11 +23,14 @@ class Metrics:
 
     A step is ``{"step", "train_loss" (nats per target), "lr_scale", "tokens_per_second"}``, a validation
     ``{"step", "val_loss" (nats per target), "val_bpb" (bits per byte)}``. ``step`` counts finished steps.
-    Without a path nothing is written; the losses are looked at all the same.
+    Without a path nothing is written; the losses are looked at all the same. What is written also goes to ``events``.
     """
 
-    def __init__(self, path: Path | None, from_step: int, tokens_per_step: int) -> None:
+    def __init__(
+        self, path: Path | None, from_step: int, tokens_per_step: int, events: EventFiles | None = None
+    ) -> None:
         self.path = path
+        self.events = events
         self.tokens_per_step = tokens_per_step
         self.last_loss = float("nan")
         self.tokens_per_second = 0.0
@@ -87,6 +91,8 @@ class Metrics:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
         except OSError as error:
             raise write_error(self.path, error) from error
+        if self.events is not None:
+            self.events.add(entries)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ def diff_runs(a: RunRecord, b: RunRecord) -> Diff:
         str(b.folder),
         _differences(a.recipe, b.recipe),
         _differences(_part(a, "environment"), _part(b, "environment")),
-        _differences(_data(a), _data(b)),
+        _differences(_part(a, "data"), _part(b, "data")) + _texts(a, b),
         [metric for metric in _metrics(a, b) if metric.a is not None or metric.b is not None],
         _notes(a, b),
     )
@@ -80,13 +80,14 @@ def _part(run: RunRecord, name: str) -> dict[str, Any]:
     return flattened(found) if isinstance(found, dict) else {}
 
 
-def _data(run: RunRecord) -> dict[str, Any]:
-    texts = {}
+def _texts(a: RunRecord, b: RunRecord) -> list[Difference]:
+    """Evaluations that both have, but of different texts."""
+    found = []
     for name in SCORES:
-        header = _header(run, name)
-        if header is not None:
-            texts[f"text of {name}"] = header.get("data")
-    return _part(run, "data") | texts
+        one, other = _header(a, name), _header(b, name)
+        if one is not None and other is not None and one.get("data") != other.get("data"):
+            found.append(Difference(f"text of {name}", one.get("data"), other.get("data")))
+    return found
 
 
 def _header(run: RunRecord, name: str) -> dict[str, Any] | None:

@@ -75,7 +75,7 @@ def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch
 
 def _study(folder: Path) -> Report:
     cells = read_cells(folder)
-    # By name: whoever only looks at runs needs no statistics.
+    # Imported when it is needed: reports of runs do without its statistics.
     analyse: Callable[[Sequence[Cell]], Analysis] = import_module("pgolf.study.analysis").analyse
     return study_report(folder, cells, analyse(cells))
 

@@ -36,6 +36,8 @@ _SAME_MODEL = 2e-2
 class TargetCosts:
     """Targets of a stream, from its first on, with what each cost."""
 
+    weights: str
+    """What scored them, in words."""
     mode: str
     """standard, sliding or ttt."""
     tokens: Tokens
@@ -130,6 +132,7 @@ def score_targets(
     previous, targets = (part.astype(np.int64) for part in (stream[:count], stream[1 : count + 1]))
     check, agrees = _compared(ledger, [] if strict else entries, again.entries)
     return TargetCosts(
+        weights="artifact" if weights.kind == "artifact" else "averaged weights",
         mode=mode,
         tokens=stream[: count + 1],
         nats=torch.cat(listener.nats).numpy(),
@@ -161,7 +164,7 @@ def _compared(ledger: Path | None, entries: list[Entry], again: Any) -> tuple[st
             f"{ledger}: is of another model: an entry costs {100 * worst:.1f} % more or less here; evaluate the run "
             "again, or pass --no-score"
         )
-    found = f"{len(again):,} entries of {ledger.name}"
+    found = f"{len(again):,} {'entry' if len(again) == 1 else 'entries'} of {ledger.name}"
     if worst > _ROUNDING:
         return (
             f"The sums differ from the {found} by up to {largest:.2g} nats ({100 * worst:.3f} %), as on another "

@@ -44,11 +44,10 @@ def text_section(costs: TargetCosts, pieces: Sequence[Piece], start: int) -> Sec
     """Everything about the text as a section."""
     documents = documents_of(costs, start)
     count = len(costs.nats)
-    part = "all" if count == costs.announced else f"the first {count:,} of {costs.announced:,}"
+    part = f"All {count:,}" if count == costs.announced else f"The first {count:,} of {costs.announced:,}"
     intro = (
-        f"{part[0].upper()}{part[1:]} {'targets' if part != 'all' else f'{count:,} targets'} of the validation text, "
-        f"{int(costs.bytes.sum()):,} bytes in {len(documents):,} documents, {costs.mode} evaluation of the artifact: "
-        f"{costs.bpb:.4f} bits per byte. {costs.check}"
+        f"{part} targets of the validation text, {int(costs.bytes.sum()):,} bytes in {len(documents):,} documents, "
+        f"{costs.mode} evaluation of the {costs.weights}: {costs.bpb:.4f} bits per byte. {costs.check}"
     )
     return Section(
         "text",

@@ -118,7 +118,9 @@ def test_text_of_markdown_stays_text() -> None:
 
 
 def test_a_fit_has_points_line_and_band() -> None:
-    curve = Curve("fit", "steps", "BPB", [(4.0, 1.5), (1.0, 2.0)], [(1.0, 2.0, 1.9, 2.1), (4.0, 1.5, 1.4, 1.6)], True, "y = x")
+    curve = Curve(
+        "fit", "steps", "BPB", [(4.0, 1.5), (1.0, 2.0)], [(1.0, 2.0, 1.9, 2.1), (4.0, 1.5, 1.4, 1.6)], True, "y = x"
+    )
     chart = fitted_chart(curve)
     assert chart.band == [(1.0, 1.9, 2.1), (4.0, 1.4, 1.6)]
     assert chart.series[0].points == [(1.0, 2.0), (4.0, 1.5)]

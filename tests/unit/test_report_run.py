@@ -1,7 +1,8 @@
-"""Reports of a run: what each target costs adds up to the ledger, by every division of the text; wrong data is noticed."""
+"""Reports of a run: what each target costs adds up to the ledger, however it is divided; wrong data is noticed."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -66,9 +67,7 @@ def costs(run: Path, dataset: Dataset) -> TargetCosts:
 
 def scored(run: Path, dataset: Dataset, mode: str, limit: int = 10**6) -> TargetCosts:
     name = {"standard": "packed"}.get(mode, mode)
-    return score_targets(
-        load_weights(run / "artifact.pgolf"), dataset, mode, limit, run / f"ledger.{name}.jsonl", CPU
-    )
+    return score_targets(load_weights(run / "artifact.pgolf"), dataset, mode, limit, run / f"ledger.{name}.jsonl", CPU)
 
 
 @pytest.mark.parametrize("mode", ["standard", "sliding", "ttt"])
@@ -106,7 +105,10 @@ def test_another_ledger_is_noticed(run: Path, dataset: Dataset, tmp_path: Path) 
     near = check(nats=lines[2]["nats"] * 1.001)
     assert not near.agrees
     assert "0.100 %" in near.check
-    for wrong, words in (({"nats": lines[2]["nats"] * 1.1}, "another model"), ({"text": "0" * 64}, "not those of the data")):
+    for wrong, words in (
+        ({"nats": lines[2]["nats"] * 1.1}, "another model"),
+        ({"text": "0" * 64}, "not those of the data"),
+    ):
         with pytest.raises(PgolfError, match=words):
             check(**wrong)
 
@@ -146,9 +148,27 @@ def test_classes_of_pieces(pieces: list[Piece], dataset: Dataset) -> None:
     assert kinds["byte fallback"] == 256
     assert kinds["document start"] == 4
     assert set(kinds) <= set(CLASSES)
-    words = {" the": "word, lower case", " The": "word, Capitalised", " NASA": "word, UPPER CASE", " I": "word, Capitalised"}
-    parts = {"ing": "word part", "ING": "word part, upper case", "X": "word part, upper case", "3": "digits", " 3": "digits"}
-    rest = {" ": "white space", "\n": "white space", ",": "punctuation", " (": "punctuation", "é": "not ASCII", "a1": "mixed"}
+    words = {
+        " the": "word, lower case",
+        " The": "word, Capitalised",
+        " NASA": "word, UPPER CASE",
+        " I": "word, Capitalised",
+    }
+    parts = {
+        "ing": "word part",
+        "ING": "word part, upper case",
+        "X": "word part, upper case",
+        "3": "digits",
+        " 3": "digits",
+    }
+    rest = {
+        " ": "white space",
+        "\n": "white space",
+        ",": "punctuation",
+        " (": "punctuation",
+        "é": "not ASCII",
+        "a1": "mixed",
+    }
     for text, kind in (words | parts | rest).items():
         assert kind_of(text) == kind, text
     table = dataset.tokenizer.byte_table
@@ -193,7 +213,7 @@ def test_passages_are_ordered_and_do_not_overlap(costs: TargetCosts, dataset: Da
     assert scores[len(hard.passages) :] == sorted(scores[len(hard.passages) :])
     assert min(scores[: len(hard.passages)]) >= max(scores[len(hard.passages) :])
     ordered = sorted(places)
-    assert all(end <= start for (_, end), (start, _) in zip(ordered, ordered[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ordered))
 
 
 def test_a_stretch_without_bytes_breaks_nothing(costs: TargetCosts, pieces: list[Piece]) -> None:
@@ -217,8 +237,7 @@ def test_ledgers_are_verified(run: Path, dataset: Dataset, tmp_path: Path) -> No
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     (tmp_path / "run" / "model.safetensors").write_bytes(b"other weights")
     problems = {
-        found.name: found.verification.problem
-        for found in check_ledgers(tmp_path / "run", result["evaluations"], None)
+        found.name: found.verification.problem for found in check_ledgers(tmp_path / "run", result["evaluations"], None)
     }
     assert "result.json" in (problems["packed"] or "")
     assert "another artifact" in (problems["float"] or "")

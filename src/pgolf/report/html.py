@@ -34,7 +34,8 @@ from pgolf.report.content import (
 )
 from pgolf.report.words import shown
 
-_NOTHING_ELSE = "base-uri 'none'; form-action 'none'"
+# The icon is an empty one, so that no browser asks for another.
+_NOTHING_ELSE = "img-src data:; base-uri 'none'; form-action 'none'"
 _HEAT_LEVELS = 9
 # Longer texts in a table take several lines.
 _LONG = 44

@@ -42,8 +42,8 @@ class EventFiles:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # A validation at the resumed step is repeated, so its old event goes as well.
-            self._writer = SummaryWriter(str(self.folder), purge_step=self.from_step or None)
+            purge = self.from_step + 1 if self.from_step else None
+            self._writer = SummaryWriter(str(self.folder), purge_step=purge)
             # What is still in memory is written also where training is interrupted.
             atexit.register(self._writer.close)
         for entry in entries:

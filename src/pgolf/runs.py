@@ -214,9 +214,9 @@ def check_key(key: str, option: str) -> None:
     Raises:
         PgolfError: they have not.
     """
-    known = [*FIELDS, *recipe_keys()]
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    known = (FIELDS, recipe_keys())
+    if all(key not in keys for keys in known):
+        near = [match for keys in known for match in difflib.get_close_matches(key, keys, n=1, cutoff=0.5)]
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise PgolfError(f"{option} {key}: unknown{hint}; use {', '.join(FIELDS)} or a key of the recipe")
 

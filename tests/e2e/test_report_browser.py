@@ -25,6 +25,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=2000"),
 ]
+_ERRANDS = r"https?://([\w-]+\.)*(google\w*|gvt1)\.com[:/]"
 PHONE = 360
 # A browser's window cannot be as narrow as a phone; a frame can.
 FRAME = """<!doctype html><body style="margin:0"><iframe style="border:0" width={width} height=4000></iframe><script>
@@ -61,7 +62,7 @@ def browse(path: Path, folder: Path, *flags: str) -> tuple[str, list[str], list[
     return (
         done.stdout,
         console,
-        [url for url in asked if not re.match(r"https?://[\w.-]+\.(google|gvt1)\w*\.com/", url)],
+        [url for url in asked if not re.match(_ERRANDS, url)],
     )
 
 

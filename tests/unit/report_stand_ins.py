@@ -16,6 +16,7 @@ from pgolf.report.content import (
     Section,
     Series,
     Sheet,
+    Statements,
     Waterfall,
 )
 from pgolf.study.findings import Table
@@ -42,6 +43,8 @@ def report_of_everything(text: str = HOSTILE) -> Report:
     )
     blocks = [
         Prose(text, "good", strong=True),
+        Statements([text, LONG]),
+        Statements([text], text, folded=True),
         Facts(text, [(text, LONG)]),
         Listing([text, LONG * 3], title=text, folded=True),
         Sheet(table, bar="number"),

@@ -121,17 +121,20 @@ def test_without_a_ledger_that_is_said(run: Path, dataset: Dataset) -> None:
 
 def test_every_division_of_the_text_holds_all_of_it(costs: TargetCosts, dataset: Dataset, pieces: list[Piece]) -> None:
     for table in (class_table(costs, pieces), length_table(costs)):
-        assert sum(row[1] for row in table.rows) == len(costs.nats)
-        assert sum(row[2] for row in table.rows) == costs.bytes.sum()
-        assert sum(row[1] * row[3] for row in table.rows) == pytest.approx(costs.nats.sum() / math.log(2))
-        assert sum(row[6] for row in table.rows) == pytest.approx(1.0)
+        columns = dict(zip(table.columns, zip(*table.rows, strict=True), strict=True))
+        assert sum(columns["tokens"]) == len(costs.nats)
+        assert sum(columns["bytes"]) == costs.bytes.sum()
+        bits = sum(count * each for count, each in zip(columns["tokens"], columns["bits per token"], strict=True))
+        assert bits == pytest.approx(costs.nats.sum() / math.log(2))
+        assert sum(columns["share of bits"]) == pytest.approx(1.0)
+        assert sum(columns["share of bytes"]) == pytest.approx(1.0)
     documents = documents_of(costs, dataset.tokenizer.bos_id)
     assert len(documents) == 8 + len(HOSTILE)
     rows = [row for sheet in document_sheets(costs, documents, pieces) for row in sheet.table.rows]
     assert sorted(row[0] for row in rows) == list(range(1, len(documents) + 1))
-    assert sum(row[3] for row in rows) == costs.bytes.sum()
-    bits = [float(row[5]) for row in rows]
-    assert bits == sorted(bits, reverse=True)
+    assert sum(row[4] for row in rows) == costs.bytes.sum()
+    scores = [float(row[1]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_a_document_ends_with_the_start_of_the_next(costs: TargetCosts, dataset: Dataset) -> None:

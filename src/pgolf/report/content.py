@@ -35,6 +35,16 @@ class Prose:
 
 
 @dataclass(frozen=True)
+class Statements:
+    """Sentences that stand on their own, the most important first."""
+
+    texts: Sequence[str]
+    title: str = ""
+    folded: bool = False
+    """Many: shown when asked for."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """Labelled lines."""
 
@@ -143,7 +153,7 @@ class Samples:
     note: str = ""
 
 
-Block = Prose | Facts | Listing | Sheet | LineChart | Waterfall | Areas | Passages | Samples
+Block = Prose | Statements | Facts | Listing | Sheet | LineChart | Waterfall | Areas | Passages | Samples
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from pgolf.report.content import (
     Section,
     Series,
     Sheet,
+    Statements,
     Waterfall,
 )
 from pgolf.report.words import shown
@@ -104,6 +105,10 @@ def _block(block: Block, keys: Iterator[str]) -> str:
         case Prose():
             strong = " strong" if block.strong else ""
             return f'<p class="wide {block.mood}{strong}">{escape(block.text)}</p>'
+        case Statements():
+            items = f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in block.texts)}</ul>"
+            inside = _folded(block.title, items) if block.folded else _heading(block.title) + items
+            return f'<div class="block wide">{inside}</div>'
         case Facts():
             rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in block.rows)
             return f'<div class="block wide">{_heading(block.title)}<dl>{rows}</dl></div>'
@@ -146,12 +151,10 @@ def _figure(title: str, inside: str, note: str) -> str:
 
 
 def _legend(series: Sequence[Series]) -> str:
-    drawn = [part for part in series if part.points]
+    drawn = dict.fromkeys((part.name, part.style, part.color % svg.COLORS) for part in series if part.points)
     if len(drawn) < 2:
         return ""
-    marks = "".join(
-        f'<li><i class="mark {part.style} b{part.color % svg.COLORS}"></i>{escape(part.name)}</li>' for part in drawn
-    )
+    marks = "".join(f'<li><i class="mark {style} b{color}"></i>{escape(name)}</li>' for name, style, color in drawn)
     return f'<ul class="legend">{marks}</ul>'
 
 

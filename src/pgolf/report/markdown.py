@@ -19,6 +19,7 @@ from pgolf.report.content import (
     Report,
     Samples,
     Sheet,
+    Statements,
     Waterfall,
 )
 from pgolf.report.curve import draw_curve
@@ -61,6 +62,8 @@ def _block(block: Block) -> str:
         case Prose():
             text = _plain(block.text)
             return f"**{text}**" if block.strong else text
+        case Statements():
+            return "\n".join(f"* {_plain(text)}" for text in block.texts)
         case Facts():
             return _table(("", ""), block.rows)
         case Listing():

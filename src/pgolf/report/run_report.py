@@ -238,10 +238,10 @@ def _bytes(run: RunRecord) -> Section | None:
     if not pack:
         return None
     rows = [
-        [name, group["tensors"], group["entries"], group["bytes"], 8 * group["bytes"] / max(group["entries"], 1)]
+        [name, group["bytes"], 8 * group["bytes"] / max(group["entries"], 1), group["entries"], group["tensors"]]
         for name, group in pack["groups"].items()
     ]
-    columns = ("group", "tensors", "numbers", "bytes", "bits per number")
+    columns = ("group", "bytes", "bits per number", "numbers", "tensors")
     blocks: list[Block] = [
         Prose(
             f"Artifact {pack['model_bytes']:,} bytes, packed scoring code {pack['code_bytes']:,}: together "
@@ -262,24 +262,21 @@ def _bytes(run: RunRecord) -> Section | None:
 
 
 def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:
+    keys = ("name", "bytes", "bits_per_weight", "entries", "width", "group")
     rows = [
-        [
-            tensor["name"],
-            tensor["group"],
-            tensor["entries"],
-            tensor["width"],
-            tensor["bits_per_weight"],
-            tensor["bytes"],
-        ]
-        + [None if tensor.get(key) is None else 1e3 * tensor[key] for key in ("predicted", "measured")]
+        [*(tensor[key] for key in keys), *(_thousandths(tensor.get(key)) for key in ("predicted", "measured"))]
         for tensor in sorted(tensors, key=lambda tensor: -tensor["bytes"])
     ]
-    columns = ("tensor", "group", "numbers", "width", "bits per number", "bytes", "predicted", "measured")
+    columns = ("tensor", "bytes", "bits per number", "numbers", "width", "group", "predicted", "measured")
     note = (
         "Width: bits of the largest code, or 16 or 32 for floats. Predicted and measured: rise of the loss on the "
         "calibration text through this tensor's rounding, in thousandths of a nat per token."
     )
     return Table(f"All {len(tensors)} tensors", columns, rows, note, digits=3)
+
+
+def _thousandths(value: float | None) -> float | None:
+    return None if value is None else 1e3 * value
 
 
 def _making(run: RunRecord) -> Section:

@@ -10,11 +10,11 @@ from pgolf.report.content import (
     Card,
     LineChart,
     Listing,
-    Prose,
     Report,
     Section,
     Series,
     Sheet,
+    Statements,
     Waterfall,
 )
 from pgolf.report.run_report import SCORES
@@ -25,6 +25,7 @@ from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.train.metrics import read_metrics
 
 _MOST_LINES = 12
+_FIRST_STATEMENTS = 10
 
 
 def study_report(study: Path, cells: Sequence[Cell], analysis: Analysis) -> Report:
@@ -32,14 +33,20 @@ def study_report(study: Path, cells: Sequence[Cell], analysis: Analysis) -> Repo
     finished = [cell for cell in cells if cell.status == "finished" and cell.result is not None]
     sections = []
     if analysis.statements:
-        sections.append(Section("findings", "Findings", [Prose(text) for text in analysis.statements]))
+        sections.append(Section("findings", "Findings", _findings(analysis.statements)))
+    sections.append(Section("cells", "Cells", _cells(cells, finished)))
     if analysis.curves or analysis.tables:
         sections.append(Section("analysis", "Analysis", [*analysis_charts(analysis), *map(Sheet, analysis.tables)]))
-    sections.append(Section("cells", "Cells", _cells(cells, finished)))
     if (study / "study.toml").is_file():
         lines = (study / "study.toml").read_text(encoding="utf-8").rstrip().splitlines()
         sections.append(Section("study", "The study", [Listing(lines, "toml")]))
     return Report(study.resolve().name, f"A study of {len(cells)} cells.", _cards(cells, finished), sections)
+
+
+def _findings(statements: Sequence[str]) -> list[Block]:
+    rest = statements[_FIRST_STATEMENTS:]
+    more = [Statements(rest, f"{len(rest)} more", folded=True)] if rest else []
+    return [Statements(statements[:_FIRST_STATEMENTS]), *more]
 
 
 def analysis_charts(analysis: Analysis) -> list[LineChart]:
@@ -103,7 +110,7 @@ def _cells(cells: Sequence[Cell], finished: Sequence[Cell]) -> list[Block]:
 
 
 def _validations(finished: Sequence[Cell]) -> list[Block]:
-    """Validation by step of all cells, one colour for each choice; of many cells the first."""
+    """Validation by step of all cells, one colour for each choice, whatever the seed; of many cells the first."""
     labels = list(dict.fromkeys(cell.label for cell in finished))
     lines = []
     for cell in finished[:_MOST_LINES]:
@@ -111,6 +118,6 @@ def _validations(finished: Sequence[Cell]) -> list[Block]:
         points = [(float(entry["step"]), float(entry["val_bpb"])) for entry in entries]
         shown = points[1:] if len(points) > 2 and points[0][0] == 0 else points
         if shown:
-            lines.append(Series(f"{cell.label}, seed {cell.seed}", shown, "dots", labels.index(cell.label) % COLORS))
+            lines.append(Series(cell.label, shown, "dots", labels.index(cell.label) % COLORS))
     note = f"The first {_MOST_LINES} of {len(finished)} cells." if len(finished) > _MOST_LINES else ""
     return [LineChart("Validation of last weights", "step", "bits per byte", lines, note=note)] if lines else []

@@ -16,6 +16,8 @@ from pgolf.report.content import Areas, LineChart, Series, Waterfall
 WIDTH = 460
 COLORS = 8
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 20, 42
+# Of a tick's label, as wide as a phone shows it.
+_DIGIT = 8.4
 
 
 def line_chart(chart: LineChart, key: str) -> str:
@@ -36,11 +38,13 @@ def line_chart(chart: LineChart, key: str) -> str:
         x_low, x_high = x_low - 0.02 * (x_high - x_low), x_high + 0.02 * (x_high - x_low)
     ys = [y for _, y in seen] + [y for _, *both in chart.band for y in both]
     y_low, y_high = padded([y for y in ys if chart.highest is None or y <= chart.highest] or ys)
-    x_scale = Scale(x_low, x_high, _LEFT, right, chart.log_x)
     y_scale = Scale(y_low, y_high, bottom, _TOP)
+    y_ticks = ticks(y_low, y_high, 5)
+    left = max(_LEFT, math.ceil(_DIGIT * max(map(len, tick_labels(y_ticks)))) + 10)
+    x_scale = Scale(x_low, x_high, left, right, chart.log_x)
     x_ticks = log_ticks(x_low, x_high) if chart.log_x else ticks(x_low, x_high, 5)
-    parts = [*_grid(x_scale, x_ticks, y_scale, ticks(y_low, y_high, 5), chart)]
-    parts.append(f'<clipPath id="{key}p"><rect x="{_LEFT}" y="{_TOP}" width="{right - _LEFT}"')
+    parts = [*_grid(x_scale, x_ticks, y_scale, y_ticks, chart)]
+    parts.append(f'<clipPath id="{key}p"><rect x="{left}" y="{_TOP}" width="{right - left}"')
     parts[-1] += f' height="{bottom - _TOP}"/></clipPath><g clip-path="url(#{key}p)">'
     if chart.band:
         upper = [(x_scale(x), y_scale(high)) for x, _, high in chart.band]
@@ -53,19 +57,19 @@ def line_chart(chart: LineChart, key: str) -> str:
 
 
 def _grid(x_scale: Scale, xs: list[float], y_scale: Scale, ys: list[float], chart: LineChart) -> list[str]:
-    bottom, right = y_scale.start, x_scale.end
+    bottom, left, right = y_scale.start, x_scale.start, x_scale.end
     parts = []
     for value, label in zip(ys, tick_labels(ys), strict=True):
         y = y_scale(value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{_n(y)}" x2="{right}" y2="{_n(y)}"/>')
-        parts.append(_text(_LEFT - 6, y + 4, label, "end", "tick"))
+        parts.append(f'<line class="grid" x1="{_n(left)}" y1="{_n(y)}" x2="{right}" y2="{_n(y)}"/>')
+        parts.append(_text(left - 6, y + 4, label, "end", "tick"))
     for value, label in zip(xs, tick_labels(xs), strict=True):
         x = x_scale(value)
         parts.append(f'<line class="axis" x1="{_n(x)}" y1="{bottom}" x2="{_n(x)}" y2="{bottom + 4}"/>')
         # A label at the very edge would be cut.
         anchor = "end" if x > right - 8 else "middle"
         parts.append(_text(min(x, right + 8 if anchor == "end" else x), bottom + 17, label, anchor, "tick"))
-    parts.append(f'<line class="axis" x1="{_LEFT}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
+    parts.append(f'<line class="axis" x1="{_n(left)}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
     parts.append(_text(right, bottom + 34, chart.x_label, "end", "label"))
     parts.append(_text(4, 11, chart.y_label, "start", "label"))
     return parts

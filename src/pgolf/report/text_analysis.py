@@ -82,7 +82,7 @@ def length_table(costs: TargetCosts) -> Table:
     return Table("By bytes of the token", ("bytes of the token", *_GROUPED), rows, digits=3)
 
 
-_GROUPED = ("tokens", "bytes", "bits per token", "bits per byte", "share of bytes", "share of bits")
+_GROUPED = ("bits per byte", "share of bits", "share of bytes", "bits per token", "tokens", "bytes")
 
 
 def _grouped_rows(
@@ -95,7 +95,7 @@ def _grouped_rows(
         count, size, cost = int(inside.sum()), int(costs.bytes[inside].sum()), float(bits[inside].sum())
         if count:
             share = cost / max(float(bits.sum()), 1e-9)
-            rows.append([name, count, size, cost / count, cost / size if size else None, size / all_bytes, share])
+            rows.append([name, cost / size if size else None, share, size / all_bytes, cost / count, count, size])
     return rows
 
 
@@ -140,9 +140,9 @@ def document_sheets(costs: TargetCosts, documents: Sequence[Document], pieces: S
         if size:
             bits = float(costs.nats[inside].sum()) / math.log(2)
             opening = opening_of(costs, document, pieces)
-            rows.append([number + 1, opening, document.end - document.first, size, bits, bits / size])
-    rows.sort(key=lambda row: (-float(row[-1] or 0.0), row[0]))
-    columns = ("document", "begins", "targets", "bytes", "bits", "bits per byte")
+            rows.append([number + 1, bits / size, opening, document.end - document.first, size, round(bits)])
+    rows.sort(key=lambda row: (-float(row[1] or 0.0), row[0]))
+    columns = ("document", "bits per byte", "begins", "targets", "bytes", "bits")
     if len(rows) <= 2 * _MOST_DOCUMENTS:
         shown = [("By document, hardest first", rows)]
     else:
@@ -150,12 +150,8 @@ def document_sheets(costs: TargetCosts, documents: Sequence[Document], pieces: S
             (f"The {_MOST_DOCUMENTS} hardest of {len(rows):,} documents", rows[:_MOST_DOCUMENTS]),
             (f"The {_MOST_DOCUMENTS} easiest", rows[-_MOST_DOCUMENTS:][::-1]),
         ]
-    tables = [Table(title, columns, [_without_fractions(row) for row in part], digits=3) for title, part in shown]
+    tables = [Table(title, columns, part, digits=3) for title, part in shown]
     return [Sheet(table, bar="bits per byte") for table in tables]
-
-
-def _without_fractions(row: Sequence[str | float | None]) -> list[str | float | None]:
-    return [*row[:4], round(row[4]) if isinstance(row[4], float) else row[4], row[5]]
 
 
 def opening_of(costs: TargetCosts, document: Document, pieces: Sequence[Piece]) -> str:

@@ -251,6 +251,15 @@ def test_ledgers_are_verified(run: Path, dataset: Dataset, tmp_path: Path) -> No
     assert cards["ledgers"].mood == "bad"
 
 
+@pytest.mark.parametrize("content", ["", "{}", "no json", '{"format": "pgolf-ledger-1", "targets": 1}\n{}\n{}\n', "[]"])
+def test_what_is_no_ledger_is_a_clear_mistake(tmp_path: Path, content: str) -> None:
+    (tmp_path / "l.jsonl").write_text(content)
+    with pytest.raises(PgolfError, match=r"l\.jsonl: no ledger, or damaged"):
+        read_ledger(tmp_path / "l.jsonl")
+    with pytest.raises(PgolfError, match="cannot be read"):
+        read_ledger(tmp_path / "none.jsonl")
+
+
 def test_an_audit_beside_the_run_is_shown(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     finding = {"condition": "C1", "test": "future tokens", "verdict": "violation", "evidence": "<b>0.5 nats</b>"}

@@ -128,7 +128,7 @@ def test_a_recipe_of_another_version_is_shown_as_it_stands(tmp_path: Path) -> No
 def test_damaged_runs_are_named_and_do_not_hide_others(tmp_path: Path) -> None:
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b")
-    (tmp_path / "b" / "result.json").write_text("[1]")
+    (tmp_path / "b" / "result.json").write_text('{"evaluations": {"ttt": {"val_bpb": "low"}}}')
     run_folder(tmp_path / "c")
     (tmp_path / "c" / "recipe.toml").write_text("no toml [")
     found, problems = find_runs(tmp_path)

@@ -38,8 +38,8 @@ from pgolf.report.words import shown
 # The icon is an empty one, so that no browser asks for another.
 _NOTHING_ELSE = "img-src data:; base-uri 'none'; form-action 'none'"
 _HEAT_LEVELS = 9
-# Longer texts in a table take several lines.
-_LONG = 44
+# Longer texts in a table take several lines; a table with such as these the whole width.
+_LONG, _VERY_LONG = 28, 44
 # Bits that take the darkest colour; a token of a vocabulary of 1,024 that nothing is known about costs 10.
 _HOTTEST = 12.0
 
@@ -187,7 +187,7 @@ def _sheet(block: Sheet) -> str:
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
     # A wide table shares its line with nothing.
-    long = any(isinstance(value, str) and len(value) > _LONG for row in table.rows for value in row)
+    long = any(isinstance(value, str) and len(value) > _VERY_LONG for row in table.rows for value in row)
     wide = " wide" if long or len(table.columns) > 5 else ""
     if block.folded:
         return f'<div class="block wide">{_folded(table.title, _note(table.note) + inside)}</div>'

@@ -11,7 +11,7 @@ from typing import Any
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
-from pgolf.evaluate.ledger import Entry, Verification, read_header, verify_ledger
+from pgolf.evaluate.ledger import FORMAT, Entry, Verification, read_header, verify_ledger
 from pgolf.files import sha256_file
 
 
@@ -21,12 +21,15 @@ def read_ledger(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     Raises:
         PgolfError: it cannot be read, or is no ledger.
     """
-    header = read_header(path)
-    lines = path.read_text(encoding="utf-8").splitlines()[1:-1]
     try:
-        return header, [Entry(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise PgolfError(f"{path}: damaged (a line is no entry); write it again with `pgolf eval --ledger`") from error
+        header, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        if header["format"] != FORMAT or type(header["targets"]) is not int:
+            raise ValueError("no header")
+        return header, [Entry(**line) for line in lines[:-1]]
+    except OSError as error:
+        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise PgolfError(f"{path}: no ledger, or damaged; write it again with `pgolf eval --ledger`") from error
 
 
 def running(entries: Sequence[Entry]) -> list[tuple[float, float]]:
@@ -60,10 +63,10 @@ def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset
         weights = folder / ("model.safetensors" if name == "float" else "artifact.pgolf")
         expected = {"artifact": sha256_file(weights)} if weights.is_file() else {}
         against = [f"{weights.name} (SHA-256)"] if expected else []
-        header = read_header(path)
         tokens = table = None
         if dataset is not None:
-            tokens, table = dataset.validation_tokens(1)[: header["targets"] + 1], dataset.tokenizer.byte_table
+            targets = read_header(path)["targets"]
+            tokens, table = dataset.validation_tokens(1)[: targets + 1], dataset.tokenizer.byte_table
             expected["tokenizer"] = dataset.tokenizer.digest
             against.append("the text and bytes of the data, target by target")
         verification = verify_ledger(path, tokens, table, expected)

@@ -106,7 +106,7 @@ def _described(chart: LineChart) -> str:
 def waterfall(chart: Waterfall, key: str) -> str:
     """Bars from one value to the next; the axis shows the range of the values, not zero."""
     numbers = [chart.first[1], *(value for _, value in chart.steps)]
-    row, top, left = 34, 8, 128
+    row, top, left = 34, 8, 140
     low, high = padded(numbers, 0.12)
     scale = Scale(low, high, left, WIDTH - 62)
     bottom = top + row * (len(chart.steps) + 2)

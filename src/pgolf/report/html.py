@@ -39,7 +39,7 @@ from pgolf.report.words import shown
 _NOTHING_ELSE = "img-src data:; base-uri 'none'; form-action 'none'"
 _HEAT_LEVELS = 9
 # Longer texts in a table take several lines; a table with such as these the whole width.
-_LONG, _VERY_LONG = 28, 44
+_LONG, _VERY_LONG = 20, 44
 # Bits that take the darkest colour; a token of a vocabulary of 1,024 that nothing is known about costs 10.
 _HOTTEST = 12.0
 

@@ -98,7 +98,7 @@ def _scores(run: RunRecord) -> Section:
                 "Less is better. The axis begins near the smallest score, not at 0.",
             )
         )
-    columns = ("score", "bits per byte", "nats per token", "seconds", "of")
+    columns = ("score", "BPB", "nats per token", "seconds", "of")
     blocks.append(
         Sheet(Table("Every score", columns, rows)) if rows else Prose(f"No scores yet: the run is {run.state}.")
     )

@@ -42,6 +42,7 @@ from pgolf.cli_doctor import DOCTOR_EXAMPLES, doctor_command
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
 from pgolf.cli_generate import GENERATE_EXAMPLES, generate_command
 from pgolf.cli_launch import launch_app
+from pgolf.cli_report import DIFF_EXAMPLES, REPORT_EXAMPLES, RUNS_EXAMPLES, diff_command, report_command, runs_command
 from pgolf.cli_significance import SIGNIFICANCE_EXAMPLES, significance_command
 from pgolf.cli_study import STUDY_EXAMPLES, study_command
 from pgolf.errors import Interrupted, PgolfError
@@ -67,6 +68,9 @@ app.command("generate", epilog=epilog(*GENERATE_EXAMPLES))(generate_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
 app.command("significance", epilog=epilog(*SIGNIFICANCE_EXAMPLES))(significance_command)
 app.command("study", epilog=epilog(*STUDY_EXAMPLES))(study_command)
+app.command("report", epilog=epilog(*REPORT_EXAMPLES))(report_command)
+app.command("runs", epilog=epilog(*RUNS_EXAMPLES))(runs_command)
+app.command("diff", epilog=epilog(*DIFF_EXAMPLES))(diff_command)
 app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 
@@ -339,7 +343,7 @@ def _print_run(result: dict[str, Any], folder: Path) -> None:
         *((label, f"{evaluations[key]['val_bpb']:.4f}   {of}") for key, label, of in scores if key in evaluations),
         ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
         ("time", _times(result)),
-        ("report", str(folder / "report.md")),
+        ("report", f"{folder / 'report.md'}, {folder / 'report.html'}"),
         ("artifact file", str(folder / "artifact.pgolf")),
         ("curve", str(folder / "curve.png")),
     ]

@@ -24,6 +24,7 @@ _OPTIONAL = (
     ("huggingface_hub", "pgolf data fetch", "hub"),
     ("pyarrow", "text in Parquet files", "parquet"),
     ("submitit", "pgolf launch slurm", "slurm"),
+    ("tensorboard", "train.tensorboard", "tensorboard"),
 )
 _OLDEST_TORCH = (2, 8)
 _COMPILE_SECONDS = 180

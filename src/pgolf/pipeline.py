@@ -105,7 +105,7 @@ def run_all(
             scored = evaluate_weights(weights, recipe, dataset, mode, device, label=label, ledger=ledger, team=team)
             evaluations[name] = scored.to_json()
             save()
-    team.first(lambda: write_report(out))
+    team.first(lambda: write_report(out, dataset))
     return result
 
 

@@ -166,6 +166,8 @@ class TrainSection(Section):
     """Steps between checkpoints to resume from; 0 writes none."""
     compile: Literal[True, False, "max-autotune-no-cudagraphs"] = True
     """Compile the model on CUDA devices (the CPU runs it as written); the name asks for torch's longer search."""
+    tensorboard: bool = False
+    """Also write the metrics as TensorBoard event files into the run's folder tensorboard (needs that package)."""
 
 
 class OptimSection(Section):

@@ -18,7 +18,7 @@ COMMANDS = [
     *("data prepare", "data fetch", "data inspect", "train", "pack", "inspect", "eval", "verify-ledger", "audit"),
     *("compress", "decompress", "import", "run", "recipes", "bench", "bench compressors", "bench compare"),
     *("launch", "launch slurm", "launch local", "doctor", "generate", "significance"),
-    *("study",),
+    *("study", "report", "runs", "diff"),
 ]
 
 
@@ -136,6 +136,9 @@ def test_run_does_everything_once(workshop: Path, tmp_path: Path) -> None:
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert f"{result['evaluations']['ttt']['val_bpb']:.4f}" in report
     assert "curve.png" in report
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f">{result['evaluations']['ttt']['val_bpb']:.4f}<" in page
+    assert "4 of 4 valid" in page
     before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
     again = pgolf_json(*arguments, cwd=workshop)
     assert again["evaluations"] == result["evaluations"]

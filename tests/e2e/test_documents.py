@@ -31,7 +31,7 @@ SHRUNK = [
     *("train.sequence_length=32", "train.micro_batches=1", "evaluate.stride=16", "evaluate.sequence_length=0"),
     *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0"),
 ]
-SHRINKABLE = ("train", "run", "launch", "bench train", "bench eval", "bench ttt", "bench pack")
+SHRINKABLE = ("train ", "run ", "launch ", "bench train", "bench eval", "bench ttt", "bench pack")
 
 
 def commands(document: Path) -> list[list[str]]:

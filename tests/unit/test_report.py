@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgolf.recipe import load_recipe
-from pgolf.report.curve import _smoothed, draw_curve
+from pgolf.report.curve import draw_curve, smoothed
 from pgolf.report.markdown import write_report
 
 RECIPE = load_recipe("tiny")
@@ -77,13 +77,13 @@ def test_the_tokenizer_is_part_of_the_commands(tmp_path: Path) -> None:
     assert "pgolf run recipe.toml --data D --tokenizer 'a b.model' --out again" in write_report(folder).read_text()
 
 
-def test_the_smoothed_loss_does_not_lag() -> None:
-    assert _smoothed([2.0] * 100) == pytest.approx([2.0] * 100)
+def test_thesmoothed_loss_does_not_lag() -> None:
+    assert smoothed([2.0] * 100) == pytest.approx([2.0] * 100)
     falling = [10 - 0.01 * step for step in range(1000)]
-    assert _smoothed(falling)[300:700] == pytest.approx(falling[300:700], abs=1e-3)
+    assert smoothed(falling)[300:700] == pytest.approx(falling[300:700], abs=1e-3)
     noisy = [5.0 + (-1) ** step for step in range(1000)]
-    assert max(abs(value - 5.0) for value in _smoothed(noisy)[100:900]) < 0.1
-    assert _smoothed([]) == []
+    assert max(abs(value - 5.0) for value in smoothed(noisy)[100:900]) < 0.1
+    assert smoothed([]) == []
 
 
 def test_a_curve_of_nothing_is_a_picture_too(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def draw_curve(metrics: Path, out: Path, title: str) -> None:
     x = [entry["step"] for entry in steps]
     losses = [entry["train_loss"] for entry in steps]
     axis.plot(x, losses, color=_LOSS_LIGHT, linewidth=0.7, label="training loss, each step")
-    axis.plot(x, _smoothed(losses), color=_LOSS, linewidth=1.8, label="training loss, smoothed")
+    axis.plot(x, smoothed(losses), color=_LOSS, linewidth=1.8, label="training loss, smoothed")
     axis.set_xlabel("step")
     axis.set_ylabel("loss (nats per token)")
     axis.margins(x=0.02)
@@ -90,7 +90,7 @@ def _draw_schedule(axis: Any, steps: list[dict[str, Any]]) -> None:
     strip.text(0.03, 0.25, "learning-rate scale", transform=strip.transAxes, fontsize=7, color="#666666")
 
 
-def _smoothed(values: list[float]) -> list[float]:
+def smoothed(values: list[float]) -> list[float]:
     """Exponential means from both sides, averaged: they lag behind in opposite directions."""
     forward, backward = _running_mean(values), _running_mean(values[::-1])[::-1]
     return [(one + other) / 2 for one, other in zip(forward, backward, strict=True)]

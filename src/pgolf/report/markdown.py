@@ -1,150 +1,133 @@
-"""``report.md``: what a run is, what it scored, where its bytes went, how to repeat it."""
+"""Reports as Markdown, and ``report.md``, ``report.html`` and ``curve.png`` of a run folder."""
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pgolf.files import read_json, write_bytes
-from pgolf.recipe import Recipe, load_recipe
-from pgolf.report.curve import draw_curve
-
-# Name in result.json, label, what it is.
-SCORES = (
-    ("raw", "raw float BPB", "last weights, standard windows"),
-    ("float", "float BPB", "averaged weights, standard windows"),
-    ("packed", "packed BPB", "artifact, standard windows"),
-    ("sliding", "sliding BPB", "artifact, sliding windows"),
-    ("ttt", "TTT BPB", "artifact, legal test-time training"),
+from pgolf.data.dataset import Dataset
+from pgolf.files import write_bytes
+from pgolf.report.content import (
+    Areas,
+    Block,
+    Facts,
+    LineChart,
+    Listing,
+    Passages,
+    Prose,
+    Report,
+    Samples,
+    Sheet,
+    Statements,
+    Waterfall,
 )
+from pgolf.report.curve import draw_curve
+from pgolf.report.html import html_page
+from pgolf.report.run_report import run_report
+from pgolf.report.words import shown
+from pgolf.runs import read_run
 
 
-def write_report(folder: Path) -> Path:
-    """Write ``report.md`` and ``curve.png`` of a run folder from its recipe, metrics, result and provenance."""
-    recipe, result = load_recipe(str(folder / "recipe.toml")), read_json(folder / "result.json")
-    draw_curve(folder / "metrics.jsonl", folder / "curve.png", f"{recipe.name}: training")
-    parts = [
-        f"# {recipe.name}",
-        recipe.description,
-        "## Scores",
-        _scores(result.get("evaluations", {}), result.get("pack")),
-        "![Training loss and validation](curve.png)",
-    ]
-    if "pack" in result:
-        parts += ["## Bytes", _bytes(result["pack"])]
-    chunks = result.get("evaluations", {}).get("ttt", {}).get("chunks", [])
-    if chunks:
-        parts += ["## Test-time training", _chunks(chunks, recipe)]
-    parts += ["## How it was made", _making(folder, recipe, result)]
-    parts += ["## Repeat it", _commands(folder, result)]
+def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
+    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder from the files in it; returns the first.
+
+    Args:
+        folder: the run's.
+        dataset: its data, against which the ledgers are verified.
+    """
+    run = read_run(folder)
+    draw_curve(folder / "metrics.jsonl", folder / "curve.png", f"{run.field('recipe')}: training")
+    report = run_report(run, dataset)
+    write_bytes(folder / "report.html", html_page(report).encode())
     path = folder / "report.md"
-    write_bytes(path, ("\n\n".join(parts) + "\n").encode())
+    write_bytes(path, markdown_page(report, {"training": "![Training loss and validation](curve.png)"}).encode())
     return path
 
 
-def _scores(evaluations: dict[str, Any], pack: dict[str, Any] | None) -> str:
-    rows = [
-        (label, f"{found['val_bpb']:.4f}", f"{found['val_loss']:.4f}", f"{found['seconds']:.1f}", what)
-        for key, label, what in SCORES
-        if (found := evaluations.get(key))
-    ]
-    parts = [_table(("", "bits per byte", "nats per token", "seconds", "of"), rows)]
-    if pack is not None:
-        parts.append(f"**Artifact with scoring code: {_share_of_cap(pack)}.**")
-    scopes = {(found["targets"], found["bytes"]) for found in evaluations.values()}
-    if len(scopes) == 1:
-        targets, size = scopes.pop()
-        parts.append(
-            f"Every score covers the same {targets:,} targets, {size:,} bytes of held-out text, each exactly once."
-        )
-    elif scopes:
-        counts = ", ".join(f"{name} {found['targets']:,}" for name, found in evaluations.items())
-        parts.append(f"**These scores cover different numbers of targets and do not compare: {counts}.**")
+def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str:
+    """A report as Markdown; ``pictures`` has a line for the beginning of some sections, by key."""
+    parts = [f"# {_plain(report.title)}", _plain(report.subtitle)]
+    parts.append(
+        "\n".join(f"* {_plain(card.label)}: **{_plain(card.value)}** {_plain(card.note)}" for card in report.cards)
+    )
+    for section in report.sections:
+        parts += [f"## {_plain(section.title)}", (pictures or {}).get(section.key, "")]
+        parts += [_block(block) for block in section.blocks]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Prose():
+            text = _plain(block.text)
+            return f"**{text}**" if block.strong else text
+        case Statements():
+            return "\n".join(f"* {_plain(text)}" for text in block.texts)
+        case Facts():
+            return _table(("", ""), block.rows)
+        case Listing():
+            return _fenced(block.lines, block.language)
+        case Sheet():
+            return _sheet(block)
+        case LineChart():
+            return _chart(block)
+        case Waterfall():
+            return _waterfall(block)
+        case Areas():
+            return ""  # The table beside it says the same.
+        case Passages():
+            texts = ["".join(text for text, _ in passage.pieces) for passage in block.passages]
+            titles = [passage.title for passage in block.passages]
+        case Samples():
+            texts, titles = list(block.texts), [f"sample {index + 1}" for index in range(len(block.texts))]
+    parts = [f"### {_plain(block.title)}"]
+    for title, text in zip(titles, texts, strict=True):
+        parts += [_plain(title), _fenced(text.splitlines(), "text")]
     return "\n\n".join(parts)
 
 
-def _share_of_cap(pack: dict[str, Any]) -> str:
-    share = 100 * pack["total_bytes"] / pack["cap"]
-    return f"{pack['total_bytes']:,} of {pack['cap']:,} bytes ({share:.1f} %)"
+def _sheet(block: Sheet) -> str:
+    table = block.table
+    rows = [[shown(value, table.digits) for value in row] for row in table.rows]
+    parts = [f"### {_plain(table.title)}" if table.title else "", _table(table.columns, rows), _plain(table.note)]
+    return "\n\n".join(part for part in parts if part)
 
 
-def _bytes(pack: dict[str, Any]) -> str:
-    rows = [
-        (
-            name,
-            f"{group['tensors']:,}",
-            f"{group['entries']:,}",
-            f"{group['bytes']:,}",
-            f"{8 * group['bytes'] / max(group['entries'], 1):.2f}",
-        )
-        for name, group in pack["groups"].items()
-    ]
-    return (
-        _table(("group", "tensors", "numbers", "bytes", "bits per number"), rows)
-        + f"\n\nArtifact {pack['model_bytes']:,} bytes, packed scoring code {pack['code_bytes']:,}: together "
-        f"{_share_of_cap(pack)}."
-    )
+def _chart(chart: LineChart) -> str:
+    """The ends and the lowest point of every line: a picture would say more."""
+    rows = []
+    for series in chart.series:
+        if series.points:
+            chosen = (series.points[0], min(series.points, key=lambda point: point[1]), series.points[-1])
+            rows.append([series.name, *(f"{y:.4f} at {x:,.6g}" for x, y in chosen)])
+    if not rows:
+        return ""
+    head = (f"{chart.y_label} by {chart.x_label}", "first", "lowest", "last")
+    parts = [f"### {_plain(chart.title)}", _table(head, rows), _plain(chart.note)]
+    return "\n\n".join(part for part in parts if part)
 
 
-def _chunks(chunks: list[float], recipe: Recipe) -> str:
-    shown = sorted({0, len(chunks) // 4, len(chunks) // 2, 3 * len(chunks) // 4, len(chunks) - 1})
-    rows = [(f"{index + 1}", f"{chunks[index]:.4f}") for index in shown]
-    ttt, lora = recipe.ttt, recipe.ttt.lora
-    if ttt.method == "full":
-        how = (
-            f"{ttt.optimizer.upper()}, learning rate {ttt.lr}, {ttt.epochs} epochs over each scored chunk of "
-            f"{ttt.chunk_tokens:,} targets."
-        )
-    else:
-        how = (
-            f"`{ttt.method}`: low-rank adapters (rank {lora.rank}, alpha {lora.alpha:g}), AdamW, rate {lora.lr}, "
-            f"{lora.epochs} epochs over each scored chunk of {lora.chunk_tokens:,} targets."
-        )
-    return f"{how} Bits per byte of everything up to each {ttt.chunk_tokens:,} targets:\n\n" + _table(
-        (f"times {ttt.chunk_tokens:,}", "bits per byte so far"), rows
-    )
-
-
-def _making(folder: Path, recipe: Recipe, result: dict[str, Any]) -> str:
-    made = read_json(folder / "provenance.json")
-    trained = result.get("train", {})
-    environment = made["environment"]
-    rows = [
-        ("started", made["started"]),
-        ("training", f"{trained.get('steps', 0):,} steps in {trained.get('seconds', 0):.0f} s"),
-        ("recipe", f"`recipe.toml`, SHA-256 {recipe.digest()[:16]}"),
-        ("data", f"{made['data']['folder']}, fingerprint {made['data']['fingerprint'][:16]}"),
-        ("tokenizer", f"SHA-256 {made['data']['tokenizer_sha256'][:16]}"),
-        ("pgolf", f"{environment['pgolf']}, code SHA-256 {environment['code_sha256'][:16]}"),
-        ("software", f"Python {environment['python']}, torch {environment['torch']}, numpy {environment['numpy']}"),
-        ("machine", f"{environment['device_name']}, {environment['cpu_cores']} cores, {environment['platform']}"),
-    ]
-    for shared in made.get("shared", []):
-        parts = ", ".join(f"{what}: {which}" for what, which in shared.items() if what != "with")
-        rows.append(("shared", f"with the run {shared['with']} beside it: {parts}"))
-    return _table(("", ""), rows)
-
-
-def _commands(folder: Path, result: dict[str, Any]) -> str:
-    """What made the run, and what makes it again from the files that are left, as shell lines."""
-    made = read_json(folder / "provenance.json")
-    given = made["command"][1:]
-    data = ["--data", made["data"]["folder"]]
-    if "--tokenizer" in given[:-1]:
-        data += ["--tokenizer", given[given.index("--tokenizer") + 1]]
-    lines = [
-        "# what was typed",
-        shlex.join(["pgolf", *given]),
-        "# the same on the recorded data, from this folder",
-        shlex.join(["pgolf", "run", "recipe.toml", *data, "--out", "again"]),
-    ]
-    if "pack" in result:
-        lines += ["# one score again", shlex.join(["pgolf", "eval", "artifact.pgolf", *data, "--mode", "ttt"])]
-    return "\n".join(["```sh", *lines, "```"])
+def _waterfall(chart: Waterfall) -> str:
+    rows, before = [(chart.first[0], f"{chart.first[1]:.4f}", "")], chart.first[1]
+    for name, value in chart.steps:
+        rows.append((name, f"{value:.4f}", f"{value - before:+.4f}"))
+        before = value
+    return f"### {_plain(chart.title)}\n\n" + _table(("", chart.unit, "change"), rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(row) for row in rows)]
+    cells = [[_plain(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines = [" | ".join(cells[0]), " | ".join("---" for _ in head), *(" | ".join(row) for row in cells[1:])]
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text on one line that no Markdown reader takes for a tag."""
+    return " ".join(text.split()).replace("<", "&lt;")
+
+
+def _fenced(lines: Sequence[str], language: str) -> str:
+    longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([fence + language, *lines, fence])

@@ -3,6 +3,7 @@
 recipe.toml             the resolved recipe
 provenance.json         versions, command, data; every session that worked on the run, with its job
 metrics.jsonl           losses and validations, step by step
+tensorboard/            the same as event files, if train.tensorboard is set
 checkpoint.safetensors  the state to resume from; removed when training is over
 raw.safetensors         the last weights
 model.safetensors       the averaged weights: what is packed and scored

@@ -31,6 +31,7 @@ from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_chec
 from pgolf.train.distributed import agree, share_gradients, shared_grid
 from pgolf.train.metrics import Metrics, steps_per_reading
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
+from pgolf.train.tensorboard import event_files
 from pgolf.weights import save_weights
 
 
@@ -144,7 +145,9 @@ class Run:
             )
         self.team.copy_first(list(self.network.state_dict().values()))
         path = folder / "metrics.jsonl" if team.is_first else None
-        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, steps_per_reading(device))
+        events = event_files(recipe, folder, self.clock.step) if team.is_first else None
+        reading = steps_per_reading(device)
+        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
         self._compiled = False
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgolf.errors import PgolfError
 from pgolf.files import write_bytes, write_error
+from pgolf.train.tensorboard import EventFiles
 
 # Reading a loss waits for the device that computes it; there the losses of so many steps are read together.
 _STEPS_PER_READING = 16
@@ -29,11 +30,19 @@ class Metrics:
         path: of the file.
         from_step: finished steps; what the file says of later ones is dropped.
         tokens_per_step: targets.
+        events: also receive what is written.
         steps_per_reading: losses that are read, checked and written together.
     """
 
-    def __init__(self, path: Path | None, from_step: int, tokens_per_step: int, steps_per_reading: int = 1) -> None:
-        self.path, self.steps_per_reading = path, steps_per_reading
+    def __init__(
+        self,
+        path: Path | None,
+        from_step: int,
+        tokens_per_step: int,
+        events: EventFiles | None = None,
+        steps_per_reading: int = 1,
+    ) -> None:
+        self.path, self.events, self.steps_per_reading = path, events, steps_per_reading
         self.tokens_per_step = tokens_per_step
         self.last_loss = float("nan")
         self.tokens_per_second = 0.0
@@ -94,6 +103,8 @@ class Metrics:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
         except OSError as error:
             raise write_error(self.path, error) from error
+        if self.events is not None:
+            self.events.add(entries)
 
 
 def steps_per_reading(device: torch.device) -> int:

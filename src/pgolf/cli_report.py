@@ -1,0 +1,163 @@
+"""`pgolf report`, `pgolf runs` and `pgolf diff`: look at runs from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgolf.cli_common import (
+    AsJson,
+    DataFolder,
+    DeviceName,
+    TokenizerFile,
+    print_columns,
+    print_json,
+    print_mistake,
+    print_result,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from pgolf.diff import Diff, Metric
+    from pgolf.runs import Value
+
+REPORT_EXAMPLES = (
+    "pgolf report runs/quickstart -o report.html",
+    "pgolf report runs/quickstart -o report.html --mode ttt --targets 4096",
+    "pgolf report runs/quickstart -o report.md --format md --no-score",
+)
+RUNS_EXAMPLES = (
+    "pgolf runs",
+    "pgolf runs runs --where 'recipe=quickstart' --where 'ttt<1.8' --sort ttt",
+    "pgolf runs --where 'model.layers>=9' --sort -date --json",
+)
+DIFF_EXAMPLES = ("pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
+
+
+def report_command(
+    source: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    form: Annotated[
+        str | None, typer.Option("--format", help="html or md; default: by the file's name, else html.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="How to score the text for what each target costs: standard, sliding or ttt.")
+    ] = "sliding",
+    targets: Annotated[
+        int | None, typer.Option("--targets", min=1, help="Look at no more than the first targets; default: 32,768.")
+    ] = None,
+    no_score: Annotated[
+        bool, typer.Option("--no-score", help="Score and generate nothing: only what the folder holds.")
+    ] = False,
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a report as one page that loads nothing: scores, evidence, curves, bytes, text, provenance.
+
+    The ledgers are verified. What each target costs comes from scoring the text again, which must meet the ledger.
+    """
+    from pgolf.device import pick_device
+    from pgolf.report.job import TARGETS, Wanted, report_job
+
+    wanted = Wanted(not no_score, mode, targets or TARGETS, data, tokenizer)
+    chosen = form or ("md" if out.suffix == ".md" else "html")
+    result = report_job(source, out, chosen, wanted, pick_device(device))
+    print_result(
+        result,
+        as_json,
+        [(key, f"{value:,}" if key == "bytes" else str(value)) for key, value in result.items()],
+        title=str(source),
+    )
+
+
+def runs_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look, at any depth.")] = Path("runs"),
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="CONDITION", help="Only these: KEY=VALUE, !=, <, <=, >, >=; repeatable."),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="KEY", help="Smallest first; -KEY: largest first.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a folder with their state and scores (bits per byte).
+
+    A KEY is a column (name, recipe, steps, state, raw, float, packed, sliding, ttt, bytes, date) or a recipe key such
+    as train.seed. Words may have the patterns * and ?.
+    """
+    from pgolf.runs import FIELDS, find_runs, parse_condition, select
+
+    conditions = [parse_condition(text) for text in where or []]
+    found, problems = find_runs(folder)
+    kept = select(found, conditions, sort)
+    for problem in problems:
+        print_mistake(problem)
+    if as_json:
+        print_json([run.to_json() for run in kept])
+        return
+    asked = list(dict.fromkeys(key for key in [*(c.key for c in conditions), (sort or "name").removeprefix("-")]))
+    extra = [key for key in asked if key not in FIELDS]
+    columns = ["run", *FIELDS[1:], *extra]
+    rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept]
+    title = f"{len(kept)} of {len(found)} runs in {folder}" if conditions else f"{len(found)} runs in {folder}"
+    print_columns(columns, rows, title=title, left=("recipe", "state", "date"), spare="date")
+
+
+def _cell(key: str, value: Value) -> str:
+    if value is None:
+        return "-"
+    if key == "date":
+        return str(value)[:16].replace("T", " ")
+    if isinstance(value, float) and "." not in key:
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def diff_command(
+    a: Annotated[Path, typer.Argument(help="Run folder.")],
+    b: Annotated[Path, typer.Argument(help="Run folder to compare with it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs, finished or not: recipe, code, data, and the numbers side by side."""
+    from pgolf.diff import diff_runs
+    from pgolf.runs import read_run
+
+    found = diff_runs(read_run(a), read_run(b))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print_diff(found)
+
+
+def _print_diff(found: Diff) -> None:
+    for name, differences in (("recipe", found.recipe), ("code and machine", found.code), ("data", found.data)):
+        if differences:
+            rows = [(entry.key, _short(entry.a), _short(entry.b)) for entry in differences]
+            print_columns((name, "A", "B"), rows, title=f"{name}: what differs", left=("A", "B"), wrap=True)
+        else:
+            stdout.print(f"{name}: the same")
+    print_columns(("", "A", "B", "B - A"), _metric_rows(found.metrics), title=f"A = {found.a}, B = {found.b}")
+    for note in found.notes:
+        stdout.print(f"note: {note}", markup=False)
+
+
+def _metric_rows(metrics: Sequence[Metric]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for metric in metrics:
+        digits = 4 if "BPB" in metric.key or "loss" in metric.key else (1 if "second" in metric.key else 0)
+        numbers = ("-" if value is None else f"{value:,.{digits}f}" for value in (metric.a, metric.b))
+        change = "-" if metric.change is None else f"{metric.change:+,.{digits}f}"
+        rows.append((metric.key, *numbers, change))
+    return rows  # type: ignore[return-value]
+
+
+def _short(value: object) -> str:
+    text = "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    # Of a digest the beginning says enough.
+    return f"{text[:16]}..." if len(text) == 64 and text.isalnum() else text

@@ -1,0 +1,83 @@
+"""What reports read off ledger files: entries, running scores, and whether they hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgolf.data.dataset import Dataset
+from pgolf.errors import PgolfError
+from pgolf.evaluate.ledger import FORMAT, Entry, Verification, read_header, verify_ledger
+from pgolf.files import sha256_file
+
+
+def read_ledger(path: Path) -> tuple[dict[str, Any], list[Entry]]:
+    """Header and entries of a ledger file; they are not verified.
+
+    Raises:
+        PgolfError: it cannot be read, or is no ledger.
+    """
+    try:
+        header, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        if header["format"] != FORMAT or type(header["targets"]) is not int:
+            raise ValueError("no header")
+        return header, [Entry(**line) for line in lines[:-1]]
+    except OSError as error:
+        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise PgolfError(f"{path}: no ledger, or damaged; write it again with `pgolf eval --ledger`") from error
+
+
+def running(entries: Sequence[Entry]) -> list[tuple[float, float]]:
+    """(targets so far, their bits per byte) after each entry; without those before the first byte."""
+    points, nats, size = [], 0.0, 0
+    for entry in entries:
+        nats, size = nats + entry.nats, size + entry.bytes
+        if size:
+            points.append((float(entry.first + entry.targets), nats / math.log(2) / size))
+    return points
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A ledger of a run, recomputed."""
+
+    name: str
+    """Which evaluation it is of."""
+    verification: Verification
+    against: str
+    """What it was compared with beside itself."""
+
+
+def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset | None) -> list[Checked]:
+    """Verify the ledgers of a run: alone, against the weights in the folder, the data if given, the result's score."""
+    checked = []
+    for name, found in evaluations.items():
+        path = folder / f"ledger.{name}.jsonl"
+        if not path.is_file():
+            continue
+        weights = folder / ("model.safetensors" if name == "float" else "artifact.pgolf")
+        expected = {"artifact": sha256_file(weights)} if weights.is_file() else {}
+        against = [f"{weights.name} (SHA-256)"] if expected else []
+        tokens = table = None
+        if dataset is not None:
+            targets = read_header(path)["targets"]
+            tokens, table = dataset.validation_tokens(1)[: targets + 1], dataset.tokenizer.byte_table
+            expected["tokenizer"] = dataset.tokenizer.digest
+            against.append("the text and bytes of the data, target by target")
+        verification = verify_ledger(path, tokens, table, expected)
+        if verification.problem is None and not _same(verification, found):
+            problem = f"its score {verification.score.bpb!r} is not the one in result.json, {found['val_bpb']!r}"
+            verification = Verification([], problem, verification.score)
+        checked.append(Checked(name, verification, " and ".join(against) or "nothing but itself"))
+    return checked
+
+
+def _same(verification: Verification, found: Mapping[str, Any]) -> bool:
+    score = verification.score
+    close = math.isclose(score.bpb, float(found["val_bpb"]), rel_tol=1e-9)
+    return close and (score.targets, score.bytes) == (found["targets"], found["bytes"])

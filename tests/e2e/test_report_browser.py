@@ -1,0 +1,109 @@
+"""Pages in a real browser: nothing is loaded, nothing complains, nothing is wider than a phone, light and dark."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from pgolf.report.html import html_page
+from tests.unit.report_stand_ins import report_of_everything
+
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
+
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+    *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=2000"),
+]
+_ERRANDS = r"https?://([\w-]+\.)*(google\w*|gvt1)\.com[:/]"
+PHONE = 360
+# A browser's window cannot be as narrow as a phone; a frame can.
+FRAME = """<!doctype html><body style="margin:0"><iframe style="border:0" width={width} height=4000></iframe><script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {{
+  const page = frame.contentDocument;
+  page.querySelectorAll("details").forEach(part => part.open = true);
+  const wide = [...page.querySelectorAll("body *")].filter(part =>
+    !part.closest(".scroll, pre, svg, .text") && part.getBoundingClientRect().right > {width} + 1);
+  document.body.dataset.found = JSON.stringify({{width: page.documentElement.scrollWidth, title: page.title,
+    wide: wide.map(part => part.outerHTML.slice(0, 80)), sections: page.querySelectorAll("section").length,
+    button: !page.querySelector("#theme").hidden}});
+}};
+frame.srcdoc = {page};
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(html_page(report_of_everything()), encoding="utf-8")
+    return path
+
+
+def browse(path: Path, folder: Path, *flags: str) -> tuple[str, list[str], list[str]]:
+    """Open a page; returns what --dump-dom prints, what the console says, and the addresses that were asked for."""
+    log = folder / "net.json"
+    assert BROWSER is not None
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", *flags, path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    console = re.findall(r"CONSOLE.*", done.stderr)
+    asked = re.findall(r'"url":"((?:https?|wss?|ftp):[^"]*)"', log.read_text(encoding="utf-8", errors="replace"))
+    # A browser has errands of its own, such as the time.
+    return (
+        done.stdout,
+        console,
+        [url for url in asked if not re.match(_ERRANDS, url)],
+    )
+
+
+def test_a_page_loads_nothing_and_runs_nothing_foreign(page: Path, tmp_path: Path) -> None:
+    seen, console, asked = browse(page, tmp_path, "--dump-dom")
+    assert console == []
+    assert asked == []
+    title = re.search(r"<title>(.*?)</title>", seen)
+    assert title is not None
+    assert html.unescape(title[1]).endswith("pgolf report")
+    assert "<img" not in seen
+
+
+def test_the_watch_sees_what_a_page_loads(tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text("<img src=http://example.com/x.png><script>console.error('seen')</script>")
+    _, console, asked = browse(path, tmp_path, "--dump-dom")
+    assert any("seen" in line for line in console)
+    assert "http://example.com/x.png" in asked
+
+
+@pytest.mark.parametrize("width", [PHONE, 800])
+def test_nothing_is_wider_than_the_screen(page: Path, tmp_path: Path, width: int) -> None:
+    # "</" would end the script that holds the page.
+    content = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.format(width=width, page=content), encoding="utf-8")
+    seen, console, _ = browse(frame, tmp_path, "--dump-dom")
+    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', seen)[1]))
+    assert found["wide"] == []
+    assert found["width"] <= width
+    assert found["sections"] == 2
+    assert found["button"]
+    assert found["title"] != "owned"
+    assert console == []
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("0", True), ("1", False)])
+def test_light_and_dark(page: Path, tmp_path: Path, scheme: str, dark: bool) -> None:
+    picture = tmp_path / "page.png"
+    shot = f"--screenshot={picture}"
+    browse(page, tmp_path, shot, "--window-size=800,600", f"--blink-settings=preferredColorScheme={scheme}")
+    corner = imread(picture)[5, 5, :3].mean()
+    assert corner < 0.2 if dark else corner > 0.9

@@ -70,7 +70,7 @@ class Attention(nn.Module):
         q = rotate(F.rms_norm(q, (self.head_width,)), *rotary)
         k = rotate(F.rms_norm(k, (self.head_width,)), *rotary)
         q = q * self.query_gain.to(q.dtype)[:, None]
-        y = _causal_attention(q, k, v) if past is None else _continued_attention(q, *past[0].extend(k, v, past[1]))
+        y = _causal_attention(q, k, v) if past is None else _continued_attention(q, *past[0].write(k, v, past[1]))
         if self.exclusive:
             y = remove_own_value(y, v)
         if self.gate is not None:

@@ -1,0 +1,544 @@
+"""Decide what a recipe decides: conditions that are known become their branch, and the rest of them is left out."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from pgolf.submit.program import Functions, Key, Module, Program, in_annotation, index_definitions, is_global, mark_scopes
+from pgolf.submit.reach import functions_of, is_frameworks
+from pgolf.submit.values import Const, Facts, Instance, Scope, Value, joined, same
+
+_ENDS = (ast.Return, ast.Raise, ast.Continue, ast.Break)
+
+
+def collect(facts: Facts, roots: Sequence[Key]) -> Facts:
+    """What is known of attributes and parameters, given what was known of them before."""
+    found = Facts(facts.program, facts.recipe, facts.live)
+    stores: dict[tuple[Key, str], list[Value]] = {}
+    foreign: set[str] = set()
+    calls = Calls(facts.program, roots)
+    for module, key, function, owner in functions_of(facts.program):
+        for scope, node in each_scope(facts, module, key, function, owner):
+            calls.see(scope, node, owner)
+            _see_stores(scope, node, owner, stores, foreign)
+    for key, statement in facts.program.classes().items():
+        module = facts.program.modules[key.module]
+        for entry in statement.body:
+            if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and key.module != "pgolf.recipe":
+                known = facts.of_annotation(module, entry.annotation)
+                stores.setdefault((key, entry.target.id), []).append(known)
+            elif isinstance(entry, ast.Assign):
+                for target in entry.targets:
+                    if isinstance(target, ast.Name):
+                        stores.setdefault((key, target.id), []).append(Scope(facts, module, {}).value(entry.value))
+    families = {key: facts.program.ancestors(key) for key in facts.program.classes()}
+    for (key, name), values in stores.items():
+        # A subclass, or what it descends from, may store something else.
+        related = [v for (other, n), v in stores.items() if n == name and (key in families[other] or other in families[key])]
+        value = joined([entry for part in related for entry in part])
+        found.attributes[key, name] = None if name in foreign else value
+    found.parameters = calls.parameters()
+    found.calls = calls
+    return found
+
+
+def each_scope(
+    facts: Facts, module: Module, key: Key, function: ast.FunctionDef, owner: Key | None
+) -> Iterator[tuple[Scope, ast.AST]]:
+    """Every node of a function with the scope that it is in; calls come before what they call."""
+    stack: list[tuple[Scope, ast.AST]] = [(scope_of(facts, module, key, function, owner, None), function)]
+    while stack:
+        scope, node = stack.pop()
+        children = children_of(node)
+        for child in children:
+            yield scope, child
+            inner = scope_of(facts, module, key, child, None, scope) if isinstance(child, Functions) else scope
+            stack.append((inner, child))
+
+
+def children_of(node: ast.AST) -> list[ast.AST]:
+    """The nodes right inside of a node; faster than ``ast.iter_child_nodes``."""
+    found: list[ast.AST] = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, ast.AST):
+            if not isinstance(value, (ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)):
+                found.append(value)
+        elif isinstance(value, list):
+            found += [entry for entry in value if isinstance(entry, ast.AST)]
+    return found
+
+
+def scope_of(
+    facts: Facts, module: Module, key: Key, function: ast.AST, owner: Key | None, around: Scope | None
+) -> Scope:
+    """The names that a function binds: parameters, and names that are assigned once."""
+    names: dict[str, Value | ast.expr] = {}
+    arguments = cast(ast.FunctionDef, function).args
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    stored: dict[str, int] = {}
+    body = cast(ast.FunctionDef, function).body
+    nodes = [entry for part in (body if isinstance(body, list) else [body]) for entry in _own_nodes(part)]
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            stored[node.id] = stored.get(node.id, 0) + 1
+            names[node.id] = None
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            names[node.name] = None
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names[node.name] = None
+        elif isinstance(node, ast.Nonlocal):
+            stored |= dict.fromkeys(node.names, 2)
+    for node in nodes:
+        for target, value in _pairs(node):
+            if isinstance(target, ast.Name) and stored.get(target.id) == 1:
+                names[target.id] = value
+    changed_inside = {name for node in nodes if isinstance(node, Functions) for entry in ast.walk(node)
+                      if isinstance(entry, ast.Nonlocal) for name in entry.names}
+    for place, argument in enumerate(every):
+        value: Value = facts.of_annotation(module, argument.annotation)
+        if around is None and (key, argument.arg) in facts.parameters:
+            known = facts.parameters[key, argument.arg]
+            value = known if isinstance(known, Const) else value
+        if owner is not None and place == 0:
+            value = Instance(owner)
+        names[argument.arg] = None if argument.arg in stored else value
+    for argument in (arguments.vararg, arguments.kwarg):
+        if argument is not None:
+            names[argument.arg] = None
+    return Scope(facts, module, names | dict.fromkeys(changed_inside), around)
+
+
+def _own_nodes(node: ast.AST) -> list[ast.AST]:
+    """The nodes of a function's body; what is inside of other functions is left out."""
+    found, at = [node], 0
+    while at < len(found):
+        if not isinstance(found[at], (*Functions, ast.ClassDef)):
+            found += children_of(found[at])
+        at += 1
+    return found
+
+
+def _pairs(node: ast.AST) -> list[tuple[ast.AST, ast.expr]]:
+    """What an assignment assigns to what, part by part."""
+    if isinstance(node, ast.AnnAssign) and node.value is not None:
+        return [(node.target, node.value)]
+    if not isinstance(node, ast.Assign):
+        return []
+    found: list[tuple[ast.AST, ast.expr]] = []
+    for target in node.targets:
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple) and len(target.elts) == len(node.value.elts):
+            found += zip(target.elts, node.value.elts, strict=True)
+        else:
+            found.append((target, node.value))
+    return found
+
+
+def _see_stores(
+    scope: Scope, node: ast.AST, owner: Key | None, stores: dict[tuple[Key, str], list[Value]], foreign: set[str]
+) -> None:
+    if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.withitem)):
+        return
+    known = {id(target): value for target, value in _pairs(node)}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None) or node.optional_vars]
+    for target in (entry for part in targets if part is not None for entry in ast.walk(part)):
+        if not isinstance(target, ast.Attribute) or not isinstance(target.ctx, ast.Store):
+            continue
+        if owner is None or not isinstance(target.value, ast.Name) or target.value.id != "self":
+            foreign.add(target.attr)
+            continue
+        value = scope.value(known[id(target)]) if id(target) in known else None
+        if isinstance(node, ast.AnnAssign) and value is None:
+            value = scope.facts.of_annotation(scope.module, node.annotation)
+        stores.setdefault((owner, target.attr), []).append(value)
+
+
+class Calls:
+    """All calls of functions whose calls can all be found, and what they pass."""
+
+    def __init__(self, program: Program, roots: Sequence[Key]) -> None:
+        self.program = program
+        self.functions: dict[Key, tuple[ast.FunctionDef, bool]] = {}
+        by_name: dict[str, list[Key]] = {}
+        for _, key, function, owner in functions_of(program):
+            self.functions[key] = function, owner is not None
+            if owner is not None:
+                by_name.setdefault(function.name, []).append(key)
+        fields = {e.target.id for c in program.classes().values() for e in c.body if isinstance(e, ast.AnnAssign) and isinstance(e.target, ast.Name)}
+        self.methods = {
+            name: keys[0]
+            for name, keys in by_name.items()
+            if len(keys) == 1 and not name.startswith("__") and name not in fields
+            and not self._is_frameworks(keys[0], name) and not self.functions[keys[0]][0].decorator_list
+        }
+        self.escaped: set[Key] = set(roots)
+        self.passed: dict[Key, list[dict[str, Value]]] = {}
+        self.sites: dict[Key, list[ast.Call]] = {}
+        self._called: set[int] = set()
+        for module in program.modules.values():
+            for statement in module.tree.body:
+                self._escape_outside(module, statement)
+
+    def _escape_outside(self, module: Module, node: ast.AST) -> None:
+        """What is named outside of functions may be called with anything."""
+        if isinstance(node, ast.FunctionDef) or in_annotation(node):
+            return
+        key = self.program.meaning(module, node)
+        if key is not None:
+            made = self._constructor(key) if isinstance(self.program.definition(key), ast.ClassDef) else key
+            self.escaped |= {key} if made is None else {key, made}
+        bases = node.bases if isinstance(node, ast.ClassDef) else []
+        for child in ast.iter_child_nodes(node):
+            if child not in bases:
+                self._escape_outside(module, child)
+
+    def _is_frameworks(self, key: Key, name: str) -> bool:
+        return is_frameworks(self.program, Key(key.module, key.name.partition(".")[0]), name)
+
+    def see(self, scope: Scope, node: ast.AST, owner: Key | None) -> None:
+        """Take a node into account; calls must come before what they call."""
+        if in_annotation(node):
+            return
+        if isinstance(node, ast.Call):
+            key = self._target(scope, node.func, owner)
+            if key is not None:
+                self._called.add(id(node.func))
+                self._see_call(scope, node, key)
+            return
+        if id(node) in self._called:
+            return
+        key = self._target(scope, node, owner) if isinstance(node, (ast.Name, ast.Attribute)) else None
+        if key is not None:
+            self.escaped.add(key)
+
+    def _target(self, scope: Scope, node: ast.AST, owner: Key | None) -> Key | None:
+        """The function that an expression means, if it is one whose calls are followed."""
+        meant = self.program.meaning(scope.module, node)
+        if meant is not None:
+            if isinstance(self.program.definition(meant), ast.ClassDef):
+                return self._constructor(meant)
+            return meant if meant in self.functions else None
+        if isinstance(node, ast.Attribute):
+            if node.attr == "__init__" and owner is not None:
+                above = self.program.ancestors(owner)[1:]
+                return next((c for key in above if (c := self._constructor(key))), None)
+            return self.methods.get(node.attr)
+        return None
+
+    def _constructor(self, key: Key) -> Key | None:
+        for above in self.program.ancestors(key):
+            made = Key(above.module, f"{above.name}.__init__")
+            if made in self.functions:
+                return made
+        return None
+
+    def _see_call(self, scope: Scope, node: ast.Call, key: Key) -> None:
+        function, is_method = self.functions[key]
+        bound = bind(node, function, is_method)
+        if bound is None:
+            self.escaped.add(key)
+            return
+        values = {name: scope.value(value) for name, value in bound.items()}
+        defaults = default_values(function)
+        for name in parameter_names(function)[is_method:]:
+            if name not in values:
+                values[name] = scope.value(defaults[name]) if name in defaults else None
+        self.passed.setdefault(key, []).append(values)
+        self.sites.setdefault(key, []).append(node)
+
+    def parameters(self) -> dict[tuple[Key, str], Value]:
+        """What each parameter always is, as far as known."""
+        known: dict[tuple[Key, str], Value] = {}
+        for key, calls in self.passed.items():
+            function = self.functions[key][0]
+            if key in self.escaped or function.args.vararg or function.args.kwarg or function.args.posonlyargs:
+                continue
+            for name in calls[0]:
+                value = joined([call[name] for call in calls])
+                if isinstance(value, Const):
+                    known[key, name] = value
+        return known
+
+
+def parameter_names(function: ast.FunctionDef) -> list[str]:
+    """Names of the parameters, in order."""
+    return [argument.arg for argument in [*function.args.args, *function.args.kwonlyargs]]
+
+
+def default_values(function: ast.FunctionDef) -> dict[str, ast.expr]:
+    """The parameters that have defaults, with them."""
+    arguments = function.args
+    positional = arguments.args[len(arguments.args) - len(arguments.defaults) :]
+    found = dict(zip([argument.arg for argument in positional], arguments.defaults, strict=True))
+    for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if value is not None:
+            found[argument.arg] = value
+    return found
+
+
+def bind(node: ast.Call, function: ast.FunctionDef, is_method: bool) -> dict[str, ast.expr] | None:
+    """The arguments of a call by parameter; None if they cannot be told or do not fit."""
+    positional = [argument.arg for argument in function.args.args][is_method:]
+    if any(isinstance(argument, ast.Starred) for argument in node.args) or len(node.args) > len(positional):
+        return None
+    bound = dict(zip(positional, node.args, strict=False))
+    for keyword in node.keywords:
+        if keyword.arg is None or keyword.arg not in parameter_names(function):
+            return None
+        bound[keyword.arg] = keyword.value
+    return bound
+
+
+def fold(facts: Facts) -> bool:
+    """Apply what is known; tells whether anything changed."""
+    changed = False
+    for module, key, function, owner in functions_of(facts.program):
+        folder = Folder(facts, module, key, owner)
+        folder.function(function, None)
+        changed |= folder.changed
+    changed |= drop_parameters(facts)
+    changed |= _drop_unread_attributes(facts.program)
+    if changed:
+        for module in facts.program.modules.values():
+            mark_scopes(module.tree)
+            index_definitions(module)
+    return changed
+
+
+class Folder(ast.NodeTransformer):
+    """Rewrites one function."""
+
+    def __init__(self, facts: Facts, module: Module, key: Key, owner: Key | None) -> None:
+        self.facts, self.module, self.key, self.owner = facts, module, key, owner
+        self.changed = False
+        self.scope: Scope
+
+    def function(self, node: ast.AST, around: Scope | None) -> None:
+        """Rewrite a function's body in place."""
+        outer = getattr(self, "scope", None)
+        self.scope = scope_of(self.facts, self.module, self.key, node, self.owner if around is None else None, around)
+        if isinstance(node, ast.Lambda):
+            node.body = self.visit(node.body)
+        else:
+            inside = cast(ast.FunctionDef, node)
+            inside.body = self.block(inside.body) or [ast.Pass()]
+            self._drop_unread_names(inside)
+        if outer is not None:
+            self.scope = outer
+
+    def block(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
+        """Rewrite statements; what follows one that leaves the block is left out."""
+        kept: list[ast.stmt] = []
+        answered: set[str] = set()
+        for statement in statements:
+            found = self.visit(statement)
+            for entry in found if isinstance(found, list) else [found] if found is not None else []:
+                if isinstance(entry, ast.If) and not entry.orelse and isinstance(entry.body[-1], _ENDS):
+                    # The same question as before, which was answered by leaving.
+                    if ast.dump(entry.test) in answered:
+                        self.changed = True
+                        continue
+                    answered.add(ast.dump(entry.test))
+                elif not isinstance(entry, ast.If):
+                    answered.clear()
+                kept.append(entry)
+                if isinstance(entry, _ENDS):
+                    self.changed |= statement is not statements[-1]
+                    return kept
+        return kept
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """Blocks are rewritten as such."""
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+                block = self.block(value)
+                setattr(node, name, block if block or name in ("orelse", "finalbody") else [ast.Pass()])
+            elif isinstance(value, list):
+                value[:] = [self.visit(entry) if isinstance(entry, ast.AST) else entry for entry in value]
+            elif isinstance(value, ast.AST):
+                setattr(node, name, self.visit(value))
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """A function inside."""
+        self.function(node, self.scope)
+        return node
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        """As a function inside."""
+        self.function(node, self.scope)
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt] | None:
+        """A known condition leaves its branch."""
+        truth = self.scope.truth(node.test)
+        if truth is None:
+            return self.generic_visit(node)
+        self.changed = True
+        return self.block(node.body if truth else node.orelse)
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        """A known condition leaves its value."""
+        truth = self.scope.truth(node.test)
+        if truth is None:
+            return self.generic_visit(node)
+        self.changed = True
+        return cast(ast.AST, self.visit(node.body if truth else node.orelse))
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST | None:
+        """What is known to be true needs no assertion."""
+        if self.scope.truth(node.test):
+            self.changed = True
+            return None
+        return self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        """Known parts are left out, or decide."""
+        whole = self.scope.value(node)
+        if isinstance(whole, Const) and isinstance(whole.value, bool):
+            return self._constant(whole.value)
+        stops = isinstance(node.op, ast.Or)
+        kept: list[ast.expr] = []
+        for entry in node.values:
+            truth = self.scope.truth(entry)
+            neutral = truth is not None and truth is not stops
+            if entry is node.values[-1]:
+                # Only True and False may go: of anything else the value itself may be wanted.
+                value = self.scope.value(entry)
+                neutral = neutral and bool(kept) and isinstance(value, Const) and isinstance(value.value, bool)
+            if not neutral:
+                kept.append(entry)
+            if truth is stops:
+                break
+        if len(kept) == len(node.values):
+            return self.generic_visit(node)
+        self.changed = True
+        if len(kept) == 1:
+            return cast(ast.AST, self.visit(kept[0]))
+        node.values = kept
+        return self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        """A known comparison is True or False."""
+        value = self.scope.value(node)
+        return self._constant(value.value) if isinstance(value, Const) else self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """A parameter that is always the same."""
+        scope: Scope | None = self.scope
+        while scope is not None and node.id not in scope.names:
+            scope = scope.around
+        if scope is None or scope.around is not None or not isinstance(node.ctx, ast.Load) or is_global(node):
+            return node
+        known = self.facts.parameters.get((self.key, node.id))
+        if isinstance(known, Const) and same(scope.local(node.id), known) and not isinstance(known.value, tuple):
+            return self._constant(known.value)
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        """An entry of a table at the top level of a module."""
+        key = self.facts.program.meaning(self.module, node.value)
+        statement = None if key is None else self.facts.program.definition(key)
+        index = self.scope.value(node.slice)
+        table = getattr(statement, "value", None)
+        if isinstance(table, ast.Dict) and isinstance(index, Const):
+            for name, value in zip(table.keys, table.values, strict=True):
+                if isinstance(name, ast.Constant) and name.value == index.value and isinstance(value, ast.Name):
+                    meant = self.facts.program.meaning(self.facts.program.modules[key.module], value) if key else None
+                    if meant is not None:
+                        self.changed = True
+                        return self._name_of(meant)
+        return self.generic_visit(node)
+
+    def _name_of(self, key: Key) -> ast.Name:
+        known = self.module.imported.setdefault(key.name, key)
+        assert known == key or key.module == self.module.name
+        name = ast.Name(key.name, ast.Load())
+        name.is_global = True  # type: ignore[attr-defined]
+        return name
+
+    def _constant(self, value: object) -> ast.Constant:
+        self.changed = True
+        return ast.Constant(value)  # type: ignore[arg-type]
+
+    def _drop_unread_names(self, function: ast.FunctionDef) -> None:
+        """Leave out assignments of constants to names that nobody reads."""
+        nodes = list(ast.walk(function))
+        read = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)}
+        read |= {name for n in nodes if isinstance(n, ast.Nonlocal) for name in n.names}
+
+        def unread(entry: ast.stmt) -> bool:
+            if not isinstance(entry, ast.Assign) or not isinstance(entry.value, (ast.Constant, ast.Name, ast.Attribute)):
+                return False
+            return all(isinstance(target, ast.Name) and target.id not in read for target in entry.targets)
+
+        for node in nodes:
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and any(map(unread, body)):
+                self.changed = True
+                node.body = [entry for entry in body if not unread(entry)] or [ast.Pass()]  # type: ignore[attr-defined]
+
+
+def drop_parameters(facts: Facts) -> bool:
+    """Take parameters that are always the same out of signatures and calls; their names were replaced before."""
+    calls = facts.calls
+    assert isinstance(calls, Calls)
+    changed = False
+    for (key, name), value in facts.parameters.items():
+        if key in calls.escaped or key not in calls.functions or isinstance(cast(Const, value).value, tuple):
+            continue
+        function, is_method = calls.functions[key]
+        used = any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(ast.Module(function.body, [])))
+        if used or name not in parameter_names(function)[is_method:]:
+            continue
+        for site in calls.sites.get(key, []):
+            _drop_argument(site, function, is_method, name)
+        _drop_parameter(function, name)
+        changed = True
+    return changed
+
+
+def _drop_argument(site: ast.Call, function: ast.FunctionDef, is_method: bool, name: str) -> None:
+    site.keywords = [keyword for keyword in site.keywords if keyword.arg != name]
+    positional = [argument.arg for argument in function.args.args][is_method:]
+    if name in positional and positional.index(name) < len(site.args):
+        del site.args[positional.index(name)]
+
+
+def _drop_parameter(function: ast.FunctionDef, name: str) -> None:
+    arguments = function.args
+    for place, argument in enumerate(arguments.args):
+        if argument.arg == name:
+            default = place - (len(arguments.args) - len(arguments.defaults))
+            if default >= 0:
+                del arguments.defaults[default]
+            del arguments.args[place]
+            return
+    place = [argument.arg for argument in arguments.kwonlyargs].index(name)
+    del arguments.kwonlyargs[place], arguments.kw_defaults[place]
+
+
+def _drop_unread_attributes(program: Program) -> bool:
+    """Leave out ``self.x = None`` where nobody reads an attribute x."""
+    trees = [module.tree for module in program.modules.values()]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    # Sections are data, and what a class says of its attributes is not code.
+    changed = False
+
+    def unread(entry: ast.stmt) -> bool:
+        if not isinstance(entry, ast.Assign) or not isinstance(entry.value, ast.Constant) or entry.value.value is not None:
+            return False
+        return all(
+            isinstance(t, ast.Attribute) and isinstance(t.value, ast.Name) and t.value.id == "self" and t.attr not in read
+            for t in entry.targets
+        )
+
+    for node in nodes:
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.FunctionDef) and isinstance(body, list) and any(map(unread, body)):
+            node.body = [entry for entry in body if not unread(entry)] or [ast.Pass()]
+            changed = True
+    return changed

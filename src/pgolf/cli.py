@@ -41,6 +41,7 @@ from pgolf.cli_data import data_app
 from pgolf.cli_doctor import DOCTOR_EXAMPLES, doctor_command
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
 from pgolf.cli_launch import launch_app
+from pgolf.cli_submit import SUBMIT_EXAMPLES, submit_command
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ app.command("compress", epilog=epilog(*COMPRESS_EXAMPLES))(compress_command)
 app.command("decompress", epilog=epilog(*DECOMPRESS_EXAMPLES))(decompress_command)
 bench_app.command("compressors", epilog=epilog(*BENCH_EXAMPLES))(bench_compressors_command)
 app.command("verify-ledger", epilog=epilog(*VERIFY_EXAMPLES))(verify_command)
+app.command("submit", epilog=epilog(*SUBMIT_EXAMPLES))(submit_command)
 app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 

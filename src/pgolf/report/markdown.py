@@ -50,7 +50,7 @@ def _scores(evaluations: dict[str, Any], pack: dict[str, Any] | None) -> str:
         for key, label, what in SCORES
         if (found := evaluations.get(key))
     ]
-    parts = [_table(("", "bits per byte", "nats per token", "seconds", "of"), rows)]
+    parts = [table(("", "bits per byte", "nats per token", "seconds", "of"), rows)]
     if pack is not None:
         parts.append(f"**Artifact with scoring code: {_share_of_cap(pack)}.**")
     scopes = {(found["targets"], found["bytes"]) for found in evaluations.values()}
@@ -82,7 +82,7 @@ def _bytes(pack: dict[str, Any]) -> str:
         for name, group in pack["groups"].items()
     ]
     return (
-        _table(("group", "tensors", "numbers", "bytes", "bits per number"), rows)
+        table(("group", "tensors", "numbers", "bytes", "bits per number"), rows)
         + f"\n\nArtifact {pack['model_bytes']:,} bytes, packed scoring code {pack['code_bytes']:,}: together "
         f"{_share_of_cap(pack)}."
     )
@@ -102,7 +102,7 @@ def _chunks(chunks: list[float], recipe: Recipe) -> str:
             f"`{ttt.method}`: low-rank adapters (rank {lora.rank}, alpha {lora.alpha:g}), AdamW, rate {lora.lr}, "
             f"{lora.epochs} epochs over each scored chunk of {lora.chunk_tokens:,} targets."
         )
-    return f"{how} Bits per byte of everything up to each {ttt.chunk_tokens:,} targets:\n\n" + _table(
+    return f"{how} Bits per byte of everything up to each {ttt.chunk_tokens:,} targets:\n\n" + table(
         (f"times {ttt.chunk_tokens:,}", "bits per byte so far"), rows
     )
 
@@ -121,7 +121,7 @@ def _making(folder: Path, recipe: Recipe, result: dict[str, Any]) -> str:
         ("software", f"Python {environment['python']}, torch {environment['torch']}, numpy {environment['numpy']}"),
         ("machine", f"{environment['device_name']}, {environment['cpu_cores']} cores, {environment['platform']}"),
     ]
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def _commands(folder: Path, result: dict[str, Any]) -> str:
@@ -142,6 +142,7 @@ def _commands(folder: Path, result: dict[str, Any]) -> str:
     return "\n".join(["```sh", *lines, "```"])
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(row) for row in rows)]
     return "\n".join(f"| {line} |" for line in lines)

@@ -92,12 +92,19 @@ def pack_weights(
 
 
 def score(
-    recipe: Recipe, weights: dict[str, Tensor], dataset: Dataset, name: str, device: torch.device, team: Team, log: Log
+    recipe: Recipe,
+    weights: dict[str, Tensor],
+    dataset: Dataset,
+    name: str,
+    limit: int | None,
+    device: torch.device,
+    team: Team,
+    log: Log,
 ) -> None:
-    """Score weights and print the result; the name ends with the mode."""
+    """Score weights, on all targets or the first ``limit``, and print the result; the name ends with the mode."""
     network = GPT(recipe.model)
     network.load_state_dict(weights)
-    tokens = dataset.validation_tokens(recipe.evaluation_length)
+    tokens = dataset.validation_tokens(recipe.evaluation_length, limit)
     placed, table, mode = place(network.eval(), recipe, device), dataset.tokenizer.byte_table, name.rpartition(" ")[2]
     team.meet()
     found = evaluate(placed, recipe, tokens, table, mode, team=team)
@@ -116,7 +123,7 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     path = options.artifact
     if path is None:
         weights, grid = train(recipe, dataset, options.out, device, team, log)
-        score(recipe, weights, dataset, "float standard", device, team, log)
+        score(recipe, weights, dataset, "float standard", options.targets, device, team, log)
         path = options.out / "artifact.pgolf"
         room = options.room or recipe.compress.cap - code_bytes()
         started = time.perf_counter()
@@ -126,7 +133,7 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     code, size = code_bytes(), path.stat().st_size
     log.line(f"bytes: code {code} + model {size} = {code + size} of {recipe.compress.cap}")
     for mode in options.modes.split(","):
-        score(artifact.recipe, artifact.state, dataset, f"artifact {mode}", device, team, log)
+        score(artifact.recipe, artifact.state, dataset, f"artifact {mode}", options.targets, device, team, log)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -138,6 +145,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=RECIPE.train.seed, help="of the initial weights")
     parser.add_argument("--artifact", type=Path, help="score this one; nothing is trained")
     parser.add_argument("--modes", default="sliding,ttt", help="how to score: standard, sliding, ttt")
+    parser.add_argument("--targets", type=int, help="score only the first ones")
     parser.add_argument("--room", type=int, help="bytes for the artifact; default: the cap without this file")
     parser.add_argument("--device", help="cpu or cuda")
     return parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from pgolf.submit.program import Functions, Key, Module, Program, in_annotation, index_definitions, is_global, mark_scopes
+from pgolf.submit.program import Functions, Key, Module, Program, in_annotation, is_global
 from pgolf.submit.reach import functions_of, is_frameworks
 from pgolf.submit.values import Const, Facts, Instance, Scope, Value, joined, same
 
@@ -300,10 +300,6 @@ def fold(facts: Facts) -> bool:
         changed |= folder.changed
     changed |= drop_parameters(facts)
     changed |= _drop_unread_attributes(facts.program)
-    if changed:
-        for module in facts.program.modules.values():
-            mark_scopes(module.tree)
-            index_definitions(module)
     return changed
 
 

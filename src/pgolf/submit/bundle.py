@@ -32,6 +32,7 @@ from pgolf.submit.program import (
     is_global,
     load_program,
     mark_scopes,
+    walk,
 )
 from pgolf.submit.reach import keep_only, reach
 from pgolf.submit.render import remember, render, write_as
@@ -200,7 +201,7 @@ class _Version(ast.NodeTransformer):
 def _drop_keys(program: Program, recipe: Recipe) -> None:
     """Leave out the recipe's keys that nobody reads and that are defaults, with their texts."""
     module = program.modules[RECIPES]
-    nodes = [node for other in program.modules.values() for node in ast.walk(other.tree)]
+    nodes = [node for other in program.modules.values() for node in walk(other.tree)]
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     computed = {  # getattr(compress.bits, group)
         node.args[0].attr
@@ -231,7 +232,7 @@ def _one_namespace(program: Program, modules: list[Module]) -> None:
     """Rename what has the same name in several modules, or that of something imported or built in."""
     taken: dict[str, Key] = {}
     imports: dict[str, str] = {}
-    everything = {node.id for module in modules for node in ast.walk(module.tree) if isinstance(node, ast.Name)}
+    everything = {node.id for module in modules for node in walk(module.tree) if isinstance(node, ast.Name)}
     for module in modules:
         for name in _used_externals(module):
             line = imports.setdefault(name, module.external[name])
@@ -288,7 +289,7 @@ class _Renamer(ast.NodeTransformer):
 
 def _used_externals(module: Module) -> list[str]:
     """Names from elsewhere that a module uses, sorted."""
-    used = {n.id for n in ast.walk(module.tree) if isinstance(n, ast.Name) and is_global(n)}
+    used = {n.id for n in walk(module.tree) if isinstance(n, ast.Name) and is_global(n)}
     return sorted(name for name in module.external if name in used)
 
 
@@ -341,12 +342,14 @@ def _module_text(module: Module) -> str:
 
 def _clean_annotations(module: Module, known: set[str]) -> None:
     """Take annotations away that mention what the file does not have."""
-    for node in ast.walk(module.tree):
+    for node in walk(module.tree):
+        if not isinstance(node, (ast.arg, ast.AnnAssign, ast.FunctionDef)):
+            continue
         for field in ("annotation", "returns"):
             value = getattr(node, field, None)
             if value is None:
                 continue
-            names = {n.id for n in ast.walk(value) if isinstance(n, ast.Name)} - set(module.external)
+            names = {n.id for n in walk(value) if isinstance(n, ast.Name)} - set(module.external)
             if names <= known:
                 continue
             # A data class needs a word there.
@@ -357,6 +360,6 @@ def _names_after(module: Module) -> Iterator[str]:
     for statement in module.tree.body:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
             yield statement.name
-        for node in ast.walk(statement):
+        for node in walk(statement):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 yield node.id

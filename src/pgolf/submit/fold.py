@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from pgolf.submit.program import Functions, Key, Module, Program, in_annotation, is_global
+from pgolf.submit.program import Functions, Key, Module, Program, children_of, in_annotation, is_global, walk
 from pgolf.submit.reach import functions_of, is_frameworks
 from pgolf.submit.values import Const, Facts, Instance, Scope, Value, joined, same
 
@@ -23,6 +23,10 @@ def collect(facts: Facts, roots: Sequence[Key]) -> Facts:
         for scope, node in each_scope(facts, module, key, function, owner):
             calls.see(scope, node, owner)
             _see_stores(scope, node, owner, stores, foreign)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                base = scope.value(node.value)
+                of = base.of if isinstance(base, Instance) else None
+                found.read.setdefault(node.attr, set()).add(of)
     for key, statement in facts.program.classes().items():
         module = facts.program.modules[key.module]
         for entry in statement.body:
@@ -58,19 +62,6 @@ def each_scope(
             stack.append((inner, child))
 
 
-def children_of(node: ast.AST) -> list[ast.AST]:
-    """The nodes right inside of a node; faster than ``ast.iter_child_nodes``."""
-    found: list[ast.AST] = []
-    for name in node._fields:
-        value = getattr(node, name, None)
-        if isinstance(value, ast.AST):
-            if not isinstance(value, (ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)):
-                found.append(value)
-        elif isinstance(value, list):
-            found += [entry for entry in value if isinstance(entry, ast.AST)]
-    return found
-
-
 def scope_of(
     facts: Facts, module: Module, key: Key, function: ast.AST, owner: Key | None, around: Scope | None
 ) -> Scope:
@@ -95,7 +86,7 @@ def scope_of(
         for target, value in _pairs(node):
             if isinstance(target, ast.Name) and stored.get(target.id) == 1:
                 names[target.id] = value
-    changed_inside = {name for node in nodes if isinstance(node, Functions) for entry in ast.walk(node)
+    changed_inside = {name for node in nodes if isinstance(node, Functions) for entry in walk(node)
                       if isinstance(entry, ast.Nonlocal) for name in entry.names}
     for place, argument in enumerate(every):
         value: Value = facts.of_annotation(module, argument.annotation)
@@ -143,7 +134,7 @@ def _see_stores(
         return
     known = {id(target): value for target, value in _pairs(node)}
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None) or node.optional_vars]
-    for target in (entry for part in targets if part is not None for entry in ast.walk(part)):
+    for target in (entry for part in targets if part is not None for entry in walk(part)):
         if not isinstance(target, ast.Attribute) or not isinstance(target.ctx, ast.Store):
             continue
         if owner is None or not isinstance(target.value, ast.Name) or target.value.id != "self":
@@ -299,7 +290,6 @@ def fold(facts: Facts) -> bool:
         folder.function(function, None)
         changed |= folder.changed
     changed |= drop_parameters(facts)
-    changed |= _drop_unread_attributes(facts.program)
     return changed
 
 
@@ -374,6 +364,33 @@ class Folder(ast.NodeTransformer):
             return self.generic_visit(node)
         self.changed = True
         return self.block(node.body if truth else node.orelse)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        """What is kept in an attribute that nobody reads is left out."""
+        if all(map(self._is_unread, node.targets)) and self._is_plain(node.value):
+            self.changed = True
+            return None
+        return self.generic_visit(node)
+
+    def _is_unread(self, target: ast.expr) -> bool:
+        if self.owner is None or not isinstance(target, ast.Attribute) or ast.unparse(target.value) != "self":
+            return False
+        related = self.facts.program.ancestors(self.owner)
+        for reader in self.facts.read.get(target.attr, ()):
+            if reader is None or reader in related or self.owner in self.facts.program.ancestors(reader):
+                return False
+        return True
+
+    def _is_plain(self, node: ast.expr) -> bool:
+        """Whether a value can be left out: a constant, or an object of ours that no framework looks for."""
+        value = self.scope.value(node)
+        if isinstance(node, ast.Constant):
+            return True
+        if not isinstance(value, Instance) or value.of is None or (isinstance(node, ast.Call) and (node.args or node.keywords)):
+            return False
+        return isinstance(node, (ast.Name, ast.Attribute, ast.Call)) and not is_frameworks(
+            self.facts.program, value.of, "forward"
+        )
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
         """A known condition leaves its value."""
@@ -461,14 +478,17 @@ class Folder(ast.NodeTransformer):
 
     def _drop_unread_names(self, function: ast.FunctionDef) -> None:
         """Leave out assignments of constants to names that nobody reads."""
-        nodes = list(ast.walk(function))
+        nodes = list(walk(function))
         read = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)}
         read |= {name for n in nodes if isinstance(n, ast.Nonlocal) for name in n.names}
 
         def unread(entry: ast.stmt) -> bool:
-            if not isinstance(entry, ast.Assign) or not isinstance(entry.value, (ast.Constant, ast.Name, ast.Attribute)):
-                return False
-            return all(isinstance(target, ast.Name) and target.id not in read for target in entry.targets)
+            return isinstance(entry, ast.Assign) and all(
+                isinstance(target, ast.Name)
+                and target.id not in read
+                and isinstance(value, (ast.Constant, ast.Name, ast.Attribute))
+                for target, value in _pairs(entry)
+            )
 
         for node in nodes:
             body = getattr(node, "body", None)
@@ -478,21 +498,25 @@ class Folder(ast.NodeTransformer):
 
 
 def drop_parameters(facts: Facts) -> bool:
-    """Take parameters that are always the same out of signatures and calls; their names were replaced before."""
+    """Take parameters that nobody reads, such as those that are always the same, out of signatures and calls."""
     calls = facts.calls
     assert isinstance(calls, Calls)
     changed = False
-    for (key, name), value in facts.parameters.items():
-        if key in calls.escaped or key not in calls.functions or isinstance(cast(Const, value).value, tuple):
-            continue
+    for key, sites in calls.sites.items():
         function, is_method = calls.functions[key]
-        used = any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(ast.Module(function.body, [])))
-        if used or name not in parameter_names(function)[is_method:]:
+        if key in calls.escaped or function.args.vararg or function.args.kwarg:
             continue
-        for site in calls.sites.get(key, []):
-            _drop_argument(site, function, is_method, name)
-        _drop_parameter(function, name)
-        changed = True
+        used = {node.id for part in function.body for node in walk(part) if isinstance(node, ast.Name)}
+        for name in parameter_names(function)[is_method:]:
+            bound = [(bind(site, function, is_method) or {}).get(name) for site in sites]
+            # What is passed must do nothing but be passed.
+            plain = all(value is None or isinstance(value, (ast.Constant, ast.Name, ast.Attribute)) for value in bound)
+            if name in used or not plain:
+                continue
+            for site in sites:
+                _drop_argument(site, function, is_method, name)
+            _drop_parameter(function, name)
+            changed = True
     return changed
 
 
@@ -514,27 +538,3 @@ def _drop_parameter(function: ast.FunctionDef, name: str) -> None:
             return
     place = [argument.arg for argument in arguments.kwonlyargs].index(name)
     del arguments.kwonlyargs[place], arguments.kw_defaults[place]
-
-
-def _drop_unread_attributes(program: Program) -> bool:
-    """Leave out ``self.x = None`` where nobody reads an attribute x."""
-    trees = [module.tree for module in program.modules.values()]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
-    # Sections are data, and what a class says of its attributes is not code.
-    changed = False
-
-    def unread(entry: ast.stmt) -> bool:
-        if not isinstance(entry, ast.Assign) or not isinstance(entry.value, ast.Constant) or entry.value.value is not None:
-            return False
-        return all(
-            isinstance(t, ast.Attribute) and isinstance(t.value, ast.Name) and t.value.id == "self" and t.attr not in read
-            for t in entry.targets
-        )
-
-    for node in nodes:
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.FunctionDef) and isinstance(body, list) and any(map(unread, body)):
-            node.body = [entry for entry in body if not unread(entry)] or [ast.Pass()]
-            changed = True
-    return changed

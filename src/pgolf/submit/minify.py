@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+from pgolf.submit.program import walk
+
 
 def minified(source: str) -> str:
     """The bare program; it computes the same."""
@@ -24,7 +26,7 @@ def minified(source: str) -> str:
 
 def _drop_unused(tree: ast.Module) -> bool:
     """Leave out imports and names of types that only annotations used; tells whether there were any."""
-    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)}
+    read = {node.id for node in walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)}
     kept: list[ast.stmt] = []
     dropped = False
     for statement in tree.body:

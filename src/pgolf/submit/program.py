@@ -221,6 +221,28 @@ def in_annotation(node: ast.AST) -> bool:
     return bool(getattr(node, "in_annotation", False))
 
 
+def children_of(node: ast.AST) -> list[ast.AST]:
+    """The nodes right inside of a node; faster than ``ast.iter_child_nodes``."""
+    found: list[ast.AST] = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, ast.AST):
+            if not isinstance(value, (ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)):
+                found.append(value)
+        elif isinstance(value, list):
+            found += [entry for entry in value if isinstance(entry, ast.AST)]
+    return found
+
+
+def walk(node: ast.AST) -> list[ast.AST]:
+    """A node and everything inside, as ``ast.walk`` gives it, but faster."""
+    found, at = [node], 0
+    while at < len(found):
+        found += children_of(found[at])
+        at += 1
+    return found
+
+
 def mark_scopes(tree: ast.Module) -> None:
     """Mark every ``Name`` of a module as global or not, and every node of an annotation as such."""
     for statement in tree.body:

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pgolf.submit.program import Functions, Key, Module, Program, in_annotation, is_global
+from pgolf.submit.program import Key, Module, Program, children_of, in_annotation, is_global
 
 
 @dataclass
@@ -139,7 +139,7 @@ class _Walk:
             # Names of types are kept, classes that are only named are not.
             if meant is not None and isinstance(self.program.definition(meant), ast.Assign):
                 self.use(meant)
-            for child in ast.iter_child_nodes(node):
+            for child in children_of(node):
                 self._look(module, child, owner)
             return
         if meant is not None and meant.name:
@@ -149,7 +149,7 @@ class _Walk:
             self.found.attributes.add(node.attr)
             if owner is not None and _is_super(node.value):
                 self._super |= {(above, node.attr) for above in self.program.ancestors(owner)[1:]}
-        for child in ast.iter_child_nodes(node):
+        for child in children_of(node):
             self._look(module, child, owner)
 
 
@@ -191,8 +191,3 @@ def functions_of(program: Program) -> list[tuple[Module, Key, ast.FunctionDef, K
                     if isinstance(entry, ast.FunctionDef)
                 ]
     return found
-
-
-def nested_functions(node: ast.AST) -> list[ast.AST]:
-    """Functions inside a function."""
-    return [child for child in ast.walk(node) if child is not node and isinstance(child, Functions)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _WIDTH = 120
+_PLACED = (ast.expr, ast.arg, ast.keyword, ast.alias, ast.ExceptHandler)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def remember(tree: ast.Module, source: str) -> None:
             kids = {}
             if not isinstance(node, ast.JoinedStr):
                 for path, kid in _slots(node):
+                    if not hasattr(kid, "lineno"):
+                        continue
                     first = starts[kid.lineno - 1] + kid.col_offset  # type: ignore[attr-defined]
                     kids[path] = (kid, first, starts[_end(kid)[0] - 1] + _end(kid)[1])
             layout = _layout(node, texts) if isinstance(node, ast.stmt) else {}
@@ -67,7 +70,7 @@ def _slots(node: ast.AST, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[An
         for index, child in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(child, ast.stmt):
                 continue
-            if hasattr(child, "lineno"):
+            if isinstance(child, _PLACED):
                 yield (*path, name, index), child
             elif isinstance(child, ast.AST):
                 yield from _slots(child, (*path, name, index))
@@ -206,10 +209,21 @@ def _head(node: Any, indent: int) -> list[str]:
     line = " " * indent + ast.unparse(ast.fix_missing_locations(shallow)).rpartition("\n")[0]
     if len(line) <= _WIDTH or not isinstance(node, ast.FunctionDef):
         return [line]
-    inside = node.args
-    pieces = ast.unparse(inside)
+    pieces = ast.unparse(node.args)
     opening, closing = line.index("("), line.rindex(pieces) + len(pieces)
-    return [line[: opening + 1], f"{' ' * (indent + 4)}{pieces}", f"{' ' * indent}{line[closing:]}"]
+    rows = [f"{' ' * (indent + 4)}{piece}," for piece in _split(pieces)]
+    return [line[: opening + 1], *rows, f"{' ' * indent}{line[closing:]}"]
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that stand in no brackets."""
+    parts, depth, start = [], 0, 0
+    for at, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append(text[start:at].strip())
+            start = at + 1
+    return [*parts, text[start:].strip()]
 
 
 def _shifted(text: str, indent: int, before: int) -> list[str]:

@@ -82,6 +82,8 @@ class Facts:
     """By class and attribute."""
     parameters: dict[tuple[Key, str], Value] = field(default_factory=dict)
     """By function and parameter."""
+    read: dict[str, set[Key | None]] = field(default_factory=dict)
+    """By attribute: classes of whose objects something reads it; None is of any."""
     calls: object = None
     """The calls that the parameters' values come from."""
 

@@ -17,7 +17,7 @@ from tests.golden.toy import trajectory_settings
 COMMANDS = [
     *("data prepare", "data fetch", "data inspect", "train", "pack", "inspect", "eval", "verify-ledger", "audit"),
     *("compress", "decompress", "import", "run", "recipes", "bench", "bench compressors", "bench compare"),
-    *("launch", "launch slurm", "launch local", "doctor"),
+    *("launch", "launch slurm", "launch local", "doctor", "submit"),
 ]
 
 

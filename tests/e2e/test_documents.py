@@ -18,6 +18,7 @@ ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
     "audit plain.pt": "tests/audit/test_command.py trains the script that makes it, and runs them",
     "import": "tests/golden reads the references' own files",
+    "submit": "tests/e2e/test_submit.py runs it",
     "launch slurm": "tests/e2e/test_launch.py runs it without SLURM, tests/slurm with",
 }
 SHRUNK = [
@@ -92,4 +93,5 @@ def test_elsewhere_is_true() -> None:
     assert (ROOT / "tests" / "audit" / "test_command.py").is_file()
     assert (ROOT / "tests" / "golden" / "test_evaluation.py").is_file()
     assert (ROOT / "tests" / "e2e" / "test_launch.py").is_file()
+    assert (ROOT / "tests" / "e2e" / "test_submit.py").is_file()
     assert (ROOT / "tests" / "slurm" / "test_slurm.py").is_file()

@@ -206,7 +206,9 @@ def _drop_keys(program: Program, recipe: Recipe) -> None:
     computed = {  # getattr(compress.bits, group)
         node.args[0].attr
         for node in nodes
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and isinstance(node.args[0], ast.Attribute)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "getattr"
+        and isinstance(node.args[0], ast.Attribute)
     }
     for section in (recipe, *_sections(recipe)):
         statement = module.definitions.get(type(section).__name__)
@@ -230,27 +232,27 @@ def _drop_keys(program: Program, recipe: Recipe) -> None:
 
 def _one_namespace(program: Program, modules: list[Module]) -> None:
     """Rename what has the same name in several modules, or that of something imported or built in."""
-    taken: dict[str, Key] = {}
     imports: dict[str, str] = {}
     everything = {node.id for module in modules for node in walk(module.tree) if isinstance(node, ast.Name)}
     for module in modules:
         for name in _used_externals(module):
             line = imports.setdefault(name, module.external[name])
             assert line == module.external[name], f"{name} is imported as {line} and as {module.external[name]}"
+    taken: set[str] = set()
     names: dict[Key, str] = {}
     for module in modules:
+        stem = module.name.rpartition(".")[2]
         for name in module.definitions:
             chosen = name
             if name in taken or name in imports or hasattr(builtins, name):
-                stem = module.name.rpartition(".")[2]
                 # A leading underscore says that a name is of its module alone, which the stem says now.
-                chosen = f"{stem}_{name.strip('_')}" if name.islower() or not name.isupper() else f"{stem.upper()}{name}"
+                chosen = f"{stem.upper() if name.isupper() else stem}_{name.strip('_')}"
                 while chosen in taken or chosen in everything:
                     chosen += "_"
-            taken[chosen] = names[Key(module.name, name)] = Key(module.name, name)
-            names[Key(module.name, name)] = chosen  # type: ignore[assignment]
+            taken.add(chosen)
+            names[Key(module.name, name)] = chosen
     for module in modules:
-        module.tree = _Renamer(program, module, names).visit(module.tree)  # type: ignore[arg-type]
+        module.tree = _Renamer(program, module, names).visit(module.tree)
 
 
 class _Renamer(ast.NodeTransformer):
@@ -260,14 +262,14 @@ class _Renamer(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.AST:
         """A global name."""
         key = self.program.meaning(self.module, node)
-        if key in self.names:
+        if key is not None and key in self.names:
             node.id = self.names[key]
         return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         """A name of a module."""
         key = self.program.meaning(self.module, node)
-        if key in self.names:
+        if key is not None and key in self.names:
             found = ast.Name(self.names[key], node.ctx)
             found.in_annotation = in_annotation(node)  # type: ignore[attr-defined]
             return found
@@ -282,8 +284,9 @@ class _Renamer(ast.NodeTransformer):
         return self._definition(node)
 
     def _definition(self, node: Any) -> ast.AST:
-        if self.module.definitions.get(node.name) is node:
-            node.name = self.names[Key(self.module.name, node.name)]
+        name = str(node.name)
+        if self.module.definitions.get(name) is node:
+            node.name = self.names[Key(self.module.name, name)]
         return self.generic_visit(node)
 
 

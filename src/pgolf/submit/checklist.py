@@ -166,7 +166,9 @@ def _calibration(runs: Sequence[RunRecord]) -> Item:
 
 
 def _self_contained(bundle: Bundle) -> Item:
-    fetching = re.findall(r"^(?:import|from) (?:urllib|requests|socket|http|huggingface_hub|ftplib)\b.*", bundle.readable, re.M)
+    fetching = re.findall(
+        r"^(?:import|from) (?:urllib|requests|socket|http|huggingface_hub|ftplib)\b.*", bundle.readable, re.M
+    )
     text = f"one file; imports {', '.join(bundle.requirements)} and the standard library, nothing of pgolf, no network"
     return Item("self-contained", not fetching, fetching[0] if fetching else text)
 

@@ -119,7 +119,9 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     """Train and pack, unless an artifact is given; then score the artifact."""
     log, recipe = Log(team), with_seed(RECIPE, options.seed)
     dataset = open_dataset(options.data, options.tokenizer, recipe.model.vocab_size)
-    log.line(f"recipe:{recipe.name} seed:{recipe.train.seed} ranks:{team.size} device:{device} torch:{torch.__version__}")
+    log.line(
+        f"recipe:{recipe.name} seed:{recipe.train.seed} ranks:{team.size} device:{device} torch:{torch.__version__}"
+    )
     path = options.artifact
     if path is None:
         weights, grid = train(recipe, dataset, options.out, device, team, log)

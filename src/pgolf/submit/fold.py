@@ -38,9 +38,11 @@ def collect(facts: Facts, roots: Sequence[Key]) -> Facts:
                     if isinstance(target, ast.Name):
                         stores.setdefault((key, target.id), []).append(Scope(facts, module, {}).value(entry.value))
     families = {key: facts.program.ancestors(key) for key in facts.program.classes()}
-    for (key, name), values in stores.items():
+    for key, name in stores:
         # A subclass, or what it descends from, may store something else.
-        related = [v for (other, n), v in stores.items() if n == name and (key in families[other] or other in families[key])]
+        related = [
+            v for (other, n), v in stores.items() if n == name and (key in families[other] or other in families[key])
+        ]
         value = joined([entry for part in related for entry in part])
         found.attributes[key, name] = None if name in foreign else value
     found.parameters = calls.parameters()
@@ -76,18 +78,22 @@ def scope_of(
         if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
             stored[node.id] = stored.get(node.id, 0) + 1
             names[node.id] = None
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            names[node.name] = None
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names[node.name] = None
+        elif isinstance(node, (ast.ExceptHandler, ast.FunctionDef, ast.ClassDef)):
+            names[node.name or ""] = None
         elif isinstance(node, ast.Nonlocal):
             stored |= dict.fromkeys(node.names, 2)
     for node in nodes:
-        for target, value in _pairs(node):
+        for target, assigned in _pairs(node):
             if isinstance(target, ast.Name) and stored.get(target.id) == 1:
-                names[target.id] = value
-    changed_inside = {name for node in nodes if isinstance(node, Functions) for entry in walk(node)
-                      if isinstance(entry, ast.Nonlocal) for name in entry.names}
+                names[target.id] = assigned
+    changed_inside = {
+        name
+        for node in nodes
+        if isinstance(node, Functions)
+        for entry in walk(node)
+        if isinstance(entry, ast.Nonlocal)
+        for name in entry.names
+    }
     for place, argument in enumerate(every):
         value: Value = facts.of_annotation(module, argument.annotation)
         if around is None and (key, argument.arg) in facts.parameters:
@@ -96,9 +102,9 @@ def scope_of(
         if owner is not None and place == 0:
             value = Instance(owner)
         names[argument.arg] = None if argument.arg in stored else value
-    for argument in (arguments.vararg, arguments.kwarg):
-        if argument is not None:
-            names[argument.arg] = None
+    for rest in (arguments.vararg, arguments.kwarg):
+        if rest is not None:
+            names[rest.arg] = None
     return Scope(facts, module, names | dict.fromkeys(changed_inside), around)
 
 
@@ -120,7 +126,11 @@ def _pairs(node: ast.AST) -> list[tuple[ast.AST, ast.expr]]:
         return []
     found: list[tuple[ast.AST, ast.expr]] = []
     for target in node.targets:
-        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple) and len(target.elts) == len(node.value.elts):
+        if (
+            isinstance(target, ast.Tuple)
+            and isinstance(node.value, ast.Tuple)
+            and len(target.elts) == len(node.value.elts)
+        ):
             found += zip(target.elts, node.value.elts, strict=True)
         else:
             found.append((target, node.value))
@@ -133,7 +143,8 @@ def _see_stores(
     if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.withitem)):
         return
     known = {id(target): value for target, value in _pairs(node)}
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None) or node.optional_vars]
+    single = node.optional_vars if isinstance(node, ast.withitem) else getattr(node, "target", None)
+    targets = node.targets if isinstance(node, ast.Assign) else [single]
     for target in (entry for part in targets if part is not None for entry in walk(part)):
         if not isinstance(target, ast.Attribute) or not isinstance(target.ctx, ast.Store):
             continue
@@ -157,12 +168,20 @@ class Calls:
             self.functions[key] = function, owner is not None
             if owner is not None:
                 by_name.setdefault(function.name, []).append(key)
-        fields = {e.target.id for c in program.classes().values() for e in c.body if isinstance(e, ast.AnnAssign) and isinstance(e.target, ast.Name)}
+        fields = {
+            e.target.id
+            for c in program.classes().values()
+            for e in c.body
+            if isinstance(e, ast.AnnAssign) and isinstance(e.target, ast.Name)
+        }
         self.methods = {
             name: keys[0]
             for name, keys in by_name.items()
-            if len(keys) == 1 and not name.startswith("__") and name not in fields
-            and not self._is_frameworks(keys[0], name) and not self.functions[keys[0]][0].decorator_list
+            if len(keys) == 1
+            and not name.startswith("__")
+            and name not in fields
+            and not self._is_frameworks(keys[0], name)
+            and not self.functions[keys[0]][0].decorator_list
         }
         self.escaped: set[Key] = set(roots)
         self.passed: dict[Key, list[dict[str, Value]]] = {}
@@ -386,7 +405,11 @@ class Folder(ast.NodeTransformer):
         value = self.scope.value(node)
         if isinstance(node, ast.Constant):
             return True
-        if not isinstance(value, Instance) or value.of is None or (isinstance(node, ast.Call) and (node.args or node.keywords)):
+        if (
+            not isinstance(value, Instance)
+            or value.of is None
+            or (isinstance(node, ast.Call) and (node.args or node.keywords))
+        ):
             return False
         return isinstance(node, (ast.Name, ast.Attribute, ast.Call)) and not is_frameworks(
             self.facts.program, value.of, "forward"

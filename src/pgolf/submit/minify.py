@@ -31,12 +31,16 @@ def _drop_unused(tree: ast.Module) -> bool:
     dropped = False
     for statement in tree.body:
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
-            names = [a for a in statement.names if (a.asname or a.name.partition(".")[0]) in read or a.name == "annotations"]
+            names = [
+                a for a in statement.names if (a.asname or a.name.partition(".")[0]) in read or a.name == "annotations"
+            ]
             dropped |= len(names) < len(statement.names)
             statement.names = names
             if not names:
                 continue
-        if isinstance(statement, ast.Assign) and all(isinstance(t, ast.Name) and t.id not in read for t in statement.targets):
+        if isinstance(statement, ast.Assign) and all(
+            isinstance(t, ast.Name) and t.id not in read for t in statement.targets
+        ):
             dropped = True
             continue
         kept.append(statement)
@@ -69,7 +73,9 @@ class _Bare(ast.NodeTransformer):
         """Annotations make the fields of data classes and named tuples."""
         outer = self._keeps_fields
         bases = [ast.unparse(base) for base in node.bases]
-        self._keeps_fields = any("dataclass" in ast.unparse(entry) for entry in node.decorator_list) or "NamedTuple" in bases
+        self._keeps_fields = (
+            any("dataclass" in ast.unparse(entry) for entry in node.decorator_list) or "NamedTuple" in bases
+        )
         self.generic_visit(node)
         self._keeps_fields = outer
         return node

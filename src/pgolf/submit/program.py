@@ -89,11 +89,11 @@ def defined_names(statement: ast.stmt) -> list[str]:
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return [statement.name]
     targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    return [node.id for target in targets if target is not None for node in ast.walk(target) if _is_stored(node)]
+    return sorted(name for target in targets if target is not None for name in _stored(target))
 
 
-def _is_stored(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+def _stored(node: ast.AST) -> set[str]:
+    return {entry.id for entry in walk(node) if isinstance(entry, ast.Name) and isinstance(entry.ctx, ast.Store)}
 
 
 class _Imports(ast.NodeTransformer):
@@ -269,7 +269,7 @@ def _mark(node: ast.AST, bound: tuple[frozenset[str], ...], annotation: bool) ->
             _mark(child, own if direct else bound, annotation)
         return
     if isinstance(node, _Comprehensions):
-        targets = {entry.id for part in node.generators for entry in ast.walk(part.target) if _is_stored(entry)}  # type: ignore[attr-defined]
+        targets = {name for part in node.generators for name in _stored(part.target)}
         bound = (*bound, frozenset(targets))
     for name, child in _fields(node):
         _mark(child, bound, annotation or (isinstance(node, ast.AnnAssign) and name == "annotation"))
@@ -313,7 +313,7 @@ def _bound_names(node: ast.AST) -> set[str]:
             outside.update(entry.names)
         if isinstance(entry, ast.ExceptHandler) and entry.name:
             names.add(entry.name)
-        if _is_stored(entry):
-            names.add(entry.id)  # type: ignore[attr-defined]
+        if isinstance(entry, ast.Name) and isinstance(entry.ctx, ast.Store):
+            names.add(entry.id)
         stack += list(ast.iter_child_nodes(entry))
     return names - outside

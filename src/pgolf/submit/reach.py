@@ -47,8 +47,10 @@ def keep_only(program: Program, found: Reached) -> bool:
             names = [name for name, owner in module.definitions.items() if owner is statement]
             text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
             # A text after a definition describes it.
-            wanted = (texts or statement is module.tree.body[0]) if text else any(
-                Key(module.name, name) in found.keys for name in names
+            wanted = (
+                (texts or statement is module.tree.body[0])
+                if text
+                else any(Key(module.name, name) in found.keys for name in names)
             )
             texts = wanted
             if wanted:

@@ -46,7 +46,7 @@ def remember(tree: ast.Module, source: str) -> None:
         starts.append(starts[-1] + len(line))
     texts = [line.decode().rstrip("\n") for line in lines]
     for node in ast.walk(tree):
-        if hasattr(node, "lineno"):
+        if isinstance(node, (ast.stmt, *_PLACED)) and hasattr(node, "lineno"):
             start, end = starts[node.lineno - 1] + node.col_offset, starts[_end(node)[0] - 1] + _end(node)[1]
             kids = {}
             if not isinstance(node, ast.JoinedStr):
@@ -57,7 +57,7 @@ def remember(tree: ast.Module, source: str) -> None:
                     kids[path] = (kid, first, starts[_end(kid)[0] - 1] + _end(kid)[1])
             layout = _layout(node, texts) if isinstance(node, ast.stmt) else {}
             place = _Place(content[start:end].decode(), start, kids, _bare(node), **layout)
-            node.place = place  # type: ignore[attr-defined]
+            node.place = place  # type: ignore[union-attr]
 
 
 def _end(node: Any) -> tuple[int, int]:
@@ -84,7 +84,9 @@ def _is_unchanged(node: ast.AST) -> bool:
     if isinstance(node, ast.JoinedStr):
         return True
     now = dict(_slots(node))
-    return now.keys() == place.kids.keys() and all(now[p] is kid and _is_unchanged(kid) for p, (kid, *_) in place.kids.items())
+    return now.keys() == place.kids.keys() and all(
+        now[p] is kid and _is_unchanged(kid) for p, (kid, *_) in place.kids.items()
+    )
 
 
 def _layout(node: ast.stmt, texts: list[str]) -> dict[str, Any]:

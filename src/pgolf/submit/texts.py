@@ -39,7 +39,9 @@ def training_log(run: RunRecord) -> str:
     ]
     for entry in run.metrics:
         if "val_bpb" in entry:
-            lines.append(f"step:{entry['step']}/{steps} val_loss:{entry['val_loss']:.6f} val_bpb:{entry['val_bpb']:.6f}")
+            lines.append(
+                f"step:{entry['step']}/{steps} val_loss:{entry['val_loss']:.6f} val_bpb:{entry['val_bpb']:.6f}"
+            )
         else:
             lines.append(
                 f"step:{entry['step']}/{steps} train_loss:{entry['train_loss']:.6f} lr_scale:{entry['lr_scale']:.4f} "
@@ -59,13 +61,16 @@ def training_log(run: RunRecord) -> str:
 def summary(runs: Sequence[RunRecord]) -> dict[str, float]:
     """Mean and standard deviation (n - 1) over the seeds; the deviation of one run is 0."""
     scores, losses = [run.score["val_bpb"] for run in runs], [run.score["val_loss"] for run in runs]
-    spread = (lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
     return {
         "val_bpb": statistics.fmean(scores),
-        "val_bpb_std": spread(scores),
+        "val_bpb_std": _deviation(scores),
         "val_loss": statistics.fmean(losses),
-        "val_loss_std": spread(losses),
+        "val_loss_std": _deviation(losses),
     }
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def submission(
@@ -90,7 +95,11 @@ def submission(
         "pytorch_version": runs[0].provenance["environment"]["torch"],
         "compliant": ok,
         "compliance": {item.rule: item.ok for item in items},
-        **({} if ok else {"status": NON_COMPLIANT, "violations": [f"{i.rule}: {i.evidence}" for i in items if not i.ok]}),
+        **(
+            {}
+            if ok
+            else {"status": NON_COMPLIANT, "violations": [f"{i.rule}: {i.evidence}" for i in items if not i.ok]}
+        ),
     }
 
 
@@ -108,13 +117,13 @@ def _seed_result(run: RunRecord, code: int) -> dict[str, Any]:
     }
 
 
-def readme(
-    runs: Sequence[RunRecord], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str
-) -> str:
+def readme(runs: Sequence[RunRecord], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str) -> str:
     """What goes into README.md."""
     figures = summary(runs)
     mean = f"**{figures['val_bpb']:.5f} bits per byte** ({figures['val_loss']:.5f} nats per token)"
-    over = f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}" if len(runs) > 1 else "one seed"
+    over = (
+        f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}" if len(runs) > 1 else "one seed"
+    )
     bad = [item for item in items if not item.ok]
     warning = [f"> **{NON_COMPLIANT}**: written with --force; {len(bad)} rules are not kept (see the checklist)."]
     parts = [
@@ -185,7 +194,11 @@ def _commands(runs: Sequence[RunRecord]) -> str:
     lines += [f"{start} --out seed{run.seed} --seed {run.seed}" for run in runs]
     lines.append("# score an artifact again")
     lines.append(f"{start} --artifact evidence/artifact_seed{runs[0].seed}.pgolf")
-    return "```sh\n" + "\n".join(lines) + "\n```\n\nDATA has the shards `*_train_*.bin` and `*_val_*.bin`, MODEL is the SentencePiece model."
+    return (
+        "```sh\n"
+        + "\n".join(lines)
+        + "\n```\n\nDATA has the shards `*_train_*.bin` and `*_val_*.bin`, MODEL is the SentencePiece model."
+    )
 
 
 def _files(bundle: Bundle) -> str:

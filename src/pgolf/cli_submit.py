@@ -74,7 +74,7 @@ def submit_command(
     else:
         console = stdout if stdout.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
         broken = sum(not item.ok for item in found.items)
-        state = "every rule is kept" if found.ok else f"{broken} rules are broken"
+        state = "every rule is kept" if found.ok else f"{broken} rule{'s are' if broken > 1 else ' is'} broken"
         table = Table(title=plain(f"{out}: {state}"), title_justify="left")
         for column in ("", "rule"):
             table.add_column(column, no_wrap=True)

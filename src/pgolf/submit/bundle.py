@@ -283,10 +283,9 @@ class _Renamer(ast.NodeTransformer):
         """As for a function."""
         return self._definition(node)
 
-    def _definition(self, node: Any) -> ast.AST:
-        name = str(node.name)
-        if self.module.definitions.get(name) is node:
-            node.name = self.names[Key(self.module.name, name)]
+    def _definition(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
+        if any(owner is node for owner in self.module.definitions.values()):
+            node.name = self.names[Key(self.module.name, node.name)]
         return self.generic_visit(node)
 
 

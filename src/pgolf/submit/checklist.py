@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pgolf.compress.code_size import code_bytes
 from pgolf.data.dataset import Dataset
 from pgolf.evaluate.ledger import Verification
 from pgolf.provenance import code_digest
@@ -87,7 +88,7 @@ def bytes_item(run: RunRecord, code: int) -> Item:
     total = model + code
     text = f"script {code:,} + artifact {model:,} = {total:,} of {cap:,} bytes"
     if total > cap:
-        remedy = f"pgolf pack {run.folder} --cap {run.recipe.compress.cap - (total - cap)}"
+        remedy = f"pgolf pack {run.folder} --cap {cap - code + code_bytes()}"
         text += f": {total - cap:,} too many; use --repack (or `{remedy}` and evaluate again)"
     return Item(f"bytes, seed {run.seed}", total <= cap, text)
 
@@ -181,8 +182,8 @@ def _code(runs: Sequence[RunRecord]) -> Item:
     if len(made) > 1:
         return Item("code", False, "the runs were made by different versions of the code")
     text = (
-        f"the runs are of code {made.pop()[:16]}, the script of {now[:16]}: the line above compares their numbers; "
-        "train again to be sure of training as well"
+        f"the runs are of code {made.pop()[:16]}, the script of {now[:16]}: that it scores the same is "
+        "shown, that it trains the same is not; train again with this version"
     )
     return Item("code", False, text)
 

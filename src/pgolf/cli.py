@@ -45,6 +45,7 @@ from pgolf.cli_launch import launch_app
 from pgolf.cli_report import DIFF_EXAMPLES, REPORT_EXAMPLES, RUNS_EXAMPLES, diff_command, report_command, runs_command
 from pgolf.cli_significance import SIGNIFICANCE_EXAMPLES, significance_command
 from pgolf.cli_study import STUDY_EXAMPLES, study_command
+from pgolf.cli_submit import SUBMIT_EXAMPLES, submit_command
 from pgolf.errors import Interrupted, PgolfError
 
 app = typer.Typer(
@@ -71,6 +72,7 @@ app.command("study", epilog=epilog(*STUDY_EXAMPLES))(study_command)
 app.command("report", epilog=epilog(*REPORT_EXAMPLES))(report_command)
 app.command("runs", epilog=epilog(*RUNS_EXAMPLES))(runs_command)
 app.command("diff", epilog=epilog(*DIFF_EXAMPLES))(diff_command)
+app.command("submit", epilog=epilog(*SUBMIT_EXAMPLES))(submit_command)
 app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
 
 

@@ -18,7 +18,7 @@ COMMANDS = [
     *("data prepare", "data fetch", "data inspect", "train", "pack", "inspect", "eval", "verify-ledger", "audit"),
     *("compress", "decompress", "import", "run", "recipes", "bench", "bench compressors", "bench compare"),
     *("launch", "launch slurm", "launch local", "doctor", "generate", "significance"),
-    *("study", "report", "runs", "diff"),
+    *("study", "report", "runs", "diff", "submit"),
 ]
 
 

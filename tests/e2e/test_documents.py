@@ -21,6 +21,7 @@ ELSEWHERE = {
     "significance runs": "tests/e2e/test_significance.py makes the runs",
     "study ttt": "tests/e2e/test_study.py runs it without SLURM",
     "study steps": "tests/unit/test_study_spec.py checks it, tests/e2e/test_study.py shows a plan",
+    "submit": "tests/e2e/test_submit.py runs it",
     "launch slurm": "tests/e2e/test_launch.py runs it without SLURM, tests/slurm with",
 }
 SHRUNK = [
@@ -97,5 +98,6 @@ def test_elsewhere_is_true() -> None:
     assert (ROOT / "tests" / "audit" / "test_command.py").is_file()
     assert (ROOT / "tests" / "golden" / "test_evaluation.py").is_file()
     assert (ROOT / "tests" / "e2e" / "test_launch.py").is_file()
+    assert (ROOT / "tests" / "e2e" / "test_submit.py").is_file()
     assert (ROOT / "tests" / "slurm" / "test_slurm.py").is_file()
     assert (ROOT / "tests" / "e2e" / "test_significance.py").is_file()

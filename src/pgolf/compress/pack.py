@@ -71,16 +71,7 @@ def pack(
         PgolfError: nothing tried fits; the message says the smallest total reached. Nothing is written.
     """
     limit, code = cap or recipe.compress.cap, code_bytes()
-    packer = _Packer(state, recipe, tokenizer_digest, calibration, limit - code, note)
-    by_budget = recipe.compress.scheme == "budget"
-    packed = (packer.on_grid(grid) or packer.by_budget()) if by_budget else packer.by_rows()
-    if packed is None:
-        raise PgolfError(
-            f"{out}: does not fit the cap of {limit:,} bytes; the smallest total reached is {packer.smallest + code:,} "
-            f"(code {code:,}); raise --cap, lower compress.bits or shrink the model"
-        )
-    note("verifying")
-    _verify(packed.content, packed.stored, recipe)
+    packed = fit(state, recipe, tokenizer_digest, out, limit, code, calibration, note, grid)
     write_bytes(out, packed.content)
     note("measuring what each tensor costs")
     return PackReport(
@@ -96,6 +87,35 @@ def pack(
         origin=packed.origin,
         tensors=_describe(state, packed.stored, recipe, calibration),
     )
+
+
+def fit(
+    state: Mapping[str, Tensor],
+    recipe: Recipe,
+    tokenizer_digest: str,
+    out: Path,
+    limit: int,
+    code: int,
+    calibration: Calibration | None,
+    note: Callable[[str], None],
+    grid: Grid | None = None,
+) -> Packed:
+    """The artifact that ``pack`` writes, read back to verify it; ``limit`` bytes are for it and ``code`` together.
+
+    Raises:
+        PgolfError: nothing tried fits; ``out`` names the file that was to be written.
+    """
+    packer = _Packer(state, recipe, tokenizer_digest, calibration, limit - code, note)
+    by_budget = recipe.compress.scheme == "budget"
+    packed = (packer.on_grid(grid) or packer.by_budget()) if by_budget else packer.by_rows()
+    if packed is None:
+        raise PgolfError(
+            f"{out}: does not fit the cap of {limit:,} bytes; the smallest total reached is {packer.smallest + code:,} "
+            f"(code {code:,}); raise --cap, lower compress.bits or shrink the model"
+        )
+    note("verifying")
+    _verify(packed.content, packed.stored, recipe)
+    return packed
 
 
 def freeze_grid(
@@ -126,7 +146,9 @@ def freeze_grid(
 
 
 @dataclass(frozen=True)
-class _Packed:
+class Packed:
+    """An artifact's bytes, what they hold, and how they came about."""
+
     content: bytes
     stored: dict[str, Stored]
     origin: dict[str, Any]
@@ -154,7 +176,7 @@ class _Packer:
             self.origin["calibration"] = calibration.source
         self.smallest = 1 << 62
 
-    def by_rows(self) -> _Packed | None:
+    def by_rows(self) -> Packed | None:
         """Fixed widths, with the references' ways to get under a cap."""
         compress = self.recipe.compress
         for five_bit in _fallbacks(self.recipe):
@@ -162,10 +184,10 @@ class _Packer:
             for level in compress.level:
                 content = self._encode(stored, self.origin, level)
                 if len(content) <= self.limit:
-                    return _Packed(content, stored, self.origin, level, tuple(sorted(five_bit)))
+                    return Packed(content, stored, self.origin, level, tuple(sorted(five_bit)))
         return None
 
-    def on_grid(self, grid: Grid | None) -> _Packed | None:
+    def on_grid(self, grid: Grid | None) -> Packed | None:
         """The nearest codes on a given grid, or on one so close to it that the size is right."""
         if grid is None:
             return None
@@ -189,7 +211,7 @@ class _Packer:
             return None
         return packed
 
-    def by_budget(self) -> _Packed | None:
+    def by_budget(self) -> Packed | None:
         """Steps by sensitivity, as fine as the cap allows."""
         compress = self.recipe.compress
         targets = budget.prepare(self.state, self.sensitivities, compress)
@@ -211,16 +233,16 @@ class _Packer:
 
     def _search(
         self, store: Callable[[float], dict[str, Stored]], origin: Mapping[str, Any], label: str, start: float
-    ) -> _Packed | None:
+    ) -> Packed | None:
         """The largest file within the limit that ``store`` leads to; its origin names the fineness by ``label``."""
-        best: _Packed | None = None
+        best: Packed | None = None
 
         def build(fineness: float) -> tuple[dict[str, Stored], int]:
             nonlocal best
             stored, named = store(fineness), {**origin, label: float(f"{fineness:.6g}")}
             content = self._encode(stored, named, 1)
             if len(content) <= self.limit and (best is None or len(content) > len(best.content)):
-                best = _Packed(content, stored, named)
+                best = Packed(content, stored, named)
             return stored, len(content)
 
         budget.search(build, start, self.limit, self.recipe.compress.slack)

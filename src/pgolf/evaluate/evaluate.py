@@ -87,7 +87,7 @@ def evaluate(
         PgolfError: the stream's targets stand for no bytes at all.
     """
     started = time.perf_counter()
-    recipe = with_batch(recipe, next(network.parameters()).device, team)
+    settled = with_batch(recipe, next(network.parameters()).device, team)
     targets = len(tokens) - 1
     was_training = network.training
     ledger = Ledger(
@@ -97,11 +97,11 @@ def evaluate(
             "targets": targets,
             "mode": mode,
             "strict": strict,
-            "settings": {"evaluate": recipe.evaluate.model_dump(), "ttt": recipe.ttt.model_dump()},
+            "settings": {"evaluate": settled.evaluate.model_dump(), "ttt": settled.ttt.model_dump()},
         }
     )
     try:
-        scorer = build_scorer(network, recipe, mode, team=team)
+        scorer = build_scorer(network, settled, mode, team=team)
         grade(scorer, tokens, byte_table, ledger, strict=strict, progress=progress, team=team)
     finally:
         network.train(was_training)

@@ -45,17 +45,17 @@ def build_scorer(
     """
     if mode not in MODES:
         raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
-    recipe = with_batch(recipe, next(network.parameters()).device, team)
+    settled = with_batch(recipe, next(network.parameters()).device, team)
     length = recipe.evaluation_length
     stride = length if mode == "standard" else recipe.evaluate.stride
     if mode == "ttt" and recipe.ttt.method != "full":
         # Those scorers extend the ones below.
         from pgolf.evaluate.lora_scorer import LORA_SCORERS
 
-        return LORA_SCORERS[recipe.ttt.method](network, recipe, document_start)
+        return LORA_SCORERS[recipe.ttt.method](network, settled, document_start)
     if mode == "ttt":
-        return TttScorer(network, recipe, team)
-    return FrozenScorer(network, length, stride, recipe.evaluate.batch, recipe.evaluate.compile)
+        return TttScorer(network, settled, team)
+    return FrozenScorer(network, length, stride, settled.evaluate.batch, recipe.evaluate.compile)
 
 
 class WindowScorer(Scorer):

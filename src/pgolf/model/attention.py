@@ -78,7 +78,7 @@ class Attention(nn.Module):
         q = norm_and_rotate(q, cosines[here], sines[here], self.query_gain)
         k = norm_and_rotate(k, cosines, sines)
         if past is not None:
-            y = _continued_attention(q, *past[0].extend(k, v, past[1]), mask)
+            y = _continued_attention(q, *past[0].write(k, v, past[1]), mask)
         elif count < length:
             y = _continued_attention(q, k.to(v.dtype).transpose(1, 2), v.transpose(1, 2), mask)
         else:

@@ -31,7 +31,7 @@ class LayerCache:
         self.values = torch.zeros_like(self.keys)
         self._rows = self.keys.view(-1, length, width), self.values.view(-1, length, width)
 
-    def extend(self, keys: Tensor, values: Tensor, used: int) -> tuple[Tensor, Tensor]:
+    def write(self, keys: Tensor, values: Tensor, used: int) -> tuple[Tensor, Tensor]:
         """Write the positions after the first ``used``.
 
         Args:
@@ -48,7 +48,7 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def append(self, keys: Tensor, values: Tensor, used: int) -> tuple[Tensor, Tensor]:
-        """``extend`` by one position (B, K, W); returns (B * K, used + 1, W)."""
+        """``write`` for one position (B, K, W); returns (B * K, used + 1, W)."""
         self.keys.select(2, used).copy_(keys)
         self.values.select(2, used).copy_(values)
         return self._rows[0].narrow(1, 0, used + 1), self._rows[1].narrow(1, 0, used + 1)

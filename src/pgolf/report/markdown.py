@@ -65,7 +65,7 @@ def _block(block: Block) -> str:
         case Statements():
             return "\n".join(f"* {_plain(text)}" for text in block.texts)
         case Facts():
-            return _table(("", ""), block.rows)
+            return table(("", ""), block.rows)
         case Listing():
             return _fenced(block.lines, block.language)
         case Sheet():
@@ -88,9 +88,9 @@ def _block(block: Block) -> str:
 
 
 def _sheet(block: Sheet) -> str:
-    table = block.table
-    rows = [[shown(value, table.digits) for value in row] for row in table.rows]
-    parts = [f"### {_plain(table.title)}" if table.title else "", _table(table.columns, rows), _plain(table.note)]
+    found = block.table
+    rows = [[shown(value, found.digits) for value in row] for row in found.rows]
+    parts = [f"### {_plain(found.title)}" if found.title else "", table(found.columns, rows), _plain(found.note)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -104,7 +104,7 @@ def _chart(chart: LineChart) -> str:
     if not rows:
         return ""
     head = (f"{chart.y_label} by {chart.x_label}", "first", "lowest", "last")
-    parts = [f"### {_plain(chart.title)}", _table(head, rows), _plain(chart.note)]
+    parts = [f"### {_plain(chart.title)}", table(head, rows), _plain(chart.note)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -113,10 +113,10 @@ def _waterfall(chart: Waterfall) -> str:
     for name, value in chart.steps:
         rows.append((name, f"{value:.4f}", f"{value - before:+.4f}"))
         before = value
-    return f"### {_plain(chart.title)}\n\n" + _table(("", chart.unit, "change"), rows)
+    return f"### {_plain(chart.title)}\n\n" + table(("", chart.unit, "change"), rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[_plain(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
     lines = [" | ".join(cells[0]), " | ".join("---" for _ in head), *(" | ".join(row) for row in cells[1:])]
     return "\n".join(f"| {line} |" for line in lines)

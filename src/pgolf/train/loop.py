@@ -77,21 +77,7 @@ def train(run: Run, watcher: Watcher, keep: Collection[int] = ()) -> TrainResult
                 watcher.validation(clock.step, raw)
             if finished:
                 break
-            started = time.perf_counter()
-            scale = lr_scale(train, clock.step, clock.seconds)
-            run.switch_fake_quantization(scale, watcher)
-            loss = run.accumulate_gradients(clock.step)
-            if train.grad_clip:
-                torch.nn.utils.clip_grad_norm_(run.network.parameters(), train.grad_clip)
-            set_schedule(run.optimizers, scale, muon_momentum(run.recipe.optim, clock.step))
-            for optimizer in run.optimizers:
-                optimizer.step()
-            run.network.zero_grad(set_to_none=True)
-            clock.step += 1
-            run.averager.update(run.network.state_dict(), clock.step, scale)
-            run.metrics.step(clock.step, loss, scale)
-            clock.seconds += time.perf_counter() - started
-            clock.seconds, stopping = agree(run.team, clock.seconds, stop.requested)
+            stopping = run.step(watcher, lambda: stop.requested)
             watcher.step(clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
             if stopping or _every(train.checkpoint_every, clock.step):
                 run.save_checkpoint()
@@ -159,6 +145,30 @@ class Run:
         train = self.recipe.train
         out_of_time = bool(train.wallclock_seconds) and self.clock.seconds >= train.wallclock_seconds
         return self.clock.step >= train.steps or out_of_time
+
+    def step(self, watcher: Watcher, asked_to_stop: Callable[[], bool] = lambda: False) -> bool:
+        """One optimizer step: gradients, update, averages, metrics, clock; tells whether any rank wants to stop.
+
+        Args:
+            watcher: told of fake quantization.
+            asked_to_stop: whether this rank was; looked at when the step is done.
+        """
+        train, clock, started = self.recipe.train, self.clock, time.perf_counter()
+        scale = lr_scale(train, clock.step, clock.seconds)
+        self.switch_fake_quantization(scale, watcher)
+        loss = self.accumulate_gradients(clock.step)
+        if train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), train.grad_clip)
+        set_schedule(self.optimizers, scale, muon_momentum(self.recipe.optim, clock.step))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.network.zero_grad(set_to_none=True)
+        clock.step += 1
+        self.averager.update(self.network.state_dict(), clock.step, scale)
+        self.metrics.step(clock.step, loss, scale)
+        clock.seconds += time.perf_counter() - started
+        clock.seconds, stopping = agree(self.team, clock.seconds, asked_to_stop())
+        return stopping
 
     def accumulate_gradients(self, step: int) -> Tensor:
         """Backward pass over all micro-batches of a step; returns the mean loss (nats per target), a scalar.

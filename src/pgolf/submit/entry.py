@@ -1,0 +1,171 @@
+"""The program of a submission: train, pack, read the artifact back, and score it.
+
+    torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL --seed 1337
+    torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL --artifact artifact.pgolf
+
+Training reads DATA/*_train_*.bin, scoring DATA/*_val_*.bin and the artifact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pgolf.compress.calibrate import calibration_for
+from pgolf.compress.code_size import code_bytes
+from pgolf.compress.container import read_artifact
+from pgolf.compress.grid import Grid
+from pgolf.compress.pack import fit
+from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.device import place
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import EvalResult, evaluate
+from pgolf.files import write_bytes
+from pgolf.model.gpt import GPT
+from pgolf.ranks import Ranks, join
+from pgolf.recipe import Recipe
+from pgolf.submit.standins import RECIPE, with_seed
+from pgolf.team import Team
+from pgolf.train.loop import Run
+
+
+@dataclass(frozen=True)
+class Log:
+    """Lines on standard output, of the first rank alone."""
+
+    team: Team
+
+    def line(self, text: str) -> None:
+        """Print a line at once."""
+        if self.team.is_first:
+            print(text, flush=True)
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+        self.line(f"note: {text}")
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Training goes on."""
+        self.line(f"step:{step}/{RECIPE.train.steps} train_loss:{loss:.6f} tokens_per_second:{tokens_per_second:.0f}")
+
+    def validation(self, step: int, result: EvalResult) -> None:
+        """The raw weights were validated."""
+        self.line(f"step:{step}/{RECIPE.train.steps} val_loss:{result.val_loss:.8f} val_bpb:{result.val_bpb:.8f}")
+
+
+def train(
+    recipe: Recipe, dataset: Dataset, out: Path, device: torch.device, team: Team, log: Log
+) -> tuple[dict[str, Tensor], Grid | None]:
+    """Train; returns the averaged weights in float32 on the CPU, sorted by name, and the grid they were rounded on."""
+    run = Run(recipe, dataset, out, device, team=team)
+    run.prime_kernels()
+    with run.batches:
+        while True:
+            finished = run.is_finished()
+            if finished or run.clock.step == 0 or _every(recipe.train.validate_every, run.clock.step):
+                log.validation(run.clock.step, run.validate())
+            if finished:
+                break
+            run.step(log)
+            log.step(run.clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
+    run.metrics.flush()
+    log.line(f"trained: {run.clock.step} steps in {run.clock.seconds:.1f} s")
+    weights = run.averager.result(run.network.state_dict())
+    return {name: weights[name].detach().float().cpu() for name in sorted(weights)}, run.grid
+
+
+def pack_weights(
+    recipe: Recipe, dataset: Dataset, weights: dict[str, Tensor], grid: Grid | None, path: Path, room: int, log: Log
+) -> None:
+    """Write an artifact of at most ``room`` bytes."""
+    network = GPT(recipe.model)
+    network.load_state_dict(weights)
+    calibration = calibration_for(network.eval(), recipe, dataset)
+    packed = fit(weights, recipe, dataset.tokenizer.digest, path, room, 0, calibration, log.note, grid)
+    write_bytes(path, packed.content)
+
+
+def score(
+    recipe: Recipe,
+    weights: dict[str, Tensor],
+    dataset: Dataset,
+    name: str,
+    limit: int | None,
+    device: torch.device,
+    team: Team,
+    log: Log,
+) -> None:
+    """Score weights, on all targets or the first ``limit``, and print the result; the name ends with the mode."""
+    network = GPT(recipe.model)
+    network.load_state_dict(weights)
+    tokens = dataset.validation_tokens(recipe.evaluation_length, limit)
+    placed, table, mode = place(network.eval(), recipe, device), dataset.tokenizer.byte_table, name.rpartition(" ")[2]
+    team.meet()
+    found = evaluate(placed, recipe, tokens, table, mode, team=team)
+    log.line(
+        f"{name} val_loss:{found.val_loss:.8f} val_bpb:{found.val_bpb:.8f} targets:{found.targets} bytes:{found.bytes} "
+        f"eval_time:{found.seconds:.1f}s"
+    )
+    log.line("result " + json.dumps({"name": name, **found.to_json()}))
+
+
+def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> None:
+    """Train and pack, unless an artifact is given; then score the artifact."""
+    log, recipe = Log(team), with_seed(RECIPE, options.seed)
+    dataset = open_dataset(options.data, options.tokenizer, recipe.model.vocab_size)
+    log.line(
+        f"recipe:{recipe.name} seed:{recipe.train.seed} ranks:{team.size} device:{device} torch:{torch.__version__}"
+    )
+    path = options.artifact
+    if path is None:
+        weights, grid = train(recipe, dataset, options.out, device, team, log)
+        score(recipe, weights, dataset, "float standard", options.targets, device, team, log)
+        path = options.out / "artifact.pgolf"
+        room = options.room or recipe.compress.cap - code_bytes()
+        started = time.perf_counter()
+        team.first(lambda: pack_weights(recipe, dataset, weights, grid, path, room, log))
+        log.line(f"packed: {time.perf_counter() - started:.1f} s")
+    artifact = read_artifact(path)
+    code, size = code_bytes(), path.stat().st_size
+    log.line(f"bytes: code {code} + model {size} = {code + size} of {recipe.compress.cap}")
+    for mode in options.modes.split(","):
+        score(artifact.recipe, artifact.state, dataset, f"artifact {mode}", options.targets, device, team, log)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("data/datasets/fineweb10B_sp1024"), help="token shards")
+    parser.add_argument("--tokenizer", type=Path, help="SentencePiece model, where the data folder holds none")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="for metrics.jsonl and artifact.pgolf")
+    parser.add_argument("--seed", type=int, default=RECIPE.train.seed, help="of the initial weights")
+    parser.add_argument("--artifact", type=Path, help="score this one; nothing is trained")
+    parser.add_argument("--modes", default="sliding,ttt", help="how to score: standard, sliding, ttt")
+    parser.add_argument("--targets", type=int, help="score only the first ones")
+    parser.add_argument("--room", type=int, help="bytes for the artifact; default: the cap without this file")
+    parser.add_argument("--device", help="cpu or cuda")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run on this rank."""
+    options = parse(sys.argv[1:])
+    try:
+        device, team = join(options.device)
+        run_all(options, device, team)
+        if isinstance(team, Ranks):
+            team.leave()
+    except PgolfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _every(interval: int, step: int) -> bool:
+    return bool(interval) and step > 0 and step % interval == 0

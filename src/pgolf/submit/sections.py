@@ -1,0 +1,28 @@
+"""The recipe's sections in a single file: plain frozen classes, as the recipe was checked when the file was written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the recipe."""
+
+    def model_dump(self, mode: str = "json", exclude_defaults: bool = False) -> dict[str, Any]:
+        """The values as JSON values, those that are defaults left out if asked for."""
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if exclude_defaults and value == field.default:
+                continue
+            if isinstance(value, Section):
+                value = value.model_dump(mode, exclude_defaults)
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+    def model_copy(self, update: Mapping[str, Any]) -> Any:
+        """A copy with some values changed."""
+        return replace(self, **update)

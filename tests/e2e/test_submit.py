@@ -1,0 +1,195 @@
+"""`pgolf submit`: the script alone gives the run's numbers, and what breaks a rule is refused."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgolf.compress.code_size import code_bytes
+from pgolf.submit import folder as submit_folder
+from pgolf.submit.checklist import Item
+from tests.e2e.conftest import pgolf, pgolf_json
+
+PEOPLE = ("--author", "A. Author", "--github-id", "author")
+
+
+@pytest.fixture(scope="module")
+def desk(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and a finished run."""
+    desk = tmp_path_factory.mktemp("desk")
+    shutil.copytree(workshop / "data", desk / "data")
+    shutil.copy(workshop / "tiny.toml", desk)
+    pgolf("run", "tiny.toml", "--data", "data", "--out", "run", "--device", "cpu", cwd=desk)
+    return desk
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_script() -> object:
+    # The same recipe all the time; writing its script takes seconds.
+    original = submit_folder.bundle
+    submit_folder.bundle = functools.cache(original)  # type: ignore[assignment]
+    yield
+    submit_folder.bundle = original
+
+
+@pytest.fixture(scope="module")
+def submission(desk: Path, _one_script: object) -> Path:
+    pgolf("submit", "run", "-o", "ready", "--track", "unlimited", "--device", "cpu", *PEOPLE, cwd=desk)
+    return desk / "ready"
+
+
+@pytest.fixture
+def _no_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not the point, the script is not run."""
+    monkeypatch.setattr(submit_folder, "run_script", lambda *_: Item("the script runs", True, "not run"))
+
+
+def _run_script(script: Path, *arguments: str | Path) -> list[dict[str, object]]:
+    """What a script finds, run where pgolf cannot be imported."""
+    blocked = (
+        "import runpy, sys; sys.modules['pgolf'] = None; sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", blocked, script, *arguments, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("result ")]
+
+
+def test_the_folder_has_what_the_challenge_asks_for(desk: Path, submission: Path) -> None:
+    names = {path.name for path in submission.iterdir()}
+    expected = {"README.md", "submission.json", "train_gpt.py", "train_gpt_readable.py", "requirements.txt"}
+    assert names == expected | {"train_seed1337.log", "recipe.toml", "evidence"}
+    about = json.loads((submission / "submission.json").read_text())
+    result = json.loads((desk / "run" / "result.json").read_text())
+    assert about["val_bpb"] == result["evaluations"]["ttt"]["val_bpb"]
+    assert (about["author"], about["github_id"], about["seeds"]) == ("A. Author", "author", [1337])
+    assert about["bytes_code"] == (submission / "train_gpt.py").stat().st_size
+    model = (submission / "evidence" / "artifact_seed1337.pgolf").stat().st_size
+    assert about["bytes_total"] == about["bytes_code"] + model
+    assert about["compliant"] is True
+    assert all(about["compliance"].values())
+    readme = (submission / "README.md").read_text()
+    assert f"{about['val_bpb']:.5f} bits per byte" in readme
+    assert "NON-COMPLIANT" not in readme
+    log = (submission / "train_seed1337.log").read_text()
+    assert "step:12/12 train_loss:" in log
+    assert f"ttt val_loss:{about['val_loss']:.8f}" in log
+    lines = (submission / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in lines] == [
+        "torch",
+        "numpy",
+        "sentencepiece",
+        "zstandard",
+        "constriction",
+    ]
+
+
+def test_the_script_alone_gives_the_numbers_of_the_run(desk: Path, submission: Path, tmp_path: Path) -> None:
+    result = json.loads((desk / "run" / "result.json").read_text())
+    room = str(result["pack"]["cap"] - code_bytes())
+    data = ("--data", desk / "data", "--modes", "standard,sliding,ttt")
+    found = _run_script(submission / "train_gpt.py", *data, "--out", tmp_path / "out", "--room", room)
+    names = ("float standard", "artifact standard", "artifact sliding", "artifact ttt")
+    for name, key, score in zip(names, ("float", "packed", "sliding", "ttt"), found, strict=True):
+        assert score["name"] == name
+        assert score["val_bpb"] == pytest.approx(result["evaluations"][key]["val_bpb"], abs=1e-6)
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (desk / "run", tmp_path / "out")
+    )
+    losses = [[entry.get("train_loss", entry.get("val_loss")) for entry in entries] for entries in (ours, theirs)]
+    assert losses[0] == losses[1]
+    assert (tmp_path / "out" / "artifact.pgolf").read_bytes() == (desk / "run" / "artifact.pgolf").read_bytes()
+
+
+@pytest.mark.usefixtures("_no_script")
+def test_what_breaks_the_rules_is_refused_with_reasons(desk: Path) -> None:
+    done = pgolf("submit", "run", "-o", "refused", "--no-audit", "--device", "cpu", cwd=desk, check=1)
+    assert not (desk / "refused").exists()
+    assert not list(desk.glob(".refused*"))
+    assert "4 rules are broken" in done.stdout
+    for reason in ("at least 3", "8 x H100", "left out (--no-audit)", "--author NAME"):
+        assert reason in " ".join(done.stdout.replace("│", " ").split())
+
+
+@pytest.mark.usefixtures("_no_script")
+def test_force_marks_what_it_writes(desk: Path) -> None:
+    arguments = ("submit", "run", "-o", "forced", "--no-audit", "--force", "--device", "cpu")
+    found = pgolf_json(*arguments, cwd=desk)
+    assert found["written"] and not found["compliant"]
+    about = json.loads((desk / "forced" / "submission.json").read_text())
+    assert about["status"] == "NON-COMPLIANT"
+    assert len(about["violations"]) == 4
+    assert "**NON-COMPLIANT**" in (desk / "forced" / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("_no_script")
+def test_a_changed_ledger_is_found(desk: Path) -> None:
+    shutil.copytree(desk / "run", desk / "changed")
+    ledger = desk / "changed" / "ledger.ttt.jsonl"
+    lines = ledger.read_text().splitlines()
+    entry = json.loads(lines[2])
+    lines[2] = json.dumps(entry | {"nats": entry["nats"] / 2})
+    ledger.write_text("\n".join(lines) + "\n")
+    arguments = (
+        "submit",
+        "changed",
+        "-o",
+        "no",
+        "--track",
+        "unlimited",
+        "--no-audit",
+        "--device",
+        "cpu",
+        *PEOPLE,
+        "--json",
+    )
+    found = json.loads(pgolf(*arguments, cwd=desk, check=1).stdout)
+    broken = {item["rule"]: item["evidence"] for item in found["items"] if not item["ok"]}
+    assert set(broken) == {"ledger, seed 1337", "audit"}
+    assert "line 3" in broken["ledger, seed 1337"]
+
+
+@pytest.mark.usefixtures("_no_script")
+def test_repacking_uses_what_the_script_leaves(desk: Path) -> None:
+    arguments = ("submit", "run", "-o", "again", "--track", "unlimited", "--no-audit", "--force", "--repack", *PEOPLE)
+    # Too small for the run's artifact beside this script, but not for a coarser one.
+    pgolf("pack", "run", "--out", "small.pgolf", "--set", "compress.cap=60000", "--cap", "60000", cwd=desk)
+    shutil.copytree(desk / "run", desk / "tight")
+    shutil.copy(desk / "small.pgolf", desk / "tight" / "artifact.pgolf")
+    found = pgolf_json(*(word if word != "run" else "tight" for word in arguments), "--device", "cpu", cwd=desk)
+    broken = {item["rule"] for item in found["items"] if not item["ok"]}
+    assert broken == {"audit"}
+    assert 59_000 < found["total_bytes"] <= 60_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("nowhere", "-o", "x"), "holds no finished run"),
+        (("run", "-o", "data"), "exists already"),
+        (("run", "run", "-o", "x"), "named twice"),
+        (("run", "-o", "x", "--track", "fast"), "--track fast: unknown"),
+        (("run", "-o", "x", "--mode", "standard"), "--mode standard: unknown"),
+        (("run", "-o", "x", "--audit", "tiny.toml", "--no-audit"), "exclude each other"),
+        (("run", "-o", "x", "--audit", "data/manifest.json"), "not what `pgolf audit --json` prints"),
+        (("run", "-o", "x", "--data", "nowhere"), "pass --data DIR"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(desk: Path, arguments: tuple[str, ...], reason: str) -> None:
+    done = pgolf("submit", *arguments, cwd=desk, check=2)
+    assert reason in done.stderr
+    assert not (desk / "x").exists()

@@ -38,6 +38,7 @@ _BUCKET = 8 << 20
 """Numbers (float32) that are summed in one transfer."""
 _SAID = "said"
 _SPEAKERS = "speakers"
+_LEFT = "left"
 # Its name since torch 2.13, and before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -79,6 +80,11 @@ class Ranks(Team):
         """End the work together."""
         self.meet()
         dist.destroy_process_group()
+        # The first rank may keep the common memory, which the others ask until they know that everyone has come.
+        if self.is_first:
+            _until(lambda: self.store.add(_LEFT, 0) >= self.size - 1, seconds=TIMEOUT.seconds)
+        else:
+            self.store.add(_LEFT, 1)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """See ``Team``; few large transfers, all of them under way at once."""

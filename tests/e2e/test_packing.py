@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.container import read_artifact
 from pgolf.data.dataset import open_dataset
 from pgolf.data.shards import read_shard, write_shard
-from pgolf.pipeline import calibration_for
 from pgolf.recipe import load_recipe
 from pgolf.weights import load_weights, save_weights
 from tests.e2e.conftest import pgolf, pgolf_json
@@ -82,13 +82,13 @@ def test_weights_without_data_say_what_to_do(room: Path, workshop: Path) -> None
 def test_calibration_never_reads_validation_text(workshop: Path, tmp_path: Path) -> None:
     weights = load_weights(workshop / "run")
     shutil.copytree(workshop / "data", tmp_path / "data")
-    before = calibration_for(weights, weights.recipe, open_dataset(tmp_path / "data"))
+    before = calibration_for(weights.model(), weights.recipe, open_dataset(tmp_path / "data"))
     for path in (tmp_path / "data").glob("*_val_*.bin"):
         write_shard(path, read_shard(path)[::-1].copy())
-    after = calibration_for(weights, weights.recipe, open_dataset(tmp_path / "data"))
+    after = calibration_for(weights.model(), weights.recipe, open_dataset(tmp_path / "data"))
     for path in (tmp_path / "data").glob("*_train_*.bin"):
         write_shard(path, read_shard(path)[::-1].copy())
-    other = calibration_for(weights, weights.recipe, open_dataset(tmp_path / "data"))
+    other = calibration_for(weights.model(), weights.recipe, open_dataset(tmp_path / "data"))
     assert before is not None
     assert after is not None
     assert other is not None

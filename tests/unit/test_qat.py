@@ -137,7 +137,7 @@ def test_a_step_sees_exactly_what_packing_stores(dataset: Dataset, tmp_path: Pat
     made = recipe(*PARTS, *MIXED, *EXPORTS[export])
     run = started(made, dataset, tmp_path / "run")
     before, other = copied(run.network), packed(run.network, made)
-    batches = [run.loader.batch(0, part) for part in range(2)]
+    batches = [run.batches.batch(0, part) for part in range(2)]
     loss = run.accumulate_gradients(0)
     expected = sum(other(*batch).mean() for batch in batches) / 2
     assert isinstance(expected, torch.Tensor)

@@ -44,7 +44,7 @@ def test_a_step_sees_exactly_what_packing_stores(dataset: Dataset, tmp_path: Pat
     other = build_model(made.model, 0).train()
     other.load_state_dict(dequantize_state(stored))
     loss = run.accumulate_gradients(0)
-    expected = sum(other(*run.loader.batch(0, part)).mean() for part in range(2)) / 2
+    expected = sum(other(*run.batches.batch(0, part)).mean() for part in range(2)) / 2
     assert isinstance(expected, torch.Tensor)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
     assert equal(run.network.state_dict(), before), "the optimizer must find the exact weights"

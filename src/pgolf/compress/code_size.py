@@ -31,6 +31,7 @@ SCORER_MODULES = (
     "model/attend.py",
     "model/attention.py",
     "model/embeddings.py",
+    "model/fast.py",
     "model/gpt.py",
     "model/init.py",
     "model/linear.py",

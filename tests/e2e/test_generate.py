@@ -18,7 +18,7 @@ import pgolf as library
 from pgolf.generate.model import TextStream
 from tests.e2e.conftest import pgolf, pgolf_json, sentences
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+def python_blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_the_lines_of_the_documents_run_as_they_stand(
@@ -55,7 +55,8 @@ def test_the_lines_of_the_documents_run_as_they_stand(
         "--out",
         "data/books",
     )
-    loading, training = python_blocks()
+    loading, training = python_blocks("docs/api.md")
+    assert python_blocks("README.md") == [loading]
     assert len(loading.strip().splitlines()) <= 10
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -19,6 +19,7 @@ from pgolf.cli_common import (
     print_result,
     stdout,
 )
+from pgolf.errors import PgolfError
 
 if TYPE_CHECKING:
     from pgolf.diff import Diff, Metric
@@ -39,7 +40,7 @@ DIFF_EXAMPLES = ("pgolf diff runs/first runs/second", "pgolf diff runs/first run
 
 def report_command(
     source: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("report.html"),
     form: Annotated[
         str | None, typer.Option("--format", help="html or md; default: by the file's name, else html.")
     ] = None,
@@ -65,6 +66,8 @@ def report_command(
     from pgolf.report.job import TARGETS, Wanted, report_job
 
     wanted = Wanted(not no_score, mode, targets or TARGETS, data, tokenizer)
+    if form is None and not out.is_dir() and out.suffix not in (".html", ".htm", ".md"):
+        raise PgolfError(f"{out}: reports are .html or .md; name such a file, or say which by --format")
     chosen = form or ("md" if out.suffix == ".md" else "html")
     result = report_job(source, out, chosen, wanted, pick_device(device))
     print_result(

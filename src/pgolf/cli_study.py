@@ -71,6 +71,8 @@ def study_command(
     from pgolf.study.runner import Workplace, compare, run_study
     from pgolf.study.spec import load_study, study_names
 
+    if name is None and (small or out or data or dry_run or options or jobs):
+        raise PgolfError("name a study; `pgolf study` alone lists those that come with pgolf")
     if name is None:
         known = {entry: load_study(entry).file.title for entry in study_names()}
         print_result(known, as_json, list(known.items()), title="studies")
@@ -89,7 +91,7 @@ def study_command(
         return
     count = len(study.cells)
     many = "; these are many: --dry-run shows them" if count > _MANY else ""
-    _say(f"{study.file.title} {count} runs in {place.out}: {found}{many}")
+    _say(f"{study.file.title}: {count} runs in {place.out}: {found}{many}")
     told = _Progress(count - len(found.finished))
     if launcher == "slurm":
         run_study(study, place, _cluster(resources, executor), told, lambda job: _is_queued(job, executor))

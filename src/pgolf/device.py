@@ -35,6 +35,8 @@ def pick_device(name: str | None = None) -> torch.device:
         raise PgolfError(f"--device {name}: not supported; use cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PgolfError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # Kernels of our own run on the current device.
     return device
 
 
@@ -66,6 +68,7 @@ def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     updates and all vectors stay float32.
     """
     network.to(device)
+    network.fake_quant.alpha = network.fake_quant.alpha.to(device)  # Here and not in every pass, which would wait.
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         for name, parameter in network.named_parameters():

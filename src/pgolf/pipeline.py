@@ -17,6 +17,7 @@ from pgolf.compress.pack import pack
 from pgolf.compress.report import PackReport
 from pgolf.data.corpus import prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.device import place
 from pgolf.errors import PgolfError
@@ -127,7 +128,7 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
         return dataset
     if recipe.data.corpus != "python":
         raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; pass --data DIR (see `pgolf data --help`)")
-    folder = Path("data") / f"python-sp{recipe.model.vocab_size}"
+    folder = built_in_corpus(recipe.model.vocab_size)
     if team.is_first and not (folder / "manifest.json").is_file():
         stderr.print("collecting the English prose of this Python and training a tokenizer on it")
     team.first(lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction))
@@ -152,12 +153,7 @@ def evaluate_weights(
     Raises:
         PgolfError: the dataset was made with another tokenizer than the weights.
     """
-    known = weights.tokenizer_digest
-    if known and known != dataset.tokenizer.digest:
-        raise PgolfError(
-            f"{weights.source}: was trained with another tokenizer (SHA-256 {known[:12]}) than {dataset.folder} "
-            f"({dataset.tokenizer.digest[:12]}); give the data it was trained on"
-        )
+    weights.check_data(dataset)
     tokens = dataset.validation_tokens(recipe.evaluation_length, limit_targets)
     network = place(weights.model(), recipe, device)
     table = dataset.tokenizer.byte_table
@@ -202,8 +198,7 @@ def train_job(
     else:
         recipe = previous if name is None and previous is not None else load_recipe(name or "", overrides)
     if previous is not None and data is None and recipe.data.corpus == "none":
-        recorded = read_json(out / "provenance.json")["data"]
-        data = Path(recorded["folder"])
+        data = recorded_data(out)
     dataset = job_dataset(recipe, data, tokenizer, team)
     start = None if initial is None else _initial_state(initial, recipe)
     run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
@@ -261,13 +256,12 @@ def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Pa
     """
     folder = source if source.is_dir() else source.parent
     if data is None and recipe.data.corpus == "none":
-        if not (folder / "provenance.json").is_file():
+        data = recorded_data(folder)
+        if data is None:
             raise PgolfError(
                 f"{source}: packing needs training text and does not know where it is; pass --data DIR, or use the "
                 "model's own text (--set compress.calibration=self) or none (--set compress.calibration=none)"
             )
-        recorded = read_json(folder / "provenance.json")["data"]
-        data = Path(recorded["folder"])
     return job_dataset(recipe, data, tokenizer)
 
 

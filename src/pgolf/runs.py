@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
 from pgolf.recipe import load_recipe, recipe_keys
+from pgolf.train.folder import CELL
 from pgolf.train.metrics import read_metrics
 
 RECIPE, PROVENANCE, RESULT, METRICS = "recipe.toml", "provenance.json", "result.json", "metrics.jsonl"
@@ -57,7 +58,16 @@ class RunRecord:
             return "training"
         if "pack" not in self.result:
             return "trained"
+        if self.cell.get("status") == "finished":
+            return "finished"
         return "finished" if all(name in self.evaluations for name in SCORES[1:]) else "packed"
+
+    @property
+    def cell(self) -> Mapping[str, Any]:
+        """What a study says of it in ``cell.json``; empty for a run that is no cell."""
+        path = self.folder / CELL
+        found = read_json(path) if path.is_file() else {}
+        return found if isinstance(found, dict) else {}
 
     @property
     def evaluations(self) -> Mapping[str, Any]:

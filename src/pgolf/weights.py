@@ -16,10 +16,11 @@ from torch import Tensor
 
 from pgolf.compress.container import MAGIC, read_artifact
 from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
-from pgolf.data.dataset import TOKENIZER
+from pgolf.data.dataset import TOKENIZER, Dataset
+from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, write_bytes
+from pgolf.files import write_bytes
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
 from pgolf.recipe import CompressSection, Recipe, recipe_from_tree
@@ -88,16 +89,26 @@ class Weights:
             raise PgolfError(f"{opened.path}: has {opened.vocab_size} pieces, but {self.source} predicts {size}")
         return opened
 
+    def check_data(self, dataset: Dataset) -> None:
+        """See to it that a dataset is in the tokens that the model knows.
+
+        Raises:
+            PgolfError: it was made with another tokenizer.
+        """
+        known, found = self.tokenizer_digest, dataset.tokenizer.digest
+        if known and known != found:
+            raise PgolfError(
+                f"{self.source}: was trained with another tokenizer (SHA-256 {known[:12]}) than {dataset.folder} "
+                f"({found[:12]}); pass the --data it was trained on"
+            )
+
     def _tokenizer_places(self) -> list[Path]:
         folder = self.source.parent
         places = [folder / TOKENIZER]
-        if (folder / "provenance.json").is_file():
-            recorded = read_json(folder / "provenance.json")
-            data = recorded.get("data") if isinstance(recorded, dict) else None
-            if isinstance(data, dict) and isinstance(data.get("folder"), str):
-                places.append(Path(data["folder"]) / TOKENIZER)
+        if (recorded := recorded_data(folder)) is not None:
+            places.append(recorded / TOKENIZER)
         if self.recipe.data.corpus == "python":
-            places.append(Path("data") / f"python-sp{self.recipe.model.vocab_size}" / TOKENIZER)
+            places.append(built_in_corpus(self.recipe.model.vocab_size) / TOKENIZER)
         return places
 
 

@@ -47,7 +47,7 @@ def test_a_report_needs_a_run_its_data_and_a_place(shelf: Path, workshop: Path) 
         (("runs/first", "-o", "runs"), "runs: is a folder"),
         (("runs/first", "-o", "x.html", "--format", "pdf"), "use html or md"),
         (("runs/first", "-o", "x.html", "--data", "gone"), "pass --data DIR, or --no-score"),
-        (("runs/first",), "--out"),
+        (("runs/first", "-o", "x.pdf"), "say which by --format"),
     ):
         assert words in pgolf("report", *arguments, cwd=shelf, check=2).stderr
     assert not (shelf / "x.html").exists()

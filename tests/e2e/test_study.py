@@ -16,6 +16,7 @@ from pgolf.errors import Interrupted
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.launch.slurm import is_queued
 from pgolf.recipe import load_recipe
+from pgolf.runs import read_run
 from pgolf.study.cells import read_cells
 from pgolf.train.folder import open_run
 from pgolf.train.loop import train
@@ -170,6 +171,9 @@ def test_moments_of_a_run_are_what_it_was_then(workshop: Path, tmp_path: Path) -
     assert ten.bpb("raw") == validated and ten.bpb("float") != ten.bpb("raw")
     assert len(losses(ten.folder)) == 10
     assert same_tensors(end.folder, workshop / "run")
+    assert (seven.folder / "ledger.raw.jsonl").is_file()
+    assert "wrong" not in (seven.folder / "report.md").read_text(), "the raw score's ledger is of the raw weights"
+    assert read_run(seven.folder).state == "finished", "with all the scores that the study asked for"
 
 
 def same_tensors(one: Path, other: Path) -> bool:

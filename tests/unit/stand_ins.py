@@ -1,8 +1,11 @@
-"""Small stand-ins for the tests of the evaluation: a recipe, a model that is not trivial, bytes, tokens."""
+"""Small stand-ins: a recipe, a model that is not trivial, bytes, tokens, a tokenizer."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import sentencepiece
 import torch
 from numpy.typing import NDArray
 
@@ -53,3 +56,21 @@ class Bytes:
 
     def count(self, previous: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
         return np.asarray(targets % 3 + 1 + (previous % 5 == 0), dtype=np.int64)
+
+
+def write_tokenizer(folder: Path) -> list[str]:
+    """Train a tokenizer of 300 pieces into ``folder/tokenizer.model``; returns the lines that it was trained on."""
+    lines = [f"word{n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on" for n in range(1200)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        minloglevel=2,
+    )
+    return lines

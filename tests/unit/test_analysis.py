@@ -249,3 +249,35 @@ def test_the_score_is_the_last_that_all_have() -> None:
     found = analyse(cells)
     assert "0.0500 packed bits per byte lower than base" in " ".join(found.statements)
     assert column(table(found, "Every term, mean"), "TTT gain") == [pytest.approx(0.025), None]
+
+
+def other_tokenizer(changes: Mapping[str, Any], seed: int, loss: float, bytes: int = 30) -> Cell:
+    found = cell(changes, seed, loss)
+    assert found.result is not None
+    for score in found.result["evaluations"].values():
+        score |= {"targets": 7, "bytes": bytes}
+    return found
+
+
+def test_losses_of_other_tokens_are_no_record_and_scores_of_other_text_are_not_compared() -> None:
+    base = [cell({}, seed, 3.5 + noise) for seed, noise in NOISE.items()]
+    less = [other_tokenizer({"model.vocab_size": 512}, seed, 3.0 - noise) for seed, noise in NOISE.items()]
+    found = analyse([*base, *less])
+    assert not any("as a record" in said for said in found.statements)
+    assert column(table(found, "Record rule"), "record rule") == ["not asked"]
+    assert column(table(found, "Against the baseline"), "p")[0] is not None, "bits per byte of the same text compare"
+    shorter = [other_tokenizer({"data.x": 1}, seed, 3.0 - noise, bytes=20) for seed, noise in NOISE.items()]
+    found = analyse([*base, *shorter])
+    assert "data.x=1 scored other text than base: they are not compared." in found.statements
+    assert column(table(found, "Against the baseline"), "p") == [None]
+
+
+def test_moments_of_runs_are_compared_within_each_run() -> None:
+    cells = [
+        cell({"step": step}, seed, 3.5 - step / 1000 + noise * step / 20)
+        for step in (100, 200, 300)
+        for seed, noise in NOISE.items()
+    ]
+    found = analyse(cells)
+    assert not any("as a record" in said for said in found.statements)
+    assert any("paired" in said and "neighbouring step" in said for said in found.statements)

@@ -24,6 +24,7 @@ from pgolf.train.folder import open_run
 from pgolf.train.loop import Run, train
 from pgolf.train.qat import export_rounding, rounded_weights
 from pgolf.weights import load_weights
+from tests.unit.stand_ins import write_tokenizer
 
 CPU = torch.device("cpu")
 SETTINGS = [
@@ -76,19 +77,7 @@ class Watcher:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Text with something to learn in it."""
     folder = tmp_path_factory.mktemp("data")
-    lines = [f"word{n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on" for n in range(1200)]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=300,
-        model_type="bpe",
-        byte_fallback=True,
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        minloglevel=2,
-    )
+    lines = write_tokenizer(folder)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     tokens = np.array([token for line in processor.encode(lines) for token in line], dtype=np.uint16)
     write_shard(folder / "t_train_000000.bin", tokens[:-1000])

@@ -112,7 +112,7 @@ def test_mistakes_say_where_and_what_to_do(tmp_path: Path) -> None:
     assert "is listed twice" in problem(tmp_path, "[[cells]]\n[[cells]]\n")
     with pytest.raises(PgolfError, match="did you mean steps"):
         load_study("step")
-    with pytest.raises(PgolfError, match="cannot be read"):
+    with pytest.raises(PgolfError, match="no such file"):
         load_study(str(tmp_path / "none.toml"))
     with pytest.raises(PgolfError, match="unknown"):
         load_study(written(tmp_path, "", HEAD.replace("tiny", "tinny")))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentencepiece
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,6 +21,7 @@ from pgolf.train.folder import open_run
 from pgolf.train.loop import Run, train
 from pgolf.train.metrics import Metrics, read_metrics, steps_per_reading
 from pgolf.weights import load_weights
+from tests.unit.stand_ins import write_tokenizer
 
 CPU = torch.device("cpu")
 TINY = [
@@ -54,19 +54,7 @@ def recipe(*settings: str) -> Recipe:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
-    words = [f"word{n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on" for n in range(400)]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=300,
-        model_type="bpe",
-        byte_fallback=True,
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        minloglevel=2,
-    )
+    write_tokenizer(folder)
     tokens = np.random.RandomState(0).randint(4, 300, size=2000).astype(np.uint16)
     write_shard(folder / "t_train_000000.bin", tokens)
     write_shard(folder / "t_val_000000.bin", tokens[:200])

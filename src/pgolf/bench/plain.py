@@ -1,4 +1,4 @@
-"""The plainest PyTorch code for the same work: no stacks, no batches of windows, one tensor after the other.
+"""The plainest PyTorch code for the same work: no stacks, one tensor after the other; windows as the references do.
 
 It shares the model, which here runs by its textbook formulas, and nothing else, so a ratio says what pgolf's loops and
 gradients by hand are worth.
@@ -7,6 +7,7 @@ gradients by hand are worth.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -23,6 +24,9 @@ from pgolf.evaluate.ttt import frozen_parameters, lr_factor
 from pgolf.model.gpt import GPT
 from pgolf.optim.routing import route
 from pgolf.recipe import Recipe
+
+# Windows per pass.
+_REFERENCE_BATCH = 32
 
 
 class PlainTrainer:
@@ -83,7 +87,7 @@ class PlainTrainer:
 
 
 def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) -> float:
-    """Sliding or TTT evaluation, one window at a time with all of its logits; nats per target."""
+    """Sliding or TTT evaluation as the references do it, 32 windows a pass with all their logits; nats per target."""
     device, length, stride = next(network.parameters()).device, recipe.evaluation_length, recipe.evaluate.stride
     stream = torch.from_numpy(tokens.astype(np.int64)).to(device)
     targets, size = len(tokens) - 1, recipe.ttt.chunk_tokens
@@ -96,22 +100,30 @@ def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) ->
         )
     else:
         optimizer = torch.optim.SGD(parameters, momentum=recipe.ttt.momentum, foreach=False)
-    chunks, chunk, scored, total = -(-targets // size), 0, 0, 0.0
+    windows, scored = [], 0
     for start in range(0, targets, stride):
         end = min(start + length, targets)
-        if end <= scored:
-            continue
-        while mode == "ttt" and scored // size > chunk:
+        if end > scored:
+            windows.append((start, end, scored))
+            scored = end
+    chunks, chunk, total = -(-targets // size), 0, 0.0
+    for (where, width), found in itertools.groupby(windows, lambda w: (w[2] // size, w[1] - w[0])):
+        while mode == "ttt" and where > chunk:
             factor = lr_factor(recipe.ttt, chunk, chunks)
             _adapt_plainly(
                 network, parameters, optimizer, recipe, stream[chunk * size : (chunk + 1) * size + 1], factor
             )
             chunk += 1
-        with torch.no_grad(), autocast(device):
-            logits = network(stream[None, start:end])[0]
-        losses = F.cross_entropy(logits, stream[start + 1 : end + 1], reduction="none")
-        total += float(losses[scored - start :].double().sum())
-        scored = end
+        every = list(found)
+        for group in (every[at : at + _REFERENCE_BATCH] for at in range(0, len(every), _REFERENCE_BATCH)):
+            inputs = torch.stack([stream[start:end] for start, end, _ in group])
+            answers = torch.stack([stream[start + 1 : end + 1] for start, end, _ in group])
+            with torch.no_grad(), autocast(device):
+                logits = network(inputs)
+            losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none").view(-1, width)
+            total += sum(
+                float(row[first - start :].double().sum()) for row, (start, _, first) in zip(losses, group, strict=True)
+            )
     return total / targets
 
 

@@ -8,6 +8,8 @@ Sources are parsed, never imported or run. Doctests, grammars, tables, signature
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
 import hashlib
 import platform
 import re
@@ -21,7 +23,7 @@ from pgolf.data.dataset import MANIFEST, TOKENIZER
 from pgolf.data.prepare import new_folder, write_dataset
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
+from pgolf.files import read_json, write_error
 
 CORPUS_VERSION = 1
 """Raised whenever the same Python would give other documents."""
@@ -88,14 +90,36 @@ def prepare_python_corpus(out: Path, vocab_size: int, validation_fraction: float
         "vocab_size": vocab_size,
         "validation_fraction": validation_fraction,
     }
-    found = _origin(out)
-    if found == origin:
+    if _origin(out) == origin:
         return out
-    with new_folder(out, replace=found is not None) as folder:
+    with _alone(out):
+        found = _origin(out)
+        if found != origin:
+            _make(out, vocab_size, validation_fraction, origin, replace=found is not None)
+    return out
+
+
+def _make(out: Path, vocab_size: int, validation_fraction: float, origin: dict[str, Any], *, replace: bool) -> None:
+    with new_folder(out, replace=replace) as folder:
         documents = _split(python_corpus(), validation_fraction)
         train_tokenizer((text for split, text in documents if split == "train"), vocab_size, folder / TOKENIZER)
         write_dataset(folder, documents, extra={"corpus": origin})
-    return out
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Wait until no other process makes this folder; the lock ends with the process that holds it."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = out.with_name(f".{out.name}.lock").open("w")
+    except OSError as error:
+        raise write_error(out, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            Path(lock.name).unlink(missing_ok=True)  # Whoever waited for it looks at the folder first.
 
 
 def _digest(text: str) -> bytes:

@@ -150,12 +150,12 @@ class WindowScorer(Scorer):
         """The distribution (1, V) of the next target alone; within a window only new tokens are read."""
         if self._row is None or self._row[0] != self.position:
             window = window_at(window_index(self.position, self.length, self.stride), self.length, self.stride)
-            if self._cache is None or self._cached_from != window.start:
-                self._cache, self._cached_from = self.network.cache(1, self.length), window.start
-            begin = self.position + 1 - len(self.context)
-            new = self.context[self._cached_from + self._cache.used - begin :].astype(np.int64)
             device = next(self.network.parameters()).device
             with torch.inference_mode(), autocast(device):
+                if self._cache is None or self._cached_from != window.start:
+                    self._cache, self._cached_from = self.network.cache(1, self.length), window.start
+                begin = self.position + 1 - len(self.context)
+                new = self.context[self._cached_from + self._cache.used - begin :].astype(np.int64)
                 hidden = self.network.extend(torch.from_numpy(new)[None].to(device), self._cache)
                 row = F.log_softmax(self.network.project(hidden[:, -1]), dim=-1)
             self._row = self.position, row

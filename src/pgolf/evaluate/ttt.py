@@ -122,6 +122,7 @@ class Adapter:
         # Forward and backward cost about three times a forward pass.
         pays = compile and pays_to_compile(device, 3 * (chunks - 1) * ttt.chunk_tokens * ttt.epochs)
         self.forward = compiled(network, device, pays)
+        self._sizes: set[int] = set()  # of batches that all ranks have been through
 
     def adapt(self, chunk: ScoredChunk) -> None:
         """Train on a chunk's text, unless it is the last chunk: nothing is left to score after it.
@@ -163,6 +164,9 @@ class Adapter:
             with autocast(inputs.device):
                 loss = self.forward(inputs[part], targets[part]).mean() * (len(own) / len(inputs))
             loss.backward()
+        if len(inputs) not in self._sizes:
+            self.team.meet()  # Compiling for a batch of a new size takes minutes, and not on every rank.
+            self._sizes.add(len(inputs))
         self._add_up_gradients()
         if self.ttt.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.ttt.grad_clip)

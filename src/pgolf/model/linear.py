@@ -27,7 +27,7 @@ class FakeQuant:
         """The weight (rows, columns) float32 as the forward pass should see it, same shape and type."""
         step = (weight.detach().abs().amax(dim=1, keepdim=True) / _CODE_MAX).clamp_min(1.0 / _CODE_MAX)
         if self.soft_round:
-            return soft_round(weight / step, self.alpha.to(weight.device)).clamp(_CODE_MIN, _CODE_MAX) * step
+            return soft_round(weight / step, self.alpha).clamp(_CODE_MIN, _CODE_MAX) * step
         rounded = (weight.detach() / step).round().clamp(_CODE_MIN, _CODE_MAX) * step
         return weight + (rounded - weight).detach()
 

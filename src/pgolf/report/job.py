@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.places import recorded_data
 from pgolf.errors import PgolfError
 from pgolf.files import check_writable, write_bytes
 from pgolf.generate.model import Model, sample_texts
@@ -63,6 +64,8 @@ def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch
     """
     if form not in FORMATS:
         raise PgolfError(f"--format {form}: unknown; use {' or '.join(FORMATS)}")
+    if wanted.mode not in _LEDGERS:
+        raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(_LEDGERS)}")
     check_writable(out)
     is_study = (source / CELLS).is_dir()
     report = _study(source) if is_study else _run(source, wanted, device)
@@ -81,17 +84,15 @@ def _study(folder: Path) -> Report:
 def _run(folder: Path, wanted: Wanted, device: torch.device) -> Report:
     run = read_run(folder)
     # A run that is still in training has nothing to score.
-    weights = _weights_of(run, wanted.mode) if wanted.score else None
+    weights = _weights_of(run) if wanted.score else None
     dataset = _dataset_of(run, wanted, needed=weights is not None)
     if weights is None or dataset is None:
         return run_report(run, dataset)
     return run_report(run, dataset, _scored(run, weights, dataset, wanted, device))
 
 
-def _weights_of(run: RunRecord, mode: str) -> Weights | None:
+def _weights_of(run: RunRecord) -> Weights | None:
     """The artifact; before packing the averaged weights; None before those are there."""
-    if mode not in _LEDGERS:
-        raise PgolfError(f"--mode {mode}: unknown; use {', '.join(_LEDGERS)}")
     for name in ("artifact.pgolf", "model.safetensors"):
         if (run.folder / name).is_file():
             return load_weights(run.folder / name)
@@ -105,7 +106,7 @@ def _dataset_of(run: RunRecord, wanted: Wanted, needed: bool) -> Dataset | None:
     if tokenizer is None and wanted.data is None and "--tokenizer" in given[:-1]:
         recorded = Path(given[given.index("--tokenizer") + 1])
         tokenizer = recorded if recorded.is_file() else None
-    folder = wanted.data or Path(run.provenance.get("data", {}).get("folder", ""))
+    folder = wanted.data or recorded_data(run.folder) or run.folder / "data"
     if wanted.data is not None or needed:
         if not folder.is_dir():
             raise PgolfError(f"{folder}: the data of {run.folder} is not there; pass --data DIR, or --no-score")

@@ -14,6 +14,9 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import FORMAT, Entry, Verification, read_header, verify_ledger
 from pgolf.files import sha256_file
 
+# What was scored, where it is not the artifact.
+_WEIGHTS = {"raw": "raw.safetensors", "float": "model.safetensors"}
+
 
 def read_ledger(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     """Header and entries of a ledger file; they are not verified.
@@ -60,7 +63,7 @@ def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset
         path = folder / f"ledger.{name}.jsonl"
         if not path.is_file():
             continue
-        weights = folder / ("model.safetensors" if name == "float" else "artifact.pgolf")
+        weights = folder / _WEIGHTS.get(name, "artifact.pgolf")
         expected = {"artifact": sha256_file(weights)} if weights.is_file() else {}
         against = [f"{weights.name} (SHA-256)"] if expected else []
         tokens = table = None

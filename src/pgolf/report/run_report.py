@@ -323,10 +323,13 @@ def _commands(run: RunRecord) -> Section:
         "# the same on the recorded data, from this folder",
         shlex.join(["pgolf", "run", "recipe.toml", *data, "--out", "again"]),
     ]
-    if "pack" in run.result:
+    modes = {"packed": "standard", "sliding": "sliding", "ttt": "ttt"}
+    recorded = [name for name in modes if name in run.evaluations and (run.folder / f"ledger.{name}.jsonl").is_file()]
+    if recorded:
+        name = recorded[-1]
         lines += [
             "# one score again, and the record of it",
-            shlex.join(["pgolf", "eval", "artifact.pgolf", *data, "--mode", "ttt"]),
-            shlex.join(["pgolf", "verify-ledger", "ledger.ttt.jsonl", *data, "--artifact", "artifact.pgolf"]),
+            shlex.join(["pgolf", "eval", "artifact.pgolf", *data, "--mode", modes[name]]),
+            shlex.join(["pgolf", "verify-ledger", f"ledger.{name}.jsonl", *data, "--artifact", "artifact.pgolf"]),
         ]
     return Section("repeat", "Repeat it", [Listing(lines)])

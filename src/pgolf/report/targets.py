@@ -111,11 +111,7 @@ def score_targets(
     Raises:
         PgolfError: another tokenizer or text than the ledger's, or costs that cannot be the ledger's.
     """
-    if weights.tokenizer_digest not in ("", dataset.tokenizer.digest):
-        raise PgolfError(
-            f"{weights.source}: was trained with another tokenizer than {dataset.folder}; pass the --data of the run, "
-            "or --no-score"
-        )
+    weights.check_data(dataset)
     stream = dataset.validation_tokens(weights.recipe.evaluation_length)
     header, entries = read_ledger(ledger) if ledger is not None else ({}, [])
     announced = int(header.get("targets", len(stream) - 1))

@@ -64,6 +64,11 @@ class Group:
             if evaluation in result["evaluations"]
         }
 
+    def scope(self, evaluation: str, what: str) -> set[int]:
+        """How many "targets" or "bytes" an evaluation covers; one number where all runs scored the same."""
+        found = (cell.result["evaluations"].get(evaluation) for cell in self.cells if cell.result is not None)
+        return {int(score.get(what, 0)) for score in found if score is not None}
+
 
 def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
     """Analyse the finished cells of a study; failed and waiting ones are named.
@@ -211,9 +216,23 @@ def _runs(groups: Sequence[Group]) -> Table:
 
 def _tests(base: Group, others: Sequence[Group], score: str) -> list[tuple[TTest | None, float | None]]:
     """The test of each group against the baseline, and its p-value after Holm's correction."""
-    tests = [_test(group.by_seed(score), base.by_seed(score)) for group in others]
+    tests = [
+        _test(group.by_seed(score), base.by_seed(score))
+        if group.scope(score, "bytes") == base.scope(score, "bytes")
+        else None
+        for group in others
+    ]
     made = iter(holm([test.p for test in tests if test is not None]))
     return [(test, None if test is None else next(made)) for test in tests]
+
+
+def _no_record(base: Group, group: Group, score: str) -> str:
+    """Why the record rule cannot be asked of two groups; empty if it can."""
+    if any("step" in cell.changes for cell in (*base.cells, *group.cells)):
+        return "moments of runs, not runs"
+    if any(group.scope(score, what) != base.scope(score, what) for what in ("targets", "bytes")):
+        return "nats per target of other targets: another tokenizer or another text"
+    return ""
 
 
 def _test(new: Mapping[int, float], old: Mapping[int, float]) -> TTest | None:
@@ -259,6 +278,9 @@ def _test_table(
 def _record_table(base: Group, others: Sequence[Group], score: str) -> Table:
     rows: list[list[Value]] = []
     for group in others:
+        if reason := _no_record(base, group, score):
+            rows.append([group.label, None, None, None, None, "not asked", None, reason])
+            continue
         found = record_claim(group.losses(score), base.losses(score))
         p_values = (None if test is None else p_text(test.p) for test in (found.welch, found.paired))
         verdict = "holds" if found.record else "does not hold"
@@ -313,9 +335,14 @@ def _comparisons(
     family = sum(test is not None for test, _ in tests)
     said = []
     for group, (test, adjusted) in zip(others, tests, strict=True):
+        if group.scope(score, "bytes") != base.scope(score, "bytes"):
+            said.append(f"{group.label} scored other text than {base.label}: they are not compared.")
+            continue
         values = group.by_seed(score), base.by_seed(score)
         quantity = f"{NAMES[score]} bits per byte"
         said.append(difference_statement(group.label, base.label, quantity, *values, test, adjusted, family))
+        if _no_record(base, group, score):
+            continue
         found = record_claim(group.losses(score), base.losses(score))
         if found.welch is not None and found.improvement > found.margin:
             said.append(f"{group.label} as a record over {base.label}: {found.why}")

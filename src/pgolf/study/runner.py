@@ -187,7 +187,7 @@ class _Session:
             if start.source is not None:
                 _take(start.source, self.place.folder(start.source.cell), job)
                 _mark(self.study, self.place, start.cell, "waiting")
-        except PgolfError as error:
+        except (PgolfError, OSError) as error:
             self._over(_failure(job, str(error)))
             return None
         return job

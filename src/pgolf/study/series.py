@@ -56,7 +56,8 @@ def _series(
     ordered = sorted((level for level in levels if level[1]), key=lambda level: level[0])
     if len({x for x, _ in ordered}) < max(FEWEST, len(ordered)):
         return []
-    return [Series(quantity, x_name, ordered, digits)]
+    # Moments ("step") are of the same runs; everything else is of runs of its own.
+    return [Series(quantity, x_name, ordered, digits, within_runs=x_name.split()[0] == "step")]
 
 
 def _value(cell: Cell, key: str) -> Any:

@@ -136,6 +136,10 @@ def load_study(name: str, small: bool = False) -> Study:
 
 def _load_tree(name: str) -> dict[str, Any]:
     path, folder = Path(name), Path()
+    if path.is_dir():
+        raise PgolfError(f"study {name}: is a folder; name the study's .toml file (its --out is the folder)")
+    if name.endswith(".toml") and not path.exists():
+        raise PgolfError(f"study {name}: no such file")
     if name.endswith(".toml") or path.is_file():
         try:
             text, folder = path.read_text(encoding="utf-8"), path.parent
@@ -150,6 +154,8 @@ def _load_tree(name: str) -> dict[str, Any]:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PgolfError(f"study {name}: not valid TOML ({error})") from error
+    if "recipe" not in tree and ("model" in tree or "extends" in tree):
+        raise PgolfError(f"study {name}: is a recipe, not a study; run it with `pgolf run {name}`")
     for part in (tree, tree.get("small")):
         if isinstance(part, dict) and isinstance(recipe := part.get("recipe"), str) and recipe.endswith(".toml"):
             part["recipe"] = str((folder / recipe).absolute())

@@ -218,6 +218,7 @@ class Run:
             return export_rounding(self.network, self.recipe)
         if self.grid is None:
             watcher.note("choosing the grid to round on")
+            self._settle()
             try:
                 # The averaged weights are what is packed.
                 weights = self.averager.result(self.network.state_dict())
@@ -228,12 +229,20 @@ class Run:
             self.metrics.restart_clock()
         return grid_rounding(self.network, self.grid)
 
+    def _settle(self) -> None:
+        """Read the losses of all steps so far: on a device that waits for the steps, whose time the clock counts."""
+        started = time.perf_counter()
+        self.metrics.flush()
+        waited = time.perf_counter() - started
+        self.clock.seconds, _ = agree(self.team, self.clock.seconds + waited, False)
+
     def validate(self) -> EvalResult:
         """Standard evaluation of the raw weights, written to the metrics.
 
         Raises:
             PgolfError: the loss is not a finite number.
         """
+        self._settle()
         table = self.dataset.tokenizer.byte_table
         try:
             result = evaluate(self.network, self.recipe, self.validation_tokens, table, mode="standard", team=self.team)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -67,8 +69,13 @@ def submit_command(
         repack=repack,
         force=force,
     )
-    with working("submission") as note:
-        found = submit(request, pick_device(device), note)
+    # A process that is told to stop leaves no half-written folder.
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with working("submission") as note:
+            found = submit(request, pick_device(device), note)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     if as_json:
         print_json(found.to_json())
     else:
@@ -85,5 +92,7 @@ def submit_command(
         score = f"{found.figures['val_bpb']:.5f} bits per byte, {found.total_bytes:,} bytes ({found.code_bytes:,} code)"
         end = "written" if found.ok else "written as NON-COMPLIANT" if found.written else "not written (--force would)"
         console.print(plain(f"{score}; {out} {end}"))
+        if not found.complete:
+            console.print("the rules that take long to check (audit, the script runs) were not looked at")
     if not found.written:
         raise typer.Exit(1)

@@ -88,8 +88,9 @@ def test_a_job_does_what_run_does_and_a_failed_one_says_why(workshop: Path, tmp_
     broken = ("--set", "optim.matrix_lr=1e30", "--set", "optim.scalar_lr=1e30")
     [bad] = pgolf_json(*command, *broken, "--runs", tmp_path / "bad", cwd=workshop)["jobs"]
     until(lambda: (Path(bad["folder"]) / "launch" / f"{bad['id']}_0_result.pkl").exists())
-    output = (Path(bad["folder"]) / "launch" / f"{bad['id']}_0_log.out").read_text()
-    assert "the training loss became" in output and "Requeued" not in output
+    output = Path(bad["folder"]) / "launch" / f"{bad['id']}_0_log.out"
+    until(lambda: "the training loss became" in output.read_text())
+    assert "Requeued" not in output.read_text()
     until(lambda: (Path(job["folder"]) / "launch" / f"{job['id']}_0_result.pkl").exists())
     assert (Path(job["folder"]) / "report.md").is_file()
 

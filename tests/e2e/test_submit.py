@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_what_breaks_the_rules_is_refused_with_reasons(desk: Path) -> None:
     done = pgolf("submit", "run", "-o", "refused", "--no-audit", "--device", "cpu", cwd=desk, check=1)
     assert not (desk / "refused").exists()
     assert not list(desk.glob(".refused*"))
+    assert "were not looked at" in done.stdout
     assert "4 rules are broken" in done.stdout
     for reason in ("at least 3", "8 x H100", "left out (--no-audit)", "--author NAME"):
         assert reason in " ".join(done.stdout.replace("│", " ").split())
@@ -163,6 +165,88 @@ def test_a_changed_ledger_is_found(desk: Path) -> None:
     assert "line 3" in broken["ledger, seed 1337"]
 
 
+def _broken(desk: Path, run: str, *arguments: str) -> dict[str, str]:
+    """The rules that a run breaks on the track without limits, with their evidence."""
+    done = pgolf("submit", run, "-o", "no", "--track", "unlimited", *PEOPLE, *arguments, "--json", cwd=desk, check=1)
+    assert not (desk / "no").exists()
+    return {item["rule"]: item["evidence"] for item in json.loads(done.stdout)["items"] if not item["ok"]}
+
+
+@pytest.mark.usefixtures("_no_script")
+def test_a_changed_sliding_ledger_is_found(desk: Path, submission: Path) -> None:
+    shutil.copytree(desk / "run", desk / "sliding")
+    ledger = desk / "sliding" / "ledger.sliding.jsonl"
+    lines = ledger.read_text().splitlines()
+    ledger.write_text("\n".join([*lines[:3], *lines[4:]]) + "\n")
+    audit = ("--audit", str(submission / "evidence" / "audit.json"))
+    broken = _broken(desk, "sliding", *audit)
+    assert set(broken) == {"sliding ledger, seed 1337"} and "line 4" in broken["sliding ledger, seed 1337"]
+    ledger.write_text("\n".join(lines)[:-40])
+    done = pgolf("submit", "sliding", "-o", "no", *audit, cwd=desk, check=2)
+    assert "sliding/ledger.sliding.jsonl: not a ledger" in done.stderr
+
+
+@pytest.mark.usefixtures("_no_script")
+def test_only_an_audit_of_this_artifact_counts(desk: Path, submission: Path) -> None:
+    audit = json.loads((submission / "evidence" / "audit.json").read_text())
+    file = desk / "audit.json"
+    file.write_text(json.dumps(audit))
+    arguments = ("--track", "unlimited", "--audit", "audit.json", *PEOPLE, "--device", "cpu")
+    assert pgolf_json("submit", "run", "-o", "audited", *arguments, cwd=desk)["compliant"]
+    about = audit["audited"]
+    changes: list[tuple[dict[str, object], str]] = [
+        ({"audited": about | {"artifact_sha256": "0" * 64}}, "another artifact"),
+        ({"audited": about | {"mode": "sliding", "text_sha256": "0" * 64}}, "another mode and text"),
+        ({"audited": about | {"recipe_sha256": "0" * 64}}, "another recipe"),
+        ({"audited": {}}, "another mode and recipe and artifact and tokenizer and text"),
+        ({"targets": 2}, "too few"),
+        ({"findings": []}, "no findings on C1"),
+        ({"findings": [finding | {"verdict": "violation"} for finding in audit["findings"][:1]]}, "violates C1"),
+    ]
+    for change, reason in changes:
+        file.write_text(json.dumps(audit | change))
+        assert reason in _broken(desk, "run", "--audit", "audit.json")["audit"]
+    del audit["audited"]
+    file.write_text(json.dumps(audit))
+    assert "does not say what was audited" in _broken(desk, "run", "--audit", "audit.json")["audit"]
+
+
+def test_what_takes_long_waits_for_the_quick_rules(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("audit_job", "run_script", "repacked"):
+        monkeypatch.setattr(submit_folder, name, None)
+    for more in ((), ("--repack",)):
+        done = pgolf("submit", "run", "-o", "no", "--device", "cpu", *more, cwd=desk, check=1)
+        assert "3 rules are broken" in done.stdout and "were not looked at" in done.stdout
+
+
+def test_a_process_that_is_stopped_leaves_nothing(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit_folder, "verify", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    pgolf("submit", "run", "-o", "stopped", "--force", cwd=desk, check=128 + signal.SIGTERM)
+    assert not list(desk.glob("*stopped*")) and not list(desk.glob(".stopped*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("provenance.json", None, "provenance.json: damaged (started is missing"),
+        ("provenance.json", {"data": {"folder": "x"}}, "provenance.json: damaged (data.tokenizer_sha256 is missing"),
+        ("result.json", {"train": {"steps": 3}}, "result.json: damaged (train.seconds is missing"),
+        ("provenance.json", {"shared": [{"with": "c7", "scores": "raw, sliding"}]}, "sliding score is that of c7"),
+    ],
+)
+def test_damaged_runs_are_told_in_one_line(
+    desk: Path, tmp_path: Path, file: str, change: dict[str, object] | None, reason: str
+) -> None:
+    shutil.copytree(desk / "run", tmp_path / "run")
+    path = tmp_path / "run" / file
+    path.write_text(json.dumps({} if change is None else json.loads(path.read_text()) | change))
+    if change is not None and "shared" in change:
+        (tmp_path / "run" / "ledger.sliding.jsonl").unlink()
+    done = pgolf("submit", "run", "-o", "x", cwd=tmp_path, check=2)
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.usefixtures("_no_script")
 def test_repacking_uses_what_the_script_leaves(desk: Path) -> None:
     arguments = ("submit", "run", "-o", "again", "--track", "unlimited", "--no-audit", "--force", "--repack", *PEOPLE)
@@ -173,12 +257,20 @@ def test_repacking_uses_what_the_script_leaves(desk: Path) -> None:
     found = pgolf_json(*(word if word != "run" else "tight" for word in arguments), "--device", "cpu", cwd=desk)
     broken = {item["rule"] for item in found["items"] if not item["ok"]}
     assert broken == {"audit"}
+    # Without that it is too much, and the remedy is this one.
+    assert _broken(desk, "tight", "--no-audit")["bytes, seed 1337"].endswith("too many; use --repack")
+    # Every number is of the new artifact.
+    artifact = desk / "again" / "evidence" / "artifact_seed1337.pgolf"
+    scored = pgolf_json("eval", artifact, "--data", "data", "--mode", "standard", "--device", "cpu", cwd=desk)
+    log = (desk / "again" / "train_seed1337.log").read_text()
+    assert f"packed val_loss:{scored['val_loss']:.8f} val_bpb:{scored['val_bpb']:.8f}" in log
     assert 59_000 < found["total_bytes"] <= 60_000
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (("run", "-o", "x", "--audit", "tiny.toml", "--repack"), "--audit with --repack"),
         (("nowhere", "-o", "x"), "holds no finished run"),
         (("run", "-o", "data"), "exists already"),
         (("run", "run", "-o", "x"), "named twice"),

@@ -281,3 +281,14 @@ def test_moments_of_runs_are_compared_within_each_run() -> None:
     found = analyse(cells)
     assert not any("as a record" in said for said in found.statements)
     assert any("paired" in said and "neighbouring step" in said for said in found.statements)
+
+
+def test_cells_of_different_code_are_called_so(tmp_path: Path) -> None:
+    cells = []
+    for index, code in enumerate("ab"):
+        folder = tmp_path / code
+        folder.mkdir()
+        (folder / "provenance.json").write_text(json.dumps({"environment": {"code_sha256": code}}))
+        cells.append(cell({"train.steps": index}, 1, 3.5, folder=folder))
+    assert "The cells were made by 2 versions of pgolf's code." in analyse(cells).statements
+    assert not any("versions" in said for said in analyse(cells[:1]).statements)

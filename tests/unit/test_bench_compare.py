@@ -72,8 +72,12 @@ def test_other_environments_are_named_and_other_work_is_refused(tmp_path: Path) 
     assert compare_benches(first, newer).verdict == FASTER
 
 
-def test_a_file_of_before_has_no_single_repeats() -> None:
-    file = BENCHMARKS / "train_quickstart_cpu.json"
+def test_a_file_of_before_has_no_single_repeats(tmp_path: Path) -> None:
+    found = json.loads((BENCHMARKS / "train_quickstart_cpu.json").read_text())
+    file = tmp_path / "before.json"
+    file.write_text(
+        json.dumps({key: value for key, value in found.items() if "repeats" not in key or key == "repeats"})
+    )
     assert compare_benches(file, file).verdict == UNKNOWN
     with pytest.raises(PgolfError, match="different work"):
         compare_benches(file, BENCHMARKS / "eval_quickstart_cpu.json")

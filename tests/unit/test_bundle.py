@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 import torch
 from numpy.random import default_rng
 
@@ -30,6 +29,7 @@ from pgolf.submit.bundle import Bundle, bundle
 from pgolf.submit.minify import minified
 from pgolf.train.folder import open_run
 from pgolf.train.loop import train
+from tests.unit.stand_ins import write_tokenizer
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -89,15 +89,7 @@ VARIANTS: dict[str, tuple[list[str], str, str]] = {
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
-    words = [f"word{n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on" for n in range(400)]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=300,
-        model_type="bpe",
-        byte_fallback=True,
-        minloglevel=3,
-    )
+    write_tokenizer(folder)
     random = default_rng(0)
     for split, count in (("train", 4000), ("val", 321)):
         tokens = random.integers(3, 300, count).astype("uint16")

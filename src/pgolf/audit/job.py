@@ -18,8 +18,10 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.shards import Tokens
 from pgolf.device import place
 from pgolf.errors import PgolfError
+from pgolf.evaluate.ledger import text_digest
 from pgolf.evaluate.protocol import Scorer
 from pgolf.evaluate.scorer import MODES, build_scorer
+from pgolf.files import sha256_file
 from pgolf.pipeline import job_dataset
 from pgolf.recipe import Recipe
 from pgolf.weights import load_weights
@@ -46,12 +48,14 @@ class Job:
     data: Path
     usual_targets: int
     """How many targets to take where none are asked for."""
+    audited: dict[str, str]
+    """Goes into the report."""
 
     def audit(self, settings: Settings, targets: int | None, note: Note) -> Report:
         """Audit on the first targets; see ``audit.audit``."""
         if self.context.device.type == "cuda":
             settings = replace(settings, rounding=max(settings.rounding, _CUDA_ROUNDING))
-        return audit(
+        found = audit(
             self.make,
             self.tokens[: (targets or self.usual_targets) + 1],
             self.context,
@@ -62,6 +66,7 @@ class Job:
             full_targets=len(self.tokens) - 1,
             note=note,
         )
+        return replace(found, audited=self.audited)
 
     def decode(self, targets: int | None, progress: Callable[[int, int], None]) -> Proof:
         """Encode the first targets with one scorer and decode them with another; see ``codec.proof``.
@@ -120,7 +125,28 @@ def audit_job(
     def make() -> Subject:
         return make_subject(load_factory(name), context, name)
 
-    return Job(name, context, make, True, tokens, dataset.folder, min(2 * _FEWEST, len(tokens) - 1))
+    usual = min(2 * _FEWEST, len(tokens) - 1)
+    about = {"scorer": name, **_digests(artifact, dataset, tokens)}
+    return Job(name, context, make, True, tokens, dataset.folder, usual, about)
+
+
+def audited(artifact: Path, recipe: Recipe, dataset: Dataset, mode: str) -> dict[str, str]:
+    """What an audit of one of pgolf's own scorers is about: mode, digests of settings, artifact, tokenizer and text.
+
+    Args:
+        artifact: the file.
+        recipe: with the settings of the evaluation.
+        dataset: whose validation text is scored.
+        mode: a key of ``MODES``.
+    """
+    tokens = dataset.validation_tokens(recipe.evaluation_length)
+    return {"mode": mode, "recipe_sha256": recipe.digest(), **_digests(artifact, dataset, tokens)}
+
+
+def _digests(artifact: Path, dataset: Dataset, tokens: Tokens) -> dict[str, str]:
+    # A plug-in may load a folder.
+    known = {"artifact_sha256": sha256_file(artifact)} if artifact.is_file() else {}
+    return known | {"tokenizer_sha256": dataset.tokenizer.digest, "text_sha256": text_digest(tokens)}
 
 
 def _own(
@@ -136,10 +162,7 @@ def _own(
     weights = load_weights(artifact)
     recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt"))
     dataset = job_dataset(recipe, data, tokenizer)
-    if weights.tokenizer_digest not in ("", dataset.tokenizer.digest):
-        raise PgolfError(
-            f"{artifact}: was trained with another tokenizer than {dataset.folder} has; give the data it was trained on"
-        )
+    weights.check_data(dataset)
     weights.model()  # what does not fit is a mistake that is better told now
     context = _context(artifact, dataset, device)
 
@@ -148,11 +171,12 @@ def _own(
         return build_scorer(network, recipe, mode, context.bos_id)
 
     tokens = dataset.validation_tokens(recipe.evaluation_length)
-    usual = min(_usual_targets(recipe, mode), len(tokens) - 1)
-    return Job(f"pgolf {mode}", context, make, False, tokens, dataset.folder, usual)
+    usual = min(usual_targets(recipe, mode), len(tokens) - 1)
+    about = audited(weights.source, recipe, dataset, mode)
+    return Job(f"pgolf {mode}", context, make, False, tokens, dataset.folder, usual, about)
 
 
-def _usual_targets(recipe: Recipe, mode: str) -> int:
+def usual_targets(recipe: Recipe, mode: str) -> int:
     """A few windows and, for test-time training, three chunks; no more than takes long on a CPU."""
     targets = max(_FEWEST, 4 * recipe.evaluation_length)
     if mode == "ttt":

@@ -60,6 +60,8 @@ class Report:
     findings: list[Finding]
     notes: list[str] = field(default_factory=list)
     """What is no violation, but good to know."""
+    audited: dict[str, str] = field(default_factory=dict)
+    """Digests and the mode: what exactly the findings are about."""
 
     @property
     def ok(self) -> bool:

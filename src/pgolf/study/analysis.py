@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pgolf.files import read_json
 from pgolf.study.cells import Cell
 from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.study.fits import FORMS, Fit, fit
@@ -77,7 +78,7 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
     evaluation that every finished cell has, normally TTT.
     """
     groups = _groups(cells)
-    statements = _missing(cells)
+    statements = [*_missing(cells), *_versions(cells)]
     if not groups:
         return Analysis(title, [*statements, "No cell is finished: there is nothing to analyse."])
     base = next((group for group in groups if group.label == "base"), groups[0])
@@ -157,6 +158,16 @@ def _missing(cells: Sequence[Cell]) -> list[str]:
         said += [f"{cell.name} {words}{f': {cell.error}' if cell.error else '.'}" for cell in left]
     diverged = [cell for cell in cells if cell.status == "finished" and not _is_scored(cell)]
     return said + [f"{cell.name} has a score that is no number (it diverged) and is left out." for cell in diverged]
+
+
+def _versions(cells: Sequence[Cell]) -> list[str]:
+    """A word of warning where cells were made by different code, as after an update in the middle of a study."""
+    made = set()
+    for cell in cells:
+        path = cell.folder / "provenance.json"
+        if cell.status == "finished" and path.is_file():
+            made.add(read_json(path).get("environment", {}).get("code_sha256"))
+    return [f"The cells were made by {len(made)} versions of pgolf's code."] if len(made) > 1 else []
 
 
 def _seeded(group: Group) -> str:

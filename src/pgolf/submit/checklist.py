@@ -11,26 +11,28 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pgolf.compress.code_size import code_bytes
+from pgolf.audit.job import audited, usual_targets
 from pgolf.data.dataset import Dataset
-from pgolf.evaluate.ledger import Verification
+from pgolf.evaluate.ledger import Entry, Score, Verification, read_entries, total
+from pgolf.pipeline import ARTIFACT
 from pgolf.provenance import code_digest
 from pgolf.submit.bundle import Bundle
-from pgolf.submit.evidence import RunRecord
+from pgolf.submit.evidence import Candidate
 
 Track = Literal["10min", "unlimited"]
 TRACKS: dict[str, str] = {"10min": "track_10min_16mb", "unlimited": "track_non_record_16mb"}
-CAP = 16_000_000
 LIMIT_SECONDS = 600.0
 _SEEDS = 3
 # Targets that the script scores to show that it runs and gives the recorded numbers.
 _SHOWN = 2048
 _SAME, _OTHER_DEVICE = 1e-6, 5e-3
+# What an audit must have looked at.
+_AUDITED = ("C1", "C2", "C3", "C4", "bytes", "isolation")
 
 
 @dataclass(frozen=True)
@@ -42,38 +44,30 @@ class Item:
     evidence: str
 
 
-def checklist(
-    runs: Sequence[RunRecord],
-    ledgers: Sequence[Verification],
-    bundle: Bundle,
-    track: str,
-    people: Sequence[str | None],
-    audit: dict[str, Any] | None,
-    shown: Item,
+def recorded_items(
+    runs: Sequence[Candidate], bundle: Bundle, track: str, people: Sequence[str | None], packed: bool = True
 ) -> list[Item]:
-    """All rules, in order.
+    """The rules that what is recorded decides, in order: nothing is computed.
 
     Args:
         runs: one per seed.
-        ledgers: what verification found, in the same order.
         bundle: the script.
         track: a key of ``TRACKS``.
         people: author and GitHub ID.
-        audit: what ``pgolf audit --json`` prints, or None if there was no audit.
-        shown: what running the script showed.
+        packed: False before the runs are packed again, which decides about bytes, times and calibration anew.
     """
     timed = track == "10min"
-    return [
-        *(bytes_item(run, len(bundle.packed)) for run in runs),
-        _same_recipe(runs),
-        _seeds(runs, timed),
+    of_artifacts = [
+        *(_bytes(run, len(bundle.packed)) for run in runs),
         *(_time("training time", timed, run, run.train_seconds) for run in runs),
         *(_time("evaluation time", timed, run, float(run.score["seconds"])) for run in runs),
-        _hardware(runs, timed),
-        *(_ledger(run, found) for run, found in zip(runs, ledgers, strict=True)),
-        _audit(audit),
         _calibration(runs),
-        shown,
+    ]
+    return [
+        *(of_artifacts if packed else []),
+        _same_recipe(runs),
+        _seeds(runs, timed),
+        _hardware(runs, timed),
         _self_contained(bundle),
         _code(runs),
         _data(runs),
@@ -81,19 +75,26 @@ def checklist(
     ]
 
 
-def bytes_item(run: RunRecord, code: int) -> Item:
-    """Whether script and artifact fit."""
+def ledger_items(run: Candidate, found: Mapping[str, Verification]) -> list[Item]:
+    """Whether a run's ledgers hold; ``found`` is what verification showed, by mode."""
+    counted = run.score["mode"]
+    items = [_ledger(f"ledger, seed {run.seed}", run.ledger, run.score, found[counted])]
+    if counted != "sliding":
+        score = run.result["evaluations"]["sliding"]
+        items.append(_ledger(f"sliding ledger, seed {run.seed}", run.sliding_ledger, score, found["sliding"]))
+    return items
+
+
+def _bytes(run: Candidate, code: int) -> Item:
     model = run.artifact.stat().st_size
-    cap = min(CAP, run.recipe.compress.cap)
     total = model + code
-    text = f"script {code:,} + artifact {model:,} = {total:,} of {cap:,} bytes"
-    if total > cap:
-        remedy = f"pgolf pack {run.folder} --cap {cap - code + code_bytes()}"
-        text += f": {total - cap:,} too many; use --repack (or `{remedy}` and evaluate again)"
-    return Item(f"bytes, seed {run.seed}", total <= cap, text)
+    text = f"script {code:,} + artifact {model:,} = {total:,} of {run.cap:,} bytes"
+    if total > run.cap:
+        text += f": {total - run.cap:,} too many; use --repack"
+    return Item(f"bytes, seed {run.seed}", total <= run.cap, text)
 
 
-def _same_recipe(runs: Sequence[RunRecord]) -> Item:
+def _same_recipe(runs: Sequence[Candidate]) -> Item:
     first = _without_seed(runs[0])
     others = [str(run.folder) for run in runs[1:] if _without_seed(run) != first]
     if others:
@@ -101,13 +102,13 @@ def _same_recipe(runs: Sequence[RunRecord]) -> Item:
     return Item("same recipe", True, f"{runs[0].recipe.name}, SHA-256 without seed as of {runs[0].folder}")
 
 
-def _without_seed(run: RunRecord) -> dict[str, Any]:
+def _without_seed(run: Candidate) -> dict[str, Any]:
     tree = run.recipe.model_dump(mode="json")
     del tree["train"]["seed"]
     return tree
 
 
-def _seeds(runs: Sequence[RunRecord], timed: bool) -> Item:
+def _seeds(runs: Sequence[Candidate], timed: bool) -> Item:
     seeds = [run.seed for run in runs]
     listed = ", ".join(map(str, seeds))
     if len(set(seeds)) < len(seeds):
@@ -117,14 +118,14 @@ def _seeds(runs: Sequence[RunRecord], timed: bool) -> Item:
     return Item("seeds", True, listed)
 
 
-def _time(rule: str, timed: bool, run: RunRecord, seconds: float) -> Item:
+def _time(rule: str, timed: bool, run: Candidate, seconds: float) -> Item:
     text = f"{seconds:,.1f} s" + (f" of {LIMIT_SECONDS:,.0f}" if timed else ", no limit on this track")
     if rule == "training time" and seconds > run.result["train"]["seconds"]:
         text += f" ({run.packing_seconds:,.1f} s of it packing, which reads training text)"
     return Item(f"{rule}, seed {run.seed}", not timed or seconds <= LIMIT_SECONDS, text)
 
 
-def _hardware(runs: Sequence[RunRecord], timed: bool) -> Item:
+def _hardware(runs: Sequence[Candidate], timed: bool) -> Item:
     machines = sorted({run.machine for run in runs})
     right = all(
         "H100" in run.provenance["environment"]["device_name"] and run.provenance.get("ranks", 1) == 8 for run in runs
@@ -135,11 +136,10 @@ def _hardware(runs: Sequence[RunRecord], timed: bool) -> Item:
     return Item("hardware", right or not timed, text)
 
 
-def _ledger(run: RunRecord, found: Verification) -> Item:
-    rule = f"ledger, seed {run.seed}"
+def _ledger(rule: str, ledger: Path, score: Mapping[str, Any], found: Verification) -> Item:
     if found.problem is not None:
-        return Item(rule, False, f"{run.ledger.name}: {found.problem}")
-    recorded = run.score["val_bpb"]
+        return Item(rule, False, f"{ledger.name}: {found.problem}")
+    recorded = score["val_bpb"]
     if abs(found.score.bpb - recorded) > _SAME:
         return Item(rule, False, f"gives {found.score.bpb:.8f} bits per byte, result.json says {recorded:.8f}")
     text = (
@@ -149,18 +149,38 @@ def _ledger(run: RunRecord, found: Verification) -> Item:
     return Item(rule, True, text)
 
 
-def _audit(audit: dict[str, Any] | None) -> Item:
+def audit_item(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dataset) -> Item:
+    """Whether an audit shows that the scoring of a run is valid.
+
+    Args:
+        audit: what ``pgolf audit --json`` prints, or None if there was no audit.
+        run: whose evaluation that counts should have been audited.
+        dataset: that it was scored on.
+    """
     if audit is None:
         return Item("audit", False, "left out (--no-audit); valid scoring is not shown")
-    if not audit.get("ok", False):
-        violated = ", ".join(audit.get("violated", [])) or str(audit.get("problem", "not ok"))
-        return Item("audit", False, f"violates {violated}; see `pgolf audit`")
-    tests = len(audit.get("findings", []))
-    where = f"{audit.get('subject', 'scorer')}, {audit.get('targets', 0):,} targets"
-    return Item("audit", True, f"{where}: {tests} tests without a violation (C1 to C4, bytes, isolation)")
+    about = audit.get("audited")
+    if not isinstance(about, Mapping):
+        return Item("audit", False, "does not say what was audited; make it again with `pgolf audit ... --json`")
+    wanted = audited(run.artifact, run.recipe, dataset, run.score["mode"])
+    others = [key.removesuffix("_sha256") for key, value in wanted.items() if about.get(key) != value]
+    if others:
+        needed = f"`pgolf audit {run.folder / ARTIFACT} --mode {run.score['mode']} --data DIR --json`"
+        return Item("audit", False, f"is of another {' and '.join(others)} than the first run; needed: {needed}")
+    fewest = min(usual_targets(run.recipe, run.score["mode"]), run.score["targets"])
+    if audit["targets"] < fewest:
+        return Item("audit", False, f"{audit['targets']:,} targets are too few; leave --targets out ({fewest:,})")
+    violated = ", ".join(sorted({str(f["condition"]) for f in audit["findings"] if f["verdict"] == "violation"}))
+    if violated or not audit["ok"]:
+        return Item("audit", False, f"violates {violated or 'a condition'}; see `pgolf audit`")
+    if absent := [name for name in _AUDITED if name not in {f["condition"] for f in audit["findings"]}]:
+        return Item("audit", False, f"holds no findings on {', '.join(absent)}")
+    where = f"{audit['subject']}, {audit['targets']:,} targets"
+    text = f"{where}: {len(audit['findings'])} tests without a violation (C1 to C4, bytes, isolation)"
+    return Item("audit", True, f"{text}, of this artifact and text")
 
 
-def _calibration(runs: Sequence[RunRecord]) -> Item:
+def _calibration(runs: Sequence[Candidate]) -> Item:
     sources = sorted({str(run.origin.get("calibration", {}).get("source", "none")) for run in runs})
     right = set(sources) <= {"train", "self", "none"}
     return Item("no validation text before scoring", right, f"calibration text: {', '.join(sources)}")
@@ -174,7 +194,7 @@ def _self_contained(bundle: Bundle) -> Item:
     return Item("self-contained", not fetching, fetching[0] if fetching else text)
 
 
-def _code(runs: Sequence[RunRecord]) -> Item:
+def _code(runs: Sequence[Candidate]) -> Item:
     made = {run.provenance["environment"]["code_sha256"] for run in runs}
     now = code_digest()
     if made == {now}:
@@ -182,13 +202,13 @@ def _code(runs: Sequence[RunRecord]) -> Item:
     if len(made) > 1:
         return Item("code", False, "the runs were made by different versions of the code")
     text = (
-        f"the runs are of code {made.pop()[:16]}, the script of {now[:16]}: that it scores the same is "
-        "shown, that it trains the same is not; train again with this version"
+        f"the runs are of code {made.pop()[:16]}, the script of {now[:16]}: that it trains the same is not shown; "
+        "train again with this version"
     )
     return Item("code", False, text)
 
 
-def _data(runs: Sequence[RunRecord]) -> Item:
+def _data(runs: Sequence[Candidate]) -> Item:
     found = {(run.provenance["data"]["tokenizer_sha256"], run.provenance["data"]["fingerprint"]) for run in runs}
     if len(found) > 1:
         return Item("data", False, "the runs were trained on different data or tokenizers")
@@ -197,33 +217,43 @@ def _data(runs: Sequence[RunRecord]) -> Item:
     return Item("data", True, f"{name}, training shards {fingerprint[:16]}, tokenizer SHA-256 {tokenizer[:16]}")
 
 
-def run_script(script: Path, run: RunRecord, dataset: Dataset, device: str) -> Item:
-    """Have the script score the first targets in a process of its own, and compare with the run's ledger."""
+def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledger: Verification) -> Item:
+    """Have the script score the first targets in a process of its own, and compare with the run's sliding ledger.
+
+    Args:
+        script: the file.
+        run: whose artifact it scores.
+        dataset: the text.
+        device: where.
+        ledger: what verifying the sliding ledger showed.
+    """
     rule = "the script runs"
-    targets, nats, count = _beginning(run.sliding_ledger)
+    if ledger.problem is not None:
+        return Item(rule, False, "not run: the sliding ledger, which it would be compared with, does not hold")
+    beginning = _beginning(read_entries(run.sliding_ledger))
     command = [
         *(sys.executable, "-I", str(script.resolve()), "--artifact", str(run.artifact.resolve())),
         *("--data", str(dataset.folder.resolve()), "--tokenizer", str(dataset.tokenizer.path.resolve())),
-        *("--modes", "sliding", "--targets", str(targets), "--device", device),
+        *("--modes", "sliding", "--targets", str(beginning.targets), "--device", device),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent)
     results = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("result ")]
     if done.returncode or not results:
         last = (done.stderr.strip().splitlines() or ["no result"])[-1]
         return Item(rule, False, f"it ended with status {done.returncode}: {last}")
-    found, bits = results[0], nats / 0.6931471805599453 / max(count, 1)
+    found, bits = results[0], beginning.bpb
     same_kind = run.provenance["environment"]["device"].partition(":")[0] == device.partition(":")[0]
     close = abs(found["val_bpb"] - bits) <= (_SAME if same_kind else _OTHER_DEVICE)
-    text = f"first {targets:,} targets on {device}: {found['val_bpb']:.8f} bits per byte, in the ledger {bits:.8f}"
-    return Item(rule, close and found["bytes"] == count, text)
+    scores = f"{found['val_bpb']:.8f} bits per byte, in the ledger {bits:.8f}"
+    text = f"first {beginning.targets:,} targets on {device}: {scores}"
+    return Item(rule, close and found["bytes"] == beginning.bytes, text)
 
 
-def _beginning(ledger: Path) -> tuple[int, float, int]:
-    """The first entries of a ledger that cover some targets: targets, nats, bytes."""
-    targets, nats, count = 0, 0.0, 0
-    for line in ledger.read_text(encoding="utf-8").splitlines()[1:-1]:
-        entry = json.loads(line)
-        targets, nats, count = targets + entry["targets"], nats + entry["nats"], count + entry["bytes"]
-        if targets >= _SHOWN:
+def _beginning(entries: Sequence[Entry]) -> Score:
+    """The sums of the first entries that cover some targets."""
+    taken: list[Entry] = []
+    for entry in entries:
+        taken.append(entry)
+        if entry.first + entry.targets >= _SHOWN:
             break
-    return targets, nats, count
+    return total(taken)

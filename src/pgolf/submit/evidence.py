@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,32 @@ from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import fit
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
-from pgolf.evaluate.ledger import Verification, verify_ledger
-from pgolf.files import read_json, sha256_file, write_bytes
+from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
+from pgolf.files import sha256_file, write_bytes
 from pgolf.pipeline import ARTIFACT, evaluate_weights
 from pgolf.recipe import Recipe
-from pgolf.train.metrics import read_metrics
+from pgolf.runs import METRICS, PROVENANCE, RESULT, RunRecord, read_run
 from pgolf.weights import load_weights
+
+CAP = 16_000_000
+_NUMBER = (int, float)
+# The fields of a run's files that are read later.
+_PROVENANCE: dict[str, type] = dict.fromkeys(
+    [
+        "started",
+        *(f"environment.{key}" for key in ("code_sha256", "device", "device_name", "torch")),
+        *(f"data.{key}" for key in ("folder", "tokenizer_sha256", "fingerprint")),
+    ],
+    str,
+)
+_RESULT = {"train.steps": (int,), "train.seconds": _NUMBER}
+_VALIDATION = {"step": (int,), "val_loss": _NUMBER, "val_bpb": _NUMBER}
+_STEP = {"step": (int,), "train_loss": _NUMBER, "lr_scale": _NUMBER, "tokens_per_second": _NUMBER}
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """One run: its files and what they say."""
+class Candidate:
+    """A finished run that is to be submitted: its files and what they say."""
 
     folder: Path
     recipe: Recipe
@@ -47,6 +64,11 @@ class RunRecord:
         return self.recipe.train.seed
 
     @property
+    def cap(self) -> int:
+        """Bytes that script and artifact may have together."""
+        return min(CAP, self.recipe.compress.cap)
+
+    @property
     def train_seconds(self) -> float:
         """Training time; what packing reads of the training text counts as training."""
         reads = self.origin.get("calibration", {}).get("source") == "train"
@@ -59,7 +81,7 @@ class RunRecord:
         return f"{ranks} x {environment['device_name']} (torch {environment['torch']})"
 
 
-def read_run(folder: Path, mode: str) -> RunRecord:
+def read_candidate(folder: Path, mode: str) -> Candidate:
     """Read a finished run.
 
     Args:
@@ -67,36 +89,73 @@ def read_run(folder: Path, mode: str) -> RunRecord:
         mode: the evaluation that counts, "ttt" or "sliding".
 
     Raises:
-        PgolfError: it is none, or not finished.
+        PgolfError: it is none, not finished, or one of its files is damaged.
     """
-    if not (folder / "result.json").is_file():
-        raise PgolfError(f"{folder}: holds no finished run (no result.json); make one with `pgolf run`")
-    result, provenance = read_json(folder / "result.json"), read_json(folder / "provenance.json")
+    if not (folder / RESULT).is_file():
+        raise PgolfError(f"{folder}: holds no finished run (no {RESULT}); make one with `pgolf run`")
+    found = read_run(folder)
     for what in ("train", "pack"):
-        if what not in result:
+        if what not in found.result:
             raise PgolfError(f"{folder}: the run is not finished ({what} is missing); continue it with `pgolf run`")
-    for name in ("sliding", mode):
-        if name not in result.get("evaluations", {}) or not (folder / f"ledger.{name}.jsonl").is_file():
-            raise PgolfError(f"{folder}: has no {name} evaluation with a ledger; continue the run with `pgolf run`")
     if not (folder / ARTIFACT).is_file():
         raise PgolfError(f"{folder}: holds no {ARTIFACT}; continue the run with `pgolf run`")
+    _check_fields(folder / PROVENANCE, found.provenance, _PROVENANCE)
+    _check_fields(folder / RESULT, found.result, _RESULT)
+    for name in dict.fromkeys(("sliding", mode)):
+        if name not in found.evaluations:
+            raise PgolfError(f"{folder}: has no {name} evaluation; continue the run with `pgolf run`")
+        if found.evaluations[name].get("mode") != name:
+            raise PgolfError(f"{folder / RESULT}: damaged (evaluations.{name}.mode is wrong); restore it from a copy")
+        _check_ledger(found, name)
+    for name, score in found.evaluations.items():
+        _check_fields(folder / RESULT, score, {"seconds": _NUMBER, "mode": (str,)}, f"evaluations.{name}.")
+    for entry in found.metrics:
+        _check_fields(folder / METRICS, entry, _VALIDATION if "val_bpb" in entry else _STEP)
     artifact = read_artifact(folder / ARTIFACT)
-    return RunRecord(
+    return Candidate(
         folder=folder,
         recipe=artifact.recipe,
         artifact=folder / ARTIFACT,
         ledger=folder / f"ledger.{mode}.jsonl",
         sliding_ledger=folder / "ledger.sliding.jsonl",
-        score=result["evaluations"][mode],
-        result=result,
-        provenance=provenance,
-        metrics=read_metrics(folder / "metrics.jsonl"),
+        score=found.evaluations[mode],
+        result=dict(found.result),
+        provenance=dict(found.provenance),
+        metrics=[dict(entry) for entry in found.metrics],
         origin=artifact.origin,
-        packing_seconds=float(result["pack"].get("seconds", 0.0)),
+        packing_seconds=float(found.result["pack"].get("seconds", 0.0)),
     )
 
 
-def find_data(run: RunRecord, data: Path | None, tokenizer: Path | None) -> Dataset:
+def _check_fields(
+    path: Path, found: Mapping[str, Any], wanted: Mapping[str, type | tuple[type, ...]], prefix: str = ""
+) -> None:
+    """See to it that the fields that a submission needs are there."""
+    for key, kind in wanted.items():
+        value: Any = found
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if not isinstance(value, kind):
+            raise PgolfError(f"{path}: damaged ({prefix}{key} is missing or wrong); restore it from a copy")
+
+
+def _check_ledger(found: RunRecord, name: str) -> None:
+    """See to it that an evaluation's ledger can be read; what it says is verified later."""
+    ledger = found.folder / f"ledger.{name}.jsonl"
+    if ledger.is_file():
+        read_header(ledger)
+        return
+    again = f"pgolf eval {found.folder / ARTIFACT} --data DIR --mode {name} --ledger {ledger}"
+    notes = found.provenance.get("shared") or [{}]
+    # What a cell of a study has in common with another one is computed there.
+    taken = [note for note in notes if isinstance(note, dict) and name in str(note.get("scores", "")).split(", ")]
+    if taken:
+        lies = f"it is a study's cell whose {name} score is that of {taken[-1].get('with')}, where the ledger is"
+        raise PgolfError(f"{found.folder}: has no {ledger.name}: {lies}; write its own with `{again}`")
+    raise PgolfError(f"{found.folder}: has no {ledger.name}; write it with `{again}`")
+
+
+def find_data(run: Candidate, data: Path | None, tokenizer: Path | None) -> Dataset:
     """The data that a run was scored on: the given folder, or the recorded one.
 
     Raises:
@@ -111,30 +170,31 @@ def find_data(run: RunRecord, data: Path | None, tokenizer: Path | None) -> Data
     return dataset
 
 
-def verify(run: RunRecord, dataset: Dataset) -> Verification:
-    """Recompute a run's ledger against the data, the artifact and the tokenizer."""
+def verify(run: Candidate, dataset: Dataset) -> dict[str, Verification]:
+    """Recompute a run's ledgers, by mode, against the data, the artifact and the tokenizer."""
     expected = {"artifact": sha256_file(run.artifact), "tokenizer": dataset.tokenizer.digest}
     tokens = dataset.validation_tokens(run.recipe.evaluation_length)
-    return verify_ledger(run.ledger, tokens, dataset.tokenizer.byte_table, expected)
+    table, ledgers = dataset.tokenizer.byte_table, {"sliding": run.sliding_ledger, run.score["mode"]: run.ledger}
+    return {mode: verify_ledger(path, tokens, table, expected) for mode, path in ledgers.items()}
 
 
-def repacked(run: RunRecord, dataset: Dataset, folder: Path, code: int, device: torch.device, mode: str) -> RunRecord:
+def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: torch.device, mode: str) -> Candidate:
     """The run packed again so that artifact and ``code`` bytes use the cap, and scored again; files go to ``folder``.
 
     Raises:
         PgolfError: it does not fit.
     """
-    import time
-
     started = time.perf_counter()
     weights, path = load_weights(run.folder), folder / f"artifact_seed{run.seed}.pgolf"
     calibration = calibration_for(weights.model(), run.recipe, dataset)
-    grid, cap = weights.grid_for(run.recipe.compress), run.recipe.compress.cap
-    digest = weights.tokenizer_digest
-    packed = fit(weights.state, run.recipe, digest, path, cap, code, calibration, lambda what: None, grid)
+    grid, digest = weights.grid_for(run.recipe.compress), weights.tokenizer_digest
+    packed = fit(weights.state, run.recipe, digest, path, run.cap, code, calibration, lambda what: None, grid)
     write_bytes(path, packed.content)
     seconds = time.perf_counter() - started
-    found, scores = load_weights(path), {}
+    # No score of the artifact before is left.
+    scores = {name: run.result["evaluations"][name] for name in ("raw", "float") if name in run.result["evaluations"]}
+    found = load_weights(path)
+    scores["packed"] = evaluate_weights(found, run.recipe, dataset, "standard", device).to_json()
     for name in dict.fromkeys(("sliding", mode)):
         ledger = folder / f"ledger_{name}_seed{run.seed}.jsonl"
         scores[name] = evaluate_weights(found, run.recipe, dataset, name, device, ledger=ledger).to_json()
@@ -144,7 +204,7 @@ def repacked(run: RunRecord, dataset: Dataset, folder: Path, code: int, device: 
         ledger=folder / f"ledger_{mode}_seed{run.seed}.jsonl",
         sliding_ledger=folder / f"ledger_sliding_seed{run.seed}.jsonl",
         score=scores[mode],
-        result=run.result | {"evaluations": run.result["evaluations"] | scores},
+        result=run.result | {"evaluations": scores},
         origin=packed.origin,
         packing_seconds=seconds,
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from pgolf.audit.settings import Settings
 from pgolf.errors import PgolfError
 from pgolf.files import read_json, sync_folder, write_bytes, write_error, write_json
 from pgolf.submit.bundle import Bundle, bundle
-from pgolf.submit.checklist import TRACKS, Item, checklist, run_script
-from pgolf.submit.evidence import RunRecord, find_data, read_run, repacked, verify
+from pgolf.submit.checklist import TRACKS, Item, audit_item, ledger_items, recorded_items, run_script
+from pgolf.submit.evidence import Candidate, find_data, read_candidate, repacked, verify
 from pgolf.submit.texts import readme, requirements, submission, summary, training_log
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
@@ -52,6 +51,8 @@ class Submission:
 
     out: Path
     written: bool
+    complete: bool
+    """Whether every rule was looked at: a broken one that is quickly found ends the search."""
     items: tuple[Item, ...]
     figures: dict[str, float]
     code_bytes: int
@@ -75,7 +76,7 @@ def submit(request: Request, device: torch.device, note: Callable[[str], None]) 
         PgolfError: a run, the data or an option is wrong, or the folder exists.
     """
     _check(request)
-    runs = [read_run(folder, request.mode) for folder in request.runs]
+    runs = [read_candidate(folder, request.mode) for folder in request.runs]
     try:
         request.out.parent.mkdir(parents=True, exist_ok=True)
         room = tempfile.TemporaryDirectory(prefix=f".{request.out.name}.", dir=request.out.parent)
@@ -84,15 +85,24 @@ def submit(request: Request, device: torch.device, note: Callable[[str], None]) 
     with room as name:
         folder = Path(name) / request.out.name
         (folder / EVIDENCE).mkdir(parents=True)
-        made, items, runs = _build(request, folder, runs, device, note)
-        ok = all(item.ok for item in items)
-        if ok or request.force:
-            _write_texts(request, folder, runs, made, items)
-            shutil.copytree(folder, Path(name) / "whole")
-            (Path(name) / "whole").replace(request.out)
+        draft = _build(request, folder, runs, device, note)
+        written = draft.complete and (draft.ok or request.force)
+        if written:
+            _write_texts(request, folder, draft)
+            try:
+                folder.replace(request.out)
+            except OSError as error:
+                raise write_error(request.out, error) from error
             sync_folder(request.out.parent)
-        total = len(made.packed) + max(run.artifact.stat().st_size for run in runs)
-        return Submission(request.out, ok or request.force, tuple(items), summary(runs), len(made.packed), total)
+    return Submission(
+        out=request.out,
+        written=written,
+        complete=draft.complete,
+        items=tuple(draft.items),
+        figures=summary(draft.runs),
+        code_bytes=len(draft.made.packed),
+        total_bytes=draft.total_bytes,
+    )
 
 
 def _check(request: Request) -> None:
@@ -102,41 +112,83 @@ def _check(request: Request) -> None:
         raise PgolfError(f"--mode {request.mode}: unknown; use {' or '.join(MODES)}")
     if request.no_audit and request.audit is not None:
         raise PgolfError("--no-audit and --audit exclude each other")
+    if request.repack and request.audit is not None:
+        raise PgolfError("--audit with --repack: what is packed again was not audited; leave --audit out")
     if request.out.exists():
         raise PgolfError(f"{request.out}: exists already; choose another folder")
     if len({folder.resolve() for folder in request.runs}) < len(request.runs):
         raise PgolfError("the same run is named twice; a submission needs runs of different seeds")
 
 
+@dataclass
+class _Draft:
+    """A folder in the making."""
+
+    made: Bundle
+    runs: list[Candidate]
+    items: list[Item] = field(default_factory=list)
+    complete: bool = False
+    """Whether every rule was looked at."""
+    total_bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return all(item.ok for item in self.items)
+
+
 def _build(
-    request: Request, folder: Path, runs: Sequence[RunRecord], device: torch.device, note: Callable[[str], None]
-) -> tuple[Bundle, list[Item], list[RunRecord]]:
-    """Write script and evidence, and check everything against the files."""
+    request: Request, folder: Path, runs: Sequence[Candidate], device: torch.device, note: Callable[[str], None]
+) -> _Draft:
+    """Write script and evidence, and check everything against the files; without force a broken rule is the end.
+
+    What is recorded is looked at before anything long is computed.
+    """
+    given = None if request.audit is None else _read_audit(request.audit)
+    datasets = [find_data(run, request.data, request.tokenizer) for run in runs]
     note("writing the script")
     made = bundle(runs[0].recipe)
+    draft, place, people = _Draft(made, list(runs)), folder / EVIDENCE, (request.author, request.github_id)
+    early = request.no_audit or given is not None
+
+    def look(packed: bool) -> list[Item]:
+        items = recorded_items(draft.runs, made, request.track, people, packed)
+        return [*items, audit_item(given, draft.runs[0], datasets[0])] if early else items
+
+    def stops() -> bool:
+        draft.total_bytes = len(made.packed) + max(run.artifact.stat().st_size for run in draft.runs)
+        return not draft.ok and not request.force
+
+    if request.repack:
+        draft.items = look(packed=False)
+        if stops():
+            return draft
+    for index, (run, dataset) in enumerate(zip(runs, datasets, strict=True)):
+        if request.repack:
+            note(f"packing and scoring seed {run.seed}")
+            draft.runs[index] = repacked(run, dataset, place, len(made.packed), device, request.mode)
+        else:
+            draft.runs[index] = _copied(run, place, request.mode)
+    note("verifying the ledgers")
+    ledgers = [verify(run, dataset) for run, dataset in zip(draft.runs, datasets, strict=True)]
+    draft.items = look(packed=True)
+    draft.items += [item for run, found in zip(draft.runs, ledgers, strict=True) for item in ledger_items(run, found)]
+    if stops():
+        return draft
+    first, dataset = draft.runs[0], datasets[0]
+    if not early:
+        given = _audit(first, dataset.folder, request, device, note)
+        draft.items.append(audit_item(given, first, dataset))
+    if given is not None:
+        write_json(place / "audit.json", given)
+    note("running the script")
     write_bytes(folder / SCRIPT, made.packed)
     write_bytes(folder / READABLE, made.readable.encode())
-    datasets = [find_data(run, request.data, request.tokenizer) for run in runs]
-    taken: list[RunRecord] = []
-    for run, dataset in zip(runs, datasets, strict=True):
-        note(f"{'packing and scoring' if request.repack else 'collecting'} seed {run.seed}")
-        place = folder / EVIDENCE
-        if request.repack:
-            taken.append(repacked(run, dataset, place, len(made.packed), device, request.mode))
-        else:
-            taken.append(_copied(run, place, request.mode))
-    note("verifying the ledgers")
-    ledgers = [verify(run, dataset) for run, dataset in zip(taken, datasets, strict=True)]
-    audit = None if request.no_audit else _audit(request, taken[0], datasets[0].folder, device, note)
-    if audit is not None:
-        write_json(folder / EVIDENCE / "audit.json", audit)
-    note("running the script")
-    shown = run_script(folder / SCRIPT, taken[0], datasets[0], str(device))
-    people = (request.author, request.github_id)
-    return made, checklist(taken, ledgers, made, request.track, people, audit, shown), taken
+    draft.items.append(run_script(folder / SCRIPT, first, dataset, str(device), ledgers[0]["sliding"]))
+    draft.complete = True
+    return draft
 
 
-def _copied(run: RunRecord, folder: Path, mode: str) -> RunRecord:
+def _copied(run: Candidate, folder: Path, mode: str) -> Candidate:
     """The run with its files in the evidence folder."""
     artifact = folder / f"artifact_seed{run.seed}.pgolf"
     ledger, sliding = (folder / f"ledger_{name}_seed{run.seed}.jsonl" for name in (mode, "sliding"))
@@ -145,21 +197,29 @@ def _copied(run: RunRecord, folder: Path, mode: str) -> RunRecord:
     return replace(run, artifact=artifact, ledger=ledger, sliding_ledger=sliding)
 
 
+def _read_audit(path: Path) -> dict[str, Any]:
+    """What `pgolf audit --json` printed into a file, with the fields that are read later."""
+    found = read_json(path)
+    try:
+        whole = isinstance(found["ok"], bool) and isinstance(found.get("audited", {}), dict)
+        whole &= isinstance(found["subject"], str) and isinstance(found["targets"], int)
+        whole &= all(isinstance(entry[key], str) for entry in found["findings"] for key in ("condition", "verdict"))
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise PgolfError(f"{path}: not what `pgolf audit --json` prints")
+    return dict(found)
+
+
 def _audit(
-    request: Request, run: RunRecord, data: Path, device: torch.device, note: Callable[[str], None]
+    run: Candidate, data: Path, request: Request, device: torch.device, note: Callable[[str], None]
 ) -> dict[str, Any]:
-    if request.audit is not None:
-        found = read_json(request.audit)
-        if not isinstance(found, dict) or not isinstance(found.get("ok"), bool) or "findings" not in found:
-            raise PgolfError(f"{request.audit}: not what `pgolf audit --json` prints")
-        return found
     job = audit_job(run.artifact, data, request.tokenizer, None, request.mode, [], device)
     return job.audit(Settings(), None, lambda what: note(f"auditing: {what}")).to_json()
 
 
-def _write_texts(
-    request: Request, folder: Path, runs: Sequence[RunRecord], made: Bundle, items: Sequence[Item]
-) -> None:
+def _write_texts(request: Request, folder: Path, draft: _Draft) -> None:
+    runs, made, items = draft.runs, draft.made, draft.items
     recipe = runs[0].recipe
     about = {
         "author": request.author or "",

@@ -11,7 +11,7 @@ from typing import Any
 from pgolf.report.markdown import table
 from pgolf.submit.bundle import Bundle
 from pgolf.submit.checklist import TRACKS, Item
-from pgolf.submit.evidence import RunRecord
+from pgolf.submit.evidence import Candidate
 
 NON_COMPLIANT = "NON-COMPLIANT"
 _PARTS = (
@@ -29,7 +29,7 @@ def requirements(bundle: Bundle) -> str:
     return "\n".join(lines) + "\n"
 
 
-def training_log(run: RunRecord) -> str:
+def training_log(run: Candidate) -> str:
     """A run's training and evaluation as lines."""
     steps, made = run.recipe.train.steps, run.provenance
     lines = [
@@ -58,7 +58,7 @@ def training_log(run: RunRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary(runs: Sequence[RunRecord]) -> dict[str, float]:
+def summary(runs: Sequence[Candidate]) -> dict[str, float]:
     """Mean and standard deviation (n - 1) over the seeds; the deviation of one run is 0."""
     scores, losses = [run.score["val_bpb"] for run in runs], [run.score["val_loss"] for run in runs]
     return {
@@ -74,7 +74,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def submission(
-    runs: Sequence[RunRecord], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str
+    runs: Sequence[Candidate], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str
 ) -> dict[str, Any]:
     """What goes into submission.json."""
     code = len(bundle.packed)
@@ -103,7 +103,7 @@ def submission(
     }
 
 
-def _seed_result(run: RunRecord, code: int) -> dict[str, Any]:
+def _seed_result(run: Candidate, code: int) -> dict[str, Any]:
     model = run.artifact.stat().st_size
     return {
         "val_bpb": run.score["val_bpb"],
@@ -117,7 +117,7 @@ def _seed_result(run: RunRecord, code: int) -> dict[str, Any]:
     }
 
 
-def readme(runs: Sequence[RunRecord], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str) -> str:
+def readme(runs: Sequence[Candidate], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str) -> str:
     """What goes into README.md."""
     figures = summary(runs)
     mean = f"**{figures['val_bpb']:.5f} bits per byte** ({figures['val_loss']:.5f} nats per token)"
@@ -149,7 +149,7 @@ def readme(runs: Sequence[RunRecord], bundle: Bundle, items: Sequence[Item], abo
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _results(runs: Sequence[RunRecord], code: int) -> str:
+def _results(runs: Sequence[Candidate], code: int) -> str:
     head = ("seed", "bits per byte", "nats per token", "steps", "training (s)", "evaluation (s)", "bytes")
     rows = [
         (
@@ -171,7 +171,7 @@ def _results(runs: Sequence[RunRecord], code: int) -> str:
     return table(head, rows if len(runs) > 1 else rows[:1])
 
 
-def _decomposition(runs: Sequence[RunRecord]) -> str:
+def _decomposition(runs: Sequence[Candidate]) -> str:
     # What was scored after the evaluation that counts is no part of it.
     last = [name for name, _ in _PARTS].index(runs[0].score["mode"])
     parts = _PARTS[: last + 1]
@@ -182,13 +182,13 @@ def _decomposition(runs: Sequence[RunRecord]) -> str:
     return table(("seed", *(label for _, label in known)), rows)
 
 
-def _changes(run: RunRecord) -> str:
+def _changes(run: Candidate) -> str:
     import tomli_w
 
     return tomli_w.dumps(run.recipe.model_dump(mode="json", exclude_defaults=True))
 
 
-def _commands(runs: Sequence[RunRecord]) -> str:
+def _commands(runs: Sequence[Candidate]) -> str:
     lines = ["pip install -r requirements.txt"]
     start = "torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL"
     lines += [f"{start} --out seed{run.seed} --seed {run.seed}" for run in runs]

@@ -129,7 +129,7 @@ def pack_work(recipe: Recipe, device: torch.device) -> Measured:
 def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
     length = recipe.evaluation_length
     # The plain loop knows no other method.
-    recipe = recipe.with_overrides(["ttt.method=full"])
+    recipe = recipe.with_overrides(["ttt.method=full", "evaluate.batch=0"])
     targets = max(_CPU_STREAM_TARGETS[mode], 2 * length) if device.type == "cpu" else 65536
     stride = _affordable_stride(recipe, mode, targets) if device.type == "cpu" else recipe.evaluate.stride
     scope = f"{mode} evaluation of {targets:,} targets, windows of {length:,}, stride {stride:,}"

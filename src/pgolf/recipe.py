@@ -316,8 +316,8 @@ class EvaluateSection(Section):
     """Targets scored per sliding window after the first."""
     batch: int = pydantic.Field(32, ge=0)
     """Windows per forward pass; 0 takes as many as suit the device's free memory, and the ledger says how many."""
-    compile: bool = True
-    """Compile the passes of long evaluations on CUDA devices (the CPU runs them as written)."""
+    compile: Literal[True, False, "reduce-overhead"] = True
+    """Compile the passes of long evaluations on CUDA devices; the name also has them replayed as CUDA graphs."""
     sequence_length: int = pydantic.Field(0, ge=0)
     """Targets per window; 0 takes train.sequence_length."""
 

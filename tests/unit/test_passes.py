@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgolf.errors import PgolfError
 from pgolf.evaluate import passes
 from pgolf.evaluate import ttt as ttt_module
 from pgolf.evaluate.evaluate import EvalResult, evaluate
@@ -81,10 +82,12 @@ class Compiler:
     def __init__(self) -> None:
         self.graphs: list[int] = []
         self.calls = 0
+        self.ways: set[bool | str] = set()
 
     def compiled(self, forward: Callable[..., torch.Tensor], device: torch.device, how: bool | str) -> Any:
         if not how:
             return forward
+        self.ways.add(how)
         fast = torch.compile(forward, dynamic=False, backend=self._backend)
 
         def counting(*arguments: Any) -> Any:
@@ -134,6 +137,13 @@ def test_a_compiled_sliding_evaluation_has_one_graph_however_often_it_is_made(co
     assert results[0].val_bpb == results[2].val_bpb
     plain = scored("evaluate.compile=false", mode="sliding", count=301)
     assert results[0].val_bpb == pytest.approx(plain.val_bpb, abs=1e-6)
+
+
+def test_the_recipe_may_ask_for_graphs_that_are_replayed(compiler: Compiler) -> None:
+    scored("evaluate.compile=reduce-overhead")
+    assert compiler.ways == {"reduce-overhead"} and len(compiler.graphs) == 3, "scoring and training"
+    with pytest.raises(PgolfError, match=r"evaluate\.compile"):
+        scored("evaluate.compile=fastest")
 
 
 def test_short_evaluations_and_cpus_do_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,9 @@ def _batch_here(model: ModelSection, length: int, device: torch.device) -> int:
     return fitting_batch(model, length, free, device.type)
 
 
-def compiled_reading(batch: int, length: int, stride: int, device: torch.device, positions: int) -> Reading | None:
+def compiled_reading(
+    batch: int, length: int, stride: int, device: torch.device, positions: int, how: bool | str = True
+) -> Reading | None:
     """The pass over ``batch`` whole windows that score ``stride`` targets each, compiled; None where it does not pay.
 
     Groups of any other shape, such as a stream's first and last, are read as without it: so there is one graph, and
@@ -74,10 +76,11 @@ def compiled_reading(batch: int, length: int, stride: int, device: torch.device,
         stride: targets scored per window.
         device: where the model is.
         positions: inputs of all windows of the stream together.
+        how: True, or the name of a mode of torch's compiler.
     """
     if not pays_to_compile(device, positions):
         return None
-    fast = compiled(GPT.hidden, device, how=True)
+    fast = compiled(GPT.hidden, device, how)
 
     def read(network: GPT, tokens: Tensor, window: int | None, last: int) -> Tensor:
         usual = tokens.shape == (batch, length) and last == stride

@@ -66,7 +66,7 @@ class WindowScorer(Scorer):
         length: inputs per window.
         stride: targets per window but the first, which scores all of its own.
         batch: windows per forward pass.
-        compile: whether the pass may be compiled, on CUDA for long streams.
+        compile: whether the pass may be compiled, on CUDA for long streams; or the name of a mode of torch's compiler.
     """
 
     recomputable = ("_digest", "_cache", "_row", "_read")
@@ -76,7 +76,7 @@ class WindowScorer(Scorer):
     _cached_from: int
     _row: tuple[int, Tensor] | None
 
-    def __init__(self, network: GPT, length: int, stride: int, batch: int, compile: bool = False) -> None:
+    def __init__(self, network: GPT, length: int, stride: int, batch: int, compile: bool | str = False) -> None:
         assert 1 <= stride <= length, f"stride {stride} must be between 1 and the window's {length}"
         self.network = network.eval()
         self.length, self.stride, self.batch, self.compile = length, stride, batch, compile
@@ -90,7 +90,7 @@ class WindowScorer(Scorer):
         self._forget_weights()
         if self.compile:
             device, positions = next(self.network.parameters()).device, self.length * -(-targets // self.stride)
-            self._read = compiled_reading(self.batch, self.length, self.stride, device, positions)
+            self._read = compiled_reading(self.batch, self.length, self.stride, device, positions, self.compile)
         self.context: Tokens = np.array([first], dtype=np.uint16)
 
     def wanted(self) -> int:

@@ -104,11 +104,12 @@ class Adapter:
         length: targets per training sequence.
         chunks: number of chunks of the whole stream, which the schedule spreads over.
         team: ranks with equal models, which share the sequences of each training batch.
-        compile: whether the training pass may be compiled, on CUDA where there is much to train on.
+        compile: whether the training pass may be compiled, on CUDA where there is much to train on; or how, as the name
+            of a mode of torch's compiler.
     """
 
     def __init__(
-        self, network: GPT, ttt: TttSection, length: int, chunks: int, team: Team = SOLO, *, compile: bool = False
+        self, network: GPT, ttt: TttSection, length: int, chunks: int, team: Team = SOLO, *, compile: bool | str = False
     ) -> None:
         self.network, self.ttt, self.length, self.chunks, self.team = network, ttt, length, chunks, team
         frozen = frozen_parameters(network, ttt.frozen_blocks)
@@ -120,8 +121,8 @@ class Adapter:
         self.optimizer = _optimizer(ttt, self.parameters)
         device = self.parameters[0].device
         # Forward and backward cost about three times a forward pass.
-        pays = compile and pays_to_compile(device, 3 * (chunks - 1) * ttt.chunk_tokens * ttt.epochs)
-        self.forward = compiled(network, device, pays)
+        pays = pays_to_compile(device, 3 * (chunks - 1) * ttt.chunk_tokens * ttt.epochs)
+        self.forward = compiled(network, device, compile if pays else False)
         self._sizes: set[int] = set()  # of batches that all ranks have been through
 
     def adapt(self, chunk: ScoredChunk) -> None:

@@ -68,7 +68,6 @@ def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     updates and all vectors stay float32.
     """
     network.to(device)
-    network.fake_quant.alpha = network.fake_quant.alpha.to(device)  # Here and not in every pass, which would wait.
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         for name, parameter in network.named_parameters():

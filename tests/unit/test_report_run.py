@@ -290,6 +290,7 @@ def test_the_whole_report(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     for key in ("scores", "training", "ttt", "bytes", "text", "samples", "evidence", "provenance", "repeat"):
         assert f'<section id="{key}"' in page
     assert "<script>document.title" not in page
+    assert "pgolf eval artifact.pgolf" in page and "pgolf verify-ledger ledger." in page
     assert "&lt;script&gt;document" in page
     score = read_run(run).score("ttt")
     assert f'<div class="value">{score:.4f}</div>' in page

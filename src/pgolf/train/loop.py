@@ -210,6 +210,8 @@ class Run:
         switch.active = active
         switch.soft_round = qat.soft_round
         if qat.soft_round:
+            # On the device once and for all: a pass that fetches it has to wait.
+            switch.alpha = switch.alpha.to(self.device)
             switch.alpha.fill_(1.0 + 15.0 * max(0.0, 1.0 - scale / qat.threshold))
 
     def _rounding_of_export(self, watcher: Watcher) -> dict[str, Rounding]:

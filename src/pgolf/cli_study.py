@@ -91,7 +91,7 @@ def study_command(
         return
     count = len(study.cells)
     many = "; these are many: --dry-run shows them" if count > _MANY else ""
-    _say(f"{study.file.title}: {count} runs in {place.out}: {found}{many}")
+    _say(f"{count} runs in {place.out}: {found}{many}")
     told = _Progress(count - len(found.finished))
     if launcher == "slurm":
         run_study(study, place, _cluster(resources, executor), told, lambda job: _is_queued(job, executor))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import operator
 import os
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
-from pgolf.recipe import load_recipe, recipe_keys
+from pgolf.recipe import load_recipe, nearest, recipe_keys
 from pgolf.train.folder import CELL
 from pgolf.train.metrics import read_metrics
 
@@ -235,10 +234,8 @@ def check_key(key: str, option: str) -> None:
     Raises:
         PgolfError: they have not.
     """
-    known = (FIELDS, recipe_keys())
-    if all(key not in keys for keys in known):
-        near = [match for keys in known for match in difflib.get_close_matches(key, keys, n=1, cutoff=0.5)]
-        hint = f" (did you mean {near[0]}?)" if near else ""
+    if key not in FIELDS and key not in recipe_keys():
+        hint = nearest(key, FIELDS) or nearest(key, recipe_keys())
         raise PgolfError(f"{option} {key}: unknown{hint}; use {', '.join(FIELDS)} or a key of the recipe")
 
 

@@ -285,9 +285,7 @@ def recipes_command(
 
 def main() -> None:
     """Entry point of the command: prints mistakes as one line and exits with status 2."""
-    # Threads that spin while they wait make everything ten times slower as soon as another program wants a
-    # core. OpenMP reads this when torch is first imported, which no line above has done.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _let_threads_wait()
     try:
         # Outside standalone mode click raises what it would print, and returns an exit status.
         status = app(args=repeat_list_options(sys.argv[1:]), standalone_mode=False)
@@ -305,6 +303,17 @@ def main() -> None:
         print("pgolf: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _let_threads_wait() -> None:
+    """Have the threads of an operation wait for each other actively for some microseconds, then asleep.
+
+    Asleep at once, two threads are no faster than one: an operation of a small model is over before they are awake.
+    Active for long, as by default, everything is many times slower as soon as another program wants a core. OpenMP
+    reads this when torch is first imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def repeat_list_options(words: list[str]) -> list[str]:

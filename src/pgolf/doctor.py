@@ -229,7 +229,9 @@ def _threads() -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads, load = torch.get_num_threads(), os.getloadavg()[0]
     given = ", ".join(
-        f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ
+        f"{name}={os.environ[name]}"
+        for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+        if name in os.environ
     )
     text = f"{threads} threads on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
     if threads > cores:

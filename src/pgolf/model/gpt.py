@@ -23,6 +23,7 @@ i; with ``model.unique_layers`` fewer cores are reused cyclically (depth recurre
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -221,15 +222,16 @@ class GPT(nn.Module):
 
     def clone(self) -> GPT:
         """An independent copy with equal weights, on the same device and in the same mode."""
-        with torch.random.fork_rng(devices=[]):
-            copy = GPT(self.config)
-        for name, parameter in copy.named_parameters():
-            parameter.data = self.get_parameter(name).detach().clone()
-        return copy.train(self.training)
+        return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GPT:
-        # Gradient hooks would be lost by the default copy.
-        return self.clone()
+        memo[id(self.config)] = self.config
+        memo[id(self.fake_quant)] = FakeQuant()  # A copy is not in the training that quantizes this one.
+        other = GPT.__new__(GPT)
+        memo[id(self)] = other
+        other.__dict__ = copy.deepcopy(self.__dict__, memo)
+        other._scale_shared_gradients()  # Copied parameters have no hooks.
+        return other
 
     def _scale_shared_gradients(self) -> None:
         # A core used n times receives the sum of n gradients; their mean keeps its step size.

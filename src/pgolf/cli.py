@@ -47,6 +47,7 @@ from pgolf.cli_significance import SIGNIFICANCE_EXAMPLES, significance_command
 from pgolf.cli_study import STUDY_EXAMPLES, study_command
 from pgolf.cli_submit import SUBMIT_EXAMPLES, submit_command
 from pgolf.errors import Interrupted, PgolfError
+from pgolf.threads import let_threads_wait
 
 app = typer.Typer(
     name="pgolf",
@@ -285,7 +286,7 @@ def recipes_command(
 
 def main() -> None:
     """Entry point of the command: prints mistakes as one line and exits with status 2."""
-    _let_threads_wait()
+    let_threads_wait()  # No line above has imported torch.
     try:
         # Outside standalone mode click raises what it would print, and returns an exit status.
         status = app(args=repeat_list_options(sys.argv[1:]), standalone_mode=False)
@@ -303,17 +304,6 @@ def main() -> None:
         print("pgolf: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _let_threads_wait() -> None:
-    """Have the threads of an operation wait for each other actively for some microseconds, then asleep.
-
-    Asleep at once, two threads are no faster than one: an operation of a small model is over before they are awake.
-    Active for long, as by default, everything is many times slower as soon as another program wants a core. OpenMP
-    reads this when torch is first imported.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def repeat_list_options(words: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -94,4 +94,18 @@ def compiled(
 
 def pays_to_compile(device: torch.device, positions: int) -> bool:
     """Whether reading so many positions takes so long that compiling, about a minute, is worth it: on CUDA, minutes."""
-    return device.type == "cuda" and positions >= _MANY_POSITIONS
+    return device.type == "cuda" and (_always_compile or positions >= _MANY_POSITIONS)
+
+
+_always_compile = False
+
+
+@contextlib.contextmanager
+def compile_always() -> Iterator[None]:
+    """Within it every evaluation is worth compiling: for measurements, which do not count the first one."""
+    global _always_compile
+    before, _always_compile = _always_compile, True
+    try:
+        yield
+    finally:
+        _always_compile = before

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from pgolf.bench.plain import PlainTrainer
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
 from pgolf.recipe import load_recipe
+from pgolf.threads import default_waiting, let_threads_wait
 
 RECIPE = load_recipe("tiny", ["model.width=32", "train.batch_tokens=128", "evaluate.stride=32", "ttt.epochs=1"])
 CPU = torch.device("cpu")
@@ -23,7 +27,7 @@ def test_both_ways_agree(what: str) -> None:
     assert found["milliseconds"] > 0
     assert found["ratio_range"][0] <= found["ratio"] <= found["ratio_range"][1]
     assert found["cpu_ratio"] > 0
-    assert found["peak_memory"] > 1 << 20
+    assert found["peak_memory"] > 1 << 20 and found["peak_memory_plain"] > 1 << 20
     assert {"tflops_per_second", "mfu"} <= found.keys() if what == "train" else "mfu" not in found
     assert found["environment"]["device"] == "cpu"
     assert found["environment"]["cpu"]
@@ -32,14 +36,13 @@ def test_both_ways_agree(what: str) -> None:
 
 def test_a_reduced_step_says_so() -> None:
     large = load_recipe("tiny", ["train.batch_tokens=65536", "model.width=16"])
-    assert "(the recipe's has 65,536)" in run_bench("train", large, CPU, repeats=1)["scope"]
+    assert "(the recipe's has 65,536)" in WORK["train"](large, CPU).scope
 
 
 def test_an_evaluation_in_too_many_windows_is_thinned_and_says_so() -> None:
     long = RECIPE.with_overrides(["train.sequence_length=256", "train.batch_tokens=256", "evaluate.stride=4"])
-    found = run_bench("eval", long, CPU, repeats=1)
-    assert "stride 64 (the recipe's is 4)" in found["scope"]
-    assert "the recipe's" not in run_bench("eval", RECIPE, CPU, repeats=1)["scope"]
+    assert "stride 64 (the recipe's is 4)" in WORK["eval"](long, CPU).scope
+    assert "the recipe's" not in WORK["eval"](RECIPE, CPU).scope
 
 
 @pytest.mark.parametrize(("kind", "averages"), [("none", False), ("swa", False), ("ema", True), ("swa_of_ema", True)])
@@ -52,12 +55,31 @@ def test_chunks_hold_at_least_one_window() -> None:
     long = RECIPE.with_overrides(
         ["train.sequence_length=2048", "train.batch_tokens=2048", "evaluate.stride=1024", "ttt.chunk_tokens=4096"]
     )
-    assert "chunks of 2,048" in run_bench("ttt", long, CPU, repeats=1)["scope"]
+    assert "chunks of 2,048" in WORK["ttt"](long, CPU).scope
 
 
 def test_ways_that_disagree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgolf.bench.plain.evaluate_plainly", lambda *_: 1.0)
+    monkeypatch.setattr("pgolf.bench.work.evaluate", lambda *_: SimpleNamespace(val_loss=1.0))
     with pytest.raises(PgolfError, match="the plain loop computes"):
         run_bench("eval", RECIPE, CPU, repeats=1)
     with pytest.raises(PgolfError, match="unknown; use train, eval, ttt, pack"):
         run_bench("speed", RECIPE, CPU, repeats=1)
+
+
+def test_the_plain_way_waits_as_any_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    let_threads_wait()
+    ours = os.environ["GOMP_SPINCOUNT"]
+    with default_waiting():
+        assert "GOMP_SPINCOUNT" not in os.environ
+    assert os.environ["GOMP_SPINCOUNT"] == ours
+
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")  # The user's own choice holds for both.
+    let_threads_wait()
+    with default_waiting():
+        assert os.environ["GOMP_SPINCOUNT"] == "77"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    let_threads_wait()
+    assert "GOMP_SPINCOUNT" not in os.environ

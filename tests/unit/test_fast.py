@@ -14,6 +14,7 @@ from pgolf.model.rope import rotary_tables
 from pgolf.recipe import load_recipe
 
 MODEL = load_recipe("tiny", ["model.width=16", "model.heads=2", "model.rope_dims=4"]).model
+FACTORS = torch.linspace(-1, 2, 16).view(2, 8)
 TABLES = rotary_tables(MODEL, 5, torch.device("cpu"))
 FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rms_norm": lambda x, gain: fast.rms_norm(x),
@@ -22,7 +23,28 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "norm_and_rotate with gain": lambda x, gain: fast.norm_and_rotate(x, *TABLES, gain),
     "squared relu": lambda x, gain: fast.squared_leaky_relu(x, 0.0),
     "squared leaky relu": lambda x, gain: fast.squared_leaky_relu(x, 0.5),
+    "scaled sum": lambda x, gain: fast.scaled_sum(x, FACTORS[0], x.detach() ** 2, FACTORS[1]),
+    "scaled sum of other": lambda x, gain: fast.scaled_sum(x.detach() ** 2, FACTORS[0], x, FACTORS[1]),
+    "scaled sum, one factor": lambda x, gain: fast.scaled_sum(x, None, x * x, FACTORS[1]),
+    "remove own value": lambda x, gain: fast.remove_own_value(x, 0.3 * x[:, :, :1] - 0.2 * x[:, :, 1:].flip(1)),
+    "remove own value, no groups": lambda x, gain: fast.remove_own_value(x, x.flip(1)),
 }
+
+
+BY_HAND = {
+    f"{kind}Backward" for kind in ("_RmsNorm", "_NormAndRotate", "_SquaredLeakyRelu", "_ScaledSum", "_RemoveOwnValue")
+}
+
+
+def nodes(y: Tensor) -> set[str]:
+    """Names of the steps that autograd will take back from a result."""
+    found, waiting = set(), [y.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None:
+            found.add(type(node).__name__)
+            waiting += [before for before, _ in node.next_functions]
+    return found
 
 
 def results(formula: Callable[[Tensor, Tensor], Tensor], size: float) -> list[Tensor]:
@@ -46,18 +68,47 @@ def test_values_and_gradients(name: str, size: float) -> None:
         assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
 
 
-def test_gradients_by_hand_run_in_training_alone() -> None:
+def test_factors_get_their_gradients() -> None:
+    torch.manual_seed(0)
+    x, other, upstream = torch.randn(3, 4, 5, 8).unbind()
+
+    def gradients(first: bool) -> list[Tensor]:
+        factors = [factor.clone().requires_grad_() for factor in FACTORS]
+        y = fast.scaled_sum(x, factors[0] if first else None, other, factors[1])
+        y.backward(upstream)
+        return [factor.grad for factor in factors if factor.grad is not None]
+
+    for first in (True, False):
+        by_hand = gradients(first)
+        with fast.textbook():
+            expected = gradients(first)
+        assert len(by_hand) == len(expected) == 1 + first
+        for found, wanted in zip(by_hand, expected, strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_values_that_are_zero_take_nothing_away() -> None:
+    y = torch.randn(1, 5, 4, 8, requires_grad=True)
+    v = torch.zeros(1, 5, 2, 8, requires_grad=True)
+    z = fast.remove_own_value(y, v)
+    assert torch.equal(z, y)
+    z.sum().backward()
+    assert y.grad is not None and torch.equal(y.grad, torch.ones_like(y))
+
+
+def test_formulas_by_hand_run_in_float32_on_the_cpu_alone() -> None:
     x = torch.randn(1, 5, 2, 8, requires_grad=True)
     for formula in FORMULAS.values():
         gain = torch.ones(2)
-        kind = type(formula(x, gain).grad_fn).__name__
-        assert kind in ("_RmsNormBackward", "_NormAndRotateBackward", "_SquaredLeakyReluBackward")
+        assert nodes(formula(x, gain)) & BY_HAND
         with fast.textbook():
-            assert type(formula(x, gain).grad_fn).__name__ != kind
+            assert not nodes(formula(x, gain)) & BY_HAND
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert type(formula(x, gain).grad_fn).__name__ != kind
+            assert not nodes(formula(x, gain)) & BY_HAND
         with torch.no_grad():
+            assert fast.by_hand(x)
             assert formula(x, gain).grad_fn is None
+    assert not fast.by_hand(x.double()) and not fast.by_hand(x.to("meta"))
 
 
 @pytest.mark.parametrize("settings", [[], ["model.mlp=relu2", "model.norm_scale=inverse_sqrt_depth"]])

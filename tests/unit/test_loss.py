@@ -60,6 +60,21 @@ def test_leading_dimensions_are_kept_and_sums_need_no_dense_gradient(
     assert torch.equal(hidden.grad[20:], torch.zeros(3, WIDTH))
 
 
+@pytest.mark.parametrize("cap", (CAP, 30.0, 100.0))  # Exponentials up to that of the last one would overflow.
+def test_the_plain_form_by_hand_gives_the_losses_and_gradients_of_the_formula(cap: float) -> None:
+    hidden, weight, targets = _case(torch.float32)
+    upstream = torch.linspace(-1, 2, ROWS)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (50 * hidden, weight)]
+    logits = cap * torch.tanh(exact[0] @ exact[1].t() / cap)
+    expected = -logits.log_softmax(dim=1)[torch.arange(ROWS), targets]
+    wanted = torch.autograd.grad(expected, exact, upstream.double())
+    loud = (50 * hidden).detach().requires_grad_()
+    found = target_losses(loud, weight, targets, cap)
+    assert torch.allclose(found.double(), expected, atol=1e-4, rtol=1e-5)
+    for ours, theirs in zip(torch.autograd.grad(found, (loud, weight), upstream), wanted, strict=True):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+
+
 @pytest.mark.parametrize("form", ("plain", "chunked"))
 def test_autocast_forms_products_in_bf16_and_the_rest_in_float32(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "loss_form", lambda *_: form)

@@ -155,8 +155,13 @@ def test_shared_cores_receive_the_mean_of_their_uses() -> None:
 
 
 def test_a_clone_is_independent() -> None:
-    network = randomised(section())
+    network = randomised(section()).eval()
+    network.fake_quant.active = True
+    network.token_embedding.weight.grad = torch.ones_like(network.token_embedding.weight)
     copy = network.clone()
+    assert torch.equal(copy(tokens()), network(tokens()))
+    assert not copy.training and copy.token_embedding.weight.grad is None
+    assert not copy.fake_quant.active and copy.cores[0].mlp.up.fake_quant is copy.fake_quant
     with torch.no_grad():
         copy.token_embedding.weight.zero_()
     assert network.token_embedding.weight.abs().sum() > 0

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pgolf.bench.work import WORK
+from pgolf.device import compile_always, keep_freed_memory
 from pgolf.errors import PgolfError
 from pgolf.flops import training_speed
 from pgolf.model.fast import textbook
 from pgolf.provenance import environment
 from pgolf.recipe import Recipe
+from pgolf.threads import default_waiting
 
 _WARMUP = 1
 
 
 def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Measure one kind of work.
+    """Measure one kind of work beside the same work done plainly.
+
+    The plain way runs in a process of its own, with the C library and OpenMP as a script finds them: what pgolf sets
+    for its own process is part of what is measured.
 
     Args:
         what: "train" (one optimizer step), "eval" (sliding windows), "ttt" (test-time training) or "pack".
@@ -35,70 +42,111 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     Returns:
         JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the median of
         the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time, which other work
-        on the machine disturbs less, the figures both computed, peak memory in bytes, the recipe's settings and the
-        environment; of training also the model's operations per second and their part of the device's peak.
+        on the machine disturbs less, the figures both computed, peak memory of both in bytes, the recipe's settings
+        and the environment; of training also the model's operations per second and their part of the device's peak.
 
     Raises:
         PgolfError: unknown kind of work, or the two ways disagree.
     """
     if what not in WORK:
         raise PgolfError(f"bench {what}: unknown; use {', '.join(WORK)}")
+    if device.type == "cpu":
+        keep_freed_memory()
     measured = WORK[what](recipe, device)
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
-    cpu_times: dict[str, list[float]] = {"ours": [], "plain": []}
-    figures: dict[str, float] = {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    for index in range(_WARMUP + repeats):
-        # The order changes each time: what slows down or speeds up over the run falls on both alike.
-        for name in ("ours", "plain") if index % 2 else ("plain", "ours"):
-            with textbook() if name == "plain" else contextlib.nullcontext():
-                seconds, cpu_seconds, figures[name] = _timed(getattr(measured, name), device)
-            if index >= _WARMUP:
-                times[name].append(seconds)
-                cpu_times[name].append(cpu_seconds)
-    difference = abs(figures["ours"] - figures["plain"]) / max(abs(figures["plain"]), 1e-12)
-    if difference > measured.agreement:
-        raise PgolfError(f"bench {what}: the plain loop computes {figures['plain']:.6f}, pgolf {figures['ours']:.6f}")
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratios, cpu_ratios = (
-        [plain / ours for ours, plain in zip(both["ours"], both["plain"], strict=True)] for both in (times, cpu_times)
-    )
+    runs: dict[str, list[_Run]] = {"ours": [], "plain": []}
+    with _plain_process(what, recipe, device) as run_plainly, compile_always():
+        ways = {"ours": lambda: _run(measured.ours, device), "plain": run_plainly}
+        for index in range(_WARMUP + repeats):
+            # The order changes each time: what slows down or speeds up over the run falls on both alike.
+            for name in ("ours", "plain") if index % 2 else ("plain", "ours"):
+                runs[name].append(ways[name]())
+    ours, plain = runs["ours"][_WARMUP:], runs["plain"][_WARMUP:]
+    figure, plain_figure = ours[-1].figure, plain[-1].figure
+    if abs(figure - plain_figure) > measured.agreement * max(abs(plain_figure), 1e-12):
+        raise PgolfError(f"bench {what}: the plain loop computes {plain_figure:.6f}, pgolf {figure:.6f}")
+    median, plain_median = (statistics.median(run.seconds for run in way) for way in (ours, plain))
+    ratios = [other.seconds / own.seconds for own, other in zip(ours, plain, strict=True)]
     result: dict[str, Any] = {
         "bench": what,
         "recipe": recipe.name,
         "scope": measured.scope,
         "settings": recipe.model_dump(mode="json", exclude={"name", "description"}),
         "repeats": repeats,
-        "milliseconds_repeats": [1000 * seconds for seconds in times["ours"]],
-        "milliseconds": 1000 * medians["ours"],
-        "milliseconds_plain": 1000 * medians["plain"],
+        "milliseconds_repeats": [1000 * run.seconds for run in ours],
+        "milliseconds": 1000 * median,
+        "milliseconds_plain": 1000 * plain_median,
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
-        "cpu_ratio": statistics.median(cpu_ratios),
+        "cpu_ratio": statistics.median(p.cpu_seconds / o.cpu_seconds for o, p in zip(ours, plain, strict=True)),
     }
     if measured.tokens:
-        result["tokens_per_second"] = measured.tokens / medians["ours"]
+        result["tokens_per_second"] = measured.tokens / median
         if measured.trains:
-            result |= training_speed(recipe, measured.tokens, medians["ours"], device)
-        result["tokens_per_second_plain"] = measured.tokens / medians["plain"]
-    result |= {"figure": figures["ours"], "figure_plain": figures["plain"], "peak_memory": peak_memory(device)}
+            result |= training_speed(recipe, measured.tokens, median, device)
+        result["tokens_per_second_plain"] = measured.tokens / plain_median
+    result |= {"figure": figure, "figure_plain": plain_figure}
+    result |= {"peak_memory": ours[-1].peak_memory, "peak_memory_plain": plain[-1].peak_memory}
     return result | {"environment": environment(device) | {"cpu": cpu_model()}}
 
 
-def _timed(work_once: Callable[[], float], device: torch.device) -> tuple[float, float, float]:
-    """Seconds of the clock, CPU seconds of the process, and the work's figure."""
+class _Run(NamedTuple):
+    """One execution of the work."""
+
+    seconds: float
+    """By the clock."""
+    cpu_seconds: float
+    """Of the process."""
+    figure: float
+    """What the work computed."""
+    peak_memory: int
+    """Of the process so far, in bytes."""
+
+
+def _run(work_once: Callable[[], float], device: torch.device) -> _Run:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started, cpu_started = time.perf_counter(), time.process_time()
     figure = work_once()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started, time.process_time() - cpu_started, figure
+    return _Run(time.perf_counter() - started, time.process_time() - cpu_started, figure, peak_memory(device))
+
+
+@contextlib.contextmanager
+def _plain_process(what: str, recipe: Recipe, device: torch.device) -> Iterator[Callable[[], _Run]]:
+    """A process that does the work plainly once for each call of what this yields."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_serve_plainly, args=(there, what, recipe, device), daemon=True)
+    with default_waiting():
+        process.start()
+    there.close()
+
+    def run_once() -> _Run:
+        here.send(True)
+        try:
+            return _Run(*here.recv())
+        except EOFError as error:
+            raise PgolfError(f"bench {what}: the process of the plain way ended; its message is above") from error
+
+    try:
+        yield run_once
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve_plainly(connection: Connection, what: str, recipe: Recipe, device: torch.device) -> None:
+    work = WORK[what](recipe, device)
+    with textbook(), contextlib.suppress(EOFError):
+        while connection.recv():
+            connection.send(tuple(_run(work.plain, device)))
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes, both ways together: of the device's allocator on CUDA, of the whole process on the CPU."""
+    """Bytes: of the device's allocator on CUDA, of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -20,7 +20,7 @@ from pgolf.bench import plain
 from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import pack
 from pgolf.data.shards import Tokens
-from pgolf.device import autocast, compiled, keep_freed_memory, place
+from pgolf.device import autocast, compiled, place
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.evaluate.windows import sliding_windows
 from pgolf.model.gpt import GPT, build_model
@@ -30,8 +30,8 @@ from pgolf.recipe import Recipe
 
 # More than this would take a CPU minutes; the result says what was measured.
 _CPU_STEP_TOKENS = 8192
-_CPU_STREAM_TARGETS = {"sliding": 1536, "ttt": 4096}
-_CPU_STREAM_INPUTS = {"sliding": 6144, "ttt": 16384}
+_CPU_STREAM_TARGETS = 4096
+_CPU_STREAM_INPUTS = 16384
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ def train_work(recipe: Recipe, device: torch.device) -> Measured:
     length = recipe.train.sequence_length
     total = recipe.train.batch_tokens
     if device.type == "cpu":
-        keep_freed_memory()  # As training does; the plain way has the advantage too.
         total = min(total, max(_CPU_STEP_TOKENS // length, 1) * length)
     parts = math.gcd(recipe.train.micro_batches, total // length)
     batch = torch.from_numpy(_tokens(recipe, total + 1).astype(np.int64)).to(device)
@@ -130,8 +129,8 @@ def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
     length = recipe.evaluation_length
     # The plain loop knows no other method.
     recipe = recipe.with_overrides(["ttt.method=full", "evaluate.batch=0"])
-    targets = max(_CPU_STREAM_TARGETS[mode], 2 * length) if device.type == "cpu" else 65536
-    stride = _affordable_stride(recipe, mode, targets) if device.type == "cpu" else recipe.evaluate.stride
+    targets = max(_CPU_STREAM_TARGETS, 2 * length) if device.type == "cpu" else 65536
+    stride = _affordable_stride(recipe, targets) if device.type == "cpu" else recipe.evaluate.stride
     scope = f"{mode} evaluation of {targets:,} targets, windows of {length:,}, stride {stride:,}"
     if stride != recipe.evaluate.stride:
         scope += f" (the recipe's is {recipe.evaluate.stride:,})"
@@ -149,10 +148,10 @@ def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
     return Measured(ours, lambda: plain.evaluate_plainly(network, recipe, tokens, mode), targets, scope)
 
 
-def _affordable_stride(recipe: Recipe, mode: str, targets: int) -> int:
+def _affordable_stride(recipe: Recipe, targets: int) -> int:
     """The recipe's stride, doubled until the windows hold few enough inputs or do not overlap any more."""
     length, stride = recipe.evaluation_length, recipe.evaluate.stride
-    while 2 * stride <= length and len(sliding_windows(targets, length, stride)) * length > _CPU_STREAM_INPUTS[mode]:
+    while 2 * stride <= length and len(sliding_windows(targets, length, stride)) * length > _CPU_STREAM_INPUTS:
         stride *= 2
     return stride
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
+from pgolf.device import keep_freed_memory
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger, text_digest
 from pgolf.evaluate.passes import with_batch
@@ -87,7 +88,10 @@ def evaluate(
         PgolfError: the stream's targets stand for no bytes at all.
     """
     started = time.perf_counter()
-    settled = with_batch(recipe, next(network.parameters()).device, team)
+    device = next(network.parameters()).device
+    if device.type == "cpu":
+        keep_freed_memory()
+    settled = with_batch(recipe, device, team)
     targets = len(tokens) - 1
     was_training = network.training
     ledger = Ledger(

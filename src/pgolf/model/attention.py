@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.attend import DocumentMask, causal_attention
-from pgolf.model.fast import norm_and_rotate
+from pgolf.model.fast import norm_and_rotate, remove_own_value
 from pgolf.model.linear import FakeQuant, Matrix
 from pgolf.recipe import ModelSection
 
@@ -75,7 +75,8 @@ class Attention(nn.Module):
             mix = self.value_mix.to(v.dtype)
             v = mix[0] * first_value + mix[1] * v
         cosines, sines = rotary
-        q = norm_and_rotate(q, cosines[here], sines[here], self.query_gain)
+        own = rotary if count == length else (cosines[here], sines[here])
+        q = norm_and_rotate(q, *own, self.query_gain)
         k = norm_and_rotate(k, cosines, sines)
         if past is not None:
             y = _continued_attention(q, *past[0].write(k, v, past[1]), mask)
@@ -105,16 +106,3 @@ def _continued_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | N
         visible = torch.arange(length, device=q.device) <= rows[:, None]
     y = F.scaled_dot_product_attention(q.reshape(batch, kv_heads, count * group, width), k, v, attn_mask=visible)
     return y.view(batch, kv_heads, count, group * width).transpose(1, 2).reshape(batch, count, heads, width)
-
-
-def remove_own_value(y: Tensor, v: Tensor) -> Tensor:
-    """Exclusive self-attention: take out of each head's output what points along its own value.
-
-    y (B, T, H, W) are the heads' outputs, v (B, T, K, W) the values of the same positions; query heads
-    of one group share a value head. Returns y minus its projection on the unit vector of v.
-    """
-    batch, length, heads, width = y.shape
-    grouped = y.view(batch, length, v.size(2), heads // v.size(2), width)
-    direction = F.normalize(v, dim=-1).unsqueeze(3)
-    along = (grouped * direction).sum(dim=-1, keepdim=True)
-    return (grouped - along * direction).view_as(y)

@@ -1,9 +1,9 @@
-"""Three formulas of the model with their gradients by hand, for training in float32 on the CPU.
+"""The model's formulas in few passes over memory, with gradients by hand, for float32 on the CPU.
 
-Autograd takes each formula apart into its smallest operations and runs them backwards one by one; on a CPU every one
-of them is a pass over memory. The gradients here need about half of the passes and keep fewer tensors. The values are
-those of the textbook formulas up to rounding (tests/unit/test_fast.py). Wherever a compiler fuses the operations
-itself, under autocast, and without gradients, the textbook formulas run.
+The framework takes each formula apart into its smallest operations, and autograd runs them backwards one by one; on a
+CPU every one of them is a pass over memory. The formulas here need about half of the passes and keep fewer tensors.
+The values are those of the textbook formulas up to rounding (tests/unit/test_fast.py), which run wherever a compiler
+fuses the operations itself, and under autocast.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pgolf.model.rope import rotate
 
-# What F.rms_norm adds to the mean square.
+# What F.rms_norm adds to the mean square, and F.normalize's smallest divisor.
 _EPSILON = torch.finfo(torch.float32).eps
+_SMALLEST_NORM = 1e-12
 _only_textbook = False
 
 
@@ -37,7 +39,7 @@ def textbook() -> Iterator[None]:
 
 def rms_norm(x: Tensor, scale: float = 1.0) -> Tensor:
     """``scale`` times x (..., D) over the root of its mean square along D (Zhang and Sennrich 2019)."""
-    if _by_hand(x):
+    if by_hand(x):
         return _RmsNorm.apply(x, scale)
     normed = F.rms_norm(x, (x.size(-1),))
     return normed if scale == 1.0 else normed * scale
@@ -52,7 +54,7 @@ def norm_and_rotate(x: Tensor, cosines: Tensor, sines: Tensor, gain: Tensor | No
         sines: see ``rotate``.
         gain: (H,), or None for 1.
     """
-    if _by_hand(x):
+    if by_hand(x):
         return _NormAndRotate.apply(x, cosines, sines, gain)
     rotated = rotate(F.rms_norm(x, (x.size(-1),)), cosines, sines)
     return rotated if gain is None else rotated * gain.to(rotated.dtype)[:, None]
@@ -60,17 +62,37 @@ def norm_and_rotate(x: Tensor, cosines: Tensor, sines: Tensor, gain: Tensor | No
 
 def squared_leaky_relu(x: Tensor, slope: float) -> Tensor:
     """leaky_relu(x, slope)^2, elementwise; slope 0 is the squared ReLU."""
-    if _by_hand(x):
+    if by_hand(x):
         return _SquaredLeakyRelu.apply(x, slope)
     return F.leaky_relu(x, slope).square()
 
 
-def _by_hand(x: Tensor) -> bool:
+def scaled_sum(x: Tensor, first: Tensor | None, other: Tensor, second: Tensor) -> Tensor:
+    """``first * x + second * other`` for streams x and other (..., D) and factors (D,); None stands for ones."""
+    if by_hand(x):
+        return _ScaledSum.apply(x, first, other, second)
+    return (x if first is None else first.to(x.dtype) * x) + second.to(x.dtype) * other
+
+
+def remove_own_value(y: Tensor, v: Tensor) -> Tensor:
+    """Exclusive self-attention: take out of each head's output what points along its own value.
+
+    y (B, T, H, W) are the heads' outputs, v (B, T, K, W) the values of the same positions; query heads
+    of one group share a value head. Returns y minus its projection on the unit vector of v.
+    """
+    grouped = y.unflatten(2, (v.size(2), -1))
+    if by_hand(y):
+        return _RemoveOwnValue.apply(grouped, v.unsqueeze(3)).view_as(y)
+    direction = F.normalize(v, dim=-1).unsqueeze(3)
+    along = (grouped * direction).sum(dim=-1, keepdim=True)
+    return (grouped - along * direction).view_as(y)
+
+
+def by_hand(x: Tensor) -> bool:
+    """Whether the formulas of this module run for an input: float32 on the CPU, nothing else in charge of it."""
     return (
-        x.requires_grad
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == torch.float32
-        and torch.is_grad_enabled()
         and not (_only_textbook or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
     )
 
@@ -106,29 +128,52 @@ class _NormAndRotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor, gain: Tensor | None) -> Tensor:
         inverse = _inverse_rms(x)
-        cosines, sines = cosines[:, None, :], sines[:, None, :]
-        factor = inverse if gain is None else inverse * gain[:, None]
-        y = _rotate_in_place(x * factor, cosines, sines)
-        ctx.save_for_backward(x, y, inverse, cosines, sines, *([] if gain is None else [gain]))
+        y = _rotated(x * (inverse if gain is None else inverse * gain[:, None]), cosines, sines)
+        ctx.save_for_backward(x, y, inverse, *([] if gain is None else [gain]))
+        ctx.tables = cosines, sines  # Not saved like the others: it is these very objects that wide tables hang on.
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
-        x, y, inverse, cosines, sines, *gains = ctx.saved_tensors
+        x, y, inverse, *gains = ctx.saved_tensors
         along = (y * dy).sum(dim=-1, keepdim=True)
         dgain = along.sum(dim=(0, 1, 3)) / gains[0] if gains else None
-        dx = _rotate_in_place(dy * (inverse * gains[0][:, None] if gains else inverse), cosines, -sines)
+        cosines, sines = ctx.tables
+        dx = _rotated(dy * (inverse * gains[0][:, None] if gains else inverse), cosines, sines, sign=-1)
         return dx.addcmul_(x, along.mul_(inverse.square()), value=-1 / x.size(-1)), None, None, dgain
 
 
-def _rotate_in_place(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+def _rotated(x: Tensor, cosines: Tensor, sines: Tensor, sign: int = 1) -> Tensor:
+    """The rotation, or with sign -1 the one that takes it back.
+
+    The halves of a pair lie ``half`` numbers apart, so each product is one of whole sequences, shifted, by a table that
+    is zero wherever the shift meets something else. Products of the halves alone would be three times slower: they are
+    rows of a few numbers.
+    """
     half = cosines.size(-1)
-    first, second = x[..., :half], x[..., half : 2 * half]
-    before = first.clone()
-    first.mul_(cosines).addcmul_(second, sines)
-    second.mul_(cosines).addcmul_(before, sines, value=-1)
-    return x
+    own, later, earlier = _wide_tables(cosines, sines, x.size(2), x.size(3))
+    flat = x.flatten(1)
+    y = flat * own
+    y[:, :-half].addcmul_(flat[:, half:], later, value=sign)
+    y[:, half:].addcmul_(flat[:, :-half], earlier, value=sign)
+    return y.view(x.shape)
+
+
+# All layers share a pass's tables, so the wide ones last as long as they do.
+_wide: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def _wide_tables(cosines: Tensor, sines: Tensor, heads: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    known: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = _wide.setdefault(cosines, {})
+    if (heads, width) not in known:
+        half = cosines.size(-1)
+        own = cosines.new_ones(len(cosines), heads, width)
+        own[..., : 2 * half] = cosines.repeat(1, 2)[:, None]
+        later, earlier = torch.zeros_like(own), torch.zeros_like(own)
+        later[..., :half], earlier[..., half : 2 * half] = sines[:, None], -sines[:, None]
+        known[heads, width] = own.flatten(), later.flatten()[:-half], earlier.flatten()[half:]
+    return known[heads, width]
 
 
 class _SquaredLeakyRelu(torch.autograd.Function):
@@ -145,4 +190,51 @@ class _SquaredLeakyRelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         (leaky,) = ctx.saved_tensors
-        return F.leaky_relu(leaky, ctx.slope).mul_(dy).mul_(2), None
+        return torch.addcmul(dy.new_zeros(()), F.leaky_relu(leaky, ctx.slope), dy, value=2), None
+
+
+class _ScaledSum(torch.autograd.Function):
+    """y = a x + b z by channel; da = sum of x dy over the positions, db = sum of z dy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, first: Tensor | None, other: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward(*((other, second) if first is None else (other, second, x, first)))
+        return torch.addcmul(x if first is None else first * x, second, other)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        other, second, *scaled = ctx.saved_tensors
+        dx, dfirst = dy, None
+        if scaled:
+            dx, dfirst = dy * scaled[1], _by_channel(dy, scaled[0]) if ctx.needs_input_grad[1] else None
+        dsecond = _by_channel(dy, other) if ctx.needs_input_grad[3] else None
+        return dx, dfirst, dy * second, dsecond
+
+
+def _by_channel(dy: Tensor, x: Tensor) -> Tensor:
+    return (dy * x).flatten(0, -2).sum(dim=0)
+
+
+class _RemoveOwnValue(torch.autograd.Function):
+    """z = y - c v with c = <y, v> / s, s = <v, v>; with e = <dz, v> / s: dy = dz - e v, dv = 2 c e v - c dz - e y.
+
+    y (B, T, K, G, W), v (B, T, K, 1, W).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, v: Tensor) -> Tensor:
+        inverse = torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp_min_(_SMALLEST_NORM).square_().reciprocal_()
+        share = (y * v).sum(dim=-1, keepdim=True).mul_(inverse)
+        ctx.save_for_backward(y, v, inverse, share)
+        return torch.addcmul(y, share, v, value=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, Tensor]:
+        y, v, inverse, share = ctx.saved_tensors
+        back = (dz * v).sum(dim=-1, keepdim=True).mul_(inverse)
+        # Sums over the query heads of a group.
+        dv = v * (share * back).sum(dim=3, keepdim=True).mul_(2)
+        dv -= (share * dz).addcmul_(back, y).sum(dim=3, keepdim=True)
+        return torch.addcmul(dz, back, v, value=-1), dv

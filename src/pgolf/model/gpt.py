@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from pgolf.model.attend import BOS, DocumentMask, document_ids
 from pgolf.model.attention import Attention
 from pgolf.model.embeddings import BigramEmbedding, Smear, ValueEmbedding
-from pgolf.model.fast import rms_norm
+from pgolf.model.fast import rms_norm, scaled_sum
 from pgolf.model.init import initialise
 from pgolf.model.linear import FakeQuant
 from pgolf.model.loss import capped, target_losses
@@ -79,15 +79,14 @@ class Layer(nn.Module):
         last: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T, K, W)."""
-        mix = self.residual_mix.to(x.dtype)
-        x = mix[0] * x + mix[1] * x0
+        x = scaled_sum(x, self.residual_mix[0], x0, self.residual_mix[1])
         attended, value = core.attention(
             rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask, last
         )
         if last is not None:
             x = x[:, -last:]
-        x = x + self.attention_scale.to(x.dtype) * attended
-        x = x + self.mlp_scale.to(x.dtype) * core.mlp(rms_norm(x, self.norm_scale))
+        x = scaled_sum(x, None, attended, self.attention_scale)
+        x = scaled_sum(x, None, core.mlp(rms_norm(x, self.norm_scale)), self.mlp_scale)
         return x, value
 
 
@@ -102,11 +101,11 @@ class Skips(nn.Module):
 
     def forward(self, x: Tensor, skipped: Tensor, index: int) -> Tensor:
         """Merge an early output into the stream, both (B, T, D)."""
-        skipped = self.weight[index].to(x.dtype) * skipped
+        weight = self.weight[index].to(x.dtype)
         if self.gate is None:
-            return x + skipped
+            return scaled_sum(x, None, skipped, weight)
         gate = torch.sigmoid(self.gate[index].to(x.dtype))
-        return gate * x + (1 - gate) * skipped
+        return scaled_sum(x, gate, skipped, (1 - gate) * weight)
 
 
 class GPT(nn.Module):
@@ -226,7 +225,6 @@ class GPT(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GPT:
         memo[id(self.config)] = self.config
-        memo[id(self.fake_quant)] = FakeQuant()  # A copy is not in the training that quantizes this one.
         other = GPT.__new__(GPT)
         memo[id(self)] = other
         other.__dict__ = copy.deepcopy(self.__dict__, memo)

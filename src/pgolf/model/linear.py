@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,9 @@ class FakeQuant:
         self.soft_round = False
         # A tensor, so that compiled code does not specialise on each of its values.
         self.alpha = torch.ones(())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FakeQuant:
+        return FakeQuant()  # A model's copy is not in the training that quantizes the model.
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight (rows, columns) float32 as the forward pass should see it, same shape and type."""

@@ -20,13 +20,18 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pgolf.kernels.available import has_triton
+from pgolf.model.fast import by_hand
 
 _LARGEST_PLAIN = 32 << 20
 """Bytes of float32 logits above which they are computed in chunks."""
 _CHUNK = 4 << 20
 """Bytes of float32 logits in one chunk."""
+
+_LARGEST_EXPONENT = 60.0
+"""Exponentials of capped logits up to this, and sums of millions of them, stay far inside float32's range."""
 
 Form = Literal["kernel", "chunked", "plain"]
 
@@ -61,6 +66,8 @@ def target_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: floa
         losses = softcap_cross_entropy(F.linear(hidden, weight), wanted, softcap)
     elif form == "chunked":
         losses = chunked_losses(hidden, weight, wanted, softcap)
+    elif by_hand(hidden) and softcap <= _LARGEST_EXPONENT:
+        losses = _Whole.apply(hidden, weight, wanted, softcap)
     else:
         losses = F.cross_entropy(capped(F.linear(hidden, weight), softcap), wanted, reduction="none")
     return losses.view_as(targets)
@@ -79,6 +86,31 @@ def chunked_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: flo
     rows = rows or max(1, _CHUNK // (4 * weight.size(0)))
     losses: Tensor = _Chunked.apply(hidden, weight, targets, softcap, rows)
     return losses
+
+
+class _Whole(torch.autograd.Function):
+    """The plain form in few passes: with t = tanh(z / c) and p = softmax(c t), dz = (p - target) (1 - t^2).
+
+    Capped logits need no maximum taken off before their exponentials are added up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> Tensor:
+        t = F.linear(hidden, weight).div_(softcap).tanh_()
+        chosen = t.gather(1, targets[:, None])[:, 0] * softcap
+        odds = (t * softcap).exp_()
+        total = odds.sum(dim=1)
+        ctx.save_for_backward(hidden, weight, targets, t, odds, total)
+        return total.log().sub_(chosen)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, targets, t, odds, total = ctx.saved_tensors
+        dz = odds * (upstream / total)[:, None]
+        dz.scatter_add_(1, targets[:, None], -upstream[:, None])
+        dz.addcmul_(dz, t.square(), value=-1)
+        return dz @ weight, dz.t() @ hidden, None, None
 
 
 class _Chunked(torch.autograd.Function):

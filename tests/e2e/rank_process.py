@@ -8,13 +8,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import pgolf.pipeline  # Loaded once, in the process that the ranks are forked from.
+from pgolf import pipeline  # Loaded once, in the process that the ranks are forked from.
+from pgolf.evaluate.evaluate import EvalResult
 from pgolf.train.metrics import Metrics
 from tests.e2e.conftest import pgolf
 
@@ -27,11 +29,26 @@ def run_rank(rank: int, size: int, commands: list[tuple[int, int, list[str]]], f
         with (
             mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
             stopping(stop_after if rank == size - 1 else 0),
+            keeping_ledgers(results / f"{index}.{rank}.ledger"),
         ):
             done = pgolf(*words, cwd=folder, check=None)
             if dist.is_initialized():  # After a mistake a real process ends.
                 dist.destroy_process_group()
         (results / f"{index}.{rank}.json").write_text(json.dumps(vars(done)))
+
+
+@contextmanager
+def keeping_ledgers(path: Path) -> Iterator[None]:
+    """Write what this rank's evaluation recorded, as a single process would write it; the last one stays."""
+    plain = pipeline.evaluate
+
+    def evaluate(*arguments: Any, **options: Any) -> EvalResult:
+        result = plain(*arguments, **options)
+        result.ledger.write(path)
+        return result
+
+    with mock.patch.object(pipeline, "evaluate", evaluate):
+        yield
 
 
 @contextmanager

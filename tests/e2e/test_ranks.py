@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,13 +19,13 @@ import torch
 from pgolf.train.metrics import read_metrics
 from pgolf.weights import load_tensors
 from tests.e2e.conftest import Done, pgolf
-from tests.e2e.rank_process import run_rank, stopping
+from tests.e2e.rank_process import run_rank, stop_last_rank, stopping
 
 # Four parts, so that four ranks can share them; several blocks of windows, so that there is something to divide.
 SHARED = ("train", "--recipe", "tiny.toml", "--set", "train.micro_batches=4", "--data", "data")
 EVAL = ("--data", "data", "--set", "evaluate.batch=3", "--json")
-# Three windows to a block; the last TTT batch of a chunk is shared unevenly, and a lesson of three sequences leaves one of
-# four ranks without any.
+# Three windows to a block; the last TTT batch of a chunk is shared unevenly, and a lesson of three sequences leaves one
+# of four ranks without any.
 LEARNING = {
     "full": ("--mode", "ttt"),
     "lora": ("--mode", "ttt", "--set", "ttt.method=lora", "--set", "ttt.lora.chunk_tokens=96"),
@@ -72,12 +75,7 @@ def together(request: pytest.FixtureRequest, alone: Alone, tmp_path_factory: pyt
     if size == 2:
         commands["run"] = (0, ["run", "tiny.toml", *SHARED[3:], "--out", "all", "--json"])
     listed = [(free_port(), stop, words) for stop, words in commands.values()]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.e2e.rank_process"])
-    ranks = [context.Process(target=run_rank, args=(rank, size, listed, alone.folder, results)) for rank in range(size)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
+    for process in started(size, run_rank, listed, alone.folder, results):
         process.join(300)
         process.kill()
     done = {
@@ -104,6 +102,16 @@ class Together:
 
     def statuses(self, command: str) -> set[int]:
         return {rank.returncode for rank in self.done[command]}
+
+
+def started(size: int, work: Callable[..., None], *arguments: object) -> list[BaseProcess]:
+    """Processes that do ``work(rank, size, *arguments)``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.e2e.rank_process"])
+    processes = [context.Process(target=work, args=(rank, size, *arguments)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    return list(processes)
 
 
 def free_port() -> int:
@@ -203,3 +211,19 @@ def test_a_mistake_is_printed_once_and_ends_every_rank(together: Together) -> No
     assert not (together.alone.folder / "never").exists()
     assert together.statuses("typing mistake") == {2}
     assert sum("nonsense" in rank.stderr for rank in together.done["typing mistake"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops a process by a signal")
+def test_ranks_do_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
+    *waiting, stopped = started(3, stop_last_rank, free_port(), tmp_path)
+    for process in waiting:
+        process.join(100)
+    alive = stopped.is_alive()
+    stopped.kill()
+    assert alive, "it was stopped, not ended"
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for rank, (status, text) in enumerate(said):
+        assert status == 1 and text.count("\n") == 1, said
+        assert f"pgolf: rank {rank} of 3 lost contact with rank 2, which is gone, or has not answered for 4 s" in text
+    assert "no sign of life" in said[0][1]

@@ -11,7 +11,7 @@ import threading
 
 import torch.distributed as dist
 
-_EVERY = 3.0
+_INTERVAL = 3.0
 """Seconds between two signs."""
 
 
@@ -25,7 +25,7 @@ class Pulse:
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
-        self.every = _EVERY
+        self.interval = _INTERVAL
         self._store: dist.Store = store.clone()  # type: ignore[attr-defined]
         self._keys, self._own = [f"alive {other}" for other in range(size)], rank
         self._signs = 0
@@ -61,11 +61,11 @@ class Pulse:
         Time is counted in this rank's own beats: what holds up all of them, such as a laptop's sleep, is nobody's
         silence.
         """
-        return [rank for rank, missed in enumerate(self._missed) if missed * self.every >= seconds]
+        return [rank for rank, missed in enumerate(self._missed) if missed * self.interval >= seconds]
 
     def _go_on(self) -> None:
         try:
-            while not self._over.wait(self.every):
+            while not self._over.wait(self.interval):
                 self.beat()
         except RuntimeError:
             """The store's keeper is gone: whoever waits for something finds out."""

@@ -49,7 +49,7 @@ def stop_last_rank(rank: int, size: int, port: int, results: Path) -> None:
     with (
         mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
         mock.patch.object(ranks, "TIMEOUT", timedelta(seconds=limit)),
-        mock.patch.object(pulse, "_EVERY", 0.1),
+        mock.patch.object(pulse, "_INTERVAL", 0.1),
         redirect_stderr(said),
     ):
         try:

@@ -19,7 +19,7 @@ def test_who_beats_is_not_silent_however_long_it_takes(three: list[Pulse]) -> No
     for _ in range(100):
         for one in three:
             one.beat()
-    assert [one.silent(2 * one.every) for one in three] == [[], [], []]
+    assert [one.silent(2 * one.interval) for one in three] == [[], [], []]
 
 
 def test_who_stops_is_silent_after_as_many_beats_of_the_others(three: list[Pulse]) -> None:
@@ -28,16 +28,16 @@ def test_who_stops_is_silent_after_as_many_beats_of_the_others(three: list[Pulse
     for beats in range(12):
         first.beat()
         second.beat()
-        assert first.silent(10 * first.every) == second.silent(10 * second.every) == ([2] if beats >= 10 else [])
+        assert first.silent(10 * first.interval) == second.silent(10 * second.interval) == ([2] if beats >= 10 else [])
     # Nobody is silent for who has been held up as well; and one sign is enough to be alive again.
-    assert third.silent(third.every) == []
+    assert third.silent(third.interval) == []
     third.beat()
     first.beat()
-    assert first.silent(2 * first.every) == []
+    assert first.silent(2 * first.interval) == []
 
 
 def test_beats_come_from_a_thread_until_they_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "_EVERY", 0.001)
+    monkeypatch.setattr(pulse, "_INTERVAL", 0.001)
     store = dist.HashStore()
     working, waiting = Pulse(store, 0, 2), Pulse(store, 1, 2)
     working.start()
@@ -46,4 +46,4 @@ def test_beats_come_from_a_thread_until_they_are_stopped(monkeypatch: pytest.Mon
     working.stop()
     for _ in range(4):
         waiting.beat()
-    assert waiting.silent(2 * waiting.every) == [0]
+    assert waiting.silent(2 * waiting.interval) == [0]

@@ -7,6 +7,7 @@ Each rank's come from a thread of its own, so that compiling or packing does not
 from __future__ import annotations
 
 import atexit
+import contextlib
 import threading
 
 import torch.distributed as dist
@@ -64,8 +65,7 @@ class Pulse:
         return [rank for rank, missed in enumerate(self._missed) if missed * self.interval >= seconds]
 
     def _go_on(self) -> None:
-        try:
+        # If the store's keeper is gone, whoever waits for something finds out.
+        with contextlib.suppress(RuntimeError):
             while not self._over.wait(self.interval):
                 self.beat()
-        except RuntimeError:
-            """The store's keeper is gone: whoever waits for something finds out."""

@@ -63,7 +63,7 @@ class LoraScorer(WindowScorer):
         return min(super().wanted(), self.steady())
 
     def steady(self) -> int:
-        """Up to where something is learned, but for a document's start: see ``DocumentScorer.ahead``."""
+        """Up to where something is learned."""
         return min(self._stops()) - self.position
 
     def receive(self, recorded: Recorded) -> None:

@@ -7,7 +7,8 @@ Two kinds of waiting:
 
 * transfers, between ranks that do equal work: one that takes longer than ``TIMEOUT`` ends the job, so that a rank that
   hangs or is gone cannot hold the others for ever;
-* ``first`` and ``meet``, where the wait is as long as somebody's work. If that rank dies, the launcher ends the job.
+* ``first`` and ``meet``, where the wait is as long as somebody's work. If a rank dies, the launcher ends the job; one
+  that gives no sign of life (``pulse.py``) for ``TIMEOUT`` is not waited for.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from torch import Tensor
 
 from pgolf.device import pick_device
 from pgolf.errors import PgolfError
+from pgolf.pulse import Pulse
 from pgolf.team import Team
 
 T = TypeVar("T")
 
 TIMEOUT = timedelta(seconds=60)
-"""Longest wait for the other ranks in one transfer."""
+"""Longest wait for the other ranks in one transfer, and for a sign of life of each of them."""
 _JOINING = timedelta(minutes=10)
 _BUCKET = 8 << 20
 """Numbers (float32) that are summed in one transfer."""
@@ -58,13 +60,18 @@ class Ranks(Team):
         store: common memory of small values, which all of them have reached.
     """
 
+    _pulse: Pulse | None = None
+
     def __init__(self, rank: int, size: int, restarted: bool, device: torch.device, store: dist.Store) -> None:
         self.rank, self.size, self._turn = rank, size, 0
         with self._contact():
             self.store = store = _own_room(store, rank, size)
             # On several machines only the launcher that lost a rank counts a restart.
             store.add("restarts", int(restarted))
+            pulse = Pulse(store, rank, size)
             self.meet()
+            pulse.start()
+            self._pulse = pulse
             self.restarted = store.add("restarts", 0) > 0
             on_cuda = device.type == "cuda"
             dist.init_process_group(
@@ -85,6 +92,8 @@ class Ranks(Team):
             _until(lambda: self.store.add(_LEFT, 0) >= self.size - 1, seconds=TIMEOUT.seconds)
         else:
             self.store.add(_LEFT, 1)
+        if self._pulse is not None:
+            self._pulse.stop()
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """See ``Team``; few large transfers, all of them under way at once."""
@@ -207,8 +216,10 @@ class Ranks(Team):
         pause = 0.001
         with self._contact():
             while not arrived():
+                if self._silent(TIMEOUT):
+                    raise LostContact(self._lost("no sign of life"))
                 time.sleep(pause)
-                pause = min(2 * pause, 0.1)
+                pause = min(1.1 * pause, 0.1)  # A tenth of the wait at most is lost.
 
     @contextlib.contextmanager
     def _contact(self) -> Iterator[None]:
@@ -218,10 +229,18 @@ class Ranks(Team):
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             report = " ".join(str(error).split())[:200]
-            raise LostContact(
-                f"rank {self.rank} of {self.size} lost contact with another one, which is gone, or has not answered "
-                f"for {TIMEOUT.seconds} s ({report})"
-            ) from error
+            raise LostContact(self._lost(report)) from error
+
+    def _lost(self, report: str) -> str:
+        # A transfer's time may be up a little before the silent rank's.
+        silent = ", ".join(map(str, self._silent(TIMEOUT / 2)))
+        return (
+            f"rank {self.rank} of {self.size} lost contact with {f'rank {silent}' if silent else 'another one'}, which "
+            f"is gone, or has not answered for {TIMEOUT.total_seconds():g} s ({report})"
+        )
+
+    def _silent(self, limit: timedelta) -> list[int]:
+        return [] if self._pulse is None else self._pulse.silent(limit.total_seconds())
 
 
 def join(device_name: str | None) -> tuple[torch.device, Team]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import pgolf.pipeline  # Loaded once, in the process that the ranks are forked from.
+from pgolf import pipeline, pulse, ranks  # Loaded once, in the process that the ranks are forked from.
+from pgolf.cli_team import joined
+from pgolf.evaluate.evaluate import EvalResult
 from pgolf.train.metrics import Metrics
 from tests.e2e.conftest import pgolf
 
@@ -27,11 +33,50 @@ def run_rank(rank: int, size: int, commands: list[tuple[int, int, list[str]]], f
         with (
             mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
             stopping(stop_after if rank == size - 1 else 0),
+            keeping_ledgers(results / f"{index}.{rank}.ledger"),
         ):
             done = pgolf(*words, cwd=folder, check=None)
             if dist.is_initialized():  # After a mistake a real process ends.
                 dist.destroy_process_group()
         (results / f"{index}.{rank}.json").write_text(json.dumps(vars(done)))
+
+
+def stop_last_rank(rank: int, size: int, port: int, results: Path) -> None:
+    """The last rank stops itself (SIGSTOP). The first waits for it in a meeting, the others in a transfer."""
+    limit = 4.0
+    place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    said, status = io.StringIO(), 0
+    with (
+        mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
+        mock.patch.object(ranks, "TIMEOUT", timedelta(seconds=limit)),
+        mock.patch.object(pulse, "_INTERVAL", 0.1),
+        redirect_stderr(said),
+    ):
+        try:
+            with joined("cpu") as (_, team):
+                team.first(lambda: time.sleep(1.5 * limit))  # Long work is no silence.
+                if rank == size - 1:
+                    signal.raise_signal(signal.SIGSTOP)
+                if rank == 0:
+                    team.meet()
+                team.totals([1.0])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    (results / f"{rank}.json").write_text(json.dumps([status, said.getvalue()]))
+
+
+@contextmanager
+def keeping_ledgers(path: Path) -> Iterator[None]:
+    """Write what this rank's evaluation recorded, as a single process would write it; the last one stays."""
+    plain = pipeline.evaluate
+
+    def evaluate(*arguments: Any, **options: Any) -> EvalResult:
+        result = plain(*arguments, **options)
+        result.ledger.write(path)
+        return result
+
+    with mock.patch.object(pipeline, "evaluate", evaluate):
+        yield
 
 
 @contextmanager

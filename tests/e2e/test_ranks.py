@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -15,13 +19,23 @@ import torch
 from pgolf.train.metrics import read_metrics
 from pgolf.weights import load_tensors
 from tests.e2e.conftest import Done, pgolf
-from tests.e2e.rank_process import run_rank, stopping
+from tests.e2e.rank_process import run_rank, stop_last_rank, stopping
 
 # Four parts, so that four ranks can share them; several blocks of windows, so that there is something to divide.
 SHARED = ("train", "--recipe", "tiny.toml", "--set", "train.micro_batches=4", "--data", "data")
 EVAL = ("--data", "data", "--set", "evaluate.batch=3", "--json")
-# File, what is scored, how. Three windows to a block; the TTT batches of 4 are shared unevenly by 4 ranks at the end.
-SCORES = (("standard", "single"), ("sliding", "single"), ("ttt", "single"))
+# Three windows to a block; the last TTT batch of a chunk is shared unevenly, and a lesson of three sequences leaves one
+# of four ranks without any.
+LEARNING = {
+    "full": ("--mode", "ttt"),
+    "lora": ("--mode", "ttt", "--set", "ttt.method=lora", "--set", "ttt.lora.chunk_tokens=96"),
+    "lora_document": ("--mode", "ttt", "--set", "ttt.method=lora_document", "--set", "ttt.lora.chunk_tokens=96"),
+    "phased": (
+        *("--mode", "ttt", "--set", "ttt.method=phased", "--set", "ttt.lora.chunk_tokens=72"),
+        *("--set", "ttt.lr=0.05", "--set", "ttt.schedule=constant"),
+    ),
+}
+SCORES = {"standard": ("--mode", "standard"), "sliding": ("--mode", "sliding"), **LEARNING}
 
 
 @dataclass(frozen=True)
@@ -36,9 +50,9 @@ class Alone:
 def alone(workshop: Path) -> Alone:
     pgolf(*SHARED, "--out", "single", cwd=workshop)
     scores = {}
-    for mode, source in SCORES:
-        words = ("eval", source, "--mode", mode, "--ledger", f"{mode}.1.jsonl", *EVAL)
-        scores[mode] = json.loads(pgolf(*words, cwd=workshop).stdout)["val_bpb"]
+    for name, how in SCORES.items():
+        words = ("eval", "single", *how, "--ledger", f"{name}.1.jsonl", *EVAL)
+        scores[name] = json.loads(pgolf(*words, cwd=workshop).stdout)["val_bpb"]
     with stopping(5):
         pgolf(*SHARED, "--out", "begun.1", cwd=workshop, check=130)
     return Alone(workshop, scores)
@@ -56,24 +70,24 @@ def together(request: pytest.FixtureRequest, alone: Alone, tmp_path_factory: pyt
         "mistake": (0, [*SHARED, "--out", "never", "--set", "train.micro_batches=1"]),
         "typing mistake": (0, ["train", "--nonsense"]),
     }
-    for mode, source in SCORES:
-        commands[mode] = (0, ["eval", source, "--mode", mode, "--ledger", f"{mode}.{size}.jsonl", *EVAL])
+    for name, how in SCORES.items():
+        commands[name] = (0, ["eval", "single", *how, "--ledger", f"{name}.{size}.jsonl", *EVAL])
     if size == 2:
         commands["run"] = (0, ["run", "tiny.toml", *SHARED[3:], "--out", "all", "--json"])
     listed = [(free_port(), stop, words) for stop, words in commands.values()]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.e2e.rank_process"])
-    ranks = [context.Process(target=run_rank, args=(rank, size, listed, alone.folder, results)) for rank in range(size)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(100)
+    for process in started(size, run_rank, listed, alone.folder, results):
+        process.join(300)
         process.kill()
     done = {
         name: [Done(**json.loads((results / f"{index}.{rank}.json").read_text())) for rank in range(size)]
         for index, name in enumerate(commands)
     }
-    return Together(size, alone, done)
+    ledgers = {
+        name: {(results / f"{index}.{rank}.ledger").read_text() for rank in range(size)}
+        for index, name in enumerate(commands)
+        if name in SCORES
+    }
+    return Together(size, alone, done, ledgers)
 
 
 @dataclass(frozen=True)
@@ -83,9 +97,21 @@ class Together:
     size: int
     alone: Alone
     done: dict[str, list[Done]]
+    ledgers: dict[str, set[str]]
+    """By evaluation, the different ledgers that the ranks made."""
 
     def statuses(self, command: str) -> set[int]:
         return {rank.returncode for rank in self.done[command]}
+
+
+def started(size: int, work: Callable[..., None], *arguments: object) -> list[BaseProcess]:
+    """Processes that do ``work(rank, size, *arguments)``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.e2e.rank_process"])
+    processes = [context.Process(target=work, args=(rank, size, *arguments)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    return list(processes)
 
 
 def free_port() -> int:
@@ -129,20 +155,24 @@ def test_the_ledger_is_the_one_that_a_single_process_writes(together: Together, 
     assert mine.count(b"\n") > 4 * together.size, "too few blocks to say anything"
 
 
-def test_test_time_training_gives_the_score_of_one_process(together: Together) -> None:
-    assert together.statuses("ttt") == {0}, together.done["ttt"]
-    found = json.loads(together.done["ttt"][0].stdout)
-    assert found["val_bpb"] == pytest.approx(together.alone.scores["ttt"], abs=1e-5)
-    assert together.alone.scores["ttt"] != pytest.approx(together.alone.scores["sliding"], abs=1e-3)
+@pytest.mark.parametrize("method", LEARNING)
+def test_test_time_training_gives_the_score_of_one_process(together: Together, method: str) -> None:
+    assert together.statuses(method) == {0}, together.done[method]
+    found = json.loads(together.done[method][0].stdout)
+    assert found["val_bpb"] == pytest.approx(together.alone.scores[method], abs=1e-5)
+    assert together.alone.scores[method] != pytest.approx(together.alone.scores["sliding"], abs=1e-3)
+    folder, name = together.alone.folder, f"{method}.{together.size}.jsonl"
     lines = [
-        [json.loads(line) for line in (together.alone.folder / f"ttt.{size}.jsonl").read_text().splitlines()[1:-1]]
-        for size in (together.size, 1)
+        [json.loads(line) for line in (folder / path).read_text().splitlines()[1:-1]]
+        for path in (name, f"{method}.1.jsonl")
     ]
     for mine, theirs in zip(*lines, strict=True):
         assert all(mine[key] == theirs[key] for key in ("first", "targets", "bytes", "text"))
-    # Equal weights on all ranks: as many states as chunks, whoever scored.
-    assert len({entry["state"] for entry in lines[0]}) == len({entry["state"] for entry in lines[1]}) > 2
-    pgolf("verify-ledger", f"ttt.{together.size}.jsonl", "--data", "data", cwd=together.alone.folder)
+    # Equal weights on all ranks: states change where those of a single process do, whoever scored.
+    changes = [[before["state"] != after["state"] for before, after in pairwise(entries)] for entries in lines]
+    assert changes[0] == changes[1] and 2 < sum(changes[0]) < len(changes[0])
+    assert together.ledgers[method] == {(folder / name).read_text()}
+    pgolf("verify-ledger", name, "--data", "data", cwd=folder)
 
 
 def test_a_signal_to_any_rank_stops_all_of_them_after_the_same_step(together: Together) -> None:
@@ -181,3 +211,19 @@ def test_a_mistake_is_printed_once_and_ends_every_rank(together: Together) -> No
     assert not (together.alone.folder / "never").exists()
     assert together.statuses("typing mistake") == {2}
     assert sum("nonsense" in rank.stderr for rank in together.done["typing mistake"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops a process by a signal")
+def test_ranks_do_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
+    *waiting, stopped = started(3, stop_last_rank, free_port(), tmp_path)
+    for process in waiting:
+        process.join(100)
+    alive = stopped.is_alive()
+    stopped.kill()
+    assert alive, "it was stopped, not ended"
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for rank, (status, text) in enumerate(said):
+        assert status == 1 and text.count("\n") == 1, said
+        assert f"pgolf: rank {rank} of 3 lost contact with rank 2, which is gone, or has not answered for 4 s" in text
+    assert "no sign of life" in said[0][1]

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from pgolf.device import autocast
-from pgolf.evaluate.ttt import Lesson, frozen_parameters
+from pgolf.evaluate.ttt import Lesson, SharedGradients, frozen_parameters
 from pgolf.model.gpt import GPT
 from pgolf.recipe import TttSection
+from pgolf.team import SOLO, Team
 
 _MODULES = {
     "query": "attention.query",
@@ -48,10 +49,12 @@ class Adapters:
             must follow.
         ttt: rank, targets and how to train.
         length: inputs per training sequence, at most; positions rotate as in windows of so many.
+        team: ranks with equal models, which share the sequences of each training batch.
     """
 
-    def __init__(self, base: GPT, ttt: TttSection, length: int) -> None:
-        self.ttt, self.length = ttt, length
+    def __init__(self, base: GPT, ttt: TttSection, length: int, team: Team = SOLO) -> None:
+        self.ttt, self.length, self.team = ttt, length, team
+        self._shared = SharedGradients(team)
         self.scale = ttt.lora.alpha / ttt.lora.rank
         self.student = base.clone().eval()
         names = adapted_matrices(base, ttt)
@@ -82,16 +85,19 @@ class Adapters:
             for name, start in self._start.items():
                 self.up[name].zero_()
                 self.down[name].copy_(start)
-        factors = [*self.up.values(), *self.down.values()]
-        self.optimizer = AdamW(factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay, fused=True)
+        self.factors = [*self.up.values(), *self.down.values()]
+        self.optimizer = AdamW(self.factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay, fused=True)
         self.learned = False
         self.merge()
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Write base and adapters into the student's matrices."""
+        """Write base and adapters into the student's matrices; before anything is learned, the base to the bit."""
         for name, (original, parameter) in self.matrices.items():
-            torch.add(original, self.up[name] @ self.down[name], alpha=self.scale, out=parameter.data)
+            if self.learned:
+                torch.add(original, self.up[name] @ self.down[name], alpha=self.scale, out=parameter.data)
+            else:
+                parameter.copy_(original)
 
     def adapt(self, lesson: Lesson, factor: float = 1.0) -> None:
         """Train the factors on recorded text, with ``factor`` on the learning rate, and merge them.
@@ -104,12 +110,25 @@ class Adapters:
         for _ in range(self.ttt.lora.epochs):
             for inputs, targets, learned in batches:
                 self._update(inputs, targets, learned)
-                self.merge()
                 self.learned = True
+                self.merge()
         for _, parameter in self.matrices.values():
             parameter.grad = None
 
     def _update(self, inputs: Tensor, targets: Tensor, learned: Tensor) -> None:
+        own = self.team.share(len(inputs))
+        self.optimizer.zero_grad(set_to_none=True)
+        if own:
+            part = slice(own.start, own.stop)
+            share = int(learned[part].sum()) / int(learned.sum())  # of the batch's mean loss
+            self._gradients(inputs[part], targets[part], learned[part], share)
+        self._shared.add_up(self.factors, len(inputs))
+        if self.ttt.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.factors, self.ttt.grad_clip)
+        self.optimizer.step()
+
+    def _gradients(self, inputs: Tensor, targets: Tensor, learned: Tensor, weight: float) -> None:
+        """Set the factors' gradients to those of the mean loss of the learned targets times ``weight``."""
         device = next(self.student.parameters()).device
         for _, parameter in self.matrices.values():
             parameter.grad = None
@@ -118,16 +137,13 @@ class Adapters:
         learned = learned[:, -last:]
         with autocast(device):
             hidden = self.student.hidden(inputs.to(device), self.length, last)[learned.to(device)]
-            loss = F.cross_entropy(self.student.project(hidden), targets[:, -last:][learned].to(device))
+            loss = F.cross_entropy(self.student.project(hidden), targets[:, -last:][learned].to(device)) * weight
         loss.backward()
         for name, (_, parameter) in self.matrices.items():
             gradient = parameter.grad
             assert gradient is not None
             self.up[name].grad = self.scale * (gradient @ self.down[name].detach().T)
             self.down[name].grad = self.scale * (self.up[name].detach().T @ gradient)
-        if self.ttt.grad_clip:
-            torch.nn.utils.clip_grad_norm_([*self.up.values(), *self.down.values()], self.ttt.grad_clip)
-        self.optimizer.step()
 
     def snapshot(self) -> Any:
         """The factors and the optimizer's state, for ``restore``."""

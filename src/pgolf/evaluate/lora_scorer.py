@@ -1,7 +1,8 @@
 """Scorers whose model learns through low-rank adapters: over the whole stream, per document, in phases.
 
 All of them learn on a fixed grid, after every ``ttt.lora.chunk_tokens`` targets of the stream. Blocks end there, so it
-does not matter in how many requests the targets between two grid points are scored.
+does not matter in how many requests the targets between two grid points are scored. Nor by whom: the ranks of a team
+share these requests, and the sequences of every training batch.
 
 *lora*           The adapters last.
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from pgolf.evaluate.scorer import WindowScorer
 from pgolf.evaluate.ttt import Adapter, ScoredChunk, Transcript, lr_factor
 from pgolf.model.gpt import GPT
 from pgolf.recipe import Recipe
+from pgolf.team import SOLO, Team
 
 
 class LoraScorer(WindowScorer):
@@ -42,22 +44,27 @@ class LoraScorer(WindowScorer):
         network: the model on its device; it stays as it is.
         recipe: windows and test-time training.
         document_start: the token that begins a document; None takes the stream's first.
+        team: ranks that learn together.
     """
 
-    def __init__(self, network: GPT, recipe: Recipe, document_start: int | None = None) -> None:
+    def __init__(self, network: GPT, recipe: Recipe, document_start: int | None = None, team: Team = SOLO) -> None:
         super().__init__(network, recipe.evaluation_length, recipe.evaluate.stride, recipe.evaluate.batch)
-        self.recipe, self.base, self.document_start = recipe, network, document_start
+        self.recipe, self.base, self.document_start, self.team = recipe, network, document_start, team
 
     def begin(self, first: int, targets: int) -> None:
         """Forget the text and everything that was learned."""
         super().begin(first, targets)
-        self.adapters = Adapters(self.base, self.recipe.ttt, self.length)
+        self.adapters = Adapters(self.base, self.recipe.ttt, self.length, self.team)
         self.network = self.adapters.student
         self.transcript = Transcript(first, self._reach())
 
     def wanted(self) -> int:
         """Up to where something is learned."""
-        return min(super().wanted(), min(self._stops()) - self.position)
+        return min(super().wanted(), self.steady())
+
+    def steady(self) -> int:
+        """Up to where something is learned."""
+        return min(self._stops()) - self.position
 
     def receive(self, recorded: Recorded) -> None:
         """Take the text; learn from it at the end of a chunk, unless nothing is left to score."""
@@ -126,11 +133,18 @@ class DocumentScorer(LoraScorer):
                 self._forget_weights()
         super().receive(recorded)
 
+    def ahead(self, text: Tokens) -> Self:
+        """See ``Scorer``; beyond a document's start the base scores, which is what a reset makes of the student."""
+        other = super().ahead(text)
+        if other.network is not self.base and self.adapters.learned and self.bos in text:
+            other.network, other._digest = self.base, None
+        return other
+
     def _score(self, block: Tokens, score: Callable[..., Tensor]) -> Tensor:
         rows = super()._score(block, score)
         # The block's last token is only a target, and may be a placeholder.
         starts = np.flatnonzero(block[:-1] == self.bos)
-        if not len(starts) or not self.adapters.learned:
+        if not len(starts) or not self.adapters.learned or self.network is self.base:
             return rows
         new = int(starts[0]) + 1
         # The whole block goes through both: then how windows share passes, and so rounding, depends on no token.
@@ -148,8 +162,8 @@ class DocumentScorer(LoraScorer):
 class PhasedScorer(DocumentScorer):
     """Adapters per document on base weights that learn at the end of each phase."""
 
-    def __init__(self, network: GPT, recipe: Recipe, document_start: int | None = None) -> None:
-        super().__init__(network, recipe, document_start)
+    def __init__(self, network: GPT, recipe: Recipe, document_start: int | None = None, team: Team = SOLO) -> None:
+        super().__init__(network, recipe, document_start, team)
         self._source = network
 
     def begin(self, first: int, targets: int) -> None:
@@ -161,7 +175,7 @@ class PhasedScorer(DocumentScorer):
         ends = [int(targets * phased.share * phase / phased.phases) for phase in range(1, phased.phases + 1)]
         self.phase_ends = sorted({end for end in ends if 0 < end < targets})
         # The schedule of learning rates ends after the last phase.
-        self.base_adapter = Adapter(self.base, self.recipe.ttt, self.length, len(self.phase_ends) + 1)
+        self.base_adapter = Adapter(self.base, self.recipe.ttt, self.length, len(self.phase_ends) + 1, self.team)
 
     def receive(self, recorded: Recorded) -> None:
         """As for a document; then let the base learn, at the end of a phase."""

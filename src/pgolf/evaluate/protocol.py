@@ -73,7 +73,7 @@ class Scorer(abc.ABC):
         """How many of the next targets to score at once, at least 1; fewer may be asked for."""
 
     def steady(self) -> int:
-        """How many of the next targets are scored by the state of now, whatever they are; at least what is wanted."""
+        """How many of the next targets are scored before anything is learned; at least what is wanted."""
         return self.wanted()
 
     def ahead(self, text: Tokens) -> Scorer:

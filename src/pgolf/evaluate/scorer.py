@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def build_scorer(
         # Those scorers extend the ones below.
         from pgolf.evaluate.lora_scorer import LORA_SCORERS
 
-        return LORA_SCORERS[recipe.ttt.method](network, settled, document_start)
+        return LORA_SCORERS[recipe.ttt.method](network, settled, document_start, team)
     if mode == "ttt":
         return TttScorer(network, settled, team)
     return FrozenScorer(network, length, stride, settled.evaluate.batch, recipe.evaluate.compile)
@@ -116,7 +116,7 @@ class WindowScorer(Scorer):
         self.position += len(recorded.tokens)
         self.context = np.concatenate([self.context, recorded.tokens])[-self.length - 1 :]
 
-    def ahead(self, text: Tokens) -> WindowScorer:
+    def ahead(self, text: Tokens) -> Self:
         """See ``Scorer``; shares the network."""
         self.state_digest()  # Computed once, for all copies.
         other = copy.copy(self)

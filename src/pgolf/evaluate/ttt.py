@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +124,7 @@ class Adapter:
         # Forward and backward cost about three times a forward pass.
         pays = pays_to_compile(device, 3 * (chunks - 1) * ttt.chunk_tokens * ttt.epochs)
         self.forward = compiled(network, device, compile if pays else False)
-        self._sizes: set[int] = set()  # of batches that all ranks have been through
+        self._shared = SharedGradients(team)
 
     def adapt(self, chunk: ScoredChunk) -> None:
         """Train on a chunk's text, unless it is the last chunk: nothing is left to score after it.
@@ -165,21 +166,35 @@ class Adapter:
             with autocast(inputs.device):
                 loss = self.forward(inputs[part], targets[part]).mean() * (len(own) / len(inputs))
             loss.backward()
-        if len(inputs) not in self._sizes:
-            self.team.meet()  # Compiling for a batch of a new size takes minutes, and not on every rank.
-            self._sizes.add(len(inputs))
-        self._add_up_gradients()
+        self._shared.add_up(self.parameters, len(inputs))
         if self.ttt.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.ttt.grad_clip)
         self.optimizer.step()
 
-    def _add_up_gradients(self) -> None:
+
+class SharedGradients:
+    """Adds up the gradients of training batches whose sequences the ranks of a team have shared."""
+
+    def __init__(self, team: Team) -> None:
+        self.team = team
+        self._sizes: set[int] = set()  # of batches that all ranks have been through
+
+    def add_up(self, parameters: Sequence[nn.Parameter], size: int) -> None:
+        """Replace each gradient by its sum over the ranks; None, on a rank without a sequence of its own, adds nothing.
+
+        Args:
+            parameters: equal on every rank, in the same order.
+            size: sequences of the whole batch.
+        """
         if self.team.size == 1:
             return
-        for parameter in self.parameters:
-            if parameter.grad is None:  # A rank without a sequence of its own adds nothing.
+        if size not in self._sizes:
+            self.team.meet()  # Compiling for a batch of a new size takes minutes, and not on every rank.
+            self._sizes.add(size)
+        for parameter in parameters:
+            if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self.team.add_up([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        self.team.add_up([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def lr_factor(ttt: TttSection, chunk: int, chunks: int) -> float:

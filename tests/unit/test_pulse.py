@@ -1,0 +1,49 @@
+"""Signs of life between ranks: who is silent, for how long, and who is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch.distributed as dist
+
+from pgolf import pulse
+from pgolf.pulse import Pulse
+
+
+@pytest.fixture
+def three() -> list[Pulse]:
+    store = dist.HashStore()
+    return [Pulse(store, rank, 3) for rank in range(3)]
+
+
+def test_who_beats_is_not_silent_however_long_it_takes(three: list[Pulse]) -> None:
+    for _ in range(100):
+        for one in three:
+            one.beat()
+    assert [one.silent(2 * one.interval) for one in three] == [[], [], []]
+
+
+def test_who_stops_is_silent_after_as_many_beats_of_the_others(three: list[Pulse]) -> None:
+    first, second, third = three
+    third.beat()
+    for beats in range(12):
+        first.beat()
+        second.beat()
+        assert first.silent(10 * first.interval) == second.silent(10 * second.interval) == ([2] if beats >= 10 else [])
+    # Nobody is silent for who has been held up as well; and one sign is enough to be alive again.
+    assert third.silent(third.interval) == []
+    third.beat()
+    first.beat()
+    assert first.silent(2 * first.interval) == []
+
+
+def test_beats_come_from_a_thread_until_they_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "_INTERVAL", 0.001)
+    store = dist.HashStore()
+    working, waiting = Pulse(store, 0, 2), Pulse(store, 1, 2)
+    working.start()
+    while int(store.get("alive 0")) < 3:
+        pass  # Busy, and yet it beats.
+    working.stop()
+    for _ in range(4):
+        waiting.beat()
+    assert waiting.silent(2 * waiting.interval) == [0]

@@ -30,7 +30,7 @@ SHRUNK = [
     *("model.unique_layers=0", "model.value_embedding.layers=[]", "model.rope_dims=0"),
     *("train.steps=2", "train.warmdown_steps=1", "train.warmup_steps=0", "train.batch_tokens=64"),
     *("train.sequence_length=32", "train.micro_batches=1", "evaluate.stride=16", "evaluate.sequence_length=0"),
-    *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0"),
+    *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0", "compress.calibration_tokens=256"),
 ]
 SHRINKABLE = ("train ", "run ", "launch ", "bench train", "bench eval", "bench ttt", "bench pack")
 

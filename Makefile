@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/pgolf run quickstart
 
 test: setup
-	$(BIN)/python -m pytest -n 2 $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+# Tests run in several processes; more threads than cores only slow them down. This is for those that they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    # Tests run in several processes; more threads than cores only slow them down.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_collections() -> None:
+    # What is imported and collected stays to the end: half a million objects that every full collection would visit.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

@@ -15,18 +15,24 @@ SEEDS = range(20)
 FEW_SEEDS = range(2)
 
 
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the texts of the seeds are written, once for all animals."""
+    return tmp_path_factory.mktemp("zoo")
+
+
 @pytest.mark.parametrize("animal", VALID, ids=str)
-def test_no_valid_subject_is_accused(animal: Animal, tmp_path: Path) -> None:
+def test_no_valid_subject_is_accused(animal: Animal, texts: Path) -> None:
     for seed in FEW_SEEDS if animal.slow else SEEDS:
-        report = audited(animal, seed, tmp_path)
+        report = audited(animal, seed, texts)
         accused = [finding for finding in report.findings if not finding.passed]
         assert report.ok and not accused, f"seed {seed}: {accused}"
 
 
 @pytest.mark.parametrize("animal", INVALID, ids=str)
-def test_every_invalid_subject_is_caught(animal: Animal, tmp_path: Path) -> None:
+def test_every_invalid_subject_is_caught(animal: Animal, texts: Path) -> None:
     for seed in SEEDS:
-        report = audited(animal, seed, tmp_path)
+        report = audited(animal, seed, texts)
         assert animal.condition in report.violated, f"seed {seed}: {report.violated}"
         assert animal.is_named_right(report.violated), f"seed {seed}: {report.violated}"
 

@@ -42,6 +42,7 @@ checkpoint_every = 4
 decay = 0.8
 [compress]
 cap = 300000
+calibration_tokens = 512
 [evaluate]
 stride = 8
 [ttt]

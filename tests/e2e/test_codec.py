@@ -19,7 +19,7 @@ def place(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "data").mkdir()
     shutil.copy(workshop / "model.pgolf", place)
     shutil.copy(workshop / "data" / "tokenizer.model", place / "data")
-    (place / "text.txt").write_text(" ".join(sentences(20, seed=5)))
+    (place / "text.txt").write_text(" ".join(sentences(10, seed=5)))
     pgolf("compress", "text.txt", *MODEL, "--out", "text.pgz", cwd=place)
     return place
 

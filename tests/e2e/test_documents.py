@@ -30,7 +30,7 @@ SHRUNK = [
     *("model.unique_layers=0", "model.value_embedding.layers=[]", "model.rope_dims=0"),
     *("train.steps=2", "train.warmdown_steps=1", "train.warmup_steps=0", "train.batch_tokens=64"),
     *("train.sequence_length=32", "train.micro_batches=1", "evaluate.stride=16", "evaluate.sequence_length=0"),
-    *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0"),
+    *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0", "compress.calibration_tokens=256"),
 ]
 SHRINKABLE = ("train ", "run ", "launch ", "bench train", "bench eval", "bench ttt", "bench pack")
 
@@ -47,10 +47,11 @@ def desk(workshop: Path, tmp_path: Path) -> Path:
     """A folder with everything that the documents name."""
     desk = tmp_path
     (desk / "books").mkdir()
-    for name in ("one", "two"):
-        (desk / "books" / f"{name}.txt").write_text("\n\n".join(sentences(200, seed=len(name) + ord(name[0]))))
-    for name in ("train.jsonl", "val.jsonl"):
-        lines = [f'{{"text": "{text}"}}' for text in sentences(200 if name == "train.jsonl" else 50, seed=5)]
+    # What is compressed is short: every token takes a step of the model, there and back.
+    for name, count in (("one", 20), ("two", 380)):
+        (desk / "books" / f"{name}.txt").write_text("\n\n".join(sentences(count, seed=len(name) + ord(name[0]))))
+    for name, count in (("train.jsonl", 200), ("val.jsonl", 10)):
+        lines = [f'{{"text": "{text}"}}' for text in sentences(count, seed=5)]
         (desk / name).write_text("\n".join(lines))
     shutil.copytree(workshop / "data", desk / "data" / "web")
     shutil.copytree(workshop / "run", desk / "runs" / "first")
@@ -61,7 +62,9 @@ def desk(workshop: Path, tmp_path: Path) -> Path:
         shutil.copy(shard, desk / "bare")
     (desk / "wide.toml").write_text('extends = "seed_1232"\n[model]\nlayers = 9\nxsa_last = 9\nmlp_hidden = 2048\n')
     study = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL)[0]
-    (desk / "rates.toml").write_text(study.replace("seeds = [1, 2]", "seeds = [1]").replace("[0.02, 0.03]", "[0.02]"))
+    study = study.replace("seeds = [1, 2]", "seeds = [1]").replace("[0.02, 0.03]", "[0.02]")
+    study = study.replace("[base]", "[base]\ncompress.calibration_tokens = 256\n")
+    (desk / "rates.toml").write_text(study)
     return desk
 
 
@@ -84,6 +87,10 @@ def test_commands_of_a_document(desk: Path, document: Path) -> None:
             arguments += [word for setting in SHRUNK for word in ("--set", setting)]
             if words[0] in ("train", "run") and "--data" not in words:
                 arguments += ["--data", "data/web"]
+        if words[0] == "audit" and "--targets" not in words:
+            arguments += ["--targets", "192"]
+        if words == ["doctor"]:  # The next one compiles.
+            arguments += ["--compile-seconds", "0"]
         pgolf(*_with_files(arguments, desk), cwd=desk)
 
 

@@ -147,8 +147,14 @@ def test_flash_attention_3_is_looked_for_and_may_be_broken(monkeypatch: pytest.M
 @pytest.mark.parametrize(("major", "backend"), ((9, "flash3"), (10, "sdpa")))
 def test_the_rule_is_a_constant_to_the_compiler(major: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (major, 0))
+
+    def capability(index: int | None) -> tuple[int, int]:
+        torch._dynamo.graph_break()  # As the driver's answer is, this is nothing that the compiler could follow.
+        return major, 0
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     monkeypatch.setattr(attend, "_flash_3", lambda *_, **__: None)
+    monkeypatch.setattr(attend, "_is_hopper", attend._constant_to_the_compiler(attend._is_hopper))
 
     def follow(x: Tensor) -> Tensor:
         return x + 1 if attention_backend(CUDA, torch.bfloat16, 64, masked=False) == backend else x

@@ -43,7 +43,12 @@ def _import_flash_3() -> Callable[..., Any] | None:
 _flash_3 = _import_flash_3()
 
 
-@torch.compiler.assume_constant_result
+def _constant_to_the_compiler(rule: Callable[[int | None], bool]) -> Callable[[int | None], bool]:
+    # Asked only where FlashAttention 3 is there; elsewhere the mark would import the compiler, seconds of every start.
+    return rule if _flash_3 is None else torch.compiler.assume_constant_result(rule)
+
+
+@_constant_to_the_compiler
 def _is_hopper(index: int | None) -> bool:
     return torch.cuda.get_device_capability(index)[0] == 9
 

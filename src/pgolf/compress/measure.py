@@ -15,6 +15,8 @@ from pgolf.recipe import Recipe
 # Multiply-adds that measuring may take: a few seconds on two cores.
 _WORK = 8.0e10
 _FEWEST_TOKENS = 256
+_PASS = 4096
+"""Positions of a forward pass; fewer would spend more time on starting operations than on computing."""
 
 
 def predicted_rises(
@@ -55,5 +57,6 @@ def measured_rises(
 
 
 def _loss(network: GPT, tokens: Tensor) -> float:
-    total = sum(float(network(batch[:, :-1], batch[:, 1:]).double().sum()) for batch in tokens.split(4))
+    batches = tokens.split(max(_PASS // tokens.size(1), 1))
+    total = sum(float(network(batch[:, :-1], batch[:, 1:]).double().sum()) for batch in batches)
     return total / tokens[:, 1:].numel()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgolf.errors import PgolfError
-from pgolf.report.ledgers import read_ledger
+from pgolf.evaluate.ledger import read_ledger
 from pgolf.runs import SCORES, RunRecord, flattened
 
 

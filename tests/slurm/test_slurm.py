@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.skipif(
     not os.environ.get("PGOLF_TEST_SLURM"), reason="needs SLURM: tests/slurm/start.sh, then PGOLF_TEST_SLURM=1"
 )
 __all__ = ["workshop"]
+_submitted: list[str] = []
 
 
 def slurm(*words: str) -> str:
@@ -32,10 +34,20 @@ def state(job: str) -> str:
     return dict(word.split("=", 1) for word in shown.split() if "=" in word)["JobState"]
 
 
+@pytest.fixture(autouse=True)
+def jobs() -> Iterator[None]:
+    """What a test that failed leaves behind is in the way of the next one."""
+    _submitted.clear()
+    yield
+    if _submitted:
+        slurm("scancel", "--quiet", *_submitted)
+
+
 def submit(workshop: Path, runs: Path, *options: str) -> tuple[str, Path]:
     """A training of a few seconds on one core; its job and its folder."""
     command = ("launch", "slurm", "tiny.toml", *LONG, "--data", "data", "--command", "train", "--gpus-per-node", "0")
     [job] = pgolf_json(*command, "--cpus", "1", "--runs", runs, *options, cwd=workshop)["jobs"]
+    _submitted.append(job["id"])
     return job["id"], Path(job["folder"])
 
 
@@ -64,7 +76,8 @@ def test_an_interrupted_job_comes_back_and_ends_with_bit_equal_weights(
         slurm("scancel", "--signal=USR2", job)
     else:
         cores = str(os.cpu_count())
-        slurm("sbatch", "--parsable", "--partition=urgent", "--output=/dev/null", "-c", cores, "--wrap", "sleep 1")
+        urgent = ("--partition=urgent", "--output=/dev/null", "-c", cores, "--wrap", "sleep 1")
+        _submitted.append(slurm("sbatch", "--parsable", *urgent))
     comes_back(job)
     until(lambda: state(job) == "COMPLETED")
     assert same_weights(run, whole)

@@ -135,6 +135,8 @@ def _score(run: RunRecord, name: str) -> float | None:
 
 def _notes(a: RunRecord, b: RunRecord) -> list[str]:
     notes = [f"{run.folder}: {run.state}, {run.steps} steps so far" for run in (a, b) if run.state != "finished"]
+    if a.folder.resolve() == b.folder.resolve():
+        return ["A and B are the same run", *notes[:1]]
     for name in SCORES:
         one, other = a.evaluations.get(name), b.evaluations.get(name)
         if one and other and (one["targets"], one["bytes"]) != (other["targets"], other["bytes"]):

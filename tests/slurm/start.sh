@@ -58,10 +58,14 @@ SlurmdTimeout=300
 KillWait=10
 # A job that went back into the queue starts again after a second, not after two minutes.
 SchedulerParameters=requeue_delay=1,sched_interval=2,batch_sched_delay=1
-NodeName=$host CPUs=$cores RealMemory=$memory State=UNKNOWN
+GresTypes=gpu
+NodeName=$host CPUs=$cores Gres=gpu:2 RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
 PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=10
 CONF
+
+# Two GPUs in name: what a job starts by torchrun runs on the CPU where there are none.
+echo "NodeName=$host Name=gpu File=/dev/null,/dev/zero" >/etc/slurm/gres.conf
 
 if [ ! -f /etc/munge/munge.key ]; then
     dd if=/dev/urandom of=/etc/munge/munge.key bs=1024 count=1 status=none

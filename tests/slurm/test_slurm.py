@@ -5,7 +5,9 @@ tests/slurm/start.sh, then PGOLF_TEST_SLURM=1 pytest tests/slurm
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -105,6 +107,25 @@ def test_a_cancelled_job_keeps_its_state_and_stays_away(workshop: Path, tmp_path
     assert state(job) == "CANCELLED"
     assert (run / "checkpoint.safetensors").is_file()
     assert "interrupted; the same command goes on" in (run / "launch" / f"{job}_0_log.out").read_text()
+
+
+def rank_of(job: str, rank: int) -> int:
+    """The process of a rank."""
+    wanted = {f"SLURM_JOB_ID={job}", f"RANK={rank}"}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if wanted <= set(path.read_text(errors="replace").split("\0")):
+                return int(path.parent.name)
+    raise AssertionError(f"job {job} has no rank {rank}")
+
+
+def test_a_killed_rank_lets_all_of_them_go_on_from_the_last_checkpoint(workshop: Path, tmp_path: Path) -> None:
+    job, run = submit(workshop, tmp_path, "--gpus-per-node", "2", "--set", "train.checkpoint_every=10")
+    until(lambda: steps_done(run) >= 20)
+    os.kill(rank_of(job, 1), signal.SIGKILL)
+    until(lambda: state(job) == "COMPLETED")
+    assert [session["job"]["restarts"] for session in sessions(run)] == [0, 0], "the job stayed, its ranks came back"
+    assert steps_done(run) == 80, "every step is recorded once"
 
 
 def test_what_slurm_refuses_is_one_line(workshop: Path, tmp_path: Path) -> None:

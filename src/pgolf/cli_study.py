@@ -270,7 +270,7 @@ def parse_slurm(options: Sequence[str]) -> tuple[Resources, str]:
     """
     from pgolf.cli_launch import parse_minutes
     from pgolf.launch.slurm import Resources
-    from pgolf.recipe import nearest
+    from pgolf.recipe_files import nearest
 
     numbers = {"nodes": "nodes", "gpus-per-node": "gpus_per_node", "cpus": "cpus", "memory": "memory"}
     numbers |= {"max-timeouts": "max_timeouts", "max-restarts": "max_restarts", "warning": "warning_seconds"}

@@ -1,8 +1,8 @@
 """The recipe: one frozen, typed description of a whole run, from text to score.
 
 A recipe is a TOML file with the sections below. ``extends = "NAME"`` starts from another recipe;
-``--set section.key=value`` changes single keys. Every key is checked before any work starts, and
-all problems are reported together.
+``--set section.key=value`` changes single keys (``recipe_files.py`` reads both). Every key is checked
+before any work starts, and all problems are reported together.
 
     data      where the text comes from
     model     the architecture

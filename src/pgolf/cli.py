@@ -269,7 +269,8 @@ def recipes_command(
 ) -> None:
     """List the recipes, or print one with its parameters, bytes, FLOPs and memory."""
     from pgolf.estimate import estimate
-    from pgolf.recipe import load_recipe, recipe_names
+    from pgolf.recipe import load_recipe
+    from pgolf.recipe_files import recipe_names
 
     if name is None:
         known = {entry: load_recipe(entry).description for entry in recipe_names()}

@@ -64,6 +64,9 @@ def slurm_command(
     max_timeouts: Annotated[
         int, typer.Option("--max-timeouts", min=0, help="How often the time limit may be reached.")
     ] = 20,
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", min=0, help="With several GPUs: how often to go on after one process died.")
+    ] = 3,
     warning: Annotated[
         int, typer.Option("--warning", min=1, help="Seconds before the limit at which the state is saved.")
     ] = 120,
@@ -92,6 +95,7 @@ def slurm_command(
         constraint=constraint,
         requeue=requeue,
         max_timeouts=max_timeouts,
+        max_restarts=max_restarts,
         warning_seconds=warning,
     )
     jobs = plan_jobs(recipes, overrides or [], command, runs, data, tokenizer, None if gpus_per_node else "cpu")

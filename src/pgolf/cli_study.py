@@ -95,6 +95,8 @@ def study_command(
     told = _Progress(count - len(found.finished))
     if launcher == "slurm":
         run_study(study, place, _cluster(resources, executor), told, lambda job: _is_queued(job, executor))
+        if left := sum(not place.job(study, cell).is_finished() for cell in study.cells):
+            _say(f"{left} of {count} runs are not done; the same command goes on with them")
     else:
         run_study(study, place, _local(device, jobs), told)
     cells = read_cells(place.out)
@@ -142,7 +144,11 @@ def _local(device: str | None, jobs: int | None) -> Launcher:
 def _cluster(resources: Resources, executor: str) -> Launcher:
     from pgolf.study.runner import as_cluster_jobs
 
-    return as_cluster_jobs(resources, executor, lambda job, number: _say(f"{job.name}: submitted as job {number}"))
+    def told(job: RunJob, number: str, before: str) -> None:
+        why = f"; job {before} ended before it was done, see {job.log()}" if before else ""
+        _say(f"{job.name}: submitted as job {number}{why}")
+
+    return as_cluster_jobs(resources, executor, told)
 
 
 def _is_queued(job: RunJob, executor: str) -> bool:
@@ -264,10 +270,10 @@ def parse_slurm(options: Sequence[str]) -> tuple[Resources, str]:
     """
     from pgolf.cli_launch import parse_minutes
     from pgolf.launch.slurm import Resources
-    from pgolf.recipe import nearest
+    from pgolf.recipe_files import nearest
 
     numbers = {"nodes": "nodes", "gpus-per-node": "gpus_per_node", "cpus": "cpus", "memory": "memory"}
-    numbers |= {"max-timeouts": "max_timeouts", "warning": "warning_seconds"}
+    numbers |= {"max-timeouts": "max_timeouts", "max-restarts": "max_restarts", "warning": "warning_seconds"}
     names = ("partition", "account", "qos", "constraint")
     known = [*numbers, *names, "time", "executor"]
     found: dict[str, Any] = {"minutes": 240, "gpus_per_node": 1, "cpus": 8}

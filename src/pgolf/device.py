@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,17 @@ def pick_device(name: str | None = None) -> torch.device:
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # Kernels of our own run on the current device.
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of the device's memory that programs can still have; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:

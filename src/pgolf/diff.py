@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgolf.errors import PgolfError
-from pgolf.report.ledgers import read_ledger
+from pgolf.evaluate.ledger import read_ledger
 from pgolf.runs import SCORES, RunRecord, flattened
 
 
@@ -135,6 +135,8 @@ def _score(run: RunRecord, name: str) -> float | None:
 
 def _notes(a: RunRecord, b: RunRecord) -> list[str]:
     notes = [f"{run.folder}: {run.state}, {run.steps} steps so far" for run in (a, b) if run.state != "finished"]
+    if a.folder.resolve() == b.folder.resolve():
+        return ["A and B are the same run", *notes[:1]]
     for name in SCORES:
         one, other = a.evaluations.get(name), b.evaluations.get(name)
         if one and other and (one["targets"], one["bytes"]) != (other["targets"], other["bytes"]):

@@ -125,7 +125,9 @@ def _torch() -> Iterator[Check]:
 def _device() -> Iterator[Check]:
     import torch
 
-    driver = _driver()
+    from pgolf.provenance import driver_version
+
+    driver = driver_version()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
@@ -143,18 +145,6 @@ def _device() -> Iterator[Check]:
         yield Check("device", WARNING, found, remedy)
     else:
         yield Check("device", OK, "CPU only: enough for the small recipes")
-
-
-def _driver() -> str:
-    """Version of the NVIDIA driver; "" where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return ""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else ""
 
 
 def _attention() -> Iterator[Check]:
@@ -194,7 +184,9 @@ def _attention() -> Iterator[Check]:
 def _space() -> Iterator[Check]:
     import torch
 
-    memory = _free_memory()
+    from pgolf.device import free_memory
+
+    memory = free_memory(torch.device("cpu"))
     if memory is not None:
         low = memory < 2 * _GIB
         remedy = "end other programs; the demo needs about 1 GiB" if low else ""
@@ -212,15 +204,6 @@ def _space() -> Iterator[Check]:
     yield Check("disk", state, f"{disk / _GIB:.1f} GiB free in {Path.cwd()}", remedy)
     if not os.access(Path.cwd(), os.W_OK):
         yield Check("folder", WARNING, f"{Path.cwd()} cannot be written", "work in another folder, or pass --out")
-
-
-def _free_memory() -> int | None:
-    """Bytes that programs can still have, where Linux says so."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _threads() -> Iterator[Check]:

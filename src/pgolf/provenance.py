@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,20 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": str(device),
         "device_name": name,
+        "driver": driver_version() if device.type == "cuda" else None,
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver; None where there is none."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else None
 
 
 def provenance(dataset: Dataset, device: torch.device) -> dict[str, Any]:

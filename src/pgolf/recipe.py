@@ -1,8 +1,8 @@
 """The recipe: one frozen, typed description of a whole run, from text to score.
 
 A recipe is a TOML file with the sections below. ``extends = "NAME"`` starts from another recipe;
-``--set section.key=value`` changes single keys. Every key is checked before any work starts, and
-all problems are reported together.
+``--set section.key=value`` changes single keys (``recipe_files.py`` reads both). Every key is checked
+before any work starts, and all problems are reported together.
 
     data      where the text comes from
     model     the architecture
@@ -17,13 +17,9 @@ all problems are reported together.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
@@ -31,6 +27,7 @@ import tomli_w
 
 from pgolf.errors import PgolfError
 from pgolf.recipe_checks import contradictions
+from pgolf.recipe_files import load_tree, nearest, parse_setting, set_in_tree
 
 
 class Section(pydantic.BaseModel):
@@ -431,7 +428,7 @@ class Recipe(Section):
             PgolfError: a setting is malformed, unknown, not allowed or does not fit the others.
         """
         allowed = tuple(sections)
-        settings = [_parse_setting(text) for text in overrides]
+        settings = [parse_setting(text) for text in overrides]
         for path, _ in settings:
             if allowed and path[0] not in allowed:
                 raise PgolfError(
@@ -440,14 +437,8 @@ class Recipe(Section):
                 )
         tree = self.model_dump(mode="json")
         for path, value in settings:
-            _set_in_tree(tree, path, value)
+            set_in_tree(tree, path, value)
         return _validated(tree, "--set")
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with pgolf, sorted."""
-    folder = resources.files("pgolf.recipes")
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -456,7 +447,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         PgolfError: the recipe is unknown, malformed or contradictory; every problem is listed.
     """
-    tree = _load_tree(name, seen=())
+    tree = load_tree(name)
     recipe = _validated(tree, name)
     return recipe.with_overrides(overrides) if overrides else recipe
 
@@ -468,71 +459,6 @@ def recipe_from_tree(tree: Mapping[str, Any], where: str) -> Recipe:
         PgolfError: keys or values do not fit; ``where`` names the source in the message.
     """
     return _validated(dict(tree), where)
-
-
-def _load_tree(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    if name in seen:
-        raise PgolfError(f"recipe {name}: extends itself by way of {' -> '.join((*seen, name))}")
-    path = Path(name)
-    if name.endswith(".toml") or path.is_file():
-        if not path.is_file():
-            raise PgolfError(f"recipe {name}: no such file")
-        text, folder = _read_text(path), path.parent
-    else:
-        names = recipe_names()
-        if name not in names:
-            raise PgolfError(f"recipe {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")
-        text, folder = resources.files("pgolf.recipes").joinpath(f"{name}.toml").read_text("utf-8"), Path()
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PgolfError(f"recipe {name}: not valid TOML ({error})") from error
-    parent = tree.pop("extends", None)
-    tree.setdefault("name", path.stem)
-    if parent is None:
-        return tree
-    if not isinstance(parent, str):
-        raise PgolfError(f"recipe {name}: extends must be the name of one recipe, not {parent!r}")
-    if parent.endswith(".toml"):
-        parent = str(folder / parent)
-    return _merged(_load_tree(parent, (*seen, name)), tree)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PgolfError(f"recipe {path}: cannot be read as UTF-8 text ({error})") from error
-
-
-def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
-            merged[key] = _merged(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _parse_setting(text: str) -> tuple[list[str], Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise PgolfError(f"--set {text!r}: write it as section.key=value, for example train.steps=500")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    return key.strip().split("."), parsed
-
-
-def _set_in_tree(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    for part in path[:-1]:
-        child = tree.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise PgolfError(f"--set {'.'.join(path)}: {part} is a single value, not a section")
-        tree = child
-    tree[path[-1]] = value
 
 
 def _validated(tree: dict[str, Any], where: str) -> Recipe:
@@ -570,13 +496,3 @@ def _walk(section: type[Section], prefix: str) -> Iterable[tuple[str, str]]:
             yield from _walk(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field.description or ""
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """ " (did you mean X?)" with the known word that is most like an unknown one; empty if none is."""
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not matches:
-        # A key in the wrong section: the last part still says what was meant.
-        last = word.rsplit(".", 1)[-1]
-        matches = [key for key in known if key.rsplit(".", 1)[-1] == last][:1]
-    return f" (did you mean {matches[0]}?)" if matches else ""

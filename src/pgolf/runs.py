@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
-from pgolf.recipe import load_recipe, nearest, recipe_keys
+from pgolf.recipe import load_recipe, recipe_keys
+from pgolf.recipe_files import nearest
 from pgolf.train.folder import CELL
 from pgolf.train.metrics import read_metrics
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pgolf.cli_launch import parse_minutes
+from pgolf.cli_study import parse_slurm
 from pgolf.errors import PgolfError
 from pgolf.launch.local import local_places
 from pgolf.launch.slurm import Resources, launcher
@@ -167,7 +168,22 @@ def test_several_gpus_are_started_by_torchrun() -> None:
     alone = launcher(Resources(minutes=1, gpus_per_node=1), "7", "a")
     assert alone == [sys.executable, "-m", "pgolf"]
     words = " ".join(launcher(Resources(minutes=1, nodes=2, gpus_per_node=8), "7_1", "a"))
-    assert "--nnodes 2 --nproc-per-node 8" in words and "--rdzv-endpoint a:20071 -m pgolf" in words
+    assert "--nnodes 2 --nproc-per-node 8 --max-restarts 3" in words and "--rdzv-endpoint a:20071 -m pgolf" in words
+
+
+def test_the_number_of_restarts_is_an_option_of_jobs_and_of_studies(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Resources] = []
+    monkeypatch.setattr("pgolf.launch.slurm.submit", lambda jobs, resources, executor: asked.append(resources) or [])
+    command = ("launch", "slurm", "tiny.toml", "--data", "data", "--runs", tmp_path)
+    pgolf(*command, cwd=workshop)
+    pgolf(*command, "--max-restarts", "0", cwd=workshop)
+    asked.append(parse_slurm(["max-restarts=7"])[0])
+    restarts = [resources.max_restarts for resources in asked]
+    assert restarts == [3, 0, 7]
+    words = [" ".join(launcher(Resources(1, gpus_per_node=2, max_restarts=number), "7", "a")) for number in restarts]
+    assert [f"--max-restarts {number}" in text for number, text in zip(restarts, words, strict=True)] == 3 * [True]
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:

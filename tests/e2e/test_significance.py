@@ -71,6 +71,8 @@ def test_mistakes(runs: Path) -> None:
     assert "no sliding loss" in mistake(*NEW, "--against", *OLD, "--evaluation", "sliding")
     shutil.copytree(runs / "new-1", runs / "again")
     assert "has seed 1 like another run" in mistake("new-1", "again", "--against", *OLD)
+    assert "is on both sides" in mistake("new-1", "--against", str(runs / "new-1"))
+    assert "old-2: is on both sides" in mistake("old-1", "old-2", "--against", "old-2", "old-3")
     assert "--margin" in mistake(*NEW, "--against", *OLD, "--margin", "nan")
     run_folder(runs / "diverged", 9, math.nan)
     assert "diverged" in mistake(*NEW, "--against", "diverged")

@@ -276,6 +276,7 @@ def test_cluster_jobs_are_submitted_once_and_collected(workshop: Path, tmp_path:
     done = study(workshop, tmp_path, text, *options)
     first, second = read_cells(tmp_path / "out")
     assert f"{first.name}: submitted as job " in done.stderr and second.name not in done.stderr
+    assert "2 of 2 runs are not done; the same command goes on" in done.stderr
     number = json.loads((first.folder / "launch" / "submitted.json").read_text())["id"]
     again = study(workshop, tmp_path, text, *options)
     assert f"{first.name}: job {number} is in the queue" in again.stderr and "submitted" not in again.stderr
@@ -283,8 +284,23 @@ def test_cluster_jobs_are_submitted_once_and_collected(workshop: Path, tmp_path:
     until(lambda: not is_queued(number, "local"))
     study(workshop, tmp_path, text, *options)
     until((second.folder / "report.md").exists)
-    study(workshop, tmp_path, text, *options)
+    done = study(workshop, tmp_path, text, *options)
     assert [cell.status for cell in read_cells(tmp_path / "out")] == ["finished", "finished"]
+    assert "not done" not in done.stderr
+
+
+def test_a_cluster_job_that_failed_is_named_when_it_is_submitted_again(workshop: Path, tmp_path: Path) -> None:
+    options = ("--launcher", "slurm", "--slurm", "executor=local", "--slurm", "gpus-per-node=0")
+    text = HEAD + QUICK + "[[cells]]\noptim = { matrix_lr = 1e30, scalar_lr = 1e30 }\n"
+    study(workshop, tmp_path, text, *options)
+    [cell] = read_cells(tmp_path / "out")
+    number = json.loads((cell.folder / "launch" / "submitted.json").read_text())["id"]
+    until(lambda: not is_queued(number, "local"))
+    done = study(workshop, tmp_path, text, *options)
+    assert f"job {number} ended before it was done, see" in done.stderr
+    assert "the training loss became" in (cell.folder / "launch" / "log.txt").read_text()
+    again = json.loads((cell.folder / "launch" / "submitted.json").read_text())["id"]
+    until(lambda: not is_queued(again, "local"))
 
 
 def test_mistakes_are_one_line(workshop: Path, tmp_path: Path) -> None:

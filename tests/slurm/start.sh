@@ -12,6 +12,10 @@ state=${PGOLF_SLURM_STATE:-/srv/pgolf-slurm}
 
 if [ "${1:-start}" = stop ]; then
     scontrol shutdown || true
+    if [ -f "$state/own-munge" ]; then
+        runuser -u munge -- munged --stop
+        rm "$state/own-munge"
+    fi
     exit 0
 fi
 
@@ -22,6 +26,8 @@ fi
 
 mkdir -p "$state/ctld" "$state/d" /etc/slurm /run/munge
 host=$(hostname -s)
+# Not nproc, which gives OMP_NUM_THREADS where that is set: one core, and the tests of pre-emption wait for two.
+cores=$(getconf _NPROCESSORS_ONLN)
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)
 cat >/etc/slurm/slurm.conf <<CONF
 ClusterName=pgolf
@@ -52,17 +58,24 @@ SlurmdTimeout=300
 KillWait=10
 # A job that went back into the queue starts again after a second, not after two minutes.
 SchedulerParameters=requeue_delay=1,sched_interval=2,batch_sched_delay=1
-NodeName=$host CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+GresTypes=gpu
+NodeName=$host CPUs=$cores Gres=gpu:2 RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
 PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=10
 CONF
+
+# Two GPUs in name: what a job starts by torchrun runs on the CPU where there are none.
+echo "NodeName=$host Name=gpu File=/dev/null,/dev/zero" >/etc/slurm/gres.conf
 
 if [ ! -f /etc/munge/munge.key ]; then
     dd if=/dev/urandom of=/etc/munge/munge.key bs=1024 count=1 status=none
 fi
 chown -R munge: /etc/munge /run/munge /var/lib/munge /var/log/munge
 chmod 400 /etc/munge/munge.key
-munge -n >/dev/null 2>&1 || runuser -u munge -- munged
+if ! munge -n >/dev/null 2>&1; then
+    runuser -u munge -- munged
+    touch "$state/own-munge"
+fi
 scontrol ping 2>/dev/null | grep -q UP || slurmctld
 pgrep -x slurmd >/dev/null || slurmd
 

@@ -5,9 +5,12 @@ tests/slurm/start.sh, then PGOLF_TEST_SLURM=1 pytest tests/slurm
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ pytestmark = pytest.mark.skipif(
     not os.environ.get("PGOLF_TEST_SLURM"), reason="needs SLURM: tests/slurm/start.sh, then PGOLF_TEST_SLURM=1"
 )
 __all__ = ["workshop"]
+_submitted: list[str] = []
 
 
 def slurm(*words: str) -> str:
@@ -32,10 +36,20 @@ def state(job: str) -> str:
     return dict(word.split("=", 1) for word in shown.split() if "=" in word)["JobState"]
 
 
+@pytest.fixture(autouse=True)
+def jobs() -> Iterator[None]:
+    """What a test that failed leaves behind is in the way of the next one."""
+    _submitted.clear()
+    yield
+    if _submitted:
+        slurm("scancel", "--quiet", *_submitted)
+
+
 def submit(workshop: Path, runs: Path, *options: str) -> tuple[str, Path]:
     """A training of a few seconds on one core; its job and its folder."""
     command = ("launch", "slurm", "tiny.toml", *LONG, "--data", "data", "--command", "train", "--gpus-per-node", "0")
     [job] = pgolf_json(*command, "--cpus", "1", "--runs", runs, *options, cwd=workshop)["jobs"]
+    _submitted.append(job["id"])
     return job["id"], Path(job["folder"])
 
 
@@ -64,7 +78,8 @@ def test_an_interrupted_job_comes_back_and_ends_with_bit_equal_weights(
         slurm("scancel", "--signal=USR2", job)
     else:
         cores = str(os.cpu_count())
-        slurm("sbatch", "--parsable", "--partition=urgent", "--output=/dev/null", "-c", cores, "--wrap", "sleep 1")
+        urgent = ("--partition=urgent", "--output=/dev/null", "-c", cores, "--wrap", "sleep 1")
+        _submitted.append(slurm("sbatch", "--parsable", *urgent))
     comes_back(job)
     until(lambda: state(job) == "COMPLETED")
     assert same_weights(run, whole)
@@ -92,6 +107,25 @@ def test_a_cancelled_job_keeps_its_state_and_stays_away(workshop: Path, tmp_path
     assert state(job) == "CANCELLED"
     assert (run / "checkpoint.safetensors").is_file()
     assert "interrupted; the same command goes on" in (run / "launch" / f"{job}_0_log.out").read_text()
+
+
+def rank_of(job: str, rank: int) -> int:
+    """The process of a rank."""
+    wanted = {f"SLURM_JOB_ID={job}", f"RANK={rank}"}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if wanted <= set(path.read_text(errors="replace").split("\0")):
+                return int(path.parent.name)
+    raise AssertionError(f"job {job} has no rank {rank}")
+
+
+def test_a_killed_rank_lets_all_of_them_go_on_from_the_last_checkpoint(workshop: Path, tmp_path: Path) -> None:
+    job, run = submit(workshop, tmp_path, "--gpus-per-node", "2", "--set", "train.checkpoint_every=10")
+    until(lambda: steps_done(run) >= 20)
+    os.kill(rank_of(job, 1), signal.SIGKILL)
+    until(lambda: state(job) == "COMPLETED")
+    assert [session["job"]["restarts"] for session in sessions(run)] == [0, 0], "the job stayed, its ranks came back"
+    assert steps_done(run) == 80, "every step is recorded once"
 
 
 def test_what_slurm_refuses_is_one_line(workshop: Path, tmp_path: Path) -> None:

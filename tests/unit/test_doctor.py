@@ -13,6 +13,7 @@ import torch
 
 from pgolf import doctor
 from pgolf.doctor import OK, PROBLEM, WARNING, Check, examine, is_usable
+from pgolf.provenance import environment
 from tests.e2e.conftest import pgolf, pgolf_json
 
 
@@ -48,7 +49,7 @@ def test_old_or_broken_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_driver_without_cuda_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_driver", lambda: "550.54")
+    monkeypatch.setattr("pgolf.provenance.driver_version", lambda: "550.54")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "CUDA build" in named(examine(compile_seconds=0))["device"].remedy
@@ -56,9 +57,19 @@ def test_a_driver_without_cuda_in_torch(monkeypatch: pytest.MonkeyPatch) -> None
     assert "update the driver" in named(examine(compile_seconds=0))["device"].remedy
 
 
+def test_a_run_and_the_doctor_know_the_same_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment(torch.device("cpu"))["driver"] is None
+    said = subprocess.CompletedProcess("nvidia-smi", 0, "550.54.15\n550.54.15\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H100")
+    assert environment(torch.device("cuda"))["driver"] == "550.54.15"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "550.54.15" in named(examine(compile_seconds=0))["device"].found
+
+
 def test_threads_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
-    monkeypatch.setattr(doctor, "_free_memory", lambda: 1 << 28)
+    monkeypatch.setattr("pgolf.device.free_memory", lambda _: 1 << 28)
     checks = named(examine(compile_seconds=0))
     assert checks["threads"].state == WARNING and "OMP_NUM_THREADS" in checks["threads"].remedy
     assert checks["memory"].state == WARNING

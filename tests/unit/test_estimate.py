@@ -12,7 +12,8 @@ from pgolf.estimate import activation_bytes, estimate
 from pgolf.flops import peak_flops, training_flops, training_speed
 from pgolf.model.fast import textbook
 from pgolf.model.gpt import GPT, build_model, parameter_count
-from pgolf.recipe import load_recipe, recipe_names
+from pgolf.recipe import load_recipe
+from pgolf.recipe_files import recipe_names
 
 TINY = ["train.sequence_length=64", "train.batch_tokens=128", "train.micro_batches=1"]
 

@@ -10,7 +10,8 @@ import torch
 from pgolf.model.embeddings import bigram_buckets
 from pgolf.model.gpt import GPT, build_model
 from pgolf.model.linear import soft_round
-from pgolf.recipe import ModelSection, load_recipe, recipe_names
+from pgolf.recipe import ModelSection, load_recipe
+from pgolf.recipe_files import recipe_names
 
 TINY = ["model.layers=3", "model.width=32", "model.heads=4", "model.kv_heads=2", "model.mlp_hidden=48"]
 TINY += ["model.vocab_size=64", "model.bigram.buckets=32", "model.bigram.width=16"]

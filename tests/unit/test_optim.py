@@ -15,7 +15,8 @@ from pgolf.optim.muon import Muon
 from pgolf.optim.newton_schulz import Method, orthogonalise, polar_express
 from pgolf.optim.routing import ROUTES, groups_of, route
 from pgolf.optim.schedule import lr_scale, muon_momentum
-from pgolf.recipe import AverageSection, Recipe, TrainSection, load_recipe, recipe_names
+from pgolf.recipe import AverageSection, Recipe, TrainSection, load_recipe
+from pgolf.recipe_files import recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -114,6 +114,7 @@ def test_the_code_that_is_counted_scores_the_artifact(tmp_path: Path) -> None:
         name, _, source = part.partition("\n")
         (tmp_path / "pgolf" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pgolf" / name).write_text(source)
+    (tmp_path / "pgolf" / "__init__.py").touch()  # Without it an installed pgolf would come first.
     script = """
 import sys, numpy, torch
 from pathlib import Path

@@ -10,7 +10,8 @@ import pytest
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, parameter_count
-from pgolf.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys, recipe_names
+from pgolf.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
+from pgolf.recipe_files import recipe_names
 
 PARAMETERS = {"seed_456": 25_517_137, "seed_644": 27_030_107, "seed_1232": 27_137_223, "seed_1232_flow": 27_235_848}
 

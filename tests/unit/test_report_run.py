@@ -16,11 +16,12 @@ import pytest
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
+from pgolf.evaluate.ledger import read_ledger
 from pgolf.report.content import Card
 from pgolf.report.evidence import evidence_cards
 from pgolf.report.html import html_page
 from pgolf.report.job import Wanted, report_job
-from pgolf.report.ledgers import check_ledgers, read_ledger
+from pgolf.report.ledgers import check_ledgers
 from pgolf.report.pieces import CLASSES, Piece, kind_of, pieces_of
 from pgolf.report.run_report import run_report
 from pgolf.report.targets import TargetCosts, score_targets

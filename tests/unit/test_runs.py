@@ -155,6 +155,7 @@ def test_a_difference_of_two_runs(tmp_path: Path) -> None:
     assert metrics["tokens per second (median)"].a == 30.0
     assert "raw BPB" not in metrics
     assert found.notes == []
+    assert diff_runs(a, a).notes == ["A and B are the same run"]
     assert json.loads(json.dumps(found.to_json()))["metrics"][0] == {"key": "steps", "a": 4, "b": 6, "change": 2}
 
 

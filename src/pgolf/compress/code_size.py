@@ -20,6 +20,7 @@ SCORER_MODULES = (
     "files.py",
     "recipe.py",
     "recipe_checks.py",
+    "recipe_files.py",
     "device.py",
     "team.py",
     "data/shards.py",

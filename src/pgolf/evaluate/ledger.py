@@ -167,16 +167,20 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def read_entries(path: Path) -> list[Entry]:
-    """The entries of a ledger file as they stand; nothing of them is verified but their form.
+def read_ledger(path: Path) -> tuple[dict[str, Any], list[Entry]]:
+    """Header and entries of a ledger file as they stand; nothing of them is verified but their form.
 
     Raises:
         PgolfError: the file cannot be read or holds something else.
     """
     try:
-        return [_entry(line, number) for number, line in enumerate(_read(path)[1:-1], 2)]
+        lines = _lines(path)
+        if type(lines[0].get("targets")) is not int:
+            raise _Wrong("line 1 announces no number of targets")
+        return lines[0], [_entry(line, number) for number, line in enumerate(lines[1:-1], 2)]
     except _Wrong as wrong:
-        raise PgolfError(f"{path}: {wrong}; write a ledger with `pgolf eval --ledger`") from None
+        message = f"{path}: no ledger, or damaged ({wrong}); write it again with `pgolf eval --ledger`"
+        raise PgolfError(message) from None
 
 
 def verify_ledger(
@@ -230,15 +234,18 @@ class _Wrong(Exception):
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
+        return _lines(path)
+    except _Wrong as wrong:
+        raise PgolfError(f"{path}: not a ledger ({wrong}); write one with `pgolf eval --ledger`") from None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
         lines = [json.loads(text) for text in read_bytes(path).decode("utf-8").splitlines()]
     except (ValueError, RecursionError) as error:
-        raise PgolfError(
-            f"{path}: not a ledger (its lines are not JSON); write one with `pgolf eval --ledger`"
-        ) from error
+        raise _Wrong("its lines are not JSON") from error
     if not lines or not all(isinstance(line, dict) for line in lines) or lines[0].get("format") != FORMAT:
-        raise PgolfError(
-            f"{path}: not a ledger of this version of pgolf ({FORMAT}); write one with `pgolf eval --ledger`"
-        )
+        raise _Wrong(f"it does not begin as one of this version of pgolf, {FORMAT}")
     return lines
 
 

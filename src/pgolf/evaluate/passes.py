@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from pgolf.device import compiled, pays_to_compile
+from pgolf.device import compiled, free_memory, pays_to_compile
 from pgolf.model.gpt import GPT
 from pgolf.recipe import ModelSection, Recipe
 from pgolf.team import SOLO, Team
@@ -53,13 +52,8 @@ def fitting_batch(model: ModelSection, length: int, free: int, device_type: str 
 
 @functools.cache
 def _batch_here(model: ModelSection, length: int, device: torch.device) -> int:
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        # Where the system does not tell, there is enough for a CPU's small passes.
-        known = "SC_AVPHYS_PAGES" in os.sysconf_names
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 1 << 32
-    return fitting_batch(model, length, free, device.type)
+    # Where the system does not tell, there is enough for a CPU's small passes.
+    return fitting_batch(model, length, free_memory(device) or 1 << 32, device.type)
 
 
 def compiled_reading(

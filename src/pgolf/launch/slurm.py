@@ -51,6 +51,8 @@ class Resources:
     """Go back into the queue when interrupted."""
     max_timeouts: int = 20
     """How often the time limit may be reached; pre-emptions are not counted."""
+    max_restarts: int = 3
+    """With several processes: how often all of them start again, from the last checkpoint, when one has died."""
     warning_seconds: int = 120
     """How long before the time limit the job is told to save its state."""
 
@@ -123,6 +125,7 @@ def launcher(resources: Resources, number: str, host: str) -> list[str]:
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", str(resources.nodes), "--nproc-per-node", str(max(1, resources.gpus_per_node))),
+        *("--max-restarts", str(resources.max_restarts)),
         *("--rdzv-backend", "c10d", "--rdzv-id", number, "--rdzv-endpoint", f"{host}:{port}"),
         *("-m", "pgolf"),
     ]

@@ -1,8 +1,7 @@
-"""What reports read off ledger files: entries, running scores, and whether they hold."""
+"""What reports read off ledgers: running scores, and whether they hold."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,29 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.data.dataset import Dataset
-from pgolf.errors import PgolfError
-from pgolf.evaluate.ledger import FORMAT, Entry, Verification, read_header, verify_ledger
+from pgolf.evaluate.ledger import Entry, Verification, read_header, verify_ledger
 from pgolf.files import sha256_file
 
 # What was scored, where it is not the artifact.
 _WEIGHTS = {"raw": "raw.safetensors", "float": "model.safetensors"}
-
-
-def read_ledger(path: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """Header and entries of a ledger file; they are not verified.
-
-    Raises:
-        PgolfError: it cannot be read, or is no ledger.
-    """
-    try:
-        header, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        if header["format"] != FORMAT or type(header["targets"]) is not int:
-            raise ValueError("no header")
-        return header, [Entry(**line) for line in lines[:-1]]
-    except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise PgolfError(f"{path}: no ledger, or damaged; write it again with `pgolf eval --ledger`") from error
 
 
 def running(entries: Sequence[Entry]) -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pgolf.data.dataset import Dataset
+from pgolf.evaluate.ledger import read_ledger
 from pgolf.report.content import (
     Areas,
     Block,
@@ -24,7 +25,7 @@ from pgolf.report.content import (
 )
 from pgolf.report.curve import smoothed
 from pgolf.report.evidence import Evidence, collect_evidence, evidence_cards, evidence_section
-from pgolf.report.ledgers import read_ledger, running
+from pgolf.report.ledgers import running
 from pgolf.runs import RunRecord
 from pgolf.study.findings import Table
 

@@ -20,10 +20,9 @@ from pgolf.data.dataset import Dataset
 from pgolf.data.shards import Tokens
 from pgolf.device import place
 from pgolf.errors import PgolfError
-from pgolf.evaluate.ledger import Entry, Ledger
+from pgolf.evaluate.ledger import Entry, Ledger, read_ledger
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
 from pgolf.evaluate.scorer import build_scorer
-from pgolf.report.ledgers import read_ledger
 from pgolf.weights import Weights
 
 # An entry's nats on the machine that wrote it and here differ by rounding: relative to the entry's nats.

@@ -262,14 +262,15 @@ def in_processes(places: Sequence[Place]) -> Launcher:
     return launch
 
 
-def as_cluster_jobs(resources: Resources, executor: str, told: Callable[[RunJob, str], None]) -> Launcher:
-    """Each run as a job of its own; ``told`` hears each job's number."""
+def as_cluster_jobs(resources: Resources, executor: str, told: Callable[[RunJob, str, str], None]) -> Launcher:
+    """Each run as a job of its own; ``told`` hears its number, and that of one that ended before the run was done."""
 
     def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:
         for job in jobs:
+            before = _submitted(job)
             number = submit([job], resources, executor)[0]["id"]
             write_json(job.out / LAUNCH / _SUBMITTED, {"id": number})
-            told(job, number)
+            told(job, number, before)
         return False
 
     return launch
@@ -277,9 +278,13 @@ def as_cluster_jobs(resources: Resources, executor: str, told: Callable[[RunJob,
 
 def cluster_job(job: RunJob, executor: str) -> str:
     """The number of the cluster's job that waits for or works on this run; empty if there is none."""
-    note = job.out / LAUNCH / _SUBMITTED
-    number = str(read_json(note)["id"]) if note.is_file() else ""
+    number = _submitted(job)
     return number if number and is_queued(number, executor) else ""
+
+
+def _submitted(job: RunJob) -> str:
+    note = job.out / LAUNCH / _SUBMITTED
+    return str(read_json(note)["id"]) if note.is_file() else ""
 
 
 def _failure(job: RunJob, message: str, details: str = "") -> Outcome:

@@ -65,12 +65,15 @@ def read_side(names: Sequence[str], evaluation: str) -> Side:
 
 
 def check_comparable(new: Side, old: Side) -> None:
-    """Make sure that both sides scored the same text in the same tokens, as far as that is known.
+    """Make sure that both sides are of different runs that scored the same text in the same tokens, as far as known.
 
     Raises:
-        PgolfError: they did not; nats per target of different targets cannot be compared.
+        PgolfError: they did not (nats per target of different targets cannot be compared), or a run is on both sides.
     """
     if new.text is not None and old.text is not None:
+        shared = {Path(name).resolve() for name in new.names} & {Path(name).resolve() for name in old.names}
+        for name in (name for name in old.names if Path(name).resolve() in shared):
+            raise PgolfError(f"{name}: is on both sides; give --against runs of what is to be beaten")
         _check_text(new.text, old.text, f"{new.names[0]} and {old.names[0]}")
 
 

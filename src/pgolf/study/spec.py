@@ -40,7 +40,8 @@ import pydantic
 import tomli_w
 
 from pgolf.errors import PgolfError
-from pgolf.recipe import Recipe, load_recipe, nearest, recipe_from_tree, recipe_keys
+from pgolf.recipe import Recipe, load_recipe, recipe_from_tree, recipe_keys
+from pgolf.recipe_files import nearest
 
 Score = Literal["float", "packed", "sliding", "ttt"]
 _LONGEST_NAME = 100

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf.evaluate.ledger import Entry, read_entries
+from pgolf.evaluate.ledger import Entry, read_ledger
 from pgolf.study.statistics import LEVEL
 
 MOST_STRETCHES, FEWEST_STRETCHES = 50, 10
@@ -51,7 +51,7 @@ def compare_text(new: Path, old: Path) -> TextComparison | None:
     """
     from scipy import special
 
-    news, olds = read_entries(new), read_entries(old)
+    news, olds = (read_ledger(path)[1] for path in (new, old))
     if [_range(entry) for entry in news] != [_range(entry) for entry in olds]:
         return None
     count = min(MOST_STRETCHES, len(news))

@@ -21,7 +21,7 @@ from typing import Any
 import pgolf
 from pgolf.errors import PgolfError
 from pgolf.recipe import Recipe, Section
-from pgolf.submit.fold import collect, fold
+from pgolf.submit.fold import fold
 from pgolf.submit.minify import minified
 from pgolf.submit.program import (
     PACKAGE,
@@ -37,6 +37,7 @@ from pgolf.submit.program import (
 )
 from pgolf.submit.reach import keep_only, reach
 from pgolf.submit.render import remember, render, write_as
+from pgolf.submit.scopes import collect
 from pgolf.submit.values import Facts
 
 ENTRY, STANDINS, SECTIONS, RECIPES = (

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pgolf.audit.job import audited, usual_targets
 from pgolf.data.dataset import Dataset
-from pgolf.evaluate.ledger import Entry, Score, Verification, read_entries, total
+from pgolf.evaluate.ledger import Entry, Score, Verification, read_ledger, total
 from pgolf.pipeline import ARTIFACT
 from pgolf.provenance import code_digest
 from pgolf.submit.bundle import Bundle
@@ -230,7 +230,7 @@ def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledg
     rule = "the script runs"
     if ledger.problem is not None:
         return Item(rule, False, "not run: the sliding ledger, which it would be compared with, does not hold")
-    beginning = _beginning(read_entries(run.sliding_ledger))
+    beginning = _beginning(read_ledger(run.sliding_ledger)[1])
     command = [
         *(sys.executable, "-I", str(script.resolve()), "--artifact", str(run.artifact.resolve())),
         *("--data", str(dataset.folder.resolve()), "--tokenizer", str(dataset.tokenizer.path.resolve())),

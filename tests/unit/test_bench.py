@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,6 @@ from pgolf.bench.plain import PlainTrainer
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
 from pgolf.recipe import load_recipe
-from pgolf.threads import default_waiting, let_threads_wait
 
 RECIPE = load_recipe("tiny", ["model.width=32", "train.batch_tokens=128", "evaluate.stride=32", "ttt.epochs=1"])
 CPU = torch.device("cpu")
@@ -64,22 +62,3 @@ def test_ways_that_disagree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
         run_bench("eval", RECIPE, CPU, repeats=1)
     with pytest.raises(PgolfError, match="unknown; use train, eval, ttt, pack"):
         run_bench("speed", RECIPE, CPU, repeats=1)
-
-
-def test_the_plain_way_waits_as_any_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    let_threads_wait()
-    ours = os.environ["GOMP_SPINCOUNT"]
-    with default_waiting():
-        assert "GOMP_SPINCOUNT" not in os.environ
-    assert os.environ["GOMP_SPINCOUNT"] == ours
-
-    monkeypatch.setenv("GOMP_SPINCOUNT", "77")  # The user's own choice holds for both.
-    let_threads_wait()
-    with default_waiting():
-        assert os.environ["GOMP_SPINCOUNT"] == "77"
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    let_threads_wait()
-    assert "GOMP_SPINCOUNT" not in os.environ

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf.model.fast import squared_leaky_relu
+from pgolf.model.fast import by_hand, squared_leaky_relu
 from pgolf.model.linear import FakeQuant, Matrix
 from pgolf.recipe import ModelSection
+
+# Numbers of a hidden layer.
+_IN_CACHE = 1 << 19
 
 
 class Mlp(nn.Module):
@@ -29,10 +32,17 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
+        if torch.is_grad_enabled() or not by_hand(x):
+            return self._map(x)
+        # A part at a time, for the widest tensors of the model to stay in the processor's cache.
+        parts = x.flatten(0, -2).split(max(_IN_CACHE // self.up.out_features, 1))
+        return torch.cat([self._map(part) for part in parts]).view(x.shape)
+
+    def _map(self, x: Tensor) -> Tensor:
         hidden = self.up(x)
         if torch.is_grad_enabled():
             hidden = squared_leaky_relu(hidden, self.slope)
-        else:  # In place: the widest tensors of the model are not allocated three times.
+        else:  # In place: nothing of it is allocated three times.
             hidden = F.leaky_relu(hidden, self.slope, inplace=True).square_()
         if self.scale is not None and self.bias is not None:
             hidden = hidden * self.scale.to(hidden.dtype) + self.bias.to(hidden.dtype)

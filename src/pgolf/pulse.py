@@ -7,7 +7,6 @@ Each rank's come from a thread of its own, so that compiling or packing does not
 from __future__ import annotations
 
 import atexit
-import contextlib
 import threading
 
 import torch.distributed as dist
@@ -27,6 +26,7 @@ class Pulse:
 
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
         self.interval = _INTERVAL
+        self._origin = store
         self._store: dist.Store = store.clone()  # type: ignore[attr-defined]
         self._keys, self._own = [f"alive {other}" for other in range(size)], rank
         self._signs = 0
@@ -65,7 +65,11 @@ class Pulse:
         return [rank for rank, missed in enumerate(self._missed) if missed * self.interval >= seconds]
 
     def _go_on(self) -> None:
-        # If the store's keeper is gone, whoever waits for something finds out.
-        with contextlib.suppress(RuntimeError):
-            while not self._over.wait(self.interval):
+        while not self._over.wait(self.interval):
+            try:
                 self.beat()
+            except RuntimeError:
+                try:
+                    self._store = self._origin.clone()  # type: ignore[attr-defined]
+                except RuntimeError:
+                    return  # The store's keeper is gone: whoever waits for something finds out.

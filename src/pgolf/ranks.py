@@ -233,10 +233,11 @@ class Ranks(Team):
 
     def _lost(self, report: str) -> str:
         # A transfer's time may be up a little before the silent rank's.
-        silent = ", ".join(map(str, self._silent(TIMEOUT / 2)))
+        silent = self._silent(TIMEOUT / 2)
+        which = f"rank{'s' * (len(silent) > 1)} {', '.join(map(str, silent))}" if silent else "another one"
         return (
-            f"rank {self.rank} of {self.size} lost contact with {f'rank {silent}' if silent else 'another one'}, which "
-            f"is gone, or has not answered for {TIMEOUT.total_seconds():g} s ({report})"
+            f"rank {self.rank} of {self.size} lost contact with {which}, which is gone, or has not answered for "
+            f"{TIMEOUT.total_seconds():g} s ({report})"
         )
 
     def _silent(self, limit: timedelta) -> list[int]:

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_POLICY, _ASLEEP = "OMP_WAIT_POLICY", "passive"
-_SAMPLES, _PAUSE = 4, 0.005
+_POLICY = "OMP_WAIT_POLICY"
+_LOOKS, _PAUSE = 4, 0.005
+_set_here = False
 
 
 def let_threads_wait() -> None:
@@ -22,35 +23,40 @@ def let_threads_wait() -> None:
 
     Otherwise OpenMP's default stays, which on a machine that is otherwise idle is the fastest.
     """
-    if _POLICY in os.environ or "GOMP_SPINCOUNT" in os.environ or os.environ.get("OMP_NUM_THREADS") == "1":
-        return
-    if cores_are_taken():
-        os.environ[_POLICY] = _ASLEEP
+    global _set_here
+    if _POLICY not in os.environ and "GOMP_SPINCOUNT" not in os.environ and cores_are_taken():
+        os.environ[_POLICY] = "passive"
+        _set_here = True
 
 
 @contextlib.contextmanager
 def default_waiting() -> Iterator[None]:
-    """Within it new processes do not inherit how this one waits, as far as this program may have chosen it."""
-    ours = os.environ.get(_POLICY) == _ASLEEP
-    if ours:
-        del os.environ[_POLICY]
+    """Within it new processes do not inherit what ``let_threads_wait`` has set."""
+    chosen = os.environ.pop(_POLICY) if _set_here else None
     try:
         yield
     finally:
-        if ours:
-            os.environ[_POLICY] = _ASLEEP
+        if chosen is not None:
+            os.environ[_POLICY] = chosen
 
 
 def cores_are_taken() -> bool:
-    """Whether other programs run on cores that this process could use; False where the system does not tell."""
+    """Whether other programs leave fewer cores than threads of this process will work together.
+
+    In a container the other programs are those of the whole machine, as are the cores. False where the system does not
+    tell, and for one thread, which waits for none.
+    """
     try:
+        threads = len(os.sched_getaffinity(0))
+        with contextlib.suppress(ValueError):  # As OpenMP does with what is no number.
+            threads = min(int(os.environ.get("OMP_NUM_THREADS", threads)), threads)
         others = []
-        for _ in range(_SAMPLES):
+        for look in range(_LOOKS):
+            time.sleep(_PAUSE if look else 0)
             # The fourth number is of the threads that run or could: "0.90 2.36 5.25 1/81 9360".
             running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]
             others.append(int(running) - 1)
-            time.sleep(_PAUSE)
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, AttributeError):
         return False
     # The least of several looks: much of what runs is over at once.
-    return min(others) > (os.cpu_count() or 1) - len(os.sched_getaffinity(0))
+    return threads > 1 and threads > (os.cpu_count() or 1) - min(others)

@@ -216,11 +216,14 @@ def test_a_mistake_is_printed_once_and_ends_every_rank(together: Together) -> No
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops a process by a signal")
 def test_ranks_do_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
-    *waiting, stopped = started(3, stop_last_rank, free_port(), tmp_path)
-    for process in waiting:
-        process.join(100)
-    alive = stopped.is_alive()
-    stopped.kill()
+    processes = started(3, stop_last_rank, free_port(), tmp_path)
+    try:
+        for process in processes[:2]:
+            process.join(100)
+        alive = processes[2].is_alive()
+    finally:
+        for process in processes:
+            process.kill()
     assert alive, "it was stopped, not ended"
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for rank, (status, text) in enumerate(said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -62,3 +63,13 @@ def test_ways_that_disagree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
         run_bench("eval", RECIPE, CPU, repeats=1)
     with pytest.raises(PgolfError, match="unknown; use train, eval, ttt, pack"):
         run_bench("speed", RECIPE, CPU, repeats=1)
+
+
+def test_a_plain_process_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgolf.bench.harness._serve_plainly", _end)
+    with pytest.raises(PgolfError, match="bench pack: the process of the plain way ended"):
+        run_bench("pack", RECIPE, CPU, repeats=1)
+
+
+def _end(*_: object) -> None:
+    os._exit(1)

@@ -132,3 +132,18 @@ def test_a_model_learns_the_same(settings: list[str]) -> None:
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max())), name
+
+
+def test_a_head_that_is_silenced_can_be_heard_again() -> None:
+    x, upstream = torch.randn(1, 5, 2, 8), torch.randn(1, 5, 2, 8)
+
+    def gradient() -> Tensor:
+        gain = torch.tensor([0.0, 1.0], requires_grad=True)
+        fast.norm_and_rotate(x, *TABLES, gain).backward(upstream)
+        assert gain.grad is not None
+        return gain.grad
+
+    by_hand = gradient()
+    with fast.textbook():
+        assert torch.allclose(by_hand, gradient(), rtol=1e-5, atol=1e-6)
+    assert by_hand[0] != 0

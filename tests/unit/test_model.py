@@ -147,7 +147,8 @@ def test_shared_cores_receive_the_mean_of_their_uses() -> None:
         unshared.cores[index].attention.exclusive = index % 2 == 1
     unshared.load_state_dict(state)
     x = tokens()
-    for network in (shared, unshared, copy := shared.clone()):
+    for network in (shared, unshared, copy := shared.requires_grad_(False).clone()):
+        network.requires_grad_(True)
         network(x[:, :-1], x[:, 1:]).mean().backward()
     uses = [unshared.cores[index].mlp.up.weight.grad for index in (0, 2)]
     expected = (uses[0] + uses[1]) / 2

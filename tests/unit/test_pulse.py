@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch.distributed as dist
 
@@ -41,8 +43,10 @@ def test_beats_come_from_a_thread_until_they_are_stopped(monkeypatch: pytest.Mon
     store = dist.HashStore()
     working, waiting = Pulse(store, 0, 2), Pulse(store, 1, 2)
     working.start()
-    while int(store.get("alive 0")) < 3:
+    end = time.monotonic() + 60
+    while int(store.get("alive 0")) < 3 and time.monotonic() < end:
         pass  # Busy, and yet it beats.
+    assert int(store.get("alive 0")) >= 3
     working.stop()
     for _ in range(4):
         waiting.beat()

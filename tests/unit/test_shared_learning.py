@@ -76,9 +76,8 @@ def test_ranks_score_the_blocks_that_one_process_scores(method: str, monkeypatch
     network = small_model(recipe)
     with torch.no_grad():
         for name in adapted_matrices(network, recipe.ttt):
-            network.get_parameter(name)[
-                0, 0
-            ] = -0.0  # Has other bits than what a fresh adapter makes of it by addition.
+            # Has other bits than what a fresh adapter would make of it by addition.
+            network.get_parameter(name)[0, 0] = -0.0
     tokens = documents(30, 20, 90, 7, 60, 150, 25)
     alone = evaluate(network, recipe, tokens, Bytes(), "ttt")
     monkeypatch.setattr(protocol, "_requests", many)

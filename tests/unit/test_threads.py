@@ -26,6 +26,7 @@ def system(monkeypatch: pytest.MonkeyPatch, running: list[int], cores: int, usab
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
     monkeypatch.setattr(threads, "_PAUSE", 0)
+    monkeypatch.setattr(threads, "_set_here", False)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,15 @@ def test_cores_are_taken_if_others_leave_too_few(
     running: list[int], cores: int, usable: int, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system(monkeypatch, running, cores, usable)
+    assert threads.cores_are_taken() == taken
+
+
+@pytest.mark.parametrize(("threads_wanted", "taken"), [("1", False), ("4", False), ("63", True), ("many", True)])
+def test_what_counts_are_the_threads_of_this_process(
+    threads_wanted: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system(monkeypatch, [10] * 4, 64, 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads_wanted)
     assert threads.cores_are_taken() == taken
 
 
@@ -73,10 +83,13 @@ def test_a_machine_that_does_not_tell_is_taken_for_idle(monkeypatch: pytest.Monk
 
 
 def test_the_plain_way_of_a_benchmark_waits_as_any_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setattr(threads, "_set_here", False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # The user's choice, for both ways.
+    with threads.default_waiting():
+        assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    system(monkeypatch, [3] * 4, 2, 2)
+    threads.let_threads_wait()
     with threads.default_waiting():
         assert "OMP_WAIT_POLICY" not in os.environ
     assert os.environ["OMP_WAIT_POLICY"] == "passive"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    with threads.default_waiting():
-        assert os.environ["OMP_WAIT_POLICY"] == "active"

@@ -31,7 +31,7 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     """Measure one kind of work beside the same work done plainly.
 
     The plain way runs in a process of its own, with the C library and OpenMP as a script finds them: what pgolf sets
-    for its own process is part of what is measured.
+    for its own process is part of what is measured. A script that calls this needs ``if __name__ == "__main__":``.
 
     Args:
         what: "train" (one optimizer step), "eval" (sliding windows), "ttt" (test-time training) or "pack".
@@ -125,16 +125,17 @@ def _plain_process(what: str, recipe: Recipe, device: torch.device) -> Iterator[
     there.close()
 
     def run_once() -> _Run:
-        here.send(True)
         try:
+            here.send(True)
             return _Run(*here.recv())
-        except EOFError as error:
+        except (EOFError, OSError) as error:
             raise PgolfError(f"bench {what}: the process of the plain way ended; its message is above") from error
 
     try:
         yield run_once
     finally:
         here.close()
+        process.terminate()
         process.join()
 
 
@@ -149,7 +150,11 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the device's allocator on CUDA, of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:  # Unlike what getrusage says, this does not begin with the memory of the process that started this one.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def cpu_model() -> str:

@@ -189,7 +189,7 @@ class SharedGradients:
         if self.team.size == 1:
             return
         if size not in self._sizes:
-            self.team.meet()  # Compiling for a batch of a new size takes minutes, and not on every rank.
+            self.team.meet()  # Where it compiles, a batch of a new size takes minutes, and not on every rank.
             self._sizes.add(size)
         for parameter in parameters:
             if parameter.grad is None:

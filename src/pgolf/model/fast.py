@@ -2,8 +2,9 @@
 
 The framework takes each formula apart into its smallest operations, and autograd runs them backwards one by one; on a
 CPU every one of them is a pass over memory. The formulas here need about half of the passes and keep fewer tensors.
-The values are those of the textbook formulas up to rounding (tests/unit/test_fast.py), which run wherever a compiler
-fuses the operations itself, and under autocast.
+The values are those of the textbook formulas up to rounding, as long as all of them are numbers
+(tests/unit/test_fast.py); those run wherever a compiler fuses the operations itself, and under autocast. Gradients of
+gradients are not there.
 """
 
 from __future__ import annotations
@@ -123,25 +124,28 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _NormAndRotate(torch.autograd.Function):
-    """y = g R r x with r = 1/rms(x), R the rotation; dx = g r R'dy - r^2 x <y, dy> / W, dg = <y, dy> / g."""
+    """y = g R r x with r = 1/rms(x), R the rotation.
+
+    With b = R'dy and e = r <b, x>: dx = g r (b - r e x / W), dg = e.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor, gain: Tensor | None) -> Tensor:
         inverse = _inverse_rms(x)
-        y = _rotated(x * (inverse if gain is None else inverse * gain[:, None]), cosines, sines)
-        ctx.save_for_backward(x, y, inverse, *([] if gain is None else [gain]))
+        factor = inverse if gain is None else inverse * gain[:, None]
+        ctx.save_for_backward(x, inverse, factor)
         ctx.tables = cosines, sines  # Not saved like the others: it is these very objects that wide tables hang on.
-        return y
+        return _rotated(x * factor, cosines, sines)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
-        x, y, inverse, *gains = ctx.saved_tensors
-        along = (y * dy).sum(dim=-1, keepdim=True)
-        dgain = along.sum(dim=(0, 1, 3)) / gains[0] if gains else None
+        x, inverse, factor = ctx.saved_tensors
         cosines, sines = ctx.tables
-        dx = _rotated(dy * (inverse * gains[0][:, None] if gains else inverse), cosines, sines, sign=-1)
-        return dx.addcmul_(x, along.mul_(inverse.square()), value=-1 / x.size(-1)), None, None, dgain
+        back = _rotated(dy, cosines, sines, sign=-1)
+        along = (back * x).sum(dim=-1, keepdim=True).mul_(inverse)
+        dgain = along.sum(dim=(0, 1, 3)) if ctx.needs_input_grad[3] else None
+        return back.mul_(factor).addcmul_(x, along.mul_(inverse).mul_(factor), value=-1 / x.size(-1)), None, None, dgain
 
 
 def _rotated(x: Tensor, cosines: Tensor, sines: Tensor, sign: int = 1) -> Tensor:

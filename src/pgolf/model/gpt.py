@@ -220,7 +220,7 @@ class GPT(nn.Module):
         return capped(F.linear(hidden, self.token_embedding.weight), self.config.softcap)
 
     def clone(self) -> GPT:
-        """An independent copy with equal weights, on the same device and in the same mode."""
+        """An independent copy with equal weights, all of them trainable, on the same device and in the same mode."""
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GPT:
@@ -228,6 +228,7 @@ class GPT(nn.Module):
         other = GPT.__new__(GPT)
         memo[id(self)] = other
         other.__dict__ = copy.deepcopy(self.__dict__, memo)
+        other.requires_grad_(True)
         other._scale_shared_gradients()  # Copied parameters have no hooks.
         return other
 

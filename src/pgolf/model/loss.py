@@ -67,7 +67,7 @@ def target_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: floa
     elif form == "chunked":
         losses = chunked_losses(hidden, weight, wanted, softcap)
     elif by_hand(hidden) and softcap <= _LARGEST_EXPONENT:
-        losses = _Whole.apply(hidden, weight, wanted, softcap)
+        losses = _Plain.apply(hidden, weight, wanted, softcap)
     else:
         losses = F.cross_entropy(capped(F.linear(hidden, weight), softcap), wanted, reduction="none")
     return losses.view_as(targets)
@@ -88,7 +88,7 @@ def chunked_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: flo
     return losses
 
 
-class _Whole(torch.autograd.Function):
+class _Plain(torch.autograd.Function):
     """The plain form in few passes: with t = tanh(z / c) and p = softmax(c t), dz = (p - target) (1 - t^2).
 
     Capped logits need no maximum taken off before their exponentials are added up.
@@ -98,16 +98,16 @@ class _Whole(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> Tensor:
         t = F.linear(hidden, weight).div_(softcap).tanh_()
         chosen = t.gather(1, targets[:, None])[:, 0] * softcap
-        odds = (t * softcap).exp_()
-        total = odds.sum(dim=1)
-        ctx.save_for_backward(hidden, weight, targets, t, odds, total)
+        exponentials = (t * softcap).exp_()
+        total = exponentials.sum(dim=1)
+        ctx.save_for_backward(hidden, weight, targets, t, exponentials, total)
         return total.log().sub_(chosen)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, weight, targets, t, odds, total = ctx.saved_tensors
-        dz = odds * (upstream / total)[:, None]
+        hidden, weight, targets, t, exponentials, total = ctx.saved_tensors
+        dz = exponentials * (upstream / total)[:, None]
         dz.scatter_add_(1, targets[:, None], -upstream[:, None])
         dz.addcmul_(dz, t.square(), value=-1)
         return dz @ weight, dz.t() @ hidden, None, None

@@ -8,7 +8,7 @@ Two kinds of waiting:
 * transfers, between ranks that do equal work: one that takes longer than ``TIMEOUT`` ends the job, so that a rank that
   hangs or is gone cannot hold the others for ever;
 * ``first`` and ``meet``, where the wait is as long as somebody's work. If a rank dies, the launcher ends the job; one
-  that gives no sign of life (``pulse.py``) for ``TIMEOUT`` is not waited for.
+  that gives no sign of life (``heartbeat.py``) for ``TIMEOUT`` is not waited for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pgolf.device import pick_device
 from pgolf.errors import PgolfError
-from pgolf.pulse import Pulse
+from pgolf.heartbeat import Heartbeat
 from pgolf.team import Team
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Ranks(Team):
         store: common memory of small values, which all of them have reached.
     """
 
-    _pulse: Pulse | None = None
+    _heartbeat: Heartbeat | None = None
 
     def __init__(self, rank: int, size: int, restarted: bool, device: torch.device, store: dist.Store) -> None:
         self.rank, self.size, self._turn = rank, size, 0
@@ -68,10 +68,10 @@ class Ranks(Team):
             self.store = store = _own_room(store, rank, size)
             # On several machines only the launcher that lost a rank counts a restart.
             store.add("restarts", int(restarted))
-            pulse = Pulse(store, rank, size)
+            heartbeat = Heartbeat(store, rank, size)
             self.meet()
-            pulse.start()
-            self._pulse = pulse
+            heartbeat.start()
+            self._heartbeat = heartbeat
             self.restarted = store.add("restarts", 0) > 0
             on_cuda = device.type == "cuda"
             dist.init_process_group(
@@ -92,8 +92,8 @@ class Ranks(Team):
             _until(lambda: self.store.add(_LEFT, 0) >= self.size - 1, seconds=TIMEOUT.seconds)
         else:
             self.store.add(_LEFT, 1)
-        if self._pulse is not None:
-            self._pulse.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """See ``Team``; few large transfers, all of them under way at once."""
@@ -241,7 +241,7 @@ class Ranks(Team):
         )
 
     def _silent(self, limit: timedelta) -> list[int]:
-        return [] if self._pulse is None else self._pulse.silent(limit.total_seconds())
+        return [] if self._heartbeat is None else self._heartbeat.silent(limit.total_seconds())
 
 
 def join(device_name: str | None) -> tuple[torch.device, Team]:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pgolf import pipeline, pulse, ranks  # Loaded once, in the process that the ranks are forked from.
+from pgolf import heartbeat, pipeline, ranks  # Loaded once, in the process that the ranks are forked from.
 from pgolf.cli_team import joined
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.train.metrics import Metrics
@@ -49,7 +49,7 @@ def stop_last_rank(rank: int, size: int, port: int, results: Path) -> None:
     with (
         mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
         mock.patch.object(ranks, "TIMEOUT", timedelta(seconds=limit)),
-        mock.patch.object(pulse, "_INTERVAL", 0.1),
+        mock.patch.object(heartbeat, "_INTERVAL", 0.1),
         redirect_stderr(said),
     ):
         try:

@@ -7,24 +7,24 @@ import time
 import pytest
 import torch.distributed as dist
 
-from pgolf import pulse
-from pgolf.pulse import Pulse
+from pgolf import heartbeat
+from pgolf.heartbeat import Heartbeat
 
 
 @pytest.fixture
-def three() -> list[Pulse]:
+def three() -> list[Heartbeat]:
     store = dist.HashStore()
-    return [Pulse(store, rank, 3) for rank in range(3)]
+    return [Heartbeat(store, rank, 3) for rank in range(3)]
 
 
-def test_who_beats_is_not_silent_however_long_it_takes(three: list[Pulse]) -> None:
+def test_who_beats_is_not_silent_however_long_it_takes(three: list[Heartbeat]) -> None:
     for _ in range(100):
         for one in three:
             one.beat()
     assert [one.silent(2 * one.interval) for one in three] == [[], [], []]
 
 
-def test_who_stops_is_silent_after_as_many_beats_of_the_others(three: list[Pulse]) -> None:
+def test_who_stops_is_silent_after_as_many_beats_of_the_others(three: list[Heartbeat]) -> None:
     first, second, third = three
     third.beat()
     for beats in range(12):
@@ -39,9 +39,9 @@ def test_who_stops_is_silent_after_as_many_beats_of_the_others(three: list[Pulse
 
 
 def test_beats_come_from_a_thread_until_they_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "_INTERVAL", 0.001)
+    monkeypatch.setattr(heartbeat, "_INTERVAL", 0.001)
     store = dist.HashStore()
-    working, waiting = Pulse(store, 0, 2), Pulse(store, 1, 2)
+    working, waiting = Heartbeat(store, 0, 2), Heartbeat(store, 1, 2)
     working.start()
     end = time.monotonic() + 60
     while int(store.get("alive 0")) < 3 and time.monotonic() < end:

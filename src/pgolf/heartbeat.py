@@ -15,7 +15,7 @@ _INTERVAL = 3.0
 """Seconds between two signs."""
 
 
-class Pulse:
+class Heartbeat:
     """This rank's signs of life, and what it sees of the others'.
 
     Args:

@@ -96,7 +96,7 @@ def study_command(
     if launcher == "slurm":
         run_study(study, place, _cluster(resources, executor), told, lambda job: _is_queued(job, executor))
         if left := sum(not place.job(study, cell).is_finished() for cell in study.cells):
-            _say(f"{left} of {count} runs are queued, running or to be submitted; the same command goes on with them")
+            _say(f"{left} of {count} runs are queued, running or to come; the same command goes on with them")
     else:
         run_study(study, place, _local(device, jobs), told)
     cells = read_cells(place.out)

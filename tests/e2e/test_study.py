@@ -276,7 +276,7 @@ def test_cluster_jobs_are_submitted_once_and_collected(workshop: Path, tmp_path:
     done = study(workshop, tmp_path, text, *options)
     first, second = read_cells(tmp_path / "out")
     assert f"{first.name}: submitted as job " in done.stderr and second.name not in done.stderr
-    assert "2 of 2 runs are queued, running or to be submitted; the same command goes on" in done.stderr
+    assert "2 of 2 runs are queued, running or to come; the same command goes on" in done.stderr
     number = json.loads((first.folder / "launch" / "submitted.json").read_text())["id"]
     again = study(workshop, tmp_path, text, *options)
     assert f"{first.name}: job {number} is in the queue" in again.stderr and "submitted" not in again.stderr

@@ -50,13 +50,14 @@ def cores_are_taken() -> bool:
         threads = len(os.sched_getaffinity(0))
         with contextlib.suppress(ValueError):  # As OpenMP does with what is no number.
             threads = min(int(os.environ.get("OMP_NUM_THREADS", threads)), threads)
-        others = []
-        for look in range(_LOOKS):
-            time.sleep(_PAUSE if look else 0)
-            # The fourth number is of the threads that run or could: "0.90 2.36 5.25 1/81 9360".
-            running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]
-            others.append(int(running) - 1)
+        # Much of what runs is over at once, so cores are taken only if they are at every look.
+        return threads > 1 and all(_others(look) > (os.cpu_count() or 1) - threads for look in range(_LOOKS))
     except (OSError, ValueError, IndexError, AttributeError):
         return False
-    # The least of several looks: much of what runs is over at once.
-    return threads > 1 and threads > (os.cpu_count() or 1) - min(others)
+
+
+def _others(look: int) -> int:
+    time.sleep(_PAUSE if look else 0)
+    # The fourth number is of the threads that run or could, this one too: "0.90 2.36 5.25 1/81 9360".
+    running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]
+    return int(running) - 1

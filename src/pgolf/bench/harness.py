@@ -42,8 +42,9 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     Returns:
         JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the median of
         the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time, which other work
-        on the machine disturbs less, the figures both computed, peak memory of both in bytes, the recipe's settings
-        and the environment; of training also the model's operations per second and their part of the device's peak.
+        on the machine disturbs less, the figures both computed, peak memory of both processes in bytes (each holds the
+        state of both ways), the recipe's settings and the environment; of training also the model's operations per
+        second and their part of the device's peak.
 
     Raises:
         PgolfError: unknown kind of work, or the two ways disagree.

@@ -105,12 +105,12 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         hidden, weight, targets, t, exponentials, total = ctx.saved_tensors
         dz = exponentials * (upstream / total)[:, None]
         dz.scatter_add_(1, targets[:, None], -upstream[:, None])
         dz.addcmul_(dz, t.square(), value=-1)
-        return dz @ weight, dz.t() @ hidden, None, None
+        return dz @ weight, dz.t() @ hidden if ctx.needs_input_grad[1] else None, None, None
 
 
 class _Chunked(torch.autograd.Function):

@@ -36,7 +36,8 @@ class Mlp(nn.Module):
             return self._map(x)
         # A part at a time, for the widest tensors of the model to stay in the processor's cache.
         parts = x.flatten(0, -2).split(max(_IN_CACHE // self.up.out_features, 1))
-        return torch.cat([self._map(part) for part in parts]).view(x.shape)
+        mapped = [self._map(part) for part in parts]
+        return (torch.cat(mapped) if len(mapped) > 1 else mapped[0]).view(x.shape)
 
     def _map(self, x: Tensor) -> Tensor:
         hidden = self.up(x)

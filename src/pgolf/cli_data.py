@@ -29,6 +29,9 @@ def data_prepare(
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Existing SentencePiece model.")] = None,
     vocab_size: Annotated[int | None, typer.Option("--vocab-size", help="Train a tokenizer of this size.")] = None,
     one_document: Annotated[bool, typer.Option("--one-document", help="A .txt file is one document.")] = False,
+    allow_added_bytes: Annotated[
+        bool, typer.Option("--allow-added-bytes", help="Even if normalisation makes the validation text longer.")
+    ] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: all cores.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,6 +48,7 @@ def data_prepare(
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             one_document=one_document,
+            allow_added_bytes=allow_added_bytes,
             workers=workers,
             progress=progress,
         )
@@ -80,10 +84,13 @@ def data_inspect(
 
 
 def _split_rows(splits: dict[str, Any]) -> list[tuple[str, str]]:
+    from pgolf.data.dataset import normalisation_of
+
     return [
         (
             name,
-            f"{split['documents']:,} documents, {split['tokens']:,} tokens, {split['bytes_original']:,} bytes of text",
+            f"{split['documents']:,} documents, {split['tokens']:,} tokens, {split['bytes_original']:,} bytes of text; "
+            f"normalisation {normalisation_of(split)}",
         )
         for name, split in splits.items()
     ]

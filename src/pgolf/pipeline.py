@@ -15,6 +15,7 @@ from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.legacy import import_reference
 from pgolf.compress.pack import pack
 from pgolf.compress.report import PackReport
+from pgolf.data.byte_check import check_bytes
 from pgolf.data.corpus import prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.places import built_in_corpus, recorded_data
@@ -135,6 +136,13 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 
+def warn_of_longer_text(dataset: Dataset) -> None:
+    """Say it where a score is too good because normalisation makes the text longer, and that was asked for."""
+    found = dataset.normalisation("val")
+    if found is not None and found.makes_longer:
+        stderr.print(f"warning: the score is too good: normalisation {found} of validation", markup=False)
+
+
 def evaluate_weights(
     weights: Weights,
     recipe: Recipe,
@@ -154,15 +162,15 @@ def evaluate_weights(
         PgolfError: the dataset was made with another tokenizer than the weights.
     """
     weights.check_data(dataset)
-    tokens = dataset.validation_tokens(recipe.evaluation_length, limit_targets)
+    text = dataset.validation_text(recipe.evaluation_length, limit_targets)
+    warn_of_longer_text(dataset)
     network = place(weights.model(), recipe, device)
-    table = dataset.tokenizer.byte_table
     digests = {"tokenizer": dataset.tokenizer.digest}
     if ledger is not None:
         digests["artifact"] = sha256_file(weights.source)
     team.meet()  # Loading may have taken longer on one rank than on another.
     with counting(label or f"{mode} evaluation") as progress:
-        result = evaluate(network, recipe, tokens, table, mode, progress, strict=strict, known=digests, team=team)
+        result = evaluate(network, recipe, *text, mode, progress, strict=strict, known=digests, team=team)
     if ledger is not None:
         team.first(lambda: result.ledger.write(ledger))
     return result
@@ -302,10 +310,12 @@ def verify_job(ledger: Path, data: Path | None, tokenizer: Path | None, artifact
         return verify_ledger(ledger, expected=expected)
     dataset = open_dataset(data, tokenizer)
     expected["tokenizer"] = dataset.tokenizer.digest
-    tokens = dataset.validation_tokens(1)
-    found = verify_ledger(ledger, tokens[: header["targets"] + 1], dataset.tokenizer.byte_table, expected)
-    share = f"{found.score.targets:,} of the {len(tokens) - 1:,} targets of the validation split"
-    return replace(found, checks=[*found.checks, ("share of the data", share)])
+    text = dataset.validation_text(1)
+    found = verify_ledger(ledger, *text.first(header["targets"]), expected)
+    counts = check_bytes(dataset, text)
+    share = f"{found.score.targets:,} of the {len(text.byte_counts):,} targets of the validation split"
+    checks = [*found.checks, *counts.rows(), ("share of the data", share)]
+    return replace(found, checks=checks, problem=found.problem or counts.problem)
 
 
 def import_job(source: Path, name: str, overrides: Sequence[str], out: Path, tokenizer: Path | None) -> dict[str, Any]:

@@ -26,15 +26,17 @@ from pgolf.audit.state import changes, digest_parts, learned
 from pgolf.audit.streams import Stream, largest_change
 from pgolf.audit.subject import Claim, Context, Evaluator, load_factory, make_subject
 from pgolf.audit.watch import Learning, Watch
+from pgolf.data.dataset import Text
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
 from pgolf.evaluate.protocol import grade
 from pgolf.evaluate.scorer import WindowScorer
-from tests.unit.stand_ins import VOCABULARY, Bytes, random_tokens, small_model, small_recipe
+from tests.audit.zoo.toys import BYTES
+from tests.unit.stand_ins import VOCABULARY, byte_counts, random_tokens, small_model, small_recipe
 
 
 def context(tmp_path: Path) -> Context:
-    return Context(tmp_path / "artifact", torch.device("cpu"), VOCABULARY, 1, Bytes())  # type: ignore[arg-type]
+    return Context(tmp_path / "artifact", torch.device("cpu"), VOCABULARY, 1, BYTES)
 
 
 # Plug-ins that are none
@@ -125,7 +127,7 @@ class Constant(nn.Module):
 def test_claims_that_are_none(claim: Any, words: str) -> None:
     evaluator = Evaluator(lambda tokens, byte_table: claim, "plugin")
     with pytest.raises(PgolfError, match=f"plugin: .*{words}"):
-        evaluator(random_tokens(11), Bytes(), 10, ())  # type: ignore[arg-type]
+        evaluator(random_tokens(11), BYTES, 10, ())
 
 
 def test_an_evaluator_is_given_what_it_takes() -> None:
@@ -141,19 +143,26 @@ def test_an_evaluator_is_given_what_it_takes() -> None:
 
     tokens = random_tokens(11) + 1
     for function in (plain, curious):
-        claim = Evaluator(function, "plugin")(tokens, Bytes(), 20, [3, 4])  # type: ignore[arg-type]
+        claim = Evaluator(function, "plugin")(tokens, BYTES, 20, [3, 4])
         assert claim.positions is not None and claim.positions.tolist() == list(range(10))
     assert given == {"announced": 20, "wanted": (3, 4)} and tokens.all()
 
 
 def test_an_evaluator_that_fails_says_where() -> None:
     with pytest.raises(PgolfError, match=r"plugin: evaluating failed with ZeroDivisionError.*test_audit.py, line"):
-        Evaluator(lambda tokens, byte_table: 1 / 0, "plugin")(random_tokens(11), Bytes(), 10, ())  # type: ignore[arg-type]
+        Evaluator(lambda tokens, byte_table: 1 / 0, "plugin")(random_tokens(11), BYTES, 10, ())
 
 
 def test_too_little_text(tmp_path: Path) -> None:
+    short = random_tokens(2)
     with pytest.raises(PgolfError, match="1 targets are too few"):
-        audit(lambda: None, random_tokens(2), context(tmp_path), Settings(), name="nothing")  # type: ignore
+        audit(
+            lambda: None,
+            Text(short, byte_counts(short)),
+            context(tmp_path),
+            Settings(),
+            name="nothing",
+        )  # type: ignore
 
 
 # Text and its variations
@@ -355,7 +364,7 @@ def test_rows_of_bytes() -> None:
 
 def test_tokens_that_begin_alike(tmp_path: Path) -> None:
     pieces = [b"", b"th", b"tho", b"the", b"to", b"a", b"thy"]
-    known = Context(tmp_path, torch.device("cpu"), len(pieces), 1, Bytes(), lambda _, token: pieces[token])  # type: ignore[arg-type]
+    known = Context(tmp_path, torch.device("cpu"), len(pieces), 1, BYTES, lambda _, token: pieces[token])
     assert similar_tokens(known, 0, 2, 9) == [3, 6, 4]
     assert similar_tokens(known, 0, 2, 1) == [3]
     assert similar_tokens(known, 0, 5, 9) == [] == similar_tokens(known, 0, 0, 9)
@@ -372,7 +381,7 @@ def test_the_adapter_scores_as_the_library_does(stride: int, batch: int) -> None
     for scorer in (WindowScorer(network, 16, stride, batch), ForwardLogitsScorer(network, 16, stride, batch)):
         for strict in (False, True):
             ledger = Ledger()
-            grade(scorer, tokens, Bytes(), ledger, strict=strict)  # type: ignore[arg-type]
+            grade(scorer, tokens, byte_counts(tokens), ledger, strict=strict)
             scores.append(ledger.score().loss)
     assert scores == pytest.approx([scores[0]] * 4, abs=1e-5)
 

@@ -170,13 +170,11 @@ def test_numbers_are_those_of_the_package(
     artifact = made.read_artifact(path)
     network.load_state_dict(artifact.state)
     theirs.load_state_dict(artifact.state)
-    stream = dataset.validation_tokens(recipe.evaluation_length)
+    text = dataset.validation_text(recipe.evaluation_length)
+    given = {**text._asdict(), "team": team}
     for mode in ("standard", "sliding", "ttt"):
-        score = evaluate(network, recipe, stream, dataset.tokenizer.byte_table, mode)
-        table = data.tokenizer.byte_table
-        other = _call(
-            made.evaluate, network=theirs, recipe=artifact.recipe, tokens=stream, byte_table=table, mode=mode, team=team
-        )
+        score = evaluate(network, recipe, *text, mode)
+        other = _call(made.evaluate, network=theirs, recipe=artifact.recipe, mode=mode, **given)
         assert (other.val_bpb, other.bytes) == (score.val_bpb, score.bytes), f"{name} {mode}"
 
 

@@ -17,7 +17,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate import scorer as scorer_module
 from pgolf.evaluate.evaluate import MODES, evaluate
 from pgolf.evaluate.ttt import Adapter
-from tests.unit.stand_ins import Bytes, random_tokens, small_model, small_recipe
+from tests.unit.stand_ins import byte_counts, random_tokens, small_model, small_recipe
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -25,9 +25,9 @@ from tests.unit.stand_ins import Bytes, random_tokens, small_model, small_recipe
 def test_every_target_and_byte_counts_once(mode: str, count: int) -> None:
     recipe, tokens = small_recipe(), random_tokens(count)
     seen: list[tuple[int, int]] = []
-    result = evaluate(small_model(recipe), recipe, tokens, Bytes(), mode, lambda *at: seen.append(at))
+    result = evaluate(small_model(recipe), recipe, tokens, byte_counts(tokens), mode, lambda *at: seen.append(at))
     assert result.targets == count - 1
-    assert result.bytes == Bytes().count(tokens[:-1].astype(int), tokens[1:].astype(int)).sum()
+    assert result.bytes == byte_counts(tokens).sum()
     assert seen[-1] == (count - 1, count - 1) and seen == sorted(seen)
     values = json.loads(json.dumps(result.to_json()))
     keys = ["mode", "val_loss", "val_bpb", "targets", "bytes", "seconds"]
@@ -40,7 +40,7 @@ def test_every_target_and_byte_counts_once(mode: str, count: int) -> None:
 def test_ttt_without_learning_is_sliding() -> None:
     recipe, tokens = small_recipe("ttt.lr=0"), random_tokens(150)
     network = small_model(recipe)
-    sliding, ttt = (evaluate(network, recipe, tokens, Bytes(), mode) for mode in ("sliding", "ttt"))
+    sliding, ttt = (evaluate(network, recipe, tokens, byte_counts(tokens), mode) for mode in ("sliding", "ttt"))
     assert ttt.val_loss == pytest.approx(sliding.val_loss, rel=1e-7)
 
 
@@ -48,7 +48,7 @@ def test_ttt_learns_from_a_text_that_repeats_itself() -> None:
     recipe = small_recipe("ttt.epochs=3", 'ttt.optimizer="sgd"', 'ttt.schedule="constant"')
     tokens = np.tile(random_tokens(8), 30)
     network = small_model(recipe)
-    sliding, ttt = (evaluate(network, recipe, tokens, Bytes(), mode) for mode in ("sliding", "ttt"))
+    sliding, ttt = (evaluate(network, recipe, tokens, byte_counts(tokens), mode) for mode in ("sliding", "ttt"))
     assert ttt.val_bpb < 0.8 * sliding.val_bpb
 
 
@@ -70,7 +70,7 @@ def test_a_token_never_changes_the_score_of_earlier_targets(first: int, monkeypa
     losses = []
     for stream in (tokens, other):
         recorded.clear()
-        evaluate(network, recipe, stream, Bytes(), "ttt")
+        evaluate(network, recipe, stream, byte_counts(stream), "ttt")
         losses.append(torch.cat(recorded))
     assert torch.equal(losses[0][: first - 1], losses[1][: first - 1])
     # The last targets lie beyond any window that sees the change: only the weights can carry it there.
@@ -95,7 +95,8 @@ def spied(monkeypatch: pytest.MonkeyPatch, settings: list[str], count: int) -> l
         events.append(("score", done - scored))
         scored = done
 
-    result = evaluate(small_model(recipe), recipe, random_tokens(count + 1), Bytes(), "ttt", report)
+    tokens = random_tokens(count + 1)
+    result = evaluate(small_model(recipe), recipe, tokens, byte_counts(tokens), "ttt", report)
     return [*events, ("chunks", len(result.chunks))]
 
 
@@ -124,9 +125,9 @@ def test_the_model_is_left_as_it_was(mode: str, training: bool, interrupted: boo
 
     if interrupted:
         with pytest.raises(KeyboardInterrupt):
-            evaluate(network, recipe, tokens, Bytes(), mode, progress)
+            evaluate(network, recipe, tokens, byte_counts(tokens), mode, progress)
     else:
-        evaluate(network, recipe, tokens, Bytes(), mode, progress)
+        evaluate(network, recipe, tokens, byte_counts(tokens), mode, progress)
     assert network.training is training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
@@ -135,18 +136,14 @@ def test_the_model_is_left_as_it_was(mode: str, training: bool, interrupted: boo
 def test_repeating_an_evaluation_repeats_the_numbers() -> None:
     recipe, tokens = small_recipe(), random_tokens(150)
     network = small_model(recipe)
-    first, second = (evaluate(network, recipe, tokens, Bytes(), "ttt") for _ in range(2))
+    first, second = (evaluate(network, recipe, tokens, byte_counts(tokens), "ttt") for _ in range(2))
     assert (first.val_loss, first.chunks) == (second.val_loss, second.chunks)
 
 
 def test_text_of_no_bytes_is_a_clear_mistake() -> None:
-    class Nothing(Bytes):
-        def count(self, previous: np.ndarray, targets: np.ndarray) -> np.ndarray:
-            return np.zeros(len(targets), dtype=np.int64)
-
     recipe = small_recipe()
     with pytest.raises(PgolfError, match="10 validation targets stand for no bytes"):
-        evaluate(small_model(recipe), recipe, random_tokens(11), Nothing(), "sliding")
+        evaluate(small_model(recipe), recipe, random_tokens(11), np.zeros(10, dtype=np.uint16), "sliding")
 
 
 def test_no_function_both_scores_and_updates() -> None:

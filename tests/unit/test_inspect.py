@@ -125,7 +125,7 @@ def test_an_empty_validation_split(bare: Path) -> None:
 
 def test_bytes_do_not_depend_on_how_the_work_is_cut(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = inspect_dataset(prepared)
-    monkeypatch.setattr("pgolf.data.inspect._BLOCK", 7)
+    monkeypatch.setattr("pgolf.data.tokenizer._BLOCK", 7)
     assert inspect_dataset(prepared) == whole
 
 

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Entry, Ledger, Verification, _footer, _link, text_digest, verify_ledger
-from tests.unit.stand_ins import Bytes, random_tokens
+from tests.unit.stand_ins import byte_counts, random_tokens
 
 TOKENS = random_tokens(41)
 Line = dict[str, Any]
@@ -26,10 +25,8 @@ def recorded(sizes: tuple[int, ...] = (16, 4, 16, 4)) -> Ledger:
     ledger = Ledger({"artifact": "a" * 64, "data": text_digest(TOKENS), "targets": 40})
     first = 0
     for size in sizes:
-        span = TOKENS[first : first + size + 1].astype(np.int64)
-        ledger.record(
-            first, TOKENS[first + 1 : first + size + 1], 0.1 + size, int(Bytes().count(span[:-1], span[1:]).sum()), "s"
-        )
+        span = TOKENS[first : first + size + 1]
+        ledger.record(first, span[1:], 0.1 + size, int(byte_counts(span).sum()), "s")
         first += size
     return ledger
 
@@ -56,13 +53,13 @@ def chained(lines: list[Line]) -> list[Line]:
 
 
 def verify(path: Path, **more: Any) -> Verification:
-    return verify_ledger(path, TOKENS, Bytes(), more or None)  # type: ignore[arg-type]
+    return verify_ledger(path, TOKENS, byte_counts(TOKENS), more or None)
 
 
 def test_the_score_is_the_sum_of_the_entries(tmp_path: Path) -> None:
     ledger = recorded()
     score = ledger.score()
-    assert (score.targets, score.bytes) == (40, Bytes().count(TOKENS[:-1].astype(int), TOKENS[1:].astype(int)).sum())
+    assert (score.targets, score.bytes) == (40, byte_counts(TOKENS).sum())
     assert score.nats == math.fsum([16.1, 4.1, 16.1, 4.1])
     assert score.bpb == score.nats / math.log(2) / score.bytes
     assert ledger.running_bpb(20)[-1] == pytest.approx(score.bpb, rel=1e-12)
@@ -154,7 +151,7 @@ def test_other_data_and_other_bytes_are_found(tmp_path: Path) -> None:
     recorded().write(path)
     other = TOKENS.copy()
     other[30] ^= 1
-    found = verify_ledger(path, other, Bytes())  # type: ignore[arg-type]
+    found = verify_ledger(path, other, byte_counts(other))
     assert found.problem == "line 1: the ledger is of another text than the data"
 
 

@@ -17,7 +17,7 @@ from pgolf.evaluate.protocol import Recorded, Scorer, grade
 from pgolf.evaluate.scorer import build_scorer, weights_digest
 from pgolf.evaluate.ttt import Lesson
 from tests.unit.lora_stand_ins import BOS, Tokens, changed, documents, lora_recipe, weights
-from tests.unit.stand_ins import LENGTH, Bytes, random_tokens, small_model, small_recipe
+from tests.unit.stand_ins import LENGTH, byte_counts, random_tokens, small_model, small_recipe
 
 METHODS = tuple(LORA_SCORERS)
 # Documents that end before, at and after grid points; one of a single token, one of none but its BOS.
@@ -55,7 +55,7 @@ def sliding(tokens: Tokens, *settings: str) -> Tensor:
 
 def evaluated(method: str, tokens: Tokens, *settings: str) -> EvalResult:
     recipe = lora_recipe(method, *settings)
-    return evaluate(small_model(recipe), recipe, tokens, Bytes(), "ttt")  # type: ignore[arg-type]
+    return evaluate(small_model(recipe), recipe, tokens, byte_counts(tokens), "ttt")
 
 
 # ---- the protocol
@@ -173,7 +173,7 @@ def test_the_digest_changes_with_the_weights_and_never_else(method: str) -> None
         return plain(block)
 
     scorer.losses = watching
-    grade(scorer, tokens, Bytes(), ledger)  # type: ignore[arg-type]
+    grade(scorer, tokens, byte_counts(tokens), ledger)
     states = [entry.state for entry in ledger.entries]
     assert set(states) == set(seen) and len(seen) > 8
     # A document without adapters is scored by the same weights as the first.
@@ -193,7 +193,7 @@ def test_the_callers_model_is_left_as_it_was(method: str, interrupted: bool) -> 
 
     tokens = documents(*SIZES)
     try:
-        evaluate(network, recipe, tokens, Bytes(), "ttt", progress)  # type: ignore[arg-type]
+        evaluate(network, recipe, tokens, byte_counts(tokens), "ttt", progress)
     except KeyboardInterrupt:
         assert interrupted
     assert not changed(before, network) and network.training

@@ -125,11 +125,8 @@ artifact = read_artifact(Path(sys.argv[1]))
 network = GPT(artifact.recipe.model)
 network.load_state_dict(artifact.state)
 tokens = (numpy.arange(257) * 7919 % 320).astype(numpy.uint16)
-table = ByteTable.__new__(ByteTable)
-table.base, table.leading_space, table.boundary = numpy.ones(320, int), numpy.zeros(320, bool), numpy.zeros(320, bool)
-print(evaluate(network, artifact.recipe, tokens, table, mode="sliding").val_loss)
+print(evaluate(network, artifact.recipe, tokens, numpy.ones(256, numpy.uint16), mode="sliding").val_loss)
 """
-    script = script.replace("from pathlib", "from pgolf.data.tokenizer import ByteTable\nfrom pathlib")
     losses = []
     for folder in (str(tmp_path), str(Path(code_size.__file__).parents[2])):
         command = [sys.executable, "-c", script, str(tmp_path / "m.pgolf")]

@@ -18,7 +18,7 @@ from pgolf.evaluate.passes import fitting_batch, with_batch
 from pgolf.evaluate.scorer import WindowScorer, build_scorer
 from pgolf.recipe import load_recipe
 from pgolf.team import Team
-from tests.unit.stand_ins import Bytes, random_tokens, small_model, small_recipe
+from tests.unit.stand_ins import byte_counts, random_tokens, small_model, small_recipe
 
 MODEL = load_recipe("seed_1232").model
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def test_batch_0_is_settled_before_the_ledger_is_begun(monkeypatch: pytest.Monke
     recipe, tokens = small_recipe("evaluate.batch=0", "ttt.lora.rank=2"), random_tokens(120)
     network = small_model(recipe)
     result, explicit = (
-        evaluate(network, chosen, tokens, Bytes(), "ttt")
+        evaluate(network, chosen, tokens, byte_counts(tokens), "ttt")
         for chosen in (recipe, recipe.with_overrides(["evaluate.batch=4"]))
     )
     assert list(result.ledger.lines()) == list(explicit.ledger.lines())
@@ -117,7 +117,8 @@ def scored(*settings: str, mode: str = "ttt", count: int = 700) -> EvalResult:
         *("evaluate.batch=4", "ttt.chunk_tokens=128", "ttt.batch_sequences=3", "ttt.epochs=2", "ttt.lr=0.01"),
         *("model.layers=2", "ttt.frozen_blocks=0", *settings),
     )
-    return evaluate(small_model(recipe), recipe, random_tokens(count + 1), Bytes(), mode)
+    tokens = random_tokens(count + 1)
+    return evaluate(small_model(recipe), recipe, tokens, byte_counts(tokens), mode)
 
 
 def test_a_compiled_ttt_evaluation_has_three_graphs_and_the_same_score(compiler: Compiler) -> None:

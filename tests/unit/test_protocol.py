@@ -11,7 +11,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
 from pgolf.evaluate.scorer import MODES, _fingerprint, build_scorer, weights_digest
-from tests.unit.stand_ins import VOCABULARY, Bytes, random_tokens, small_model, small_recipe
+from tests.unit.stand_ins import VOCABULARY, byte_counts, random_tokens, small_model, small_recipe
 
 
 class Counting(Scorer):
@@ -43,7 +43,7 @@ class Counting(Scorer):
 
 def graded(scorer: Scorer, tokens: np.ndarray, *, strict: bool = False) -> Ledger:
     ledger = Ledger()
-    grade(scorer, tokens, Bytes(), ledger, strict=strict)  # type: ignore[arg-type]
+    grade(scorer, tokens, byte_counts(tokens), ledger, strict=strict)
     return ledger
 
 
@@ -58,7 +58,7 @@ def test_text_is_received_after_its_score_is_in_the_ledger(strict: bool) -> None
             super().receive(recorded)
 
     scorer = Looking()
-    grade(scorer, tokens, Bytes(), ledger, strict=strict)  # type: ignore[arg-type]
+    grade(scorer, tokens, byte_counts(tokens), ledger, strict=strict)
     assert scorer.events[0] == ("begin", (int(tokens[0]), 23))
     kinds = [kind for kind, _ in scorer.events[1:]]
     sizes = [1] * 23 if strict else [7, 7, 7, 2]

@@ -212,10 +212,10 @@ def test_validation_and_test_time_training_see_the_weights_as_they_are(dataset: 
     run = started(made, dataset, tmp_path / "run")
     plain = build_model(made.model, 0)
     plain.load_state_dict(run.network.state_dict())
-    tokens, table = dataset.validation_tokens(made.evaluation_length), dataset.tokenizer.byte_table
+    text = dataset.validation_text(made.evaluation_length)
     run.accumulate_gradients(0)
-    assert run.validate().val_loss == evaluate(plain, made, tokens, table, "standard").val_loss
-    scores = [evaluate(network, made, tokens[:257], table, "ttt").val_loss for network in (run.network, plain)]
+    assert run.validate().val_loss == evaluate(plain, made, *text, "standard").val_loss
+    scores = [evaluate(network, made, *text.first(256), "ttt").val_loss for network in (run.network, plain)]
     assert scores[0] == scores[1]
 
 
@@ -240,7 +240,7 @@ def test_a_resumed_run_ends_with_the_same_weights(dataset: Dataset, tmp_path: Pa
 
 
 def test_packing_in_few_bits_costs_little_after_training_on_its_grid(dataset: Dataset, tmp_path: Path) -> None:
-    tokens, table = dataset.validation_tokens(32), dataset.tokenizer.byte_table
+    text = dataset.validation_text(32)
     stored, lost = {}, {}
     for name, change in {"off": ["qat.enabled=false"], "int6": ["qat.grid=int6"], "export": []}.items():
         made = recipe("train.steps=80", "train.warmdown_steps=70", "qat.threshold=0.8", *FEW, *change)
@@ -248,7 +248,7 @@ def test_packing_in_few_bits_costs_little_after_training_on_its_grid(dataset: Da
         train(open_run(made, dataset, tmp_path / name, CPU), Watcher())
         network = build_model(made.model, 0)
         network.load_state_dict(load_weights(tmp_path / name).state)
-        both = (evaluate(some, made, tokens, table, "standard").val_loss for some in (network, packed(network, made)))
+        both = (evaluate(some, made, *text, "standard").val_loss for some in (network, packed(network, made)))
         plain, stored[name] = both
         lost[name] = stored[name] - plain
     # In nats per token, measured: packed 2.5 without, 0.7 on the grid; between three seeds they vary by 0.4.

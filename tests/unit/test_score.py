@@ -18,7 +18,7 @@ from pgolf.evaluate.score import window_losses
 from pgolf.evaluate.scorer import WindowScorer
 from pgolf.evaluate.windows import Window, sliding_windows
 from pgolf.model.gpt import GPT
-from tests.unit.stand_ins import LENGTH, Bytes, random_tokens, small_model, small_recipe
+from tests.unit.stand_ins import LENGTH, byte_counts, random_tokens, small_model, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def losses_of(network: GPT, tokens: np.ndarray, windows: list[Window]) -> Tensor
 
 def graded(network: GPT, tokens: np.ndarray, stride: int, batch: int) -> Score:
     ledger = Ledger()
-    grade(WindowScorer(network, LENGTH, stride, batch), tokens, Bytes(), ledger)  # type: ignore[arg-type]
+    grade(WindowScorer(network, LENGTH, stride, batch), tokens, byte_counts(tokens), ledger)
     return ledger.score()
 
 
@@ -104,7 +104,7 @@ def test_losses_are_summed_in_float64() -> None:
     network: Any = Fixed([0.0, 1e8, 3.0])
     tokens = np.array([0, 1, *[2] * 2000], dtype=np.uint16)
     ledger = Ledger()
-    grade(WindowScorer(network, 2001, 2001, 1), tokens, Bytes(), ledger)  # type: ignore[arg-type]
+    grade(WindowScorer(network, 2001, 2001, 1), tokens, byte_counts(tokens), ledger)
     # log(1 + e^-3) is added to each loss of 3; in float32, 1e8 would swallow parts of them.
     assert ledger.score().nats == pytest.approx(1e8 + 2000 * (3 + math.log1p(math.exp(-3))), abs=0.01)
 

@@ -17,7 +17,7 @@ from pgolf.evaluate.scorer import build_scorer
 from pgolf.evaluate.ttt import Lesson
 from pgolf.team import SOLO, Team
 from tests.unit.lora_stand_ins import documents, lora_recipe
-from tests.unit.stand_ins import LENGTH, Bytes, random_tokens, small_model
+from tests.unit.stand_ins import LENGTH, byte_counts, random_tokens, small_model
 
 
 class Member(Team):
@@ -79,9 +79,9 @@ def test_ranks_score_the_blocks_that_one_process_scores(method: str, monkeypatch
             # Has other bits than what a fresh adapter would make of it by addition.
             network.get_parameter(name)[0, 0] = -0.0
     tokens = documents(30, 20, 90, 7, 60, 150, 25)
-    alone = evaluate(network, recipe, tokens, Bytes(), "ttt")
+    alone = evaluate(network, recipe, tokens, byte_counts(tokens), "ttt")
     monkeypatch.setattr(protocol, "_requests", many)
-    divided = evaluate(network, recipe, tokens, Bytes(), "ttt")
+    divided = evaluate(network, recipe, tokens, byte_counts(tokens), "ttt")
     assert divided.ledger.entries == alone.ledger.entries
     assert [part for found in rounds for part in found] == [
         (entry.first, entry.targets) for entry in alone.ledger.entries

@@ -18,7 +18,7 @@ from pgolf.optim.muon import Muon
 from pgolf.team import SOLO, Team
 from pgolf.train.distributed import agree, shared_grid
 from tests.e2e.conftest import pgolf
-from tests.unit.stand_ins import Bytes, random_tokens, small_model, small_recipe
+from tests.unit.stand_ins import byte_counts, random_tokens, small_model, small_recipe
 
 
 class Member(Team):
@@ -109,9 +109,9 @@ def test_ranks_score_the_blocks_that_one_process_scores(mode: str, monkeypatch: 
 
     recipe, tokens = small_recipe(), random_tokens(400)
     network = small_model(recipe)
-    alone = evaluate(network, recipe, tokens, Bytes(), mode)
+    alone = evaluate(network, recipe, tokens, byte_counts(tokens), mode)
     monkeypatch.setattr(protocol, "_requests", many)
-    divided = evaluate(network, recipe, tokens, Bytes(), mode)
+    divided = evaluate(network, recipe, tokens, byte_counts(tokens), mode)
     assert divided.ledger.entries == alone.ledger.entries
     assert asked == [(entry.first, entry.targets) for entry in alone.ledger.entries]
 

@@ -23,7 +23,8 @@ from pgolf.audit.settings import Settings
 from pgolf.audit.streams import Stream
 from pgolf.audit.subject import Context, Evaluator, Subject
 from pgolf.audit.watch import Watch
-from pgolf.data.shards import Tokens
+from pgolf.data.dataset import Text
+from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
 
@@ -34,7 +35,7 @@ Note = Callable[[str], None]
 
 def audit(
     make: Callable[[], Subject],
-    tokens: Tokens,
+    text: Text,
     context: Context,
     settings: Settings,
     *,
@@ -48,7 +49,7 @@ def audit(
 
     Args:
         make: imports and makes the subject; what it opens is watched.
-        tokens: the stretch of text (N + 1,) uint16 that it is audited on.
+        text: the stretch that it is audited on.
         context: what the subject's factory was told.
         settings: seed and amounts.
         name: of the subject.
@@ -60,6 +61,7 @@ def audit(
     Raises:
         PgolfError: the subject cannot be made or run, or the stretch is too short.
     """
+    tokens, byte_counts = text
     if len(tokens) < 3:
         raise PgolfError(f"{len(tokens) - 1} targets are too few for an audit; take more")
     started = time.perf_counter()
@@ -69,13 +71,12 @@ def audit(
         subject = make()
         watch.phase = "scoring"
         audited = _audit_evaluator if isinstance(subject, Evaluator) else _audit_scorer
-        part = audited(subject, stream, context, settings, name if plug_in else "", note)
+        part = audited(subject, stream, byte_counts, context, settings, name if plug_in else "", note)
     per_target = part.seconds / stream.targets
     findings = [*part.findings, *_watched(watch), _time(per_target, full_targets or stream.targets, settings)]
     compiled = watch.of_kind("compiler")
     notes = [*part.notes, *([f"a compiler was at work ({len(compiled)} files and programs)"] if compiled else [])]
-    previous, targets = (tokens[k : len(tokens) - 1 + k].astype(np.int64) for k in (0, 1))
-    byte_count = int(context.byte_table.count(previous, targets).sum())
+    byte_count = int(byte_counts.sum(dtype=np.int64))
     return Report(
         subject=name,
         kind="evaluator" if isinstance(subject, Evaluator) else "scorer",
@@ -98,20 +99,26 @@ class _Part:
 
 
 def _audit_scorer(
-    scorer: Subject, stream: Stream, context: Context, settings: Settings, name: str, note: Note
+    scorer: Subject,
+    stream: Stream,
+    byte_counts: ByteCounts,
+    context: Context,
+    settings: Settings,
+    name: str,
+    note: Note,
 ) -> _Part:
     assert not isinstance(scorer, Evaluator)
-    runner = ScorerRunner(scorer, context.byte_table, name)
+    runner = ScorerRunner(scorer, name)
     note("plain run")
     started = time.perf_counter()
-    base, ledger = runner.grade(stream.tokens, stream.targets)
+    base, ledger = runner.grade(stream.tokens, stream.targets, byte_counts=byte_counts)
     seconds = time.perf_counter() - started
     experiments = _experiments(runner, stream, base, settings)
     note("experiments on the text")
     findings = experiments.all([*_edges_of(ledger), *_periods(runner, stream)])
     note("close examination")
     findings += ScorerTests(runner, stream, base, settings, experiments.allowed, context).all()
-    findings += _graded(ledger, stream, context)
+    findings += _graded(ledger, stream, byte_counts)
     states = len({entry.state for entry in ledger.entries})
     learned = None
     if states == 1:
@@ -120,9 +127,20 @@ def _audit_scorer(
 
 
 def _audit_evaluator(
-    evaluator: Subject, stream: Stream, context: Context, settings: Settings, name: str, note: Note
+    evaluator: Subject,
+    stream: Stream,
+    byte_counts: ByteCounts,
+    context: Context,
+    settings: Settings,
+    name: str,
+    note: Note,
 ) -> _Part:
     assert isinstance(evaluator, Evaluator)
+    if context.byte_table.spelled_space:
+        raise PgolfError(
+            f"{name}: the data's tokenizer spells a space in three byte pieces, so the table of token pairs that an "
+            "evaluator is given is not exact; audit a Scorer, or use data of another tokenizer"
+        )
     runner = EvaluatorRunner(evaluator, context.byte_table)
     note("plain run")
     started = time.perf_counter()
@@ -131,7 +149,7 @@ def _audit_evaluator(
     if not len(claim.nats):
         raise PgolfError(f"{name}: scored none of {stream.targets} targets; give it more --targets")
     base = spread(claim, stream.targets)
-    findings = count_findings(claim, stream, context)
+    findings = count_findings(claim, stream, byte_counts)
     experiments = _experiments(runner, stream, base, settings)
     note("experiments on the text")
     findings += experiments.all(_periods(runner, stream))
@@ -161,15 +179,14 @@ def _periods(runner: Runner, stream: Stream) -> list[tuple[str, list[int]]]:
     return [("window", sorted(places))]
 
 
-def _graded(ledger: Ledger, stream: Stream, context: Context) -> list[Finding]:
+def _graded(ledger: Ledger, stream: Stream, byte_counts: ByteCounts) -> list[Finding]:
     """What the grader saw to itself: it asked for every target once, in order, and counted bytes."""
     place, whole = 0, True
     for entry in ledger.entries:
         whole = whole and entry.first == place
         place += entry.targets
     whole = whole and place == stream.targets
-    tokens = stream.tokens.astype(np.int64)
-    counted, recorded = int(context.byte_table.count(tokens[:-1], tokens[1:]).sum()), ledger.score().bytes
+    counted, recorded = int(byte_counts.sum(dtype=np.int64)), ledger.score().bytes
     coverage = f"the grader asked for {place} targets in {len(ledger.entries)} requests, each once, from left to right"
     text = f"{recorded:,} bytes recorded by the grader, the text has {counted:,}"
     return [

@@ -13,12 +13,13 @@ from pgolf.audit.runs import EvaluatorRunner, Nats, as_log_rows, log_sums, sprea
 from pgolf.audit.settings import Settings
 from pgolf.audit.streams import Stream, gap, largest_change
 from pgolf.audit.subject import Claim, Context
+from pgolf.data.tokenizer import ByteCounts
 
 # Fewest targets of a stream that is cut.
 _SHORTEST = 16
 
 
-def count_findings(claim: Claim, stream: Stream, context: Context) -> list[Finding]:
+def count_findings(claim: Claim, stream: Stream, byte_counts: ByteCounts) -> list[Finding]:
     """Coverage, order, bytes and score of what an evaluator claims of the stream."""
     positions = claim.positions
     assert positions is not None
@@ -39,15 +40,14 @@ def count_findings(claim: Claim, stream: Stream, context: Context) -> list[Findi
     return [
         verdict("C4", "coverage", bool(len(missing) or len(repeated)), evidence),
         verdict("C4", "order", bool(len(backwards)), order),
-        *_totals(claim, stream, context),
+        *_totals(claim, byte_counts),
     ]
 
 
-def _totals(claim: Claim, stream: Stream, context: Context) -> list[Finding]:
+def _totals(claim: Claim, byte_counts: ByteCounts) -> list[Finding]:
     assert claim.positions is not None
-    tokens = stream.tokens.astype(np.int64)
     # The bytes of the targets that it says it scored: what else is wrong with those is said elsewhere.
-    counted = int(context.byte_table.count(tokens[claim.positions], tokens[claim.positions + 1]).sum())
+    counted = int(byte_counts[claim.positions].sum(dtype=np.int64))
     text = f"{claim.bytes:,} bytes claimed, the scored targets stand for {counted:,}"
     findings = [verdict("bytes", "byte total", claim.bytes != counted, text, {"claimed": claim.bytes, "true": counted})]
     if claim.val_bpb is None:

@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pgolf.audit.audit import audit
-from pgolf.audit.report import Report
+from pgolf.audit.report import Finding, Report, ordered, verdict
 from pgolf.audit.settings import Settings
 from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
 from pgolf.codec.pieces import Pieces
 from pgolf.codec.proof import Proof, decode_check
-from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.byte_check import ByteCheck, check_bytes
+from pgolf.data.dataset import Dataset, Text, open_dataset
 from pgolf.data.shards import Tokens
 from pgolf.device import place
 from pgolf.errors import PgolfError
@@ -43,8 +45,10 @@ class Job:
     context: Context
     make: Callable[[], Subject]
     plug_in: bool
-    tokens: Tokens
+    text: Text
     """The whole validation text."""
+    counts: ByteCheck
+    """Whether its bytes are counted right."""
     data: Path
     usual_targets: int
     """How many targets to take where none are asked for."""
@@ -57,16 +61,25 @@ class Job:
             settings = replace(settings, rounding=max(settings.rounding, _CUDA_ROUNDING))
         found = audit(
             self.make,
-            self.tokens[: (targets or self.usual_targets) + 1],
+            self.text.first(targets or self.usual_targets),
             self.context,
             settings,
             name=self.name,
             plug_in=self.plug_in,
             data=self.data,
-            full_targets=len(self.tokens) - 1,
+            full_targets=len(self.text.byte_counts),
             note=note,
         )
-        return replace(found, audited=self.audited)
+        return replace(found, audited=self.audited, findings=ordered([*found.findings, *self._of_bytes()]))
+
+    def _of_bytes(self) -> list[Finding]:
+        change = self.counts.normalisation
+        (_, how), (_, normalisation) = self.counts.rows()
+        longer = change is not None and change.makes_longer
+        return [
+            verdict("bytes", "bytes per target", self.counts.problem is not None, how),
+            verdict("bytes", "normalisation", longer, normalisation),
+        ]
 
     def decode(self, targets: int | None, progress: Callable[[int, int], None]) -> Proof:
         """Encode the first targets with one scorer and decode them with another; see ``codec.proof``.
@@ -83,7 +96,7 @@ class Job:
                 )
             return made
 
-        return decode_check(scorer, self.tokens, targets or _DECODED, progress=progress)
+        return decode_check(scorer, self.text.tokens, targets or _DECODED, progress=progress)
 
 
 def audit_job(
@@ -119,15 +132,15 @@ def audit_job(
         raise PgolfError(f"--scorer {scorer}: pass --data DIR, the text to audit it on")
     dataset = open_dataset(data, tokenizer)
     context = _context(artifact, dataset, device)
-    tokens = dataset.validation_tokens(1)
+    text = dataset.validation_text(1)
     name = scorer
 
     def make() -> Subject:
         return make_subject(load_factory(name), context, name)
 
-    usual = min(2 * _FEWEST, len(tokens) - 1)
-    about = {"scorer": name, **_digests(artifact, dataset, tokens)}
-    return Job(name, context, make, True, tokens, dataset.folder, usual, about)
+    usual = min(2 * _FEWEST, len(text.byte_counts))
+    about = {"scorer": name, **_digests(artifact, dataset, text.tokens)}
+    return Job(name, context, make, True, text, check_bytes(dataset, text), dataset.folder, usual, about)
 
 
 def audited(artifact: Path, recipe: Recipe, dataset: Dataset, mode: str) -> dict[str, str]:
@@ -170,10 +183,11 @@ def _own(
         network = place(context.weights().model(), recipe, device)
         return build_scorer(network, recipe, mode, context.bos_id)
 
-    tokens = dataset.validation_tokens(recipe.evaluation_length)
-    usual = min(usual_targets(recipe, mode), len(tokens) - 1)
+    text = dataset.validation_text(recipe.evaluation_length)
+    usual = min(usual_targets(recipe, mode), len(text.byte_counts))
     about = audited(weights.source, recipe, dataset, mode)
-    return Job(f"pgolf {mode}", context, make, False, tokens, dataset.folder, usual, about)
+    counts = check_bytes(dataset, text)
+    return Job(f"pgolf {mode}", context, make, False, text, counts, dataset.folder, usual, about)
 
 
 def usual_targets(recipe: Recipe, mode: str) -> int:
@@ -197,7 +211,7 @@ def _context(artifact: Path, dataset: Dataset, device: torch.device) -> Context:
         def token_bytes(previous: int, target: int) -> bytes:
             # The table says whether a leading space counts.
             text = pieces.bytes_of(target) or b""
-            count = int(table.base[target] + (table.leading_space[target] & ~table.boundary[previous]))
+            count = int(table.count(np.array(previous), np.array(target)))
             return text[len(text) - count :]
 
     return Context(artifact, device, tokenizer.vocab_size, tokenizer.bos_id, table, token_bytes)

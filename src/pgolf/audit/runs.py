@@ -15,7 +15,7 @@ from torch import Tensor
 from pgolf.audit.subject import Claim, Evaluator, blamed
 from pgolf.audit.watch import Learning
 from pgolf.data.shards import Tokens
-from pgolf.data.tokenizer import ByteTable
+from pgolf.data.tokenizer import ByteCounts, ByteTable
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
@@ -57,12 +57,11 @@ class ScorerRunner(Runner):
 
     Args:
         scorer: the audited one.
-        byte_table: bytes of targets.
         name: of a user's plug-in, for messages; empty for pgolf's own scorers.
     """
 
-    def __init__(self, scorer: Scorer, byte_table: ByteTable, name: str) -> None:
-        self.scorer, self.byte_table, self.name = scorer, byte_table, name
+    def __init__(self, scorer: Scorer, name: str) -> None:
+        self.scorer, self.name = scorer, name
         self.documents_independent = bool(getattr(scorer, "documents_independent", False))
         self.periods = tuple(getattr(scorer, "periods", ()))
         self.learning = Learning()
@@ -80,12 +79,17 @@ class ScorerRunner(Runner):
         ask: Ask | None = None,
         before: Before | None = None,
         after: After | None = None,
+        byte_counts: ByteCounts | None = None,
     ) -> tuple[Nats, Ledger]:
-        """What each target costs, and the grader's ledger; see ``Runner.nats`` and the types above."""
+        """What each target costs, and the grader's ledger; see ``Runner.nats`` and the types above.
+
+        Without ``byte_counts`` every target counts 0 bytes there.
+        """
+        counts = np.zeros(len(tokens) - 1, dtype=np.uint16) if byte_counts is None else byte_counts
         recorder = _Recorder(self, announced, len(tokens) - 1, until, ask, before, after)
         ledger = Ledger()
         with contextlib.suppress(_EnoughError):
-            grade(recorder, tokens, self.byte_table, ledger)
+            grade(recorder, tokens, counts, ledger)
         return recorder.nats, ledger
 
     def losses(self, block: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ SCORER_MODULES = (
     "team.py",
     "data/shards.py",
     "data/tokenizer.py",
+    "data/byte_files.py",
     "data/loader.py",
     "data/dataset.py",
     "kernels/available.py",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from pgolf.data.byte_files import byte_files, read_byte_counts, token_shards
 from pgolf.data.loader import TokenStream
 from pgolf.data.shards import HEADER_BYTES, Tokens, read_shard
-from pgolf.data.tokenizer import Tokenizer
+from pgolf.data.tokenizer import ByteCounts, Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
 
@@ -20,6 +22,44 @@ MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
+MOST_ADDED = 1e-4
+"""A score on text that normalisation makes longer by more than this share is too good to be taken without a word."""
+
+
+class Text(NamedTuple):
+    """Text to be scored."""
+
+    tokens: Tokens
+    """(n + 1,); all but the first are targets."""
+    byte_counts: ByteCounts
+    """Bytes of text that each target stands for (n,)."""
+
+    def first(self, targets: int) -> Text:
+        """The first targets of it."""
+        return Text(self.tokens[: targets + 1], self.byte_counts[:targets])
+
+
+class Normalisation(NamedTuple):
+    """What the tokenizer's normalisation does to the documents of a split, in bytes."""
+
+    original: int
+    """Of the text as it was given."""
+    added: int
+    """By which documents became longer."""
+    lost: int
+    """By which documents became shorter, with what no piece spells."""
+
+    def __str__(self) -> str:
+        return f"adds {self._share(self.added)} and loses {self._share(self.lost)} of the text's bytes"
+
+    @property
+    def makes_longer(self) -> bool:
+        """Whether it adds more than ``MOST_ADDED``."""
+        return self.added > MOST_ADDED * self.original
+
+    def _share(self, count: int) -> str:
+        share = 100 * count / self.original if self.original else 0.0
+        return f"{share:.4f} %" if share < 1 else f"{share:,.1f} %"
 
 
 @dataclass(frozen=True)
@@ -31,10 +71,50 @@ class Dataset:
     val_shards: list[Path]
     tokenizer: Tokenizer
     manifest: dict[str, Any] | None
+    val_byte_files: list[Path] = field(default_factory=list)
+    """Side-cars of the validation shards; where there are none the tokenizer counts bytes."""
 
     def train_stream(self) -> TokenStream:
         """The training tokens as an endless stream; every id is checked."""
         return TokenStream(self.train_shards, self.tokenizer.vocab_size)
+
+    def validation_text(self, length: int, limit_targets: int | None = None) -> Text:
+        """The validation tokens that are scored, as ``validation_tokens`` gives them, with the bytes of each target.
+
+        Raises:
+            PgolfError: also if a side-car does not fit, or normalisation makes the text longer and that was not
+                asked for when it was prepared.
+        """
+        tokens = self.validation_tokens(length, limit_targets)
+        if not self.val_byte_files:
+            self._refuse_longer_text()
+            return Text(tokens, self.tokenizer.byte_table.count_stream(tokens))
+        return Text(tokens, self._byte_file_counts()[: len(tokens) - 1])
+
+    def _byte_file_counts(self) -> ByteCounts:
+        """What the side-cars say of every target of the validation split."""
+        bos, pairs = self.tokenizer.bos_id, zip(self.val_byte_files, self.val_shards, strict=True)
+        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])[1:]
+        text = self.tokenizer.byte_table.count_stream(self.validation_tokens(1)).sum(dtype=np.int64)
+        said = counts.sum(dtype=np.int64)
+        if said > (1 + MOST_ADDED) * text:
+            raise PgolfError(
+                f"{self.val_byte_files[0]}: says that the validation text has {said:,} bytes, but its tokens spell no "
+                f"more than {text:,}, so a score would be too good; fetch the data again, or remove the file to have "
+                "the tokenizer count"
+            )
+        return counts
+
+    def normalisation(self, split: Split) -> Normalisation | None:
+        """What normalisation did to a split's text; None where that is not recorded or does not count."""
+        if self.manifest is None or (split == "val" and self.val_byte_files):
+            return None
+        return normalisation_of(self.manifest["splits"][split])
+
+    def _refuse_longer_text(self) -> None:
+        found = self.normalisation("val")
+        if found is not None and found.makes_longer and not (self.manifest or {}).get("added_bytes_allowed"):
+            raise PgolfError(f"{self.folder}: {longer_text(found)}")
 
     def validation_tokens(self, length: int, limit_targets: int | None = None) -> Tokens:
         """The validation tokens that are scored, uint16.
@@ -95,9 +175,9 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
     """
     if not folder.is_dir():
         raise PgolfError(f"{folder}: no such data folder; make one with `pgolf data prepare`")
-    train, val = sorted(folder.glob("*_train_*.bin")), sorted(folder.glob("*_val_*.bin"))
+    train, val = (token_shards(folder, split) for split in SPLITS)
     if not train and not val:
-        raise PgolfError(f"{folder}: holds no shards (*_train_*.bin, *_val_*.bin)")
+        raise PgolfError(f"{folder}: holds no shards (NAME_train_000000.bin, NAME_val_000000.bin)")
     found = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
     manifest = _own_manifest(folder / MANIFEST, found)
     opened = Tokenizer.load(tokenizer or _tokenizer_of(folder, found))
@@ -108,7 +188,23 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
         )
     if manifest is not None and opened.digest != manifest["tokenizer"]["sha256"]:
         raise PgolfError(f"{opened.path}: is not the tokenizer that {folder} was prepared with")
-    return Dataset(folder, train, val, opened, manifest)
+    return Dataset(folder, train, val, opened, manifest, byte_files(folder, val, "val"))
+
+
+def normalisation_of(split: Mapping[str, Any]) -> Normalisation:
+    """What a manifest's entry of a split says about normalisation."""
+    change = split["bytes_normalized"] - split["bytes_original"]
+    # Manifests of earlier versions hold the sum alone.
+    added = split.get("bytes_added", max(change, 0))
+    return Normalisation(split["bytes_original"], added, added - change)
+
+
+def longer_text(found: Normalisation) -> str:
+    """Why text that normalisation makes longer is refused, and what to do."""
+    return (
+        f"the tokenizer's normalisation {found} of validation, and bits per byte of longer text are too good; use a "
+        "tokenizer with identity normalisation, or prepare the data with --allow-added-bytes"
+    )
 
 
 def _own_manifest(path: Path, found: Any) -> dict[str, Any] | None:
@@ -131,7 +227,7 @@ def _tokenizer_of(folder: Path, manifest: Any) -> Path:
     if (folder / TOKENIZER).is_file():
         return folder / TOKENIZER
     # The official tree keeps tokenizers beside the data sets: datasets/NAME/*.bin, tokenizers/*.model.
-    beside = sorted(folder.parent.parent.glob("tokenizers/*.model"))
+    beside = sorted(folder.resolve().parent.parent.glob("tokenizers/*.model"))
     named = [path for path in beside if path.stem in json.dumps(manifest)] if manifest else beside
     if len(named) == 1:
         return named[0]

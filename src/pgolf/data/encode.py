@@ -44,7 +44,18 @@ class Part:
     documents: int = 0
     bytes_original: int = 0
     bytes_normalized: int = 0
+    """Bytes that are counted: those of the text as the tokenizer normalises it, without what no piece spells."""
+    bytes_added: int = 0
+    """By which documents became longer."""
     tokens: list[Tokens] = field(default_factory=list)
+
+    def add(self, tokens: Tokens, original: int, counted: int) -> None:
+        """Take a document."""
+        self.documents += 1
+        self.bytes_original += original
+        self.bytes_normalized += counted
+        self.bytes_added += max(counted - original, 0)
+        self.tokens.append(tokens)
 
 
 @dataclass
@@ -125,12 +136,25 @@ def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], val_fraction: 
             continue
         chosen = split or ("val" if held_out(text, val_fraction) else "train")
         part = splits.setdefault(chosen, Part())
-        part.documents += 1
-        part.bytes_original += len(text.encode())
-        part.tokens.append(np.array([tokenizer.bos_id, *tokenizer.encode(text)], dtype=np.uint16))
+        tokens = np.array([tokenizer.bos_id, *tokenizer.encode(text)], dtype=np.uint16)
+        part.add(tokens, len(text.encode()), _counted(tokenizer, text, tokens))
     for part in splits.values():
-        tokens = np.concatenate(part.tokens)
-        # Each document begins with BOS, which counts no bytes, so the seams between documents do no harm.
-        part.bytes_normalized = int(tokenizer.byte_table.count(tokens[:-1], tokens[1:]).sum())
-        part.tokens = [tokens]
+        part.tokens = [np.concatenate(part.tokens)]
     return Encoded(splits, empty)
+
+
+def _counted(tokenizer: Tokenizer, text: str, tokens: Tokens) -> int:
+    """Bytes that a document's tokens stand for.
+
+    Raises:
+        PgolfError: they are not those of its normalised text.
+    """
+    counted = int(tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64))
+    normalized = len(tokenizer.normalize(text).encode())
+    # What no piece spells is lost; how much that was, the text itself does not say.
+    if counted != normalized and not (counted < normalized and tokenizer.unknown_id in tokens):
+        raise PgolfError(
+            f"{tokenizer.path}: the pieces of a document count {counted:,} bytes, its normalised text has "
+            f"{normalized:,} (it begins {text[:40]!r}); no score in these tokens is exact, use another tokenizer"
+        )
+    return counted

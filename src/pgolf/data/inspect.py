@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from pgolf.data.byte_check import check_bytes
 from pgolf.data.dataset import SPLITS, Dataset, Split, open_dataset
 from pgolf.data.shards import Tokens, read_shard
 from pgolf.errors import PgolfError
-
-_BLOCK = 1 << 22
 
 
 def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, Any]:
@@ -21,7 +20,8 @@ def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, An
 
     Returns:
         For "train" and "val": shards, tokens, documents (beginnings), bytes of text and bytes per token, and,
-        where the manifest knows the original text, the bytes that normalisation changed. "errors" names
+        where the manifest knows the original text, the bytes that normalisation added and lost. "byte_counts" says
+        who counts the bytes of the validation text, and what the counts were held against. "errors" names
         unusable and missing files with the reason; "overlap" counts validation documents that are token for
         token also training documents. A document that runs into an unusable file is left out of that
         comparison. One shard is looked at at a time; beyond that, memory grows only with the number of
@@ -40,6 +40,7 @@ def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, An
         shards[split] = _usable(dataset, split, errors)
         found[split] = _count(shards[split], dataset) | _normalisation(dataset, split)
     bos = dataset.tokenizer.bos_id
+    found["byte_counts"] = _byte_counts(dataset, errors)
     found["overlap"] = _overlap(_document_digests(shards["train"], bos), _document_digests(shards["val"], bos))
     found["errors"] = errors
     return found
@@ -61,20 +62,21 @@ def _usable(dataset: Dataset, split: Split, errors: dict[str, str]) -> list[Toke
 
 
 def _count(shards: list[Tokens | None], dataset: Dataset) -> dict[str, Any]:
-    tokens = documents = size = 0
+    tokens = documents = size = counted = 0
     # Nothing precedes the first token of a split, so it counts as if it followed a BOS.
-    previous = dataset.tokenizer.bos_id
+    start = np.array([dataset.tokenizer.bos_id], dtype=np.uint16)
+    before = start
     for shard in shards:
         if shard is None:
-            previous = dataset.tokenizer.bos_id
+            before, counted = start, 0
             continue
-        for start in range(0, len(shard), _BLOCK):
-            block = np.asarray(shard[start : start + _BLOCK], dtype=np.int64)
-            before = np.concatenate(([previous], block[:-1]))
-            size += int(dataset.tokenizer.byte_table.count(before, block).sum())
-            documents += int((block == dataset.tokenizer.bos_id).sum())
-            tokens += len(block)
-            previous = int(block[-1])
+        # What a token counts may depend on the two after it, so the end of a shard is counted again with the next.
+        stream = np.concatenate((before, shard))
+        counts = dataset.tokenizer.byte_table.count_stream(stream)
+        size += int(counts.sum(dtype=np.int64)) - counted
+        before, counted = stream[-4:], int(counts[-3:].sum(dtype=np.int64))
+        documents += int((shard == dataset.tokenizer.bos_id).sum())
+        tokens += len(shard)
     return {
         "shards": sum(shard is not None for shard in shards),
         "tokens": tokens,
@@ -82,6 +84,21 @@ def _count(shards: list[Tokens | None], dataset: Dataset) -> dict[str, Any]:
         "bytes": size,
         "bytes_per_token": size / tokens if tokens else 0.0,
     }
+
+
+def _byte_counts(dataset: Dataset, errors: dict[str, str]) -> dict[str, Any]:
+    """Who counts the bytes of the validation text, and whether they are right."""
+    if not dataset.val_shards or errors:
+        return {}
+    try:
+        text = dataset.validation_text(1)
+        found = check_bytes(dataset, text)
+    except PgolfError as error:
+        errors["validation text"] = str(error)
+        return {}
+    if found.problem is not None:
+        errors["validation text"] = found.problem
+    return found.to_json() | {"bytes": int(text.byte_counts.sum(dtype=np.int64))}
 
 
 def _overlap(train: Iterator[bytes], val: Iterator[bytes]) -> dict[str, Any]:
@@ -94,11 +111,15 @@ def _overlap(train: Iterator[bytes], val: Iterator[bytes]) -> dict[str, Any]:
 
 
 def _normalisation(dataset: Dataset, split: Split) -> dict[str, Any]:
-    if dataset.manifest is None:
+    found = dataset.normalisation(split)
+    if found is None:
         return {}
-    recorded = dataset.manifest["splits"][split]
-    original, normalized = recorded["bytes_original"], recorded["bytes_normalized"]
-    return {"bytes_original": original, "bytes_lost_by_normalisation": original - normalized}
+    return {
+        "bytes_original": found.original,
+        "bytes_added_by_normalisation": found.added,
+        "bytes_lost_by_normalisation": found.lost,
+        "normalisation": str(found),
+    }
 
 
 def _document_digests(shards: list[Tokens | None], bos: int) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf import __version__
-from pgolf.data.dataset import MANIFEST, TOKENIZER
+from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
 from pgolf.data.encode import Document, Part, batches, encode_all, held_out
 from pgolf.data.readers import Advance, check_sources, read_documents
 from pgolf.data.shards import TOKENS_PER_SHARD, ShardWriter, shard_length
@@ -44,6 +44,7 @@ def prepare(
     tokenizer: Path | None = None,
     vocab_size: int | None = None,
     one_document: bool = False,
+    allow_added_bytes: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
     tokens_per_shard: int = TOKENS_PER_SHARD,
@@ -61,6 +62,8 @@ def prepare(
         tokenizer: a SentencePiece model to use; it is copied.
         vocab_size: instead, train a tokenizer of this many pieces on the training documents.
         one_document: each .txt file is a single document.
+        allow_added_bytes: take a tokenizer whose normalisation makes the validation text longer by more than
+            ``MOST_ADDED``, which makes a score too good.
         workers: processes; default all cores, or this process alone for small inputs.
         progress: called with the source bytes that are done and their total.
         tokens_per_shard: size of a full shard.
@@ -95,6 +98,7 @@ def prepare(
             val_fraction=val_fraction,
             workers=workers,
             tokens_per_shard=tokens_per_shard,
+            allow_added_bytes=allow_added_bytes,
             extra={"val_fraction": val_fraction, "one_document": one_document, "sources": sources},
         )
 
@@ -196,6 +200,7 @@ def write_dataset(
     val_fraction: float = 0.0,
     workers: int = 1,
     tokens_per_shard: int = TOKENS_PER_SHARD,
+    allow_added_bytes: bool = False,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Encode documents into a folder that holds the tokenizer already; return and write the manifest.
@@ -215,7 +220,11 @@ def write_dataset(
             totals[split].documents += part.documents
             totals[split].bytes_original += part.bytes_original
             totals[split].bytes_normalized += part.bytes_normalized
+            totals[split].bytes_added += part.bytes_added
     shards = {split: writer.close() for split, writer in writers.items()}
+    change = normalisation_of(vars(totals["val"]))
+    if change.makes_longer and not allow_added_bytes:
+        raise PgolfError(f"{tokenizer.path.name}: {longer_text(change)}")
     if val_fraction and not totals["val"].documents:
         raise PgolfError(f"--val-fraction {val_fraction} holds out none of the documents; raise it or use --val-text")
     if not totals["train"].documents:
@@ -226,6 +235,7 @@ def write_dataset(
         "tokenizer": {"file": TOKENIZER, "sha256": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
         "splits": {split: _split_entry(totals[split], shards[split]) for split in writers},
         "empty_documents": empty,
+        "added_bytes_allowed": allow_added_bytes,
         **(extra or {}),
     }
     write_json(folder / MANIFEST, manifest)
@@ -242,5 +252,6 @@ def _split_entry(part: Part, shards: list[Path]) -> dict[str, Any]:
         "tokens": sum(entry["tokens"] for entry in entries),
         "bytes_original": part.bytes_original,
         "bytes_normalized": part.bytes_normalized,
+        "bytes_added": part.bytes_added,
         "shards": entries,
     }

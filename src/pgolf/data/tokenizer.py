@@ -1,4 +1,4 @@
-"""The tokenizer, and the only authority on how many bytes of text a token stands for."""
+"""The tokenizer, and how many bytes of text its tokens stand for."""
 
 from __future__ import annotations
 
@@ -13,37 +13,86 @@ from numpy.typing import NDArray
 from pgolf.errors import PgolfError
 from pgolf.files import sha256_file
 
+ByteCounts = NDArray[np.uint16]
+"""Bytes of text that each of some targets stands for. Add them up in int64."""
+
 _SPACE = "\u2581"
+# So many tokens are counted at once.
+_BLOCK = 1 << 22
 
 
 class ByteTable:
-    """Counts the bytes of text that targets stand for, given the token before each.
+    """Counts the bytes of text that targets stand for.
 
-    A control, unknown or unused piece counts 0 bytes, a byte piece 1, any other its UTF-8 length without
-    one leading U+2581; that space counts 1 more unless the token before is a control, unknown or unused
-    piece (nothing precedes the text then, so the space is not part of it). A U+2581 inside a piece is a
-    space of the text and counts 1.
+    The counts of a document add up to the UTF-8 length of its text as the tokenizer normalises it. A control,
+    unknown or unused piece counts 0 bytes, a byte piece 1, any other its UTF-8 length, where each U+2581 is a space of
+    the text and counts 1. There are two exceptions. Some tokenizers put a space in front of every document: that one
+    counts 0. And a tokenizer without a piece for the space alone spells it in the three byte pieces of U+2581: together
+    they count 1, all of it for the first.
+
+    Raises:
+        PgolfError: the tokenizer puts a space at the end of every document, which no token before it tells.
     """
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor, name: str = "the tokenizer") -> None:
         size = processor.vocab_size()
+        self.adds_space = _adds_space(processor, name)
+        """Whether a document begins with a space that is not of its text."""
         self.base = np.zeros(size, dtype=np.int64)
         self.leading_space = np.zeros(size, dtype=bool)
-        self.boundary = np.ones(size, dtype=bool)
+        self.boundary = np.zeros(size, dtype=bool)
+        spelling: dict[int, int] = {}
+        has_space = False
         for token in range(size):
-            if processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token):
+            if processor.is_unknown(token):
                 continue
-            self.boundary[token] = False
-            if processor.is_byte(token):
-                self.base[token] = 1
+            if processor.is_control(token) or processor.is_unused(token):
+                self.boundary[token] = True
                 continue
             piece = processor.id_to_piece(token)
+            if processor.is_byte(token):
+                self.base[token] = 1
+                spelling[int(piece[3:5], 16)] = token
+                continue
+            has_space |= piece == _SPACE
             self.leading_space[token] = piece.startswith(_SPACE)
             self.base[token] = len(piece.removeprefix(_SPACE).replace(_SPACE, " ").encode())
+        spelled = [spelling.get(value, -1) for value in _SPACE.encode()]
+        self.spelled_space: tuple[int, ...] = () if has_space or min(spelled) < 0 else tuple(spelled)
+        """The three byte pieces by which this tokenizer spells a space; empty if it has a piece for it."""
 
     def count(self, previous: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Bytes of each target, int64, of the same shape as the two arrays of token ids."""
-        return self.base[targets] + (self.leading_space[targets] & ~self.boundary[previous])
+        """Bytes of each target, given the token before it; int64, of the same shape as the two arrays of token ids.
+
+        A spelled space counts 3 here: pairs of tokens do not show it. ``count_stream`` is exact for every tokenizer.
+        """
+        added = self.boundary[previous] & self.adds_space
+        return self.base[targets] + (self.leading_space[targets] & ~added)
+
+    def count_stream(self, tokens: NDArray[np.integer]) -> ByteCounts:
+        """Bytes of each token of a stream (n,) but the first, which is no target: (n - 1,)."""
+        counts = np.empty(max(len(tokens) - 1, 0), dtype=np.uint16)
+        for start in range(0, len(counts), _BLOCK):
+            block = np.asarray(tokens[start : start + _BLOCK + 1], dtype=np.int64)
+            counts[start : start + _BLOCK] = self.count(block[:-1], block[1:])
+        if self.spelled_space:
+            first, second, third = (np.asarray(tokens) == token for token in self.spelled_space)
+            places = np.flatnonzero(first[:-2] & second[1:-1] & third[2:])
+            counts[places] = counts[places + 1] = 0
+            # The stream's first token is no target.
+            places = places[places > 0]
+            counts[places - 1] = ~(self.boundary[tokens[places - 1]] & self.adds_space)
+        return counts
+
+
+def _adds_space(processor: sentencepiece.SentencePieceProcessor, name: str) -> bool:
+    seen = str(processor.normalize("a"))
+    if seen.endswith(_SPACE):
+        raise PgolfError(
+            f"{name}: puts a space at the end of every text (treat_whitespace_as_suffix), so a token does not tell how "
+            "many bytes it stands for; use a tokenizer that was trained without it"
+        )
+    return seen.startswith(_SPACE)
 
 
 class Tokenizer:
@@ -83,10 +132,15 @@ class Tokenizer:
         """The token that begins every document."""
         return int(self._processor.bos_id())
 
+    @property
+    def unknown_id(self) -> int:
+        """The token for what no piece spells; the bytes of that text are lost."""
+        return int(self._processor.unk_id())
+
     @functools.cached_property
     def byte_table(self) -> ByteTable:
         """Bytes per token."""
-        return ByteTable(self._processor)
+        return ByteTable(self._processor, str(self.path))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without BOS."""
@@ -99,7 +153,32 @@ class Tokenizer:
     def normalize(self, text: str) -> str:
         """The text as the tokenizer sees it: what the counted bytes of a document refer to.
 
-        One leading space is not part of it: some tokenizers put it there themselves, and by the definition
-        of bytes it counts for nothing after BOS.
+        A space that the tokenizer itself puts in front is not part of it.
         """
-        return str(self._processor.normalize(text)).replace(_SPACE, " ").removeprefix(" ")
+        return self._own_text(str(self._processor.normalize(text)))
+
+    def document_bytes(self, tokens: NDArray[np.integer]) -> int:
+        """UTF-8 length of the text that SentencePiece decodes a whole document (n,) to, unknown pieces left out.
+
+        It owes nothing to the byte table, so that one can be held against the other.
+        """
+        plain, ids = self._character, tokens.tolist()
+        known = [plain if token == self.unknown_id else token for token in ids if token != self.bos_id]
+        # The decoder takes off spaces at the beginning of a text, so a character is put there.
+        text = str(self._processor.decode([plain, *known]))[1:]
+        return len(self._own_text(text).encode()) - ids.count(self.unknown_id) * int(self.byte_table.base[plain])
+
+    @functools.cached_property
+    def _character(self) -> int:
+        """A token that is decoded to one character that is no space, whatever stands beside it."""
+        table = self.byte_table
+        texts = (
+            (token, self.decode([token])) for token in np.flatnonzero((table.base > 0) & ~table.leading_space).tolist()
+        )
+        # Half a character is decoded to U+FFFD, which is longer; of a piece with a space the decoder shows the rest.
+        whole = ((token, text) for token, text in texts if len(text.encode()) == table.base[token])
+        return next(token for token, text in whole if len(text) == 1 and text.isprintable() and text != " ")
+
+    def _own_text(self, normalized: str) -> str:
+        text = normalized.replace(_SPACE, " ")
+        return text.removeprefix(" ") if self.byte_table.adds_space else text

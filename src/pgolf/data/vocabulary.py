@@ -37,6 +37,7 @@ def make_tokenizer(path: Path, model: Path | None, vocab_size: int | None, docum
         raise PgolfError(f"{model}: has {opened.vocab_size} pieces, but a shard's tokens go up to 65,536")
     if opened.bos_id < 0:
         raise PgolfError(f"{model}: has no BOS piece, which begins every document; train it with one")
+    _ = opened.byte_table  # refuses tokenizers whose bytes cannot be counted
     write_bytes(path, model.read_bytes())
 
 

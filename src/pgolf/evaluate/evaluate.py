@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgolf.data.shards import Tokens
-from pgolf.data.tokenizer import ByteTable
+from pgolf.data.tokenizer import ByteCounts
 from pgolf.device import keep_freed_memory
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger, text_digest
@@ -60,7 +60,7 @@ def evaluate(
     network: GPT,
     recipe: Recipe,
     tokens: Tokens,
-    byte_table: ByteTable,
+    byte_counts: ByteCounts,
     mode: str,
     progress: Callable[[int, int], None] | None = None,
     *,
@@ -74,7 +74,7 @@ def evaluate(
         network: the model on its device.
         recipe: windows and test-time training.
         tokens: the stream, uint16; all but the first are targets.
-        byte_table: bytes per target.
+        byte_counts: bytes of text that each target stands for (n,).
         mode: "standard", "sliding" or "ttt".
         progress: told (targets scored, all targets).
         strict: reveal one target at a time, which is slow.
@@ -106,7 +106,7 @@ def evaluate(
     )
     try:
         scorer = build_scorer(network, settled, mode, team=team)
-        grade(scorer, tokens, byte_table, ledger, strict=strict, progress=progress, team=team)
+        grade(scorer, tokens, byte_counts, ledger, strict=strict, progress=progress, team=team)
     finally:
         network.train(was_training)
     score = ledger.score()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pgolf.data.shards import Tokens
-from pgolf.data.tokenizer import ByteTable
+from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
 from pgolf.files import read_bytes, write_bytes
 
@@ -186,7 +186,7 @@ def read_ledger(path: Path) -> tuple[dict[str, Any], list[Entry]]:
 def verify_ledger(
     path: Path,
     tokens: Tokens | None = None,
-    byte_table: ByteTable | None = None,
+    byte_counts: ByteCounts | None = None,
     expected: Mapping[str, str] | None = None,
 ) -> Verification:
     """Recompute a ledger file's chain, coverage, order and totals.
@@ -194,7 +194,7 @@ def verify_ledger(
     Args:
         path: the file.
         tokens: the stream it claims to cover, uint16, the first token included; compared by digest, range by range.
-        byte_table: with ``tokens``, the bytes of every range are counted again.
+        byte_counts: with ``tokens``, the bytes of each of its targets; those of every range are added up again.
         expected: entries that the header must have, such as the artifact's digest.
 
     Raises:
@@ -210,7 +210,7 @@ def verify_ledger(
             entry = _entry(line, number)
             _check_entry(entry, entries, chain, number)
             if tokens is not None:
-                _check_text(entry, tokens, byte_table, number)
+                _check_text(entry, tokens, byte_counts, number)
             chain = entry.chain
             entries.append(entry)
         _check_end(header, entries, chain, lines[-1], len(lines))
@@ -222,7 +222,7 @@ def verify_ledger(
         ("coverage and order", f"targets 0 to {score.targets:,}, each once, from left to right"),
         ("totals", f"{score.nats!r} nats, {score.bytes:,} bytes, {score.bpb!r} bits per byte"),
         ("text", "not compared (no --data)" if tokens is None else "every range is that of the data"),
-        ("bytes", "not compared (no --data)" if byte_table is None else "every range counted again"),
+        ("bytes", "not compared (no --data)" if byte_counts is None else "every range added up again"),
     ]
     checks += [(name, f"SHA-256 {value[:16]}..., as in the header") for name, value in (expected or {}).items()]
     return Verification(checks, None, score)
@@ -284,15 +284,14 @@ def _check_entry(entry: Entry, before: Sequence[Entry], chain: str, number: int)
         raise _Wrong(f"line {number}: no score ({entry.targets} targets, {entry.nats} nats, {entry.bytes} bytes)")
 
 
-def _check_text(entry: Entry, tokens: Tokens, byte_table: ByteTable | None, number: int) -> None:
+def _check_text(entry: Entry, tokens: Tokens, byte_counts: ByteCounts | None, number: int) -> None:
     end = entry.first + entry.targets
     if end > len(tokens) - 1:
         raise _Wrong(f"line {number}: targets {entry.first} to {end}, but the data has {len(tokens) - 1}")
     if entry.text != text_digest(tokens[entry.first + 1 : end + 1]):
         raise _Wrong(f"line {number}: targets {entry.first} to {end} are other tokens than the data's")
-    if byte_table is not None:
-        previous, targets = (tokens[entry.first + k : end + k].astype(np.int64) for k in (0, 1))
-        counted = int(byte_table.count(previous, targets).sum())
+    if byte_counts is not None:
+        counted = int(byte_counts[entry.first : end].sum(dtype=np.int64))
         if counted != entry.bytes:
             raise _Wrong(f"line {number}: {entry.bytes} bytes claimed, the text has {counted}")
 

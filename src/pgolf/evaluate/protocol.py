@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from pgolf.data.shards import Tokens
-from pgolf.data.tokenizer import ByteTable
+from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
 from pgolf.team import SOLO, Team
@@ -121,7 +121,7 @@ class Scorer(abc.ABC):
 def grade(
     scorer: Scorer,
     tokens: Tokens,
-    byte_table: ByteTable,
+    byte_counts: ByteCounts,
     ledger: Ledger,
     *,
     strict: bool = False,
@@ -133,7 +133,7 @@ def grade(
     Args:
         scorer: is begun here.
         tokens: the stream, uint16; all but the first are targets.
-        byte_table: the authority on the bytes that targets stand for.
+        byte_counts: bytes of text that each target stands for (n,).
         ledger: empty; receives one entry per request.
         strict: ask for one target at a time.
         progress: told (targets scored, all targets).
@@ -147,13 +147,13 @@ def grade(
     while done < targets:
         requests = [(scorer, done, 1)] if strict else _requests(scorer, tokens, done, team)
         own = requests if strict else [requests[index] for index in team.share(len(requests))]
-        measured = [_measure(by, tokens[at : at + count + 1], byte_table, at, strict) for by, at, count in own]
+        measured = [_measure(by, tokens[at + 1 : at + count + 1], at, strict) for by, at, count in own]
         if not strict:
             team.meet()  # Compiling takes minutes, and a rank with no block of that shape does not compile.
             measured = [entry for part in team.gather(measured) for entry in part]
-        for (_, at, count), (nats, byte_count, state) in zip(requests, measured, strict=True):
+        for (_, at, count), (nats, state) in zip(requests, measured, strict=True):
             block = tokens[at + 1 : at + count + 1].copy()
-            ledger.record(at, block, nats, byte_count, state)
+            ledger.record(at, block, nats, int(byte_counts[at : at + count].sum(dtype=np.int64)), state)
             done += count
             if progress is not None:
                 progress(done, targets)
@@ -179,18 +179,15 @@ def _requests(scorer: Scorer, tokens: Tokens, done: int, team: Team) -> list[tup
     return requests
 
 
-def _measure(scorer: Scorer, span: Tokens, byte_table: ByteTable, first: int, strict: bool) -> tuple[float, int, str]:
-    """Have the targets ``span[1:]`` scored: what they cost (nats), their bytes, and the state they were scored by."""
-    block = span[1:]
+def _measure(scorer: Scorer, block: Tokens, first: int, strict: bool) -> tuple[float, str]:
+    """Have the targets ``block`` scored: what they cost (nats), and the state they were scored by."""
     state = scorer.state_digest()
     if strict:
         losses = _strict_losses(scorer, int(block[0]))
     else:
         # A copy: the scorer must not be able to reach the rest of the stream through it.
         losses = scorer.losses(torch.from_numpy(block.astype(np.int64))).detach()
-    nats = _checked(losses, len(block), first)
-    counted = byte_table.count(span[:-1].astype(np.int64), block.astype(np.int64))
-    return nats, int(counted.sum()), state
+    return _checked(losses, len(block), first), state
 
 
 def _strict_losses(scorer: Scorer, target: int) -> Tensor:

@@ -155,7 +155,8 @@ class Model:
         tokens = np.array(self.encode(text), dtype=np.uint16)
         if len(tokens) < 2:
             raise PgolfError("nothing to score: the text has no tokens")
-        return evaluate(self._network, self.recipe, tokens, self.tokenizer.byte_table, mode)
+        counts = self.tokenizer.byte_table.count_stream(tokens)
+        return evaluate(self._network, self.recipe, tokens, counts, mode)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a document that begins with ``text``: BOS and the tokens of the text.

@@ -47,13 +47,13 @@ def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset
         weights = folder / _WEIGHTS.get(name, "artifact.pgolf")
         expected = {"artifact": sha256_file(weights)} if weights.is_file() else {}
         against = [f"{weights.name} (SHA-256)"] if expected else []
-        tokens = table = None
+        text: tuple[Any, Any] = (None, None)
         if dataset is not None:
             targets = read_header(path)["targets"]
-            tokens, table = dataset.validation_tokens(1)[: targets + 1], dataset.tokenizer.byte_table
+            text = dataset.validation_text(1).first(targets)
             expected["tokenizer"] = dataset.tokenizer.digest
             against.append("the text and bytes of the data, target by target")
-        verification = verify_ledger(path, tokens, table, expected)
+        verification = verify_ledger(path, *text, expected)
         if verification.problem is None and not _same(verification, found):
             problem = f"its score {verification.score.bpb!r} is not the one in result.json, {found['val_bpb']!r}"
             verification = Verification([], problem, verification.score)

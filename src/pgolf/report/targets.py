@@ -111,7 +111,7 @@ def score_targets(
         PgolfError: another tokenizer or text than the ledger's, or costs that cannot be the ledger's.
     """
     weights.check_data(dataset)
-    stream = dataset.validation_tokens(weights.recipe.evaluation_length)
+    stream, byte_counts = dataset.validation_text(weights.recipe.evaluation_length)
     header, entries = read_ledger(ledger) if ledger is not None else ({}, [])
     announced = int(header.get("targets", len(stream) - 1))
     if announced > len(stream) - 1:
@@ -123,15 +123,14 @@ def score_targets(
     network = place(weights.model(), weights.recipe, device)
     listener = _Listener(build_scorer(network, weights.recipe, mode), announced)
     again, strict = Ledger(), bool(header.get("strict", False))
-    grade(listener, stream[: count + 1], dataset.tokenizer.byte_table, again, progress=progress)
-    previous, targets = (part.astype(np.int64) for part in (stream[:count], stream[1 : count + 1]))
+    grade(listener, stream[: count + 1], byte_counts[:count], again, progress=progress)
     check, agrees = _compared(ledger, [] if strict else entries, again.entries)
     return TargetCosts(
         weights="artifact" if weights.kind == "artifact" else "averaged weights",
         mode=mode,
         tokens=stream[: count + 1],
         nats=torch.cat(listener.nats).numpy(),
-        bytes=dataset.tokenizer.byte_table.count(previous, targets),
+        bytes=byte_counts[:count].astype(np.int64),
         announced=announced,
         check=check,
         agrees=agrees,

@@ -105,10 +105,10 @@ def score(
     """Score weights, on all targets or the first ``limit``, and print the result; the name ends with the mode."""
     network = GPT(recipe.model)
     network.load_state_dict(weights)
-    tokens = dataset.validation_tokens(recipe.evaluation_length, limit)
-    placed, table, mode = place(network.eval(), recipe, device), dataset.tokenizer.byte_table, name.rpartition(" ")[2]
+    text = dataset.validation_text(recipe.evaluation_length, limit)
+    placed, mode = place(network.eval(), recipe, device), name.rpartition(" ")[2]
     team.meet()
-    found = evaluate(placed, recipe, tokens, table, mode, team=team)
+    found = evaluate(placed, recipe, *text, mode, team=team)
     log.line(
         f"{name} val_loss:{found.val_loss:.8f} val_bpb:{found.val_bpb:.8f} targets:{found.targets} bytes:{found.bytes} "
         f"eval_time:{found.seconds:.1f}s"

@@ -173,9 +173,9 @@ def find_data(run: Candidate, data: Path | None, tokenizer: Path | None) -> Data
 def verify(run: Candidate, dataset: Dataset) -> dict[str, Verification]:
     """Recompute a run's ledgers, by mode, against the data, the artifact and the tokenizer."""
     expected = {"artifact": sha256_file(run.artifact), "tokenizer": dataset.tokenizer.digest}
-    tokens = dataset.validation_tokens(run.recipe.evaluation_length)
-    table, ledgers = dataset.tokenizer.byte_table, {"sliding": run.sliding_ledger, run.score["mode"]: run.ledger}
-    return {mode: verify_ledger(path, tokens, table, expected) for mode, path in ledgers.items()}
+    text = dataset.validation_text(run.recipe.evaluation_length)
+    ledgers = {"sliding": run.sliding_ledger, run.score["mode"]: run.ledger}
+    return {mode: verify_ledger(path, *text, expected) for mode, path in ledgers.items()}
 
 
 def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: torch.device, mode: str) -> Candidate:

@@ -121,7 +121,7 @@ class Run:
         self.averager = Averager(recipe.average, self.network.state_dict())
         loader = BatchLoader(dataset.train_stream(), recipe.train, team.rank, team.size)
         self.batches = prefetcher(loader, device)
-        self.validation_tokens = dataset.validation_tokens(recipe.evaluation_length)
+        self.validation_text = dataset.validation_text(recipe.evaluation_length)
         self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
         self.grid: Grid | None = None  # on which they round, once it is frozen
         self.clock = Clock()
@@ -245,9 +245,8 @@ class Run:
             PgolfError: the loss is not a finite number.
         """
         self._settle()
-        table = self.dataset.tokenizer.byte_table
         try:
-            result = evaluate(self.network, self.recipe, self.validation_tokens, table, mode="standard", team=self.team)
+            result = evaluate(self.network, self.recipe, *self.validation_text, mode="standard", team=self.team)
         except PgolfError as error:
             raise PgolfError(
                 f"validation after step {self.clock.step}: {error}; if training diverged, lower the optim.*_lr rates"

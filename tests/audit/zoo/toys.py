@@ -19,6 +19,7 @@ from pgolf.audit.audit import audit
 from pgolf.audit.report import Report
 from pgolf.audit.settings import Settings
 from pgolf.audit.subject import Claim, Context, make_subject
+from pgolf.data.dataset import Text
 from pgolf.data.shards import Tokens, write_shard
 from pgolf.data.tokenizer import ByteTable
 
@@ -36,6 +37,7 @@ class Bytes(ByteTable):
 
     def __init__(self) -> None:
         self.base = np.array([len(piece) for piece in PIECES])
+        self.spelled_space = ()
 
     def count(self, previous: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
         return self.base[targets]
@@ -122,7 +124,12 @@ def audited(animal: Animal, seed: int, folder: Path, settings: Settings = FEW) -
     context = Context(artifact, torch.device("cpu"), VOCABULARY, BOS, BYTES, lambda _, token: PIECES[token])
     settings = replace(settings, seed=seed, **(animal.settings or {}))
     return audit(
-        lambda: make_subject(animal.make, context, animal.name), text, context, settings, name=animal.name, data=data
+        lambda: make_subject(animal.make, context, animal.name),
+        Text(text, BYTES.count_stream(text)),
+        context,
+        settings,
+        name=animal.name,
+        data=data,
     )
 
 

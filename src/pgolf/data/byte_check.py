@@ -1,0 +1,73 @@
+"""Are the bytes that a score is divided by those of the text? Looked at from the other side: by decoding.
+
+Preparing, inspecting, auditing and verifying a ledger all ask here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pgolf.data.dataset import Dataset, Normalisation, Text
+from pgolf.data.tokenizer import Tokenizer
+
+# So many tokens of a text are decoded.
+_LOOKED_AT = 1 << 22
+
+
+@dataclass(frozen=True)
+class ByteCheck:
+    """What was found."""
+
+    source: str
+    """Who says what a target stands for: "tokenizer" or "byte files" (side-cars)."""
+    evidence: str
+    """What was compared."""
+    problem: str | None
+    """What is wrong; None if nothing is."""
+    normalisation: Normalisation | None
+    """What normalisation did to the validation text; None where it is not recorded or does not count."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """As labelled lines."""
+        unknown = "not recorded" if self.source == "tokenizer" else "the side-cars count the text before it"
+        return [("bytes per target", self.evidence), ("normalisation", str(self.normalisation or unknown))]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        change = self.normalisation and self.normalisation._asdict()
+        return {"source": self.source, "evidence": self.evidence, "problem": self.problem, "normalisation": change}
+
+
+def check_bytes(dataset: Dataset, text: Text) -> ByteCheck:
+    """Hold the byte counts of validation text against the lengths that its documents are decoded to.
+
+    Side-cars count another text than the one that tokens are decoded to; of them only the sum is looked at, when they
+    are read.
+    """
+    if dataset.val_byte_files:
+        names = dataset.val_byte_files
+        what = names[0].name if len(names) == 1 else f"{names[0].name} and {len(names) - 1} more"
+        return ByteCheck("byte files", f"{what}: an entry for every token, no more bytes than they spell", None, None)
+    checked, problem = check_documents(dataset.tokenizer, text)
+    evidence = f"counted by {dataset.tokenizer.path.name}; {checked:,} whole documents have the length they decode to"
+    return ByteCheck("tokenizer", problem or evidence, problem, dataset.normalisation("val"))
+
+
+def check_documents(tokenizer: Tokenizer, text: Text) -> tuple[int, str | None]:
+    """How many whole documents at the beginning of a text have the bytes they decode to, and the first that has not."""
+    tokens = text.tokens[:_LOOKED_AT]
+    begins = np.flatnonzero(tokens == tokenizer.bos_id).tolist()
+    for number, (begin, end) in enumerate(itertools.pairwise(begins)):
+        counted = int(text.byte_counts[begin : end - 1].sum(dtype=np.int64))
+        decoded = tokenizer.document_bytes(tokens[begin:end])
+        if counted != decoded:
+            problem = (
+                f"{tokenizer.path}: document {number} counts {counted:,} bytes, but decodes to {decoded:,}; no score "
+                "in these tokens is exact, use another tokenizer"
+            )
+            return number, problem
+    return max(len(begins) - 1, 0), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -61,9 +62,20 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
         )
     model = io.BytesIO()
     failures: list[Exception] = []
+    sentences = _keeping_failure(first_bytes(documents, SAMPLE_BYTES), failures)
+    # In a thread of its own, so that Ctrl-C reaches this one at any moment; left alone, that one ends with the process.
+    trainer = threading.Thread(target=_train, args=(sentences, model, vocab_size, failures), daemon=True)
+    trainer.start()
+    trainer.join()
+    if failures:
+        raise _in_users_terms(failures[0], vocab_size)
+    write_bytes(path, model.getvalue())
+
+
+def _train(sentences: Iterator[str], model: io.BytesIO, vocab_size: int, failures: list[Exception]) -> None:
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_keeping_failure(first_bytes(documents, SAMPLE_BYTES), failures),
+            sentence_iterator=sentences,
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -81,20 +93,24 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
             num_threads=1,
             minloglevel=3,
         )
-    except (RuntimeError, OSError) as error:
-        if not failures:
-            raise PgolfError(_complaint(vocab_size, str(error))) from error
-    if failures:
-        raise failures[0]
-    write_bytes(path, model.getvalue())
+    except Exception as error:
+        failures.append(error)
 
 
 def _keeping_failure(documents: Iterator[str], failures: list[Exception]) -> Iterator[str]:
-    # The trainer swallows what its iterator raises, so it is put aside and raised afterwards.
+    # The trainer swallows what its iterator raises, and then raises an error of its own: the first one is the cause.
     try:
         yield from documents
     except Exception as error:
         failures.append(error)
+
+
+def _in_users_terms(error: Exception, vocab_size: int) -> Exception:
+    if not isinstance(error, RuntimeError | OSError):  # The trainer raises these; others come from the documents.
+        return error
+    complaint = PgolfError(_complaint(vocab_size, str(error)))
+    complaint.__cause__ = error
+    return complaint
 
 
 def _complaint(vocab_size: int, message: str) -> str:

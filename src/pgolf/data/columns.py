@@ -59,12 +59,14 @@ def _parquet(arrow: Any, path: Path, column: str, advance: Advance) -> Iterator[
     rows = told = 0
     with arrow.parquet.ParquetFile(path) as file:
         steps = _way_to(arrow, path, file.schema_arrow, column)
-        for batch in file.iter_batches(batch_size=_ROWS, columns=[".".join(steps)]):
-            yield _at(arrow, batch, steps)
-            rows += batch.num_rows
-            done = size * rows // file.metadata.num_rows
-            advance(done - told)
-            told = done
+        # Group by group: pyarrow cannot put nested dictionaries of two groups into one batch.
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[".".join(steps)]):
+                yield _at(arrow, batch, steps)
+                rows += batch.num_rows
+                done = size * rows // file.metadata.num_rows
+                advance(done - told)
+                told = done
 
 
 def _arrow(arrow: Any, path: Path, column: str, advance: Advance) -> Iterator[Any]:

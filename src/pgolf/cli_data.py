@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pgolf.cli_common import AsJson, TokenizerFile, epilog, flat_rows, print_result
+from pgolf.errors import Interrupted
 
 data_app = typer.Typer(help="Prepare, fetch and inspect token shards.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -15,12 +19,19 @@ data_app = typer.Typer(help="Prepare, fetch and inspect token shards.", no_args_
 @data_app.command(
     "prepare",
     epilog=epilog(
-        "pgolf data prepare --text books/*.txt --val-fraction 0.01 --vocab-size 1024 --out data/books",
+        "pgolf data prepare --text books/*.txt --val-fraction 0.1 --vocab-size 512 --out data/books",
+        "pgolf data prepare --text notes.txt --split blank-lines --val-fraction 0.1 --vocab-size 512 --out data/notes",
         "pgolf data prepare --text train.jsonl.zst --val-text val.jsonl --tokenizer sp1024.model --out data/web",
     ),
 )
 def data_prepare(
-    text: Annotated[list[Path], typer.Option("--text", help=".txt, .jsonl, .jsonl.zst or .parquet; several at once.")],
+    text: Annotated[
+        list[Path],
+        typer.Option(
+            "--text",
+            help="Files (.txt, .jsonl, .json, also with .gz or .zst; .parquet, .arrow) or folders; several at once.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="New folder for shards, tokenizer and manifest.")],
     val_text: Annotated[
         list[Path] | None, typer.Option("--val-text", help="Files of validation documents; several at once.")
@@ -28,7 +39,16 @@ def data_prepare(
     val_fraction: Annotated[float, typer.Option("--val-fraction", help="Part of the documents held out.")] = 0.0,
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Existing SentencePiece model.")] = None,
     vocab_size: Annotated[int | None, typer.Option("--vocab-size", help="Train a tokenizer of this size.")] = None,
-    one_document: Annotated[bool, typer.Option("--one-document", help="A .txt file is one document.")] = False,
+    split: Annotated[
+        str,
+        typer.Option("--split", help="files: a .txt file is a document; blank-lines: they separate its documents."),
+    ] = "files",
+    text_column: Annotated[
+        str, typer.Option("--text-column", help="Field or column with the text; nested ones as record.body.")
+    ] = "text",
+    bad_documents: Annotated[
+        str, typer.Option("--bad-documents", help="error: one ends the work; skip: they are left out and counted.")
+    ] = "error",
     allow_added_bytes: Annotated[
         bool, typer.Option("--allow-added-bytes", help="Even if normalisation makes the validation text longer.")
     ] = False,
@@ -36,23 +56,26 @@ def data_prepare(
     as_json: AsJson = False,
 ) -> None:
     """Turn text into token shards, with a tokenizer and a manifest."""
-    from pgolf.data.prepare import prepare
-    from pgolf.progress import counting
+    with _all_or_nothing():
+        from pgolf.data.prepare import prepare
+        from pgolf.data.readers import Reading
+        from pgolf.progress import counting
 
-    with counting("preparing") as progress:
-        manifest = prepare(
-            text,
-            out,
-            val_text=val_text or (),
-            val_fraction=val_fraction,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            one_document=one_document,
-            allow_added_bytes=allow_added_bytes,
-            workers=workers,
-            progress=progress,
-        )
-    print_result(manifest, as_json, _split_rows(manifest["splits"]), title=f"{out}")
+        reading = Reading(split, text_column, bad_documents)
+        with counting("preparing") as progress:
+            manifest = prepare(
+                text,
+                out,
+                val_text=val_text or (),
+                val_fraction=val_fraction,
+                tokenizer=tokenizer,
+                vocab_size=vocab_size,
+                reading=reading,
+                allow_added_bytes=allow_added_bytes,
+                workers=workers,
+                progress=progress,
+            )
+    print_result(manifest, as_json, _rows(manifest), title=str(out))
 
 
 @data_app.command("fetch", epilog=epilog("pgolf data fetch fineweb-sp1024 --train-shards 10 --out data/fineweb-sp1024"))
@@ -76,21 +99,43 @@ def data_inspect(
     tokenizer: TokenizerFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count tokens, documents and bytes; check headers and the overlap of training and validation."""
+    """Count tokens, documents and bytes; check headers and the overlap of training and validation.
+
+    Exits with status 1 if a shard is damaged or missing.
+    """
     from pgolf.data.inspect import inspect_dataset
 
     found = inspect_dataset(folder, tokenizer)
     print_result(found, as_json, flat_rows(found), title=str(folder))
+    if found["errors"]:
+        raise typer.Exit(1)
 
 
-def _split_rows(splits: dict[str, Any]) -> list[tuple[str, str]]:
+@contextlib.contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work alike: no half-made folder stays, and one line says so."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written") from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _rows(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     from pgolf.data.dataset import normalisation_of
 
-    return [
-        (
-            name,
-            f"{split['documents']:,} documents, {split['tokens']:,} tokens, {split['bytes_original']:,} bytes of text; "
-            f"normalisation {normalisation_of(split)}",
-        )
-        for name, split in splits.items()
-    ]
+    documents, skipped = manifest["documents"], manifest["skipped_documents"]
+    rows = [("text", f"{_documents(documents['count'])}, median {documents['median_characters']:,} characters")]
+    if skipped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        rows.append(("left out", f"{_documents(sum(skipped.values()))}: {reasons}"))
+    for name, split in manifest["splits"].items():
+        counts = f"{split['tokens']:,} tokens, {split['bytes_original']:,} bytes of text"
+        rows.append((name, f"{_documents(split['documents'])}, {counts}; normalisation {normalisation_of(split)}"))
+    return rows
+
+
+def _documents(count: int) -> str:
+    return f"{count:,} document{'s' if count != 1 else ''}"

@@ -110,7 +110,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.toml").write_text(RECIPE)
     pgolf(
         *("data", "prepare", "--text", "train.txt", "--val-text", "val.txt"),
-        *("--vocab-size", "320", "--out", "data"),
+        *("--split", "blank-lines", "--vocab-size", "320", "--out", "data"),
         cwd=folder,
     )
     pgolf("train", "--recipe", "tiny.toml", "--data", "data", "--out", "run", cwd=folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgolf import __version__ as pgolf_version
-from tests.e2e.conftest import pgolf, pgolf_json
+from tests.e2e.conftest import pgolf, pgolf_json, sentences
 from tests.golden.toy import trajectory_settings
 
 COMMANDS = [
@@ -90,6 +90,38 @@ def test_pack_reports_its_bytes(workshop: Path) -> None:
     assert report["model_bytes"] == (workshop / "again.pgolf").stat().st_size
     assert report["total_bytes"] == report["model_bytes"] + report["code_bytes"] <= report["cap"] == 300_000
     assert (workshop / "again.pgolf").read_bytes() == (workshop / "model.pgolf").read_bytes()
+
+
+def test_inspect_ends_with_status_1_after_saying_what_is_damaged(workshop: Path, tmp_path: Path) -> None:
+    shutil.copytree(workshop / "data", tmp_path / "data")
+    shard = tmp_path / "data" / "text_train_000000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    done = pgolf("data", "inspect", "data", cwd=tmp_path, check=1)
+    assert "text_train_000000.bin" in done.stdout and "val.tokens" in done.stdout and done.stderr == ""
+    found = json.loads(pgolf("data", "inspect", "data", "--json", cwd=tmp_path, check=1).stdout)
+    assert list(found["errors"]) == ["text_train_000000.bin"] and found["val"]["documents"] == 40
+
+
+def test_prepare_says_what_it_found_and_what_it_left_out(tmp_path: Path) -> None:
+    lines = [json.dumps({"record": {"body": text}}) for text in sentences(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, "{}", '{"record": null}']))
+    words = (
+        "data",
+        "prepare",
+        "--text",
+        "a.jsonl",
+        "--text-column",
+        "record.body",
+        "--vocab-size",
+        "320",
+        "--out",
+        "data",
+    )
+    assert "--bad-documents skip" in pgolf(*words, cwd=tmp_path, check=2).stderr
+    shown = " ".join(pgolf(*words, "--bad-documents", "skip", cwd=tmp_path).stdout.split())
+    middle = sorted(map(len, sentences(40)))[19]
+    assert f"40 documents, median {middle} characters" in shown
+    assert "2 documents: 1 no such column, 1 null" in shown
 
 
 def test_inspect_counts_the_prepared_data(workshop: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc_data.topics as topics_of_python
 import re
 import shlex
 import shutil
@@ -48,8 +49,11 @@ def desk(workshop: Path, tmp_path: Path) -> Path:
     desk = tmp_path
     (desk / "books").mkdir()
     # What is compressed is short: every token takes a step of the model, there and back.
-    for name, count in (("one", 20), ("two", 380)):
-        (desk / "books" / f"{name}.txt").write_text("\n\n".join(sentences(count, seed=len(name) + ord(name[0]))))
+    (desk / "books" / "one.txt").write_text("\n\n".join(sentences(20, seed=4)))
+    topics = [topics_of_python.topics[name] for name in sorted(topics_of_python.topics)]
+    for index in range(4):
+        (desk / "books" / f"book{index}.txt").write_text("\n\n".join(topics[index:32:4]))
+    (desk / "notes.txt").write_text("\n\n".join(topics[:8]))
     for name, count in (("train.jsonl", 200), ("val.jsonl", 10)):
         lines = [f'{{"text": "{text}"}}' for text in sentences(count, seed=5)]
         (desk / name).write_text("\n".join(lines))

@@ -38,7 +38,7 @@ TRAIN = ("train", "--recipe", "tiny.toml", "--out", "new")
         (("train", "--recipe", "quickstar", "--out", "new"), ["quickstart"]),
         ((*TRAIN, "--data", "data", "--set", "model.widht=3"), ["model.widht", "model.width"]),
         ((*TRAIN, "--data", "data", "--set", "model.heads=5"), ["model.heads"]),
-        ((*TRAIN, "--data", "data", "--set", "model.vocab_size=500"), ["320", "500"]),
+        ((*TRAIN, "--data", "data", "--set", "model.vocab_size=500"), ["--set model.vocab_size=320 ", "500"]),
         ((*TRAIN, "--data", "missing"), ["missing"]),
         (TRAIN, ["--data"]),
         (("train", "--recipe", "tiny.toml", "--data", "data", "--out", "run"), ["run", "--resume"]),
@@ -107,7 +107,6 @@ def test_text_that_cannot_be_used(tmp_path: Path) -> None:
 def test_data_of_another_tokenizer(workshop: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("\n\n".join(f"Completely different words {n} about quarks and gluons." for n in range(300)))
-    pgolf(
-        "data", "prepare", "--text", other, "--val-fraction", "0.2", "--vocab-size", "320", "--out", tmp_path / "data"
-    )
+    options = ("--split", "blank-lines", "--val-fraction", "0.2", "--vocab-size", "320")
+    pgolf("data", "prepare", "--text", other, *options, "--out", tmp_path / "data")
     assert "tokenizer" in fails("eval", workshop / "model.pgolf", "--data", tmp_path / "data")

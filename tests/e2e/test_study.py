@@ -230,7 +230,8 @@ def test_a_changed_study_does_not_mix_with_what_is_there(workshop: Path, tmp_pat
     changed = study(workshop, tmp_path, HEAD + QUICK + "[base]\noptim.matrix_lr = 0.01\n", check=2)
     assert "1 of its cells ran with other settings than the study has now: base_seed-1337" in changed.stderr
     assert "choose another --out, or delete their folders" in changed.stderr and changed.stderr.count("\n") == 1
-    pgolf("data", "prepare", "--text", "val.txt", "--vocab-size", "320", "--out", tmp_path / "other", cwd=workshop)
+    options = ("--split", "blank-lines", "--vocab-size", "320")
+    pgolf("data", "prepare", "--text", "val.txt", *options, "--out", tmp_path / "other", cwd=workshop)
     words = ("study", tmp_path / "study.toml", "--out", tmp_path / "out", "--data")
     write(tmp_path, HEAD + QUICK)
     assert "ran with other data" in fails(*words, tmp_path / "other", cwd=tmp_path)

@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def test_the_whole_job_on_a_gpu(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n\n".join(sentences(300)))
     (tmp_path / "tiny.toml").write_text(RECIPE)
-    prepare = ("data", "prepare", "--text", "text.txt", "--val-fraction", "0.1", "--vocab-size", "320", "--out", "data")
-    pgolf(*prepare, cwd=tmp_path)
+    options = ("--split", "blank-lines", "--val-fraction", "0.1", "--vocab-size", "320")
+    pgolf("data", "prepare", "--text", "text.txt", *options, "--out", "data", cwd=tmp_path)
     for device in ("cuda", "cpu"):
         pgolf("run", "tiny.toml", "--data", "data", "--out", device, "--device", device, cwd=tmp_path)
     scores = {

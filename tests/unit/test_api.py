@@ -25,7 +25,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     words = (f"hello world and hello world again; it has number {n}." for n in range(300))
     train_tokenizer(words, 320, folder / "tokenizer.model")
-    recipe = pgolf.load_recipe("tiny")
+    recipe = pgolf.load_recipe("tiny", "model.vocab_size=320")
     digest = Tokenizer.load(folder / "tokenizer.model").digest
     save_weights(folder / "model.safetensors", build_model(recipe.model, 0).state_dict(), recipe, digest)
     return folder / "model.safetensors"
@@ -52,7 +52,7 @@ def test_functions_keep_their_names_whatever_is_imported() -> None:
 def test_a_model_says_what_it_is(weights: Path) -> None:
     model = pgolf.load(str(weights))
     assert isinstance(model, pgolf.Model)
-    assert model.recipe == pgolf.load_recipe("tiny")
+    assert model.recipe == pgolf.load_recipe("tiny", "model.vocab_size=320")
     assert model.parameters == sum(tensor.numel() for tensor in build_model(model.recipe.model, 0).parameters())
     assert f"{model.parameters:,}" in repr(model)
     assert Path(model) == model.source == weights

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe() -> Recipe:
     settings = ["train.sequence_length=24", "train.batch_tokens=48", "evaluate.stride=6", "ttt.chunk_tokens=64"]
-    return load_recipe("tiny", [*settings, "model.width=32"])
+    return load_recipe("tiny", [*settings, "model.width=32", "model.vocab_size=320"])
 
 
 def save(path: Path, recipe: Recipe, digest: str, seed: int) -> None:

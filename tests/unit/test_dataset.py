@@ -13,6 +13,7 @@ import pytest
 
 from pgolf.data.dataset import open_dataset
 from pgolf.data.prepare import prepare
+from pgolf.data.readers import Reading
 from pgolf.data.shards import read_shard, write_shard
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
@@ -25,7 +26,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "text.txt").write_text(TEXT)
     (folder / "val.txt").write_text("A document that is only here.\n\nDocument number 3 tells of 3 birds and 3 fish.")
-    prepare([folder / "text.txt"], folder / "data", val_text=[folder / "val.txt"], vocab_size=300)
+    reading = Reading(split="blank-lines")
+    prepare([folder / "text.txt"], folder / "data", val_text=[folder / "val.txt"], vocab_size=300, reading=reading)
     return folder / "data"
 
 
@@ -67,7 +69,7 @@ def test_folders_that_do_not_fit(prepared: Path, copy: Path, tmp_path: Path) -> 
         open_dataset(tmp_path / "missing")
     with pytest.raises(PgolfError, match="holds no shards"):
         open_dataset(tmp_path)
-    with pytest.raises(PgolfError, match=r"has 300 pieces.*model\.vocab_size is 1024"):
+    with pytest.raises(PgolfError, match=r"has 300 pieces.*model\.vocab_size is 1024.* --set model\.vocab_size=300 "):
         open_dataset(prepared, vocab_size=1024)
     train_tokenizer((f"other words about {n} quarks" for n in range(300)), 300, copy / "tokenizer.model")
     with pytest.raises(PgolfError, match=r"tokenizer\.model: is not the tokenizer that .* was prepared with"):

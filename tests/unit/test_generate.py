@@ -39,9 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         byte_fallback=True,
         minloglevel=2,
     )
-    recipe = load_recipe(
-        "tiny", [f"train.sequence_length={WINDOW}", f"train.batch_tokens={WINDOW}", "evaluate.stride=6"]
-    )
+    settings = [f"train.sequence_length={WINDOW}", f"train.batch_tokens={WINDOW}", "evaluate.stride=6"]
+    recipe = load_recipe("tiny", [*settings, "model.vocab_size=320"])
     for name in ("tokenizer", "spaced"):
         digest = Tokenizer.load(folder / f"{name}.model").digest
         save_weights(folder / f"{name}.safetensors", small_model(recipe).state_dict(), recipe, digest)

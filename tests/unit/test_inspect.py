@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pgolf.data.dataset import open_dataset
 from pgolf.data.inspect import inspect_dataset
 from pgolf.data.prepare import prepare
+from pgolf.data.readers import Reading
 from pgolf.data.shards import read_shard, write_shard
 from pgolf.data.tokenizer import Tokenizer
 
 TEXT = "\n\n".join(f"Document number {n} tells of {n % 7} birds and {n % 5} fish." for n in range(120))
 BOS = 1
+PARAGRAPHS = Reading(split="blank-lines")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "text.txt").write_text(TEXT)
     (folder / "val.txt").write_text("A document that is only here.\n\nDocument number 3 tells of 3 birds and 3 fish.")
-    prepare([folder / "text.txt"], folder / "data", val_text=[folder / "val.txt"], vocab_size=300)
+    prepare([folder / "text.txt"], folder / "data", val_text=[folder / "val.txt"], vocab_size=300, reading=PARAGRAPHS)
     return folder / "data"
 
 
@@ -58,6 +62,7 @@ def test_documents_may_run_from_shard_to_shard(prepared: Path, tmp_path: Path) -
         [tmp_path / "text.txt"],
         tmp_path / "data",
         val_text=[tmp_path / "val.txt"],
+        reading=PARAGRAPHS,
         tokenizer=prepared / "tokenizer.model",
         tokens_per_shard=37,
     )
@@ -141,3 +146,23 @@ def test_bytes_of_the_golden_shards_are_those_of_their_decoded_documents(shared:
         assert found[split]["bytes"] == sum(len(tokenizer.decode(d[1:].tolist()).encode()) for d in documents)
     assert found["overlap"]["documents"] == 0
     assert found["errors"] == {}
+
+
+def test_more_shards_than_files_that_may_be_open(prepared: Path, bare: Path) -> None:
+    for split in ("train", "val"):
+        tokens = read_shard(prepared / f"text_{split}_000000.bin")
+        for index, part in enumerate(np.array_split(tokens, 80)):
+            write_shard(bare / f"text_{split}_{index:06d}.bin", part)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 45, hard))
+    try:
+        found = inspect_dataset(bare)
+        tokens = open_dataset(bare).validation_tokens(8)
+        stream = open_dataset(bare).train_stream()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    whole = inspect_dataset(prepared)
+    assert found["errors"] == {} and (found["train"]["shards"], found["val"]["shards"]) == (80, 80)
+    assert found["overlap"] == whole["overlap"] and found["train"]["tokens"] == whole["train"]["tokens"] == stream.total
+    assert np.array_equal(tokens, open_dataset(prepared).validation_tokens(8))

@@ -108,3 +108,14 @@ def test_a_bad_token_far_into_a_shard_is_named_when_it_is_reached(
     assert stream.take(0, 40).tolist() == [7] * 40
     with pytest.raises(PgolfError, match="token 999 at position 40"):
         stream.take(30, 15)
+
+
+def test_more_shards_than_files_that_may_be_open(tmp_path: Path) -> None:
+    tokens = np.random.RandomState(0).randint(500, size=900).astype(np.uint16)
+    paths = [tmp_path / f"t_train_{index:06d}.bin" for index in range(300)]
+    for path, part in zip(paths, np.split(tokens, 300), strict=True):
+        write_shard(path, part)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    stream = TokenStream(paths, 500)
+    assert np.array_equal(stream.take(5, 1800), np.resize(np.roll(tokens, -5), 1800))
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 40

@@ -21,8 +21,9 @@ import pytest
 
 from pgolf.data import encode, prepare, vocabulary
 from pgolf.data.dataset import open_dataset
-from pgolf.data.encode import held_out
+from pgolf.data.holdout import HoldOut, document_number
 from pgolf.data.prepare import new_folder, train_tokenizer
+from pgolf.data.readers import Reading
 from pgolf.data.shards import ShardWriter, read_shard
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
@@ -144,7 +145,7 @@ def test_batches_under_way_are_bounded(tmp_path: Path, model: Path) -> None:
             taken += 1
             yield [("train", text)]
 
-    results = encode.encode_all(model, 0.0, batches(), 2)
+    results = encode.encode_all(model, HoldOut(), batches(), 2)
     next(results)
     assert taken <= 4
     assert sum(1 for _ in results) == 49
@@ -162,8 +163,77 @@ def test_the_held_out_part_depends_on_the_text_only(tmp_path: Path, model: Path)
         assert 70 < manifest["splits"]["val"]["documents"] < 130
         assert manifest["splits"]["train"]["documents"] == 1000 - manifest["splits"]["val"]["documents"]
     assert tokens[0] == tokens[1]
-    digest = int(hashlib.sha256(texts[0].encode()).hexdigest()[:16], 16)
-    assert held_out(texts[0], (digest + 1) / 2**64 * 1.001) and not held_out(texts[0], digest / 2**64 * 0.999)
+    assert document_number(texts[0]) == int(hashlib.sha256(texts[0].encode()).hexdigest()[:16], 16)
+
+
+def held_out(text: str, fraction: float) -> bool:
+    return document_number(text) < fraction * 2**64
+
+
+def _documents(folder: Path, split: str) -> list[str]:
+    dataset = open_dataset(folder)
+    tokens = np.concatenate([read_shard(path) for path in sorted(folder.glob(f"*_{split}_*.bin"))])
+    return [dataset.tokenizer.decode(part[1:]) for part in np.split(tokens, np.flatnonzero(tokens == 1)[1:])]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("fraction", [1e-9, 0.1, 1 - 1e-9])
+def test_files_are_documents_and_each_side_gets_one(tmp_path: Path, model: Path, fraction: float, workers: int) -> None:
+    texts = [f"{text}\n\nmore of it" for text in _texts(6)]
+    files = [tmp_path / f"{number}.txt" for number in range(6)]
+    for path, text in zip(files, texts, strict=True):
+        path.write_text(text)
+    ordered = sorted(texts, key=document_number)
+    held = {1e-9: ordered[:1], 1 - 1e-9: ordered[:-1]}.get(fraction) or [t for t in texts if held_out(t, 0.1)]
+    for name, order in (("a", files), ("b", files[::-1])):
+        manifest = prepare.prepare(order, tmp_path / name, val_fraction=fraction, tokenizer=model, workers=workers)
+        assert sorted(_documents(tmp_path / name, "val")) == sorted(held or ordered[:1])
+        assert sorted(_documents(tmp_path / name, "train") + _documents(tmp_path / name, "val")) == sorted(texts)
+        assert manifest["documents"] == {"count": 6, "median_characters": sorted(map(len, texts))[2]}
+
+
+def test_of_a_single_document_the_end_is_held_out(tmp_path: Path) -> None:
+    # The held-out part has a word of its own, and so does every piece that a tokenizer would learn from it.
+    lines = [f"{text}\n" for text in "\n".join(_texts(200)).splitlines()]
+    source = tmp_path / "input.txt"
+    source.write_text("".join(lines) + "wxwxwxwx wxwxwxwx\n" * 60)
+    whole = source.read_text().removesuffix("\n")
+    manifest = prepare.prepare([source], tmp_path / "out", vocab_size=340, val_fraction=0.1)
+    (train,), (val,) = _documents(tmp_path / "out", "train"), _documents(tmp_path / "out", "val")
+    assert train + val == whole and train.endswith("\n")
+    assert len(val.encode()) - len(lines[0]) < 0.1 * len(whole.encode()) <= len(val.encode())
+    assert manifest["documents"] == {"count": 1, "median_characters": len(whole)}
+    assert "wx" not in train
+    assert len(open_dataset(tmp_path / "out").tokenizer.encode("wxwxwxwx")) >= 8, "held-out text taught no pieces"
+    source.write_text("A single line.\n\n")
+    with pytest.raises(PgolfError, match=r"single document of one line.*--val-text"):
+        prepare.prepare([source], tmp_path / "other", vocab_size=340, val_fraction=0.1)
+    assert _hidden(tmp_path) == []
+
+
+def test_bad_documents_are_left_out_on_request_and_counted_once(tmp_path: Path) -> None:
+    source = _jsonl(tmp_path / "a.jsonl", _texts(300))
+    source.write_bytes(b'{"text": null}\n' + source.read_bytes() + b'{"text": "\xff"}\n{"text": null}\n')
+    reading = Reading(bad_documents="skip")
+    options: dict[str, Any] = {"val_fraction": 1e-9, "vocab_size": 320, "reading": reading}
+    manifest = prepare.prepare([source], tmp_path / "out", **options)
+    assert manifest["skipped_documents"] == {"null": 2, "not UTF-8": 1}
+    assert manifest["documents"]["count"] == 300
+    assert manifest["reading"] == {"split": "files", "text_column": "text", "bad_documents": "skip"}
+    source.write_text('{"body": "x"}\n')
+    with pytest.raises(PgolfError, match=r"no documents that can be used.*--bad-documents error"):
+        prepare.prepare([source], tmp_path / "other", **options)
+
+
+def test_validation_text_is_read_by_the_same_rules(tmp_path: Path, model: Path) -> None:
+    reading = Reading(split="blank-lines", text_column="record.body")
+    train = tmp_path / "a.json"
+    train.write_text(json.dumps([{"record": {"body": text}} for text in _texts(3)]))
+    val = tmp_path / "b.txt"
+    val.write_text("one\n\ntwo\n")
+    prepare.prepare([train], tmp_path / "out", val_text=[val], tokenizer=model, reading=reading)
+    assert _documents(tmp_path / "out", "train") == _texts(3)
+    assert _documents(tmp_path / "out", "val") == ["one", "two"]
 
 
 @pytest.mark.parametrize("split_by", ["file", "hash"])
@@ -224,9 +294,6 @@ def test_a_tokenizer_takes_a_bounded_sample_of_every_file(tmp_path: Path, monkey
         ({"vocab_size": 265}, "this text needs at least"),
         ({"vocab_size": 400, "use_model": True}, "has 320 pieces, not --vocab-size 400"),
         ({"use_model": True, "val_fraction": 1.0}, "--val-fraction 1.0 must be"),
-        ({"use_model": True, "val_fraction": 1e-9}, "holds out none"),
-        ({"use_model": True, "val_fraction": 1 - 1e-9}, "no training documents are left"),
-        ({"vocab_size": 300, "val_fraction": 1 - 1e-9}, "no training text is left"),
         ({"use_model": True, "val_fraction": 0.1, "val_text": True}, "exclude each other"),
         ({"use_model": True, "workers": 0}, "--workers 0"),
     ],
@@ -292,7 +359,7 @@ def test_a_full_disk(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_worker_that_dies_is_reported(tmp_path: Path, model: Path) -> None:
     (tmp_path / "broken.model").write_bytes(b"not a model")
     with pytest.raises(PgolfError, match="a worker process died"):
-        list(encode.encode_all(tmp_path / "broken.model", 0.0, iter([[("train", "x")]]), 2))
+        list(encode.encode_all(tmp_path / "broken.model", HoldOut(), iter([[("train", "x")]]), 2))
 
 
 def test_leftovers_go_but_the_work_of_others_stays(tmp_path: Path) -> None:
@@ -396,6 +463,91 @@ def test_kill_at_any_moment_leaves_all_or_nothing(
     assert prepare.prepare([source], out, vocab_size=320, val_fraction=0.1) == expected
     assert _hidden(tmp_path) == []
     assert open_dataset(out).manifest == expected
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from pgolf.data import encode, prepare, trainer, vocabulary
+
+moment = sys.argv.pop()
+
+
+def wait(*ignored, **options):
+    print("here", flush=True)
+    time.sleep(60)
+
+
+def texts(name, wanted):
+    for number in range(10**9):
+        if number == wanted:
+            print("here", flush=True)
+        yield f"document {number} of words that are hidden"
+
+
+if moment == "reading for the tokenizer":
+    vocabulary.first_bytes = lambda documents, limit: texts(moment, 1000)
+if moment == "training":
+    send = trainer._send
+    trainer._send = lambda documents, pipe: (send(texts_of(), pipe), print("here", flush=True))
+    texts_of = lambda: (f"w{n * 7919 % 1000003}x{n * 104729 % 1000003}" * 9 for n in range(20_000))
+if moment == "hashing":
+    prepare.sha256_file = wait
+if moment == "encoding":
+    encode.encode_batch = wait
+if moment == "writing":
+    prepare.write_json = wait
+
+from pgolf.cli import main
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["reading for the tokenizer", "training", "hashing", "encoding", "writing"])
+def test_an_interruption_at_any_moment_leaves_nothing(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    source = _jsonl(tmp_path / "a.jsonl", _texts(300))
+    words = ["data", "prepare", "--text", source, "--vocab-size", "320", "--val-fraction", "0.1"]
+    run = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", *words, "--workers", "1", "--out", tmp_path / "out", moment],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        text=True,
+    )
+    assert run.stdout is not None and run.stdout.readline() == "here\n"
+    children = _children(run.pid)
+    assert moment != "training" or len(children) == 1
+    run.send_signal(number)
+    _, complaint = run.communicate(timeout=30)
+    assert (run.returncode, complaint) == (130, "pgolf: interrupted; nothing was written\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "script.py"]
+    assert not any(Path(f"/proc/{child}").exists() for child in children), "the trainer outlives its parent"
+
+
+def test_ctrl_c_reaches_the_workers_terminal_and_only_this_process_speaks(tmp_path: Path) -> None:
+    source = _jsonl(tmp_path / "a.jsonl", _texts(3000) * 20)
+    model = tmp_path / "small.model"
+    train_tokenizer(_texts(200), 320, model)
+    script = "from pgolf.data import encode; encode._BATCH_CHARACTERS = 2000; from pgolf.cli import main; main()"
+    words = ["data", "prepare", "--text", source, "--tokenizer", model, "--workers", "2", "--out", tmp_path / "out"]
+    run = subprocess.Popen(
+        [sys.executable, "-c", script, *words],
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 30
+    while len(_children(run.pid)) < 3 and time.monotonic() < deadline:  # The tracker of resources, and the workers.
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGINT)
+    _, complaint = run.communicate(timeout=30)
+    assert (run.returncode, complaint) == (130, "pgolf: interrupted; nothing was written\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "small.model"]
 
 
 def _children(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pgolf.data.byte_files import byte_files, read_byte_counts, token_shards
 from pgolf.data.loader import TokenStream
-from pgolf.data.shards import HEADER_BYTES, Tokens, read_shard
+from pgolf.data.shards import HEADER_BYTES, Tokens, read_shard, shard_length
 from pgolf.data.tokenizer import ByteCounts, Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
@@ -130,8 +130,13 @@ class Dataset:
             PgolfError: fewer than two tokens, or a bad or missing shard.
         """
         assert limit_targets is None or limit_targets > 0
-        shards = [read_shard(path, self.tokenizer.vocab_size) for path in self.val_shards]
-        tokens = np.concatenate(shards) if shards else np.zeros(0, dtype=np.uint16)
+        # One shard after the other: each is a file that stays open as long as it is in use.
+        tokens = np.empty(sum(map(shard_length, self.val_shards)), dtype=np.uint16)
+        end = 0
+        for path in self.val_shards:
+            shard = read_shard(path, self.tokenizer.vocab_size)
+            start, end = end, end + len(shard)
+            tokens[start:end] = shard
         targets = len(tokens) - 1
         if targets < 1:
             raise PgolfError(f"{self.folder}: holds no validation tokens (*_val_*.bin); prepare it with --val-fraction")
@@ -183,8 +188,8 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
     opened = Tokenizer.load(tokenizer or _tokenizer_of(folder, found))
     if vocab_size is not None and opened.vocab_size != vocab_size:
         raise PgolfError(
-            f"{opened.path}: has {opened.vocab_size} pieces, but the recipe's model.vocab_size is {vocab_size}; "
-            "change one of them"
+            f"{opened.path}: has {opened.vocab_size} pieces, but the recipe's model.vocab_size is {vocab_size}; train "
+            f"with --set model.vocab_size={opened.vocab_size} (a trained model needs data of its own vocabulary)"
         )
     if manifest is not None and opened.digest != manifest["tokenizer"]["sha256"]:
         raise PgolfError(f"{opened.path}: is not the tokenizer that {folder} was prepared with")

@@ -5,11 +5,12 @@ The processes that encode import this module and little else: in particular not 
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,23 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
+from pgolf.data.holdout import HoldOut
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 
 Document = tuple[str, str]
-"""Split ("train", "val", or "" to let the text's hash decide) and text."""
+"""Split ("train", "val", or "" to let the text itself decide) and text."""
 
 _BATCH_CHARACTERS = 1 << 19
-
-
-def held_out(text: str, fraction: float) -> bool:
-    """Whether a document belongs to the validation split of this size.
-
-    It does if the first 8 bytes of the SHA-256 of its UTF-8, as a big-endian number, are below
-    ``fraction * 2**64``: the same text always falls on the same side, in any corpus and any order.
-    """
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < fraction * 2**64
 
 
 @dataclass
@@ -63,6 +56,8 @@ class Encoded:
     """A batch of documents as tokens, by split."""
 
     splits: dict[str, Part]
+    lengths: Counter[int]
+    """Number of documents by their length in characters; empty ones do not count."""
     empty: int
 
 
@@ -80,20 +75,21 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def encode_all(model: Path, val_fraction: float, batches: Iterable[list[Document]], workers: int) -> Iterator[Encoded]:
+def encode_all(model: Path, holdout: HoldOut, batches: Iterable[list[Document]], workers: int) -> Iterator[Encoded]:
     """Encode batches in their order, with at most two batches per process under way."""
     if workers == 1:
         tokenizer = Tokenizer.load(model)
         for batch in batches:
-            yield encode_batch(tokenizer, batch, val_fraction)
+            yield encode_batch(tokenizer, batch, holdout)
         return
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(model, val_fraction)
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(model, holdout)
     )
     pending: deque[Future[Encoded]] = deque()
     try:
         for batch in batches:
-            pending.append(pool.submit(_work, batch))
+            with _without_interrupts():
+                pending.append(pool.submit(_work, batch))
             if len(pending) >= 2 * workers:
                 yield pending.popleft().result()
         while pending:
@@ -104,12 +100,22 @@ def encode_all(model: Path, val_fraction: float, batches: Iterable[list[Document
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: tuple[Tokenizer, float]
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that start here never see Ctrl-C, which a terminal sends to all: this one ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(model: Path, val_fraction: float) -> None:
+_worker: tuple[Tokenizer, HoldOut]
+
+
+def _start_worker(model: Path, holdout: HoldOut) -> None:
     global _worker
-    _worker = Tokenizer.load(model), val_fraction
+    _worker = Tokenizer.load(model), holdout
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -122,25 +128,27 @@ def _end_with_parent() -> None:
 
 
 def _work(batch: list[Document]) -> Encoded:
-    tokenizer, val_fraction = _worker
-    return encode_batch(tokenizer, batch, val_fraction)
+    tokenizer, holdout = _worker
+    return encode_batch(tokenizer, batch, holdout)
 
 
-def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], val_fraction: float) -> Encoded:
+def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], holdout: HoldOut) -> Encoded:
     """Tokens (uint16, BOS first in each document) and counts of a batch, by split."""
     splits: dict[str, Part] = {}
+    lengths: Counter[int] = Counter()
     empty = 0
     for split, text in batch:
         if not text:
             empty += 1
             continue
-        chosen = split or ("val" if held_out(text, val_fraction) else "train")
-        part = splits.setdefault(chosen, Part())
-        tokens = np.array([tokenizer.bos_id, *tokenizer.encode(text)], dtype=np.uint16)
-        part.add(tokens, len(text.encode()), _counted(tokenizer, text, tokens))
+        lengths[len(text)] += 1
+        for chosen, piece in [(split, text)] if split else holdout.pieces(text):
+            tokens = np.array([tokenizer.bos_id, *tokenizer.encode(piece)], dtype=np.uint16)
+            counted = _counted(tokenizer, piece, tokens)
+            splits.setdefault(chosen, Part()).add(tokens, len(piece.encode()), counted)
     for part in splits.values():
         part.tokens = [np.concatenate(part.tokens)]
-    return Encoded(splits, empty)
+    return Encoded(splits, lengths, empty)
 
 
 def _counted(tokenizer: Tokenizer, text: str, tokens: Tokens) -> int:

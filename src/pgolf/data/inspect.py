@@ -35,25 +35,26 @@ def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, An
     found: dict[str, Any] = {
         "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "sha256": dataset.tokenizer.digest}
     }
-    shards: dict[Split, list[Tokens | None]] = {}
+    shards: dict[Split, list[Path | None]] = {}
     for split in SPLITS:
         shards[split] = _usable(dataset, split, errors)
-        found[split] = _count(shards[split], dataset) | _normalisation(dataset, split)
-    bos = dataset.tokenizer.bos_id
+        found[split] = _count(_opened(shards[split]), dataset) | _normalisation(dataset, split)
     found["byte_counts"] = _byte_counts(dataset, errors)
-    found["overlap"] = _overlap(_document_digests(shards["train"], bos), _document_digests(shards["val"], bos))
+    train, val = (_document_digests(_opened(shards[split]), dataset.tokenizer.bos_id) for split in SPLITS)
+    found["overlap"] = _overlap(train, val)
     found["errors"] = errors
     return found
 
 
-def _usable(dataset: Dataset, split: Split, errors: dict[str, str]) -> list[Tokens | None]:
+def _usable(dataset: Dataset, split: Split, errors: dict[str, str]) -> list[Path | None]:
     """The shards of a split, with None in place of each that cannot be used; the reasons go into ``errors``."""
     missing = dataset.missing_shards(split)
     present = dataset.train_shards if split == "train" else dataset.val_shards
-    shards: list[Tokens | None] = []
+    shards: list[Path | None] = []
     for path in sorted([*present, *(dataset.folder / name for name in missing)]):
         try:
-            shards.append(read_shard(path, dataset.tokenizer.vocab_size))
+            read_shard(path, dataset.tokenizer.vocab_size)
+            shards.append(path)
         except PgolfError as error:
             absent = f"{path}: absent, but the manifest lists it; prepare the data again"
             errors[path.name] = absent if path.name in missing else str(error)
@@ -61,8 +62,13 @@ def _usable(dataset: Dataset, split: Split, errors: dict[str, str]) -> list[Toke
     return shards
 
 
-def _count(shards: list[Tokens | None], dataset: Dataset) -> dict[str, Any]:
-    tokens = documents = size = counted = 0
+def _opened(shards: list[Path | None]) -> Iterator[Tokens | None]:
+    # One after the other: an open shard keeps a file descriptor.
+    return (None if path is None else read_shard(path) for path in shards)
+
+
+def _count(shards: Iterator[Tokens | None], dataset: Dataset) -> dict[str, Any]:
+    used = tokens = documents = size = counted = 0
     # Nothing precedes the first token of a split, so it counts as if it followed a BOS.
     start = np.array([dataset.tokenizer.bos_id], dtype=np.uint16)
     before = start
@@ -70,6 +76,7 @@ def _count(shards: list[Tokens | None], dataset: Dataset) -> dict[str, Any]:
         if shard is None:
             before, counted = start, 0
             continue
+        used += 1
         # What a token counts may depend on the two after it, so the end of a shard is counted again with the next.
         stream = np.concatenate((before, shard))
         counts = dataset.tokenizer.byte_table.count_stream(stream)
@@ -78,7 +85,7 @@ def _count(shards: list[Tokens | None], dataset: Dataset) -> dict[str, Any]:
         documents += int((shard == dataset.tokenizer.bos_id).sum())
         tokens += len(shard)
     return {
-        "shards": sum(shard is not None for shard in shards),
+        "shards": used,
         "tokens": tokens,
         "documents": documents,
         "bytes": size,
@@ -122,7 +129,7 @@ def _normalisation(dataset: Dataset, split: Split) -> dict[str, Any]:
     }
 
 
-def _document_digests(shards: list[Tokens | None], bos: int) -> Iterator[bytes]:
+def _document_digests(shards: Iterator[Tokens | None], bos: int) -> Iterator[bytes]:
     """A digest of each whole document's tokens; documents may run from one shard into the next."""
     current = None
     for shard in shards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,22 +15,27 @@ from pgolf.errors import PgolfError
 from pgolf.recipe import TrainSection
 
 _CHECKED_FIRST = 1 << 22
+# Each open shard keeps a file descriptor, of which a process has 1,024 by default.
+_OPEN_SHARDS = 32
 
 
 class TokenStream:
     """Shards in order as one endless stream: after the last token comes the first again.
 
-    With ``vocab_size`` the beginning of every shard is checked when it is opened, the rest as it is taken:
-    reading terabytes before the first step would be no service.
+    With ``vocab_size`` the beginning of every shard is checked at once, the rest as it is taken:
+    reading terabytes before the first step would be no service. Only the shards used last stay open.
     """
 
     def __init__(self, paths: Sequence[Path], vocab_size: int = 1 << 16) -> None:
         self._paths, self._vocab_size = paths, vocab_size
-        self._shards = [read_shard(path) for path in paths]
-        for path, shard in zip(paths, self._shards, strict=True):
+        self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(read_shard)
+        lengths = []
+        for path in paths:
+            shard = self._open(path)
             check_ids(path, shard[:_CHECKED_FIRST], vocab_size)
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
-        if not self._shards or not self._ends[-1]:
+            lengths.append(len(shard))
+        self._ends = np.cumsum(lengths)
+        if not lengths or not self._ends[-1]:
             raise PgolfError(f"{paths[0].parent if paths else 'the data'}: holds no training tokens")
 
     @property
@@ -44,12 +50,13 @@ class TokenStream:
         offset = position - (int(self._ends[index - 1]) if index else 0)
         parts = []
         while count:
-            part = self._shards[index][offset : offset + count]
+            shard = self._open(self._paths[index])
+            part = shard[offset : offset + count]
             if part.size and part.max() >= self._vocab_size:
-                check_ids(self._paths[index], self._shards[index], self._vocab_size)
+                check_ids(self._paths[index], shard, self._vocab_size)
             parts.append(part)
             count -= len(part)
-            index, offset = (index + 1) % len(self._shards), 0
+            index, offset = (index + 1) % len(self._paths), 0
         return np.concatenate(parts)
 
 

@@ -9,18 +9,23 @@ killed leaves nothing that looks like data. Memory holds a few batches of docume
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pgolf import __version__
 from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
-from pgolf.data.encode import Document, Part, batches, encode_all, held_out
-from pgolf.data.readers import Advance, check_sources, read_documents
+from pgolf.data.encode import Document, Part, batches, encode_all
+from pgolf.data.holdout import NO_DOCUMENTS, HoldOut, choose_held_out
+from pgolf.data.readers import Reading, read_documents
 from pgolf.data.shards import TOKENS_PER_SHARD, ShardWriter, shard_length
+from pgolf.data.sources import find_sources
+from pgolf.data.streams import Advance
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer, train_tokenizer
 from pgolf.errors import PgolfError
@@ -43,7 +48,7 @@ def prepare(
     val_fraction: float = 0.0,
     tokenizer: Path | None = None,
     vocab_size: int | None = None,
-    one_document: bool = False,
+    reading: Reading | None = None,
     allow_added_bytes: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -55,13 +60,13 @@ def prepare(
     left out and counted. Nothing is de-duplicated.
 
     Args:
-        text: training files, as ``read_documents`` takes them.
+        text: training files and folders, as ``find_sources`` takes them.
         out: the folder to make; it must not exist, or be empty.
-        val_text: files of validation documents.
-        val_fraction: instead, the part of the documents of ``text`` held out (see ``held_out``).
+        val_text: the same of validation documents.
+        val_fraction: instead, the part of the documents of ``text`` held out (see ``choose_held_out``).
         tokenizer: a SentencePiece model to use; it is copied.
         vocab_size: instead, train a tokenizer of this many pieces on the training documents.
-        one_document: each .txt file is a single document.
+        reading: how files become documents.
         allow_added_bytes: take a tokenizer whose normalisation makes the validation text longer by more than
             ``MOST_ADDED``, which makes a score too good.
         workers: processes; default all cores, or this process alone for small inputs.
@@ -74,7 +79,8 @@ def prepare(
     _check_arguments(val_text, val_fraction, workers, tokens_per_shard)
     if not text:
         raise PgolfError("no text given; name at least one file with --text")
-    check_sources([*text, *val_text])
+    text, val_text = find_sources(text), find_sources(val_text, ("validation", "test"))
+    reading, skipped = reading or Reading(), Counter[str]()
     training = "" if val_fraction else "train"
     files = [(path, training) for path in text] + [(path, "val") for path in val_text]
     total = sum(path.stat().st_size for path, _ in files)
@@ -84,10 +90,12 @@ def prepare(
     documents = (
         (split, document)
         for path, split in files
-        for document in read_documents(path, one_document=one_document, advance=advance)
+        for document in read_documents(path, reading, advance=advance, skipped=skipped)
     )
     with new_folder(out) as folder:
-        make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, _sample(text, one_document, val_fraction))
+        every = (document for path in text for document in read_documents(path, reading))
+        holdout = choose_held_out(every, val_fraction)
+        make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, _sample(text, reading, holdout))
         sources = [
             {"path": str(path), "split": split or "hash", "bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path, split in files
@@ -95,19 +103,24 @@ def prepare(
         return write_dataset(
             folder,
             documents,
-            val_fraction=val_fraction,
+            holdout=holdout,
             workers=workers,
             tokens_per_shard=tokens_per_shard,
             allow_added_bytes=allow_added_bytes,
-            extra={"val_fraction": val_fraction, "one_document": one_document, "sources": sources},
+            extra={
+                "val_fraction": val_fraction,
+                "reading": dataclasses.asdict(reading),
+                "skipped_documents": skipped,
+                "sources": sources,
+            },
         )
 
 
-def _sample(text: Sequence[Path], one_document: bool, val_fraction: float) -> Iterator[str]:
-    """Training documents for the tokenizer: every file contributes alike, whatever their order."""
+def _sample(text: Sequence[Path], reading: Reading, holdout: HoldOut) -> Iterator[str]:
+    """Training text for the tokenizer: every file contributes alike, whatever their order."""
     for path in text:
-        documents = read_documents(path, one_document=one_document)
-        training = (document for document in documents if not held_out(document, val_fraction))
+        pieces = (piece for document in read_documents(path, reading) if document for piece in holdout.pieces(document))
+        training = (piece for split, piece in pieces if split == "train")
         yield from first_bytes(training, SAMPLE_BYTES // len(text))
 
 
@@ -197,7 +210,7 @@ def write_dataset(
     folder: Path,
     documents: Iterable[Document],
     *,
-    val_fraction: float = 0.0,
+    holdout: HoldOut | None = None,
     workers: int = 1,
     tokens_per_shard: int = TOKENS_PER_SHARD,
     allow_added_bytes: bool = False,
@@ -206,13 +219,15 @@ def write_dataset(
     """Encode documents into a folder that holds the tokenizer already; return and write the manifest.
 
     Raises:
-        PgolfError: a split that was asked for got no documents, or a worker process died.
+        PgolfError: there are no training documents, or a worker process died.
     """
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     writers = {split: ShardWriter(folder, "text", split, tokens_per_shard) for split in ("train", "val")}
     totals = {split: Part() for split in writers}
+    lengths: Counter[int] = Counter()
     empty = 0
-    for encoded in encode_all(tokenizer.path, val_fraction, batches(documents), workers):
+    for encoded in encode_all(tokenizer.path, holdout or HoldOut(), batches(documents), workers):
+        lengths.update(encoded.lengths)
         empty += encoded.empty
         for split, part in encoded.splits.items():
             for tokens in part.tokens:
@@ -225,21 +240,30 @@ def write_dataset(
     change = normalisation_of(vars(totals["val"]))
     if change.makes_longer and not allow_added_bytes:
         raise PgolfError(f"{tokenizer.path.name}: {longer_text(change)}")
-    if val_fraction and not totals["val"].documents:
-        raise PgolfError(f"--val-fraction {val_fraction} holds out none of the documents; raise it or use --val-text")
     if not totals["train"].documents:
-        raise PgolfError("no training documents are left; lower --val-fraction or give more text")
+        raise PgolfError(NO_DOCUMENTS)
     manifest = {
         "format": FORMAT,
         "created_by": f"pgolf {__version__}",
         "tokenizer": {"file": TOKENIZER, "sha256": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
         "splits": {split: _split_entry(totals[split], shards[split]) for split in writers},
+        "documents": {"count": lengths.total(), "median_characters": _median(lengths)},
         "empty_documents": empty,
         "added_bytes_allowed": allow_added_bytes,
         **(extra or {}),
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _median(lengths: Counter[int]) -> int:
+    """The middle of the lengths; of an even number, the lower of the two in the middle."""
+    left = (lengths.total() + 1) // 2
+    for length in sorted(lengths):
+        left -= lengths[length]
+        if left <= 0:
+            return length
+    return 0
 
 
 def _split_entry(part: Part, shards: list[Path]) -> dict[str, Any]:

@@ -1,211 +1,244 @@
-"""Documents from text files: .txt, .jsonl, .jsonl.zst and .parquet, one at a time.
+"""Documents from text files, one at a time.
 
-Nothing is ever read whole but a single document (for Parquet, a batch of rows). Every complaint names the
-file and the line, row or byte it is about.
+Nothing is ever read whole but a single document (for Parquet and Arrow, a batch of rows). Every complaint names the
+file and the line, record, row or byte it is about.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import zstandard
-
+from pgolf.data.columns import read_columns
+from pgolf.data.records import Bad, text_of
+from pgolf.data.streams import COMPRESSIONS, Advance, blocks, lines
 from pgolf.errors import PgolfError
 
-EXTENSIONS = (".txt", ".jsonl", ".jsonl.zst", ".parquet")
+SPLITS = ("files", "blank-lines")
+BAD_DOCUMENTS = ("error", "skip")
 
-Advance = Callable[[int], None]
-"""Called with the number of bytes of the file that were consumed since the last call."""
+_COMPRESSIBLE = (".txt", ".jsonl", ".json")
+_COLUMNS = (".parquet", ".arrow")
+_SPACE = re.compile(r"[ \t\r\n]*")
+# Longer than what the parser takes for wrong while the rest of it is not read yet: -Infinity, \uXXXX.
+_LOOK_AHEAD = 16
 
-_BLOCK_BYTES = 1 << 16
-_ROWS = 256
+
+@dataclass(frozen=True)
+class Reading:
+    """How files become documents."""
+
+    split: str = "files"
+    """"files": a text file is one document; "blank-lines": blank lines separate the documents in it."""
+    text_column: str = "text"
+    """Field or column that holds the text; dots lead into nested ones."""
+    bad_documents: str = "error"
+    """"error": one that cannot be used ends the work; "skip": it is left out and counted."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise PgolfError(f"--split {self.split}: must be one of {', '.join(SPLITS)}")
+        if self.bad_documents not in BAD_DOCUMENTS:
+            raise PgolfError(f"--bad-documents {self.bad_documents}: must be one of {', '.join(BAD_DOCUMENTS)}")
+        if not self.text_column:
+            raise PgolfError("--text-column is empty; name the column that holds the text")
 
 
-def read_documents(path: Path, *, one_document: bool = False, advance: Advance | None = None) -> Iterator[str]:
+def read_documents(
+    path: Path,
+    reading: Reading | None = None,
+    *,
+    advance: Advance | None = None,
+    skipped: Counter[str] | None = None,
+) -> Iterator[str]:
     """Yield the documents of a file in order.
 
-    A .txt file holds documents separated by blank lines; .jsonl and .jsonl.zst an object with the field
-    "text" on each line (blank lines are skipped); .parquet a string column "text". A record whose text is
-    empty or only white space yields "", so that the caller can count it.
+    A .txt file is a document, or several with blank lines between them; a .jsonl file holds an object or a string on
+    each line (blank lines are skipped), a .json file an array of them, or one after the other; .parquet and .arrow
+    files a column of text. The first three may be compressed (.gz, .zst). A document that is empty or only white space
+    yields "", so that the caller can count it.
 
     Args:
         path: the file; its ending says what it holds.
-        one_document: a .txt file is a single document.
+        reading: how it is read.
         advance: told how many bytes of the file were consumed.
+        skipped: receives the number of documents that were left out, by reason.
 
     Raises:
-        PgolfError: unknown ending, unreadable, damaged, not UTF-8, not JSON, no "text", or no text at all.
+        PgolfError: unknown ending, unreadable, damaged, a bad document where these are errors, or no text at all.
     """
-    kind = extension(path)
-    advance = advance or (lambda consumed: None)
-    if kind == ".parquet":
-        documents = _parquet(path, advance)
-    elif kind == ".txt":
-        documents = _text(path, _decoded(path, _lines(path, advance)), one_document)
-    else:
-        lines = _zstd_lines(path, advance) if kind == ".jsonl.zst" else _lines(path, advance)
-        documents = _json_lines(path, _decoded(path, lines))
+    reading = reading or Reading()
     found = False
     try:
-        for text in documents:
-            blank = not text or text.isspace()
+        for document in _documents(path, reading, advance or (lambda consumed: None)):
+            if isinstance(document, Bad):
+                if reading.bad_documents == "error":
+                    raise PgolfError(
+                        f"{path}: {document.message}; {document.remedy}, or leave such documents out with "
+                        "--bad-documents skip"
+                    )
+                if skipped is not None:
+                    skipped[document.reason] += 1
+                found = True
+                continue
+            blank = not document or document.isspace()
             found |= not blank
-            yield "" if blank else text
+            yield "" if blank else document
     except OSError as error:
         raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not found:
         raise PgolfError(f"{path}: holds no text; leave the file out or give another one")
 
 
-def extension(path: Path) -> str:
-    """The one of ``EXTENSIONS`` that a file name ends with.
+def file_kind(path: Path) -> tuple[str, str]:
+    """What a file name ends with: its kind (such as ".jsonl"), and how it is compressed ("", ".gz" or ".zst").
 
     Raises:
-        PgolfError: none of them.
+        PgolfError: neither is known.
     """
-    for ending in EXTENSIONS:
-        if path.name.lower().endswith(ending):
-            return ending
-    raise PgolfError(f"{path}: unknown kind of file; text must be one of {', '.join(EXTENSIONS)}")
+    name = path.name.lower()
+    compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
+    name = name.removesuffix(compression)
+    for kind in _COMPRESSIBLE if compression else (*_COMPRESSIBLE, *_COLUMNS):
+        if name.endswith(kind):
+            return kind, compression
+    raise PgolfError(
+        f"{path}: unknown kind of file; text must be one of {', '.join(_COMPRESSIBLE)} (also with "
+        f"{' or '.join(COMPRESSIONS)}), {', '.join(_COLUMNS)}, or a folder of these"
+    )
 
 
-def check_sources(paths: Sequence[Path]) -> None:
-    """Fail before any work if one of the files is absent, of an unknown kind, or needs a missing package.
-
-    Raises:
-        PgolfError: the first such file.
-    """
-    for path in paths:
-        kind = extension(path)
-        if not path.is_file():
-            raise PgolfError(f"{path}: no such text file")
-        if kind == ".parquet":
-            _pyarrow(path)
-
-
-def _lines(path: Path, advance: Advance) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        for line in file:
-            advance(len(line))
-            yield line
+def _documents(path: Path, reading: Reading, advance: Advance) -> Iterator[str | Bad]:
+    kind, compression = file_kind(path)
+    if kind in _COLUMNS:
+        return read_columns(path, reading.text_column, advance)
+    if kind == ".json":
+        values = _JsonValues(path, blocks(path, compression, advance))
+        return (text_of(value, reading.text_column, f"record {number}") for number, value in enumerate(values, 1))
+    decoded = _decoded(lines(path, compression, advance))
+    if kind == ".jsonl":
+        return _json_lines(decoded, reading.text_column)
+    return _text(decoded, reading.split == "blank-lines")
 
 
-def _zstd_lines(path: Path, advance: Advance) -> Iterator[bytes]:
-    rest: list[bytes] = []
-    with path.open("rb") as file:
-        for block in _zstd_blocks(path, file, advance):
-            *lines, last = block.split(b"\n")
-            for line in lines:
-                yield b"".join((*rest, line, b"\n"))
-                rest.clear()
-            rest.append(last)
-    if line := b"".join(rest):
-        yield line
-
-
-def _zstd_blocks(path: Path, file: IO[bytes], advance: Advance) -> Iterator[bytes]:
-    # Frame by frame, not with stream_reader: that takes a truncated file for a complete one.
-    frame = None
-    try:
-        while block := file.read(_BLOCK_BYTES):
-            advance(len(block))
-            while block:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                yield frame.decompress(block)
-                block = frame.unused_data
-                if frame.eof:
-                    frame = None
-    except zstandard.ZstdError as error:
-        raise PgolfError(f"{path}: damaged or not zstd-compressed ({error})") from error
-    if frame is not None:
-        raise PgolfError(f"{path}: the compressed data ends too early; copy or download the file again")
-
-
-def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+def _decoded(lines: Iterable[bytes]) -> Iterator[tuple[int, str | Bad]]:
     """Number (from 1) and text of each line; a byte-order mark at the very beginning is dropped."""
     offset = 0
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise PgolfError(
-                f"{path}: line {number} is not UTF-8 (byte 0x{line[error.start]:02x} at offset "
-                f"{offset + error.start} of the text); convert the file to UTF-8"
-            ) from error
+            place = f"byte 0x{line[error.start]:02x} at offset {offset + error.start} of the text"
+            yield number, Bad("not UTF-8", f"line {number} is not UTF-8 ({place})", "convert the file to UTF-8")
+        else:
+            yield number, text.removeprefix("\ufeff") if number == 1 else text
         offset += len(line)
-        yield number, text.removeprefix("\ufeff") if number == 1 else text
 
 
-def _text(path: Path, lines: Iterable[tuple[int, str]], one_document: bool) -> Iterator[str]:
+def _text(lines: Iterable[tuple[int, str | Bad]], blank_lines: bool) -> Iterator[str | Bad]:
     parts: list[str] = []
+    bad: Bad | None = None
     for _, line in lines:
-        if one_document or not line.isspace():
+        if isinstance(line, Bad):
+            bad = bad or line
+        elif not (blank_lines and line.isspace()):
             parts.append(line)
-        elif parts:
-            yield "".join(parts).rstrip("\r\n")
-            parts = []
-    if parts:
-        yield "".join(parts).rstrip("\r\n")
+        elif parts or bad:
+            yield bad or "".join(parts).rstrip("\r\n")
+            parts, bad = [], None
+    if parts or bad:
+        yield bad or "".join(parts).rstrip("\r\n")
 
 
-def _json_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+def _json_lines(lines: Iterable[tuple[int, str | Bad]], column: str) -> Iterator[str | Bad]:
     for number, line in lines:
-        if not line or line.isspace():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            detail = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep or too long a number"
-            raise PgolfError(f"{path}: line {number} is not valid JSON ({detail})") from error
-        yield _checked(path, f"line {number}", record)
+        if isinstance(line, Bad):
+            yield line
+        elif line and not line.isspace():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield Bad("not valid JSON", f"line {number} is not valid JSON ({_json_complaint(error)})")
+            else:
+                yield text_of(record, column, f"line {number}")
 
 
-def _checked(path: Path, where: str, record: Any) -> str:
-    if not isinstance(record, dict) or "text" not in record:
-        raise PgolfError(f'{path}: {where} has no field "text"; every line must be an object that has one')
-    text = record["text"]
-    if not isinstance(text, str):
-        raise PgolfError(f'{path}: {where}: "text" is {type(text).__name__}, not a string')
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-            raise PgolfError(f'{path}: {where}: "text" is not valid Unicode (a lone surrogate)') from error
-    return text
+def _json_complaint(error: Exception) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep or too long a number"
 
 
-def _pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise PgolfError(
-            f"{path}: reading Parquet needs pyarrow; install it with pip install 'pgolf[parquet]'"
-        ) from error
-    return pyarrow
+class _JsonValues:
+    """The elements of a JSON file's array, or the values that stand in it one after the other.
 
+    One value is held at a time. Bytes that are not UTF-8 become lone surrogates, which makes the text they are in bad.
+    """
 
-def _parquet(path: Path, advance: Advance) -> Iterator[str]:
-    arrow = _pyarrow(path)
-    size = path.stat().st_size
-    row = told = 0
-    try:
-        with arrow.parquet.ParquetFile(path) as file:
-            fields = {field.name: field.type for field in file.schema_arrow}
-            kind = fields.get("text")
-            if kind is None or not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
-                raise PgolfError(f'{path}: has no string column "text" (columns: {", ".join(fields) or "none"})')
-            for batch in file.iter_batches(batch_size=_ROWS, columns=["text"]):
-                for value in batch.column(0).to_pylist():
-                    yield _checked(path, f"row {row}", {"text": value})
-                    row += 1
-                done = size * row // file.metadata.num_rows
-                advance(done - told)
-                told = done
-    except arrow.ArrowException as error:
-        raise PgolfError(f"{path}: damaged or not Parquet ({str(error).splitlines()[0]})") from error
-    except UnicodeDecodeError as error:
-        raise PgolfError(f"{path}: a text in rows {row} to {row + _ROWS - 1} is not UTF-8") from error
+    def __init__(self, path: Path, blocks: Iterator[bytes]) -> None:
+        self._path, self._blocks = path, blocks
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._parse = json.JSONDecoder().raw_decode
+        self._text, self._position, self._count = "", 0, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self._fill()
+        self._position = int(self._text.startswith("\ufeff"))
+        is_array = self._next() == "["
+        self._position += is_array
+        while (following := self._next()) != ("]" if is_array else ""):
+            if is_array and self._count:
+                if following != ",":
+                    raise self._error("a comma or the end of the array is missing")
+                self._position += 1
+                self._next()
+            yield self._value()
+            self._count += 1
+        self._position += is_array
+        if self._next():
+            raise self._error("something follows the array")
+
+    def _fill(self) -> bool:
+        """Drop what was used and read on, until as much again is there; False at the end of the file."""
+        rest = self._text[self._position :]
+        parts, size = [rest], 0
+        for block in self._blocks:
+            parts.append(self._utf8.decode(block))
+            size += len(parts[-1])
+            if size > len(rest):
+                break
+        self._text, self._position = "".join(parts), 0
+        return size > 0
+
+    def _next(self) -> str:
+        """The next character that is no white space, or "" at the end."""
+        while True:
+            space = _SPACE.match(self._text, self._position)
+            self._position = space.end() if space else self._position
+            if self._position < len(self._text):
+                return self._text[self._position]
+            if not self._fill():
+                return ""
+
+    def _value(self) -> Any:
+        while True:
+            try:
+                value, end = self._parse(self._text, self._position)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - _LOOK_AHEAD
+                if not cut or not self._fill():
+                    raise self._error(error.msg) from error
+            except (ValueError, RecursionError) as error:
+                raise self._error(_json_complaint(error)) from error
+            else:
+                # More digits may follow a number.
+                if end < len(self._text) or isinstance(value, str | dict | list) or not self._fill():
+                    self._position = end
+                    return value
+
+    def _error(self, what: str) -> PgolfError:
+        return PgolfError(f"{self._path}: not valid JSON in or after record {self._count + 1} ({what})")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import sentencepiece
-
 from pgolf.data.tokenizer import Tokenizer
+from pgolf.data.trainer import TrainingError, train_apart
 from pgolf.errors import PgolfError
 from pgolf.files import write_bytes
 
@@ -60,42 +58,11 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
         raise PgolfError(
             f"--vocab-size {vocab_size} must be above 260 (4 control pieces, 256 bytes) and at most 65,536"
         )
-    model = io.BytesIO()
-    failures: list[Exception] = []
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_keeping_failure(first_bytes(documents, SAMPLE_BYTES), failures),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            character_coverage=0.999,
-            byte_fallback=True,
-            split_digits=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            max_sentence_length=1 << 30,
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=3,
-            num_threads=1,
-            minloglevel=3,
-        )
-    except (RuntimeError, OSError) as error:
-        if not failures:
-            raise PgolfError(_complaint(vocab_size, str(error))) from error
-    if failures:
-        raise failures[0]
-    write_bytes(path, model.getvalue())
-
-
-def _keeping_failure(documents: Iterator[str], failures: list[Exception]) -> Iterator[str]:
-    # The trainer swallows what its iterator raises, so it is put aside and raised afterwards.
-    try:
-        yield from documents
-    except Exception as error:
-        failures.append(error)
+        model = train_apart(first_bytes(documents, SAMPLE_BYTES), vocab_size)
+    except TrainingError as error:
+        raise PgolfError(_complaint(vocab_size, str(error))) from error
+    write_bytes(path, model)
 
 
 def _complaint(vocab_size: int, message: str) -> str:

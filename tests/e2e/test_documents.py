@@ -53,7 +53,8 @@ def desk(workshop: Path, tmp_path: Path) -> Path:
     for name, count in (("train.jsonl", 200), ("val.jsonl", 10)):
         lines = [f'{{"text": "{text}"}}' for text in sentences(count, seed=5)]
         (desk / name).write_text("\n".join(lines))
-    shutil.copytree(workshop / "data", desk / "data" / "web")
+    for name in ("web", "fineweb/datasets/fineweb10B_sp1024"):
+        shutil.copytree(workshop / "data", desk / "data" / name)
     shutil.copytree(workshop / "run", desk / "runs" / "first")
     shutil.copy(workshop / "model.pgolf", desk / "model.pgolf")
     shutil.copy(workshop / "data" / "tokenizer.model", desk / "sp.model")

@@ -1,4 +1,7 @@
-"""Every command in README.md and docs/ works: each is run as it stands, with its recipe shrunk to seconds."""
+"""Every command in docs/ works: each is run as it stands, with its recipe shrunk to seconds.
+
+README.md has a test of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 from tests.e2e.conftest import pgolf, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Commands that need what a test cannot have; their parts are tested elsewhere.
 ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
@@ -78,7 +81,7 @@ def _with_files(arguments: list[str], folder: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
 def test_commands_of_a_document(desk: Path, document: Path) -> None:
     for words in commands(document):
         if any(" ".join(words).startswith(prefix) for prefix in ELSEWHERE) or "imported.safetensors" in words:
@@ -95,8 +98,8 @@ def test_commands_of_a_document(desk: Path, document: Path) -> None:
         pgolf(*_with_files(arguments, desk), cwd=desk)
 
 
-def test_the_readme_names_only_what_exists() -> None:
-    for document in DOCUMENTS:
+def test_documents_name_only_what_exists() -> None:
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 

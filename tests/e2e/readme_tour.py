@@ -2,8 +2,9 @@
 
     python -m tests.e2e.readme_tour
 
-clones the repository into an empty folder and does all of it there, with installation, demo and tests, which takes a
-package index and half an hour. Each command is shown with its time and exit status; the first that fails is the last.
+clones the repository (what is committed) into an empty folder and does all of it there, with installation, demo and
+all tests; that needs a package index. Each command is shown with its time and exit status; the first that fails is
+the last. TESTS=tests/unit in the environment makes `make test` shorter.
 `test_readme.py` does the same without installing anything.
 """
 

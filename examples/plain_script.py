@@ -2,11 +2,12 @@
 
     python examples/plain_script.py data/books plain.pt
 
-It knows nothing of pgolf but the layout of the shards; plain_script_plugin.py lets pgolf audit it.
+It knows nothing of pgolf but the layout of the shards and of manifest.json; plain_script_plugin.py lets pgolf audit it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VOCABULARY, LENGTH, STRIDE, WIDTH, STEPS, BATCH = 320, 64, 32, 48, 60, 16
+LENGTH, STRIDE, WIDTH, STEPS, BATCH = 64, 32, 48, 60, 16
 
 
 class PlainModel(nn.Module):
@@ -43,7 +44,15 @@ class PlainModel(nn.Module):
 
 def read_tokens(folder: Path, split: str) -> np.ndarray:
     """All tokens of a split: shards of 256 int32, then uint16 tokens."""
-    return np.concatenate([np.fromfile(path, "<u2", offset=1024) for path in sorted(folder.glob(f"*_{split}_*.bin"))])
+    return np.concatenate(
+        [np.fromfile(path, "<u2", offset=1024) for path in sorted(folder.glob(f"*_{split}_[0-9]*.bin"))]
+    )
+
+
+def read_vocabulary(folder: Path) -> int:
+    """Pieces of the tokenizer that the shards were made with."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return int(manifest["tokenizer"]["vocab_size"])
 
 
 def train(tokens: np.ndarray, vocabulary: int) -> PlainModel:
@@ -88,7 +97,7 @@ def main() -> None:
     """Train on a data folder and save the weights."""
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     tokens = read_tokens(folder, "train")
-    torch.save(train(tokens, VOCABULARY).state_dict(), out)
+    torch.save(train(tokens, read_vocabulary(folder)).state_dict(), out)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,10 @@ def test_the_lines_of_the_documents_run_as_they_stand(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(workshop / "model.pgolf", "x.pgolf")
-    shutil.copy(workshop / "data" / "tokenizer.model", "tokenizer.model")
+    demo = tmp_path / "runs" / "quickstart"
+    demo.mkdir(parents=True)
+    shutil.copy(workshop / "model.pgolf", demo / "artifact.pgolf")
+    shutil.copy(workshop / "data" / "tokenizer.model", demo)
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "one.txt").write_text("\n\n".join(sentences(200)))
     pgolf(

@@ -9,13 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pgolf.compress.code_size import code_bytes
+from pgolf.data.dataset import open_dataset
+from pgolf.data.inspect import inspect_dataset
+from pgolf.submit import checklist
 from pgolf.submit import folder as submit_folder
-from pgolf.submit.checklist import Item
+from pgolf.submit.checklist import Item, Split, official_item
 from tests.e2e.conftest import pgolf, pgolf_json
 
 PEOPLE = ("--author", "A. Author", "--github-id", "author")
@@ -40,8 +44,23 @@ def _one_script() -> object:
     submit_folder.bundle = original
 
 
+def _split(data: Path) -> Split:
+    found = inspect_dataset(data)["val"]
+    return Split("tiny", found["tokens"], found["documents"], found["bytes"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _official(desk: Path) -> object:
+    """The little text stands for the challenge's own, which is too large for a test."""
+    original = dict(checklist.OFFICIAL)
+    checklist.OFFICIAL[320] = _split(desk / "data")
+    yield
+    checklist.OFFICIAL.clear()
+    checklist.OFFICIAL.update(original)
+
+
 @pytest.fixture(scope="module")
-def submission(desk: Path, _one_script: object) -> Path:
+def submission(desk: Path, _one_script: object, _official: object) -> Path:
     pgolf("submit", "run", "-o", "ready", "--track", "unlimited", "--device", "cpu", *PEOPLE, cwd=desk)
     return desk / "ready"
 
@@ -136,6 +155,46 @@ def test_force_marks_what_it_writes(desk: Path) -> None:
     assert about["status"] == "NON-COMPLIANT"
     assert len(about["violations"]) == 4
     assert "**NON-COMPLIANT**" in (desk / "forced" / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("_no_script")
+def test_a_score_on_a_text_of_ones_own_keeps_not_every_rule(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(checklist.OFFICIAL, 320)
+    rule, arguments = "validation text is the official one", ("--track", "unlimited", "--device", "cpu", *PEOPLE)
+    done = pgolf("submit", "run", "-o", "own", *arguments, cwd=desk, check=1)
+    assert "own: 1 rule is broken" in done.stdout and "own not written" in done.stdout
+    assert "every rule is kept" not in done.stdout and not (desk / "own").exists()
+    found = pgolf_json("submit", "run", "-o", "own", "--force", "--no-audit", *arguments, cwd=desk)
+    assert found["written"] and not found["compliant"]
+    about = json.loads((desk / "own" / "submission.json").read_text())
+    assert about["compliant"] is False and about["compliance"][rule] is False
+    assert about["status"] == "NON-COMPLIANT" and any(rule in text for text in about["violations"])
+    assert "**NON-COMPLIANT**" in (desk / "own" / "README.md").read_text()
+
+
+def test_only_the_published_splits_are_official(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, right = open_dataset(desk / "data"), checklist.OFFICIAL[320]
+    item = official_item([dataset, dataset])
+    assert item.ok and item.evidence.count(f"{right.tokens:,} tokens") == 1
+    for other in ({"tokens": right.tokens + 1}, {"documents": right.documents - 1}, {"bytes": right.bytes + 1}):
+        monkeypatch.setitem(checklist.OFFICIAL, 320, replace(right, **other))
+        item = official_item([dataset])
+        assert not item.ok and "62,021,846 tokens" in item.evidence and "40,540,803 tokens" in item.evidence
+    monkeypatch.delitem(checklist.OFFICIAL, 320)
+    assert not official_item([dataset]).ok
+    # What the challenge scores in windows of 2,048.
+    scored = {name.name: (name.tokens - 1) // 2048 * 2048 for name in checklist.OFFICIAL.values()}
+    assert scored == {"sp1024": 62_021_632, "sp8192": 40_540_160}
+
+
+def test_every_run_needs_the_official_text(desk: Path, tmp_path: Path) -> None:
+    shutil.copytree(desk / "data", tmp_path / "other")
+    shard = next((tmp_path / "other").glob("*_val_*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[-2:] = (open_dataset(desk / "data").tokenizer.bos_id).to_bytes(2, "little")
+    shard.write_bytes(content)
+    item = official_item([open_dataset(desk / "data"), open_dataset(tmp_path / "other")])
+    assert not item.ok and item.evidence.startswith("other has tiny: ")
 
 
 @pytest.mark.usefixtures("_no_script")

@@ -1,8 +1,8 @@
 """The rules of a track, each with what shows that a submission keeps it, or does not.
 
 Rules: 16,000,000 bytes (decimal) for the script and the artifact; training and evaluation within 600 s each on 8 H100;
-three seeds; the whole validation split, scored validly; the script runs by itself. The unlimited track has no limits of
-time, hardware and seeds.
+three seeds; the whole official validation split, scored validly; the script runs by itself. The unlimited track has no
+limits of time, hardware and seeds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from pgolf.audit.job import audited, usual_targets
 from pgolf.data.dataset import Dataset
+from pgolf.data.shards import shard_length
 from pgolf.evaluate.ledger import Entry, Score, Verification, read_ledger, total
 from pgolf.pipeline import ARTIFACT
 from pgolf.provenance import code_digest
@@ -31,8 +34,24 @@ _SEEDS = 3
 # Targets that the script scores to show that it runs and gives the recorded numbers.
 _SHOWN = 2048
 _SAME, _OTHER_DEVICE = 1e-6, 5e-3
+_BLOCK = 1 << 22
 # What an audit must have looked at.
 _AUDITED = ("C1", "C2", "C3", "C4", "bytes", "isolation")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A published tokenization of the official validation text, as all its shards have it."""
+
+    name: str
+    tokens: int
+    """With the first one, which is no target; windows of 2,048 leave 62,021,632 (sp1024) and 40,540,160 (sp8192)."""
+    documents: int = 50_000
+    bytes: int = 151_080_891
+
+
+# By pieces of the tokenizer. Sources: logs and data of openai/parameter-golf and what was counted on its shards.
+OFFICIAL = {1024: Split("sp1024", 62_021_846), 8192: Split("sp8192", 40_540_803)}
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,46 @@ def recorded_items(
         _data(runs),
         Item("author", all(people), "named" if all(people) else "pass --author NAME and --github-id ID"),
     ]
+
+
+def official_item(datasets: Sequence[Dataset]) -> Item:
+    """Whether the validation text is the challenge's: as many tokens, documents and bytes as a published split has.
+
+    Args:
+        datasets: that the runs were scored on.
+
+    Raises:
+        PgolfError: a shard is bad or missing.
+    """
+    rule, texts = "validation text is the official one", []
+    for dataset in {found.folder.resolve(): found for found in datasets}.values():
+        pieces = dataset.tokenizer.vocab_size
+        count = sum(shard_length(path) for path in dataset.val_shards)
+        wanted = OFFICIAL.get(pieces)
+        text = f"{count:,} tokens of {pieces:,} pieces"
+        if wanted is not None and count == wanted.tokens:
+            found = _counted(dataset, wanted.name)
+            text = f"{wanted.name}: {_counts(found)}"
+            if found == wanted:
+                texts.append(text)
+                continue
+        known = "; ".join(f"{split.name}: {_counts(split)}" for split in OFFICIAL.values())
+        return Item(rule, False, f"{dataset.folder.name} has {text}; the official splits are {known}")
+    return Item(rule, True, "; ".join(dict.fromkeys(texts)))
+
+
+def _counts(split: Split) -> str:
+    return f"{split.tokens:,} tokens, {split.documents:,} documents, {split.bytes:,} bytes"
+
+
+def _counted(dataset: Dataset, name: str) -> Split:
+    """What the validation shards hold; the text is counted by its targets, in blocks."""
+    tokens, table = dataset.validation_tokens(1), dataset.tokenizer.byte_table
+    size = 0
+    for start in range(0, len(tokens) - 1, _BLOCK):
+        block = np.asarray(tokens[start : start + _BLOCK + 1], dtype=np.int64)
+        size += int(table.count(block[:-1], block[1:]).sum())
+    return Split(name, len(tokens), int((tokens == dataset.tokenizer.bos_id).sum()), size)
 
 
 def ledger_items(run: Candidate, found: Mapping[str, Verification]) -> list[Item]:

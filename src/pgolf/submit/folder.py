@@ -15,7 +15,7 @@ from pgolf.audit.settings import Settings
 from pgolf.errors import PgolfError
 from pgolf.files import read_json, sync_folder, write_bytes, write_error, write_json
 from pgolf.submit.bundle import Bundle, bundle
-from pgolf.submit.checklist import TRACKS, Item, audit_item, ledger_items, recorded_items, run_script
+from pgolf.submit.checklist import TRACKS, Item, audit_item, ledger_items, official_item, recorded_items, run_script
 from pgolf.submit.evidence import Candidate, find_data, read_candidate, repacked, verify
 from pgolf.submit.texts import readme, requirements, submission, summary, training_log
 
@@ -148,10 +148,10 @@ def _build(
     note("writing the script")
     made = bundle(runs[0].recipe)
     draft, place, people = _Draft(made, list(runs)), folder / EVIDENCE, (request.author, request.github_id)
-    early = request.no_audit or given is not None
+    early, official = request.no_audit or given is not None, official_item(datasets)
 
     def look(packed: bool) -> list[Item]:
-        items = recorded_items(draft.runs, made, request.track, people, packed)
+        items = [*recorded_items(draft.runs, made, request.track, people, packed), official]
         return [*items, audit_item(given, draft.runs[0], datasets[0])] if early else items
 
     def stops() -> bool:

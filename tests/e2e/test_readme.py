@@ -1,0 +1,90 @@
+"""The README: every command works as it is typed, in one shell, in the order in which they stand there."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.readme_tour import ROOT, commands, script, without_comment
+
+README = ROOT / "README.md"
+# The demo in seconds instead of minutes; it still makes its text, trains, packs, scores and reports.
+_SMALL = [
+    *("train.steps=4", "train.warmdown_steps=2", "model.layers=2", "model.xsa_last=2", "model.width=32"),
+    *("model.heads=2", "model.kv_heads=1", "model.mlp_hidden=32", "ttt.epochs=1", "evaluate.stride=256"),
+    *("compress.calibration_tokens=1024",),
+]
+# What would install something, or run these tests.
+STAND_INS = {
+    "make demo": "make -n demo >/dev/null && cp -r ../venv .venv && .venv/bin/pgolf run quickstart "
+    + " ".join(f"--set {setting}" for setting in _SMALL),
+    "make test": "make -n test >/dev/null",
+    "python3 -m venv .venv": "true",
+    'pip install -c constraints.txt -e ".[dev]"': "true",
+}
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The tracked files, and beside them an environment that `make demo` brings: this Python and these sources."""
+    clone, binaries = tmp_path / "pgolf", tmp_path / "venv" / "bin"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    binaries.mkdir(parents=True)
+    (binaries / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
+    for name, command in (("python", ""), ("pgolf", "-m pgolf ")):
+        (binaries / name).write_text(f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{sys.executable}' {command}\"$@\"\n")
+        (binaries / name).chmod(0o755)
+    return clone
+
+
+@pytest.mark.slow
+def test_every_command_works_as_it_stands(clone: Path) -> None:
+    typed = commands(README)
+    assert set(STAND_INS) <= {without_comment(command) for command in typed}
+    # Nothing of this environment is found before it is activated, as in a new shell.
+    environment = {"HOME": os.environ.get("HOME", "/"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-c", script(typed, STAND_INS)],
+        cwd=clone,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert done.stdout.count("[status 0, ") == len(typed)
+    assert filecmp.cmp(clone / "books" / "while.txt", clone / "again.txt", shallow=False)
+    for made in ("runs/quickstart/report.html", "tiny.pgolf", "ttt.jsonl", "report.html", "runs/short", "plain.pt"):
+        assert (clone / made).exists(), made
+
+
+def test_a_command_that_fails_is_the_last(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("```sh\ncd /    # there\nfalse\necho never\n```\n```python\nprint(1)\n```\n")
+    typed = commands(tmp_path / "page.md")
+    assert [without_comment(command) for command in typed] == ["cd /", "false", "echo never", typed[3]]
+    done = subprocess.run(["bash", "-c", script(typed, {"cd /": "cd ."})], capture_output=True, text=True)
+    assert done.returncode == 1 and "[status 1, 0 s]" in done.stdout and "never" not in done.stdout
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    table = README.read_text(encoding="utf-8").partition("| extra |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(declared)
+
+
+def test_the_license_is_named_alike() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert text.startswith("MIT License") and "2026 pgolf contributors" in text
+    assert project["license"] == "MIT" and project["license-files"] == ["LICENSE"]

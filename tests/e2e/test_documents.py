@@ -71,7 +71,7 @@ def desk(workshop: Path, tmp_path: Path) -> Path:
     (desk / "wide.toml").write_text('extends = "seed_1232"\n[model]\nlayers = 9\nxsa_last = 9\nmlp_hidden = 2048\n')
     study = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL)[0]
     study = study.replace("seeds = [1, 2]", "seeds = [1]").replace("[0.02, 0.03]", "[0.02]")
-    study = study.replace("[base]", "[base]\ncompress.calibration_tokens = 256\n")
+    study = study.replace("[base]", "[base]\nmodel.vocab_size = 320\ncompress.calibration_tokens = 256\n")
     (desk / "rates.toml").write_text(study)
     return desk
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from pgolf.data.shards import shard_length
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, write_error
+from pgolf.files import flush_to_disk, read_json, write_error
 
 REPOSITORY = "willdepueoai/parameter-golf"
 PUBLISHED = {"fineweb-sp1024": "fineweb10B_sp1024"}
@@ -193,7 +192,7 @@ class _Hub:
                 displayed_filename=PurePosixPath(path).name,
             )
             file.flush()
-            os.fsync(file.fileno())
+            flush_to_disk(file.fileno())
 
     def _stated(self, paths: Sequence[str]) -> dict[str, _Stated]:
         infos = self._ask(

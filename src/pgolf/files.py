@@ -214,6 +214,18 @@ def read_json(path: Path) -> Any:
         raise PgolfError(f"{path}: not valid JSON ({error})") from error
 
 
+def remove_file(path: Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        PgolfError: it cannot be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise PgolfError(f"{path}: cannot be deleted ({_reason(error)}); check its folder's permissions") from error
+
+
 def flush_to_disk(handle: int) -> None:
     """Bring an open file or folder to the disk, where its file system can be asked to."""
     try:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from pgolf.errors import PgolfError
 from pgolf.files import write_error
@@ -187,7 +188,7 @@ class _Attempt:
         self._left_by: Holder | None = None
 
     def once(self, *, patient: bool) -> Lock | None:
-        """The lock; None if it is worth to try again, which for the patient is also when somebody writes his name."""
+        """The lock; None if it is worth to try again, which for the patient is also when somebody writes a name."""
         self.made = _make_folders(self.path.parent) + self.made
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
@@ -196,26 +197,22 @@ class _Attempt:
             handle, new = os.open(self.path, flags), False
         lock = None
         try:
-            flock = self._flock(handle)
-            if self._by_flock(handle) if flock else new or self._by_existence(handle, patient):
-                self._sign(handle, flock)
+            by_flock = _flock(handle)
+            if by_flock == "theirs":
+                self._refuse(handle, patient)
+            elif self._by_flock(handle) if by_flock == "ours" else new or self._by_existence(handle, patient):
+                self._sign(handle, flock=by_flock == "ours")
                 lock = Lock(self.path, handle, self.made, self._left_by)
         finally:
             if lock is None:
                 os.close(handle)
         return lock
 
-    def _flock(self, handle: int) -> bool:
-        """Whether flock decides, and let us have it."""
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Held(self.path, self.what, Holder.read(handle), flock=True) from error
-        except OSError as error:
-            if error.errno not in NO_FLOCK:
-                raise
-            return False
-        return True
+    def _refuse(self, handle: int, patient: bool) -> None:
+        holder = Holder.read(handle)
+        # It has had the lock for a moment only, and its name is not there yet.
+        if not patient or (holder is not None and not holder.is_gone()):
+            raise Held(self.path, self.what, holder, flock=True)
 
     def _by_flock(self, handle: int) -> bool:
         if not _is_at(handle, self.path):
@@ -250,12 +247,25 @@ class _Attempt:
             turn.unlink(missing_ok=True)
         return False
 
-    def _sign(self, handle: int, flock: bool) -> None:
+    def _sign(self, handle: int, *, flock: bool) -> None:
         try:
             Holder.here(flock=flock).write(handle)
         except OSError:
             self.path.unlink(missing_ok=True)
             raise
+
+
+def _flock(handle: int) -> Literal["ours", "theirs", "none"]:
+    """Whose lock it is as far as flock knows, which may not be there."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "theirs"
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        return "none"
+    return "ours"
 
 
 def _subject(path: Path) -> Path:

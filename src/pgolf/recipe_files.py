@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError
+from pgolf.files import read_text
 
 
 def recipe_names() -> list[str]:
@@ -34,7 +35,7 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if name.endswith(".toml") or path.is_file():
         if not path.is_file():
             raise PgolfError(f"recipe {name}: no such file")
-        text, folder = _read_text(path), path.parent
+        text, folder = read_text(path), path.parent
     else:
         names = recipe_names()
         if name not in names:
@@ -53,13 +54,6 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if parent.endswith(".toml"):
         parent = str(folder / parent)
     return _merged(load_tree(parent, (*seen, name)), tree)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PgolfError(f"recipe {path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

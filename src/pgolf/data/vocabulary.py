@@ -11,7 +11,7 @@ import sentencepiece
 
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
+from pgolf.files import read_bytes, write_bytes
 
 SAMPLE_BYTES = 64 << 20
 """A tokenizer is trained on at most this much text."""
@@ -37,7 +37,7 @@ def make_tokenizer(path: Path, model: Path | None, vocab_size: int | None, docum
         raise PgolfError(f"{model}: has {opened.vocab_size} pieces, but a shard's tokens go up to 65,536")
     if opened.bos_id < 0:
         raise PgolfError(f"{model}: has no BOS piece, which begins every document; train it with one")
-    write_bytes(path, model.read_bytes())
+    write_bytes(path, read_bytes(model))
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> None:

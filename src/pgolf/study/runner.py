@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pgolf.errors import Interrupted, PgolfError
-from pgolf.files import read_json, write_bytes, write_error, write_json
+from pgolf.files import read_json, remove_file, write_bytes, write_error, write_json
 from pgolf.launch.jobs import RunJob
 from pgolf.launch.local import Outcome, Place, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
@@ -141,7 +141,7 @@ def run_study(
     before = compare(study, place)
     with held(place.out / LOCK, "study", say):
         for name in before.gone:
-            (place.out / CELLS / name / CELL).unlink()
+            remove_file(place.out / CELLS / name / CELL)
         write_bytes(place.out / STUDY, study.to_toml().encode())
         for cell in study.cells:
             _mark(study, place, cell, "finished" if cell.name in before.finished else "waiting")

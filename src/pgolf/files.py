@@ -25,7 +25,7 @@ _LONGEST_NAME = 100
 _REMEDIES = {
     errno.EISDIR: "it is a folder; name a file",
     errno.ENOTDIR: "a part of the path is a file; check the path",
-    errno.EEXIST: "a part of the path is a file; check the path",
+    errno.EEXIST: "a part of the path is a file or a broken link; check the path",
     errno.ELOOP: "a link in the path leads back to itself; check the path",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EROFS: "the disk is read-only; choose a folder on another one",

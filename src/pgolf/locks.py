@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Literal
 
 from pgolf.errors import PgolfError
-from pgolf.files import write_error
+from pgolf.files import flush_to_disk, write_error
 from pgolf.processes import birth, host
 
 LOCK = ".lock"
 """Name of the lock file in a folder; names of files that help it begin so."""
 NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 """What file systems answer that have no flock."""
-_PAUSE, _PATIENCE = 0.02, 2.0
+_PAUSE, _PATIENCE = 0.02, 5.0
 """Seconds between two attempts, and for what takes another process a moment."""
 _held: set[tuple[int, int, str]] = set()
 
@@ -69,6 +69,7 @@ class Holder:
         content = json.dumps(asdict(self)).encode()
         os.pwrite(handle, content, 0)
         os.ftruncate(handle, len(content))
+        flush_to_disk(handle)  # On a network file system only then others see it.
 
     def is_gone(self) -> bool:
         """Whether it has ended for certain: it was on this machine, and its number is free or another's."""
@@ -194,7 +195,7 @@ class _Attempt:
         try:
             handle, new = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
         except FileExistsError:
-            handle, new = os.open(self.path, flags), False
+            handle, new = self._open(flags), False
         lock = None
         try:
             by_flock = _flock(handle)
@@ -202,11 +203,24 @@ class _Attempt:
                 self._refuse(handle, patient)
             elif self._by_flock(handle) if by_flock == "ours" else new or self._by_existence(handle, patient):
                 self._sign(handle, flock=by_flock == "ours")
-                lock = Lock(self.path, handle, self.made, self._left_by)
+                # Whoever was held up before it could write its name may have been given up.
+                if _is_at(handle, self.path):
+                    lock = Lock(self.path, handle, self.made, self._left_by)
         finally:
             if lock is None:
                 os.close(handle)
         return lock
+
+    def _open(self, flags: int) -> int:
+        try:
+            return os.open(self.path, flags)
+        except PermissionError as error:
+            # Another user's, who may be at work.
+            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                raise Held(self.path, self.what, Holder.read(handle), flock=False) from error
+            finally:
+                os.close(handle)
 
     def _refuse(self, handle: int, patient: bool) -> None:
         holder = Holder.read(handle)
@@ -215,8 +229,6 @@ class _Attempt:
             raise Held(self.path, self.what, holder, flock=True)
 
     def _by_flock(self, handle: int) -> bool:
-        if not _is_at(handle, self.path):
-            return False
         holder = Holder.read(handle)
         # One that has no flock where it is: then flock says nothing about it.
         if holder is not None and not holder.flock and not holder.is_gone():
@@ -226,10 +238,10 @@ class _Attempt:
 
     def _by_existence(self, handle: int, patient: bool) -> bool:
         """Never true: at best the way is free for another attempt."""
-        holder = Holder.read(handle)
-        if holder is None and patient:
-            return False  # It is being written.
-        if holder is None or not holder.is_gone():
+        holder, empty = Holder.read(handle), os.fstat(handle).st_size == 0
+        if empty and patient:
+            return False  # The name is being written, or whoever should was killed just before.
+        if not empty and (holder is None or not holder.is_gone()):
             raise Held(self.path, self.what, holder, flock=False)
         # Of several that find this out, one removes the file; all of them then try to make it anew.
         turn = self.path.with_name(f"{self.path.name}.taking")
@@ -240,9 +252,9 @@ class _Attempt:
                 return False
             raise Held(turn, self.what, None, flock=False) from error
         try:
-            if _is_at(handle, self.path):
+            if _is_at(handle, self.path) and Holder.read(handle) == holder:
                 self.path.unlink()
-                self._left_by = holder
+                self._left_by = holder or self._left_by
         finally:
             turn.unlink(missing_ok=True)
         return False
@@ -251,7 +263,8 @@ class _Attempt:
         try:
             Holder.here(flock=flock).write(handle)
         except OSError:
-            self.path.unlink(missing_ok=True)
+            if _is_at(handle, self.path):
+                self.path.unlink()
             raise
 
 

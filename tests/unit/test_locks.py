@@ -188,12 +188,44 @@ def test_a_file_without_a_name_in_it(
     monkeypatch.setattr(locks, "_PATIENCE", 0.1)
     path = tmp_path / LOCK
     path.write_bytes(content)
-    if flock == "no":
+    # An empty one is of a process that was killed in its first moment.
+    if flock == "no" and content:
         with pytest.raises(Held, match=rf"it left no name.*delete {path}"):
             take(path, "run")
         path.unlink()
     take(path, "run").release()
     assert not path.exists()
+
+
+def test_one_that_was_held_up_before_it_wrote_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", _fails(errno.ENOSYS))
+    monkeypatch.setattr(locks, "_PATIENCE", 0.1)
+    path, taken, write = tmp_path / LOCK, list[locks.Lock](), Holder.write
+
+    def late(holder: Holder, handle: int) -> None:
+        monkeypatch.setattr(Holder, "write", write)
+        taken.append(take(path, "run"))
+        write(holder, handle)
+
+    monkeypatch.setattr(Holder, "write", late)
+    with pytest.raises(Held):
+        take(path, "run")
+    taken[0].release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, plain = tmp_path / LOCK, os.open
+    _leave(path, _someone(pid=os.getppid(), born="another boot/1"))
+
+    def of_another_user(name: Path, flags: int, mode: int = 0o777) -> int:
+        if name == path and flags & os.O_RDWR and not flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return plain(name, flags, mode)
+
+    monkeypatch.setattr(os, "open", of_another_user)
+    with pytest.raises(Held, match=rf"\(process {os.getppid()} on .*delete {path}"):
+        take(path, "run")
 
 
 def test_one_that_was_killed_while_it_took_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

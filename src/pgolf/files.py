@@ -214,6 +214,14 @@ def read_json(path: Path) -> Any:
         raise PgolfError(f"{path}: not valid JSON ({error})") from error
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file, as far as this process can know; also of what can be no path."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def remove_file(path: Path) -> None:
     """Delete a file, if it is there.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_text
+from pgolf.files import is_file, read_text
 
 
 def recipe_names() -> list[str]:
@@ -32,8 +32,8 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if name in seen:
         raise PgolfError(f"recipe {name}: extends itself by way of {' -> '.join((*seen, name))}")
     path = Path(name)
-    if name.endswith(".toml") or path.is_file():
-        if not path.is_file():
+    if name.endswith(".toml") or is_file(path):
+        if not is_file(path):
             raise PgolfError(f"recipe {name}: no such file")
         text, folder = read_text(path), path.parent
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import socket
 from pathlib import Path
 
 _ROOT_NAMESPACE = "pid:[4026531836]"
@@ -13,7 +12,7 @@ _ROOT_NAMESPACE = "pid:[4026531836]"
 
 def host() -> str:
     """This machine's name, and where process numbers are a container's own, that container's number space."""
-    return socket.gethostname() + _namespace()
+    return os.uname().nodename + _namespace()
 
 
 def host_mark() -> str:

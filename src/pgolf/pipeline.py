@@ -27,11 +27,12 @@ from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.files import check_writable, read_json, sha256_file, write_json
 from pgolf.flops import training_speed
 from pgolf.model.attend import BOS
-from pgolf.progress import TrainingView, counting, stderr, working
+from pgolf.progress import TrainingView, counting, say, stderr, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
 from pgolf.team import SOLO, Team
-from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe
+from pgolf.train.exclusive import working_in
+from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe, writing
 from pgolf.train.loop import Run, TrainResult, train
 from pgolf.weights import Weights, load_weights, save_weights, weights_file
 
@@ -78,6 +79,20 @@ def run_all(
     if unknown := [name for name in scores if name not in SCORES]:
         raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
     wanted = [entry for entry in (_RAW, *EVALUATIONS) if entry[0] in ("raw", *scores)]
+    with working_in(out, team):
+        return _do_the_rest(recipe, data, tokenizer, out, device, team, wanted, keep)
+
+
+def _do_the_rest(
+    recipe: Recipe,
+    data: Path | None,
+    tokenizer: Path | None,
+    out: Path,
+    device: torch.device,
+    team: Team,
+    wanted: Sequence[tuple[str, str, str]],
+    keep: Collection[int],
+) -> dict[str, Any]:
     if (previous := saved_recipe(out)) not in (None, recipe):
         raise PgolfError(f"{out}: holds a run of another recipe ({out / 'recipe.toml'}); choose another --out")
     dataset = job_dataset(recipe, data, tokenizer, team)
@@ -132,7 +147,7 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
     folder = built_in_corpus(recipe.model.vocab_size)
     if team.is_first and not (folder / "manifest.json").is_file():
         stderr.print("collecting the English prose of this Python and training a tokenizer on it")
-    team.first(lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction))
+    team.first(lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction, say))
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 
@@ -198,6 +213,22 @@ def train_job(
         PgolfError: no recipe, no data, or a folder that holds something else.
     """
     resume = resume or team.restarted
+    with working_in(out, team):
+        return _train_in(out, name, overrides, data, tokenizer, device, initial, resume, profile, team)
+
+
+def _train_in(
+    out: Path,
+    name: str | Recipe | None,
+    overrides: Sequence[str],
+    data: Path | None,
+    tokenizer: Path | None,
+    device: torch.device,
+    initial: Path | None,
+    resume: bool,
+    profile: bool,
+    team: Team,
+) -> dict[str, Any]:
     previous = saved_recipe(out) if resume else None
     if name is None and previous is None:
         raise PgolfError(f"{out}: nothing to resume there; name a --recipe" if resume else "name a --recipe")
@@ -245,7 +276,8 @@ def pack_job(
     dataset = None
     if recipe.compress.calibration == "train":
         dataset = training_text(source, recipe, data, tokenizer)
-    return _pack(weights, recipe, dataset, out, cap)
+    with writing(out):
+        return _pack(weights, recipe, dataset, out, cap)
 
 
 def _pack(weights: Weights, recipe: Recipe, dataset: Dataset | None, out: Path, cap: int | None) -> PackReport:
@@ -297,9 +329,10 @@ def eval_job(
     if stride is not None:
         recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
     dataset = job_dataset(recipe, data, tokenizer, team)
-    return evaluate_weights(
-        weights, recipe, dataset, mode, device, limit_targets=limit_targets, ledger=ledger, strict=strict, team=team
-    )
+    with writing(ledger, team):
+        return evaluate_weights(
+            weights, recipe, dataset, mode, device, limit_targets=limit_targets, ledger=ledger, strict=strict, team=team
+        )
 
 
 def verify_job(ledger: Path, data: Path | None, tokenizer: Path | None, artifact: Path | None) -> Verification:

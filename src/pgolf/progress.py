@@ -23,6 +23,11 @@ def quiet() -> Iterator[None]:
         stderr.quiet = before
 
 
+def say(line: str) -> None:
+    """Show a line as it is."""
+    stderr.print(line, markup=False, soft_wrap=True)
+
+
 def _watched() -> bool:
     return stderr.is_terminal and not stderr.quiet
 

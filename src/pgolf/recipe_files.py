@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError
+from pgolf.files import is_file, read_text
 
 
 def recipe_names() -> list[str]:
@@ -31,10 +32,10 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if name in seen:
         raise PgolfError(f"recipe {name}: extends itself by way of {' -> '.join((*seen, name))}")
     path = Path(name)
-    if name.endswith(".toml") or path.is_file():
-        if not path.is_file():
+    if name.endswith(".toml") or is_file(path):
+        if not is_file(path):
             raise PgolfError(f"recipe {name}: no such file")
-        text, folder = _read_text(path), path.parent
+        text, folder = read_text(path), path.parent
     else:
         names = recipe_names()
         if name not in names:
@@ -53,13 +54,6 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if parent.endswith(".toml"):
         parent = str(folder / parent)
     return _merged(load_tree(parent, (*seen, name)), tree)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PgolfError(f"recipe {path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

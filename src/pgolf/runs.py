@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
+from pgolf.files import read_json, read_text
 from pgolf.recipe import load_recipe, recipe_keys
 from pgolf.recipe_files import nearest
 from pgolf.train.folder import CELL
@@ -146,8 +146,8 @@ def _recipe_of(path: Path) -> dict[str, Any]:
     except PgolfError:
         pass  # Of another version of pgolf: its keys are shown as they stand.
     try:
-        return flattened(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return flattened(tomllib.loads(read_text(path)))
+    except ValueError as error:
         raise PgolfError(f"{path}: damaged ({error}); restore it from a copy") from error
 
 

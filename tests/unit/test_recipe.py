@@ -139,3 +139,17 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_names_that_can_be_no_path(name: str) -> None:
+    with pytest.raises(PgolfError, match="unknown"):
+        load_recipe(name)
+    with pytest.raises(PgolfError, match="no such file"):
+        load_recipe(f"{name}.toml")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"description = '\xff'")
+    with pytest.raises(PgolfError, match=r"a\.toml: not UTF-8 text \(byte 15\)"):
+        load_recipe(str(tmp_path / "a.toml"))

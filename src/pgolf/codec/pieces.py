@@ -21,6 +21,7 @@ from pgolf.codec.gaps import plain
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
+from pgolf.files import read_bytes
 
 _SPACE = "\u2581"
 # A protocol buffer appended to another one overrides its fields. This one sets, in the model's field 3 (how to
@@ -59,7 +60,7 @@ class Pieces:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        model = tokenizer.path.read_bytes()
+        model = read_bytes(tokenizer.path)
         original = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model + _AS_IT_IS)
         size = self._processor.vocab_size()

@@ -17,6 +17,7 @@ import pgolf
 # Modules that open an artifact and score a stream with it, in any mode.
 SCORER_MODULES = (
     "errors.py",
+    "processes.py",
     "files.py",
     "recipe.py",
     "recipe_checks.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from pgolf.compress.container import MAGIC, Artifact, Section, read_artifact
 from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
+from pgolf.files import reading
 from pgolf.optim.routing import ROUTES
 
 
@@ -240,12 +242,8 @@ def _refuse_weights(path: Path) -> None:
         found = sorted(path.glob("*.pgolf"))
         remedy = f"name one in it: {found[0]}" if found else f"pack it first: pgolf pack {path} --out FILE.pgolf"
         raise PgolfError(f"{path}: is a folder; pgolf inspect reads artifacts, so {remedy}")
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with reading(path) as file:
+        start, size = file.read(9), os.fstat(file.fileno()).st_size
     # safetensors: the length of a JSON object, then the object.
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size:
         raise PgolfError(

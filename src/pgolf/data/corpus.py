@@ -8,22 +8,22 @@ Sources are parsed, never imported or run. Doctests, grammars, tables, signature
 from __future__ import annotations
 
 import ast
-import contextlib
-import fcntl
 import hashlib
 import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pgolf.data.dataset import MANIFEST, TOKENIZER
-from pgolf.data.prepare import new_folder, write_dataset
+from pgolf.data.prepare import write_dataset
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, write_error
+from pgolf.files import read_json
+from pgolf.folders import new_folder
+from pgolf.locks import held
 
 CORPUS_VERSION = 1
 """Raised whenever the same Python would give other documents."""
@@ -68,7 +68,9 @@ def python_corpus(library: Path | None = None) -> list[str]:
     return sorted(documents, key=_digest)
 
 
-def prepare_python_corpus(out: Path, vocab_size: int, validation_fraction: float) -> Path:
+def prepare_python_corpus(
+    out: Path, vocab_size: int, validation_fraction: float, note: Callable[[str], None] = lambda line: None
+) -> Path:
     """Make a data folder of ``python_corpus``, with a tokenizer trained on its training part; return ``out``.
 
     The validation documents are those whose SHA-256 is smallest, as many as reach ``validation_fraction``
@@ -79,6 +81,7 @@ def prepare_python_corpus(out: Path, vocab_size: int, validation_fraction: float
         out: the folder.
         vocab_size: pieces of the tokenizer.
         validation_fraction: part of the corpus held out (above 0, below 1).
+        note: hears of another process that makes the same folder and is waited for.
 
     Raises:
         PgolfError: ``out`` holds something else, or cannot be written.
@@ -92,7 +95,8 @@ def prepare_python_corpus(out: Path, vocab_size: int, validation_fraction: float
     }
     if _origin(out) == origin:
         return out
-    with _alone(out):
+    # Whoever waited finds the folder made.
+    with held(out.with_name(f".{out.name}.lock"), "corpus", note, wait=True):
         found = _origin(out)
         if found != origin:
             _make(out, vocab_size, validation_fraction, origin, replace=found is not None)
@@ -104,22 +108,6 @@ def _make(out: Path, vocab_size: int, validation_fraction: float, origin: dict[s
         documents = _split(python_corpus(), validation_fraction)
         train_tokenizer((text for split, text in documents if split == "train"), vocab_size, folder / TOKENIZER)
         write_dataset(folder, documents, extra={"corpus": origin})
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Wait until no other process makes this folder; the lock ends with the process that holds it."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = out.with_name(f".{out.name}.lock").open("w")
-    except OSError as error:
-        raise write_error(out, error) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            Path(lock.name).unlink(missing_ok=True)  # Whoever waited for it looks at the folder first.
 
 
 def _digest(text: str) -> bytes:

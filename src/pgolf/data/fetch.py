@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,8 @@ from typing import Any
 
 from pgolf.data.shards import shard_length
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, write_error
+from pgolf.files import flush_to_disk, read_json, write_error
+from pgolf.locks import LOCK, held
 
 REPOSITORY = "willdepueoai/parameter-golf"
 PUBLISHED = {"fineweb-sp1024": "fineweb10B_sp1024"}
@@ -49,22 +49,24 @@ def fetch(
         endpoint: address of the hub; default ``HF_ENDPOINT`` or the public one.
 
     Raises:
-        PgolfError: unknown name, no huggingface_hub, no connection, more shards than there are, a file that
-            differs from its checksum, or a full disk.
+        PgolfError: unknown name, no huggingface_hub, no connection, another process that fetches into ``out``, more
+            shards than there are, a file that differs from its checksum, or a full disk.
     """
     if name not in PUBLISHED:
         raise PgolfError(f"{name}: not a published data set; use {', '.join(PUBLISHED)}")
     dataset = PUBLISHED[name]
     hub = _Hub(repository, revision, endpoint, out / _STAGING)
-    try:
-        listing = f"{_ROOT}/manifest.json"
-        hub.bring({listing: out / "manifest.json"}, {})
-        manifest = _Manifest(read_json(out / "manifest.json"), dataset, train_shards)
-        files = {path: out / PurePosixPath(path).relative_to(_ROOT) for path in manifest.paths()}
-        hub.bring(files, manifest.digests())
-        shutil.rmtree(out / _STAGING, ignore_errors=True)
-    except OSError as error:
-        raise write_error(out, error) from error
+    # What a killed process has left of its lock is no news: its files are continued.
+    with held(out / LOCK, "download", note=lambda line: None):
+        try:
+            listing = f"{_ROOT}/manifest.json"
+            hub.bring({listing: out / "manifest.json"}, {})
+            manifest = _Manifest(read_json(out / "manifest.json"), dataset, train_shards)
+            files = {path: out / PurePosixPath(path).relative_to(_ROOT) for path in manifest.paths()}
+            hub.bring(files, manifest.digests())
+            shutil.rmtree(out / _STAGING, ignore_errors=True)
+        except OSError as error:
+            raise write_error(out, error) from error
     return out / "datasets" / dataset
 
 
@@ -193,7 +195,7 @@ class _Hub:
                 displayed_filename=PurePosixPath(path).name,
             )
             file.flush()
-            os.fsync(file.fileno())
+            flush_to_disk(file.fileno())
 
     def _stated(self, paths: Sequence[str]) -> dict[str, _Stated]:
         infos = self._ask(

@@ -8,11 +8,8 @@ killed leaves nothing that looks like data. Memory holds a few batches of docume
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,9 +26,10 @@ from pgolf.data.streams import Advance
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer, train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import sha256_file, sync_folder, write_error, write_json
+from pgolf.files import sha256_file, write_json
+from pgolf.folders import new_folder
 
-__all__ = ["new_folder", "prepare", "train_tokenizer", "write_dataset"]
+__all__ = ["prepare", "train_tokenizer", "write_dataset"]
 
 FORMAT = 1
 Progress = Callable[[int, int], None]
@@ -134,60 +132,6 @@ def _advance(progress: Progress | None, total: int) -> Advance:
             progress(done, total)
 
     return advance
-
-
-@contextlib.contextmanager
-def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a hidden folder beside ``out``; on success it becomes ``out``, on failure it is removed.
-
-    What a killed process left behind is removed first. A lock, which ends with its process, tells such
-    leftovers from the work of another process that is still running.
-
-    Args:
-        out: the folder to make.
-        replace: remove an existing ``out`` once the new one is complete.
-
-    Raises:
-        PgolfError: ``out`` is taken, cannot be written, or the disk is full.
-    """
-    out = out.resolve()
-    if not replace and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-        raise PgolfError(f"{out}: already exists; choose another folder or delete it")
-    folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    lock = -1
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
-        folder.mkdir()
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-        os.fsync(lock)
-        if replace and out.exists():
-            out.rename(folder.with_name(f"{folder.name}-old"))
-        folder.rename(out)
-        sync_folder(out.parent)
-        _remove_leftovers(out)
-    except OSError as error:
-        raise write_error(out, error) from error
-    finally:
-        if lock >= 0:
-            shutil.rmtree(folder, ignore_errors=True)  # gone already if all went well
-            os.close(lock)
-
-
-def _remove_leftovers(out: Path) -> None:
-    for folder in out.parent.iterdir():
-        if not folder.name.startswith(f".{out.name}.partial-"):
-            continue
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(handle)
 
 
 def _cores() -> int:

@@ -5,7 +5,6 @@ The layout is the field's own (modded-nanogpt, parameter golf); files written he
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.errors import PgolfError
-from pgolf.files import atomic_write
+from pgolf.files import atomic_write, flush_to_disk
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
@@ -121,7 +120,7 @@ class ShardWriter:
         self._file.seek(0)
         self._file.write(shard_header(self._count))
         self._file.flush()
-        os.fsync(self._file.fileno())
+        flush_to_disk(self._file.fileno())
         self._file.close()
         self._file = None
 

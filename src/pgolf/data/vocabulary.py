@@ -9,7 +9,7 @@ from pathlib import Path
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.trainer import TrainingError, train_apart
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
+from pgolf.files import read_bytes, write_bytes
 
 SAMPLE_BYTES = 64 << 20
 """A tokenizer is trained on at most this much text."""
@@ -36,7 +36,7 @@ def make_tokenizer(path: Path, model: Path | None, vocab_size: int | None, docum
     if opened.bos_id < 0:
         raise PgolfError(f"{model}: has no BOS piece, which begins every document; train it with one")
     _ = opened.byte_table  # refuses tokenizers whose bytes cannot be counted
-    write_bytes(path, model.read_bytes())
+    write_bytes(path, read_bytes(model))
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> None:

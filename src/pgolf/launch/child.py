@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pgolf.errors import PgolfError
 from pgolf.files import write_error
+from pgolf.locks import NO_FLOCK
 
 # Stopped after a step (130), or by the signal itself where there is no step to finish: still starting, or evaluating.
 INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
@@ -102,13 +103,19 @@ def locked(path: Path | None) -> Iterator[tuple[int, ...]]:
     if path is None:
         yield ()
         return
-    with path.open("a") as file:
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise write_error(path, error) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise PgolfError(f"{path.parent.parent}: another process works on this run; let it end first") from error
-        except OSError:
-            pass  # Some network file systems have no locks.
+        except OSError as error:
+            if error.errno not in NO_FLOCK:
+                raise write_error(path, error) from error
+            # The run folder's own lock does without, as soon as the process has come so far.
         yield (file.fileno(),)
 
 

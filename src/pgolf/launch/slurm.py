@@ -13,13 +13,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from pgolf.errors import PgolfError
 from pgolf.launch.child import INTERRUPTED, Child
 from pgolf.launch.jobs import RunJob
+from pgolf.processes import birth
 from pgolf.train.folder import LAUNCH
 
 submitit: Any
@@ -159,9 +159,7 @@ def submit(jobs: Sequence[RunJob], resources: Resources, executor: str = "slurm"
 def is_queued(number: str, executor: str = "slurm") -> bool:
     """Whether a submitted job still waits or runs."""
     if executor == "local":
-        status = Path(f"/proc/{number}/status")
-        # A process that has ended is a zombie until the one that started it asks for it.
-        return status.exists() and "\nState:\tZ" not in status.read_text()
+        return birth(int(number)) is not None
     asked = ["squeue", "--noheader", "--jobs", number]
     # SLURM forgets a job some minutes after its end, and then complains about its number.
     shown = subprocess.run(asked, capture_output=True, text=True, timeout=60)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pgolf.data.dataset import Dataset
 from pgolf.evaluate.ledger import read_ledger
+from pgolf.files import read_text
 from pgolf.report.content import (
     Areas,
     Block,
@@ -307,7 +308,7 @@ def _making(run: RunRecord) -> Section:
     for shared in made.get("shared", []):
         parts = ", ".join(f"{what}: {which}" for what, which in shared.items() if what != "with")
         rows.append(("shared", f"with the run {shared['with']} beside it: {parts}"))
-    text = (run.folder / "recipe.toml").read_text(encoding="utf-8")
+    text = read_text(run.folder / "recipe.toml")
     recipe = Listing(text.rstrip().splitlines(), "toml", "The recipe, resolved", folded=True)
     return Section("provenance", "How it was made", [Facts("Environment and provenance", rows), recipe])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pgolf.files import read_text
 from pgolf.report.content import (
     Block,
     Card,
@@ -38,7 +39,7 @@ def study_report(study: Path, cells: Sequence[Cell], analysis: Analysis) -> Repo
     if analysis.curves or analysis.tables:
         sections.append(Section("analysis", "Analysis", [*analysis_charts(analysis), *map(Sheet, analysis.tables)]))
     if (study / "study.toml").is_file():
-        lines = (study / "study.toml").read_text(encoding="utf-8").rstrip().splitlines()
+        lines = read_text(study / "study.toml").rstrip().splitlines()
         sections.append(Section("study", "The study", [Listing(lines, "toml")]))
     return Report(study.resolve().name, f"A study of {len(cells)} cells.", _cards(cells, finished), sections)
 

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 
 from pgolf.errors import Interrupted, PgolfError
-from pgolf.files import read_json, write_bytes, write_error, write_json
-from pgolf.launch.child import locked
+from pgolf.files import read_json, remove_file, write_bytes, write_error, write_json
 from pgolf.launch.jobs import RunJob
 from pgolf.launch.local import Outcome, Place, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
+from pgolf.locks import LOCK, held
 from pgolf.pipeline import job_dataset, run_all
-from pgolf.progress import stderr
+from pgolf.progress import say, stderr
 from pgolf.study.cells import CELLS, Status
 from pgolf.study.order import Progress, Shares, Source, Start
 from pgolf.study.spec import Planned, Study
 from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
+from pgolf.train.exclusive import working_in
 from pgolf.train.folder import CELL, LAUNCH, PROVENANCE, saved_recipe
 
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
@@ -78,7 +79,8 @@ def compare(study: Study, place: Workplace) -> Comparison:
         PgolfError: the data are missing or wrong for a cell, or the folder holds something else than this study,
             or cells of the same name with other recipes or other data.
     """
-    if place.out.is_dir() and any(place.out.iterdir()) and not (place.out / STUDY).is_file():
+    begun = place.out.is_dir() and any(not path.name.startswith(LOCK) for path in place.out.iterdir())
+    if begun and not (place.out / STUDY).is_file():
         raise PgolfError(f"{place.out}: is not empty and holds no study; choose another --out")
     prints = _fingerprints(study, place)
     found = Comparison([], [], [], [])
@@ -137,10 +139,9 @@ def run_study(
         PgolfError: see ``compare``, or another process works on this study.
     """
     before = compare(study, place)
-    (place.out / LAUNCH).mkdir(parents=True, exist_ok=True)
-    with locked(place.out / LAUNCH / "lock"):
+    with held(place.out / LOCK, "study", say):
         for name in before.gone:
-            (place.out / CELLS / name / CELL).unlink()
+            remove_file(place.out / CELLS / name / CELL)
         write_bytes(place.out / STUDY, study.to_toml().encode())
         for cell in study.cells:
             _mark(study, place, cell, "finished" if cell.name in before.finished else "waiting")
@@ -183,10 +184,11 @@ class _Session:
     def _begin(self, start: Start) -> RunJob | None:
         job = self.place.job(self.study, start.cell, start.keep)
         try:
-            clear_half_begun(job.out)
-            if start.source is not None:
-                _take(start.source, self.place.folder(start.source.cell), job)
-                _mark(self.study, self.place, start.cell, "waiting")
+            with working_in(job.out):
+                clear_half_begun(job.out)
+                if start.source is not None:
+                    _take(start.source, self.place.folder(start.source.cell), job)
+                    _mark(self.study, self.place, start.cell, "waiting")
         except (PgolfError, OSError) as error:
             self._over(_failure(job, str(error)))
             return None

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pgolf.files import read_text
 from pgolf.study.cells import Cell
 from pgolf.study.statements import Series
 
@@ -67,7 +68,7 @@ def _value(cell: Cell, key: str) -> Any:
     path = cell.folder / "recipe.toml"
     if not path.is_file():
         return None
-    tree: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+    tree: Any = tomllib.loads(read_text(path))
     for part in key.split("."):
         if not isinstance(tree, dict) or part not in tree:
             return None

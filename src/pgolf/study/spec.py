@@ -40,6 +40,7 @@ import pydantic
 import tomli_w
 
 from pgolf.errors import PgolfError
+from pgolf.files import read_text
 from pgolf.recipe import Recipe, load_recipe, recipe_from_tree, recipe_keys
 from pgolf.recipe_files import nearest
 
@@ -142,10 +143,7 @@ def _load_tree(name: str) -> dict[str, Any]:
     if name.endswith(".toml") and not path.exists():
         raise PgolfError(f"study {name}: no such file")
     if name.endswith(".toml") or path.is_file():
-        try:
-            text, folder = path.read_text(encoding="utf-8"), path.parent
-        except (OSError, UnicodeDecodeError) as error:
-            raise PgolfError(f"study {name}: cannot be read as UTF-8 text ({error})") from error
+        text, folder = read_text(path), path.parent
     else:
         names = study_names()
         if name not in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 
+from pgolf.files import read_text
 from pgolf.study.cells import Cell
 from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.study.statements import Series, capital, noise_statements, shape_statements, x_text
@@ -52,7 +53,7 @@ def _warmdown_start(cell: Cell) -> int | None:
     path = cell.folder / "recipe.toml"
     if not path.is_file():
         return None
-    train = tomllib.loads(path.read_text(encoding="utf-8")).get("train", {})
+    train = tomllib.loads(read_text(path)).get("train", {})
     if train.get("wallclock_seconds") or "steps" not in train or "warmdown_steps" not in train:
         return None
     return max(0, int(train["steps"]) - int(train["warmdown_steps"]))

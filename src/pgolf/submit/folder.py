@@ -13,7 +13,7 @@ import torch
 from pgolf.audit.job import audit_job
 from pgolf.audit.settings import Settings
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, sync_folder, write_bytes, write_error, write_json
+from pgolf.files import hidden_name, read_bytes, read_json, sync_folder, write_bytes, write_error, write_json
 from pgolf.submit.bundle import Bundle, bundle
 from pgolf.submit.checklist import TRACKS, Item, audit_item, ledger_items, official_item, recorded_items, run_script
 from pgolf.submit.evidence import Candidate, find_data, read_candidate, repacked, verify
@@ -79,7 +79,7 @@ def submit(request: Request, device: torch.device, note: Callable[[str], None]) 
     runs = [read_candidate(folder, request.mode) for folder in request.runs]
     try:
         request.out.parent.mkdir(parents=True, exist_ok=True)
-        room = tempfile.TemporaryDirectory(prefix=f".{request.out.name}.", dir=request.out.parent)
+        room = tempfile.TemporaryDirectory(prefix=f"{hidden_name(request.out)}.", dir=request.out.parent)
     except OSError as error:
         raise write_error(request.out, error) from error
     with room as name:
@@ -193,7 +193,7 @@ def _copied(run: Candidate, folder: Path, mode: str) -> Candidate:
     artifact = folder / f"artifact_seed{run.seed}.pgolf"
     ledger, sliding = (folder / f"ledger_{name}_seed{run.seed}.jsonl" for name in (mode, "sliding"))
     for source, target in ((run.artifact, artifact), (run.ledger, ledger), (run.sliding_ledger, sliding)):
-        write_bytes(target, source.read_bytes())
+        write_bytes(target, read_bytes(source))
     return replace(run, artifact=artifact, ledger=ledger, sliding_ledger=sliding)
 
 

@@ -10,10 +10,13 @@ model.safetensors       the averaged weights: what is packed and scored
 snapshots/              checkpoints after steps that `pgolf run --keep-step` named
 launch/                 logs and job files of `pgolf launch`
 cell.json               of a study's run: which cell it is
+.lock                   there while a process works on the run
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,9 +25,11 @@ from torch import Tensor
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.files import read_json, write_bytes, write_json
+from pgolf.locks import LOCK
 from pgolf.provenance import provenance, session
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.team import SOLO, Team
+from pgolf.train.exclusive import working_in
 from pgolf.train.loop import Run
 
 RECIPE, PROVENANCE, LAUNCH, CELL = "recipe.toml", "provenance.json", "launch", "cell.json"
@@ -34,6 +39,18 @@ def saved_recipe(folder: Path) -> Recipe | None:
     """The recipe of an existing run folder, or None where there is none."""
     path = folder / RECIPE
     return load_recipe(str(path)) if path.is_file() else None
+
+
+@contextlib.contextmanager
+def writing(path: Path | None, team: Team = SOLO) -> Iterator[None]:
+    """Work on a file that may lie in a run folder: then no other process writes into that run.
+
+    Raises:
+        PgolfError: another process works on this run.
+    """
+    folders = [] if path is None else [folder for folder in path.absolute().parents if (folder / RECIPE).is_file()]
+    with working_in(folders[0], team) if folders else contextlib.nullcontext():
+        yield
 
 
 def open_run(
@@ -51,8 +68,22 @@ def open_run(
     A team that was restarted resumes without being told to.
 
     Raises:
-        PgolfError: the folder holds another run, or one that ``resume`` was not given for.
+        PgolfError: the folder holds another run, or one that ``resume`` was not given for, or another process works
+            on this run. It may, and is noticed, again as soon as this returns; ``working_in`` keeps it away for longer.
     """
+    with working_in(folder, team):
+        return _open_run(recipe, dataset, folder, device, initial, resume, team)
+
+
+def _open_run(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device,
+    initial: dict[str, Tensor] | None,
+    resume: bool,
+    team: Team,
+) -> Run:
     previous, resume = saved_recipe(folder), resume or team.restarted
     if previous is not None and not resume:
         raise PgolfError(f"{folder}: holds a run already; add --resume to continue it, or choose another --out")
@@ -84,9 +115,10 @@ def record_session(folder: Path) -> None:
 
 
 def _holds_something_else(folder: Path) -> bool:
-    # A run that was killed in its first moment leaves its provenance, or a temporary file of it.
+    # A run that was killed in its first moment leaves its provenance, or a temporary file of it, and its lock.
     return folder.is_dir() and any(
-        PROVENANCE not in path.name and path.name not in (LAUNCH, CELL) for path in folder.iterdir()
+        PROVENANCE not in path.name and not path.name.startswith(LOCK) and path.name not in (LAUNCH, CELL)
+        for path in folder.iterdir()
     )
 
 

@@ -29,6 +29,7 @@ from pgolf.recipe import Recipe
 from pgolf.team import SOLO, Team
 from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, snapshot
 from pgolf.train.distributed import agree, share_gradients, shared_grid
+from pgolf.train.exclusive import working_in
 from pgolf.train.metrics import Metrics, steps_per_reading
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
 from pgolf.train.tensorboard import event_files
@@ -69,7 +70,7 @@ def train(run: Run, watcher: Watcher, keep: Collection[int] = ()) -> TrainResult
     """
     train, clock = run.recipe.train, run.clock
     run.prime_kernels()
-    with run.batches, _StopSignal() as stop:
+    with working_in(run.folder, run.team), run.batches, _StopSignal() as stop:
         while True:
             finished = run.is_finished()
             if finished or clock.step == 0 or _every(train.validate_every, clock.step):

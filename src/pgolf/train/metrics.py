@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes, write_error
+from pgolf.files import read_bytes, write_bytes, write_error
 from pgolf.train.tensorboard import EventFiles
 
 # Reading a loss waits for the device that computes it; there the losses of so many steps are read together.
@@ -117,7 +117,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_bytes(path).decode("utf-8", "replace").splitlines():
         try:
             entries.append(json.loads(line))
         except ValueError:

@@ -1,0 +1,156 @@
+"""Folders are whole or absent, on file systems that can do less too."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgolf.errors import PgolfError
+from pgolf.folders import new_folder
+
+HOLD = """
+import errno, fcntl, sys, time
+from pathlib import Path
+from pgolf.folders import new_folder
+
+def no_flock(*arguments):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+if sys.argv[2] == "no":
+    fcntl.flock = no_flock
+with new_folder(Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("x")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(params=["yes", "no"])
+def flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether the file system has flock."""
+    if request.param == "no":
+        monkeypatch.setattr(fcntl, "flock", _fails(errno.EOPNOTSUPP))
+    return str(request.param)
+
+
+def _fails(number: int) -> Callable[..., Any]:
+    def fail(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@contextmanager
+def _other(out: Path, flock: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(out), flock], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _make(out: Path, *, replace: bool = False) -> None:
+    with new_folder(out, replace=replace) as folder:
+        (folder / "file").write_text("whole")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["out", "o" * 255, "ü" * 127, "日" * 85, os.fsdecode(b"caf\xe9")])
+def test_a_folder_of_any_name(tmp_path: Path, flock: str, name: str) -> None:
+    with new_folder(tmp_path / name) as folder:
+        (folder / "file").write_text("whole")
+        assert _names(tmp_path) == [folder.name]
+    assert _names(tmp_path) == [name] and _names(tmp_path / name) == ["file"]
+
+
+def test_the_work_of_the_living_stays_and_that_of_the_dead_goes(tmp_path: Path, flock: str) -> None:
+    out = tmp_path / "out"
+    with _other(out, flock) as process:
+        [hidden] = _names(tmp_path)
+        _make(out)
+        assert _names(tmp_path) == [hidden, "out"]
+        assert "half" in _names(tmp_path / hidden)
+        process.kill()
+        process.wait()
+        assert _names(tmp_path) == [hidden, "out"]
+        _make(out, replace=True)
+    assert _names(tmp_path) == ["out"] and _names(out) == ["file"]
+
+
+def test_names_that_begin_alike_are_not_leftovers(tmp_path: Path) -> None:
+    long = "x" * 200
+    others = [f".{long}a.partial-1", ".outer.partial-1", "out.partial-1"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    for name in (f"{long}b", "out"):
+        _make(tmp_path / name)
+    assert _names(tmp_path) == sorted([*others, f"{long}b", "out"])
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_folders_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(os, "fsync", _fails(number))
+    _make(tmp_path / "out")
+    assert _names(tmp_path / "out") == ["file"]
+
+
+def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    _make(out)
+    rename = Path.rename
+
+    def some(path: Path, target: Path) -> Path:
+        if path.name.startswith(".out.partial-") and not path.name.endswith("-old"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", some)
+    with pytest.raises(PgolfError, match="out: cannot be written"):
+        _make(out, replace=True)
+    assert _names(tmp_path) == ["out"] and (out / "file").read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("file", "already exists"),
+        ("file/out", "a part of the path is a file"),
+        ("full", "already exists"),
+        ("x" * 256, "choose a shorter name"),
+        ("a\0b", "cannot be written"),
+        ("loop/out", "cannot be written"),
+    ],
+)
+def test_places_where_none_can_be(tmp_path: Path, place: str, said: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(PgolfError, match=said):
+        _make(tmp_path / place)
+    assert _names(tmp_path) == ["file", "full", "loop"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o700), (0o002, 0o775)])
+def test_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        _make(tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode

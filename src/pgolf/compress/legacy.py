@@ -273,11 +273,15 @@ def _scaled(codes: Tensor, scale: Any, name: str, path: Path) -> _Part:
 
 
 def _only_tensors(value: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    from torch._subclasses.fake_tensor import FakeTensor
+
     for name, entry in value.items():
         if not isinstance(name, str):
             raise PgolfError(f"{path}: entry {name!r} is not named by text; expected a dictionary of named tensors")
         if not isinstance(entry, Tensor):
             raise PgolfError(f"{path}: entry {name} is a {type(entry).__name__}, not a tensor")
-        if entry.layout is not torch.strided or entry.is_complex() or entry.is_quantized or entry.is_meta:
+        # Fake tensors of the old format are on the meta device too.
+        without_values = entry.is_meta and not isinstance(entry, FakeTensor)
+        if entry.layout is not torch.strided or entry.is_complex() or entry.is_quantized or without_values:
             raise PgolfError(f"{path}: tensor {name} is not a plain array of real numbers; save it as one")
     return dict(value)

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from pgolf.compress.container import encode_artifact
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
 from pgolf.model.load import model_from, parameter_shapes
@@ -172,6 +173,10 @@ def test_a_small_file_asks_for_nothing(tmp_path: Path) -> None:
         PgolfError, match=r"token_embedding\.weight has shape \(2, 2\); the recipe wants \(64, 1048576\)"
     ):
         load_weights(path).model()
+    artifact = tmp_path / "big.pgolf"
+    artifact.write_bytes(encode_artifact({"smear.gate": torch.zeros(2)}, RECIPE.with_overrides(HUGE), "", "none", 1))
+    with pytest.raises(PgolfError, match=r"token_embedding\.weight is missing"):
+        load_weights(artifact).model()
     # Metadata may say anything.
     recipe = RECIPE.model_dump(mode="json")
     layers = recipe | {"model": recipe["model"] | {"layers": 10**8}}

@@ -233,10 +233,8 @@ class GPT(nn.Module):
         return other
 
     def scale_shared_gradients(self) -> None:
-        """Hang hooks on the parameters of shared cores: one used n times receives the sum of n gradients.
-
-        Their mean keeps its step size. Parameters that were replaced have no hooks any more.
-        """
+        """Hang hooks on the parameters of shared cores; those that replace others have none."""
+        # A core used n times receives the sum of n gradients; their mean keeps its step size.
         uses = [0] * len(self.cores)
         for index in range(len(self.layers)):
             uses[index % len(self.cores)] += 1

@@ -298,12 +298,14 @@ class Run:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             for index, active in enumerate(self._states_to_prime(passes)):
-                self._set_switch(active, scale=self.recipe.qat.threshold)
+                if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
+                    self._set_switch(active, scale=self.recipe.qat.threshold)
                 self.accumulate_gradients(self.clock.step + index)
                 for optimizer in self.optimizers:
                     optimizer.step()
                 self.network.zero_grad(set_to_none=True)
-        self.network.fake_quant.active = False  # The next step sets it anew.
+        if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
+            self._set_switch(False, scale=1.0)  # The next step sets it anew.
         self.network.load_state_dict(weights)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.state.clear()

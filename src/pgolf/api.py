@@ -36,8 +36,14 @@ class TrainedRun:
     seconds: float
     """Of training, over all sessions, without validation."""
     val_loss: float
-    """Nats per target of the last weights, before averaging, in standard windows."""
+    """Nats per target of ``weights`` in standard windows."""
     val_bpb: float
+    """Bits per byte of the same."""
+    raw_weights: Path
+    """The last weights, before averaging."""
+    raw_val_loss: float
+    """Nats per target of these."""
+    raw_val_bpb: float
     """Bits per byte of the same."""
 
     def __fspath__(self) -> str:
@@ -118,6 +124,9 @@ def train(
         seconds=done["seconds"],
         val_loss=done["val_loss"],
         val_bpb=done["val_bpb"],
+        raw_weights=Path(done["raw_weights"]),
+        raw_val_loss=done["raw_val_loss"],
+        raw_val_bpb=done["raw_val_bpb"],
     )
 
 

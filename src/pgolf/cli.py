@@ -131,7 +131,17 @@ def train_command(
         if team.is_first:
             if profile and not as_json:
                 print_profile(result.pop("profile"))
-            print_result(result, as_json, flat_rows(result), title=str(out))
+            print_result(result, as_json, _training_rows(result), title=str(out))
+
+
+def _training_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    scores = (("weights", "val_bpb", "averaged weights"), ("raw_weights", "raw_val_bpb", "last weights"))
+    named = [
+        (Path(result[file]).name, f"{result[bpb]:.4f} bits per byte   {what}, standard windows")
+        for file, bpb, what in scores
+    ]
+    figures = ("steps", "seconds", "tokens_per_second", "tflops_per_second", "mfu")
+    return [*flat_rows({key: result[key] for key in figures if result[key] is not None}), *named]
 
 
 @app.command(
@@ -327,10 +337,8 @@ def _fail(message: str) -> None:
 
 def _times(result: dict[str, Any]) -> str:
     scoring = sum(evaluation["seconds"] for evaluation in result["evaluations"].values())
-    return (
-        f"training {result['train']['seconds']:.0f} s, packing {result['pack']['seconds']:.0f} s, "
-        f"evaluation {scoring:.0f} s"
-    )
+    parts = [("training", result.get("train", {}).get("seconds")), ("packing", result["pack"].get("seconds"))]
+    return ", ".join(f"{what} {time:.0f} s" for what, time in [*parts, ("evaluation", scoring)] if time is not None)
 
 
 def _print_run(result: dict[str, Any], folder: Path) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pgolf.compress.code_size import code_bytes
+from pgolf.compress.container import MAX_ENTRIES
 from pgolf.compress.pack import predicted_bytes
+from pgolf.errors import PgolfError
 from pgolf.flops import forward_flops
 from pgolf.model.gpt import GPT
-from pgolf.model.loss import loss_form
+from pgolf.model.load import parameter_shapes
+from pgolf.model.loss import loss_form, target_losses
 from pgolf.optim.routing import groups_of, quantizer_group
 from pgolf.recipe import Recipe
 
@@ -67,8 +70,7 @@ def estimate(recipe: Recipe) -> Estimate:
     steps differ by up to a fifth from run to run. Not counted is what Python and torch take themselves (about
     0.3 GB). For CUDA it is eager bf16 autocast on one device; compiled code needs less. Unmeasured there.
     """
-    with torch.device("meta"):
-        shapes = {name: parameter.shape for name, parameter in GPT(recipe.model).named_parameters()}
+    shapes = parameter_shapes(recipe.model)
     by_group: dict[str, int] = {}
     for name, shape in shapes.items():
         group = quantizer_group(name)
@@ -85,6 +87,45 @@ def estimate(recipe: Recipe) -> Estimate:
         training_memory_cpu=_memory(recipe, shapes, cuda=False),
         training_memory_cuda=_memory(recipe, shapes, cuda=True),
     )
+
+
+def check_size(recipe: Recipe) -> None:
+    """Before any work with a recipe: see that a trained model could be packed at all.
+
+    Raises:
+        PgolfError: it has more parameters than an artifact can hold.
+    """
+    count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
+    if count > MAX_ENTRIES:
+        raise PgolfError(
+            f"recipe {recipe.name}: its model has {count:,} parameters, and an artifact holds at most "
+            f"{MAX_ENTRIES:,}; lower model.width, model.mlp_hidden, model.layers or model.bigram.buckets"
+        )
+
+
+def check_memory(recipe: Recipe, device: torch.device) -> None:
+    """Before training: see that the device could do it.
+
+    Counted is what is needed in any case: weights, gradients and momentum, a micro-batch, and of it what enters each
+    layer. On the CPU twice the machine's memory is allowed, for there may be some on a disk.
+
+    Raises:
+        PgolfError: more is needed than is there.
+    """
+    on_cuda = device.type == "cuda"
+    count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
+    tokens = recipe.train.batch_tokens // recipe.train.micro_batches
+    needed = 12 * count + tokens * (16 + (2 if on_cuda else 4) * recipe.model.width * recipe.model.layers)
+    if on_cuda:
+        there = allowed = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        allowed = 2 * there
+    if needed > allowed:
+        raise PgolfError(
+            f"recipe {recipe.name}: training takes more than {_gib(needed)}, and {device} has {_gib(there)}; raise "
+            "train.micro_batches, lower train.batch_tokens, or make the model smaller"
+        )
 
 
 def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
@@ -114,6 +155,8 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
         recipe: fake quantization inside the model (the int6 grid), if enabled, is taken as active.
         mixed: compute in bf16 autocast, else in float32.
     """
+    from torch._subclasses.fake_tensor import FakeTensorMode  # Takes a second to import, and few commands need it.
+
     length = recipe.train.sequence_length
     sequences = recipe.train.batch_tokens // recipe.train.micro_batches // length
     kept: dict[int, Tensor] = {}
@@ -130,7 +173,9 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
         weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
         tokens = torch.zeros(sequences, length, dtype=torch.int64)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            network(tokens, tokens).mean()
+            hidden, embedding = network.hidden(tokens), network.token_embedding.weight
+            # In one chunk: what is kept is the same, and there is no end to the chunks of a huge batch.
+            target_losses(hidden, embedding, tokens, recipe.model.softcap, rows=tokens.numel()).mean()
     return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pgolf.model.gpt import GPT
+from pgolf.model.load import parameter_shapes
 from pgolf.recipe import Recipe
 
 # Dense bfloat16 matrix products with float32 sums, in FLOP/s, by the manufacturer's data sheets (without sparsity).
@@ -33,8 +33,7 @@ def forward_flops(recipe: Recipe, shapes: Mapping[str, torch.Size] | None = None
         shapes: of the model's parameters, where they are known already.
     """
     if shapes is None:
-        with torch.device("meta"):
-            shapes = {name: parameter.shape for name, parameter in GPT(recipe.model).named_parameters()}
+        shapes = parameter_shapes(recipe.model)
     model, flops = recipe.model, 0
     for name, shape in shapes.items():
         if len(shape) != 2 or name.startswith(("skips.", "layers.")) or ".table." in name:

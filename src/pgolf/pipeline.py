@@ -22,18 +22,19 @@ from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.device import place
 from pgolf.errors import PgolfError
+from pgolf.estimate import check_memory, check_size
 from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.files import check_writable, read_json, sha256_file, write_json
-from pgolf.flops import training_speed
 from pgolf.model.attend import BOS
 from pgolf.progress import TrainingView, counting, say, stderr, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
 from pgolf.team import SOLO, Team
+from pgolf.train.closing import MODEL, RAW, RESULT, TrainResult
 from pgolf.train.exclusive import working_in
 from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe, writing
-from pgolf.train.loop import Run, TrainResult, train
+from pgolf.train.loop import Run, train
 from pgolf.weights import Weights, load_weights, save_weights, weights_file
 
 ARTIFACT = "artifact.pgolf"
@@ -47,14 +48,14 @@ BUDGET = (
 )
 # Name in result.json, which weights, mode.
 EVALUATIONS = (
-    ("float", "model.safetensors", "standard"),
+    ("float", MODEL, "standard"),
     ("packed", ARTIFACT, "standard"),
     ("sliding", ARTIFACT, "sliding"),
     ("ttt", ARTIFACT, "ttt"),
 )
 SCORES = tuple(name for name, _, _ in EVALUATIONS)
 # Training makes it; it is missing where a study took the weights from another run's checkpoint.
-_RAW = ("raw", "raw.safetensors", "standard")
+_RAW = ("raw", RAW, "standard")
 
 
 def run_all(
@@ -97,18 +98,19 @@ def _do_the_rest(
         raise PgolfError(f"{out}: holds a run of another recipe ({out / 'recipe.toml'}); choose another --out")
     dataset = job_dataset(recipe, data, tokenizer, team)
     result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}}
-    if (out / "result.json").is_file():
-        result = read_json(out / "result.json")
+    if (out / RESULT).is_file():
+        result = read_json(out / RESULT)
     evaluations: dict[str, Any] = result["evaluations"]
     trained_before = is_trained(out)
     packed_before = "pack" in result and (out / ARTIFACT).is_file()
-    save = partial(team.first, lambda: write_json(out / "result.json", result))
+    save = partial(team.first, lambda: write_json(out / RESULT, result))
     team.meet()  # Everyone has seen what is done before anyone goes on.
     if not trained_before:
-        trained = _train(open_run(recipe, dataset, out, device, resume=previous is not None, team=team), keep)
-        result["train"] = _trained(trained, recipe, device, team)
-        evaluations["raw"] = trained.raw.to_json()
-        save()
+        check_memory(recipe, device)
+        run = open_run(recipe, dataset, out, device, resume=previous is not None, team=team)
+        trained = _train(run, keep, averaged=any(name == "float" for name, _, _ in wanted))
+        result["train"] = trained.figures()
+        evaluations |= trained.evaluations()
     elif any(name not in evaluations for name, _, _ in wanted):
         team.first(lambda: record_session(out))
     if not packed_before:
@@ -133,7 +135,12 @@ def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:
 
 
 def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team: Team = SOLO) -> Dataset:
-    """The given data, or the recipe's built-in corpus (prepared once, then reused)."""
+    """The given data, or the recipe's built-in corpus (prepared once, then reused).
+
+    Raises:
+        PgolfError: they are missing or wrong, or the recipe's model is too large for any of our jobs.
+    """
+    check_size(recipe)
     if data is not None:
         dataset = open_dataset(data, tokenizer, recipe.model.vocab_size)
         if recipe.model.document_mask and dataset.tokenizer.bos_id != BOS:
@@ -239,15 +246,20 @@ def _train_in(
     if previous is not None and data is None and recipe.data.corpus == "none":
         data = recorded_data(out)
     dataset = job_dataset(recipe, data, tokenizer, team)
+    check_memory(recipe, device)
     start = None if initial is None else _initial_state(initial, recipe)
     run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
     found: dict[str, Any] = {}
     trained = _train_with_profile(run, found) if profile and team.is_first else _train(run)
+    assert trained.averaged is not None
     return {
-        **_trained(trained, recipe, device, team),
-        "val_loss": trained.raw.val_loss,
-        "val_bpb": trained.raw.val_bpb,
+        **trained.figures(),
         "weights": str(trained.weights),
+        "val_loss": trained.averaged.val_loss,
+        "val_bpb": trained.averaged.val_bpb,
+        "raw_weights": str(trained.weights.with_name(RAW)),
+        "raw_val_loss": trained.raw.val_loss,
+        "raw_val_bpb": trained.raw.val_bpb,
         **found,
     }
 
@@ -364,22 +376,18 @@ def import_job(source: Path, name: str, overrides: Sequence[str], out: Path, tok
 def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
     weights = load_weights(path)
     # The new recipe's model must take these weights, whatever recipe they came from.
-    replace(weights, recipe=recipe).model()
+    replace(weights, recipe=recipe).check()
     return weights.state
 
 
-def _trained(trained: TrainResult, recipe: Recipe, device: torch.device, team: Team) -> dict[str, Any]:
-    tokens = trained.steps * recipe.train.batch_tokens
-    speed = training_speed(recipe, tokens, trained.seconds, device, team.size)
-    return {"steps": trained.steps, "seconds": trained.seconds, **speed}
-
-
-def _train(run: Run, keep: Collection[int] = ()) -> TrainResult:
+def _train(run: Run, keep: Collection[int] = (), averaged: bool = True) -> TrainResult:
+    warn_of_longer_text(run.dataset)
     with TrainingView(run.recipe.train.steps, run.clock.step) as view:
-        return train(run, view, keep)
+        return train(run, view, keep, averaged)
 
 
 def _train_with_profile(run: Run, found: dict[str, Any]) -> TrainResult:
+    warn_of_longer_text(run.dataset)
     from pgolf.train.profile import ProfilingWatcher
 
     with (

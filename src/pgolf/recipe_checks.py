@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pgolf.recipe import ModelSection, Recipe
 
+# Far beyond what pgolf is for, and near enough that nothing which is built or counted by these keys takes for ever.
+_LARGEST = {
+    "model.layers": 1 << 8,
+    **dict.fromkeys(("model.width", "model.mlp_hidden", "model.refiner_latent", "model.refiner_hidden"), 1 << 20),
+    **dict.fromkeys(("model.bigram.width", "model.value_embedding.width"), 1 << 20),
+    "model.bigram.buckets": 1 << 28,
+    "train.steps": 1 << 40,
+    "train.warmup_steps": 1 << 16,
+    "train.batch_tokens": 1 << 30,
+    **dict.fromkeys(("train.sequence_length", "evaluate.sequence_length"), 1 << 20),
+    "optim.newton_schulz_steps": 1 << 8,
+    "compress.calibration_tokens": 1 << 28,
+    "evaluate.batch": 1 << 20,
+    **dict.fromkeys(("ttt.epochs", "ttt.lora.epochs", "ttt.phased.phases"), 1 << 20),
+}
+# Of every other whole number: what a float holds exactly, and a file's index too.
+_LARGEST_OTHER = 1 << 53
+
 
 def contradictions(recipe: Recipe) -> list[str]:
-    """Everything in a well-typed recipe that cannot work together, one phrase each."""
+    """Everything in a well-typed recipe that is too large or cannot work together, one phrase each."""
+    if too_large := _too_large(recipe.model_dump(), ""):
+        return too_large
     return _model_contradictions(recipe.model) + _run_contradictions(recipe) + _adapter_contradictions(recipe)
+
+
+def _too_large(tree: dict[str, Any], prefix: str) -> list[str]:
+    problems = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            problems += _too_large(value, f"{name}.")
+        elif isinstance(value, int) and value > (largest := _LARGEST.get(name, _LARGEST_OTHER)):
+            # Not the number itself: it may have a million digits.
+            problems.append(f"{name} must be at most {largest:,}")
+    return problems
 
 
 def _model_contradictions(model: ModelSection) -> list[str]:

@@ -77,7 +77,7 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
         raise PgolfError(f"--set {text!r}: write it as section.key=value, for example train.steps=500")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:  # A number of thousands of digits is one as well.
         parsed = value.strip()
     return key.strip().split("."), parsed
 

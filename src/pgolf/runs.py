@@ -16,7 +16,7 @@ from pgolf.errors import PgolfError
 from pgolf.files import read_json, read_text
 from pgolf.recipe import load_recipe, recipe_keys
 from pgolf.recipe_files import nearest
-from pgolf.train.folder import CELL
+from pgolf.train.folder import CELL, is_trained
 from pgolf.train.metrics import read_metrics
 
 RECIPE, PROVENANCE, RESULT, METRICS = "recipe.toml", "provenance.json", "result.json", "metrics.jsonl"
@@ -54,7 +54,7 @@ class RunRecord:
     @property
     def state(self) -> State:
         """How far it is; "training" also where nobody is at work on it any more."""
-        if not (self.folder / "model.safetensors").is_file() and "train" not in self.result:
+        if not is_trained(self.folder) and "train" not in self.result:
             return "training"
         if "pack" not in self.result:
             return "trained"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -20,13 +20,27 @@ from pgolf.data.dataset import TOKENIZER, Dataset
 from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
+from pgolf.files import atomic_write
 from pgolf.model.gpt import GPT
+from pgolf.model.load import model_from, parameter_shapes
 from pgolf.optim.averaging import Averager
 from pgolf.recipe import CompressSection, Recipe, recipe_from_tree
 
 FORMAT = "pgolf-weights-1"
 CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
+# Number formats that safetensors has a name for.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 # Names of a grid's entries begin with it; no parameter's does.
 _GRID = "grid."
 
@@ -47,10 +61,13 @@ class Weights:
         """The grid that training rounded on, if ``compress`` asks for one of that kind; its cap is not compared."""
         return self.grid if leads_to_the_same(self.recipe.compress, compress) else None
 
-    def model(self) -> GPT:
-        """A model on the CPU with these weights."""
-        network = GPT(self.recipe.model)
-        expected = {name: parameter.shape for name, parameter in network.named_parameters()}
+    def check(self) -> None:
+        """See to it that the tensors are those of the recipe's model; nothing is allocated.
+
+        Raises:
+            PgolfError: one is missing, unknown or of another shape.
+        """
+        expected = parameter_shapes(self.recipe.model)
         for name, shape in expected.items():
             if name not in self.state:
                 raise PgolfError(f"{self.source}: tensor {name} is missing; the file does not fit its recipe")
@@ -59,8 +76,15 @@ class Weights:
                 raise PgolfError(f"{self.source}: tensor {name} has shape {found}; the recipe wants {tuple(shape)}")
         if unknown := sorted(set(self.state) - set(expected)):
             raise PgolfError(f"{self.source}: tensor {unknown[0]} is not part of the recipe's model")
-        network.load_state_dict(self.state)
-        return network.eval()
+
+    def model(self) -> GPT:
+        """A model on the CPU with copies of these weights.
+
+        Raises:
+            PgolfError: see ``check``.
+        """
+        self.check()
+        return model_from(self.recipe.model, self.state).eval()
 
     def tokenizer(self, given: Path | None = None) -> Tokenizer:
         """The tokenizer that the model was trained with.
@@ -113,11 +137,31 @@ class Weights:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors atomically; ``metadata`` (JSON) goes into the header with a digest of everything."""
+    """Write tensors atomically; ``metadata`` (JSON) goes into the header with a digest of everything.
+
+    Equal tensors and metadata give equal bytes. The safetensors library does not: it writes metadata in random order.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {key: json.dumps(value) for key, value in metadata.items()}
-    header["content"] = _content_digest(plain, header)
-    write_bytes(path, safetensors.torch.save(plain, header))
+    about = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
+    about["content"] = _content_digest(plain, about)
+    # The largest numbers first, so that each tensor begins at a multiple of its numbers' size.
+    order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(about.items()))}
+    end = 0
+    for name in order:
+        tensor, start = plain[name], end
+        end += tensor.nbytes
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_write(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(_bytes_of(plain[name]))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -137,9 +181,25 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     digest = header.pop("content", None)
     if digest is None:
         raise PgolfError(f"{path}: carries no recipe; bring foreign weights in with `pgolf import`")
-    if digest != _content_digest(tensors, header):
-        raise PgolfError(f"{path}: damaged (its checksum does not match); restore it from a copy")
-    return tensors, {key: json.loads(value) for key, value in header.items()}
+    with sound(path):
+        if digest != _content_digest(tensors, header):
+            raise PgolfError(f"{path}: damaged (its checksum does not match); restore it from a copy")
+        return tensors, {key: json.loads(value) for key, value in header.items()}
+
+
+@contextlib.contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Around reading a file whose checksum is right: whoever wrote it may have written anything.
+
+    Raises:
+        PgolfError: an entry is missing, or is not what it should be.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        # A tensor of a wrong shape or type, JSON without end: all of these, in one line.
+        what = " ".join(str(error).split())[:200]
+        raise PgolfError(f"{path}: not what pgolf writes ({type(error).__name__}: {what})") from error
 
 
 def save_weights(
@@ -204,11 +264,12 @@ def load_weights(path: Path) -> Weights:
     tensors, metadata = load_tensors(path)
     if metadata.get("format") not in (FORMAT, CHECKPOINT_FORMAT):
         raise PgolfError(f"{path}: has a format ({metadata.get('format')}) that this version of pgolf does not know")
-    recipe = recipe_from_tree(metadata["recipe"], str(path))
-    grid = take_grid(tensors, metadata)
-    if metadata["format"] == CHECKPOINT_FORMAT:
-        tensors = _averaged_so_far(tensors, recipe)
-    return Weights(tensors, recipe, metadata["tokenizer"], path, "weights", grid)
+    with sound(path):
+        recipe = recipe_from_tree(metadata["recipe"], str(path))
+        grid = take_grid(tensors, metadata)
+        if metadata["format"] == CHECKPOINT_FORMAT:
+            tensors = _averaged_so_far(tensors, recipe)
+        return Weights(tensors, recipe, str(metadata["tokenizer"]), path, "weights", grid)
 
 
 def _averaged_so_far(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
@@ -227,5 +288,10 @@ def _content_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) ->
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a contiguous tensor on the CPU as they are in memory."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

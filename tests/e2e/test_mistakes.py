@@ -110,3 +110,32 @@ def test_data_of_another_tokenizer(workshop: Path, tmp_path: Path) -> None:
     options = ("--split", "blank-lines", "--val-fraction", "0.2", "--vocab-size", "320")
     pgolf("data", "prepare", "--text", other, *options, "--out", tmp_path / "data")
     assert "tokenizer" in fails("eval", workshop / "model.pgolf", "--data", tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.layers=100000000", "model.layers must be at most 256"),
+        ("model.width=1048576", "parameters, and an artifact holds at most"),
+        ("model.bigram.buckets=99999999999", "model.bigram.buckets must be at most"),
+        ("train.batch_tokens=1073741824", "training takes more than"),
+    ],
+)
+def test_a_recipe_without_end_is_refused_by_every_command(
+    workshop: Path, tmp_path: Path, setting: str, words: str
+) -> None:
+    more = ("--set", setting, "--set", "model.width=1024") if "batch" in setting else ("--set", setting)
+    data, out = ("--data", "data"), ("--out", tmp_path / "new")
+    assert words in fails("train", "--recipe", "tiny.toml", *more, *data, *out, cwd=workshop)
+    assert words in fails("run", "tiny.toml", *more, *data, *out, cwd=workshop)
+    assert not (tmp_path / "new").exists()
+    if "batch" in setting:
+        return  # What it is short of is this machine's memory, and cells may run elsewhere.
+    key, _, value = setting.partition("=")
+    (tmp_path / "tiny.toml").write_text((workshop / "tiny.toml").read_text())
+    study = tmp_path / "study.toml"
+    study.write_text(f'title = "A study"\nrecipe = "tiny.toml"\nseeds = [1]\n[grid]\n"{key}" = [{value}]\n')
+    line = fails("study", study, "--data", workshop / "data", *out, "--dry-run")
+    assert words in line
+    if "parameters" not in words:
+        assert words in fails("recipes", workshop / "tiny.toml", "--set", setting)

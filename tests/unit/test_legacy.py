@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import random
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def test_plain_weights_in_every_container(tmp_path: Path, number: str, variant: 
     safetensors.torch.save_file(reference, tmp_path / "w.safetensors")
     save_ptz(tmp_path / "w.ptz", reference)
     save_ptz(tmp_path / "z.ptz", reference, zlib.compress)
-    for name in ("w.pt", "w.safetensors", "w.ptz", "z.ptz"):
+    torch.save(reference, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("w.pt", "w.safetensors", "w.ptz", "z.ptz", "old.pt"):
         state = import_reference(tmp_path / name, recipe)
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[key], value) for key, value in expected.items())
@@ -166,3 +168,67 @@ def test_flipped_bytes_never_end_in_anything_but_one_line(tmp_path: Path) -> Non
         with pytest.raises(PgolfError, match=r"w\.pt: .") as caught:
             import_reference(path, recipe)
         assert "\n" not in str(caught.value)
+
+
+def hostile(kind: str) -> bytes:
+    """A file of some kilobytes that asks for gigabytes or more."""
+    buffer, old = io.BytesIO(), kind.startswith("old")
+    wide = torch.zeros(1, dtype=torch.int8).expand(1 << 20, 1 << 20)
+    value: Any = {"tok_emb.weight": wide}
+    if kind.endswith("codes"):
+        scale = torch.zeros(1, dtype=torch.float16).expand(1 << 20)
+        value = {"w": {"tok_emb.weight.q": wide, "tok_emb.weight.scale": scale}, "m": {}}
+    torch.save(value, buffer, _use_new_zipfile_serialization=not old)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["new", "new codes", "old", "old codes"])
+def test_a_small_file_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    recipe = logits_recipe("456", "base")
+    monkeypatch.setattr(Tensor, "float", lambda self: pytest.fail("converted before it was checked"))
+    for name, content in (("w.pt", hostile(kind)), ("w.ptz", zlib.compress(hostile(kind)))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PgolfError, match=rf"{name}: tensor tok_emb\.weight has shape \(1048576, 1048576\)"):
+            import_reference(tmp_path / name, recipe)
+    # A whole model, one of whose tensors shows a single number again and again.
+    shape = (recipe.model.vocab_size, recipe.model.width)
+    whole = as_reference("456", recipe) | {"tok_emb.weight": torch.zeros(1).expand(shape)}
+    torch.save(whole, tmp_path / "w.pt", _use_new_zipfile_serialization=not kind.startswith("old"))
+    with pytest.raises(PgolfError, match=r"tok_emb\.weight claims more numbers than are stored of it"):
+        import_reference(tmp_path / "w.pt", recipe)
+
+
+def test_a_storage_that_is_larger_than_the_file_is_refused(tmp_path: Path) -> None:
+    recipe, buffer, changed = logits_recipe("456", "base"), io.BytesIO(), io.BytesIO()
+    torch.save({"a": torch.arange(4.0)}, buffer)
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(changed, "w", compression) as target:
+            for entry in source.infolist():
+                content = source.read(entry)
+                if entry.filename.endswith("data.pkl"):  # 2^30 numbers instead of 4
+                    content = content.replace(b"K\x04", b"J\x00\x00\x00\x40")
+                target.writestr(entry.filename, content)
+        (tmp_path / "w.pt").write_bytes(changed.getvalue())
+        with pytest.raises(PgolfError, match=r"w\.pt: "):
+            import_reference(tmp_path / "w.pt", recipe)
+
+
+@pytest.mark.parametrize("compress", [zstandard.ZstdCompressor().compress, zlib.compress])
+def test_a_bomb_is_not_expanded(tmp_path: Path, compress: Any) -> None:
+    recipe, path = logits_recipe("456", "base"), tmp_path / "w.ptz"
+    path.write_bytes(compress(bytes(200 << 20)))
+    assert path.stat().st_size < 300_000
+    with pytest.raises(PgolfError, match=r"w\.ptz: expands to more than [\d,]+ bytes"):
+        import_reference(path, recipe)
+
+
+def test_a_piece_of_a_wrong_shape_is_named(tmp_path: Path) -> None:
+    recipe, path = logits_recipe("644", "base"), tmp_path / "w.pt"
+    reference = as_reference("644", recipe)
+    pieces = [name for name in reference if name.startswith("ve_layer_scales.")]
+    assert len(pieces) > 1
+    torch.save(reference | {pieces[0]: torch.tensor(1.0)}, path)
+    import_reference(path, recipe)  # a number without a dimension is one too
+    torch.save(reference | {pieces[1]: torch.zeros(3)}, path)
+    with pytest.raises(PgolfError, match=rf"tensor {pieces[1]} has shape \(3,\), expected \(1,\)"):
+        import_reference(path, recipe)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pgolf.errors import PgolfError
+from pgolf.estimate import check_memory, check_size, estimate
 from pgolf.model.gpt import GPT, parameter_count
 from pgolf.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
 from pgolf.recipe_files import recipe_names
+from pgolf.runs import flattened
 
 PARAMETERS = {"seed_456": 25_517_137, "seed_644": 27_030_107, "seed_1232": 27_137_223, "seed_1232_flow": 27_235_848}
 
 
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
 def test_parameter_counts_of_the_references(name: str, count: int) -> None:
-    import torch
-
     with torch.device("meta"):
         assert parameter_count(GPT(load_recipe(name).model)) == count
 
@@ -153,3 +155,26 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"description = '\xff'")
     with pytest.raises(PgolfError, match=r"a\.toml: not UTF-8 text \(byte 15\)"):
         load_recipe(str(tmp_path / "a.toml"))
+
+
+WHOLE_NUMBERS = [key for key, value in flattened(Recipe().model_dump()).items() if type(value) is int]
+
+
+@pytest.mark.parametrize("key", WHOLE_NUMBERS)
+@pytest.mark.parametrize("value", [10**17, 10**40])
+def test_nothing_that_is_built_or_counted_can_be_without_end(key: str, value: int) -> None:
+    with pytest.raises(PgolfError, match=re.escape(key)):
+        load_recipe("tiny", [f"{key}={value}"])
+
+
+def test_the_largest_recipes_are_estimated_without_being_built() -> None:
+    wide = ["model.width=1048576", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=1048576"]
+    many = ["train.batch_tokens=1073741824", "train.sequence_length=1048576", "model.bigram.buckets=268435456"]
+    recipe = load_recipe("tiny", [*wide, *many, "model.vocab_size=65536", "ttt.chunk_tokens=1048576"])
+    assert estimate(recipe).parameters > 10**13
+    with pytest.raises(PgolfError, match=r"its model has [\d,]+ parameters, and an artifact holds"):
+        check_size(recipe)
+    check_size(load_recipe("seed_456"))
+    check_memory(load_recipe("seed_456"), torch.device("cpu"))
+    with pytest.raises(PgolfError, match=r"recipe tiny: training takes more than [\d.]+ GiB, and cpu has"):
+        check_memory(load_recipe("tiny", ["train.batch_tokens=1073741824", "model.width=1048576"]), torch.device("cpu"))

@@ -222,7 +222,7 @@ def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, tmp_path: Path
         run.network.token_embedding.weight.fill_(float("nan"))
     with pytest.raises(PgolfError, match=r"validation after step 0: .*not finite numbers.*lower the optim\.\*_lr"):
         train(run, Watcher())
-    run.validate = lambda: None  # type: ignore[method-assign, assignment, return-value]
+    run.validate = lambda asked: None  # type: ignore[method-assign, assignment, return-value]
     with pytest.raises(PgolfError, match="training loss became nan in step 1"):
         train(run, Watcher())
 

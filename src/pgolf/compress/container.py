@@ -37,7 +37,7 @@ SECTIONS = ("codes", "floats")
 _PREFIX = len(MAGIC) + 4 + 16
 _MAX_HEADER = 1 << 20
 # Numbers; more than any model this library is for. A header that asks for more is hostile.
-_MAX_ENTRIES = 1 << 28
+MAX_ENTRIES = 1 << 28
 _MAX_TENSORS = 1 << 11
 _MAX_DIMENSIONS = 8
 # Numbers to decode or multiply that any file may ask for, and more for each byte it has. An honest file, whose
@@ -234,9 +234,9 @@ def _kinds(tensors: Sequence[_Entry], size: int, where: str) -> tuple[list[Kind]
         raise PgolfError(f"{where}: claims more than {_MAX_TENSORS:,} tensors; refused")
     for tensor in tensors:
         shape = tensor.shape
-        sound = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n <= _MAX_ENTRIES for n in shape)
+        sound = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n <= MAX_ENTRIES for n in shape)
         # max(n, 1): an empty tensor must not carry dimensions that no array can have.
-        if not sound or math.prod(max(n, 1) for n in shape) > _MAX_ENTRIES:
+        if not sound or math.prod(max(n, 1) for n in shape) > MAX_ENTRIES:
             raise PgolfError(f"{where}: damaged header (shape of tensor {tensor.name!r})")
         quantized = _quantized_kind(tensor.kind) if len(shape) == 2 else None
         if tensor.name in seen or (quantized is None and not _is_kept(tensor.kind)):
@@ -246,8 +246,8 @@ def _kinds(tensors: Sequence[_Entry], size: int, where: str) -> tuple[list[Kind]
         numbers = math.prod(shape) + (sum(shape) * (rank + 2) if quantized else 0)
         entries += numbers
         work += numbers + math.prod(shape) * rank
-        if entries > _MAX_ENTRIES:
-            raise PgolfError(f"{where}: claims more than {_MAX_ENTRIES:,} numbers; refused")
+        if entries > MAX_ENTRIES:
+            raise PgolfError(f"{where}: claims more than {MAX_ENTRIES:,} numbers; refused")
         if work > _FREE_WORK + size * _WORK_PER_BYTE:
             raise PgolfError(f"{where}: claims more numbers than its {size:,} bytes can mean; refused")
         if quantized is None:

@@ -3,30 +3,39 @@
 An artifact (``.ptz``) is zstd or zlib over ``torch.save``; a checkpoint (``.pt``, ``.safetensors``) is a plain
 dictionary of tensors. Pickles are only ever read with ``weights_only=True``, which builds tensors and runs no
 code. The layout is recognised by the tensors' names.
+
+A file of a few kilobytes can claim terabytes. So a pickle is read twice: first without its numbers, as fake tensors,
+which have shapes and storages but no memory. Only when the recipe has a place for every tensor, and the file is large
+enough for every storage, are the numbers read and converted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
+import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-import zstandard
 from torch import Tensor
 
+from pgolf.compress.coders import bounded_zstd
 from pgolf.errors import PgolfError
 from pgolf.files import read_bytes
-from pgolf.model.gpt import GPT
+from pgolf.model.load import parameter_shapes
 from pgolf.recipe import Recipe
 
-_MAX_RAW = 4 << 30
+# What a compressed file may expand to: so many bytes for each parameter of the recipe, and some for names and the like.
+# Float64 beside float16 would be the most that anybody saves.
+_BYTES_PER_PARAMETER, _FREE_BYTES = 10, 64 << 20
 
 # Our name, then the name in each reference; {i} is the number of a layer or core.
 _COMMON = {
@@ -99,16 +108,29 @@ def import_reference(path: Path, recipe: Recipe) -> dict[str, Tensor]:
     Raises:
         PgolfError: unreadable, not one of the three layouts, or a tensor is missing, unknown or of another shape.
     """
-    found = _dequantized(_read(path), path)
-    names = REFERENCE_NAMES[_family(found)]
-    with torch.device("meta"):
-        wanted = {name: parameter.shape for name, parameter in GPT(recipe.model).named_parameters()}
+    from torch._subclasses.fake_tensor import FakeTensorMode  # Takes a second to import, and few commands need it.
+
+    wanted = parameter_shapes(recipe.model)
+    limit = _FREE_BYTES + _BYTES_PER_PARAMETER * sum(shape.numel() for shape in wanted.values())
+    content = _content(path, limit)
+    # The safetensors library has compared sizes with the file before it builds a tensor.
+    with contextlib.nullcontext() if path.suffix == ".safetensors" else FakeTensorMode():
+        described = _read(content, path)
+        _assigned(described, wanted, recipe, path)
+        _check_storages(described, content, path)
+    return {name: tensor.float() for name, tensor in _assigned(_read(content, path), wanted, recipe, path).items()}
+
+
+def _assigned(value: Any, wanted: Mapping[str, torch.Size], recipe: Recipe, path: Path) -> dict[str, Tensor]:
+    """Our tensors by our names, whatever the layout; with fake tensors in, fake ones out."""
+    parts = _parts(value, path)
+    names = REFERENCE_NAMES[_family(parts)]
     state, used = {}, set()
     for name, shape in wanted.items():
         theirs = reference_names(name, names, shape)
         used.update(theirs)
-        state[name] = _fetch(found, name, theirs, shape, path)
-    if unknown := sorted(set(found) - used):
+        state[name] = _fetch(parts, name, theirs, shape, path)
+    if unknown := sorted(set(parts) - used):
         raise PgolfError(
             f"{path}: tensor {unknown[0]} has no place in recipe {recipe.name}; choose the recipe it was made with, "
             "or adapt it with --set model.KEY=VALUE"
@@ -125,35 +147,55 @@ def reference_names(name: str, names: Mapping[str, str], shape: torch.Size) -> l
     return [template.replace("{i}", numbers[0] if numbers else "")]
 
 
-def _fetch(found: Mapping[str, Tensor], name: str, theirs: list[str], shape: torch.Size, path: Path) -> Tensor:
+def _fetch(found: Mapping[str, _Part], name: str, theirs: list[str], shape: torch.Size, path: Path) -> Tensor:
+    # A single value embedding layer has one piece of shape (1,), which is already ours.
+    expected = shape if len(theirs) == 1 else torch.Size([1])
     for piece in theirs:
         if piece not in found:
             raise PgolfError(f"{path}: tensor {piece} is missing (it becomes {name}, shape {tuple(shape)})")
-    tensor = found[theirs[0]] if len(theirs) == 1 else torch.cat([found[piece].reshape(1) for piece in theirs])
-    # A single value embedding layer has one piece of shape (1,), which is already ours.
-    if tensor.shape != shape:
-        raise PgolfError(f"{path}: tensor {theirs[0]} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-    return tensor.float()
+        given = found[piece].codes.shape
+        if given != expected and (len(theirs) == 1 or given.numel() != 1):
+            raise PgolfError(f"{path}: tensor {piece} has shape {tuple(given)}, expected {tuple(expected)}")
+    pieces = [found[piece].tensor() for piece in theirs]
+    return pieces[0] if len(pieces) == 1 else torch.cat([piece.reshape(1) for piece in pieces])
 
 
-def _family(found: Mapping[str, Tensor]) -> str:
+def _family(found: Mapping[str, _Part]) -> str:
     if any(name.startswith("cores.") for name in found):
         return "456"
     return "644" if any(".mlp.up_proj." in name or name.startswith("bigram_emb.") for name in found) else "1232"
 
 
-def _read(path: Path) -> Any:
+def _content(path: Path, limit: int) -> bytes:
+    """What ``_read`` reads: the file, expanded if it is compressed."""
     content = read_bytes(path)
+    if path.suffix != ".ptz":
+        return content
+    try:
+        if content[:4] == b"\x28\xb5\x2f\xfd":
+            raw = bounded_zstd(content, limit)
+        else:
+            raw = zlib.decompressobj().decompress(content, limit + 1)
+    except (zlib.error, ValueError) as error:
+        raise PgolfError(f"{path}: damaged, or not a {path.suffix} file ({error})") from error
+    if len(raw) > limit:
+        raise PgolfError(
+            f"{path}: expands to more than {limit:,} bytes, too many for the recipe's parameters; choose the recipe "
+            "it was made with"
+        )
+    return raw
+
+
+def _read(content: bytes, path: Path) -> Any:
+    """The dictionary in a file; under ``FakeTensorMode`` without its numbers."""
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(content)
-        if path.suffix == ".ptz":
-            content = _decompressed(content)
         with warnings.catch_warnings():
             # A damaged pickle makes torch warn over many lines before it fails.
             warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (zlib.error, zstandard.ZstdError, safetensors.SafetensorError) as error:
+    except safetensors.SafetensorError as error:
         raise PgolfError(f"{path}: damaged, or not a {path.suffix} file ({error})") from error
     except Exception as error:
         # On a damaged file torch raises whatever its parser stumbles over; its message runs over many lines and
@@ -161,17 +203,43 @@ def _read(path: Path) -> Any:
         raise PgolfError(f"{path}: not a dictionary of tensors saved by torch, or not safe to load") from error
 
 
-def _decompressed(content: bytes) -> bytes:
-    if content[:4] == b"\x28\xb5\x2f\xfd":
-        with zstandard.ZstdDecompressor().stream_reader(content) as reader:
-            raw = reader.read(_MAX_RAW)
-    else:
-        raw = zlib.decompressobj().decompress(content, _MAX_RAW)
-    return raw
+def _check_storages(value: Any, content: bytes, path: Path) -> None:
+    """See that the file has the numbers of all tensors, of which ``value`` holds fake ones.
+
+    Raises:
+        PgolfError: it cannot, or a tensor shows numbers more than once.
+    """
+    storages: dict[int, int] = {}
+    for name, part in _parts(value, path).items():
+        for tensor in (part.codes, *([] if part.scale is None else [part.scale])):
+            size = tensor.untyped_storage().nbytes()
+            storages[tensor.untyped_storage()._cdata] = size
+            if tensor.numel() * tensor.element_size() > size:
+                raise PgolfError(f"{path}: tensor {name} claims more numbers than are stored of it; save a plain copy")
+    expanded = 0
+    if path.suffix != ".safetensors" and zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            expanded = sum(entry.file_size for entry in archive.infolist())
+    if max(sum(storages.values()), expanded) > len(content):
+        raise PgolfError(f"{path}: claims more numbers than its {len(content):,} bytes can hold; refused")
 
 
-def _dequantized(value: Any, path: Path) -> dict[str, Tensor]:
-    """Float tensors by name from any of the layouts."""
+@dataclass(frozen=True)
+class _Part:
+    """A tensor as it is stored: numbers, or codes and the size of their steps."""
+
+    codes: Tensor
+    scale: Tensor | None = None
+
+    def tensor(self) -> Tensor:
+        if self.scale is None:
+            return self.codes
+        scale = self.scale.float()
+        return self.codes.float() * (scale[:, None] if scale.ndim else scale)
+
+
+def _parts(value: Any, path: Path) -> dict[str, _Part]:
+    """What is stored of each tensor, by its name, from any of the layouts."""
     if not isinstance(value, dict):
         raise PgolfError(f"{path}: holds a {type(value).__name__}, not a dictionary of tensors")
     if isinstance(value.get("w"), dict) and isinstance(value.get("m"), dict):
@@ -181,35 +249,39 @@ def _dequantized(value: Any, path: Path) -> dict[str, Tensor]:
         scales = scales if isinstance(scales, dict) else {}
         codes = _only_tensors(value["quantized"], path)
         tensors = {name: _scaled(code, scales.get(name), name, path) for name, code in codes.items()}
-        return tensors | _only_tensors(value["passthrough"], path)
-    return _only_tensors(value, path)
+        return tensors | {name: _Part(tensor) for name, tensor in _only_tensors(value["passthrough"], path).items()}
+    return {name: _Part(tensor) for name, tensor in _only_tensors(value, path).items()}
 
 
-def _from_mixed(stored: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+def _from_mixed(stored: Mapping[str, Any], path: Path) -> dict[str, _Part]:
     tensors = {}
     for name, value in _only_tensors(stored, path).items():
         if name.endswith(".q"):
             tensors[name[:-2]] = _scaled(value, stored.get(f"{name[:-2]}.scale"), name[:-2], path)
         elif not (name.endswith(".scale") and f"{name[:-6]}.q" in stored):
-            tensors[name] = value
+            tensors[name] = _Part(value)
     return tensors
 
 
-def _scaled(codes: Tensor, scale: Any, name: str, path: Path) -> Tensor:
+def _scaled(codes: Tensor, scale: Any, name: str, path: Path) -> _Part:
     rows = codes.shape[:1] if codes.ndim == 2 else None
     if not isinstance(scale, Tensor) or (scale.ndim and scale.shape != rows):
         raise PgolfError(
             f"{path}: the scale of tensor {name} is missing or does not fit its {tuple(codes.shape)} codes"
         )
-    return codes.float() * (scale.float()[:, None] if scale.ndim else scale.float())
+    return _Part(codes, scale)
 
 
 def _only_tensors(value: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    from torch._subclasses.fake_tensor import FakeTensor
+
     for name, entry in value.items():
         if not isinstance(name, str):
             raise PgolfError(f"{path}: entry {name!r} is not named by text; expected a dictionary of named tensors")
         if not isinstance(entry, Tensor):
             raise PgolfError(f"{path}: entry {name} is a {type(entry).__name__}, not a tensor")
-        if entry.layout is not torch.strided or entry.is_complex() or entry.is_quantized or entry.is_meta:
+        # Fake tensors of the old format are on the meta device too.
+        without_values = entry.is_meta and not isinstance(entry, FakeTensor)
+        if entry.layout is not torch.strided or entry.is_complex() or entry.is_quantized or without_values:
             raise PgolfError(f"{path}: tensor {name} is not a plain array of real numbers; save it as one")
     return dict(value)

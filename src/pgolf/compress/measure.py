@@ -10,6 +10,7 @@ from torch import Tensor
 from pgolf.compress.calibrate import Calibration
 from pgolf.compress.quantize import Quantized, Stored, dequantize
 from pgolf.model.gpt import GPT
+from pgolf.model.load import model_from
 from pgolf.recipe import Recipe
 
 # Multiply-adds that measuring may take: a few seconds on two cores.
@@ -39,8 +40,7 @@ def measured_rises(
 
     Measured on the first part of the calibration text, so much of it that the work stays bounded.
     """
-    network = GPT(recipe.model).eval()
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    network = model_from(recipe.model, state).eval()
     changed = {name: value for name, value in stored.items() if isinstance(value, Quantized)}
     size = sum(tensor.numel() for tensor in state.values())
     count = max(int(_WORK / (size * max(len(changed), 1))), _FEWEST_TOKENS)

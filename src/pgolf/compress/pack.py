@@ -23,7 +23,7 @@ from pgolf.compress.report import PackReport, TensorReport
 from pgolf.compress.scheme import check_range, quantize_state, stored_bits
 from pgolf.errors import PgolfError
 from pgolf.files import write_bytes
-from pgolf.model.gpt import GPT
+from pgolf.model.load import parameter_shapes
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe import Recipe
 
@@ -280,8 +280,7 @@ def predicted_bytes(recipe: Recipe) -> int:
 
     The "budget" scheme uses the whole cap, unless the model is so small that even 8-bit codes stay below it.
     """
-    with torch.device("meta"):
-        shapes = {name: parameter.shape for name, parameter in GPT(recipe.model).named_parameters()}
+    shapes = parameter_shapes(recipe.model)
     if recipe.compress.scheme == "budget":
         largest = sum(_WIDEST * shape.numel() / 8 for shape in shapes.values()) + _HEADER_ESTIMATE
         return int(min(largest, recipe.compress.cap - code_bytes()))

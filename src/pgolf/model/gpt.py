@@ -62,7 +62,7 @@ class Layer(nn.Module):
     def __init__(self, model: ModelSection, index: int) -> None:
         super().__init__()
         self.norm_scale = 1 / math.sqrt(index + 1) if model.norm_scale == "inverse_sqrt_depth" else 1.0
-        self.residual_mix = nn.Parameter(torch.stack((torch.ones(model.width), torch.zeros(model.width))))
+        self.residual_mix = nn.Parameter(torch.tensor([[1.0], [0.0]]).expand(2, model.width).contiguous())
         self.attention_scale = nn.Parameter(torch.ones(model.width))
         self.mlp_scale = nn.Parameter(torch.ones(model.width))
 
@@ -128,7 +128,7 @@ class GPT(nn.Module):
         self.skips = Skips(model) if model.skip != "none" and model.layers > 1 else None
         self.refiner = FlowRefiner(model) if model.refiner == "flow" else None
         initialise(self, model)
-        self._scale_shared_gradients()
+        self.scale_shared_gradients()
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits of every next token, or the loss of each target.
@@ -229,10 +229,11 @@ class GPT(nn.Module):
         memo[id(self)] = other
         other.__dict__ = copy.deepcopy(self.__dict__, memo)
         other.requires_grad_(True)
-        other._scale_shared_gradients()  # Copied parameters have no hooks.
+        other.scale_shared_gradients()  # Copied parameters have no hooks.
         return other
 
-    def _scale_shared_gradients(self) -> None:
+    def scale_shared_gradients(self) -> None:
+        """Hang hooks on the parameters of shared cores; those that replace others have none."""
         # A core used n times receives the sum of n gradients; their mean keeps its step size.
         uses = [0] * len(self.cores)
         for index in range(len(self.layers)):

@@ -21,9 +21,12 @@ def initialise(network: nn.Module, model: ModelSection) -> None:
 
     Matrices with both sides of at least 64 are orthogonal; those that write into the stream (attention
     output, MLP down, the refiner's velocity) start at zero; projections of the bigram and value
-    embeddings are scaled by 1/sqrt(2 * layers). Uses torch's global generator.
+    embeddings are scaled by 1/sqrt(2 * layers). Uses torch's global generator. Parameters on the meta device, which
+    have no values, are left alone.
     """
     for name, parameter in network.named_parameters():
+        if parameter.is_meta:
+            continue
         module, _, leaf = name.rpartition(".")
         if module == "token_embedding":
             nn.init.normal_(parameter, std=model.embedding_init_std)

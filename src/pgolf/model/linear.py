@@ -23,7 +23,8 @@ class FakeQuant:
         self.active = False
         self.soft_round = False
         # A tensor, so that compiled code does not specialise on each of its values.
-        self.alpha = torch.ones(())
+        # It has a value even where the model is only looked at, on the meta device.
+        self.alpha = torch.ones((), device="cpu")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FakeQuant:
         return FakeQuant()  # A model's copy is not in the training that quantizes the model.

@@ -47,7 +47,7 @@ def loss_form(rows: int, vocabulary: int, device: torch.device) -> Form:
     return "chunked" if 4 * rows * vocabulary > _LARGEST_PLAIN else "plain"
 
 
-def target_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> Tensor:
+def target_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None) -> Tensor:
     """Loss of each target in nats; differentiable (once) in ``hidden`` and ``weight``, for any upstream gradient.
 
     Args:
@@ -55,6 +55,7 @@ def target_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: floa
         weight: token embedding (V, D).
         targets: (...) int64, each from 0 to V - 1.
         softcap: the cap c of the logits.
+        rows: of a chunk, where logits come in chunks; as many as suit a processor by default.
 
     Returns:
         Losses (...) float32 (float64 if the inputs are).
@@ -65,7 +66,7 @@ def target_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: floa
     if form == "kernel":
         losses = softcap_cross_entropy(F.linear(hidden, weight), wanted, softcap)
     elif form == "chunked":
-        losses = chunked_losses(hidden, weight, wanted, softcap)
+        losses = chunked_losses(hidden, weight, wanted, softcap, rows)
     elif by_hand(hidden) and softcap <= _LARGEST_EXPONENT:
         losses = _Plain.apply(hidden, weight, wanted, softcap)
     else:

@@ -74,9 +74,14 @@ def _cards(run: RunRecord, evidence: Evidence) -> list[Card]:
         share = pack["total_bytes"] / pack["cap"]
         cards.append(Card("bytes", f"{pack['total_bytes']:,}", note, share, "plain" if spare >= 0 else "bad"))
     total = run.recipe.get("train.steps", run.steps)
-    seconds = run.result.get("train", {}).get("seconds")
-    note = f"of {total:,} so far" if run.state == "training" else ("" if seconds is None else f"in {seconds:,.0f} s")
+    note = f"of {total:,} so far" if run.state == "training" else _in_seconds(run).strip()
     return [*cards, *evidence_cards(evidence), Card("steps", f"{run.steps:,}", note)]
+
+
+def _in_seconds(run: RunRecord) -> str:
+    """The time of training; nothing where it was not recorded."""
+    seconds = run.result.get("train", {}).get("seconds")
+    return "" if seconds is None else f" in {seconds:,.0f} s"
 
 
 def _scores(run: RunRecord) -> Section:
@@ -287,7 +292,7 @@ def _making(run: RunRecord) -> Section:
     rows = [
         ("run", f"{run.name}, {run.state}"),
         ("started", run.date),
-        ("training", f"{trained.get('steps', run.steps):,} steps in {trained.get('seconds', 0):.0f} s"),
+        ("training", f"{trained.get('steps', run.steps):,} steps{_in_seconds(run)}"),
         ("data", f"{data.get('folder')}, fingerprint {str(data.get('fingerprint'))[:16]}"),
         ("tokenizer", f"SHA-256 {str(data.get('tokenizer_sha256'))[:16]}"),
         ("pgolf", f"{environment.get('pgolf')}, code SHA-256 {str(environment.get('code_sha256'))[:16]}"),

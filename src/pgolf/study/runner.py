@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pgolf.errors import Interrupted, PgolfError
+from pgolf.estimate import check_size
 from pgolf.files import read_json, remove_file, write_bytes, write_error, write_json
 from pgolf.launch.jobs import RunJob
 from pgolf.launch.local import Outcome, Place, run_queue
@@ -82,6 +83,8 @@ def compare(study: Study, place: Workplace) -> Comparison:
     begun = place.out.is_dir() and any(not path.name.startswith(LOCK) for path in place.out.iterdir())
     if begun and not (place.out / STUDY).is_file():
         raise PgolfError(f"{place.out}: is not empty and holds no study; choose another --out")
+    for cell in study.cells:
+        check_size(cell.recipe)
     prints = _fingerprints(study, place)
     found = Comparison([], [], [], [])
     changed, moved = [], []

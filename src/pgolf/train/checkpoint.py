@@ -15,7 +15,7 @@ from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
 from pgolf.recipe import Recipe, recipe_from_tree
-from pgolf.weights import CHECKPOINT_FORMAT, grid_entries, load_tensors, save_tensors, take_grid
+from pgolf.weights import CHECKPOINT_FORMAT, grid_entries, load_tensors, save_tensors, sound, take_grid
 
 CHECKPOINT = "checkpoint.safetensors"
 SNAPSHOTS = "snapshots"
@@ -81,16 +81,24 @@ def load_checkpoint(
     tensors, metadata = load_tensors(path)
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise PgolfError(f"{path}: not a training checkpoint")
-    if recipe_from_tree(metadata["recipe"], str(path)) != recipe:
-        raise PgolfError(f"{path}: was written with another recipe; resume with the run's own, or start a new --out")
-    if metadata["data"] != dataset.fingerprint():
-        raise PgolfError(f"{path}: was trained on other data; give the same --data, or start a new --out")
-    network.load_state_dict(_part(tensors, "model."))
-    device = next(network.parameters()).device
-    averager.load({name: tensor.to(device) for name, tensor in _part(tensors, "average.").items()})
+    with sound(path):
+        if recipe_from_tree(metadata["recipe"], str(path)) != recipe:
+            raise PgolfError(
+                f"{path}: was written with another recipe; resume with the run's own, or start a new --out"
+            )
+        if metadata["data"] != dataset.fingerprint():
+            raise PgolfError(f"{path}: was trained on other data; give the same --data, or start a new --out")
+        network.load_state_dict(_part(tensors, "model."))
+        device = next(network.parameters()).device
+        averager.load({name: tensor.to(device) for name, tensor in _part(tensors, "average.").items()})
+        _load_optimizers(_part(tensors, "optimizer."), network, optimizers)
+        return Clock(**metadata["clock"]), take_grid(tensors, metadata)
+
+
+def _load_optimizers(state: dict[str, Tensor], network: GPT, optimizers: list[Optimizer]) -> None:
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     by_parameter: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in _part(tensors, "optimizer.").items():
+    for name, tensor in state.items():
         parameter_name, _, key = name.rpartition(".")
         by_parameter.setdefault(parameter_name, {})[key] = tensor
     for optimizer in optimizers:
@@ -98,7 +106,6 @@ def load_checkpoint(
             for parameter in group["params"]:
                 for key, tensor in by_parameter.get(names[id(parameter)], {}).items():
                     optimizer.state[parameter][key] = tensor.to(parameter.device)
-    return Clock(**metadata["clock"]), take_grid(tensors, metadata)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

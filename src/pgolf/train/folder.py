@@ -4,9 +4,11 @@ recipe.toml             the resolved recipe
 provenance.json         versions, command, data; every session that worked on the run, with its job
 metrics.jsonl           losses and validations, step by step
 tensorboard/            the same as event files, if train.tensorboard is set
-checkpoint.safetensors  the state to resume from; removed when training is over
+checkpoint.safetensors  the state to resume from; removed when training is over, and its weights are saved and scored
 raw.safetensors         the last weights
 model.safetensors       the averaged weights: what is packed and scored
+result.json             steps, time and scores
+ledger.float.jsonl      what every range of the held-out text cost the averaged weights; `pgolf run` adds others
 snapshots/              checkpoints after steps that `pgolf run --keep-step` named
 launch/                 logs and job files of `pgolf launch`
 cell.json               of a study's run: which cell it is
@@ -29,6 +31,8 @@ from pgolf.locks import LOCK
 from pgolf.provenance import provenance, session
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.team import SOLO, Team
+from pgolf.train.checkpoint import CHECKPOINT
+from pgolf.train.closing import MODEL
 from pgolf.train.exclusive import working_in
 from pgolf.train.loop import Run
 
@@ -123,5 +127,8 @@ def _holds_something_else(folder: Path) -> bool:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether training in this folder came to its end."""
-    return (folder / "model.safetensors").is_file()
+    """Whether training in this folder came to its end: the weights are saved, scored and recorded.
+
+    Before that there is a checkpoint, and a resumed run goes on from it.
+    """
+    return (folder / MODEL).is_file() and not (folder / CHECKPOINT).is_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,12 +21,14 @@ from pgolf.device import autocast, compiled, keep_freed_memory, place
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.gpt import GPT, build_model
+from pgolf.model.load import model_from
 from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.schedule import lr_scale, muon_momentum
 from pgolf.recipe import Recipe
 from pgolf.team import SOLO, Team
 from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, snapshot
+from pgolf.train.closing import MODEL, RAW, TrainResult, close
 from pgolf.train.distributed import agree, share_gradients, shared_grid
 from pgolf.train.exclusive import working_in
 from pgolf.train.metrics import Metrics, steps_per_reading
@@ -49,44 +50,47 @@ class Watcher(Protocol):
         """Something worth a line happened."""
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """How training ended."""
-
-    steps: int
-    seconds: float
-    raw: EvalResult
-    weights: Path
+class Stopped(Exception):
+    """A rank was asked to stop, and all of them know; what is not saved yet has to be."""
 
 
-def train(run: Run, watcher: Watcher, keep: Collection[int] = ()) -> TrainResult:
-    """Train until the recipe's steps or its wall-clock time are used up, and save the averaged weights.
+def train(run: Run, watcher: Watcher, keep: Collection[int] = (), averaged: bool = True) -> TrainResult:
+    """Train until the recipe's steps or its wall-clock time are used up; save, score and record the weights.
 
-    The checkpoints after the steps in ``keep`` stay in the run folder.
+    Args:
+        run: goes on where it stands; all that is left may be the closing validation.
+        watcher: is told how it goes.
+        keep: the checkpoints after these steps stay in the run folder.
+        averaged: score the averaged weights too, not the last ones alone.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint of the last finished step is on the disk.
-        PgolfError: the loss is no longer a finite number.
+        PgolfError: the loss is no longer a finite number; the last checkpoint is still there.
     """
-    train, clock = run.recipe.train, run.clock
+    clock = run.clock
     run.prime_kernels()
     with working_in(run.folder, run.team), run.batches, _StopSignal() as stop:
-        while True:
-            finished = run.is_finished()
-            if finished or clock.step == 0 or _every(train.validate_every, clock.step):
-                raw = run.validate()
-                watcher.validation(clock.step, raw)
-            if finished:
-                break
-            stopping = run.step(watcher, lambda: stop.requested)
-            watcher.step(clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
-            if stopping or _every(train.checkpoint_every, clock.step):
-                run.save_checkpoint()
-            if clock.step in keep:
-                run.save_checkpoint(snapshot(run.folder, clock.step))
-            if stopping:
-                raise Interrupted(f"stopped after step {clock.step}; the same command (train: with --resume) goes on")
-    return TrainResult(clock.step, clock.seconds, raw, run.save_averaged())
+        try:
+            _take_steps(run, watcher, keep, lambda: stop.requested)
+            return close(run, watcher, lambda: stop.requested, averaged)
+        except Stopped:
+            run.save_checkpoint()
+    raise Interrupted(f"stopped after step {clock.step}; the same command (train: with --resume) goes on")
+
+
+def _take_steps(run: Run, watcher: Watcher, keep: Collection[int], asked_to_stop: Callable[[], bool]) -> None:
+    train, clock = run.recipe.train, run.clock
+    while not run.is_finished():
+        if clock.step == 0 or _every(train.validate_every, clock.step):
+            watcher.validation(clock.step, run.validate(asked_to_stop))
+        stopping = run.step(watcher, asked_to_stop)
+        watcher.step(clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
+        if _every(train.checkpoint_every, clock.step) and not stopping:
+            run.save_checkpoint()
+        if clock.step in keep:
+            run.save_checkpoint(snapshot(run.folder, clock.step))
+        if stopping:
+            raise Stopped
 
 
 class Run:
@@ -197,7 +201,7 @@ class Run:
 
         On the "export" grid the model's own switch stays off: the weights are rounded before the model sees them.
         """
-        qat, switch = self.recipe.qat, self.network.fake_quant
+        qat = self.recipe.qat
         if not qat.enabled:
             return
         if self.clock.fake_quant_from < 0 and scale < qat.threshold:
@@ -208,9 +212,13 @@ class Run:
             if active and not self.rounding:
                 self.rounding = self._rounding_of_export(watcher)
             return
+        self._set_switch(active, scale)
+
+    def _set_switch(self, active: bool, scale: float) -> None:
+        qat, switch = self.recipe.qat, self.network.fake_quant
         switch.active = active
         switch.soft_round = qat.soft_round
-        if qat.soft_round:
+        if qat.soft_round and qat.threshold:
             # On the device once and for all: a pass that fetches it has to wait.
             switch.alpha = switch.alpha.to(self.device)
             switch.alpha.fill_(1.0 + 15.0 * max(0.0, 1.0 - scale / qat.threshold))
@@ -239,15 +247,20 @@ class Run:
         waited = time.perf_counter() - started
         self.clock.seconds, _ = agree(self.team, self.clock.seconds + waited, False)
 
-    def validate(self) -> EvalResult:
+    def validate(self, asked_to_stop: Callable[[], bool] = lambda: False) -> EvalResult:
         """Standard evaluation of the raw weights, written to the metrics.
 
+        Args:
+            asked_to_stop: whether this rank was; looked at after every block of the text.
+
         Raises:
+            Stopped: a rank was asked to stop.
             PgolfError: the loss is not a finite number.
         """
         self._settle()
+        watch = self.unless_stopped(asked_to_stop)
         try:
-            result = evaluate(self.network, self.recipe, *self.validation_text, mode="standard", team=self.team)
+            result = evaluate(self.network, self.recipe, *self.validation_text, "standard", watch, team=self.team)
         except PgolfError as error:
             raise PgolfError(
                 f"validation after step {self.clock.step}: {error}; if training diverged, lower the optim.*_lr rates"
@@ -256,46 +269,93 @@ class Run:
         self.metrics.restart_clock()
         return result
 
+    def unless_stopped(self, asked_to_stop: Callable[[], bool]) -> Callable[[int, int], None]:
+        """What an evaluation by the whole team tells its progress; raises ``Stopped`` once a rank was asked to stop."""
+
+        def look(done: int, total: int) -> None:
+            if agree(self.team, 0.0, asked_to_stop())[1]:
+                raise Stopped
+
+        return look
+
     def prime_kernels(self) -> None:
-        """Run warm-up steps so that compilation and autotuning are over, then put everything back."""
-        if not self.recipe.train.warmup_steps or self.clock.step or self.is_finished():
+        """Run warm-up steps so that compilation and autotuning are over, then put everything back.
+
+        Without warm-up steps in the recipe one is made where the clock matters: where the first step would compile, or
+        training ends by time. Nothing of it counts as training time.
+        """
+        passes = self.recipe.train.warmup_steps
+        if self._is_compiled or self.recipe.train.wallclock_seconds:
+            passes = max(passes, 1)
+        if not passes or self.is_finished():
             return
-        before = {name: value.clone() for name, value in self.network.state_dict().items()}
-        for step in range(self.recipe.train.warmup_steps):
-            self.accumulate_gradients(step)
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.network.zero_grad(set_to_none=True)
-        self.network.load_state_dict(before)
-        for optimizer in self.optimizers:
+        weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+        states = [
+            {parameter: {key: value.clone() for key, value in state.items()} for parameter, state in kept.state.items()}
+            for kept in self.optimizers
+        ]
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            for index, active in enumerate(self._states_to_prime(passes)):
+                if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
+                    self._set_switch(active, scale=self.recipe.qat.threshold)
+                self.accumulate_gradients(self.clock.step + index)
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                self.network.zero_grad(set_to_none=True)
+        if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
+            self._set_switch(False, scale=1.0)  # The next step sets it anew.
+        self.network.load_state_dict(weights)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.state.clear()
+            optimizer.state.update(state)
         self.metrics.restart_clock()
 
+    @property
+    def _is_compiled(self) -> bool:
+        return self.forward is not self.network
+
+    def _states_to_prime(self, passes: int) -> list[bool]:
+        """Of each warm-up step whether the model fakes quantization; compiled code differs, so both kinds are made."""
+        qat = self.recipe.qat
+        fakes = qat.enabled and qat.grid == "int6"
+        active = fakes and 0 <= self.clock.fake_quant_from <= self.clock.step
+        later = fakes and not active and qat.threshold > 0 and self._is_compiled
+        return [active] * passes + [True] * later
+
     def save_checkpoint(self, path: Path | None = None) -> None:
-        """Write the whole state, by default as the one to resume from, replacing the previous one."""
-        self.metrics.flush()
+        """Write the whole state, by default as the one to resume from, replacing the previous one.
+
+        Raises:
+            PgolfError: a weight is no finite number; a checkpoint that is there stays.
+        """
+        self._settle()
+        if not all(bool(weight.isfinite().all()) for weight in self.network.state_dict().values()):
+            raise PgolfError(
+                f"after step {self.clock.step} the weights are not finite numbers; lower the optim.*_lr rates"
+            )
         state = (self.network, self.optimizers, self.averager, self.clock, self.recipe, self.dataset, self.grid)
         self.team.first(partial(save_checkpoint, path or self._checkpoint, *state))
         self.metrics.restart_clock()
 
-    def save_averaged(self) -> Path:
-        """Write the averaged weights as ``model.safetensors`` and the last ones as ``raw.safetensors``."""
+    def remove_checkpoint(self) -> None:
+        """Delete the checkpoint to resume from, once nothing is left to be done."""
+        self._checkpoint.unlink(missing_ok=True)
+
+    def save_weights(self) -> Path:
+        """Write the averaged weights, whose path is returned, and the last ones beside them."""
         self.metrics.flush()
         self.team.first(self._save_weights)
-        return self.folder / "model.safetensors"
+        return self.folder / MODEL
 
     def _save_weights(self) -> None:
         digest, raw = self.dataset.tokenizer.digest, self.network.state_dict()
-        save_weights(self.folder / "raw.safetensors", raw, self.recipe, digest, self.grid)
-        save_weights(self.folder / "model.safetensors", self.averager.result(raw), self.recipe, digest, self.grid)
-        self._checkpoint.unlink(missing_ok=True)
+        save_weights(self.folder / RAW, raw, self.recipe, digest, self.grid)
+        save_weights(self.folder / MODEL, self.averager.result(raw), self.recipe, digest, self.grid)
 
 
 def _initial_model(recipe: Recipe, initial: dict[str, Tensor] | None) -> GPT:
-    network = build_model(recipe.model, recipe.train.seed)
-    if initial is not None:
-        network.load_state_dict(initial)
-    return network
+    return build_model(recipe.model, recipe.train.seed) if initial is None else model_from(recipe.model, initial)
 
 
 def _every(interval: int, step: int) -> bool:

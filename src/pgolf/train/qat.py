@@ -21,7 +21,7 @@ from pgolf.compress.pack import freeze_grid
 from pgolf.compress.quantize import prune_smallest, quantize_matrix
 from pgolf.compress.scheme import stored_bits
 from pgolf.data.dataset import Dataset
-from pgolf.model.gpt import GPT
+from pgolf.model.load import model_from
 from pgolf.recipe import CompressSection, Recipe
 
 Rounding = Callable[[Tensor], Tensor]
@@ -44,8 +44,7 @@ def choose_grid(weights: Mapping[str, Tensor], recipe: Recipe, dataset: Dataset)
     Raises:
         PgolfError: the cap is too small for any grid.
     """
-    network = GPT(recipe.model)
-    network.load_state_dict(dict(weights))
+    network = model_from(recipe.model, weights)
     state = network.state_dict()
     return freeze_grid(state, recipe, dataset.tokenizer.digest, calibration_for(network, recipe, dataset))
 

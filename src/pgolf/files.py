@@ -84,6 +84,20 @@ def read_bytes(path: Path) -> bytes:
         raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+@contextlib.contextmanager
+def utf8_name(path: Path) -> Iterator[Path]:
+    """A path of the same file whose name is UTF-8, for libraries that can open no other: a link, where it has none."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
+            link = Path(folder) / "file"
+            link.symlink_to(path.resolve())
+            yield link
+    else:
+        yield path
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically."""
     with atomic_write(path) as file:

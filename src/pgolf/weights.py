@@ -20,7 +20,7 @@ from pgolf.data.dataset import TOKENIZER, Dataset
 from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
+from pgolf.files import utf8_name, write_bytes
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
 from pgolf.recipe import CompressSection, Recipe, recipe_from_tree
@@ -127,7 +127,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         PgolfError: absent, not safetensors, not written by pgolf, or damaged.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:

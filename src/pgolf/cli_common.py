@@ -99,7 +99,8 @@ def _path_mistake(error: OSError | ValueError) -> PgolfError | None:
             f"{os.fsdecode(name)}: {error.strerror}; {remedy}" if named else f"{error.strerror}; {remedy}"
         )
     if isinstance(error, UnicodeEncodeError):
-        return PgolfError(f"{error.object[:200]}: has bytes that are no UTF-8; rename it")
+        around = error.object[max(error.start - 100, 0) : error.end + 100]
+        return PgolfError(f"{around}: has characters that this cannot write; rename what has this name")
     if isinstance(error, UnicodeDecodeError):
         return PgolfError(f"a file is not UTF-8 text where one is wanted (its byte {error.start + 1}); convert it")
     if "null byte" in str(error) or "null character" in str(error):

@@ -25,8 +25,8 @@ _WORD = re.compile(r"\s*\S+")
 
 
 def say(text: str) -> None:
-    """Print a sentence: on a terminal its lines end between words."""
-    _print_lines(wrapped(_cell(text), _width()))
+    """Print a sentence; on a terminal its lines end between words."""
+    _print_lines(_sentence(text))
 
 
 def print_table(rows: Sequence[tuple[str, str]], title: str) -> None:
@@ -171,7 +171,11 @@ def _print_block(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def _print_title(title: str) -> None:
-    _print_lines(wrapped(_cell(title), _width()), "italic")
+    _print_lines(_sentence(title), "italic")
+
+
+def _sentence(text: str) -> list[str]:
+    return wrapped(_cell(text), stdout.width) if stdout.is_terminal else [_cell(text)]
 
 
 def _print_lines(lines: Sequence[str], style: str = "") -> None:

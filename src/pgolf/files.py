@@ -86,14 +86,12 @@ def read_bytes(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def utf8_name(path: Path) -> Iterator[Path]:
-    """A path of the same file whose name is UTF-8, for libraries that can open no other: a link, where it has none."""
+    """A name of a file to read that is UTF-8, for libraries that can open no other: its own, or the open file's."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
-            link = Path(folder) / "file"
-            link.symlink_to(path.resolve())
-            yield link
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
     else:
         yield path
 

@@ -291,7 +291,7 @@ def _failure(job: RunJob, message: str, details: str = "") -> Outcome:
     line = " ".join(message.split()) or "no reason given"
     try:
         job.log().parent.mkdir(parents=True, exist_ok=True)
-        with job.log().open("a", encoding="utf-8") as log:
+        with job.log().open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{details}pgolf: error: {line}\n")
     except OSError as error:
         raise write_error(job.log(), error) from error

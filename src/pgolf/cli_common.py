@@ -18,14 +18,34 @@ from pgolf.cli_tables import print_columns, print_table
 from pgolf.errors import PgolfError
 from pgolf.terminal import plain
 
+
+def _data_folder(path: Path | None) -> Path | None:
+    # Not every job opens the data it is given, and a misspelled name is a mistake all the same.
+    if path is not None and not path.is_dir():
+        raise PgolfError(f"{path}: no such data folder; make one with `pgolf data prepare`")
+    return path
+
+
+def _tokenizer_file(path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        raise PgolfError(f"{path}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
+    return path
+
+
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
 ]
 DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="Prepared folder, or a bare folder of *_train_*.bin and *_val_*.bin.")
+    Path | None,
+    typer.Option(
+        "--data", callback=_data_folder, help="Prepared folder, or a bare folder of *_train_*.bin and *_val_*.bin."
+    ),
 ]
 TokenizerFile = Annotated[
-    Path | None, typer.Option("--tokenizer", help="SentencePiece model, where the data folder holds none.")
+    Path | None,
+    typer.Option(
+        "--tokenizer", callback=_tokenizer_file, help="SentencePiece model, where the data folder holds none."
+    ),
 ]
 DeviceName = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; default: CUDA if there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -62,7 +82,7 @@ def paths_are_mistakes() -> Iterator[None]:
     """Inside, what the system says about a path, and a name or text that is no UTF-8, become a ``PgolfError``."""
     try:
         yield
-    except (OSError, UnicodeError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         if (mistake := _path_mistake(error)) is None:
             raise
         raise mistake from error
@@ -87,7 +107,7 @@ _REMEDIES = {
 _NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO)
 
 
-def _path_mistake(error: OSError | ValueError) -> PgolfError | None:
+def _path_mistake(error: OSError | ValueError | RuntimeError) -> PgolfError | None:
     """The line for the user; None where the error is none of theirs."""
     if isinstance(error, OSError):
         name = error.filename
@@ -103,6 +123,9 @@ def _path_mistake(error: OSError | ValueError) -> PgolfError | None:
         return PgolfError(f"{around}: has characters that this cannot write; rename what has this name")
     if isinstance(error, UnicodeDecodeError):
         return PgolfError(f"a file is not UTF-8 text where one is wanted (its byte {error.start + 1}); convert it")
+    if isinstance(error, RuntimeError):
+        # So pathlib says it, in versions of Python before 3.13.
+        return PgolfError(f"{error}; mend it") if str(error).startswith("Symlink loop") else None
     if "null byte" in str(error) or "null character" in str(error):
         return PgolfError("a path has a NUL character, which no file's name can have; correct it")
     return None

@@ -302,7 +302,7 @@ def _run(words: list[str]) -> int:
     try:
         # Outside standalone mode click raises what it would print, and returns an exit status.
         with paths_are_mistakes():
-            status = app(args=words, standalone_mode=False)
+            status = app(args=words, prog_name="pgolf", standalone_mode=False)
     except PgolfError as error:
         return _mistake(str(error))
     except ClickException as error:

@@ -26,6 +26,7 @@ from pgolf.cli_common import (
     DeviceName,
     Overrides,
     TokenizerFile,
+    check_data_paths,
     epilog,
     flat_rows,
     paths_are_mistakes,
@@ -167,6 +168,7 @@ def pack_command(
     from pgolf.pipeline import pack_job
     from pgolf.progress import counting
 
+    check_data_paths(data, tokenizer)
     report = pack_job(weights, out, cap, overrides or [], data, tokenizer)
     result = report.to_json()
     if compare:

@@ -18,34 +18,14 @@ from pgolf.cli_tables import print_columns, print_table
 from pgolf.errors import PgolfError
 from pgolf.terminal import plain
 
-
-def _data_folder(path: Path | None) -> Path | None:
-    # Not every job opens the data it is given, and a misspelled name is a mistake all the same.
-    if path is not None and not path.is_dir():
-        raise PgolfError(f"{path}: no such data folder; make one with `pgolf data prepare`")
-    return path
-
-
-def _tokenizer_file(path: Path | None) -> Path | None:
-    if path is not None and not path.is_file():
-        raise PgolfError(f"{path}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
-    return path
-
-
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
 ]
 DataFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", callback=_data_folder, help="Prepared folder, or a bare folder of *_train_*.bin and *_val_*.bin."
-    ),
+    Path | None, typer.Option("--data", help="Prepared folder, or a bare folder of *_train_*.bin and *_val_*.bin.")
 ]
 TokenizerFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--tokenizer", callback=_tokenizer_file, help="SentencePiece model, where the data folder holds none."
-    ),
+    Path | None, typer.Option("--tokenizer", help="SentencePiece model, where the data folder holds none.")
 ]
 DeviceName = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; default: CUDA if there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -55,6 +35,18 @@ def epilog(*examples: str) -> str:
     """The examples at the end of a command's help."""
     # \b keeps click from re-flowing the lines.
     return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+
+
+def check_data_paths(data: Path | None, tokenizer: Path | None) -> None:
+    """For jobs that may not open what they are given: a misspelled name is a mistake all the same.
+
+    Raises:
+        PgolfError: the folder or the file is not there.
+    """
+    if data is not None and not data.is_dir():
+        raise PgolfError(f"{data}: no such data folder; make one with `pgolf data prepare`")
+    if tokenizer is not None and not tokenizer.is_file():
+        raise PgolfError(f"{tokenizer}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ from pgolf.cli_common import (
     DataFolder,
     DeviceName,
     TokenizerFile,
+    check_data_paths,
     print_json,
     print_result,
 )
@@ -83,6 +84,7 @@ def study_command(
         raise PgolfError("--slurm: belongs to --launcher slurm")
     resources, executor = parse_slurm(options or [])
     pick_device(device)
+    check_data_paths(data, tokenizer)
     study = load_study(name, small)
     place = Workplace(out or Path("studies") / (Path(name).stem + ("-small" if small else "")), data, tokenizer, device)
     found = compare(study, place)

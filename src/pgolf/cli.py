@@ -26,34 +26,37 @@ from pgolf.cli_common import (
     DeviceName,
     Overrides,
     TokenizerFile,
+    check_data_paths,
     epilog,
     flat_rows,
-    print_columns,
+    paths_are_mistakes,
     print_comparison,
     print_json,
     print_mistake,
     print_profile,
     print_result,
-    print_table,
-    stdout,
 )
 from pgolf.cli_data import data_app
 from pgolf.cli_doctor import DOCTOR_EXAMPLES, doctor_command
 from pgolf.cli_evaluate import EVAL_EXAMPLES, VERIFY_EXAMPLES, eval_command, verify_command
 from pgolf.cli_generate import GENERATE_EXAMPLES, generate_command
+from pgolf.cli_help import HELP_EXAMPLES, AllVerbs, help_command
 from pgolf.cli_launch import launch_app
 from pgolf.cli_report import DIFF_EXAMPLES, REPORT_EXAMPLES, RUNS_EXAMPLES, diff_command, report_command, runs_command
 from pgolf.cli_significance import SIGNIFICANCE_EXAMPLES, significance_command
 from pgolf.cli_study import STUDY_EXAMPLES, study_command
 from pgolf.cli_submit import SUBMIT_EXAMPLES, submit_command
+from pgolf.cli_tables import print_columns, print_table
 from pgolf.errors import Interrupted, PgolfError
+from pgolf.terminal import output, patient_streams, plain
 from pgolf.threads import let_threads_wait
 
 app = typer.Typer(
     name="pgolf",
     help="Byte-budgeted language models: train, pack under a byte cap, score in bits per byte.",
+    cls=AllVerbs,
+    epilog=epilog("pgolf run quickstart", "pgolf help data prepare", "pgolf --install-completion bash"),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -75,6 +78,7 @@ app.command("runs", epilog=epilog(*RUNS_EXAMPLES))(runs_command)
 app.command("diff", epilog=epilog(*DIFF_EXAMPLES))(diff_command)
 app.command("submit", epilog=epilog(*SUBMIT_EXAMPLES))(submit_command)
 app.command("doctor", epilog=epilog(*DOCTOR_EXAMPLES))(doctor_command)
+app.command("help", epilog=epilog(*HELP_EXAMPLES))(help_command)
 
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
@@ -85,10 +89,10 @@ _LIST_OPTIONS = ("--text", "--val-text", "--against")
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
 ) -> None:
     if version:
-        stdout.print(f"pgolf {pgolf.__version__}")
+        print(f"pgolf {pgolf.__version__}")
         raise typer.Exit
     if "WORLD_SIZE" in os.environ:
         from pgolf.cli_team import refuse_ranks
@@ -174,13 +178,15 @@ def pack_command(
     from pgolf.pipeline import pack_job
     from pgolf.progress import counting
 
+    check_data_paths(data, tokenizer)
     report = pack_job(weights, out, cap, overrides or [], data, tokenizer)
     result = report.to_json()
     if compare:
         with counting("comparing coders") as progress:
             result["coders"] = [row.to_json() for row in compare_artifact(out, progress)]
     if not as_json and report.scheme == "budget":
-        print_columns(TENSOR_COLUMNS, report.tensor_rows(), title="what was chosen; rise of the loss in nats per token")
+        title = "what was chosen; rise of the loss in nats per token"
+        print_columns(TENSOR_COLUMNS, report.tensor_rows(), title, drop=("predicted", "measured", "bytes"))
     print_result(result, as_json, report.rows(), title=str(out))
     if compare and not as_json:
         print_comparison(result["coders"], title="the same codes, steps and kept tensors in every coder")
@@ -204,14 +210,10 @@ def inspect_command(
     if as_json:
         print_json(found.to_json())
         return
-    print_columns(
-        histogram.TENSOR_COLUMNS,
-        histogram.tensor_rows(found),
-        title=str(file),
-        left=("histogram",),
-        spare="histogram",
-    )
-    print_columns(histogram.GROUP_COLUMNS, histogram.group_rows(found), title="bytes of the file by group of tensors")
+    rows = histogram.tensor_rows(found, blocks=histogram.blocks_for(sys.stdout.encoding))
+    print_columns(histogram.TENSOR_COLUMNS, rows, str(file), left=("histogram",), drop=histogram.TENSOR_DROP)
+    title = "bytes of the file by group of tensors"
+    print_columns(histogram.GROUP_COLUMNS, histogram.group_rows(found), title, drop=histogram.GROUP_DROP)
     origin = flat_rows({"origin": found.origin})
     print_table([*histogram.summary_rows(found), *origin], title="artifact")
 
@@ -291,30 +293,42 @@ def recipes_command(
     if as_json:
         print_json({"recipe": recipe.model_dump(mode="json"), "estimate": figures.to_json()})
         return
-    stdout.print(recipe.to_toml(), markup=False)
+    # A file or a pipe gets it as it is, for another command to read.
+    print(plain(recipe.to_toml(), keep="\n") if sys.stdout.isatty() else recipe.to_toml())
     print_table(figures.rows(), title=f"{recipe.name}: estimates before training")
 
 
 def main() -> None:
     """Entry point of the command: prints mistakes as one line and exits with status 2."""
     let_threads_wait()  # No line above has imported torch.
+    with patient_streams():
+        status = _run(repeat_list_options(sys.argv[1:]))
+        sys.stdout.flush()
+        if output.problem is not None:
+            status = _mistake(output.problem)
+    sys.exit(status)
+
+
+def _run(words: list[str]) -> int:
+    """Do what the command line says; the exit status."""
     try:
         # Outside standalone mode click raises what it would print, and returns an exit status.
-        status = app(args=repeat_list_options(sys.argv[1:]), standalone_mode=False)
+        with paths_are_mistakes():
+            status = app(args=words, prog_name="pgolf", standalone_mode=False)
     except PgolfError as error:
-        _fail(str(error))
+        return _mistake(str(error))
     except ClickException as error:
         # A wrong command line is wrong on every rank, and noticed before they know of each other.
-        if os.environ.get("RANK", "0") != "0":
-            sys.exit(2)
-        _fail(error.format_message())
+        return 2 if os.environ.get("RANK", "0") != "0" else _mistake(error.format_message())
     except Interrupted as stop:
-        print(f"pgolf: {stop}", file=sys.stderr)
-        sys.exit(130)
+        print(f"pgolf: {plain(str(stop))}", file=sys.stderr)
+        return 130
     except (KeyboardInterrupt, typer.Abort):
         print("pgolf: interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(status if isinstance(status, int) else 0)
+        return 130
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return status if isinstance(status, int) else 0
 
 
 def repeat_list_options(words: list[str]) -> list[str]:
@@ -330,9 +344,9 @@ def repeat_list_options(words: list[str]) -> list[str]:
     return repeated
 
 
-def _fail(message: str) -> None:
+def _mistake(message: str) -> int:
     print_mistake(message)
-    sys.exit(2)
+    return 2
 
 
 def _times(result: dict[str, Any]) -> str:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pgolf.cli_common import (
     AsJson,
@@ -16,11 +14,10 @@ from pgolf.cli_common import (
     Overrides,
     TokenizerFile,
     flat_rows,
-    plain,
     print_json,
     print_result,
-    stdout,
 )
+from pgolf.cli_tables import print_columns, say
 
 if TYPE_CHECKING:
     from pgolf.audit.report import Report
@@ -30,8 +27,6 @@ AUDIT_EXAMPLES = (
     "pgolf audit weights.pt --data data/books --scorer plugin.py:make --limit-seconds 600 --json",
     "pgolf audit model.pgolf --data data/books --mode ttt --by-decoding --targets 100",
 )
-# Where nobody watches, evidence is folded at this width.
-_FILE_WIDTH = 120
 
 
 def audit_command(
@@ -89,17 +84,14 @@ def audit_command(
 
 
 def _print(report: Report, artifact: Path) -> None:
-    console = stdout if stdout.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
     verdict = f"violates {', '.join(report.violated)}" if report.violated else "no violation found"
     title = f"{artifact}, {report.subject} on {report.targets:,} targets, seed {report.seed}: {verdict}"
-    table = Table(title=plain(title), title_justify="left")
-    for name in ("condition", "test", "verdict"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("evidence", overflow="fold")
-    for finding in report.findings:
-        mark = finding.verdict.upper() if not finding.passed else finding.verdict
-        table.add_row(finding.condition, plain(finding.test), mark, plain(finding.evidence))
-    console.print(table)
+    rows = [
+        (found.condition, found.test, found.verdict if found.passed else found.verdict.upper(), found.evidence)
+        for found in report.findings
+    ]
+    header = ("condition", "test", "verdict", "evidence")
+    print_columns(header, rows, title, left=header, fold=("evidence",))
     for note in report.notes:
-        console.print(plain(f"note: {note}"))
-    console.print(f"{report.val_bpb:.4f} bits per byte on these targets; the audit took {report.seconds:.1f} s")
+        say(f"note: {note}")
+    say(f"{report.val_bpb:.4f} bits per byte on these targets; the audit took {report.seconds:.1f} s")

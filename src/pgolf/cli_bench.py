@@ -15,16 +15,18 @@ from pgolf.cli_common import (
     TokenizerFile,
     epilog,
     flat_rows,
-    print_columns,
     print_comparison,
     print_json,
     print_result,
 )
+from pgolf.cli_help import Verbs
+from pgolf.cli_tables import print_columns
 
 Out = Annotated[Path | None, typer.Option("--out", help="Also write the JSON here.")]
 
 bench_app = typer.Typer(
     help="Measure speed and memory beside the plainest code that does the same work, and coders beside each other.",
+    cls=Verbs,
     no_args_is_help=True,
     rich_markup_mode=None,
     epilog=epilog(
@@ -144,8 +146,12 @@ def bench_quantizers_command(
         )
         for row in result["rows"]
     ]
-    header = ("bits", "reference bytes", "gap (BPB)", "pgolf bytes", "gap (BPB)", "share", "packing")
-    print_columns(header, rows, title=f"{result['recipe']}: packed minus float BPB (float {result['float_bpb']:.4f})")
+    header = (
+        *("bits", "reference\nbytes", "reference\ngap (BPB)", "pgolf\nbytes", "pgolf\ngap (BPB)"),
+        *("share", "packing"),
+    )
+    title = f"{result['recipe']}: packed minus float BPB (float {result['float_bpb']:.4f})"
+    print_columns(header, rows, title, drop=("packing", "share", "reference\nbytes", "pgolf\nbytes"))
 
 
 @bench_app.command("fuzz", epilog=epilog("pgolf bench fuzz --cases 2000", "pgolf bench fuzz --cases 1 --seed 7"))
@@ -167,7 +173,8 @@ def bench_fuzz_command(
     else:
         rows = [(kind, *(f"{found[name]:,}" for name in OUTCOMES)) for kind, found in result["outcomes"].items()]
         times = f"{result['seconds']:.0f} s, slowest read {result['slowest_milliseconds']:.0f} ms"
-        print_columns(("change", *OUTCOMES), rows, f"{cases:,} {result['scope']}: none failed ({times})")
+        title = f"{cases:,} {result['scope']}: none failed ({times})"
+        print_columns(("change", *OUTCOMES), rows, title, drop=OUTCOMES)
 
 
 def _write(result: dict[str, Any], out: Path | None) -> None:

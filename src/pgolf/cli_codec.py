@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pgolf.cli_common import AsJson, flat_rows, print_columns, print_json, print_result
+from pgolf.cli_common import AsJson, flat_rows, print_json, print_result
+from pgolf.cli_tables import print_columns
 
 COMPRESS_EXAMPLES = (
     "pgolf compress book.txt --model model.pgolf --tokenizer tokenizer.model --out book.pgz",
@@ -108,4 +109,5 @@ def bench_compressors_command(
             )
             for row in entry["compressors"]
         ]
-        print_columns(header, rows, title=f"{entry['file']}: {entry['bytes']:,} bytes")
+        title = f"{entry['file']}: {entry['bytes']:,} bytes"
+        print_columns(header, rows, title, drop=("encode", "decode", "bits per byte", "with model"))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
-stdout = Console(highlight=False)
-# Where nobody watches, a table of many columns is not squeezed into what the console takes for a terminal's width.
-_FILE_WIDTH = 240
+from pgolf.cli_tables import print_columns, print_table
+from pgolf.errors import PgolfError
+from pgolf.terminal import plain
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe; repeatable.")
@@ -37,6 +37,18 @@ def epilog(*examples: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
 
 
+def check_data_paths(data: Path | None, tokenizer: Path | None) -> None:
+    """For jobs that may not open what they are given: a misspelled name is a mistake all the same.
+
+    Raises:
+        PgolfError: the folder or the file is not there.
+    """
+    if data is not None and not data.is_dir():
+        raise PgolfError(f"{data}: no such data folder; make one with `pgolf data prepare`")
+    if tokenizer is not None and not tokenizer.is_file():
+        raise PgolfError(f"{tokenizer}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
+
+
 def print_json(value: Any) -> None:
     """One object on one line."""
     print(json.dumps(value))
@@ -44,7 +56,9 @@ def print_json(value: Any) -> None:
 
 def print_mistake(message: str) -> None:
     """What the user got wrong, as one line on standard error."""
-    print(f"pgolf: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    # Spaces inside a line may be those of a file's name.
+    line = plain(re.sub(r"\s*\n\s*", " ", message.strip()))
+    print(f"pgolf: error: {line}", file=sys.stderr, flush=True)
 
 
 def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: str) -> None:
@@ -55,51 +69,58 @@ def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: 
         print_table(rows, title)
 
 
-def print_table(rows: Sequence[tuple[str, str]], title: str) -> None:
-    """Labelled lines."""
-    table = Table(title=plain(title), title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(plain(name), plain(value))
-    stdout.print(table)
+@contextmanager
+def paths_are_mistakes() -> Iterator[None]:
+    """Inside, what the system says about a path, and a name or text that is no UTF-8, become a ``PgolfError``."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if (mistake := _path_mistake(error)) is None:
+            raise
+        raise mistake from error
 
 
-def print_columns(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    title: str,
-    left: Sequence[str] = (),
-    spare: str | None = None,
-    wrap: bool = False,
-) -> None:
-    """A table with a header; the first column and those named in ``left`` are aligned left, the others right.
+_REMEDIES = {
+    errno.ENOENT: "check the name",
+    errno.EACCES: "make it accessible to you, or choose another place",
+    errno.EPERM: "make it accessible to you, or choose another place",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "a file stands where a folder is wanted; choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "free some space and run the command again",
+    errno.EDQUOT: "free some space and run the command again",
+    errno.EROFS: "choose another place",
+    errno.ELOOP: "a link leads back to itself; mend it",
+    errno.EMFILE: "allow more open files (`ulimit -n`)",
+    errno.ENFILE: "too many files are open on this machine; close some programs",
+    errno.EIO: "check the disk",
+}
+# What is the user's to mend even where the system does not say for which file.
+_NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO)
 
-    The column named ``spare`` is left out where the terminal is too narrow for all; with ``wrap`` long texts take
-    several lines.
-    """
-    console = stdout if stdout.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
-    table = Table(title=plain(title), title_justify="left")
-    for index, name in enumerate(header):
-        first = index == 0
-        table.add_column(
-            name, justify="left" if first or name in left else "right", no_wrap=not (first or wrap), overflow="fold"
+
+def _path_mistake(error: OSError | ValueError | RuntimeError) -> PgolfError | None:
+    """The line for the user; None where the error is none of theirs."""
+    if isinstance(error, OSError):
+        name = error.filename
+        named = isinstance(name, (str, bytes, os.PathLike))
+        if not named and error.errno not in _NAMELESS:
+            return None
+        remedy = _REMEDIES.get(error.errno or 0, "check it and run the command again")
+        return PgolfError(
+            f"{os.fsdecode(name)}: {error.strerror}; {remedy}" if named else f"{error.strerror}; {remedy}"
         )
-    for row in rows:
-        table.add_row(*map(plain, row))
-    if (
-        spare is not None
-        and Measurement.get(console, console.options.update_width(_FILE_WIDTH), table).maximum > console.width
-    ):
-        kept = [index for index, name in enumerate(header) if name != spare]
-        print_columns([header[i] for i in kept], [[row[i] for i in kept] for row in rows], title, left)
-        return
-    console.print(table)
-
-
-def plain(text: str) -> Text:
-    """Text that a terminal shows as it is, whatever a file's author wrote into it."""
-    return Text("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
+    if isinstance(error, UnicodeEncodeError):
+        around = error.object[max(error.start - 100, 0) : error.end + 100]
+        return PgolfError(f"{around}: has characters that this cannot write; rename what has this name")
+    if isinstance(error, UnicodeDecodeError):
+        return PgolfError(f"a file is not UTF-8 text where one is wanted (its byte {error.start + 1}); convert it")
+    if isinstance(error, RuntimeError):
+        # So pathlib says it, in versions of Python before 3.13.
+        return PgolfError(f"{error}; mend it") if str(error).startswith("Symlink loop") else None
+    if "null byte" in str(error) or "null character" in str(error):
+        return PgolfError("a path has a NUL character, which no file's name can have; correct it")
+    return None
 
 
 def flat_rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -140,7 +161,8 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], title: str) -> None:
         )
         for row in rows
     ]
-    print_columns(("coder", "bytes", "of torch.save\n+ zstd-22", "encode", "decode"), shown, title)
+    header = ("coder", "bytes", "of torch.save\n+ zstd-22", "encode", "decode")
+    print_columns(header, shown, title, drop=("encode", "decode", header[2]))
 
 
 def print_profile(found: Mapping[str, Any]) -> None:
@@ -149,4 +171,5 @@ def print_profile(found: Mapping[str, Any]) -> None:
 
     if found["operations"]:
         header, rows = as_table([Operation(**operation) for operation in found["operations"]])
-        print_columns(header, rows, title=f"slowest operations of a step; trace in {found['trace']}")
+        title = f"slowest operations of a step; trace in {found['trace']}"
+        print_columns(header, rows, title, drop=("calls per step", "CPU share", "GPU share", "CPU ms"))

@@ -11,9 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from pgolf.cli_common import AsJson, TokenizerFile, epilog, flat_rows, print_result
+from pgolf.cli_help import Verbs
 from pgolf.errors import Interrupted
 
-data_app = typer.Typer(help="Prepare, fetch and inspect token shards.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Prepare, fetch and inspect token shards.", cls=Verbs, no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @data_app.command(

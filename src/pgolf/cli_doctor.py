@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pgolf.cli_common import AsJson, TokenizerFile, print_columns, print_json
+from pgolf.cli_common import AsJson, TokenizerFile, print_json
+from pgolf.cli_tables import print_columns
 
 DOCTOR_EXAMPLES = ("pgolf doctor", "pgolf doctor --data data/web --json")
 
@@ -35,6 +36,6 @@ def doctor_command(
         header = ("check", "state", "found", "what to do")
         rows = [(check.name, check.state, check.found, check.remedy) for check in checks]
         title = "this machine is fit for pgolf" if usable else "something essential is broken"
-        print_columns(header, rows, title=title, left=header, wrap=True)
+        print_columns(header, rows, title=title, left=header, fold=header[2:])
     if not usable:
         raise typer.Exit(1)

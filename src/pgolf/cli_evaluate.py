@@ -16,8 +16,8 @@ from pgolf.cli_common import (
     flat_rows,
     print_json,
     print_result,
-    print_table,
 )
+from pgolf.cli_tables import print_table
 
 EVAL_EXAMPLES = (
     "pgolf eval model.pgolf --data data/books --mode ttt --json",

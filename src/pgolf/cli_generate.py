@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +12,7 @@ import typer
 from pgolf.cli_codec import ModelTokenizer
 from pgolf.cli_common import AsJson, print_json
 from pgolf.errors import Interrupted, PgolfError
+from pgolf.terminal import output, plain, spelled
 
 if TYPE_CHECKING:
     from pgolf.generate.model import TextStream
@@ -59,32 +57,31 @@ def generate_command(
     opened = Model(model, tokenizer)
     started = time.perf_counter()
     written: list[dict[str, Any]] = []
-    with _patient_with_closed_pipes():
-        for index in range(samples):
-            stream = opened.stream(
-                beginning,
-                max_tokens=tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                seed=seed + index,
-                stop=stop or (),
-                past_document=past_document,
-            )
-            if not as_json:
-                heading = f"--- sample {index + 1} of {samples}, seed {seed + index} ---\n" if samples > 1 else ""
-                _write(heading + beginning)
-            text, interrupted = _follow(stream, shown=not as_json)
-            ended = "interrupted" if interrupted else stream.ended
-            written.append({"seed": seed + index, "text": text, "tokens": len(stream.tokens), "ended": ended})
-            if not as_json:
-                _write("\n" if samples == 1 or interrupted else "\n\n")
-            if interrupted:
-                break
-        count, seconds = sum(sample["tokens"] for sample in written), time.perf_counter() - started
-        if as_json:
-            speed = {"seconds": seconds, "tokens_per_second": count / seconds}
-            print_json({"model": str(model), "prompt": beginning, "samples": written, **speed})
+    for index in range(samples):
+        stream = opened.stream(
+            beginning,
+            max_tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed + index,
+            stop=stop or (),
+            past_document=past_document,
+        )
+        if not as_json:
+            heading = f"--- sample {index + 1} of {samples}, seed {seed + index} ---\n" if samples > 1 else ""
+            _write(heading + beginning)
+        text, interrupted = _follow(stream, shown=not as_json)
+        ended = "interrupted" if interrupted else stream.ended
+        written.append({"seed": seed + index, "text": text, "tokens": len(stream.tokens), "ended": ended})
+        if not as_json:
+            _write("\n" if samples == 1 or interrupted else "\n\n")
+        if interrupted or output.lost is not None:
+            break
+    count, seconds = sum(sample["tokens"] for sample in written), time.perf_counter() - started
+    if as_json:
+        speed = {"seconds": seconds, "tokens_per_second": count / seconds}
+        print_json({"model": str(model), "prompt": beginning, "samples": written, **speed})
     if written[-1]["ended"] == "interrupted":
         raise Interrupted(f"stopped after {count} tokens")
     if sys.stderr.isatty() and not as_json:
@@ -99,6 +96,8 @@ def _follow(stream: TextStream, shown: bool) -> tuple[str, bool]:
             parts.append(part)
             if shown:
                 _write(part)
+            if output.lost is not None:
+                break  # Whoever read it has had enough, or its disk is full.
     except KeyboardInterrupt:
         return "".join(parts), True
     return "".join(parts), False
@@ -107,14 +106,13 @@ def _follow(stream: TextStream, shown: bool) -> tuple[str, bool]:
 def _write(text: str) -> None:
     """Print text at once: harmless on a terminal, as it is elsewhere."""
     out = sys.stdout
-    if out.isatty():
-        text = "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
-    encoding = out.encoding or "utf-8"
-    out.write(text.encode(encoding, "replace").decode(encoding))
+    out.write(spelled(plain(text, keep="\n\t") if out.isatty() else text, out.encoding))
     out.flush()
 
 
 def _from_standard_input() -> str:
+    if sys.stdin is None:
+        raise PgolfError("--prompt -: standard input is closed; give the text itself, or a file by < FILE")
     content = sys.stdin.buffer.read()
     try:
         text = content.decode()
@@ -122,14 +120,3 @@ def _from_standard_input() -> str:
         raise PgolfError(f"--prompt -: standard input is no UTF-8 text (byte {error.start + 1})") from error
     # The newline that echo and editors put at the end is not meant.
     return text.removesuffix("\n").removesuffix("\r")
-
-
-@contextmanager
-def _patient_with_closed_pipes() -> Iterator[None]:
-    """Whoever reads our output may have had enough (``| head``): that is no mistake."""
-    try:
-        yield
-    except BrokenPipeError:
-        # What is still buffered has nowhere to go, and Python would complain at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None

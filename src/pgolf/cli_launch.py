@@ -15,9 +15,10 @@ from pgolf.cli_common import (
     Overrides,
     TokenizerFile,
     epilog,
-    print_columns,
     print_json,
 )
+from pgolf.cli_help import Verbs
+from pgolf.cli_tables import print_columns
 from pgolf.errors import Interrupted, PgolfError
 
 Recipes = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Shipped names or .toml files.")]
@@ -26,6 +27,7 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run folders; e
 
 launch_app = typer.Typer(
     help="Run recipes as SLURM jobs, or several on this machine. Launched again, interrupted runs go on.",
+    cls=Verbs,
     no_args_is_help=True,
     rich_markup_mode=None,
     epilog=epilog(
@@ -104,7 +106,7 @@ def slurm_command(
         print_json({"jobs": submitted})
         return
     rows = [(job["name"], job["id"] or "finished already", job["log"]) for job in submitted]
-    print_columns(("run", "job", "log"), rows, title=f"submitted ({executor})", left=("job", "log"))
+    print_columns(("run", "job", "log"), rows, f"submitted ({executor})", left=("job", "log"), drop=("log",))
 
 
 @launch_app.command(
@@ -135,17 +137,18 @@ def local_command(
     from pgolf.device import pick_device
     from pgolf.launch.jobs import plan_jobs
     from pgolf.launch.local import local_places, run_queue
-    from pgolf.progress import stderr
+    from pgolf.progress import tell
 
     pick_device(device)
     places = local_places(device, jobs)
     planned = plan_jobs(recipes, overrides or [], command, runs, data, tokenizer, device)
-    outcomes = run_queue(planned, places, lambda line: stderr.print(line, markup=False))
+    outcomes = run_queue(planned, places, tell)
     if as_json:
         print_json({"runs": [outcome.to_json() for outcome in outcomes]})
     else:
         rows = [(o.name, o.state, f"{o.seconds:,.0f} s", o.message or o.folder) for o in outcomes]
-        print_columns(("run", "state", "time", "folder, or what went wrong"), rows, title="runs", left=("state",))
+        header = ("run", "state", "time", "folder, or what went wrong")
+        print_columns(header, rows, "runs", left=("state", header[-1]), drop=("time",), fold=header[-1:])
     states = {outcome.state for outcome in outcomes}
     if states & {"interrupted", "not started"}:
         raise Interrupted("stopped; the same command goes on")

@@ -13,12 +13,11 @@ from pgolf.cli_common import (
     DataFolder,
     DeviceName,
     TokenizerFile,
-    print_columns,
     print_json,
     print_mistake,
     print_result,
-    stdout,
 )
+from pgolf.cli_tables import print_columns, say
 from pgolf.errors import PgolfError
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ RUNS_EXAMPLES = (
     "pgolf runs runs --where 'recipe=quickstart' --where 'ttt<1.8' --sort ttt",
     "pgolf runs --where 'model.layers>=9' --sort -date --json",
 )
+# Columns of `pgolf runs` that may be left out where there is little room, the least important first.
+_RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state")
 DIFF_EXAMPLES = ("pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
 
 
@@ -109,7 +110,9 @@ def runs_command(
     columns = ["run", *FIELDS[1:], *extra]
     rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept]
     title = f"{len(kept)} of {len(found)} runs in {folder}" if conditions else f"{len(found)} runs in {folder}"
-    print_columns(columns, rows, title=title, left=("recipe", "state", "date"), spare="date")
+    # What was asked about stays.
+    drop = [key for key in _RUNS_DROP if key not in asked]
+    print_columns(columns, rows, title, left=("recipe", "state", "date"), drop=drop)
 
 
 def _cell(key: str, value: Value) -> str:
@@ -142,12 +145,13 @@ def _print_diff(found: Diff) -> None:
     for name, differences in (("recipe", found.recipe), ("code and machine", found.code), ("data", found.data)):
         if differences:
             rows = [(entry.key, _short(entry.a), _short(entry.b)) for entry in differences]
-            print_columns((name, "A", "B"), rows, title=f"{name}: what differs", left=("A", "B"), wrap=True)
+            print_columns((name, "A", "B"), rows, f"{name}: what differs", left=("A", "B"), fold=("A", "B"))
         else:
-            stdout.print(f"{name}: the same")
-    print_columns(("", "A", "B", "B - A"), _metric_rows(found.metrics), title=f"A = {found.a}, B = {found.b}")
+            say(f"{name}: the same")
+    title = f"A = {found.a}, B = {found.b}"
+    print_columns(("", "A", "B", "B - A"), _metric_rows(found.metrics), title, drop=("B - A",))
     for note in found.notes:
-        stdout.print(f"note: {note}", markup=False)
+        say(f"note: {note}")
 
 
 def _metric_rows(metrics: Sequence[Metric]) -> list[tuple[str, str, str, str]]:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pgolf.cli_common import AsJson, print_columns, print_json, print_table
+from pgolf.cli_common import AsJson, print_json
+from pgolf.cli_tables import print_columns, print_table
 from pgolf.errors import PgolfError
 from pgolf.study.terms import EVALUATIONS, NAMES
 
@@ -53,7 +54,8 @@ def significance_command(
         print_json({"evaluation": evaluation, **found.to_json(), "text": text and text.to_json()})
     else:
         rows = [("new", *row) for row in new.rows()] + [("old", *row) for row in old.rows()]
-        print_columns(("side", "run", "seed", "loss"), rows, f"{NAMES[evaluation]} loss in nats per target", ("run",))
+        title = f"{NAMES[evaluation]} loss in nats per target"
+        print_columns(("side", "run", "seed", "loss"), rows, title, left=("run",), drop=("seed",))
         print_table(_rows(found, text), title="the claim holds" if found.record else "the claim does not hold")
     if not found.record:
         raise typer.Exit(1)

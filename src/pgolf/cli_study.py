@@ -13,11 +13,11 @@ from pgolf.cli_common import (
     DataFolder,
     DeviceName,
     TokenizerFile,
-    print_columns,
+    check_data_paths,
     print_json,
     print_result,
-    stdout,
 )
+from pgolf.cli_tables import print_columns, say
 from pgolf.errors import PgolfError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def study_command(
     tries again what failed; the exit status is 1 if a run failed.
     """
     from pgolf.device import pick_device
+    from pgolf.progress import tell
     from pgolf.study.cells import read_cells
     from pgolf.study.runner import Workplace, compare, run_study
     from pgolf.study.spec import load_study, study_names
@@ -83,6 +84,7 @@ def study_command(
         raise PgolfError("--slurm: belongs to --launcher slurm")
     resources, executor = parse_slurm(options or [])
     pick_device(device)
+    check_data_paths(data, tokenizer)
     study = load_study(name, small)
     place = Workplace(out or Path("studies") / (Path(name).stem + ("-small" if small else "")), data, tokenizer, device)
     found = compare(study, place)
@@ -91,12 +93,12 @@ def study_command(
         return
     count = len(study.cells)
     many = "; these are many: --dry-run shows them" if count > _MANY else ""
-    _say(f"{count} runs in {place.out}: {found}{many}")
+    tell(f"{count} runs in {place.out}: {found}{many}")
     told = _Progress(count - len(found.finished))
     if launcher == "slurm":
         run_study(study, place, _cluster(resources, executor), told, lambda job: _is_queued(job, executor))
         if left := sum(not place.job(study, cell).is_finished() for cell in study.cells):
-            _say(f"{left} of {count} runs are queued, running or to come; the same command goes on with them")
+            tell(f"{left} of {count} runs are queued, running or to come; the same command goes on with them")
     else:
         run_study(study, place, _local(device, jobs), told)
     cells = read_cells(place.out)
@@ -108,12 +110,6 @@ def study_command(
         raise typer.Exit(1)
 
 
-def _say(line: str) -> None:
-    from pgolf.progress import stderr
-
-    stderr.print(line, markup=False, soft_wrap=True)
-
-
 class _Progress:
     """Prints what became of each cell, on a terminal."""
 
@@ -121,12 +117,12 @@ class _Progress:
         self._over, self._total = 0, total
 
     def __call__(self, cell: Planned, outcome: Outcome) -> None:
-        from pgolf.progress import stderr
+        from pgolf.progress import stderr, tell
 
         self._over += 1
         if stderr.is_terminal:
             what = f"{outcome.state}, {outcome.seconds:,.0f} s {outcome.message}".rstrip()
-            _say(f"{self._over}/{self._total} {cell.name}: {what}")
+            tell(f"{self._over}/{self._total} {cell.name}: {what}")
 
 
 def _local(device: str | None, jobs: int | None) -> Launcher:
@@ -142,21 +138,23 @@ def _local(device: str | None, jobs: int | None) -> Launcher:
 
 
 def _cluster(resources: Resources, executor: str) -> Launcher:
+    from pgolf.progress import tell
     from pgolf.study.runner import as_cluster_jobs
 
     def told(job: RunJob, number: str, before: str) -> None:
         why = f"; job {before} ended before it was done, see {job.log()}" if before else ""
-        _say(f"{job.name}: submitted as job {number}{why}")
+        tell(f"{job.name}: submitted as job {number}{why}")
 
     return as_cluster_jobs(resources, executor, told)
 
 
 def _is_queued(job: RunJob, executor: str) -> bool:
+    from pgolf.progress import tell
     from pgolf.study.runner import cluster_job
 
     number = cluster_job(job, executor)
     if number:
-        _say(f"{job.name}: job {number} is in the queue")
+        tell(f"{job.name}: job {number} is in the queue")
     return bool(number)
 
 
@@ -200,12 +198,11 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
         for number, start in starts
     ]
     header = ("run", "cell", "seed", "round", "begins", "tokens to train on")
-    print_columns(header, shown, title=f"{study.file.title} ({found})", left=("cell", "begins"), wrap=True)
-    stdout.print(
+    drop = ("tokens to train on", "begins", "seed")
+    print_columns(header, shown, f"{study.file.title} ({found})", ("cell", "begins"), drop, fold=("cell", "begins"))
+    say(
         f"{len(starts)} runs train on at most {sum(tokens.values()):,} tokens; without sharing on {alone:,}. "
-        f"They go to {place.out}.",
-        markup=False,
-        soft_wrap=True,
+        f"They go to {place.out}."
     )
 
 
@@ -225,13 +222,15 @@ def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None
     header = ("cell", "seed", *(f"{name} BPB" for name in scores), "bytes", "went wrong")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    print_columns(header, rows, title=study.file.title, left=("went wrong",), wrap=True)
+    # The last score is the one that counts.
+    drop = ["bytes", *header[2 : 1 + len(scores)], "seed"]
+    print_columns(header, rows, study.file.title, ("went wrong",), drop, fold=("cell", "went wrong"))
     statements = _statements(study, cells)
     for sentence in statements[:_SHOWN]:
-        stdout.print(f"* {sentence}", markup=False, soft_wrap=True)
+        say(f"* {sentence}")
     if len(statements) > _SHOWN:
-        stdout.print(f"* and {len(statements) - _SHOWN} more, which --json prints", markup=False)
-    stdout.print(f"The runs are in {place.out / 'cells'}.", markup=False, soft_wrap=True)
+        say(f"* and {len(statements) - _SHOWN} more, which --json prints")
+    say(f"The runs are in {place.out / 'cells'}.")
 
 
 def _as_json(study: Study, place: Workplace, cells: Sequence[Cell]) -> dict[str, Any]:

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from pgolf.cli_common import AsJson, DataFolder, DeviceName, TokenizerFile, plain, print_json, stdout
+from pgolf.cli_common import AsJson, DataFolder, DeviceName, TokenizerFile, print_json
+from pgolf.cli_tables import print_columns, say
 
 SUBMIT_EXAMPLES = (
     "pgolf submit runs/s1 runs/s2 runs/s3 -o submission --author NAME --github-id ID",
     "pgolf submit runs/first -o submission --track unlimited --repack --author NAME --github-id ID",
     "pgolf submit runs/first -o draft --no-audit --force --json",
 )
-# Where nobody watches, evidence is folded at this width.
-_FILE_WIDTH = 120
 
 
 def submit_command(
@@ -79,20 +76,16 @@ def submit_command(
     if as_json:
         print_json(found.to_json())
     else:
-        console = stdout if stdout.is_terminal else Console(highlight=False, width=_FILE_WIDTH)
         broken = sum(not item.ok for item in found.items)
         state = "every rule is kept" if found.ok else f"{broken} rule{'s are' if broken > 1 else ' is'} broken"
-        table = Table(title=plain(f"{out}: {state}"), title_justify="left")
-        for column in ("", "rule"):
-            table.add_column(column, no_wrap=True)
-        table.add_column("evidence", overflow="fold")
-        for item in found.items:
-            table.add_row("ok" if item.ok else "NO", plain(item.rule), plain(item.evidence))
-        console.print(table)
+        rows = [("ok" if item.ok else "NO", item.rule, item.evidence) for item in found.items]
+        print_columns(
+            ("", "rule", "evidence"), rows, f"{out}: {state}", ("rule", "evidence"), fold=("rule", "evidence")
+        )
         score = f"{found.figures['val_bpb']:.5f} bits per byte, {found.total_bytes:,} bytes ({found.code_bytes:,} code)"
         end = "written" if found.ok else "written as NON-COMPLIANT" if found.written else "not written (--force would)"
-        console.print(plain(f"{score}; {out} {end}"))
+        say(f"{score}; {out} {end}")
         if not found.complete:
-            console.print("the rules that take long to check (audit, the script runs) were not looked at")
+            say("the rules that take long to check (audit, the script runs) were not looked at")
     if not found.written:
         raise typer.Exit(1)

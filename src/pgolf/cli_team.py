@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from pgolf.cli_common import print_mistake, stdout
+from pgolf.cli_common import paths_are_mistakes, print_mistake
+from pgolf.cli_tables import stdout
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.progress import stderr
 from pgolf.ranks import LostContact, Ranks, join, own_rank, started_ranks
@@ -48,7 +49,8 @@ def joined(device_name: str | None) -> Iterator[tuple[torch.device, Team]]:
         return
     stderr.quiet = stdout.quiet = not team.is_first
     try:
-        yield device, team
+        with paths_are_mistakes():
+            yield device, team
         team.leave()
     except PgolfError as error:
         message = str(error)

@@ -190,6 +190,18 @@ def read_text(path: Path) -> str:
         raise PgolfError(f"{path}: not UTF-8 text (byte {error.start:,}); name another file or convert it") from error
 
 
+@contextlib.contextmanager
+def utf8_name(path: Path) -> Iterator[Path]:
+    """A name of a file to read that is UTF-8, for libraries that can open no other: its own, or the open file's."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically."""
     with atomic_write(path) as file:

@@ -27,7 +27,7 @@ from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.files import check_writable, read_json, sha256_file, write_json
 from pgolf.model.attend import BOS
-from pgolf.progress import TrainingView, counting, say, stderr, working
+from pgolf.progress import TrainingView, counting, tell, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
 from pgolf.team import SOLO, Team
@@ -153,8 +153,8 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
         raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; pass --data DIR (see `pgolf data --help`)")
     folder = built_in_corpus(recipe.model.vocab_size)
     if team.is_first and not (folder / "manifest.json").is_file():
-        stderr.print("collecting the English prose of this Python and training a tokenizer on it")
-    team.first(lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction, say))
+        tell("collecting the English prose of this Python and training a tokenizer on it")
+    team.first(lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction, tell))
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 
@@ -162,7 +162,7 @@ def warn_of_longer_text(dataset: Dataset) -> None:
     """Say it where a score is too good because normalisation makes the text longer, and that was asked for."""
     found = dataset.normalisation("val")
     if found is not None and found.makes_longer:
-        stderr.print(f"warning: the score is too good: normalisation {found} of validation", markup=False)
+        tell(f"warning: the score is too good: normalisation {found} of validation")
 
 
 def evaluate_weights(

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
 from pgolf.evaluate.evaluate import EvalResult
+from pgolf.terminal import plain, spelled
 
 stderr = Console(stderr=True, highlight=False)
+_SHORTEST_BAR, _LONGEST_BAR = 8, 40
+
+
+def tell(line: str) -> None:
+    """Print a line; none of it is cut, folded or taken for markup."""
+    stderr.print(Text(spelled(plain(line), stderr.encoding)), soft_wrap=True)
 
 
 @contextmanager
@@ -23,31 +42,70 @@ def quiet() -> Iterator[None]:
         stderr.quiet = before
 
 
-def say(line: str) -> None:
-    """Show a line as it is."""
-    stderr.print(line, markup=False, soft_wrap=True)
-
-
 def _watched() -> bool:
     return stderr.is_terminal and not stderr.quiet
+
+
+class _Bars(Progress):
+    """Progress whose columns are whole or left out, the least important first, so that no number is cut.
+
+    Args:
+        columns: from left to right; a bar takes what room the others leave, if that is enough for one.
+        drop: groups of columns that may be left out where the terminal is too narrow, the least important first.
+        transient: whether it goes when the work is done.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[ProgressColumn],
+        drop: Sequence[Sequence[ProgressColumn]],
+        transient: bool = False,
+    ) -> None:
+        self._drop = drop
+        super().__init__(*columns, console=stderr, disable=not _watched(), transient=transient)
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """The rows, in columns that fit."""
+        tasks, whole, width = list(tasks), self.columns, stderr.width
+        gone: list[object] = [column for column in whole if isinstance(column, BarColumn)]
+        try:
+            for group in ((), *self._drop):
+                gone += group
+                self.columns = tuple(column for column in whole if column not in gone)
+                table = super().make_tasks_table(tasks)
+                spare = width - Measurement.get(stderr, stderr.options.update_width(1000), table).maximum
+                if spare >= 0:
+                    break
+            if spare > _SHORTEST_BAR:
+                self.columns = tuple(
+                    column for column in whole if column in self.columns or isinstance(column, BarColumn)
+                )
+                for column in self.columns:
+                    if isinstance(column, BarColumn):
+                        column.bar_width = min(spare - 1, _LONGEST_BAR)
+                table = super().make_tasks_table(tasks)
+            return table
+        finally:
+            self.columns = whole
+
+
+def _words(form: str) -> TextColumn:
+    """A column of text, which is taken as it is."""
+    return TextColumn(form, markup=False)
 
 
 class TrainingView:
     """A progress bar with loss, speed and time left; validations as lines above it."""
 
     def __init__(self, steps: int, done: int = 0) -> None:
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=stderr,
-            disable=not _watched(),
+        label, bar, count = _words("training"), BarColumn(), _words("{task.completed:.0f}/{task.total:.0f}")
+        loss, speed, left = _words("{task.fields[loss]}"), _words("{task.fields[speed]}"), _words("left")
+        elapsed, remaining = TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=False)
+        self._bar = _Bars(
+            (label, bar, count, loss, speed, elapsed, left, remaining),
+            drop=((elapsed,), (speed,), (label,), (left, remaining), (loss,)),
         )
-        self._task: TaskID = self._bar.add_task("train", total=steps, completed=done, figures="")
+        self._task: TaskID = self._bar.add_task("training", total=steps, completed=done, loss="", speed="")
 
     def __enter__(self) -> TrainingView:
         self._bar.start()
@@ -58,40 +116,35 @@ class TrainingView:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Move the bar."""
-        figures = f"loss {loss:.3f}  {_rate(tokens_per_second)} tokens/s"
-        self._bar.update(self._task, completed=step, figures=figures)
+        speed = f"{_rate(tokens_per_second)} tokens/s"
+        self._bar.update(self._task, completed=step, loss=f"loss {loss:.3f}", speed=speed)
 
     def validation(self, step: int, result: EvalResult) -> None:
         """Print a validation."""
-        stderr.print(f"step {step:>6}  validation {result.val_bpb:.4f} bits per byte ({result.val_loss:.4f} nats)")
+        tell(f"step {step:>6}  validation {result.val_bpb:.4f} bits per byte ({result.val_loss:.4f} nats)")
 
     def note(self, text: str) -> None:
         """Print a remark."""
-        stderr.print(text)
+        tell(text)
 
 
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work counted in units; call the yielded function with (done, total)."""
-    columns = (TextColumn(label), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=not _watched()) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    what, bar, share = _words("{task.description}"), BarColumn(), _words("{task.percentage:3.0f}%")
+    elapsed, remaining = TimeElapsedColumn(), TimeRemainingColumn()
+    with _Bars((what, bar, share, elapsed, remaining), drop=((elapsed,), (remaining,), (what,))) as progress:
+        task = progress.add_task(plain(label), total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @contextmanager
 def working(label: str) -> Iterator[Callable[[str], None]]:
     """A line for work of unknown length; call the yielded function with what is being done."""
-    with Progress(
-        TextColumn(label),
-        TextColumn("{task.fields[what]}"),
-        TimeElapsedColumn(),
-        console=stderr,
-        transient=True,
-        disable=not _watched(),
-    ) as line:
-        task = line.add_task(label, total=None, what="")
-        yield lambda what: line.update(task, what=what)
+    what, doing, elapsed = _words("{task.description}"), _words("{task.fields[what]}"), TimeElapsedColumn()
+    with _Bars((what, doing, elapsed), drop=((elapsed,), (doing,)), transient=True) as line:
+        task = line.add_task(plain(label), total=None, what="")
+        yield lambda text: line.update(task, what=plain(text))
 
 
 def _rate(value: float) -> str:

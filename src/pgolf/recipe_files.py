@@ -11,6 +11,7 @@ from typing import Any
 
 from pgolf.errors import PgolfError
 from pgolf.files import is_file, read_text
+from pgolf.terminal import plain
 
 
 def recipe_names() -> list[str]:
@@ -46,7 +47,7 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise PgolfError(f"recipe {name}: not valid TOML ({error})") from error
     parent = tree.pop("extends", None)
-    tree.setdefault("name", path.stem)
+    tree.setdefault("name", plain(path.stem))
     if parent is None:
         return tree
     if not isinstance(parent, str):

@@ -20,7 +20,7 @@ from pgolf.data.dataset import TOKENIZER, Dataset
 from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import atomic_write
+from pgolf.files import atomic_write, utf8_name
 from pgolf.model.gpt import GPT
 from pgolf.model.load import model_from, parameter_shapes
 from pgolf.optim.averaging import Averager
@@ -171,7 +171,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         PgolfError: absent, not safetensors, not written by pgolf, or damaged.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:

@@ -211,7 +211,7 @@ def test_a_narrow_terminal_shows_names_rather_than_histograms(
     workshop: Path, monkeypatch: pytest.MonkeyPatch, width: int, shown: bool
 ) -> None:
     console = Console(force_terminal=True, color_system=None, width=width)
-    monkeypatch.setattr("pgolf.cli_common.stdout", console)
+    monkeypatch.setattr("pgolf.cli_tables.stdout", console)
     text = pgolf("inspect", "model.pgolf", cwd=workshop).stdout
     assert ("█" in text) == shown
     assert "bigram.table.weight" in text

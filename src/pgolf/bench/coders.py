@@ -13,6 +13,7 @@ from pgolf.bench.harness import cpu_model
 from pgolf.compress.compare import Progress, compare_coders
 from pgolf.compress.quantize import Quantized, Stored, quantize_matrix
 from pgolf.errors import PgolfError
+from pgolf.files import utf8_name
 from pgolf.provenance import environment
 from pgolf.recipe import CompressSection
 
@@ -60,7 +61,7 @@ def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
         PgolfError: see ``bench_coders``.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise PgolfError(f"{path}: no such file") from error

@@ -11,7 +11,7 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from pgolf.errors import PgolfError
-from pgolf.files import sha256_file
+from pgolf.files import read_bytes, sha256_file
 
 ByteCounts = NDArray[np.uint16]
 """Bytes of text that each of some targets stands for. Add them up in int64."""
@@ -112,7 +112,8 @@ class Tokenizer:
         if not path.is_file():
             raise PgolfError(f"{path}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
         try:
-            processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            # By its content: the library can open no file whose name is not UTF-8.
+            processor = sentencepiece.SentencePieceProcessor(model_proto=read_bytes(path))
         except (RuntimeError, OSError) as error:
             raise PgolfError(f"{path}: not a SentencePiece model") from error
         return cls(path, processor)

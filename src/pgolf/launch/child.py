@@ -53,7 +53,7 @@ class Child:
         with output, locked(lock) as handles, _deaf_to_usr2():
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             self._log_starts = len(log.read_text(errors="replace"))
-            output.write(f"== {now} {shlex.join(words)}\n".encode())
+            output.write(os.fsencode(f"== {now} {shlex.join(words)}\n"))
             output.flush()
             self._process = subprocess.Popen(
                 words,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.files import write_bytes
+from pgolf.terminal import plain
 from pgolf.train.metrics import read_metrics
 
 _LOSS, _LOSS_LIGHT, _VALIDATION = "#1f4e8c", "#9db8d9", "#c2410c"
@@ -43,7 +44,8 @@ def draw_curve(metrics: Path, out: Path, title: str) -> None:
     _draw_schedule(axis, steps)
     if axis.get_lines():
         axis.legend(loc="upper right", frameon=False)
-    axis.set_title(title, loc="left")
+    # A name may hold anything, also what matplotlib would take for a formula.
+    axis.set_title(plain(title), loc="left", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(out, buffer.getvalue())

@@ -11,17 +11,26 @@ from typing import Any
 from pgolf.compress.inspect import ArtifactInfo, TensorInfo
 from pgolf.compress.quantize import code_range
 from pgolf.files import write_bytes
+from pgolf.terminal import can_spell, plain
 
 TENSOR_COLUMNS = ("tensor", "shape", "bits", "codes", "histogram", "entropy\nper code", "floats\nbytes")
 GROUP_COLUMNS = ("group", "tensors", "weights", "codes\nbytes", "floats\nbytes", "bits per\nweight")
+# What may be left out where there is little room, the least important first.
+TENSOR_DROP = ("histogram", "floats\nbytes", "codes", "shape", "entropy\nper code")
+GROUP_DROP = ("tensors", "floats\nbytes", "weights", "codes\nbytes")
 BAR_WIDTH = 16
-_BLOCKS = " ▁▂▃▄▅▆▇█"
+_BLOCKS, _ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 _BLUE, _ORANGE, _GREY = "#1f4e8c", "#c2410c", "#6b7280"
 # One colour per width of codes in a panel.
 _WIDTHS = ("#1f4e8c", "#c2410c", "#15803d", "#7e22ce")
 
 
-def bars(counts: Sequence[int], width: int = BAR_WIDTH) -> str:
+def blocks_for(encoding: str | None) -> str:
+    """Nine characters of rising height that a text in this encoding can have."""
+    return _BLOCKS if can_spell(_BLOCKS, encoding) else _ASCII_BLOCKS
+
+
+def bars(counts: Sequence[int], width: int = BAR_WIDTH, blocks: str = _BLOCKS) -> str:
     """A histogram in a line of text: at most ``width`` blocks, each the mean of neighbouring counts.
 
     Heights are in eighths of the highest block; what occurs at all is never blank.
@@ -30,10 +39,10 @@ def bars(counts: Sequence[int], width: int = BAR_WIDTH) -> str:
     edges = [index * len(counts) // size for index in range(size + 1)] if size else []
     means = [sum(counts[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     highest = max(means, default=0) or 1
-    return "".join(_BLOCKS[max(round(8 * mean / highest), mean > 0)] for mean in means)
+    return "".join(blocks[max(round(8 * mean / highest), mean > 0)] for mean in means)
 
 
-def tensor_rows(info: ArtifactInfo) -> list[tuple[str, ...]]:
+def tensor_rows(info: ArtifactInfo, blocks: str = _BLOCKS) -> list[tuple[str, ...]]:
     """A row per tensor, under ``TENSOR_COLUMNS``."""
     return [
         (
@@ -41,7 +50,7 @@ def tensor_rows(info: ArtifactInfo) -> list[tuple[str, ...]]:
             "x".join(map(str, tensor.shape)) or "scalar",
             f"{tensor.bits}" if tensor.counts else f"fp{tensor.bits}",
             f"{tensor.code_min}..{tensor.code_max}" if tensor.code_min is not None else "-",
-            bars(_trimmed(tensor.counts, 0)[1]),
+            bars(_trimmed(tensor.counts, 0)[1], blocks=blocks),
             f"{tensor.entropy_per_weight:.3f}" if tensor.entropy_per_weight is not None else "-",
             f"{tensor.float_bytes:,}",
         )
@@ -109,7 +118,7 @@ def draw_codes(info: ArtifactInfo, out: Path) -> None:
         f"{info.bits_per_weight:.2f} bits per weight"
     )
     # A name may hold anything, also what matplotlib would take for a formula.
-    figure.suptitle("".join(c if c.isprintable() else "?" for c in title), x=0.01, ha="left", parse_math=False)
+    figure.suptitle(plain(title), x=0.01, ha="left", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(out, buffer.getvalue())

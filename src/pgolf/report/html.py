@@ -1,7 +1,8 @@
 """Reports as one HTML page that loads nothing: no script, font, picture or style from elsewhere.
 
-Every text that comes from a run, its recipe or its corpus goes through ``escape``. A policy in the page's head forbids
-the browser all loading, and every script but the one that the page carries, by its digest.
+Every text that comes from a run, its recipe or its corpus goes through ``escape``, and the page through ``plain``.
+A policy in the page's head forbids the browser all loading, and every script but the one that the page carries, by its
+digest.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pgolf.report.content import (
     Waterfall,
 )
 from pgolf.report.words import shown
+from pgolf.terminal import plain
 
 # The icon is an empty one, so that no browser asks for another.
 _NOTHING_ELSE = "img-src data:; base-uri 'none'; form-action 'none'"
@@ -55,7 +57,7 @@ def html_page(report: Report) -> str:
     body = "\n".join(_section(section, keys) for section in report.sections)
     links = "".join(f'<a href="#{escape(part.key)}">{escape(part.title)}</a>' for part in report.sections)
     subtitle = f"<p>{escape(report.subtitle)}</p>" if report.subtitle else ""
-    return (
+    page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -67,6 +69,7 @@ def html_page(report: Report) -> str:
         f'<nav aria-label="Sections">{links}</nav></header>\n'
         f"<main>\n{body}\n</main>\n<script>{script}</script>\n</body>\n</html>\n"
     )
+    return plain(page, keep="\n\t")
 
 
 def _keys() -> Iterator[str]:

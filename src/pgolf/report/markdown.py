@@ -27,6 +27,7 @@ from pgolf.report.html import html_page
 from pgolf.report.run_report import run_report
 from pgolf.report.words import shown
 from pgolf.runs import read_run
+from pgolf.terminal import plain
 
 
 def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
@@ -54,7 +55,7 @@ def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str
     for section in report.sections:
         parts += [f"## {_plain(section.title)}", (pictures or {}).get(section.key, "")]
         parts += [_block(block) for block in section.blocks]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return plain("\n\n".join(part for part in parts if part) + "\n", keep="\n\t")
 
 
 def _block(block: Block) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import sentencepiece
 
 from pgolf.data.tokenizer import Tokenizer
+from pgolf.files import read_bytes
 
 _SPACE = "\u2581"
 
@@ -39,7 +40,7 @@ class Piece:
 
 def pieces_of(tokenizer: Tokenizer) -> list[Piece]:
     """Every piece of a tokenizer, by id."""
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.path))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=read_bytes(tokenizer.path))
     pieces = []
     for token in range(processor.vocab_size()):
         name = processor.id_to_piece(token)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from pgolf.report.content import LineChart, Passage, Passages, Prose, Section, S
 from pgolf.report.pieces import CLASSES, Piece
 from pgolf.report.targets import TargetCosts
 from pgolf.study.findings import Table
+from pgolf.terminal import plain
 
 PASSAGE_TARGETS = 64
 PASSAGES = 4
@@ -218,8 +218,4 @@ def _is_character_start(byte: bytes) -> bool:
 
 def visible(text: str) -> str:
     """Text without what would disturb a page: control and format characters, such as those that turn the direction."""
-    return "".join(c if c in "\n\t" or not _disturbs(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _disturbs(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn")
+    return plain(text, keep="\n\t")

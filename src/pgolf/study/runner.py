@@ -19,7 +19,7 @@ from pgolf.launch.local import Outcome, Place, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
 from pgolf.locks import LOCK, held
 from pgolf.pipeline import job_dataset, run_all
-from pgolf.progress import say, stderr
+from pgolf.progress import stderr, tell
 from pgolf.study.cells import CELLS, Status
 from pgolf.study.order import Progress, Shares, Source, Start
 from pgolf.study.spec import Planned, Study
@@ -142,7 +142,7 @@ def run_study(
         PgolfError: see ``compare``, or another process works on this study.
     """
     before = compare(study, place)
-    with held(place.out / LOCK, "study", say):
+    with held(place.out / LOCK, "study", tell):
         for name in before.gone:
             remove_file(place.out / CELLS / name / CELL)
         write_bytes(place.out / STUDY, study.to_toml().encode())
@@ -296,7 +296,7 @@ def _failure(job: RunJob, message: str, details: str = "") -> Outcome:
     line = " ".join(message.split()) or "no reason given"
     try:
         job.log().parent.mkdir(parents=True, exist_ok=True)
-        with job.log().open("a", encoding="utf-8") as log:
+        with job.log().open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{details}pgolf: error: {line}\n")
     except OSError as error:
         raise write_error(job.log(), error) from error

@@ -18,6 +18,7 @@ from pgolf.submit.bundle import Bundle, bundle
 from pgolf.submit.checklist import TRACKS, Item, audit_item, ledger_items, official_item, recorded_items, run_script
 from pgolf.submit.evidence import Candidate, find_data, read_candidate, repacked, verify
 from pgolf.submit.texts import readme, requirements, submission, summary, training_log
+from pgolf.terminal import plain
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
 MODES = ("ttt", "sliding")
@@ -227,9 +228,10 @@ def _write_texts(request: Request, folder: Path, draft: _Draft) -> None:
         "name": request.name or recipe.name,
         "blurb": request.blurb or recipe.description,
     }
-    write_bytes(folder / "README.md", readme(runs, made, items, about, request.track).encode())
+    text = plain(readme(runs, made, items, about, request.track), keep="\n\t")
+    write_bytes(folder / "README.md", text.encode())
     write_json(folder / "submission.json", submission(runs, made, items, about, request.track))
     write_bytes(folder / "requirements.txt", requirements(made).encode())
     write_bytes(folder / "recipe.toml", recipe.to_toml().encode())
     for run in runs:
-        write_bytes(folder / f"train_seed{run.seed}.log", training_log(run).encode())
+        write_bytes(folder / f"train_seed{run.seed}.log", plain(training_log(run), keep="\n\t").encode())

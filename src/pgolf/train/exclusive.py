@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgolf.locks import LOCK, held
-from pgolf.progress import say
+from pgolf.progress import tell
 from pgolf.team import SOLO, Team
 
 
@@ -19,5 +19,5 @@ def working_in(folder: Path, team: Team = SOLO) -> Iterator[None]:
         PgolfError: another process works on this run, or the folder cannot be written; on every rank.
     """
     with contextlib.ExitStack() as stack:
-        team.first(lambda: stack.enter_context(held(folder / LOCK, "run", say)))
+        team.first(lambda: stack.enter_context(held(folder / LOCK, "run", tell)))
         yield

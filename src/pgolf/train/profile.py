@@ -5,6 +5,7 @@ The profiler sits between the training loop and its watcher, which is told of ev
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +111,11 @@ class ProfilingWatcher:
         if steps < 1:
             return
         self.operations = _operations(profiler.key_averages(), steps, self._on_device)
-        profiler.export_chrome_trace(str(self.trace))
+        # By way of a temporary file: torch can write to no name that is not UTF-8.
+        with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
+            made = Path(folder) / "trace.json"
+            profiler.export_chrome_trace(str(made))
+            write_bytes(self.trace, made.read_bytes())
         columns, cells = as_table(self.operations)
         head = [" | ".join(columns), " | ".join(["---"] + ["--:"] * (len(columns) - 1))]
         rows = [" | ".join((f"`{row[0]}`", *row[1:])) for row in cells]

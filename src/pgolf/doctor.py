@@ -252,7 +252,7 @@ def _data(folder: Path, tokenizer: Path | None) -> Iterator[Check]:
 
     try:
         dataset = open_dataset(folder, tokenizer)
-        scored = dataset.validation_tokens(1)
+        scored = dataset.validation_text(1).tokens
         dataset.train_stream()  # Reads the headers of all shards.
     except PgolfError as error:
         yield Check("data", PROBLEM, str(error), "see `pgolf data --help`")

@@ -158,13 +158,6 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 
-def warn_of_longer_text(dataset: Dataset) -> None:
-    """Say it where a score is too good because normalisation makes the text longer, and that was asked for."""
-    found = dataset.normalisation("val")
-    if found is not None and found.makes_longer:
-        tell(f"warning: the score is too good: normalisation {found} of validation")
-
-
 def evaluate_weights(
     weights: Weights,
     recipe: Recipe,
@@ -185,7 +178,6 @@ def evaluate_weights(
     """
     weights.check_data(dataset)
     text = dataset.validation_text(recipe.evaluation_length, limit_targets)
-    warn_of_longer_text(dataset)
     network = place(weights.model(), recipe, device)
     digests = {"tokenizer": dataset.tokenizer.digest}
     if ledger is not None:
@@ -195,7 +187,7 @@ def evaluate_weights(
         result = evaluate(network, recipe, *text, mode, progress, strict=strict, known=digests, team=team)
     if ledger is not None:
         team.first(lambda: result.ledger.write(ledger))
-    return result
+    return replace(result, warning=dataset.warning())
 
 
 def train_job(
@@ -357,7 +349,7 @@ def verify_job(ledger: Path, data: Path | None, tokenizer: Path | None, artifact
     expected["tokenizer"] = dataset.tokenizer.digest
     text = dataset.validation_text(1)
     found = verify_ledger(ledger, *text.first(header["targets"]), expected)
-    counts = check_bytes(dataset, text)
+    counts = check_bytes(dataset)
     share = f"{found.score.targets:,} of the {len(text.byte_counts):,} targets of the validation split"
     checks = [*found.checks, *counts.rows(), ("share of the data", share)]
     return replace(found, checks=checks, problem=found.problem or counts.problem)
@@ -381,13 +373,11 @@ def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
 
 
 def _train(run: Run, keep: Collection[int] = (), averaged: bool = True) -> TrainResult:
-    warn_of_longer_text(run.dataset)
     with TrainingView(run.recipe.train.steps, run.clock.step) as view:
         return train(run, view, keep, averaged)
 
 
 def _train_with_profile(run: Run, found: dict[str, Any]) -> TrainResult:
-    warn_of_longer_text(run.dataset)
     from pgolf.train.profile import ProfilingWatcher
 
     with (

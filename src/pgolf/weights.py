@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pgolf.compress.container import MAGIC, read_artifact
 from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
-from pgolf.data.dataset import TOKENIZER, Dataset
+from pgolf.data.dataset import TOKENIZER, Dataset, find_tokenizer
 from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
@@ -130,7 +130,7 @@ class Weights:
         folder = self.source.parent
         places = [folder / TOKENIZER]
         if (recorded := recorded_data(folder)) is not None:
-            places.append(recorded / TOKENIZER)
+            places += [path for path in (find_tokenizer(recorded),) if path is not None]
         if self.recipe.data.corpus == "python":
             places.append(built_in_corpus(self.recipe.model.vocab_size) / TOKENIZER)
         return places

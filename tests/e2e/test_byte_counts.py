@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from pgolf.api import evaluate
 from pgolf.data.byte_check import check_bytes
 from pgolf.data.dataset import open_dataset
 from pgolf.data.inspect import inspect_dataset
 from pgolf.data.prepare import prepare
 from pgolf.data.shards import read_shard, write_shard
+from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
 from pgolf.pipeline import verify_job
 from tests.e2e.conftest import pgolf, sentences
@@ -74,6 +76,8 @@ def test_side_cars_are_the_authority_and_no_tokens(bare: Path) -> None:
     assert found["byte_counts"]["source"] == "byte files"
     assert found["byte_counts"]["bytes"] == counts.sum()
     assert "web_val_bytes_000000.bin and 1 more" in found["byte_counts"]["evidence"]
+    assert found["val"]["bytes"] == counts.sum()
+    assert found["val"]["bytes_per_token"] == counts.sum() / len(counts)
     for path in bare.glob("*_bytes_*"):
         path.unlink()
     again = inspect_dataset(bare)["byte_counts"]
@@ -143,6 +147,15 @@ def test_ledgers_are_held_against_side_cars(workshop: Path, bare: Path) -> None:
     pgolf("eval", workshop / "run", "--data", folder, "--mode", "standard", "--ledger", ledger)
     found = verify_job(ledger, folder, None, None)
     assert found.problem is None
+    assert "an entry for every token" in dict(found.checks)["bytes per target"]
+    scorer = ("audit", workshop / "run", "--data", folder, "--mode", "standard", "--targets", "128", "--json")
+    findings = json.loads(pgolf(*scorer).stdout)["findings"]
+    assert {entry["verdict"] for entry in findings if entry["condition"] == "bytes"} == {"ok"}
+    # Its table of token pairs is not what counts here.
+    plugin = bare.parent / "plugin.py"
+    plugin.write_text("def make(context):\n    return lambda tokens, byte_table: None\n")
+    done = pgolf("audit", plugin, "--data", folder, "--scorer", f"{plugin}:make", check=2)
+    assert "cannot count those of this data" in done.stderr
     assert found.score.bytes == counts[1 : found.score.targets + 1].sum()
     (folder / "web_val_bytes_000000.bin").unlink()
     assert "bytes claimed, the text has" in str(verify_job(ledger, folder, None, None).problem)
@@ -202,7 +215,7 @@ def test_longer_validation_text_is_refused_unless_asked_for(tmp_path: Path) -> N
     assert not (tmp_path / "data").exists()
     pgolf(*common, "--allow-added-bytes")
     dataset = open_dataset(tmp_path / "data")
-    check = check_bytes(dataset, dataset.validation_text(1))
+    check = check_bytes(dataset)
     assert check.problem is None and check.normalisation is not None and check.normalisation.makes_longer
     # Data that an earlier version made without a word.
     path = tmp_path / "data" / "manifest.json"
@@ -212,6 +225,10 @@ def test_longer_validation_text_is_refused_unless_asked_for(tmp_path: Path) -> N
     with pytest.raises(PgolfError, match="bits per byte of longer text are too good"):
         open_dataset(tmp_path / "data").validation_text(1)
     assert "too good" in inspect_dataset(tmp_path / "data")["errors"]["validation text"]
+    manifest["splits"]["val"]["bytes_added"] = "x"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(PgolfError, match="a damaged manifest"):
+        open_dataset(tmp_path / "data")
 
 
 def test_every_command_that_scores_says_that_a_score_is_too_good(tmp_path: Path) -> None:
@@ -225,7 +242,11 @@ def test_every_command_that_scores_says_that_a_score_is_too_good(tmp_path: Path)
     ledger = tmp_path / "ledger.jsonl"
     where = ("--data", tmp_path / "data")
     done = pgolf("eval", tmp_path / "run", *where, "--mode", "standard", "--ledger", ledger)
-    assert "the score is too good: normalisation adds" in " ".join(done.stderr.split())
+    assert "the score is too good: normalisation adds" in " ".join(done.stdout.split())
+    score = evaluate(tmp_path / "run", tmp_path / "data", mode="standard")
+    assert score.warning.startswith("the score is too good") and score.to_json()["warning"] == score.warning
+    recorded = json.loads((tmp_path / "run" / "result.json").read_text())["evaluations"]["float"]
+    assert recorded["warning"] == score.warning
     assert "normalisation" in pgolf("verify-ledger", ledger, *where).stdout
     audit = json.loads(pgolf("audit", tmp_path / "run", *where, "--json", check=1).stdout)
     finding = next(entry for entry in audit["findings"] if entry["test"] == "normalisation")
@@ -238,14 +259,37 @@ def test_every_command_that_scores_says_that_a_score_is_too_good(tmp_path: Path)
 def test_a_tokenizer_whose_counts_do_not_add_up_is_refused(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pgolf.data.tokenizer import ByteTable
-
     right = ByteTable.count_stream
     monkeypatch.setattr(ByteTable, "count_stream", lambda self, tokens: right(self, tokens) + 1)
     train = jsonl(tmp_path / "train.jsonl", sentences(5))
     with pytest.raises(PgolfError, match=r"the pieces of a document count \d+ bytes, its normalised text has \d+"):
         prepare([train], tmp_path / "data", tokenizer=prepared / "tokenizer.model")
     dataset = open_dataset(prepared)
-    problem = check_bytes(dataset, dataset.validation_text(1)).problem
+    problem = check_bytes(dataset).problem
     assert problem is not None and "document 0 counts" in problem
     assert "no score in these tokens is exact" in inspect_dataset(prepared)["errors"]["validation text"]
+
+
+def test_audit_and_verify_ledger_find_a_miscount(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = ByteTable.count_stream
+
+    def more(self: ByteTable, tokens: np.ndarray) -> np.ndarray:
+        counts = right(self, tokens)
+        counts[-1] += 1  # in the last document alone
+        return counts
+
+    monkeypatch.setattr(ByteTable, "count_stream", more)
+    job = (workshop / "run", "--data", workshop / "data", "--mode", "standard")
+    pgolf("eval", *job, "--ledger", tmp_path / "l.jsonl")
+    done = pgolf("verify-ledger", tmp_path / "l.jsonl", "--data", workshop / "data", check=1)
+    assert "WRONG" in done.stdout and "document 39 counts" in " ".join(done.stdout.split())
+    findings = json.loads(pgolf("audit", *job, "--targets", "128", "--json", check=1).stdout)["findings"]
+    assert [entry["test"] for entry in findings if entry["verdict"] == "violation"] == ["bytes per target"]
+
+
+def test_a_single_document_is_looked_at(tmp_path: Path, prepared: Path) -> None:
+    (tmp_path / "one.txt").write_text("\n".join(sentences(60)))
+    prepare([tmp_path / "one.txt"], tmp_path / "data", val_fraction=0.2, tokenizer=prepared / "tokenizer.model")
+    assert "1 documents have the length they decode to" in check_bytes(open_dataset(tmp_path / "data")).evidence

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import pydoc_data.topics as topics_of_python
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 import pgolf as library
 from pgolf.generate.model import TextStream
-from tests.e2e.conftest import pgolf, pgolf_json, sentences
+from tests.e2e.conftest import pgolf, pgolf_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,16 +45,17 @@ def test_the_lines_of_the_documents_run_as_they_stand(
     shutil.copy(workshop / "model.pgolf", demo / "artifact.pgolf")
     shutil.copy(workshop / "data" / "tokenizer.model", demo)
     (tmp_path / "books").mkdir()
-    (tmp_path / "books" / "one.txt").write_text("\n\n".join(sentences(200)))
+    for name in sorted(topics_of_python.topics)[:24]:
+        (tmp_path / "books" / f"{name}.txt").write_text(topics_of_python.topics[name])
     pgolf(
         "data",
         "prepare",
         "--text",
-        "books/one.txt",
+        "books",
         "--val-fraction",
         "0.1",
         "--vocab-size",
-        "320",
+        "512",
         "--out",
         "data/books",
     )

@@ -52,7 +52,8 @@ def test_help_of_a_verb_and_the_version() -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes(tmp_path: Path) -> None:
-    home = {**os.environ, "HOME": str(tmp_path)}
+    # Which shell a user types in is found by looking at the parent process; here there may be none.
+    home = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     installed = subprocess.run(
         [
             sys.executable,

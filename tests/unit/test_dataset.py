@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgolf.data.dataset import open_dataset
+from pgolf.api import load_recipe, train
+from pgolf.data.dataset import find_tokenizer, open_dataset
 from pgolf.data.prepare import prepare
 from pgolf.data.readers import Reading
 from pgolf.data.shards import read_shard, write_shard
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
+from pgolf.weights import load_weights
 
 TEXT = "\n\n".join(f"Document number {n} tells of {n % 7} birds and {n % 5} fish." for n in range(120))
 
@@ -134,3 +136,37 @@ def test_golden_shards_as_a_bare_folder(shared: Path) -> None:
     assert len(everything) == 16_385
     assert dataset.validation_tokens(2048).tolist() == everything.tolist()
     assert dataset.validation_tokens(1000).tolist() == everything[:16_001].tolist()
+
+
+def test_a_tokenizer_beside_the_data_is_found_by_every_path(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, elsewhere = tmp_path / "tree", tmp_path / "big" / "store"
+    for folder in (tree / "datasets" / "web", tree / "tokenizers", elsewhere):
+        folder.mkdir(parents=True)
+    for path in prepared.glob("*.bin"):
+        shutil.copy(path, tree / "datasets" / "web")
+        shutil.copy(path, elsewhere)
+    model = shutil.copy(prepared / "tokenizer.model", tree / "tokenizers" / "sp.model")
+    (tree / "datasets" / "linked").symlink_to(elsewhere)
+    (tmp_path / "short").symlink_to(tree / "datasets" / "web")
+    monkeypatch.chdir(tree / "datasets" / "web")
+    places = [Path(), Path("../web"), tree / "datasets" / "web", tree / "datasets" / "linked", tmp_path / "short"]
+    for place in places:
+        found = find_tokenizer(place)
+        assert found is not None and found.samefile(model), place
+        assert open_dataset(place).validation_tokens(1).size
+    shutil.copy(model, tree / "tokenizers" / "other.model")
+    assert find_tokenizer(Path()) is None
+
+
+def test_a_run_finds_the_tokenizer_beside_the_data_that_it_recorded(prepared: Path, tmp_path: Path) -> None:
+    data, tokenizers = tmp_path / "datasets" / "web", tmp_path / "tokenizers"
+    data.mkdir(parents=True)
+    tokenizers.mkdir()
+    for path in prepared.glob("*.bin"):
+        shutil.copy(path, data)
+    shutil.copy(prepared / "tokenizer.model", tokenizers / "sp.model")
+    recipe = load_recipe("tiny", ["model.vocab_size=300", "train.steps=1", "train.warmdown_steps=1"])
+    train(recipe, tmp_path / "run", data, device="cpu")
+    assert load_weights(tmp_path / "run").tokenizer().path == tokenizers / "sp.model"

@@ -136,10 +136,11 @@ def _audit_evaluator(
     note: Note,
 ) -> _Part:
     assert isinstance(evaluator, Evaluator)
-    if context.byte_table.spelled_space:
+    previous, targets = (stream.tokens[k : stream.targets + k].astype(np.int64) for k in (0, 1))
+    if not np.array_equal(context.byte_table.count(previous, targets), byte_counts):
         raise PgolfError(
-            f"{name}: the data's tokenizer spells a space in three byte pieces, so the table of token pairs that an "
-            "evaluator is given is not exact; audit a Scorer, or use data of another tokenizer"
+            f"{name}: an evaluator is given a table of bytes by pairs of tokens, which cannot count those of this data "
+            "(side-cars say them, or the tokenizer spells spaces in byte pieces); audit a Scorer, or use other data"
         )
     runner = EvaluatorRunner(evaluator, context.byte_table)
     note("plain run")

@@ -42,8 +42,8 @@ class ByteCheck:
         return {"source": self.source, "evidence": self.evidence, "problem": self.problem, "normalisation": change}
 
 
-def check_bytes(dataset: Dataset, text: Text) -> ByteCheck:
-    """Hold the byte counts of validation text against the lengths that its documents are decoded to.
+def check_bytes(dataset: Dataset) -> ByteCheck:
+    """Hold the byte counts of the validation split against the lengths that its documents are decoded to.
 
     Side-cars count another text than the one that tokens are decoded to; of them only the sum is looked at, when they
     are read.
@@ -52,16 +52,19 @@ def check_bytes(dataset: Dataset, text: Text) -> ByteCheck:
         names = dataset.val_byte_files
         what = names[0].name if len(names) == 1 else f"{names[0].name} and {len(names) - 1} more"
         return ByteCheck("byte files", f"{what}: an entry for every token, no more bytes than they spell", None, None)
-    checked, problem = check_documents(dataset.tokenizer, text)
-    evidence = f"counted by {dataset.tokenizer.path.name}; {checked:,} whole documents have the length they decode to"
+    checked, problem = check_documents(dataset.tokenizer, dataset.validation_text(1))
+    compared = f"{checked:,} documents have the length they decode to" if checked else "no document begins in it"
+    evidence = f"counted by {dataset.tokenizer.path.name}; {compared}"
     return ByteCheck("tokenizer", problem or evidence, problem, dataset.normalisation("val"))
 
 
 def check_documents(tokenizer: Tokenizer, text: Text) -> tuple[int, str | None]:
-    """How many whole documents at the beginning of a text have the bytes they decode to, and the first that has not."""
+    """How many documents of a whole split have the bytes they decode to, from its beginning on, and what is wrong."""
     tokens = text.tokens[:_LOOKED_AT]
-    begins = np.flatnonzero(tokens == tokenizer.bos_id).tolist()
-    for number, (begin, end) in enumerate(itertools.pairwise(begins)):
+    edges = np.flatnonzero(tokens == tokenizer.bos_id).tolist()
+    if edges and len(tokens) == len(text.tokens):
+        edges.append(len(tokens))
+    for number, (begin, end) in enumerate(itertools.pairwise(edges)):
         counted = int(text.byte_counts[begin : end - 1].sum(dtype=np.int64))
         decoded = tokenizer.document_bytes(tokens[begin:end])
         if counted != decoded:
@@ -70,4 +73,4 @@ def check_documents(tokenizer: Tokenizer, text: Text) -> tuple[int, str | None]:
                 "in these tokens is exact, use another tokenizer"
             )
             return number, problem
-    return max(len(begins) - 1, 0), None
+    return max(len(edges) - 1, 0), None

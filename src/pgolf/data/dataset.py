@@ -100,8 +100,8 @@ class Dataset:
         if said > (1 + MOST_ADDED) * text:
             raise PgolfError(
                 f"{self.val_byte_files[0]}: says that the validation text has {said:,} bytes, but its tokens spell no "
-                f"more than {text:,}, so a score would be too good; fetch the data again, or remove the file to have "
-                "the tokenizer count"
+                f"more than {text:,}, so a score would be too good; fetch the data again (transforms that make the "
+                "text shorter are not supported)"
             )
         return counts
 
@@ -110,6 +110,13 @@ class Dataset:
         if self.manifest is None or (split == "val" and self.val_byte_files):
             return None
         return normalisation_of(self.manifest["splits"][split])
+
+    def warning(self) -> str:
+        """What to say beside every score on the validation text; empty if there is nothing."""
+        found = self.normalisation("val")
+        if found is None or not found.makes_longer:
+            return ""
+        return f"the score is too good: normalisation {found} of validation"
 
     def _refuse_longer_text(self) -> None:
         found = self.normalisation("val")
@@ -185,7 +192,7 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
         raise PgolfError(f"{folder}: holds no shards (NAME_train_000000.bin, NAME_val_000000.bin)")
     found = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
     manifest = _own_manifest(folder / MANIFEST, found)
-    opened = Tokenizer.load(tokenizer or _tokenizer_of(folder, found))
+    opened = Tokenizer.load(tokenizer or _tokenizer_of(folder))
     if vocab_size is not None and opened.vocab_size != vocab_size:
         raise PgolfError(
             f"{opened.path}: has {opened.vocab_size} pieces, but the recipe's model.vocab_size is {vocab_size}; train "
@@ -220,6 +227,7 @@ def _own_manifest(path: Path, found: Any) -> dict[str, Any] | None:
         splits = [found["splits"][split] for split in SPLITS]
         texts = [found["tokenizer"]["sha256"], *(shard["name"] for split in splits for shard in split["shards"])]
         counts = [split[key] for split in splits for key in ("bytes_original", "bytes_normalized")]
+        counts += [split.get("bytes_added", 0) for split in splits]
         whole = all(isinstance(text, str) for text in texts) and all(isinstance(count, int) for count in counts)
     except (KeyError, TypeError):
         whole = False
@@ -228,12 +236,22 @@ def _own_manifest(path: Path, found: Any) -> dict[str, Any] | None:
     return found
 
 
-def _tokenizer_of(folder: Path, manifest: Any) -> Path:
+def find_tokenizer(folder: Path) -> Path | None:
+    """Where the tokenizer of a data folder is: in it, or in the official tree beside it; None if that is not clear."""
     if (folder / TOKENIZER).is_file():
         return folder / TOKENIZER
-    # The official tree keeps tokenizers beside the data sets: datasets/NAME/*.bin, tokenizers/*.model.
-    beside = sorted(folder.resolve().parent.parent.glob("tokenizers/*.model"))
-    named = [path for path in beside if path.stem in json.dumps(manifest)] if manifest else beside
-    if len(named) == 1:
-        return named[0]
-    raise PgolfError(f"{folder}: holds no {TOKENIZER}; pass --tokenizer MODEL, the one the shards were made with")
+    # The official tree keeps tokenizers beside the data sets: datasets/NAME/*.bin, tokenizers/*.model. A folder that is
+    # a link may lie in such a tree, or lead into one.
+    for place in (folder.absolute(), folder.resolve()):
+        beside = sorted(place.parent.parent.glob("tokenizers/*.model"))
+        if beside:
+            manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+            named = [path for path in beside if path.stem in json.dumps(manifest)] if manifest else beside
+            return named[0] if len(named) == 1 else None
+    return None
+
+
+def _tokenizer_of(folder: Path) -> Path:
+    if (found := find_tokenizer(folder)) is None:
+        raise PgolfError(f"{folder}: holds no {TOKENIZER}; pass --tokenizer MODEL, the one the shards were made with")
+    return found

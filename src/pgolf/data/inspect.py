@@ -40,6 +40,9 @@ def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, An
         shards[split] = _usable(dataset, split, errors)
         found[split] = _count(_opened(shards[split]), dataset) | _normalisation(dataset, split)
     found["byte_counts"] = _byte_counts(dataset, errors)
+    if "bytes" in found["byte_counts"]:
+        size, tokens = found["byte_counts"]["bytes"], found["val"]["tokens"]
+        found["val"] |= {"bytes": size, "bytes_per_token": size / tokens}
     train, val = (_document_digests(_opened(shards[split]), dataset.tokenizer.bos_id) for split in SPLITS)
     found["overlap"] = _overlap(train, val)
     found["errors"] = errors
@@ -99,7 +102,7 @@ def _byte_counts(dataset: Dataset, errors: dict[str, str]) -> dict[str, Any]:
         return {}
     try:
         text = dataset.validation_text(1)
-        found = check_bytes(dataset, text)
+        found = check_bytes(dataset)
     except PgolfError as error:
         errors["validation text"] = str(error)
         return {}

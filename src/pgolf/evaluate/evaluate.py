@@ -43,17 +43,19 @@ class EvalResult:
     """Bytes of text they stand for."""
     seconds: float
     """Time it took."""
+    warning: str = ""
+    """What makes it doubtful; empty if nothing does."""
     chunks: list[float] = field(default_factory=list)
     """For ttt: bits per byte of everything up to and including each chunk."""
     ledger: Ledger = field(default_factory=Ledger, compare=False)
     """What every range of targets cost; the scores above are computed from it."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values, without the ledger; ``chunks`` only for ttt."""
-        values = {key: value for key, value in vars(self).items() if key != "ledger"}
-        if self.mode != "ttt":
-            del values["chunks"]
-        return values
+        """The fields as JSON values, without the ledger; ``chunks`` only for ttt, ``warning`` only if there is one."""
+        left_out = (
+            {"ledger"} | ({"chunks"} if self.mode != "ttt" else set()) | ({"warning"} if not self.warning else set())
+        )
+        return {key: value for key, value in vars(self).items() if key not in left_out}
 
 
 def evaluate(
@@ -115,4 +117,5 @@ def evaluate(
         raise PgolfError(f"the {targets} validation targets stand for no bytes of text; score more of them")
     seconds = time.perf_counter() - started
     running = ledger.running_bpb(recipe.ttt.chunk_tokens) if mode == "ttt" else []
-    return EvalResult(mode, score.loss, score.bpb, score.targets, score.bytes, seconds, running, ledger)
+    numbers = (score.loss, score.bpb, score.targets, score.bytes, seconds)
+    return EvalResult(mode, *numbers, chunks=running, ledger=ledger)

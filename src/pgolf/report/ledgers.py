@@ -40,6 +40,7 @@ class Checked:
 def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset | None) -> list[Checked]:
     """Verify the ledgers of a run: alone, against the weights in the folder, the data if given, the result's score."""
     checked = []
+    whole = None if dataset is None else dataset.validation_text(1)
     for name, found in evaluations.items():
         path = folder / f"ledger.{name}.jsonl"
         if not path.is_file():
@@ -48,9 +49,9 @@ def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset
         expected = {"artifact": sha256_file(weights)} if weights.is_file() else {}
         against = [f"{weights.name} (SHA-256)"] if expected else []
         text: tuple[Any, Any] = (None, None)
-        if dataset is not None:
+        if dataset is not None and whole is not None:
             targets = read_header(path)["targets"]
-            text = dataset.validation_text(1).first(targets)
+            text = whole.first(targets)
             expected["tokenizer"] = dataset.tokenizer.digest
             against.append("the text and bytes of the data, target by target")
         verification = verify_ledger(path, *text, expected)

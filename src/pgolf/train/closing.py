@@ -7,7 +7,7 @@ ends with the same files.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +80,13 @@ def _validate_averaged(run: Run, path: Path, asked_to_stop: Callable[[], bool]) 
     tokenizer = run.dataset.tokenizer
     known = {"tokenizer": tokenizer.digest, "artifact": sha256_file(path)}
     run.team.meet()  # Loading may have taken longer on one rank than on another.
-    return evaluate(
+    scored = evaluate(
         *(network, run.recipe, *run.validation_text, "standard"),
         run.unless_stopped(asked_to_stop),
         known=known,
         team=run.team,
     )
+    return replace(scored, warning=run.dataset.warning())
 
 
 def _record(run: Run, result: TrainResult) -> None:

@@ -292,4 +292,4 @@ def test_audit_and_verify_ledger_find_a_miscount(
 def test_a_single_document_is_looked_at(tmp_path: Path, prepared: Path) -> None:
     (tmp_path / "one.txt").write_text("\n".join(sentences(60)))
     prepare([tmp_path / "one.txt"], tmp_path / "data", val_fraction=0.2, tokenizer=prepared / "tokenizer.model")
-    assert "1 documents have the length they decode to" in check_bytes(open_dataset(tmp_path / "data")).evidence
+    assert "as many as the documents decode to (compared: 1)" in check_bytes(open_dataset(tmp_path / "data")).evidence

@@ -38,8 +38,7 @@ class ByteCheck:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        change = self.normalisation and self.normalisation._asdict()
-        return {"source": self.source, "evidence": self.evidence, "problem": self.problem, "normalisation": change}
+        return {"source": self.source, "evidence": self.evidence}
 
 
 def check_bytes(dataset: Dataset) -> ByteCheck:
@@ -53,8 +52,8 @@ def check_bytes(dataset: Dataset) -> ByteCheck:
         what = names[0].name if len(names) == 1 else f"{names[0].name} and {len(names) - 1} more"
         return ByteCheck("byte files", f"{what}: an entry for every token, no more bytes than they spell", None, None)
     checked, problem = check_documents(dataset.tokenizer, dataset.validation_text(1))
-    compared = f"{checked:,} documents have the length they decode to" if checked else "no document begins in it"
-    evidence = f"counted by {dataset.tokenizer.path.name}; {compared}"
+    compared = f"as many as the documents decode to (compared: {checked:,})" if checked else "no document begins in it"
+    evidence = f"counted by {dataset.tokenizer.path.name}, {compared}"
     return ByteCheck("tokenizer", problem or evidence, problem, dataset.normalisation("val"))
 
 

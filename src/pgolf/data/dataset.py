@@ -50,6 +50,8 @@ class Normalisation(NamedTuple):
     """By which documents became shorter, with what no piece spells."""
 
     def __str__(self) -> str:
+        if not self.added and not self.lost:
+            return "changes nothing"
         return f"adds {self._share(self.added)} and loses {self._share(self.lost)} of the text's bytes"
 
     @property

@@ -194,12 +194,27 @@ def test_a_run_goes_on_with_what_training_recorded(dataset: Dataset, tmp_path: P
 def test_a_report_prints_no_time_that_is_not_known(dataset: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(open_run(recipe(), dataset, folder, CPU), Watcher())
-    known = str(run_report(read_run(folder)))
-    assert "6 steps in 0 s" in known
+    result = json.loads((folder / "result.json").read_text())
+    for seconds, words in ((0.44, "6 steps in 0.4 s"), (9.96, "6 steps in 10 s"), (2345.6, "6 steps in 2,346 s")):
+        result["train"]["seconds"] = seconds
+        (folder / "result.json").write_text(json.dumps(result))
+        assert words in str(run_report(read_run(folder)))
     (folder / "result.json").unlink()  # as runs of earlier versions
     text = str(run_report(read_run(folder)))
     assert "6 steps" in text
-    assert "in 0 s" not in text
+    assert "6 steps in" not in text
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "7", '{"evaluations": []}', '{"evaluations": {"float": {}}}', "{"])
+def test_results_that_are_damaged_are_named_before_any_work(dataset: Dataset, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "run"
+    train_steps(open_run(recipe(), dataset, folder, CPU), 1)
+    (folder / "result.json").write_text(content)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for read in (lambda: run_all(recipe(), dataset.folder, None, folder, CPU), lambda: read_run(folder)):
+        with pytest.raises(PgolfError, match=r"run/result\.json: (damaged; restore|not valid JSON)"):
+            read()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 class SlowFirst:

@@ -31,6 +31,7 @@ from pgolf.files import write_bytes
 from pgolf.model.gpt import GPT
 from pgolf.ranks import Ranks, join
 from pgolf.recipe import Recipe
+from pgolf.run_files import ARTIFACT
 from pgolf.submit.standins import RECIPE, with_seed
 from pgolf.team import Team
 from pgolf.train.loop import Run
@@ -127,7 +128,7 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     if path is None:
         weights, grid = train(recipe, dataset, options.out, device, team, log)
         score(recipe, weights, dataset, "float standard", options.targets, device, team, log)
-        path = options.out / "artifact.pgolf"
+        path = options.out / ARTIFACT
         room = options.room or recipe.compress.cap - code_bytes()
         started = time.perf_counter()
         team.first(lambda: pack_weights(recipe, dataset, weights, grid, path, room, log))

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pgolf.device import place
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.files import read_json, sha256_file, write_json
+from pgolf.files import sha256_file, write_json
 from pgolf.flops import training_speed
+from pgolf.run_files import RESULT, read_result
 from pgolf.weights import load_weights
 
 if TYPE_CHECKING:
     from pgolf.train.loop import Run, Watcher
-
-RAW, MODEL, RESULT = "raw.safetensors", "model.safetensors", "result.json"
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,8 @@ def _validate_averaged(run: Run, path: Path, asked_to_stop: Callable[[], bool]) 
 def _record(run: Run, result: TrainResult) -> None:
     if result.averaged is not None:
         result.averaged.ledger.write(run.folder / "ledger.float.jsonl")
-    path = run.folder / RESULT
-    found: dict[str, Any] = read_json(path) if path.is_file() else {"recipe": run.recipe.name, "evaluations": {}}
+    found = read_result(run.folder) or {"recipe": run.recipe.name, "evaluations": {}}
     found["train"] = result.figures()
     found["evaluations"] |= result.evaluations()
-    write_json(path, found)
+    write_json(run.folder / RESULT, found)
     run.remove_checkpoint()  # Last: without it, training is over (``folder.is_trained``).

@@ -26,9 +26,10 @@ from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.schedule import lr_scale, muon_momentum
 from pgolf.recipe import Recipe
+from pgolf.run_files import METRICS, MODEL, RAW
 from pgolf.team import SOLO, Team
 from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, snapshot
-from pgolf.train.closing import MODEL, RAW, TrainResult, close
+from pgolf.train.closing import TrainResult, close
 from pgolf.train.distributed import agree, share_gradients, shared_grid
 from pgolf.train.exclusive import working_in
 from pgolf.train.metrics import Metrics, steps_per_reading
@@ -135,7 +136,7 @@ class Run:
                 self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset
             )
         self.team.copy_first(list(self.network.state_dict().values()))
-        path = folder / "metrics.jsonl" if team.is_first else None
+        path = folder / METRICS if team.is_first else None
         events = event_files(recipe, folder, self.clock.step) if team.is_first else None
         reading = steps_per_reading(device)
         self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)

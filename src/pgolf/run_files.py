@@ -11,8 +11,13 @@ from typing import Any
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
 
-RECIPE, PROVENANCE, METRICS, RESULT = "recipe.toml", "provenance.json", "metrics.jsonl", "result.json"
-RAW, MODEL, ARTIFACT = "raw.safetensors", "model.safetensors", "artifact.pgolf"
+RECIPE = "recipe.toml"
+PROVENANCE = "provenance.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+RAW = "raw.safetensors"
+MODEL = "model.safetensors"
+ARTIFACT = "artifact.pgolf"
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

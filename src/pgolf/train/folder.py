@@ -129,6 +129,7 @@ def _holds_something_else(folder: Path) -> bool:
 def is_trained(folder: Path) -> bool:
     """Whether training in this folder came to its end: the weights are saved, scored and recorded.
 
-    Before that there is a checkpoint, and a resumed run goes on from it.
+    Before that there is a checkpoint, and a resumed run goes on from it. Where the disk had no room for that one, the
+    weights are saved and recorded, and not scored.
     """
     return (folder / MODEL).is_file() and not (folder / CHECKPOINT).is_file()

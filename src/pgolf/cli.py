@@ -48,6 +48,7 @@ from pgolf.cli_study import STUDY_EXAMPLES, study_command
 from pgolf.cli_submit import SUBMIT_EXAMPLES, submit_command
 from pgolf.cli_tables import print_columns, print_table
 from pgolf.errors import Interrupted, PgolfError
+from pgolf.run_files import ARTIFACT
 from pgolf.terminal import output, patient_streams, plain
 from pgolf.threads import let_threads_wait
 
@@ -368,7 +369,7 @@ def _print_run(result: dict[str, Any], folder: Path) -> None:
         ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
         ("time", _times(result)),
         ("report", f"{folder / 'report.md'}, {folder / 'report.html'}"),
-        ("artifact file", str(folder / "artifact.pgolf")),
+        ("artifact file", str(folder / ARTIFACT)),
         ("curve", str(folder / "curve.png")),
     ]
     print_table(rows, title=f"{result['recipe']}: bits per byte (BPB) on held-out text")

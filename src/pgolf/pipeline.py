@@ -25,19 +25,19 @@ from pgolf.errors import PgolfError
 from pgolf.estimate import check_memory, check_size
 from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
-from pgolf.files import check_writable, read_json, sha256_file, write_json
+from pgolf.files import check_writable, sha256_file, write_json
 from pgolf.model.attend import BOS
 from pgolf.progress import TrainingView, counting, tell, working
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.report.markdown import write_report
+from pgolf.run_files import ARTIFACT, MODEL, RAW, RECIPE, RESULT, read_result
 from pgolf.team import SOLO, Team
-from pgolf.train.closing import MODEL, RAW, RESULT, TrainResult
+from pgolf.train.closing import TrainResult
 from pgolf.train.exclusive import working_in
 from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe, writing
 from pgolf.train.loop import Run, train
 from pgolf.weights import Weights, load_weights, save_weights, weights_file
 
-ARTIFACT = "artifact.pgolf"
 # What a cap means for a recipe with another scheme.
 BUDGET = (
     "compress.scheme=budget",
@@ -95,11 +95,9 @@ def _do_the_rest(
     keep: Collection[int],
 ) -> dict[str, Any]:
     if (previous := saved_recipe(out)) not in (None, recipe):
-        raise PgolfError(f"{out}: holds a run of another recipe ({out / 'recipe.toml'}); choose another --out")
+        raise PgolfError(f"{out}: holds a run of another recipe ({out / RECIPE}); choose another --out")
     dataset = job_dataset(recipe, data, tokenizer, team)
-    result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}}
-    if (out / RESULT).is_file():
-        result = read_json(out / RESULT)
+    result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
     evaluations: dict[str, Any] = result["evaluations"]
     trained_before = is_trained(out)
     packed_before = "pack" in result and (out / ARTIFACT).is_file()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -105,6 +105,8 @@ class TrainingView:
             (label, bar, count, loss, speed, elapsed, left, remaining),
             drop=((elapsed,), (speed,), (label,), (left, remaining), (loss,)),
         )
+        self._others = ExitStack()
+        self._evaluations: dict[str, Callable[[int, int], None]] = {}
         self._task: TaskID = self._bar.add_task("training", total=steps, completed=done, loss="", speed="")
 
     def __enter__(self) -> TrainingView:
@@ -113,6 +115,7 @@ class TrainingView:
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
+        self._others.close()
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Move the bar."""
@@ -122,6 +125,14 @@ class TrainingView:
     def validation(self, step: int, result: EvalResult) -> None:
         """Print a validation."""
         tell(f"step {step:>6}  validation {result.val_bpb:.4f} bits per byte ({result.val_loss:.4f} nats)")
+
+    def evaluation(self, what: str, done: int, total: int) -> None:
+        """Move a bar of its own, which comes after that of training and those of earlier evaluations."""
+        if what not in self._evaluations:
+            self._bar.stop()
+            self._others.close()
+            self._evaluations[what] = self._others.enter_context(counting(what))
+        self._evaluations[what](done, total)
 
     def note(self, text: str) -> None:
         """Print a remark."""

@@ -16,10 +16,10 @@ from pgolf.errors import PgolfError
 from pgolf.files import read_json, read_text
 from pgolf.recipe import load_recipe, recipe_keys
 from pgolf.recipe_files import nearest
+from pgolf.run_files import METRICS, PROVENANCE, RECIPE, read_result
 from pgolf.train.folder import CELL, is_trained
 from pgolf.train.metrics import read_metrics
 
-RECIPE, PROVENANCE, RESULT, METRICS = "recipe.toml", "provenance.json", "result.json", "metrics.jsonl"
 SCORES = ("raw", "float", "packed", "sliding", "ttt")
 """The evaluations of a run, in the order in which they are made."""
 FIELDS = ("name", "recipe", "steps", "state", *SCORES, "bytes", "date")
@@ -120,24 +120,12 @@ def read_run(folder: Path) -> RunRecord:
         raise PgolfError(f"{folder}: no such run folder")
     if not is_run(folder):
         raise PgolfError(f"{folder}: holds no run (no {RECIPE} with a {PROVENANCE}); name a folder of `pgolf run`")
-    result = read_json(folder / RESULT) if (folder / RESULT).is_file() else {}
+    result = read_result(folder) or {}
     made = read_json(folder / PROVENANCE)
-    for name, sound in ((RESULT, _is_result(result)), (PROVENANCE, isinstance(made, dict))):
-        if not sound:
-            raise PgolfError(f"{folder / name}: damaged; restore it from a copy")
+    if not isinstance(made, dict):
+        raise PgolfError(f"{folder / PROVENANCE}: damaged; restore it from a copy")
     metrics = [entry for entry in read_metrics(folder / METRICS) if isinstance(entry, dict) and "step" in entry]
     return RunRecord(folder, _recipe_of(folder / RECIPE), made, result, metrics)
-
-
-def _is_result(found: Any) -> bool:
-    """Whether it has the shape of what ``pipeline.run_all`` writes, in the parts that are read later."""
-    try:
-        scores = [entry[key] for entry in found.get("evaluations", {}).values() for key in ("val_bpb", "val_loss")]
-        counts = [entry[key] for entry in found.get("evaluations", {}).values() for key in ("targets", "bytes")]
-        counts += [found["pack"][key] for key in ("total_bytes", "cap", "model_bytes")] if "pack" in found else []
-    except (AttributeError, KeyError, TypeError):
-        return False
-    return all(isinstance(value, (int, float)) for value in (*scores, *counts))
 
 
 def _recipe_of(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pgolf.model.gpt import GPT
 from pgolf.model.load import model_from, parameter_shapes
 from pgolf.optim.averaging import Averager
 from pgolf.recipe import CompressSection, Recipe, recipe_from_tree
+from pgolf.run_files import MODEL, RECIPE
 
 FORMAT = "pgolf-weights-1"
 CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
@@ -236,12 +237,12 @@ def weights_file(path: Path) -> Path:
         PgolfError: there is none; the message says what was found.
     """
     if path.is_dir():
-        file = path / "model.safetensors"
+        file = path / MODEL
         if file.is_file():
             return file
-        if (path / "recipe.toml").is_file():
+        if (path / RECIPE).is_file():
             raise PgolfError(f"{path}: training has not finished; continue it with `pgolf train --resume --out {path}`")
-        raise PgolfError(f"{path}: holds no run (no model.safetensors)")
+        raise PgolfError(f"{path}: holds no run (no {MODEL})")
     if not path.is_file():
         raise PgolfError(f"{path}: no such file or run folder")
     return path

@@ -136,11 +136,12 @@ def test_ctrl_c_lets_the_running_step_end_and_the_next_call_goes_on(
 def test_no_two_processes_work_on_one_run(workshop: Path, tmp_path: Path) -> None:
     command = ("launch", "local", "tiny.toml", *LONG, "--data", "data", "--command", "train", "--runs", tmp_path)
     process = start(*command, cwd=workshop)
-    until(lambda: (tmp_path / "tiny" / "launch" / "log.txt").exists())
+    until(lambda: (tmp_path / "tiny" / ".lock").exists())
     done = pgolf(*command, cwd=workshop, check=1)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
-    assert "another process works on this run" in " ".join(done.stdout.split())
+    assert "another process works on this run (process " in " ".join(done.stdout.split())
+    assert not (tmp_path / "tiny" / "launch" / "lock").exists(), "the run's own lock is the only one"
 
 
 def test_mistakes_are_one_line(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,14 @@ def test_numbers_are_those_of_the_package(
     data = made.open_dataset(dataset.folder, None, 300)
     (tmp_path / "train_gpt.py").write_bytes(bytes(code_bytes()))  # A grid is chosen for what code leaves of the cap.
     made.__dict__["__file__"] = str(tmp_path / "train_gpt.py")
-    weights, grid = made.train(made.RECIPE, data, tmp_path / "theirs", CPU, team, log)
+    kept = tmp_path / "theirs" / "weights.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        validated, plain = [], made.Run.validate
+        patch.setattr(made.Run, "validate", lambda run: (validated.append(kept.is_file()), plain(run))[1])
+        weights, grid = made.train(made.RECIPE, data, tmp_path / "theirs", CPU, team, log)
+    assert validated == [False] * (len(validated) - 1) + [True], "the last one is made when the weights are saved"
+    saved = torch.load(kept, weights_only=True)
+    assert list(saved) == list(weights) and all(torch.equal(saved[key], weights[key]) for key in weights)
     expected = {key: value.float() for key, value in run.averager.result(run.network.state_dict()).items()}
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
@@ -187,6 +194,8 @@ class _Silent:
     def step(self, step: int, loss: float, tokens_per_second: float) -> None: ...
 
     def validation(self, step: int, result: object) -> None: ...
+
+    def evaluation(self, what: str, done: int, total: int) -> None: ...
 
     def note(self, text: str) -> None: ...
 

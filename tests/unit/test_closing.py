@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import time
@@ -10,14 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.evaluate.evaluate import EvalResult
+from pgolf.files import write_error
 from pgolf.pipeline import evaluate_weights, run_all
 from pgolf.report.run_report import run_report
 from pgolf.runs import read_run
 from pgolf.train import closing, loop
+from pgolf.train.checkpoint import set_aside
 from pgolf.train.folder import is_trained, open_run
 from pgolf.train.loop import Run, train
 from pgolf.train.metrics import read_metrics
@@ -51,7 +57,7 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """Of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(open_run(recipe(), dataset, folder, CPU), Watcher())
-    return files(folder)
+    return files(folder) | {"folder": folder}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,7 @@ def test_a_kill_at_the_end_loses_nothing(
     if saved:
         run.accumulate_gradients = None  # type: ignore[method-assign, assignment]
     train(run, Watcher())
-    assert files(folder) == whole
+    assert files(folder) == {key: value for key, value in whole.items() if key != "folder"}
     assert is_trained(folder)
 
 
@@ -152,6 +158,68 @@ def test_a_validation_that_fails_destroys_nothing(dataset: Dataset, tmp_path: Pa
     assert {"checkpoint.safetensors", "model.safetensors"} <= {path.name for path in (tmp_path / "other").iterdir()}
 
 
+@pytest.mark.parametrize("earlier", [0, 4])
+def test_a_disk_with_room_for_the_weights_alone_gets_them(
+    dataset: Dataset, tmp_path: Path, whole: dict[str, Any], earlier: int
+) -> None:
+    made = recipe(f"train.checkpoint_every={earlier}", "compress.calibration_tokens=64")
+    folder, plain = tmp_path / "run", loop.save_checkpoint
+
+    def full(path: Path, *state: Any) -> None:
+        if state[3].step == 6:
+            raise write_error(path, OSError(errno.ENOSPC, "No space left on device"))
+        plain(path, *state)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PgolfError) as caught:
+        patch.setattr(loop, "save_checkpoint", full)
+        train(open_run(made, dataset, folder, CPU), Watcher())
+    said = str(caught.value)
+    assert said.startswith(f"{folder / 'checkpoint.safetensors'}: the disk is full") and "\n" not in said
+    assert "its weights (raw.safetensors, model.safetensors) are there, their scores are not" in said
+    for name in ("raw.safetensors", "model.safetensors"):
+        assert equal(load_weights(folder / name).state, load_weights(whole["folder"] / name).state)
+    # Training is over, and is known to be; nothing is trained again, and what is missing is made.
+    assert is_trained(folder) and not (folder / "checkpoint.safetensors").exists()
+    record = read_run(folder)
+    assert (record.state, record.result["train"]["steps"], dict(record.evaluations)) == ("trained", 6, {})
+    assert "6 steps in" in str(run_report(record))
+    with pytest.raises(PgolfError, match="training is already finished"):
+        open_run(made, dataset, folder, CPU, resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pgolf.pipeline.train", None)
+        result = run_all(made, dataset.folder, None, folder, CPU, scores=("float", "packed"))
+    assert result["train"]["seconds"] == record.result["train"]["seconds"] > 0
+    assert {name: result["evaluations"][name]["val_bpb"] for name in ("raw", "float")} == whole["scores"]
+
+
+def test_a_disk_without_room_for_the_weights_keeps_the_last_checkpoint(dataset: Dataset, tmp_path: Path) -> None:
+    made, folder, plain = recipe("train.checkpoint_every=4"), tmp_path / "run", loop.save_checkpoint
+
+    def full(path: Path, *state: Any) -> None:
+        raise write_error(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PgolfError, match=r"raw\.safetensors: the disk is full"):
+        patch.setattr(loop, "save_checkpoint", lambda *given: plain(*given) if given[4].step < 6 else full(*given))
+        patch.setattr(loop, "save_weights", full)
+        train(open_run(made, dataset, folder, CPU), Watcher())
+    assert not is_trained(folder)
+    assert open_run(made, dataset, folder, CPU, resume=True).clock.step == 4
+
+
+def test_scoring_the_averaged_weights_shows_progress(dataset: Dataset, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    class Counting(Watcher):
+        def evaluation(self, what: str, done: int, total: int) -> None:
+            seen.append((what, done, total))
+
+    train(open_run(recipe("evaluate.batch=1"), dataset, tmp_path / "run", CPU), Counting())
+    assert len(seen) > 2
+    assert {what for what, _, _ in seen} == {"float BPB"}
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1] == seen[-1][2]
+
+
 @pytest.mark.parametrize("kind", ["none", "ema"])
 def test_each_score_is_that_of_its_file(dataset: Dataset, tmp_path: Path, kind: str) -> None:
     made = recipe(f"average.kind={kind}", "average.decay=0.9")
@@ -194,12 +262,27 @@ def test_a_run_goes_on_with_what_training_recorded(dataset: Dataset, tmp_path: P
 def test_a_report_prints_no_time_that_is_not_known(dataset: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(open_run(recipe(), dataset, folder, CPU), Watcher())
-    known = str(run_report(read_run(folder)))
-    assert "6 steps in 0 s" in known
+    result = json.loads((folder / "result.json").read_text())
+    for seconds, words in ((0.44, "6 steps in 0.4 s"), (9.96, "6 steps in 10 s"), (2345.6, "6 steps in 2,346 s")):
+        result["train"]["seconds"] = seconds
+        (folder / "result.json").write_text(json.dumps(result))
+        assert words in str(run_report(read_run(folder)))
     (folder / "result.json").unlink()  # as runs of earlier versions
     text = str(run_report(read_run(folder)))
     assert "6 steps" in text
-    assert "in 0 s" not in text
+    assert "6 steps in" not in text
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "7", '{"evaluations": []}', '{"evaluations": {"float": {}}}', "{"])
+def test_results_that_are_damaged_are_named_before_any_work(dataset: Dataset, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "run"
+    train_steps(open_run(recipe(), dataset, folder, CPU), 1)
+    (folder / "result.json").write_text(content)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for read in (lambda: run_all(recipe(), dataset.folder, None, folder, CPU), lambda: read_run(folder)):
+        with pytest.raises(PgolfError, match=r"run/result\.json: (damaged; restore|not valid JSON)"):
+            read()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 class SlowFirst:
@@ -268,6 +351,31 @@ def test_priming_a_resumed_run_leaves_no_trace(dataset: Dataset, tmp_path: Path,
             assert len(ours.state) == len(theirs.state)
     train(second, Watcher())
     assert equal(load_weights(tmp_path / "cut").state, load_weights(tmp_path / "whole").state)
+
+
+class Places(TorchDispatchMode):
+    """Remembers on which devices tensors are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view:  # `detach` makes nothing.
+            self.seen |= {tensor.device.type for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)}
+        return made
+
+
+def test_what_priming_sets_aside_takes_no_memory_of_the_device() -> None:
+    with FakeTensorMode():  # One needs no such device for it.
+        network = torch.nn.Module()
+        network.weight = torch.nn.Parameter(torch.zeros(3, device="cuda"))
+        optimizer = torch.optim.SGD(network.parameters(), momentum=0.9)
+        optimizer.state[network.weight]["momentum_buffer"] = torch.zeros(3, device="cuda")
+        with Places() as places:
+            set_aside(network, [optimizer])
+    assert places.seen == {"cpu"}
 
 
 def test_compiled_code_is_made_for_fake_quantization_too(dataset: Dataset, tmp_path: Path) -> None:

@@ -199,17 +199,22 @@ def test_a_small_file_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_storage_that_is_larger_than_the_file_is_refused(tmp_path: Path) -> None:
-    recipe, buffer, changed = logits_recipe("456", "base"), io.BytesIO(), io.BytesIO()
-    torch.save({"a": torch.arange(4.0)}, buffer)
+    recipe, buffer = logits_recipe("456", "base"), io.BytesIO()
+    reference = as_reference("456", recipe)
+    torch.save(reference, buffer)
+    # As the pickle has them: 2^30 numbers instead of those that are there.
+    count, claimed = (b"J" + number.to_bytes(4, "little") for number in (reference["tok_emb.weight"].numel(), 1 << 30))
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        changed = io.BytesIO()
         with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(changed, "w", compression) as target:
             for entry in source.infolist():
                 content = source.read(entry)
-                if entry.filename.endswith("data.pkl"):  # 2^30 numbers instead of 4
-                    content = content.replace(b"K\x04", b"J\x00\x00\x00\x40")
+                if entry.filename.endswith("data.pkl"):
+                    assert content.count(count) == 1
+                    content = content.replace(count, claimed)
                 target.writestr(entry.filename, content)
         (tmp_path / "w.pt").write_bytes(changed.getvalue())
-        with pytest.raises(PgolfError, match=r"w\.pt: "):
+        with pytest.raises(PgolfError, match=r"w\.pt: claims more numbers than its [\d,]+ bytes can hold; refused"):
             import_reference(tmp_path / "w.pt", recipe)
 
 

@@ -138,6 +138,19 @@ def test_bars_drop_columns_and_cut_no_number(monkeypatch: pytest.MonkeyPatch, wi
         assert {"loss", "tokens/s", "left"} <= set(found) and "━" in line
 
 
+def test_an_evaluation_after_training_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system=None, width=80)
+    monkeypatch.setattr(progress, "stderr", console)
+    with progress.TrainingView(20, 0) as view:
+        view.step(20, 1.7, 1000.0)
+        view.evaluation("float BPB", 1, 4)
+        view.evaluation("float BPB", 4, 4)
+        assert [task.percentage for task in view._bar.tasks] == [100]
+    shown = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", file.getvalue())
+    assert shown.rindex("training") < shown.index("float BPB") < shown.rindex("100%")
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

@@ -43,6 +43,8 @@ class Watcher:
 
     def validation(self, step: int, result: EvalResult) -> None: ...
 
+    def evaluation(self, what: str, done: int, total: int) -> None: ...
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 

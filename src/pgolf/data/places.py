@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pgolf.files import read_json
+from pgolf.run_files import PROVENANCE
 
 
 def built_in_corpus(vocab_size: int) -> Path:
@@ -14,7 +15,7 @@ def built_in_corpus(vocab_size: int) -> Path:
 
 def recorded_data(run: Path) -> Path | None:
     """The data folder that a run folder's ``provenance.json`` names; None where there is none."""
-    path = run / "provenance.json"
+    path = run / PROVENANCE
     made = read_json(path) if path.is_file() else None
     data = made.get("data") if isinstance(made, dict) else None
     folder = data.get("folder") if isinstance(data, dict) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import os
 import shlex
 import signal
@@ -12,9 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pgolf.errors import PgolfError
 from pgolf.files import write_error
-from pgolf.locks import NO_FLOCK
 
 # Stopped after a step (130), or by the signal itself where there is no step to finish: still starting, or evaluating.
 INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
@@ -28,11 +25,10 @@ class Child:
         log: file for its output; the folder is made.
         folder: working folder.
         environment: variables in addition to this process's own.
-        lock: a file that the process keeps locked as long as it lives, so that no second one works on the same run.
         detached: whether a Ctrl-C in this terminal is kept from it.
 
     Raises:
-        PgolfError: the lock is taken, or the log cannot be written.
+        PgolfError: the log cannot be written.
     """
 
     def __init__(
@@ -41,7 +37,6 @@ class Child:
         log: Path,
         folder: Path,
         environment: Mapping[str, str],
-        lock: Path | None = None,
         detached: bool = False,
     ) -> None:
         self.log = log
@@ -50,7 +45,7 @@ class Child:
             output = log.open("ab")
         except OSError as error:
             raise write_error(log, error) from error
-        with output, locked(lock) as handles, _deaf_to_usr2():
+        with output, _deaf_to_usr2():
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             self._log_starts = len(log.read_text(errors="replace"))
             output.write(os.fsencode(f"== {now} {shlex.join(words)}\n"))
@@ -63,7 +58,6 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
                 start_new_session=detached,
-                pass_fds=handles,
             )
         self._asked = False
 
@@ -95,28 +89,6 @@ class Child:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("pgolf: error: ")]
         return errors[-1].removeprefix("pgolf: error: ") if errors else lines[-1]
-
-
-@contextlib.contextmanager
-def locked(path: Path | None) -> Iterator[tuple[int, ...]]:
-    """The descriptor of a locked file, to be handed on: the lock lasts until its last copy is closed."""
-    if path is None:
-        yield ()
-        return
-    try:
-        file = path.open("a")
-    except OSError as error:
-        raise write_error(path, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PgolfError(f"{path.parent.parent}: another process works on this run; let it end first") from error
-        except OSError as error:
-            if error.errno not in NO_FLOCK:
-                raise write_error(path, error) from error
-            # The run folder's own lock does without, as soon as the process has come so far.
-        yield (file.fileno(),)
 
 
 @contextlib.contextmanager

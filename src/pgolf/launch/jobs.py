@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, write_bytes
+from pgolf.files import write_bytes
 from pgolf.pipeline import SCORES, job_dataset
 from pgolf.recipe import Recipe, load_recipe
+from pgolf.run_files import RECIPE, read_result
 from pgolf.train.folder import LAUNCH, is_trained, saved_recipe
 
 COMMANDS = ("run", "train")
@@ -45,7 +46,7 @@ class RunJob:
     @property
     def recipe_file(self) -> Path:
         """Where ``write_recipe`` puts the recipe."""
-        return self.out / LAUNCH / "recipe.toml"
+        return self.out / LAUNCH / RECIPE
 
     def log(self, node: int = 0) -> Path:
         """What the run prints on a node."""
@@ -71,9 +72,9 @@ class RunJob:
         """Whether nothing is left to do."""
         if self.command == "train" or not is_trained(self.out):
             return is_trained(self.out)
-        if not (self.out / "report.md").is_file() or not (self.out / "result.json").is_file():
+        result = read_result(self.out)
+        if result is None or not (self.out / "report.md").is_file():
             return False
-        result = read_json(self.out / "result.json")
         return "pack" in result and all(name in result["evaluations"] for name in self.scores)
 
 

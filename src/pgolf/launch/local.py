@@ -16,7 +16,6 @@ import torch
 from pgolf.errors import PgolfError
 from pgolf.launch.child import INTERRUPTED, Child
 from pgolf.launch.jobs import RunJob
-from pgolf.train.folder import LAUNCH
 
 _POLL_SECONDS = 0.1
 
@@ -143,8 +142,7 @@ class _Queue:
         words = [sys.executable, "-m", "pgolf", *job.arguments()]
         try:
             job.write_recipe()
-            lock = job.out / LAUNCH / "lock"
-            child = Child(words, job.log(), job.folder, environment, lock, detached=True)
+            child = Child(words, job.log(), job.folder, environment, detached=True)
         except PgolfError as error:
             self._free.append(place)
             self._record(_outcome(job, "failed", message=str(error)))

@@ -89,7 +89,6 @@ class ClusterJob:
             log=self.job.log(cluster.node),
             folder=self.job.folder,
             environment={"PGOLF_JOB": number},
-            lock=self.job.out / LAUNCH / "lock" if cluster.node == 0 else None,
         )
         if self._received:
             self._child.stop()

@@ -12,6 +12,7 @@ from pgolf.errors import PgolfError
 from pgolf.files import read_json, sha256_file
 from pgolf.report.content import Block, Card, Prose, Section, Sheet
 from pgolf.report.ledgers import Checked, check_ledgers
+from pgolf.run_files import ARTIFACT
 from pgolf.runs import RunRecord
 from pgolf.study.findings import Table
 
@@ -35,7 +36,7 @@ def collect_evidence(run: RunRecord, dataset: Dataset | None) -> Evidence:
     Raises:
         PgolfError: the audit's file is none.
     """
-    artifact = run.folder / "artifact.pgolf"
+    artifact = run.folder / ARTIFACT
     digest = sha256_file(artifact) if artifact.is_file() else ""
     return Evidence(check_ledgers(run.folder, run.evaluations, dataset), _audit(run.folder / AUDIT), digest)
 

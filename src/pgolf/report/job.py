@@ -22,6 +22,7 @@ from pgolf.report.run_report import run_report
 from pgolf.report.study_report import study_report
 from pgolf.report.targets import score_targets
 from pgolf.report.text_analysis import text_section, visible
+from pgolf.run_files import ARTIFACT, MODEL
 from pgolf.runs import RunRecord, read_run
 from pgolf.study.cells import CELLS, read_cells
 from pgolf.weights import Weights, load_weights
@@ -93,7 +94,7 @@ def _run(folder: Path, wanted: Wanted, device: torch.device) -> Report:
 
 def _weights_of(run: RunRecord) -> Weights | None:
     """The artifact; before packing the averaged weights; None before those are there."""
-    for name in ("artifact.pgolf", "model.safetensors"):
+    for name in (ARTIFACT, MODEL):
         if (run.folder / name).is_file():
             return load_weights(run.folder / name)
     return None

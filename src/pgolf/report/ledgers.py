@@ -11,9 +11,10 @@ from typing import Any
 from pgolf.data.dataset import Dataset
 from pgolf.evaluate.ledger import Entry, Verification, read_header, verify_ledger
 from pgolf.files import sha256_file
+from pgolf.run_files import ARTIFACT, MODEL, RAW
 
 # What was scored, where it is not the artifact.
-_WEIGHTS = {"raw": "raw.safetensors", "float": "model.safetensors"}
+_WEIGHTS = {"raw": RAW, "float": MODEL}
 
 
 def running(entries: Sequence[Entry]) -> list[tuple[float, float]]:
@@ -45,7 +46,7 @@ def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset
         path = folder / f"ledger.{name}.jsonl"
         if not path.is_file():
             continue
-        weights = folder / _WEIGHTS.get(name, "artifact.pgolf")
+        weights = folder / _WEIGHTS.get(name, ARTIFACT)
         expected = {"artifact": sha256_file(weights)} if weights.is_file() else {}
         against = [f"{weights.name} (SHA-256)"] if expected else []
         text: tuple[Any, Any] = (None, None)

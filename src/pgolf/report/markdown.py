@@ -26,6 +26,7 @@ from pgolf.report.curve import draw_curve
 from pgolf.report.html import html_page
 from pgolf.report.run_report import run_report
 from pgolf.report.words import shown
+from pgolf.run_files import METRICS
 from pgolf.runs import read_run
 from pgolf.terminal import plain
 
@@ -38,7 +39,7 @@ def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
         dataset: its data, against which the ledgers are verified.
     """
     run = read_run(folder)
-    draw_curve(folder / "metrics.jsonl", folder / "curve.png", f"{run.field('recipe')}: training")
+    draw_curve(folder / METRICS, folder / "curve.png", f"{run.field('recipe')}: training")
     report = run_report(run, dataset)
     write_bytes(folder / "report.html", html_page(report).encode())
     path = folder / "report.md"

@@ -27,6 +27,7 @@ from pgolf.report.content import (
 from pgolf.report.curve import smoothed
 from pgolf.report.evidence import Evidence, collect_evidence, evidence_cards, evidence_section
 from pgolf.report.ledgers import running
+from pgolf.run_files import ARTIFACT, RECIPE
 from pgolf.runs import RunRecord
 from pgolf.study.findings import Table
 
@@ -81,7 +82,9 @@ def _cards(run: RunRecord, evidence: Evidence) -> list[Card]:
 def _in_seconds(run: RunRecord) -> str:
     """The time of training; nothing where it was not recorded."""
     seconds = run.result.get("train", {}).get("seconds")
-    return "" if seconds is None else f" in {seconds:,.0f} s"
+    if seconds is None:
+        return ""
+    return f" in {seconds:,.0f} s" if seconds >= 9.95 else f" in {seconds:.1f} s"
 
 
 def _scores(run: RunRecord) -> Section:
@@ -313,7 +316,7 @@ def _making(run: RunRecord) -> Section:
     for shared in made.get("shared", []):
         parts = ", ".join(f"{what}: {which}" for what, which in shared.items() if what != "with")
         rows.append(("shared", f"with the run {shared['with']} beside it: {parts}"))
-    text = read_text(run.folder / "recipe.toml")
+    text = read_text(run.folder / RECIPE)
     recipe = Listing(text.rstrip().splitlines(), "toml", "The recipe, resolved", folded=True)
     return Section("provenance", "How it was made", [Facts("Environment and provenance", rows), recipe])
 
@@ -328,7 +331,7 @@ def _commands(run: RunRecord) -> Section:
         "# what was typed",
         shlex.join(["pgolf", *given]),
         "# the same on the recorded data, from this folder",
-        shlex.join(["pgolf", "run", "recipe.toml", *data, "--out", "again"]),
+        shlex.join(["pgolf", "run", RECIPE, *data, "--out", "again"]),
     ]
     modes = {"packed": "standard", "sliding": "sliding", "ttt": "ttt"}
     recorded = [name for name in modes if name in run.evaluations and (run.folder / f"ledger.{name}.jsonl").is_file()]
@@ -336,7 +339,7 @@ def _commands(run: RunRecord) -> Section:
         name = recorded[-1]
         lines += [
             "# one score again, and the record of it",
-            shlex.join(["pgolf", "eval", "artifact.pgolf", *data, "--mode", modes[name]]),
-            shlex.join(["pgolf", "verify-ledger", f"ledger.{name}.jsonl", *data, "--artifact", "artifact.pgolf"]),
+            shlex.join(["pgolf", "eval", ARTIFACT, *data, "--mode", modes[name]]),
+            shlex.join(["pgolf", "verify-ledger", f"ledger.{name}.jsonl", *data, "--artifact", ARTIFACT]),
         ]
     return Section("repeat", "Repeat it", [Listing(lines)])

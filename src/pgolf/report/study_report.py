@@ -20,7 +20,7 @@ from pgolf.report.content import (
 )
 from pgolf.report.run_report import SCORES
 from pgolf.report.svg import COLORS
-from pgolf.runs import METRICS
+from pgolf.run_files import METRICS
 from pgolf.study.cells import Cell
 from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.train.metrics import read_metrics

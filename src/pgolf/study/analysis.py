@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pgolf.files import read_json
+from pgolf.run_files import PROVENANCE
 from pgolf.study.cells import Cell
 from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.study.fits import FORMS, Fit, fit
@@ -164,7 +165,7 @@ def _versions(cells: Sequence[Cell]) -> list[str]:
     """A word of warning where cells were made by different code, as after an update in the middle of a study."""
     made = set()
     for cell in cells:
-        path = cell.folder / "provenance.json"
+        path = cell.folder / PROVENANCE
         if cell.status == "finished" and path.is_file():
             made.add(read_json(path).get("environment", {}).get("code_sha256"))
     return [f"The cells were made by {len(made)} versions of pgolf's code."] if len(made) > 1 else []

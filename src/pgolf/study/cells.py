@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
+from pgolf.run_files import RESULT, read_result
 from pgolf.train.folder import CELL
 
 CELLS = "cells"
@@ -71,6 +72,8 @@ def read_cells(study: Path) -> list[Cell]:
         except (KeyError, TypeError) as problem:
             raise PgolfError(f"{path}: is no cell of a study ({problem}); delete it and run the study again") from None
         folder = path.parent
-        result = read_json(folder / "result.json") if status == "finished" else None
+        result = read_result(folder) if status == "finished" else None
+        if status == "finished" and result is None:
+            raise PgolfError(f"{folder / RESULT}: is missing; restore it, or delete {path} and run the study again")
         cells.append((int(place), Cell(folder.name, changes, int(seed), folder, status, result, error)))
     return [cell for _, cell in sorted(cells, key=lambda entry: entry[0])]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pgolf.run_files import RESULT
 from pgolf.study.spec import Planned
 from pgolf.study.trunk import branch_step, is_packed, pack_key, train_key, trunk_key
 from pgolf.train.checkpoint import SNAPSHOTS
@@ -38,7 +39,7 @@ class Progress:
             if saved_recipe(folder) is None:
                 continue
             found.begun.add(cell.name)
-            if is_trained(folder) and (folder / "result.json").is_file():
+            if is_trained(folder) and (folder / RESULT).is_file():
                 found.trained.add(cell.name)
                 if is_packed(folder, cell.recipe):
                     found.packed.add(cell.name)

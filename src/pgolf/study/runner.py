@@ -20,12 +20,13 @@ from pgolf.launch.slurm import Resources, is_queued, submit
 from pgolf.locks import LOCK, held
 from pgolf.pipeline import job_dataset, run_all
 from pgolf.progress import stderr, tell
+from pgolf.run_files import PROVENANCE
 from pgolf.study.cells import CELLS, Status
 from pgolf.study.order import Progress, Shares, Source, Start
 from pgolf.study.spec import Planned, Study
 from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
 from pgolf.train.exclusive import working_in
-from pgolf.train.folder import CELL, LAUNCH, PROVENANCE, saved_recipe
+from pgolf.train.folder import CELL, LAUNCH, saved_recipe
 
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.

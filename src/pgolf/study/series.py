@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgolf.files import read_text
+from pgolf.run_files import RECIPE
 from pgolf.study.cells import Cell
 from pgolf.study.statements import Series
 
@@ -65,7 +66,7 @@ def _value(cell: Cell, key: str) -> Any:
     """A key's value in a cell; what it does not change is looked up in its recipe. None if that is not there."""
     if key in cell.changes:
         return cell.changes[key]
-    path = cell.folder / "recipe.toml"
+    path = cell.folder / RECIPE
     if not path.is_file():
         return None
     tree: Any = tomllib.loads(read_text(path))

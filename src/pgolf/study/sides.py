@@ -10,8 +10,8 @@ from typing import Any
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import read_header
-from pgolf.files import read_json
 from pgolf.recipe import load_recipe
+from pgolf.run_files import RECIPE, RESULT, read_result
 from pgolf.study.record import Losses
 from pgolf.study.terms import NAMES
 
@@ -97,15 +97,15 @@ def _number(text: str) -> float | None:
 
 def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any]]:
     """Seed, digest of the recipe without it, loss, and what was scored."""
-    for name in ("result.json", "recipe.toml"):
+    for name in (RESULT, RECIPE):
         if not (folder / name).is_file():
             raise PgolfError(f"{folder}: holds no finished run ({name} is missing); make one with `pgolf run`")
     try:
-        found = read_json(folder / "result.json")["evaluations"][evaluation]
+        found = (read_result(folder) or {})["evaluations"][evaluation]
         loss, text = float(found["val_loss"]), {"targets": found["targets"], "bytes of text": found["bytes"]}
     except (KeyError, TypeError, ValueError):
         raise PgolfError(
-            f"{folder / 'result.json'}: has no {NAMES[evaluation]} loss; finish the run with `pgolf run`, "
+            f"{folder / RESULT}: has no {NAMES[evaluation]} loss; finish the run with `pgolf run`, "
             "or choose another --evaluation"
         ) from None
     if not math.isfinite(loss):
@@ -114,7 +114,7 @@ def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any
     if ledger.is_file():
         header = read_header(ledger)
         text |= {f"{key} digest": header[key] for key in ("data", "tokenizer") if key in header}
-    recipe = load_recipe(str(folder / "recipe.toml"))
+    recipe = load_recipe(str(folder / RECIPE))
     # Where a run lies and what it is called does not make it another recipe.
     same = recipe.model_copy(
         update={"name": "", "description": "", "train": recipe.train.model_copy(update={"seed": 0})}

@@ -18,14 +18,12 @@ from typing import Any
 from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.errors import PgolfError
 from pgolf.files import read_json, write_bytes, write_json
-from pgolf.pipeline import ARTIFACT
 from pgolf.recipe import Recipe
+from pgolf.run_files import ARTIFACT, METRICS, MODEL, PROVENANCE, RAW, RECIPE, RESULT, read_result
 from pgolf.train.checkpoint import CHECKPOINT, SNAPSHOTS, snapshot
-from pgolf.train.folder import PROVENANCE, RECIPE, saved_recipe
+from pgolf.train.folder import saved_recipe
 from pgolf.train.metrics import read_metrics
 from pgolf.weights import load_tensors, load_weights, save_tensors, save_weights
-
-METRICS, RESULT, RAW, MODEL = "metrics.jsonl", "result.json", "raw.safetensors", "model.safetensors"
 
 
 def train_key(recipe: Recipe) -> str:
@@ -103,9 +101,10 @@ def begin_trained(source: Path, folder: Path, recipe: Recipe) -> None:
     The files get the new recipe. Scores that depend on nothing else are taken over too; their ledgers stay in
     ``source``, since they name the files there.
     """
-    done = read_json(source / RESULT)
+    done = read_result(source)
+    assert done is not None, "a trained run has results"
     found = done["evaluations"]
-    result = {key: done[key] for key in ("recipe", "train") if key in done} | {"evaluations": {}}
+    result: dict[str, Any] = {key: done[key] for key in ("recipe", "train") if key in done} | {"evaluations": {}}
     shared = {"training": "all steps"}
     for name in (RAW, MODEL):
         tensors, metadata = load_tensors(source / name)
@@ -131,7 +130,7 @@ def is_packed(folder: Path, recipe: Recipe) -> bool:
     own = saved_recipe(folder)
     if own is None or pack_key(own) != pack_key(recipe) or not (folder / ARTIFACT).is_file():
         return False
-    return (folder / RESULT).is_file() and "pack" in read_json(folder / RESULT)
+    return "pack" in (read_result(folder) or {})
 
 
 def _relabelled(source: Path, recipe: Recipe, report: dict[str, Any]) -> tuple[bytes, dict[str, Any]] | None:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 
 from pgolf.files import read_text
+from pgolf.run_files import METRICS, RECIPE
 from pgolf.study.cells import Cell
 from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.study.statements import Series, capital, noise_statements, shape_statements, x_text
@@ -41,7 +42,7 @@ def _levels(cells: Sequence[Cell]) -> list[tuple[float, Mapping[int, float]]]:
     """Validations after the first step that every run has."""
     found: dict[int, dict[int, float]] = {}
     for cell in cells:
-        for entry in read_metrics(cell.folder / "metrics.jsonl"):
+        for entry in read_metrics(cell.folder / METRICS):
             # Before the first step nothing is learnt yet; a rate from there says nothing of the schedule.
             if "val_bpb" in entry and entry["step"] > 0:
                 found.setdefault(int(entry["step"]), {})[cell.seed] = float(entry["val_bpb"])
@@ -50,7 +51,7 @@ def _levels(cells: Sequence[Cell]) -> list[tuple[float, Mapping[int, float]]]:
 
 def _warmdown_start(cell: Cell) -> int | None:
     """The step after which the learning rate falls, if a count of steps decides it."""
-    path = cell.folder / "recipe.toml"
+    path = cell.folder / RECIPE
     if not path.is_file():
         return None
     train = tomllib.loads(read_text(path)).get("train", {})

@@ -22,8 +22,8 @@ from pgolf.audit.job import audited, usual_targets
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import shard_length
 from pgolf.evaluate.ledger import Entry, Score, Verification, read_ledger, total
-from pgolf.pipeline import ARTIFACT
 from pgolf.provenance import code_digest
+from pgolf.run_files import ARTIFACT
 from pgolf.submit.bundle import Bundle
 from pgolf.submit.evidence import Candidate
 

@@ -27,10 +27,11 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.device import place
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.files import write_bytes
-from pgolf.model.gpt import GPT
+from pgolf.files import atomic_write, write_bytes
+from pgolf.model.load import model_from
 from pgolf.ranks import Ranks, join
 from pgolf.recipe import Recipe
+from pgolf.run_files import ARTIFACT
 from pgolf.submit.standins import RECIPE, with_seed
 from pgolf.team import Team
 from pgolf.train.loop import Run
@@ -59,34 +60,45 @@ class Log:
         """The raw weights were validated."""
         self.line(f"step:{step}/{RECIPE.train.steps} val_loss:{result.val_loss:.8f} val_bpb:{result.val_bpb:.8f}")
 
+    def evaluation(self, what: str, done: int, total: int) -> None:
+        """A log has no use for it."""
+
 
 def train(
     recipe: Recipe, dataset: Dataset, out: Path, device: torch.device, team: Team, log: Log
 ) -> tuple[dict[str, Tensor], Grid | None]:
-    """Train; returns the averaged weights in float32 on the CPU, sorted by name, and the grid they were rounded on."""
+    """Train, and keep the weights in ``weights.pt`` before anything else is done with them.
+
+    Returns:
+        The averaged weights in float32 on the CPU, sorted by name, and the grid they were rounded on.
+    """
     run = Run(recipe, dataset, out, device, team=team)
     run.prime_kernels()
     with run.batches:
-        while True:
-            finished = run.is_finished()
-            if finished or run.clock.step == 0 or _every(recipe.train.validate_every, run.clock.step):
+        while not run.is_finished():
+            if run.clock.step == 0 or _every(recipe.train.validate_every, run.clock.step):
                 log.validation(run.clock.step, run.validate())
-            if finished:
-                break
             run.step(log)
             log.step(run.clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
-    run.metrics.flush()
+    averaged = run.averager.result(run.network.state_dict())
+    weights = {name: averaged[name].detach().float().cpu() for name in sorted(averaged)}
+    team.first(lambda: save(weights, out / "weights.pt"))
+    log.validation(run.clock.step, run.validate())
     log.line(f"trained: {run.clock.step} steps in {run.clock.seconds:.1f} s")
-    weights = run.averager.result(run.network.state_dict())
-    return {name: weights[name].detach().float().cpu() for name in sorted(weights)}, run.grid
+    return weights, run.grid
+
+
+def save(weights: dict[str, Tensor], path: Path) -> None:
+    """Write weights as ``torch.save`` does."""
+    with atomic_write(path) as file:
+        torch.save(weights, file)
 
 
 def pack_weights(
     recipe: Recipe, dataset: Dataset, weights: dict[str, Tensor], grid: Grid | None, path: Path, room: int, log: Log
 ) -> None:
     """Write an artifact of at most ``room`` bytes."""
-    network = GPT(recipe.model)
-    network.load_state_dict(weights)
+    network = model_from(recipe.model, weights)
     calibration = calibration_for(network.eval(), recipe, dataset)
     packed = fit(weights, recipe, dataset.tokenizer.digest, path, room, 0, calibration, log.note, grid)
     write_bytes(path, packed.content)
@@ -103,8 +115,7 @@ def score(
     log: Log,
 ) -> None:
     """Score weights, on all targets or the first ``limit``, and print the result; the name ends with the mode."""
-    network = GPT(recipe.model)
-    network.load_state_dict(weights)
+    network = model_from(recipe.model, weights)
     text = dataset.validation_text(recipe.evaluation_length, limit)
     placed, mode = place(network.eval(), recipe, device), name.rpartition(" ")[2]
     team.meet()
@@ -127,7 +138,7 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     if path is None:
         weights, grid = train(recipe, dataset, options.out, device, team, log)
         score(recipe, weights, dataset, "float standard", options.targets, device, team, log)
-        path = options.out / "artifact.pgolf"
+        path = options.out / ARTIFACT
         room = options.room or recipe.compress.cap - code_bytes()
         started = time.perf_counter()
         team.first(lambda: pack_weights(recipe, dataset, weights, grid, path, room, log))
@@ -144,7 +155,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("data/datasets/fineweb10B_sp1024"), help="token shards")
     parser.add_argument("--tokenizer", type=Path, help="SentencePiece model, where the data folder holds none")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="for metrics.jsonl and artifact.pgolf")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="for metrics.jsonl and what is made")
     parser.add_argument("--seed", type=int, default=RECIPE.train.seed, help="of the initial weights")
     parser.add_argument("--artifact", type=Path, help="score this one; nothing is trained")
     parser.add_argument("--modes", default="sliding,ttt", help="how to score: standard, sliding, ttt")

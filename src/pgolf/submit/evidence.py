@@ -17,9 +17,10 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.files import sha256_file, write_bytes
-from pgolf.pipeline import ARTIFACT, evaluate_weights
+from pgolf.pipeline import evaluate_weights
 from pgolf.recipe import Recipe
-from pgolf.runs import METRICS, PROVENANCE, RESULT, RunRecord, read_run
+from pgolf.run_files import ARTIFACT, METRICS, PROVENANCE, RESULT
+from pgolf.runs import RunRecord, read_run
 from pgolf.weights import load_weights
 
 CAP = 16_000_000

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pgolf.compress.grid import Grid
@@ -93,6 +94,29 @@ def load_checkpoint(
         averager.load({name: tensor.to(device) for name, tensor in _part(tensors, "average.").items()})
         _load_optimizers(_part(tensors, "optimizer."), network, optimizers)
         return Clock(**metadata["clock"]), take_grid(tensors, metadata)
+
+
+def set_aside(network: nn.Module, optimizers: Sequence[Optimizer]) -> Callable[[], None]:
+    """Copy weights and optimizer state; what is returned puts them back, bit for bit, where ``load_checkpoint`` does.
+
+    The copies are on the CPU: training may fill the memory of its device.
+    """
+    weights = {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
+    states = [
+        (optimizer, parameter, key, value.to("cpu", copy=True))
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    ]
+
+    def put_back() -> None:
+        network.load_state_dict(weights)
+        for optimizer in optimizers:
+            optimizer.state.clear()
+        for optimizer, parameter, key, value in states:
+            optimizer.state[parameter][key] = value.to(parameter.device)
+
+    return put_back
 
 
 def _load_optimizers(state: dict[str, Tensor], network: GPT, optimizers: list[Optimizer]) -> None:

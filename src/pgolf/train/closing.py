@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgolf.device import place
+from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.files import read_json, sha256_file, write_json
+from pgolf.files import sha256_file, write_json
 from pgolf.flops import training_speed
+from pgolf.run_files import MODEL, RAW, RESULT, read_result
 from pgolf.weights import load_weights
 
 if TYPE_CHECKING:
     from pgolf.train.loop import Run, Watcher
-
-RAW, MODEL, RESULT = "raw.safetensors", "model.safetensors", "result.json"
 
 
 @dataclass(frozen=True)
@@ -60,41 +60,66 @@ def close(run: Run, watcher: Watcher, asked_to_stop: Callable[[], bool], average
 
     Raises:
         Stopped: asked to stop; everything is saved.
-        PgolfError: a score is not a finite number; everything is saved.
+        PgolfError: a score is not a finite number; everything is saved. Or there is room for the weights alone; they
+            are saved, and training is over without scores. Or there is none for them either.
     """
-    run.save_checkpoint()
-    weights = run.save_weights()
+    weights = _save(run)
     raw = run.validate(asked_to_stop)
     watcher.validation(run.clock.step, raw)
-    scored = _validate_averaged(run, weights, asked_to_stop) if averaged else None
-    clock, recipe = run.clock, run.recipe
-    speed = training_speed(recipe, clock.step * recipe.train.batch_tokens, clock.seconds, run.device, run.team.size)
-    result = TrainResult(clock.step, clock.seconds, speed, raw, scored, weights)
-    run.team.first(lambda: _record(run, result))
+    scored = _validate_averaged(run, weights, watcher, asked_to_stop) if averaged else None
+    result = TrainResult(run.clock.step, run.clock.seconds, _speed(run), raw, scored, weights)
+    if scored is not None:
+        run.team.first(lambda: scored.ledger.write(run.folder / "ledger.float.jsonl"))
+    run.team.first(lambda: _record(run, result.figures(), result.evaluations()))
     return result
 
 
-def _validate_averaged(run: Run, path: Path, asked_to_stop: Callable[[], bool]) -> EvalResult:
+def _save(run: Run) -> Path:
+    """Write the checkpoint, from which all that follows can be done again, and the weights, whose path is returned."""
+    run.check_weights()
+    try:
+        run.save_checkpoint()
+    except PgolfError as error:
+        # Several times larger than the weights. An older one would do the last steps again for nothing.
+        run.save_weights()
+        figures = {"steps": run.clock.step, "seconds": run.clock.seconds, **_speed(run)}
+        run.team.first(lambda: _record(run, figures, {}))
+        raise PgolfError(
+            f"{error}; training is over all the same: its weights ({RAW}, {MODEL}) are there, their scores are not: "
+            f"`pgolf run` with this --out or `pgolf eval {run.folder}` makes them"
+        ) from error
+    return run.save_weights()
+
+
+def _speed(run: Run) -> dict[str, float | None]:
+    tokens = run.clock.step * run.recipe.train.batch_tokens
+    return training_speed(run.recipe, tokens, run.clock.seconds, run.device, run.team.size)
+
+
+def _validate_averaged(run: Run, path: Path, watcher: Watcher, asked_to_stop: Callable[[], bool]) -> EvalResult:
     """What ``pgolf eval --mode standard`` says of the file."""
     network = place(load_weights(path).model(), run.recipe, run.device)
     tokenizer = run.dataset.tokenizer
     known = {"tokenizer": tokenizer.digest, "artifact": sha256_file(path)}
     run.team.meet()  # Loading may have taken longer on one rank than on another.
+    look = run.unless_stopped(asked_to_stop)
+
+    def progress(done: int, total: int) -> None:
+        watcher.evaluation("float BPB", done, total)
+        look(done, total)
+
     scored = evaluate(
         *(network, run.recipe, *run.validation_text, "standard"),
-        run.unless_stopped(asked_to_stop),
+        progress,
         known=known,
         team=run.team,
     )
     return replace(scored, warning=run.dataset.warning())
 
 
-def _record(run: Run, result: TrainResult) -> None:
-    if result.averaged is not None:
-        result.averaged.ledger.write(run.folder / "ledger.float.jsonl")
-    path = run.folder / RESULT
-    found: dict[str, Any] = read_json(path) if path.is_file() else {"recipe": run.recipe.name, "evaluations": {}}
-    found["train"] = result.figures()
-    found["evaluations"] |= result.evaluations()
-    write_json(path, found)
+def _record(run: Run, figures: dict[str, Any], scores: dict[str, Any]) -> None:
+    found = read_result(run.folder) or {"recipe": run.recipe.name, "evaluations": {}}
+    found["train"] = figures
+    found["evaluations"] |= scores
+    write_json(run.folder / RESULT, found)
     run.remove_checkpoint()  # Last: without it, training is over (``folder.is_trained``).

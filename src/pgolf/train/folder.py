@@ -30,13 +30,13 @@ from pgolf.files import read_json, write_bytes, write_json
 from pgolf.locks import LOCK
 from pgolf.provenance import provenance, session
 from pgolf.recipe import Recipe, load_recipe
+from pgolf.run_files import MODEL, PROVENANCE, RECIPE
 from pgolf.team import SOLO, Team
 from pgolf.train.checkpoint import CHECKPOINT
-from pgolf.train.closing import MODEL
 from pgolf.train.exclusive import working_in
 from pgolf.train.loop import Run
 
-RECIPE, PROVENANCE, LAUNCH, CELL = "recipe.toml", "provenance.json", "launch", "cell.json"
+LAUNCH, CELL = "launch", "cell.json"
 
 
 def saved_recipe(folder: Path) -> Recipe | None:
@@ -129,6 +129,7 @@ def _holds_something_else(folder: Path) -> bool:
 def is_trained(folder: Path) -> bool:
     """Whether training in this folder came to its end: the weights are saved, scored and recorded.
 
-    Before that there is a checkpoint, and a resumed run goes on from it.
+    Before that there is a checkpoint, and a resumed run goes on from it. Where the disk had no room for that one, the
+    weights are saved and recorded, and not scored.
     """
     return (folder / MODEL).is_file() and not (folder / CHECKPOINT).is_file()

@@ -26,9 +26,10 @@ from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.schedule import lr_scale, muon_momentum
 from pgolf.recipe import Recipe
+from pgolf.run_files import METRICS, MODEL, RAW
 from pgolf.team import SOLO, Team
-from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, snapshot
-from pgolf.train.closing import MODEL, RAW, TrainResult, close
+from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, set_aside, snapshot
+from pgolf.train.closing import TrainResult, close
 from pgolf.train.distributed import agree, share_gradients, shared_grid
 from pgolf.train.exclusive import working_in
 from pgolf.train.metrics import Metrics, steps_per_reading
@@ -45,6 +46,9 @@ class Watcher(Protocol):
 
     def validation(self, step: int, result: EvalResult) -> None:
         """The raw weights were validated."""
+
+    def evaluation(self, what: str, done: int, total: int) -> None:
+        """So much of another evaluation is done, in any unit."""
 
     def note(self, text: str) -> None:
         """Something worth a line happened."""
@@ -65,7 +69,8 @@ def train(run: Run, watcher: Watcher, keep: Collection[int] = (), averaged: bool
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint of the last finished step is on the disk.
-        PgolfError: the loss is no longer a finite number; the last checkpoint is still there.
+        PgolfError: the loss is no longer a finite number; the last checkpoint is still there. Or the disk is full; the
+            last checkpoint is still there, or the final weights are (see ``closing.close``).
     """
     clock = run.clock
     run.prime_kernels()
@@ -135,7 +140,7 @@ class Run:
                 self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset
             )
         self.team.copy_first(list(self.network.state_dict().values()))
-        path = folder / "metrics.jsonl" if team.is_first else None
+        path = folder / METRICS if team.is_first else None
         events = event_files(recipe, folder, self.clock.step) if team.is_first else None
         reading = steps_per_reading(device)
         self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
@@ -289,11 +294,7 @@ class Run:
             passes = max(passes, 1)
         if not passes or self.is_finished():
             return
-        weights = {name: value.clone() for name, value in self.network.state_dict().items()}
-        states = [
-            {parameter: {key: value.clone() for key, value in state.items()} for parameter, state in kept.state.items()}
-            for kept in self.optimizers
-        ]
+        put_back = set_aside(self.network, self.optimizers)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             for index, active in enumerate(self._states_to_prime(passes)):
@@ -305,10 +306,7 @@ class Run:
                 self.network.zero_grad(set_to_none=True)
         if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
             self._set_switch(False, scale=1.0)  # The next step sets it anew.
-        self.network.load_state_dict(weights)
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.state.clear()
-            optimizer.state.update(state)
+        put_back()
         self.metrics.restart_clock()
 
     @property
@@ -330,13 +328,21 @@ class Run:
             PgolfError: a weight is no finite number; a checkpoint that is there stays.
         """
         self._settle()
+        self.check_weights()
+        state = (self.network, self.optimizers, self.averager, self.clock, self.recipe, self.dataset, self.grid)
+        self.team.first(partial(save_checkpoint, path or self._checkpoint, *state))
+        self.metrics.restart_clock()
+
+    def check_weights(self) -> None:
+        """See that the weights are worth to be saved.
+
+        Raises:
+            PgolfError: one is no finite number; on every rank.
+        """
         if not all(bool(weight.isfinite().all()) for weight in self.network.state_dict().values()):
             raise PgolfError(
                 f"after step {self.clock.step} the weights are not finite numbers; lower the optim.*_lr rates"
             )
-        state = (self.network, self.optimizers, self.averager, self.clock, self.recipe, self.dataset, self.grid)
-        self.team.first(partial(save_checkpoint, path or self._checkpoint, *state))
-        self.metrics.restart_clock()
 
     def remove_checkpoint(self) -> None:
         """Delete the checkpoint to resume from, once nothing is left to be done."""

@@ -97,6 +97,10 @@ class ProfilingWatcher:
         """Passed on."""
         self._watcher.validation(step, result)
 
+    def evaluation(self, what: str, done: int, total: int) -> None:
+        """Passed on."""
+        self._watcher.evaluation(what, done, total)
+
     def note(self, text: str) -> None:
         """Passed on."""
         self._watcher.note(text)

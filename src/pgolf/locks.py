@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Literal
 
 from pgolf.errors import PgolfError
-from pgolf.files import flush_to_disk, write_error
+from pgolf.paths import write_error
 from pgolf.processes import birth, host
+from pgolf.writing import flush_to_disk
 
 LOCK = ".lock"
 """Name of the lock file in a folder; names of files that help it begin so."""

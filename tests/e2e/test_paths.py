@@ -87,6 +87,16 @@ def test_a_bad_path_is_one_line(place: Path, command: str) -> None:
     assert sorted(path.name for path in place.iterdir()) == before
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "decompress train.txt" not in command])
+def test_a_file_that_is_no_utf8_is_named(place: Path, command: str, tmp_path: Path) -> None:
+    for name in ("bad.toml", "bad.json", "bad.jsonl", "bad.txt", "bad.py"):
+        path = tmp_path / name
+        path.write_bytes("# déjà vu".encode("latin-1"))
+        done = pgolf(*(word.replace("@", str(path)) for word in command.split()), cwd=place, check=None)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done
+        assert str(path) in done.stderr, done
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -14,16 +14,8 @@ from pathlib import Path
 import pytest
 
 from pgolf.errors import PgolfError
-from pgolf.files import (
-    atomic_write,
-    check_writable,
-    read_bytes,
-    read_json,
-    read_text,
-    sha256_file,
-    write_bytes,
-    write_json,
-)
+from pgolf.files import read_bytes, read_json, read_text, sha256_file
+from pgolf.writing import atomic_write, check_writable, write_bytes, write_json
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -141,7 +133,7 @@ def test_a_file_system_that_renames_only_to_free_names(tmp_path: Path, monkeypat
 WRITE = """
 import sys, time
 from pathlib import Path
-from pgolf.files import atomic_write
+from pgolf.writing import atomic_write
 
 with atomic_write(Path(sys.argv[1])) as file:
     file.write(b"half")

@@ -142,7 +142,7 @@ def test_bars_drop_columns_and_cut_no_number(monkeypatch: pytest.MonkeyPatch, wi
     ("error", "words"),
     [
         (PermissionError(errno.EACCES, "Permission denied", "secret"), ["secret", "Permission denied", "accessible"]),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"), ["gone", "check the name"]),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"), ["gone", "check the path"]),
         (OSError(errno.ENAMETOOLONG, "File name too long", b"xxx"), ["xxx", "shorter"]),
         (IsADirectoryError(errno.EISDIR, "Is a directory", Path("folder")), ["folder", "name a file"]),
         (OSError(errno.ENOSPC, "No space left on device"), ["No space left", "free some space"]),

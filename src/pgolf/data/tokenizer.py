@@ -95,6 +95,16 @@ def _adds_space(processor: sentencepiece.SentencePieceProcessor, name: str) -> b
     return seen.startswith(_SPACE)
 
 
+def check_model(path: Path) -> None:
+    """Make sure that there is a file.
+
+    Raises:
+        PgolfError: there is none.
+    """
+    if not path.is_file():
+        raise PgolfError(f"{path}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
+
+
 class Tokenizer:
     """A SentencePiece model with its digest and byte table."""
 
@@ -109,8 +119,7 @@ class Tokenizer:
         Raises:
             PgolfError: absent, or not a SentencePiece model.
         """
-        if not path.is_file():
-            raise PgolfError(f"{path}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
+        check_model(path)
         try:
             # By its content: the library can open no file whose name is not UTF-8.
             processor = sentencepiece.SentencePieceProcessor(model_proto=read_bytes(path))

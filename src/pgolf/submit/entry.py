@@ -27,13 +27,13 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.device import place
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.files import write_bytes
 from pgolf.model.gpt import GPT
 from pgolf.ranks import Ranks, join
 from pgolf.recipe import Recipe
 from pgolf.submit.standins import RECIPE, with_seed
 from pgolf.team import Team
 from pgolf.train.loop import Run
+from pgolf.writing import write_bytes
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pgolf.device import place
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.files import read_json, sha256_file, write_json
+from pgolf.files import read_json, sha256_file
 from pgolf.flops import training_speed
 from pgolf.weights import load_weights
+from pgolf.writing import write_bytes, write_json
 
 if TYPE_CHECKING:
     from pgolf.train.loop import Run, Watcher
@@ -90,7 +91,7 @@ def _validate_averaged(run: Run, path: Path, asked_to_stop: Callable[[], bool]) 
 
 def _record(run: Run, result: TrainResult) -> None:
     if result.averaged is not None:
-        result.averaged.ledger.write(run.folder / "ledger.float.jsonl")
+        write_bytes(run.folder / "ledger.float.jsonl", result.averaged.ledger.content())
     path = run.folder / RESULT
     found: dict[str, Any] = read_json(path) if path.is_file() else {"recipe": run.recipe.name, "evaluations": {}}
     found["train"] = result.figures()

@@ -79,9 +79,15 @@ def read_json(path: Path) -> Any:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file, as far as this process can know; also of what can be no path."""
+    """Whether there is a file; also of what can be no path.
+
+    Raises:
+        PgolfError: this process may not know.
+    """
     try:
         return path.is_file()
+    except PermissionError as error:
+        raise _refused(path, error) from error
     except OSError:
         return False
 

@@ -15,6 +15,7 @@ import pytest
 
 from pgolf.errors import PgolfError
 from pgolf.files import read_bytes, read_json, read_text, sha256_file
+from pgolf.paths import path_error, read_error, write_error
 from pgolf.writing import atomic_write, check_writable, write_bytes, write_json
 
 
@@ -254,3 +255,10 @@ def test_json_that_is_too_deep(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(PgolfError, match="not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.EROFS, errno.EIO])
+def test_an_error_has_the_same_remedy_wherever_it_is_met(number: int) -> None:
+    error = OSError(number, os.strerror(number), "file")
+    met = [read_error(Path("file"), error), write_error(Path("file"), error), path_error(error)]
+    assert len({str(one).partition("; ")[2] for one in met}) == 1

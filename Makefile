@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# A machine whose torch has to stay as it is (a CUDA image) can use its own Python: make demo PYTHON=python3 VENV=...
+# They install the torch of constraints.txt. Where another has to stay as it is (a CUDA image), in its environment:
+# pip install -e ".[dev]"
 
 PYTHON ?= python3
 VENV ?= .venv

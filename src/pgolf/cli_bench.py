@@ -178,7 +178,7 @@ def bench_fuzz_command(
 
 
 def _write(result: dict[str, Any], out: Path | None) -> None:
-    from pgolf.files import write_json
+    from pgolf.writing import write_json
 
     if out is not None:
         write_json(out, result)

@@ -83,8 +83,8 @@ def bench_compressors_command(
 ) -> None:
     """Compress files with general compressors at their strongest and with a model, and unpack them again."""
     from pgolf.codec.compare import compare_files
-    from pgolf.files import write_json
     from pgolf.progress import counting
+    from pgolf.writing import write_json
 
     with counting("compressing") as progress:
         found = compare_files(files, model, tokenizer, ttt=ttt, threads=threads, progress=progress)

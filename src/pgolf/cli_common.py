@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pgolf.cli_tables import print_columns, print_table
-from pgolf.errors import PgolfError
+from pgolf.paths import path_error
 from pgolf.terminal import plain
 
 Overrides = Annotated[
@@ -43,10 +41,13 @@ def check_data_paths(data: Path | None, tokenizer: Path | None) -> None:
     Raises:
         PgolfError: the folder or the file is not there.
     """
-    if data is not None and not data.is_dir():
-        raise PgolfError(f"{data}: no such data folder; make one with `pgolf data prepare`")
-    if tokenizer is not None and not tokenizer.is_file():
-        raise PgolfError(f"{tokenizer}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
+    from pgolf.data.dataset import check_folder
+    from pgolf.data.tokenizer import check_model
+
+    if data is not None:
+        check_folder(data)
+    if tokenizer is not None:
+        check_model(tokenizer)
 
 
 def print_json(value: Any) -> None:
@@ -75,52 +76,9 @@ def paths_are_mistakes() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        if (mistake := _path_mistake(error)) is None:
+        if (mistake := path_error(error)) is None:
             raise
         raise mistake from error
-
-
-_REMEDIES = {
-    errno.ENOENT: "check the name",
-    errno.EACCES: "make it accessible to you, or choose another place",
-    errno.EPERM: "make it accessible to you, or choose another place",
-    errno.EISDIR: "name a file",
-    errno.ENOTDIR: "a file stands where a folder is wanted; choose another name",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOSPC: "free some space and run the command again",
-    errno.EDQUOT: "free some space and run the command again",
-    errno.EROFS: "choose another place",
-    errno.ELOOP: "a link leads back to itself; mend it",
-    errno.EMFILE: "allow more open files (`ulimit -n`)",
-    errno.ENFILE: "too many files are open on this machine; close some programs",
-    errno.EIO: "check the disk",
-}
-# What is the user's to mend even where the system does not say for which file.
-_NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO)
-
-
-def _path_mistake(error: OSError | ValueError | RuntimeError) -> PgolfError | None:
-    """The line for the user; None where the error is none of theirs."""
-    if isinstance(error, OSError):
-        name = error.filename
-        named = isinstance(name, (str, bytes, os.PathLike))
-        if not named and error.errno not in _NAMELESS:
-            return None
-        remedy = _REMEDIES.get(error.errno or 0, "check it and run the command again")
-        return PgolfError(
-            f"{os.fsdecode(name)}: {error.strerror}; {remedy}" if named else f"{error.strerror}; {remedy}"
-        )
-    if isinstance(error, UnicodeEncodeError):
-        around = error.object[max(error.start - 100, 0) : error.end + 100]
-        return PgolfError(f"{around}: has characters that this cannot write; rename what has this name")
-    if isinstance(error, UnicodeDecodeError):
-        return PgolfError(f"a file is not UTF-8 text where one is wanted (its byte {error.start + 1}); convert it")
-    if isinstance(error, RuntimeError):
-        # So pathlib says it, in versions of Python before 3.13.
-        return PgolfError(f"{error}; mend it") if str(error).startswith("Symlink loop") else None
-    if "null byte" in str(error) or "null character" in str(error):
-        return PgolfError("a path has a NUL character, which no file's name can have; correct it")
-    return None
 
 
 def flat_rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgolf.errors import PgolfError
-from pgolf.files import flush_to_disk, hidden_name, sync_folder, write_error
 from pgolf.locks import LOCK, Held, Lock, take
+from pgolf.paths import write_error
+from pgolf.writing import flush_to_disk, hidden_name, sync_folder
 
 
 @contextlib.contextmanager

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Literal
 
 from pgolf.errors import PgolfError
-from pgolf.files import flush_to_disk, write_error
+from pgolf.paths import write_error
 from pgolf.processes import birth, host
+from pgolf.writing import flush_to_disk
 
 LOCK = ".lock"
 """Name of the lock file in a folder; names of files that help it begin so."""
@@ -233,7 +234,8 @@ class _Attempt:
         # One that has no flock where it is: then flock says nothing about it.
         if holder is not None and not holder.flock and not holder.is_gone():
             raise Held(self.path, self.what, holder, flock=False)
-        self._left_by = holder or self._left_by
+        # A file that is no longer there was released in the meantime, and nothing was left.
+        self._left_by = (holder or self._left_by) if _is_at(handle, self.path) else None
         return True
 
     def _by_existence(self, handle: int, patient: bool) -> bool:

@@ -25,7 +25,7 @@ from pgolf.errors import PgolfError
 from pgolf.estimate import check_memory, check_size
 from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
-from pgolf.files import check_writable, sha256_file, write_json
+from pgolf.files import sha256_file
 from pgolf.model.attend import BOS
 from pgolf.progress import TrainingView, counting, tell, working
 from pgolf.recipe import Recipe, load_recipe
@@ -37,6 +37,7 @@ from pgolf.train.exclusive import working_in
 from pgolf.train.folder import is_trained, open_run, record_session, saved_recipe, writing
 from pgolf.train.loop import Run, train
 from pgolf.weights import Weights, load_weights, save_weights, weights_file
+from pgolf.writing import check_writable, write_bytes, write_json
 
 # What a cap means for a recipe with another scheme.
 BUDGET = (
@@ -184,7 +185,7 @@ def evaluate_weights(
     with counting(label or f"{mode} evaluation") as progress:
         result = evaluate(network, recipe, *text, mode, progress, strict=strict, known=digests, team=team)
     if ledger is not None:
-        team.first(lambda: result.ledger.write(ledger))
+        team.first(lambda: write_bytes(ledger, result.ledger.content()))
     return replace(result, warning=dataset.warning())
 
 

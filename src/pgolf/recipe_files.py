@@ -11,7 +11,6 @@ from typing import Any
 
 from pgolf.errors import PgolfError
 from pgolf.files import is_file, read_text
-from pgolf.terminal import plain
 
 
 def recipe_names() -> list[str]:
@@ -30,6 +29,9 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         PgolfError: the recipe is unknown, cannot be read, or extends itself.
     """
+    # An artifact holds its recipe: scoring reads no such file.
+    from pgolf.terminal import plain
+
     if name in seen:
         raise PgolfError(f"recipe {name}: extends itself by way of {' -> '.join((*seen, name))}")
     path = Path(name)

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import select
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ output = Output()
 
 
 class _Patient(io.FileIO):
-    """A file whose writing never fails: what does not arrive is noted, and the work goes on."""
+    """A file whose writing never fails: it waits for a slow reader, and of what does not arrive the reason is noted."""
 
     def __init__(self, descriptor: int, noted: Output) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -79,9 +80,10 @@ class _Patient(io.FileIO):
 
     def write(self, data: bytes) -> int | None:  # type: ignore[override]
         try:
-            return super().write(data)
-        except BlockingIOError:
-            raise
+            # None: whoever made it does not want writers to wait for its readers, and it is full.
+            while (count := super().write(data)) is None:
+                select.select([], [self], [])
+            return count
         except OSError as error:
             self._noted.lost = self._noted.lost or error
             return len(data)

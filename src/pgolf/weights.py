@@ -20,12 +20,13 @@ from pgolf.data.dataset import TOKENIZER, Dataset, find_tokenizer
 from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import atomic_write, utf8_name
 from pgolf.model.gpt import GPT
 from pgolf.model.load import model_from, parameter_shapes
 from pgolf.optim.averaging import Averager
+from pgolf.paths import utf8_name
 from pgolf.recipe import CompressSection, Recipe, recipe_from_tree
 from pgolf.run_files import MODEL, RECIPE
+from pgolf.writing import atomic_write
 
 FORMAT = "pgolf-weights-1"
 CHECKPOINT_FORMAT = "pgolf-checkpoint-1"

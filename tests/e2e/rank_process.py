@@ -72,7 +72,7 @@ def keeping_ledgers(path: Path) -> Iterator[None]:
 
     def evaluate(*arguments: Any, **options: Any) -> EvalResult:
         result = plain(*arguments, **options)
-        result.ledger.write(path)
+        path.write_bytes(result.ledger.content())
         return result
 
     with mock.patch.object(pipeline, "evaluate", evaluate):

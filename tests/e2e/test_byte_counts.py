@@ -17,7 +17,8 @@ from pgolf.data.byte_check import check_bytes
 from pgolf.data.dataset import open_dataset
 from pgolf.data.inspect import inspect_dataset
 from pgolf.data.prepare import prepare
-from pgolf.data.shards import read_shard, write_shard
+from pgolf.data.shard_writer import write_shard
+from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
 from pgolf.pipeline import verify_job

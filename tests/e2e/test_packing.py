@@ -11,7 +11,8 @@ import pytest
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.container import read_artifact
 from pgolf.data.dataset import open_dataset
-from pgolf.data.shards import read_shard, write_shard
+from pgolf.data.shard_writer import write_shard
+from pgolf.data.shards import read_shard
 from pgolf.recipe import load_recipe
 from pgolf.weights import load_weights, save_weights
 from tests.e2e.conftest import pgolf, pgolf_json

@@ -87,6 +87,16 @@ def test_a_bad_path_is_one_line(place: Path, command: str) -> None:
     assert sorted(path.name for path in place.iterdir()) == before
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "decompress train.txt" not in command])
+def test_a_file_that_is_no_utf8_is_named(place: Path, command: str, tmp_path: Path) -> None:
+    for name in ("bad.toml", "bad.json", "bad.jsonl", "bad.txt", "bad.py"):
+        path = tmp_path / name
+        path.write_bytes("# déjà vu".encode("latin-1"))
+        done = pgolf(*(word.replace("@", str(path)) for word in command.split()), cwd=place, check=None)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done
+        assert str(path) in done.stderr, done
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -154,8 +164,10 @@ def test_names_that_are_no_utf8_work_everywhere(workshop: Path, tmp_path: Path) 
     study = 'title = "t"\nrecipe = "' + str(workshop / "tiny.toml") + '"\nscores = ["packed"]\nseeds = [1]\n'
     (folder / f"{LATIN}.study.toml").write_text(study)
     pgolf("study", folder / f"{LATIN}.study.toml", "--data", data, "--out", folder / "study")
-    told = pgolf("submit", run, "-o", folder / "sub", "--no-audit", "--force", check=None)
-    assert told.returncode in (1, 2) and "Traceback" not in told.stderr
+    told = pgolf("submit", run, "-o", folder / "submission", "--no-audit", "--force", check=2)
+    assert told.stderr == (
+        f"pgolf: error: {tmp_path}/lat\\xe9/run: has no sliding evaluation; continue the run with `pgolf run`\n"
+    )
 
 
 def test_a_name_that_matplotlib_takes_for_a_formula(workshop: Path, tmp_path: Path) -> None:

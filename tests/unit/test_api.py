@@ -14,9 +14,9 @@ import pgolf
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.evaluate.evaluate import evaluate
-from pgolf.files import write_json
 from pgolf.model.gpt import build_model
 from pgolf.weights import save_weights
+from pgolf.writing import write_json
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.pack import fit
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.shards import write_shard
+from pgolf.data.shard_writer import write_shard
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe import Recipe, load_recipe

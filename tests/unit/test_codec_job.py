@@ -15,10 +15,10 @@ from pgolf.codec.job import Job, compress_file, decompress_file
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import write_json
 from pgolf.model.gpt import build_model
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.weights import save_weights
+from pgolf.writing import write_json
 
 TEXT = b"hello world and hello world again, this is a text.\r\nIt has \xe2\x9c\x93 signs \xff and 17 numbers.\n" * 6
 

@@ -15,7 +15,8 @@ from pgolf.api import load_recipe, train
 from pgolf.data.dataset import find_tokenizer, open_dataset
 from pgolf.data.prepare import prepare
 from pgolf.data.readers import Reading
-from pgolf.data.shards import read_shard, write_shard
+from pgolf.data.shard_writer import write_shard
+from pgolf.data.shards import read_shard
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 from pgolf.weights import load_weights

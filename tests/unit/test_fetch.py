@@ -17,7 +17,7 @@ import pytest
 
 from pgolf.data.dataset import open_dataset
 from pgolf.data.prepare import train_tokenizer
-from pgolf.data.shards import shard_header
+from pgolf.data.shard_writer import shard_header
 from pgolf.errors import PgolfError
 
 pytest.importorskip("huggingface_hub")

@@ -14,16 +14,9 @@ from pathlib import Path
 import pytest
 
 from pgolf.errors import PgolfError
-from pgolf.files import (
-    atomic_write,
-    check_writable,
-    read_bytes,
-    read_json,
-    read_text,
-    sha256_file,
-    write_bytes,
-    write_json,
-)
+from pgolf.files import read_bytes, read_json, read_text, sha256_file
+from pgolf.paths import path_error, read_error, write_error
+from pgolf.writing import atomic_write, check_writable, write_bytes, write_json
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -141,7 +134,7 @@ def test_a_file_system_that_renames_only_to_free_names(tmp_path: Path, monkeypat
 WRITE = """
 import sys, time
 from pathlib import Path
-from pgolf.files import atomic_write
+from pgolf.writing import atomic_write
 
 with atomic_write(Path(sys.argv[1])) as file:
     file.write(b"half")
@@ -262,3 +255,10 @@ def test_json_that_is_too_deep(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(PgolfError, match="not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.EROFS, errno.EIO])
+def test_an_error_has_the_same_remedy_wherever_it_is_met(number: int) -> None:
+    error = OSError(number, os.strerror(number), "file")
+    met = [read_error(Path("file"), error), write_error(Path("file"), error), path_error(error)]
+    assert len({str(one).partition("; ")[2] for one in met}) == 1

@@ -13,9 +13,9 @@ from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.compress.inspect import ArtifactInfo, group_or_other, inspect_artifact
 from pgolf.compress.quantize import Quantized, Stored
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
 from pgolf.recipe import load_recipe
 from pgolf.report.histogram import bars, draw_codes, group_rows, summary_rows, tensor_rows
+from pgolf.writing import write_bytes
 
 RECIPE = load_recipe("tiny")
 ORIGIN = {"pgolf": "0.1.0", "calibration": {"source": "train", "tokens": 16384}}

@@ -64,7 +64,7 @@ def test_the_score_is_the_sum_of_the_entries(tmp_path: Path) -> None:
     assert score.bpb == score.nats / math.log(2) / score.bytes
     assert ledger.running_bpb(20)[-1] == pytest.approx(score.bpb, rel=1e-12)
     assert len(ledger.running_bpb(20)) == 2
-    ledger.write(tmp_path / "l.jsonl")
+    (tmp_path / "l.jsonl").write_bytes(ledger.content())
     found = verify(tmp_path / "l.jsonl", artifact="a" * 64)
     assert found.problem is None
     assert found.score == score
@@ -148,7 +148,7 @@ def test_totals_are_recomputed(tmp_path: Path) -> None:
 
 def test_other_data_and_other_bytes_are_found(tmp_path: Path) -> None:
     path = tmp_path / "l.jsonl"
-    recorded().write(path)
+    path.write_bytes(recorded().content())
     other = TOKENS.copy()
     other[30] ^= 1
     found = verify_ledger(path, other, byte_counts(other))

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pgolf.data.loader import BatchLoader, TokenStream
-from pgolf.data.shards import read_shard, write_shard
+from pgolf.data.shard_writer import write_shard
+from pgolf.data.shards import read_shard
 from pgolf.errors import PgolfError
 from pgolf.recipe import TrainSection
 

@@ -136,6 +136,21 @@ def test_a_process_that_nobody_has_asked_for_has_ended(tmp_path: Path) -> None:
     assert birth(os.getpid()) == birth(os.getpid()) is not None
 
 
+def test_one_that_released_it_between_two_steps_left_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, flock = tmp_path / LOCK, fcntl.flock
+    first = take(path, "run")
+
+    def late(handle: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.release()
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = take(path, "run")
+    assert second.left_by is None
+    second.release()
+
+
 @pytest.mark.parametrize("number", locks.NO_FLOCK)
 def test_kinds_of_no_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(fcntl, "flock", _fails(number))

@@ -11,7 +11,7 @@ import torch
 
 from pgolf.data.loader import BatchLoader, TokenStream
 from pgolf.data.prefetch import Prefetcher, prefetcher
-from pgolf.data.shards import write_shard
+from pgolf.data.shard_writer import write_shard
 from pgolf.errors import PgolfError
 from pgolf.recipe import TrainSection
 

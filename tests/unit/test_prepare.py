@@ -24,7 +24,8 @@ from pgolf.data.dataset import open_dataset
 from pgolf.data.holdout import HoldOut, document_number
 from pgolf.data.prepare import train_tokenizer
 from pgolf.data.readers import Reading
-from pgolf.data.shards import ShardWriter, read_shard
+from pgolf.data.shard_writer import ShardWriter
+from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.folders import new_folder

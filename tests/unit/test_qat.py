@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from pgolf.compress.quantize import Quantized, dequantize_state
 from pgolf.compress.scheme import quantize_state
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.shards import write_shard
+from pgolf.data.shard_writer import write_shard
 from pgolf.errors import PgolfError
 from pgolf.estimate import activation_bytes, estimate
 from pgolf.evaluate.evaluate import EvalResult, evaluate

@@ -155,7 +155,7 @@ def test_an_evaluation_after_training_has_a_bar_of_its_own(monkeypatch: pytest.M
     ("error", "words"),
     [
         (PermissionError(errno.EACCES, "Permission denied", "secret"), ["secret", "Permission denied", "accessible"]),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"), ["gone", "check the name"]),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"), ["gone", "check the path"]),
         (OSError(errno.ENAMETOOLONG, "File name too long", b"xxx"), ["xxx", "shorter"]),
         (IsADirectoryError(errno.EISDIR, "Is a directory", Path("folder")), ["folder", "name a file"]),
         (OSError(errno.ENOSPC, "No space left on device"), ["No space left", "free some space"]),
@@ -196,3 +196,39 @@ def test_standard_output_that_is_closed_full_or_poor(tmp_path: Path) -> None:
     assert enough.returncode == 0 and enough.stderr == b""
     poor = pgolf_in_shell("pgolf recipes", PYTHONIOENCODING="ascii")
     assert poor.returncode == 0 and poor.stderr == b"" and b"+-" in poor.stdout and poor.stdout.isascii()
+
+
+FULL_PIPE = """
+import os, sys, threading, time
+
+reading, writing = os.pipe()
+os.set_blocking(writing, False)
+os.dup2(writing, 1)
+os.close(writing)
+read = []
+
+def reader():
+    time.sleep(0.5)
+    while block := os.read(reading, 1 << 16):
+        read.append(block)
+        time.sleep(0.001)
+
+thread = threading.Thread(target=reader, daemon=True)
+thread.start()
+
+from pgolf.terminal import output, patient_streams
+
+with patient_streams():
+    for number in range(60_000):
+        print(f"line {number}")
+    print("x" * 300_000)
+    assert output.lost is None
+os.close(1)
+thread.join()
+assert b"".join(read).decode() == "".join(f"line {number}\\n" for number in range(60_000)) + "x" * 300_000 + "\\n"
+"""
+
+
+def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_PIPE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

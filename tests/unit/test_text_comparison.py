@@ -17,7 +17,7 @@ def ledger(path: Path, nats: list[float], targets: int = 10, token: int = 7) -> 
     book = Ledger({"targets": targets * len(nats)})
     for index, cost in enumerate(nats):
         book.record(index * targets, np.full(targets, token, np.uint16), cost, 30, "state")
-    book.write(path)
+    path.write_bytes(book.content())
     return path
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.shards import write_shard
+from pgolf.data.shard_writer import write_shard
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.recipe import Recipe, load_recipe

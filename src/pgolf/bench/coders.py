@@ -13,7 +13,7 @@ from pgolf.bench.harness import cpu_model
 from pgolf.compress.compare import Progress, compare_coders
 from pgolf.compress.quantize import Quantized, Stored, quantize_matrix
 from pgolf.errors import PgolfError
-from pgolf.files import utf8_name
+from pgolf.paths import utf8_name
 from pgolf.provenance import environment
 from pgolf.recipe import CompressSection
 

@@ -15,8 +15,9 @@ from pgolf.codec.stream import fixed_threads, machine
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Scorer
 from pgolf.evaluate.scorer import build_scorer
-from pgolf.files import check_writable, read_bytes, sha256_file, write_bytes
+from pgolf.files import read_bytes, sha256_file
 from pgolf.weights import load_weights
+from pgolf.writing import check_writable, write_bytes
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pgolf
 
-# Modules that open an artifact and score a stream with it, in any mode.
+# Modules that open an artifact and score a stream with it, in any mode. What is said when the system refuses a path
+# (paths.py) is asked for then only, and is no part of it.
 SCORER_MODULES = (
     "errors.py",
-    "processes.py",
     "files.py",
     "recipe.py",
     "recipe_checks.py",

@@ -22,10 +22,10 @@ from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.compress.report import PackReport, TensorReport
 from pgolf.compress.scheme import check_range, quantize_state, stored_bits
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
 from pgolf.model.load import parameter_shapes
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe import Recipe
+from pgolf.writing import write_bytes
 
 _HEADER_ESTIMATE = 3000
 _TRAINED_RMS = 0.14

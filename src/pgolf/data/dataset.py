@@ -176,6 +176,16 @@ class Dataset:
         return digest.hexdigest()
 
 
+def check_folder(folder: Path) -> None:
+    """Make sure that there is a folder.
+
+    Raises:
+        PgolfError: there is none.
+    """
+    if not folder.is_dir():
+        raise PgolfError(f"{folder}: no such data folder; make one with `pgolf data prepare`")
+
+
 def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | None = None) -> Dataset:
     """Open a prepared folder, or a bare folder of ``*_train_*.bin`` and ``*_val_*.bin`` shards.
 
@@ -187,8 +197,7 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
     Raises:
         PgolfError: no shards, no tokenizer, one of another size or than the manifest says, or a damaged manifest.
     """
-    if not folder.is_dir():
-        raise PgolfError(f"{folder}: no such data folder; make one with `pgolf data prepare`")
+    check_folder(folder)
     train, val = (token_shards(folder, split) for split in SPLITS)
     if not train and not val:
         raise PgolfError(f"{folder}: holds no shards (NAME_train_000000.bin, NAME_val_000000.bin)")

@@ -13,8 +13,10 @@ from typing import Any
 
 from pgolf.data.shards import shard_length
 from pgolf.errors import PgolfError
-from pgolf.files import flush_to_disk, read_json, write_error
+from pgolf.files import read_json
 from pgolf.locks import LOCK, held
+from pgolf.paths import write_error
+from pgolf.writing import flush_to_disk
 
 REPOSITORY = "willdepueoai/parameter-golf"
 PUBLISHED = {"fineweb-sp1024": "fineweb10B_sp1024"}

@@ -20,14 +20,16 @@ from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_o
 from pgolf.data.encode import Document, Part, batches, encode_all
 from pgolf.data.holdout import NO_DOCUMENTS, HoldOut, choose_held_out
 from pgolf.data.readers import Reading, read_documents
-from pgolf.data.shards import TOKENS_PER_SHARD, ShardWriter, shard_length
+from pgolf.data.shard_writer import TOKENS_PER_SHARD, ShardWriter
+from pgolf.data.shards import shard_length
 from pgolf.data.sources import find_sources
 from pgolf.data.streams import Advance
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer, train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import sha256_file, write_json
+from pgolf.files import sha256_file
 from pgolf.folders import new_folder
+from pgolf.writing import write_json
 
 __all__ = ["prepare", "train_tokenizer", "write_dataset"]
 

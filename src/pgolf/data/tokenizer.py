@@ -95,6 +95,16 @@ def _adds_space(processor: sentencepiece.SentencePieceProcessor, name: str) -> b
     return seen.startswith(_SPACE)
 
 
+def check_model(path: Path) -> None:
+    """Make sure that there is a file.
+
+    Raises:
+        PgolfError: there is none.
+    """
+    if not path.is_file():
+        raise PgolfError(f"{path}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
+
+
 class Tokenizer:
     """A SentencePiece model with its digest and byte table."""
 
@@ -109,8 +119,7 @@ class Tokenizer:
         Raises:
             PgolfError: absent, or not a SentencePiece model.
         """
-        if not path.is_file():
-            raise PgolfError(f"{path}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
+        check_model(path)
         try:
             # By its content: the library can open no file whose name is not UTF-8.
             processor = sentencepiece.SentencePieceProcessor(model_proto=read_bytes(path))
@@ -156,30 +165,9 @@ class Tokenizer:
 
         A space that the tokenizer itself puts in front is not part of it.
         """
-        return self._own_text(str(self._processor.normalize(text)))
+        return self.own_text(str(self._processor.normalize(text)))
 
-    def document_bytes(self, tokens: NDArray[np.integer]) -> int:
-        """UTF-8 length of the text that SentencePiece decodes a whole document (n,) to, unknown pieces left out.
-
-        It owes nothing to the byte table, so that one can be held against the other.
-        """
-        plain, ids = self._character, tokens.tolist()
-        known = [plain if token == self.unknown_id else token for token in ids if token != self.bos_id]
-        # The decoder takes off spaces at the beginning of a text, so a character is put there.
-        text = str(self._processor.decode([plain, *known]))[1:]
-        return len(self._own_text(text).encode()) - ids.count(self.unknown_id) * int(self.byte_table.base[plain])
-
-    @functools.cached_property
-    def _character(self) -> int:
-        """A token that is decoded to one character that is no space, whatever stands beside it."""
-        table = self.byte_table
-        texts = (
-            (token, self.decode([token])) for token in np.flatnonzero((table.base > 0) & ~table.leading_space).tolist()
-        )
-        # Half a character is decoded to U+FFFD, which is longer; of a piece with a space the decoder shows the rest.
-        whole = ((token, text) for token, text in texts if len(text.encode()) == table.base[token])
-        return next(token for token, text in whole if len(text) == 1 and text.isprintable() and text != " ")
-
-    def _own_text(self, normalized: str) -> str:
+    def own_text(self, normalized: str) -> str:
+        """Text in which each U+2581 is a space, without the space that the tokenizer itself puts in front."""
         text = normalized.replace(_SPACE, " ")
         return text.removeprefix(" ") if self.byte_table.adds_space else text

@@ -9,7 +9,8 @@ from pathlib import Path
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.trainer import TrainingError, train_apart
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes, write_bytes
+from pgolf.files import read_bytes
+from pgolf.writing import write_bytes
 
 SAMPLE_BYTES = 64 << 20
 """A tokenizer is trained on at most this much text."""

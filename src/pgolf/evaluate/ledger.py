@@ -20,7 +20,7 @@ import numpy as np
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes, write_bytes
+from pgolf.files import read_bytes
 
 FORMAT = "pgolf-ledger-1"
 _START = "0" * 64
@@ -112,16 +112,16 @@ class Ledger:
                 running.append(Score(nats, entry.first + entry.targets, count).bpb)
         return running
 
+    def content(self) -> bytes:
+        """The whole file."""
+        return "".join(f"{line}\n" for line in self.lines()).encode()
+
     def lines(self) -> Iterator[str]:
         """The file's lines."""
         yield _json({**self.header, "chain": _link(_START, self.header)})
         for entry in self._entries:
             yield _json(asdict(entry))
         yield _json(_footer(self._entries, self._chain))
-
-    def write(self, path: Path) -> None:
-        """Write the whole ledger atomically."""
-        write_bytes(path, "".join(f"{line}\n" for line in self.lines()).encode())
 
 
 def total(entries: Sequence[Entry]) -> Score:

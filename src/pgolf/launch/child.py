@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pgolf.files import write_error
+from pgolf.paths import write_error
 
 # Stopped after a step (130), or by the signal itself where there is no step to finish: still starting, or evaluating.
 INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf.errors import PgolfError
-from pgolf.files import write_bytes
 from pgolf.pipeline import SCORES, job_dataset
 from pgolf.recipe import Recipe, load_recipe
 from pgolf.run_files import RECIPE, read_result
 from pgolf.train.folder import LAUNCH, is_trained, saved_recipe
+from pgolf.writing import write_bytes
 
 COMMANDS = ("run", "train")
 

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from pgolf.files import write_bytes
 from pgolf.terminal import plain
 from pgolf.train.metrics import read_metrics
+from pgolf.writing import write_bytes
 
 _LOSS, _LOSS_LIGHT, _VALIDATION = "#1f4e8c", "#9db8d9", "#c2410c"
 # The smoothed loss averages over about this part of the run, so that short and long ones read alike.

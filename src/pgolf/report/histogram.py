@@ -10,8 +10,8 @@ from typing import Any
 
 from pgolf.compress.inspect import ArtifactInfo, TensorInfo
 from pgolf.compress.quantize import code_range
-from pgolf.files import write_bytes
 from pgolf.terminal import can_spell, plain
+from pgolf.writing import write_bytes
 
 TENSOR_COLUMNS = ("tensor", "shape", "bits", "codes", "histogram", "entropy\nper code", "floats\nbytes")
 GROUP_COLUMNS = ("group", "tensors", "weights", "codes\nbytes", "floats\nbytes", "bits per\nweight")

@@ -11,7 +11,6 @@ import torch
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.places import recorded_data
 from pgolf.errors import PgolfError
-from pgolf.files import check_writable, write_bytes
 from pgolf.generate.model import Model, sample_texts
 from pgolf.progress import counting
 from pgolf.report.content import Report, Samples, Section
@@ -26,6 +25,7 @@ from pgolf.run_files import ARTIFACT, MODEL
 from pgolf.runs import RunRecord, read_run
 from pgolf.study.cells import CELLS, read_cells
 from pgolf.weights import Weights, load_weights
+from pgolf.writing import check_writable, write_bytes
 
 FORMATS = ("html", "md")
 # The weights that a mode's ledger is of, and the ledger.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgolf.data.dataset import Dataset
-from pgolf.files import write_bytes
 from pgolf.report.content import (
     Areas,
     Block,
@@ -29,6 +28,7 @@ from pgolf.report.words import shown
 from pgolf.run_files import METRICS
 from pgolf.runs import read_run
 from pgolf.terminal import plain
+from pgolf.writing import write_bytes
 
 
 def write_report(folder: Path, dataset: Dataset | None = None) -> Path:

@@ -13,11 +13,12 @@ import torch
 
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.estimate import check_size
-from pgolf.files import read_json, remove_file, write_bytes, write_error, write_json
+from pgolf.files import read_json
 from pgolf.launch.jobs import RunJob
 from pgolf.launch.local import Outcome, Place, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
 from pgolf.locks import LOCK, held
+from pgolf.paths import write_error
 from pgolf.pipeline import job_dataset, run_all
 from pgolf.progress import stderr, tell
 from pgolf.run_files import PROVENANCE
@@ -27,6 +28,7 @@ from pgolf.study.spec import Planned, Study
 from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
 from pgolf.train.exclusive import working_in
 from pgolf.train.folder import CELL, LAUNCH, saved_recipe
+from pgolf.writing import remove_file, write_bytes, write_json
 
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.

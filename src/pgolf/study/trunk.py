@@ -17,13 +17,14 @@ from typing import Any
 
 from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, write_bytes, write_json
+from pgolf.files import read_json
 from pgolf.recipe import Recipe
 from pgolf.run_files import ARTIFACT, METRICS, MODEL, PROVENANCE, RAW, RECIPE, RESULT, read_result
 from pgolf.train.checkpoint import CHECKPOINT, SNAPSHOTS, snapshot
 from pgolf.train.folder import saved_recipe
 from pgolf.train.metrics import read_metrics
 from pgolf.weights import load_tensors, load_weights, save_tensors, save_weights
+from pgolf.writing import write_bytes, write_json
 
 
 def train_key(recipe: Recipe) -> str:

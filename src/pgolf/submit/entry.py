@@ -27,7 +27,6 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.device import place
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.files import atomic_write, write_bytes
 from pgolf.model.load import model_from
 from pgolf.ranks import Ranks, join
 from pgolf.recipe import Recipe
@@ -35,6 +34,7 @@ from pgolf.run_files import ARTIFACT
 from pgolf.submit.standins import RECIPE, with_seed
 from pgolf.team import Team
 from pgolf.train.loop import Run
+from pgolf.writing import atomic_write, write_bytes
 
 
 @dataclass(frozen=True)

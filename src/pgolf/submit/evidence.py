@@ -16,12 +16,13 @@ from pgolf.compress.pack import fit
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
-from pgolf.files import sha256_file, write_bytes
+from pgolf.files import sha256_file
 from pgolf.pipeline import evaluate_weights
 from pgolf.recipe import Recipe
 from pgolf.run_files import ARTIFACT, METRICS, PROVENANCE, RESULT
 from pgolf.runs import RunRecord, read_run
 from pgolf.weights import load_weights
+from pgolf.writing import write_bytes
 
 CAP = 16_000_000
 _NUMBER = (int, float)

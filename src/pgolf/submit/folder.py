@@ -13,12 +13,14 @@ import torch
 from pgolf.audit.job import audit_job
 from pgolf.audit.settings import Settings
 from pgolf.errors import PgolfError
-from pgolf.files import hidden_name, read_bytes, read_json, sync_folder, write_bytes, write_error, write_json
+from pgolf.files import read_bytes, read_json
+from pgolf.paths import write_error
 from pgolf.submit.bundle import Bundle, bundle
 from pgolf.submit.checklist import TRACKS, Item, audit_item, ledger_items, official_item, recorded_items, run_script
 from pgolf.submit.evidence import Candidate, find_data, read_candidate, repacked, verify
 from pgolf.submit.texts import readme, requirements, submission, summary, training_log
 from pgolf.terminal import plain
+from pgolf.writing import hidden_name, sync_folder, write_bytes, write_json
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
 MODES = ("ttt", "sliding")

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pgolf.device import place
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.files import sha256_file, write_json
+from pgolf.files import sha256_file
 from pgolf.flops import training_speed
 from pgolf.run_files import MODEL, RAW, RESULT, read_result
 from pgolf.weights import load_weights
+from pgolf.writing import write_json
 
 if TYPE_CHECKING:
     from pgolf.train.loop import Run, Watcher
@@ -69,7 +70,7 @@ def close(run: Run, watcher: Watcher, asked_to_stop: Callable[[], bool], average
     scored = _validate_averaged(run, weights, watcher, asked_to_stop) if averaged else None
     result = TrainResult(run.clock.step, run.clock.seconds, _speed(run), raw, scored, weights)
     if scored is not None:
-        run.team.first(lambda: scored.ledger.write(run.folder / "ledger.float.jsonl"))
+        run.team.first(lambda: write_bytes(run.folder / "ledger.float.jsonl", scored.ledger.content()))
     run.team.first(lambda: _record(run, result.figures(), result.evaluations()))
     return result
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, write_bytes, write_json
+from pgolf.files import read_json
 from pgolf.locks import LOCK
 from pgolf.provenance import provenance, session
 from pgolf.recipe import Recipe, load_recipe
@@ -35,6 +35,7 @@ from pgolf.team import SOLO, Team
 from pgolf.train.checkpoint import CHECKPOINT
 from pgolf.train.exclusive import working_in
 from pgolf.train.loop import Run
+from pgolf.writing import write_bytes, write_json
 
 LAUNCH, CELL = "launch", "cell.json"
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes, write_bytes, write_error
+from pgolf.files import read_bytes
+from pgolf.paths import write_error
 from pgolf.train.tensorboard import EventFiles
+from pgolf.writing import write_bytes
 
 # Reading a loss waits for the device that computes it; there the losses of so many steps are read together.
 _STEPS_PER_READING = 16

@@ -15,8 +15,8 @@ import torch
 from torch.profiler import ProfilerAction, ProfilerActivity, profile
 
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.files import check_writable, write_bytes
 from pgolf.train.loop import Watcher
+from pgolf.writing import check_writable, write_bytes
 
 # The first steps compile, tune and fill caches; the next one warms the profiler itself.
 _SKIPPED, _WARMUP, _PROFILED = 3, 1, 5

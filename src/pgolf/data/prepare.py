@@ -92,7 +92,7 @@ def prepare(
     )
     with new_folder(out) as folder:
         every = (document for path in text for document in read_documents(path, reading))
-        holdout = choose_held_out(every, val_fraction)
+        holdout = choose_held_out(every, val_fraction, str(text[0]) if len(text) == 1 else "the text")
         make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, _sample(text, reading, holdout))
         sources = [
             {"path": str(path), "split": split or "hash", "bytes": path.stat().st_size, "sha256": sha256_file(path)}

@@ -19,7 +19,7 @@ from pgolf import __version__
 from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
 from pgolf.data.encode import Document, Part, batches, encode_all
 from pgolf.data.holdout import NO_DOCUMENTS, HoldOut, choose_held_out
-from pgolf.data.readers import Reading, read_documents
+from pgolf.data.readers import Reading, file_kind, read_documents
 from pgolf.data.shards import TOKENS_PER_SHARD, ShardWriter, shard_length
 from pgolf.data.sources import find_sources
 from pgolf.data.streams import Advance
@@ -36,6 +36,8 @@ Progress = Callable[[int, int], None]
 """Called with the source bytes that are done, and their total."""
 
 _SMALL_INPUT = 4 << 20
+_MEMORY_PER_BYTE = 50
+"""Bytes of memory that encoding takes for each byte of a document."""
 
 
 def prepare(
@@ -81,6 +83,8 @@ def prepare(
     reading, skipped = reading or Reading(), Counter[str]()
     training = "" if val_fraction else "train"
     files = [(path, training) for path in text] + [(path, "val") for path in val_text]
+    for path, _ in files:
+        _check_memory(path, reading)
     total = sum(path.stat().st_size for path, _ in files)
     if workers is None:
         workers = 1 if total < _SMALL_INPUT else _cores()
@@ -148,6 +152,21 @@ def _check_arguments(val_text: Sequence[Path], val_fraction: float, workers: int
         raise PgolfError(f"--workers {workers} must be at least 1")
     if tokens_per_shard < 1:
         raise PgolfError(f"tokens per shard {tokens_per_shard} must be at least 1")
+
+
+def _check_memory(path: Path, reading: Reading) -> None:
+    """See that a file that is one document can be encoded; twice the machine's memory is allowed, as a disk has some.
+
+    Raises:
+        PgolfError: it is too large.
+    """
+    needed = _MEMORY_PER_BYTE * path.stat().st_size
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if file_kind(path) == (".txt", "") and reading.split == "files" and needed > 2 * there:
+        raise PgolfError(
+            f"{path}: is a single document, which takes some {needed / 2**30:,.0f} GiB of memory, and this machine has "
+            f"{there / 2**30:,.0f} GiB; give it as several files, or with --split blank-lines"
+        )
 
 
 def write_dataset(

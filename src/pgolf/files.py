@@ -255,6 +255,18 @@ def flush_to_disk(handle: int) -> None:
             raise
 
 
+def flush_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk, where its file system can be asked to."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # One may be allowed to write into a folder and not to read it.
+    try:
+        flush_to_disk(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring a folder's entries to the disk: only then is a rename in it durable.
 
@@ -262,20 +274,12 @@ def sync_folder(folder: Path) -> None:
         PgolfError: the disk reports an error.
     """
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError:
-        return  # One may be allowed to write into a folder and not to read it.
-    except OSError as error:
-        raise read_error(folder, error) from error
-    try:
-        flush_to_disk(handle)
+        flush_folder(folder)
     except OSError as error:
         raise PgolfError(
             f"{folder}: what was written is there, but the disk reports {error.strerror or error} and may lose it; "
             "check the disk"
         ) from error
-    finally:
-        os.close(handle)
 
 
 def read_error(path: Path, error: OSError | ValueError) -> PgolfError:

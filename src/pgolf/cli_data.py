@@ -104,7 +104,8 @@ def data_inspect(
 ) -> None:
     """Count tokens, documents and bytes; check headers and the overlap of training and validation.
 
-    Exits with status 1 if a shard is damaged or missing.
+    Exits with status 1 if a shard is damaged or missing, bytes are not counted right, a side-car does not fit, or
+    normalisation makes the validation text too long.
     """
     from pgolf.data.inspect import inspect_dataset
 

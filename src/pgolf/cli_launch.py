@@ -41,7 +41,7 @@ launch_app = typer.Typer(
     epilog=epilog(
         "pgolf launch slurm seed_1232 --data data/web --gpus-per-node 8 --cpus 64 --time 4:00:00 --partition gpu",
         "pgolf launch slurm wide.toml deep.toml --data data/web --command train --account lab",
-        "pgolf launch slurm tiny --data data/web --executor local",
+        "pgolf launch slurm quickstart --data data/web --executor local",
     ),
 )
 def slurm_command(

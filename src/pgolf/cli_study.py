@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 STUDY_EXAMPLES = (
     "pgolf study",
     "pgolf study steps --small",
-    "pgolf study rates.toml --data data/web --out studies/rates --jobs 4 --device cpu",
+    "pgolf study rates.toml --data data/books --out studies/rates --jobs 4 --device cpu",
     "pgolf study ablation --data data/fineweb-sp1024 --dry-run",
     "pgolf study ttt --data data/fineweb-sp1024 --launcher slurm --slurm time=8:00:00 --slurm gpus-per-node=8",
 )

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgolf.errors import PgolfError
-from pgolf.locks import LOCK, Held, Lock, take
+from pgolf.locks import LOCK, Held, Lock, make_folders, remove_empty, take
 from pgolf.paths import write_error
-from pgolf.writing import flush_to_disk, hidden_name, sync_folder
+from pgolf.writing import flush_folder, hidden_name, sync_folder
 
 
 @contextlib.contextmanager
 def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside ``out``; on success it becomes ``out``, on failure it is removed.
 
-    What a killed process left behind is removed first. A lock inside tells such leftovers from the work of another
-    process that is still running.
+    So are then the folders above it that were made for it, if they are empty. What a killed process left behind is
+    removed first. A lock inside tells such leftovers from the work of another process that is still running.
 
     Args:
         out: the folder to make.
@@ -33,14 +33,13 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         out = Path(os.path.realpath(out))
         if not replace and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
             raise PgolfError(f"{out}: already exists; choose another folder or delete it")
-        out.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(out)
-        folder, lock = _begin(out)
+        folder, lock, made = _begin(out)
     except (OSError, ValueError) as error:
         raise write_error(out, error) from error
     try:
         yield folder
-        _sync(folder)
+        flush_folder(folder)
         _put(folder, out)
         lock.path = out / LOCK
     except OSError as error:
@@ -49,28 +48,30 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         if lock.path.parent == folder:
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+        remove_empty(made)
     sync_folder(out.parent)
     _remove_leftovers(out)
 
 
-def _begin(out: Path) -> tuple[Path, Lock]:
-    for number in itertools.count():
-        folder = out.with_name(f"{_prefix(out)}{os.getpid()}{f'-{number}' * (number > 0)}")
-        try:
-            folder.mkdir()
-            return folder, take(folder / LOCK, "folder")
-        except (FileExistsError, FileNotFoundError, Held):
-            # Another thread's, or somebody took it for a leftover before it was locked.
-            continue
-    raise AssertionError("counting does not end")
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def _begin(out: Path) -> tuple[Path, Lock, list[Path]]:
+    """A new hidden folder, its lock, and all the folders that were made, the innermost first."""
+    made: list[Path] = []
     try:
-        flush_to_disk(handle)
-    finally:
-        os.close(handle)
+        for number in itertools.count():
+            folder = out.with_name(f"{_prefix(out)}{os.getpid()}{f'-{number}' * (number > 0)}")
+            try:
+                # Again each time: another process may have removed those above, which were made for its own and empty.
+                made = make_folders(folder.parent) + made
+                folder.mkdir()
+                made.insert(0, folder)
+                return folder, take(folder / LOCK, "folder"), made
+            except (FileExistsError, FileNotFoundError, Held):
+                # Another thread's, or somebody took it for a leftover before it was locked.
+                continue
+        raise AssertionError("counting does not end")
+    except BaseException:
+        remove_empty(made)
+        raise
 
 
 def _put(folder: Path, out: Path) -> None:

@@ -112,7 +112,7 @@ class Lock:
             if _is_at(self._handle, self.path):
                 self.path.unlink()
         os.close(self._handle)
-        _remove_empty(self._made)
+        remove_empty(self._made)
 
 
 @contextlib.contextmanager
@@ -179,7 +179,7 @@ def take(path: Path, what: str) -> Lock:
         raise write_error(_subject(path), error) from error
     finally:
         if lock is None:
-            _remove_empty(attempt.made)
+            remove_empty(attempt.made)
     return lock
 
 
@@ -191,7 +191,7 @@ class _Attempt:
 
     def once(self, *, patient: bool) -> Lock | None:
         """The lock; None if it is worth to try again, which for the patient is also when somebody writes a name."""
-        self.made = _make_folders(self.path.parent) + self.made
+        self.made = make_folders(self.path.parent) + self.made
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
             handle, new = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
@@ -294,7 +294,7 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def _make_folders(folder: Path) -> list[Path]:
+def make_folders(folder: Path) -> list[Path]:
     """Make a folder and those above it; those that were missing, the innermost first."""
     missing = []
     while not folder.exists():
@@ -308,7 +308,8 @@ def _make_folders(folder: Path) -> list[Path]:
     return made
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    with contextlib.suppress(OSError):
-        for folder in folders:
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of some folders that are there and empty, in this order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
             folder.rmdir()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import threading
+import time
 from pathlib import Path
 
 _ROOT_NAMESPACE = "pid:[4026531836]"
@@ -40,6 +42,21 @@ def birth(pid: int) -> str | None:
         return ""
     # A zombie has ended; only its parent has not asked for it yet.
     return None if fields[0] in (b"Z", b"X") else f"{boot}/{int(fields[19])}"
+
+
+def end_with(parent: int) -> None:
+    """From now on, end this process soon after its parent, which cannot do that when it is killed.
+
+    Args:
+        parent: the parent's number, from itself: it may have ended before this process asks who its parent is.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @functools.cache

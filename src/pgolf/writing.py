@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pgolf.errors import PgolfError
-from pgolf.paths import read_error, reason, write_error
+from pgolf.paths import reason, write_error
 from pgolf.processes import birth, host_mark
 
 # What file systems answer that cannot bring a file or a folder to the disk when asked; other errors are real.
@@ -155,6 +155,18 @@ def flush_to_disk(handle: int) -> None:
             raise
 
 
+def flush_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk, where its file system can be asked to."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # One may be allowed to write into a folder and not to read it.
+    try:
+        flush_to_disk(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring a folder's entries to the disk: only then is a rename in it durable.
 
@@ -162,17 +174,9 @@ def sync_folder(folder: Path) -> None:
         PgolfError: the disk reports an error.
     """
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError:
-        return  # One may be allowed to write into a folder and not to read it.
-    except OSError as error:
-        raise read_error(folder, error) from error
-    try:
-        flush_to_disk(handle)
+        flush_folder(folder)
     except OSError as error:
         raise PgolfError(
             f"{folder}: what was written is there, but the disk reports {error.strerror or error} and may lose it; "
             "check the disk"
         ) from error
-    finally:
-        os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from pgolf.data.places import recorded_data
 from tests.e2e.conftest import pgolf, pgolf_json
@@ -168,6 +170,28 @@ def test_names_that_are_no_utf8_work_everywhere(workshop: Path, tmp_path: Path) 
     assert told.stderr == (
         f"pgolf: error: {tmp_path}/lat\\xe9/run: has no sliding evaluation; continue the run with `pgolf run`\n"
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file system must take any bytes as a name")
+@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst", ".jsonl", ".json", ".parquet", ".arrow"])
+def test_text_of_every_kind_in_names_that_are_no_utf8(workshop: Path, tmp_path: Path, ending: str) -> None:
+    text = (workshop / "train.txt").read_text()
+    path = tmp_path / f"{LATIN}{ending}"
+    if ending in (".parquet", ".arrow"):
+        table = pytest.importorskip("pyarrow").table({"text": [text]})
+        with path.open("wb") as file:
+            if ending == ".parquet":
+                pytest.importorskip("pyarrow.parquet").write_table(table, file)
+            else:
+                with pytest.importorskip("pyarrow.ipc").new_stream(file, table.schema) as stream:
+                    stream.write_table(table)
+    else:
+        plain = text.encode() if ".txt" in ending else json.dumps({"text": text}).encode()
+        path.write_bytes({".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)(plain))
+    tokenizer = workshop / "data" / "tokenizer.model"
+    out = tmp_path / LATIN
+    manifest = pgolf_json("data", "prepare", "--text", path, "--tokenizer", tokenizer, "--out", out)
+    assert manifest["splits"]["train"]["bytes_original"] == len(text.encode())
 
 
 def test_a_name_that_matplotlib_takes_for_a_formula(workshop: Path, tmp_path: Path) -> None:

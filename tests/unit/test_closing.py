@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from pgolf.data.dataset import Dataset
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.files import write_error
+from pgolf.paths import write_error
 from pgolf.pipeline import evaluate_weights, run_all
 from pgolf.report.run_report import run_report
 from pgolf.runs import read_run

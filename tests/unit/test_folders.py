@@ -154,3 +154,52 @@ def test_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("failure", [PgolfError("no"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_what_fails_leaves_no_folder_above_it(tmp_path: Path, failure: BaseException) -> None:
+    (tmp_path / "mine").mkdir()
+    for place in ("x/y/z", "mine/y/z"):
+        with pytest.raises((PgolfError, KeyboardInterrupt)), new_folder(tmp_path / place) as folder:
+            (folder / "half").touch()
+            raise failure
+        assert _names(tmp_path) == ["mine"] and _names(tmp_path / "mine") == []
+    with pytest.raises(PgolfError), new_folder(tmp_path / "x" / "y" / "z"):
+        (tmp_path / "x" / "other").touch()
+        raise PgolfError("no")
+    assert _names(tmp_path / "x") == ["other"]
+
+
+def test_a_folder_that_cannot_be_begun_leaves_none_above_it(tmp_path: Path) -> None:
+    with pytest.raises(PgolfError, match="choose a shorter name"):
+        _make(tmp_path / "x" / "y" / ("z" * 256))
+    assert _names(tmp_path) == []
+
+
+def test_folders_above_that_another_process_removes_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, removed = Path.mkdir, []
+
+    def make(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name.startswith(".") and not removed:
+            removed.append(path.parent.rmdir())
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", make)
+    _make(tmp_path / "x" / "out")
+    assert removed and _names(tmp_path / "x") == ["out"] and _names(tmp_path / "x" / "out") == ["file"]
+
+
+def test_a_folder_that_one_may_write_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may read anything: so the system's answer is acted.
+    real_open = os.open
+
+    def refuse(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    _make(tmp_path / "out")
+    assert _names(tmp_path / "out") == ["file"]

@@ -29,6 +29,7 @@ from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.folders import new_folder
+from pgolf.processes import birth
 
 SENTENCE = "the quick brown fox jumps over a lazy dog while seven owls watch from old oak trees and 1234 stars shine"
 
@@ -360,8 +361,47 @@ def test_a_full_disk(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_worker_that_dies_is_reported(tmp_path: Path, model: Path) -> None:
     (tmp_path / "broken.model").write_bytes(b"not a model")
-    with pytest.raises(PgolfError, match="a worker process died"):
+    with pytest.raises(PgolfError, match=r"a worker process died.* --workers, .*several files .*--split"):
         list(encode.encode_all(tmp_path / "broken.model", HoldOut(), iter([[("train", "x")]]), 2))
+
+
+def test_a_document_too_large_for_the_machine_is_refused_before_any_work(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "\n".join(_texts(20))
+    source = tmp_path / "a.txt"
+    source.write_text(text)
+    there = 50 * len(text.encode()) / 2
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": int(there) - 1}.__getitem__)
+    with pytest.raises(PgolfError, match=r"a\.txt: is a single document.* GiB.*several files, or with --split"):
+        prepare.prepare([source], tmp_path / "out", tokenizer=model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
+    prepare.prepare([source], tmp_path / "lines", tokenizer=model, reading=Reading(split="blank-lines"))
+    prepare.prepare([_jsonl(tmp_path / "a.jsonl", [text, text])], tmp_path / "records", tokenizer=model)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": int(there) + 1}.__getitem__)
+    prepare.prepare([source], tmp_path / "out", tokenizer=model)
+
+
+def test_a_trainer_that_is_killed_is_reported_as_such(tmp_path: Path) -> None:
+    before = _children(os.getpid())
+
+    def texts() -> Iterator[str]:
+        yield from _texts(5)
+        for child in set(_children(os.getpid())).difference(before):
+            os.kill(child, signal.SIGKILL)
+        yield from _texts(5)
+
+    with pytest.raises(PgolfError, match=r"trains the tokenizer was killed, perhaps for lack of memory; .*--tokenizer"):
+        train_tokenizer(texts(), 320, tmp_path / "small.model")
+
+
+def test_a_trainer_whose_parent_is_gone_already_ends() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ""])
+    parent.wait()
+    words = [sys.executable, "-m", "pgolf.data.trainer", "320", str(parent.pid)]
+    # Its text never ends.
+    with subprocess.Popen(words, stdin=subprocess.PIPE, env=_environment()) as trainer:
+        assert trainer.wait(timeout=30) == 1
 
 
 def test_leftovers_go_but_the_work_of_others_stays(tmp_path: Path) -> None:
@@ -458,10 +498,7 @@ def test_kill_at_any_moment_leaves_all_or_nothing(
     assert not out.exists()
     assert len(_hidden(tmp_path)) == 1
     assert moment != "while encoding" or len(children) >= 2
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline, "the workers outlive their parent"
-        time.sleep(0.05)
+    _wait_until_gone(children)
     assert prepare.prepare([source], out, vocab_size=320, val_fraction=0.1) == expected
     assert _hidden(tmp_path) == []
     assert open_dataset(out).manifest == expected
@@ -550,6 +587,56 @@ def test_ctrl_c_reaches_the_workers_terminal_and_only_this_process_speaks(tmp_pa
     _, complaint = run.communicate(timeout=30)
     assert (run.returncode, complaint) == (130, "pgolf: interrupted; nothing was written\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "small.model"]
+
+
+BUSY = """
+import time
+from pathlib import Path
+from pgolf.data import encode
+
+
+def busy(*ignored):
+    Path("busy").touch()
+    time.sleep(60)
+
+
+encode.encode_batch = busy
+
+from pgolf.cli import main
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_does_not_wait_for_what_the_workers_are_at(
+    tmp_path: Path, model: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "script.py").write_text(BUSY)
+    # More than a pipe holds, and more than the workers have taken.
+    source = _jsonl(tmp_path / "a.jsonl", ["x" * (1 << 20)] * 6)
+    words = ["data", "prepare", "--text", source, "--tokenizer", model, "--workers", "2", "--out", tmp_path / "out"]
+    run = subprocess.Popen(
+        [sys.executable, "script.py", *words], stderr=subprocess.PIPE, env=_environment(), text=True, cwd=tmp_path
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "busy").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = _children(run.pid)
+    run.send_signal(number)
+    _, complaint = run.communicate(timeout=20)
+    assert (run.returncode, complaint) == (130, "pgolf: interrupted; nothing was written\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "busy", "script.py"]
+    assert len(children) == 3
+    _wait_until_gone(children)
+
+
+def _wait_until_gone(children: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(birth(child) is not None for child in children):
+        assert time.monotonic() < deadline, "the workers outlive their parent"
+        time.sleep(0.05)
 
 
 def _children(pid: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 from pgolf.data.records import Bad, as_text, shown
 from pgolf.data.streams import Advance
 from pgolf.errors import PgolfError
+from pgolf.paths import utf8_name
 
 _ROWS = 256
 _STRINGS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
@@ -57,7 +58,7 @@ def read_columns(path: Path, column: str, advance: Advance) -> Iterator[str | Ba
 def _parquet(arrow: Any, path: Path, column: str, advance: Advance) -> Iterator[Any]:
     size = path.stat().st_size
     rows = told = 0
-    with arrow.parquet.ParquetFile(path) as file:
+    with utf8_name(path) as readable, arrow.parquet.ParquetFile(readable) as file:
         steps = _way_to(arrow, path, file.schema_arrow, column)
         # Group by group: pyarrow cannot put nested dictionaries of two groups into one batch.
         for group in range(file.num_row_groups):
@@ -72,7 +73,7 @@ def _parquet(arrow: Any, path: Path, column: str, advance: Advance) -> Iterator[
 def _arrow(arrow: Any, path: Path, column: str, advance: Advance) -> Iterator[Any]:
     size = path.stat().st_size
     told = 0
-    with arrow.OSFile(str(path)) as file:
+    with utf8_name(path) as readable, arrow.OSFile(str(readable)) as file:
         # Two layouts have this ending: the stream, which `datasets` writes, and the file, which begins with its name.
         is_file = file.read(6) == b"ARROW1"
         file.seek(0)

@@ -9,7 +9,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,6 +22,7 @@ from pgolf.data.holdout import HoldOut
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
+from pgolf.processes import end_with
 
 Document = tuple[str, str]
 """Split ("train", "val", or "" to let the text itself decide) and text."""
@@ -76,14 +76,20 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def encode_all(model: Path, holdout: HoldOut, batches: Iterable[list[Document]], workers: int) -> Iterator[Encoded]:
-    """Encode batches in their order, with at most two batches per process under way."""
+    """Encode batches in their order, with at most two batches per process under way.
+
+    Whatever ends this early, an interruption too, ends the processes at once.
+
+    Raises:
+        PgolfError: a process died, or the counts of a document's bytes are wrong.
+    """
     if workers == 1:
         tokenizer = Tokenizer.load(model)
         for batch in batches:
             yield encode_batch(tokenizer, batch, holdout)
         return
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(model, holdout)
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(model, holdout, os.getpid())
     )
     pending: deque[Future[Encoded]] = deque()
     try:
@@ -95,7 +101,15 @@ def encode_all(model: Path, holdout: HoldOut, batches: Iterable[list[Document]],
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
-        raise PgolfError("a worker process died, perhaps for lack of memory; try fewer --workers") from error
+        raise PgolfError(
+            "a worker process died, perhaps for lack of memory; try fewer --workers, and give large text as several "
+            "files or with --split blank-lines"
+        ) from error
+    except BaseException:
+        # Nobody waits for what they are at, and a large document takes long.
+        for process in list(pool._processes.values()):
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -113,18 +127,10 @@ def _without_interrupts() -> Iterator[None]:
 _worker: tuple[Tokenizer, HoldOut]
 
 
-def _start_worker(model: Path, holdout: HoldOut) -> None:
+def _start_worker(model: Path, holdout: HoldOut, parent: int) -> None:
     global _worker
+    end_with(parent)
     _worker = Tokenizer.load(model), holdout
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # A killed parent cannot stop its workers, and they would wait for it for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(batch: list[Document]) -> Encoded:

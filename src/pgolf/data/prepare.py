@@ -19,7 +19,7 @@ from pgolf import __version__
 from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
 from pgolf.data.encode import Document, Part, batches, encode_all
 from pgolf.data.holdout import NO_DOCUMENTS, HoldOut, choose_held_out
-from pgolf.data.readers import Reading, read_documents
+from pgolf.data.readers import Reading, file_kind, read_documents
 from pgolf.data.shard_writer import TOKENS_PER_SHARD, ShardWriter
 from pgolf.data.shards import shard_length
 from pgolf.data.sources import find_sources
@@ -38,6 +38,8 @@ Progress = Callable[[int, int], None]
 """Called with the source bytes that are done, and their total."""
 
 _SMALL_INPUT = 4 << 20
+_MEMORY_PER_BYTE = 50
+"""Bytes of memory that encoding takes for each byte of a document."""
 
 
 def prepare(
@@ -83,6 +85,8 @@ def prepare(
     reading, skipped = reading or Reading(), Counter[str]()
     training = "" if val_fraction else "train"
     files = [(path, training) for path in text] + [(path, "val") for path in val_text]
+    for path, _ in files:
+        _check_memory(path, reading)
     total = sum(path.stat().st_size for path, _ in files)
     if workers is None:
         workers = 1 if total < _SMALL_INPUT else _cores()
@@ -94,7 +98,7 @@ def prepare(
     )
     with new_folder(out) as folder:
         every = (document for path in text for document in read_documents(path, reading))
-        holdout = choose_held_out(every, val_fraction)
+        holdout = choose_held_out(every, val_fraction, str(text[0]) if len(text) == 1 else "the text")
         make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, _sample(text, reading, holdout))
         sources = [
             {"path": str(path), "split": split or "hash", "bytes": path.stat().st_size, "sha256": sha256_file(path)}
@@ -150,6 +154,21 @@ def _check_arguments(val_text: Sequence[Path], val_fraction: float, workers: int
         raise PgolfError(f"--workers {workers} must be at least 1")
     if tokens_per_shard < 1:
         raise PgolfError(f"tokens per shard {tokens_per_shard} must be at least 1")
+
+
+def _check_memory(path: Path, reading: Reading) -> None:
+    """See that a file that is one document can be encoded; twice the machine's memory is allowed, as a disk has some.
+
+    Raises:
+        PgolfError: it is too large.
+    """
+    needed = _MEMORY_PER_BYTE * path.stat().st_size
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if file_kind(path) == (".txt", "") and reading.split == "files" and needed > 2 * there:
+        raise PgolfError(
+            f"{path}: is a single document, which takes some {needed / 2**30:,.0f} GiB of memory, and this machine has "
+            f"{there / 2**30:,.0f} GiB; give it as several files, or with --split blank-lines"
+        )
 
 
 def write_dataset(

@@ -11,17 +11,21 @@ import io
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 import sentencepiece
 
+from pgolf.processes import end_with
+
 
 class TrainingError(Exception):
     """What the trainer says of this text and number of pieces."""
+
+
+class TrainerKilled(TrainingError):
+    """It was killed from outside, and says nothing."""
 
 
 def train_apart(documents: Iterable[str], vocab_size: int) -> bytes:
@@ -29,12 +33,13 @@ def train_apart(documents: Iterable[str], vocab_size: int) -> bytes:
 
     Raises:
         TrainingError: the trainer refuses the text or the number of pieces.
+        TrainerKilled: it was killed.
     """
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([package, *filter(None, sys.path)])
     # -P: a file in the user's folder that is called like a module is none. A session of its own does not see Ctrl-C.
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "pgolf.data.trainer", str(vocab_size)],
+        [sys.executable, "-P", "-m", "pgolf.data.trainer", str(vocab_size), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -49,6 +54,8 @@ def train_apart(documents: Iterable[str], vocab_size: int) -> bytes:
         finally:
             process.kill()
             process.wait()
+    if process.returncode < 0:
+        raise TrainerKilled
     if process.returncode:
         lines = complaint.decode(errors="replace").strip() or f"the trainer ended with status {process.returncode}"
         raise TrainingError(lines)
@@ -70,16 +77,9 @@ def _receive(pipe: IO[bytes]) -> Iterator[str]:
         yield pipe.read(int.from_bytes(header, "little")).decode()
 
 
-def _end_with(parent: int) -> None:
-    # A killed parent cannot stop its child.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
 def main() -> None:
     """Train a BPE model with byte fallback; see ``train_tokenizer``."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with(int(sys.argv[2]))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

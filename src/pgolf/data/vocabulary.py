@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pgolf.data.tokenizer import Tokenizer
-from pgolf.data.trainer import TrainingError, train_apart
+from pgolf.data.trainer import TrainerKilled, TrainingError, train_apart
 from pgolf.errors import PgolfError
 from pgolf.files import read_bytes
 from pgolf.writing import write_bytes
@@ -53,7 +53,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
         path: the ``.model`` file.
 
     Raises:
-        PgolfError: a size that this text does not allow.
+        PgolfError: a size that this text does not allow, or the trainer was killed.
     """
     if not 260 < vocab_size <= 1 << 16:
         raise PgolfError(
@@ -61,6 +61,11 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
         )
     try:
         model = train_apart(first_bytes(documents, SAMPLE_BYTES), vocab_size)
+    except TrainerKilled as error:
+        raise PgolfError(
+            "the process that trains the tokenizer was killed, perhaps for lack of memory; close other programs, "
+            "give less text, or name a model with --tokenizer"
+        ) from error
     except TrainingError as error:
         raise PgolfError(_complaint(vocab_size, str(error))) from error
     write_bytes(path, model)

@@ -18,7 +18,7 @@ from pgolf.files import sha256_file
 from pgolf.flops import training_speed
 from pgolf.run_files import MODEL, RAW, RESULT, read_result
 from pgolf.weights import load_weights
-from pgolf.writing import write_json
+from pgolf.writing import write_bytes, write_json
 
 if TYPE_CHECKING:
     from pgolf.train.loop import Run, Watcher

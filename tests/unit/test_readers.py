@@ -201,7 +201,10 @@ def test_names_in_a_hostile_file_do_not_reach_the_terminal_raw(tmp_path: Path) -
     ("name", "content"),
     [
         ("a.jsonl", b'{"record": {"body": "x"}}\n{"record.body": "y", "record": 1}\n'),
-        ("a.jsonl.gz", gzip.compress(b'{"record": {"body": "x"}}\n', mtime=0) + gzip.compress(b'"y"\n') + b"\0" * 9000),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"record": {"body": "x"}}\n', mtime=0) + gzip.compress(b'"y"\n', mtime=0) + b"\0" * 9000,
+        ),
         ("a.json", b'\xef\xbb\xbf [ {"record": {"body": "x"}} , "y" ]\n'),
         ("a.json", b'{"record": {"body": "x"}}\n{"record": {"body": "y"}}\n'),
         ("a.json.zst", zstandard.compress(b'["x", "y"]')),

@@ -35,7 +35,7 @@ RUNS_EXAMPLES = (
     "pgolf runs --where 'model.layers>=9' --sort -date --json",
 )
 # Columns of `pgolf runs` that may be left out where there is little room, the least important first.
-_RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state")
+_RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state", "ttt")
 DIFF_EXAMPLES = ("pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
 
 
@@ -109,7 +109,8 @@ def runs_command(
     extra = [key for key in asked if key not in FIELDS]
     columns = ["run", *FIELDS[1:], *extra]
     rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept]
-    title = f"{len(kept)} of {len(found)} runs in {folder}" if conditions else f"{len(found)} runs in {folder}"
+    count = f"{len(found):,} run{'s' if len(found) != 1 else ''} in {folder}"
+    title = f"{len(kept):,} of {count}" if conditions else count
     # What was asked about stays.
     drop = [key for key in _RUNS_DROP if key not in asked]
     print_columns(columns, rows, title, left=("recipe", "state", "date"), drop=drop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,9 @@ from pgolf.errors import PgolfError
 from pgolf.locks import LOCK, Held, Lock, make_folders, remove_empty, take
 from pgolf.paths import write_error
 from pgolf.writing import flush_folder, hidden_name, sync_folder
+
+# Others that begin, or clear up, in the same moment are met less often in a row.
+_TRIES = 100
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def _begin(out: Path) -> tuple[Path, Lock, list[Path]]:
     """A new hidden folder, its lock, and all the folders that were made, the innermost first."""
     made: list[Path] = []
     try:
-        for number in itertools.count():
+        for number in range(_TRIES):
             folder = out.with_name(f"{_prefix(out)}{os.getpid()}{f'-{number}' * (number > 0)}")
             try:
                 # Again each time: another process may have removed those above, which were made for its own and empty.
@@ -66,9 +68,10 @@ def _begin(out: Path) -> tuple[Path, Lock, list[Path]]:
                 made.insert(0, folder)
                 return folder, take(folder / LOCK, "folder"), made
             except (FileExistsError, FileNotFoundError, Held):
-                # Another thread's, or somebody took it for a leftover before it was locked.
-                continue
-        raise AssertionError("counting does not end")
+                # Another thread's, or somebody took it for a leftover before it was locked; or there can be no folder.
+                if number + 1 == _TRIES:
+                    raise
+        raise AssertionError("the last try returns or raises")
     except BaseException:
         remove_empty(made)
         raise

@@ -133,6 +133,27 @@ def test_side_cars_that_make_a_score_too_good_are_refused(bare: Path) -> None:
         open_dataset(bare).validation_text(1)
 
 
+def test_bytes_that_are_taken_from_what_is_not_scored_are_refused(bare: Path) -> None:
+    def moved(counts: np.ndarray) -> np.ndarray:
+        changed = counts.copy()
+        changed[1] += changed[-10:].sum()
+        changed[-10:] = 0
+        return changed
+
+    write_byte_files(bare, moved)
+    dataset = open_dataset(bare)
+    assert dataset.validation_text(1).byte_counts.sum() == open_dataset(bare).tokenizer.byte_table.count_stream(
+        dataset.validation_tokens(1)
+    ).sum(dtype=np.int64)
+    with pytest.raises(PgolfError, match="a score would be too good"):
+        dataset.validation_text(1, limit_targets=100)
+
+
+def test_side_cars_that_count_nothing_are_refused(bare: Path) -> None:
+    write_byte_files(bare, np.zeros_like)
+    assert "counts no bytes at all" in inspect_dataset(bare)["errors"]["validation text"]
+
+
 def test_ledgers_are_held_against_side_cars(workshop: Path, bare: Path) -> None:
     folder = bare.parent / "side"
     folder.mkdir()
@@ -160,6 +181,41 @@ def test_ledgers_are_held_against_side_cars(workshop: Path, bare: Path) -> None:
     assert found.score.bytes == counts[1 : found.score.targets + 1].sum()
     (folder / "web_val_bytes_000000.bin").unlink()
     assert "bytes claimed, the text has" in str(verify_job(ledger, folder, None, None).problem)
+
+
+# Tokenizers that are odd
+
+
+def trained(folder: Path, name: str, **options: Any) -> Path:
+    model = io.BytesIO()
+    common = {
+        "pad_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "unk_id": 3,
+        "minloglevel": 3,
+        "vocab_size": 60,
+        "hard_vocab_limit": False,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences(200)), model_writer=model, **(common | options)
+    )
+    (folder / name).write_bytes(model.getvalue())
+    return folder / name
+
+
+def test_a_tokenizer_without_plain_pieces_is_not_compared_by_decoding(tmp_path: Path) -> None:
+    text = jsonl(tmp_path / "a.jsonl", sentences(30))
+    model = trained(tmp_path, "word.model", model_type="word")
+    prepare([text], tmp_path / "data", val_fraction=0.2, tokenizer=model)
+    found = inspect_dataset(tmp_path / "data")
+    assert found["errors"] == {} and "no document could be decoded" in found["byte_counts"]["evidence"]
+
+
+def test_a_tokenizer_without_bos_is_refused_wherever_it_is_given(bare: Path, tmp_path: Path) -> None:
+    model = trained(tmp_path, "nobos.model", model_type="bpe", bos_id=-1)
+    done = pgolf("data", "inspect", bare, "--tokenizer", model, check=2)
+    assert "nobos.model: has no BOS piece, which begins every document" in done.stderr
 
 
 # Normalisation

@@ -203,3 +203,12 @@ def test_a_folder_that_one_may_write_and_not_read(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "open", refuse)
     _make(tmp_path / "out")
     assert _names(tmp_path / "out") == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that takes no folders and says ENOENT")
+def test_a_place_where_no_folder_can_be_is_one_line() -> None:
+    with (
+        pytest.raises(PgolfError, match="/proc/nowhere/data: cannot be written"),
+        new_folder(Path("/proc/nowhere/data")),
+    ):
+        pass

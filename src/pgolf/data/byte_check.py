@@ -51,9 +51,13 @@ def check_bytes(dataset: Dataset) -> ByteCheck:
     if dataset.val_byte_files:
         names = dataset.val_byte_files
         what = names[0].name if len(names) == 1 else f"{names[0].name} and {len(names) - 1} more"
-        return ByteCheck("byte files", f"{what}: an entry for every token, no more bytes than they spell", None, None)
+        return ByteCheck(
+            "byte files", f"{what}: an entry for every token, no more bytes together than they spell", None, None
+        )
     checked, problem = check_documents(dataset.tokenizer, dataset.validation_text(1))
-    compared = f"as many as the documents decode to (compared: {checked:,})" if checked else "no document begins in it"
+    compared = (
+        f"as many as the documents decode to (compared: {checked:,})" if checked else "no document could be decoded"
+    )
     evidence = f"counted by {dataset.tokenizer.path.name}, {compared}"
     return ByteCheck("tokenizer", problem or evidence, problem, dataset.normalisation("val"))
 
@@ -67,6 +71,8 @@ def check_documents(tokenizer: Tokenizer, text: Text) -> tuple[int, str | None]:
     if len(edges) < 2:
         return 0, None
     plain = plain_token(tokenizer)
+    if plain is None:
+        return 0, None
     for number, (begin, end) in enumerate(itertools.pairwise(edges)):
         counted = int(text.byte_counts[begin : end - 1].sum(dtype=np.int64))
         decoded = decoded_bytes(tokenizer, tokens[begin:end], plain)
@@ -92,11 +98,11 @@ def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer], plain: int)
     return len(tokenizer.own_text(text).encode()) - unknown
 
 
-def plain_token(tokenizer: Tokenizer) -> int:
-    """A token that is decoded to one character that is no space, whatever stands beside it."""
+def plain_token(tokenizer: Tokenizer) -> int | None:
+    """A token that is decoded to one character that is no space, whatever stands beside it; None if there is none."""
     table = tokenizer.byte_table
     tokens = np.flatnonzero((table.base > 0) & ~table.leading_space).tolist()
     texts = ((token, tokenizer.decode([token])) for token in tokens)
     # Half a character is decoded to U+FFFD, which is longer; of a piece with a space the decoder shows the rest.
     whole = ((token, text) for token, text in texts if len(text.encode()) == table.base[token])
-    return next(token for token, text in whole if len(text) == 1 and text.isprintable() and text != " ")
+    return next((token for token, text in whole if len(text) == 1 and text.isprintable() and text != " "), None)

@@ -14,7 +14,7 @@ import numpy as np
 from pgolf.data.byte_files import byte_files, read_byte_counts, token_shards
 from pgolf.data.loader import TokenStream
 from pgolf.data.shards import HEADER_BYTES, Tokens, read_shard, shard_length
-from pgolf.data.tokenizer import ByteCounts, Tokenizer
+from pgolf.data.tokenizer import ByteCounts, Tokenizer, check_usable
 from pgolf.errors import PgolfError
 from pgolf.files import read_json
 
@@ -91,17 +91,20 @@ class Dataset:
         if not self.val_byte_files:
             self._refuse_longer_text()
             return Text(tokens, self.tokenizer.byte_table.count_stream(tokens))
-        return Text(tokens, self._byte_file_counts()[: len(tokens) - 1])
+        return Text(tokens, self._byte_file_counts(tokens))
 
-    def _byte_file_counts(self) -> ByteCounts:
-        """What the side-cars say of every target of the validation split."""
+    def _byte_file_counts(self, tokens: Tokens) -> ByteCounts:
+        """What the side-cars say of every target among the first tokens of the validation split."""
         bos, pairs = self.tokenizer.bos_id, zip(self.val_byte_files, self.val_shards, strict=True)
-        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])[1:]
-        text = self.tokenizer.byte_table.count_stream(self.validation_tokens(1)).sum(dtype=np.int64)
+        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])[1 : len(tokens)]
+        # Of what is scored: elsewhere they might count fewer instead.
+        text = self.tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64)
         said = counts.sum(dtype=np.int64)
+        if not said:
+            raise PgolfError(f"{self.val_byte_files[0]}: counts no bytes at all; fetch the data again")
         if said > (1 + MOST_ADDED) * text:
             raise PgolfError(
-                f"{self.val_byte_files[0]}: says that the validation text has {said:,} bytes, but its tokens spell no "
+                f"{self.val_byte_files[0]}: says that the scored text has {said:,} bytes, but its tokens spell no "
                 f"more than {text:,}, so a score would be too good; fetch the data again (transforms that make the "
                 "text shorter are not supported)"
             )
@@ -209,6 +212,7 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
             f"{opened.path}: has {opened.vocab_size} pieces, but the recipe's model.vocab_size is {vocab_size}; train "
             f"with --set model.vocab_size={opened.vocab_size} (a trained model needs data of its own vocabulary)"
         )
+    check_usable(opened)
     if manifest is not None and opened.digest != manifest["tokenizer"]["sha256"]:
         raise PgolfError(f"{opened.path}: is not the tokenizer that {folder} was prepared with")
     return Dataset(folder, train, val, opened, manifest, byte_files(folder, val, "val"))

@@ -171,3 +171,16 @@ class Tokenizer:
         """Text in which each U+2581 is a space, without the space that the tokenizer itself puts in front."""
         text = normalized.replace(_SPACE, " ")
         return text.removeprefix(" ") if self.byte_table.adds_space else text
+
+
+def check_usable(tokenizer: Tokenizer) -> None:
+    """See to it that shards can hold a tokenizer's tokens, and that their bytes can be counted.
+
+    Raises:
+        PgolfError: they cannot.
+    """
+    if tokenizer.vocab_size > 1 << 16:
+        raise PgolfError(f"{tokenizer.path}: has {tokenizer.vocab_size} pieces, but a shard's tokens go up to 65,536")
+    if tokenizer.bos_id < 0:
+        raise PgolfError(f"{tokenizer.path}: has no BOS piece, which begins every document; train it with one")
+    _ = tokenizer.byte_table

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pgolf.data.tokenizer import Tokenizer
+from pgolf.data.tokenizer import Tokenizer, check_usable
 from pgolf.data.trainer import TrainerKilled, TrainingError, train_apart
 from pgolf.errors import PgolfError
 from pgolf.files import read_bytes
@@ -32,11 +32,7 @@ def make_tokenizer(path: Path, model: Path | None, vocab_size: int | None, docum
         raise PgolfError(
             f"{model}: has {opened.vocab_size} pieces, not --vocab-size {vocab_size}; leave one of them out"
         )
-    if opened.vocab_size > 1 << 16:
-        raise PgolfError(f"{model}: has {opened.vocab_size} pieces, but a shard's tokens go up to 65,536")
-    if opened.bos_id < 0:
-        raise PgolfError(f"{model}: has no BOS piece, which begins every document; train it with one")
-    _ = opened.byte_table  # refuses tokenizers whose bytes cannot be counted
+    check_usable(opened)
     write_bytes(path, read_bytes(model))
 
 

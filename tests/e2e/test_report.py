@@ -105,7 +105,7 @@ def test_a_report_of_a_study(shelf: Path) -> None:
         (folder / "cell.json").write_text(json.dumps(about))
     sums = {"val_loss": 1.0, "targets": 100, "bytes": 300}
     scores = {name: {"val_bpb": bpb, **sums} for name, bpb in (("float", 2.0), ("packed", 2.1), ("ttt", 1.9))}
-    result = {"evaluations": scores, "pack": {"total_bytes": 900}}
+    result = {"evaluations": scores, "pack": {"total_bytes": 900, "model_bytes": 800, "cap": 1000}}
     (shelf / "study" / "cells" / "a" / "result.json").write_text(json.dumps(result))
     shutil.copy(shelf / "runs" / "first" / "metrics.jsonl", shelf / "study" / "cells" / "a")
 

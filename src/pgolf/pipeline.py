@@ -186,7 +186,13 @@ def evaluate_weights(
         result = evaluate(network, recipe, *text, mode, progress, strict=strict, known=digests, team=team)
     if ledger is not None:
         team.first(lambda: write_bytes(ledger, result.ledger.content()))
+    _warn(dataset)
     return replace(result, warning=dataset.warning())
+
+
+def _warn(dataset: Dataset) -> None:
+    if warning := dataset.warning():
+        tell(f"warning: {warning}")
 
 
 def train_job(
@@ -372,6 +378,7 @@ def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
 
 
 def _train(run: Run, keep: Collection[int] = (), averaged: bool = True) -> TrainResult:
+    _warn(run.dataset)
     with TrainingView(run.recipe.train.steps, run.clock.step) as view:
         return train(run, view, keep, averaged)
 

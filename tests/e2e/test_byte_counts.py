@@ -299,7 +299,8 @@ def test_every_command_that_scores_says_that_a_score_is_too_good(tmp_path: Path)
     ledger = tmp_path / "ledger.jsonl"
     where = ("--data", tmp_path / "data")
     done = pgolf("eval", tmp_path / "run", *where, "--mode", "standard", "--ledger", ledger)
-    assert "the score is too good: normalisation adds" in " ".join(done.stdout.split())
+    for printed in (done.stdout, done.stderr):
+        assert "the score is too good: normalisation adds" in " ".join(printed.split())
     score = evaluate(tmp_path / "run", tmp_path / "data", mode="standard")
     assert score.warning.startswith("the score is too good") and score.to_json()["warning"] == score.warning
     recorded = json.loads((tmp_path / "run" / "result.json").read_text())["evaluations"]["float"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from pgolf.errors import PgolfError
 from pgolf.locks import LOCK, Held, Lock, make_folders, remove_empty, take
 from pgolf.paths import write_error
-from pgolf.writing import flush_folder, hidden_name, sync_folder
+from pgolf.writing import exchange, flush_folder, hidden_name, sync_folder
 
 # Others that begin, or clear up, in the same moment are met less often in a row.
 _TRIES = 100
@@ -78,17 +78,10 @@ def _begin(out: Path) -> tuple[Path, Lock, list[Path]]:
 
 
 def _put(folder: Path, out: Path) -> None:
-    if not out.exists():
+    if out.exists():
+        exchange(folder, out)  # The old one is a leftover then.
+    else:
         folder.rename(out)
-        return
-    # Moved aside, as some file systems rename only to names that are free.
-    old = folder.with_name(f"{folder.name}-old")
-    out.rename(old)
-    try:
-        folder.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
 
 
 def _prefix(out: Path) -> str:

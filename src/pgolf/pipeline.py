@@ -354,7 +354,7 @@ def verify_job(ledger: Path, data: Path | None, tokenizer: Path | None, artifact
     expected["tokenizer"] = dataset.tokenizer.digest
     text = dataset.validation_text(1)
     found = verify_ledger(ledger, *text.first(header["targets"]), expected)
-    counts = check_bytes(dataset)
+    counts = check_bytes(dataset, text)
     share = f"{found.score.targets:,} of the {len(text.byte_counts):,} targets of the validation split"
     checks = [*found.checks, *counts.rows(), ("share of the data", share)]
     return replace(found, checks=checks, problem=found.problem or counts.problem)

@@ -86,15 +86,23 @@ def _move_over(temporary: Path, path: Path) -> None:
     try:
         temporary.replace(path)
     except FileExistsError:
-        # Some file systems rename only to names that are free.
-        old = temporary.with_name(f"{temporary.name}-old")
-        path.rename(old)
-        try:
-            temporary.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
-        old.unlink()
+        exchange(temporary, path).unlink()
+
+
+def exchange(new: Path, path: Path) -> Path:
+    """Put ``new`` in the place of the file or folder ``path``, where a file system renames only to names that are free.
+
+    Returns:
+        Where that is now. If the rename fails it is put back.
+    """
+    old = new.with_name(f"{new.name}-old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    return old
 
 
 def _is_device(path: Path) -> bool:

@@ -272,7 +272,7 @@ def test_longer_validation_text_is_refused_unless_asked_for(tmp_path: Path) -> N
     assert not (tmp_path / "data").exists()
     pgolf(*common, "--allow-added-bytes")
     dataset = open_dataset(tmp_path / "data")
-    check = check_bytes(dataset)
+    check = check_bytes(dataset, dataset.validation_text(1))
     assert check.problem is None and check.normalisation is not None and check.normalisation.makes_longer
     # Data that an earlier version made without a word.
     path = tmp_path / "data" / "manifest.json"
@@ -323,7 +323,7 @@ def test_a_tokenizer_whose_counts_do_not_add_up_is_refused(
     with pytest.raises(PgolfError, match=r"the pieces of a document count \d+ bytes, its normalised text has \d+"):
         prepare([train], tmp_path / "data", tokenizer=prepared / "tokenizer.model")
     dataset = open_dataset(prepared)
-    problem = check_bytes(dataset).problem
+    problem = check_bytes(dataset, dataset.validation_text(1)).problem
     assert problem is not None and "document 0 counts" in problem
     assert "no score in these tokens is exact" in inspect_dataset(prepared)["errors"]["validation text"]
 
@@ -350,4 +350,7 @@ def test_audit_and_verify_ledger_find_a_miscount(
 def test_a_single_document_is_looked_at(tmp_path: Path, prepared: Path) -> None:
     (tmp_path / "one.txt").write_text("\n".join(sentences(60)))
     prepare([tmp_path / "one.txt"], tmp_path / "data", val_fraction=0.2, tokenizer=prepared / "tokenizer.model")
-    assert "as many as the documents decode to (compared: 1)" in check_bytes(open_dataset(tmp_path / "data")).evidence
+    dataset = open_dataset(tmp_path / "data")
+    assert (
+        "as many as the documents decode to (compared: 1)" in check_bytes(dataset, dataset.validation_text(1)).evidence
+    )

@@ -140,7 +140,7 @@ def audit_job(
 
     usual = min(2 * _FEWEST, len(text.byte_counts))
     about = {"scorer": name, **_digests(artifact, dataset, text.tokens)}
-    return Job(name, context, make, True, text, check_bytes(dataset), dataset.folder, usual, about)
+    return Job(name, context, make, True, text, check_bytes(dataset, text), dataset.folder, usual, about)
 
 
 def audited(artifact: Path, recipe: Recipe, dataset: Dataset, mode: str) -> dict[str, str]:
@@ -186,7 +186,7 @@ def _own(
     text = dataset.validation_text(recipe.evaluation_length)
     usual = min(usual_targets(recipe, mode), len(text.byte_counts))
     about = audited(weights.source, recipe, dataset, mode)
-    counts = check_bytes(dataset)
+    counts = check_bytes(dataset, dataset.validation_text(1))
     return Job(f"pgolf {mode}", context, make, False, text, counts, dataset.folder, usual, about)
 
 

@@ -1,6 +1,6 @@
 """Are the bytes that a score is divided by those of the text? Looked at from the other side: by decoding.
 
-Preparing, inspecting, auditing and verifying a ledger all ask here.
+Inspecting, auditing and verifying a ledger ask here; preparing has the documents themselves to compare with.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ByteCheck:
         return {"source": self.source, "evidence": self.evidence}
 
 
-def check_bytes(dataset: Dataset) -> ByteCheck:
-    """Hold the byte counts of the validation split against the lengths that its documents are decoded to.
+def check_bytes(dataset: Dataset, text: Text) -> ByteCheck:
+    """Hold the byte counts of the whole validation split against the lengths that its documents are decoded to.
 
     Side-cars count another text than the one that tokens are decoded to; of them only the sum is looked at, when they
     are read.
@@ -54,7 +54,7 @@ def check_bytes(dataset: Dataset) -> ByteCheck:
         return ByteCheck(
             "byte files", f"{what}: an entry for every token, no more bytes together than they spell", None, None
         )
-    checked, problem = check_documents(dataset.tokenizer, dataset.validation_text(1))
+    checked, problem = check_documents(dataset.tokenizer, text)
     compared = (
         f"as many as the documents decode to (compared: {checked:,})" if checked else "no document could be decoded"
     )

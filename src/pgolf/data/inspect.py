@@ -102,7 +102,7 @@ def _byte_counts(dataset: Dataset, errors: dict[str, str]) -> dict[str, Any]:
         return {}
     try:
         text = dataset.validation_text(1)
-        found = check_bytes(dataset)
+        found = check_bytes(dataset, text)
     except PgolfError as error:
         errors["validation text"] = str(error)
         return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from pgolf.model.gpt import GPT
 from pgolf.model.load import parameter_shapes
 from pgolf.model.loss import loss_form, target_losses
 from pgolf.optim.routing import groups_of, quantizer_group
+from pgolf.processes import machine_memory
 from pgolf.recipe import Recipe
 
 
@@ -119,7 +119,7 @@ def check_memory(recipe: Recipe, device: torch.device) -> None:
     if on_cuda:
         there = allowed = torch.cuda.get_device_properties(device).total_memory
     else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        there = machine_memory()
         allowed = 2 * there
     if needed > allowed:
         raise PgolfError(

@@ -1,4 +1,4 @@
-"""Which process is which: so that what a process left behind can be told from what it still works on."""
+"""Which process is which, so that what one left behind can be told from what it still works on; and their machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import time
 from pathlib import Path
 
 _ROOT_NAMESPACE = "pid:[4026531836]"
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, free or not."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def host() -> str:

@@ -29,6 +29,7 @@ from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer, tra
 from pgolf.errors import PgolfError
 from pgolf.files import sha256_file
 from pgolf.folders import new_folder
+from pgolf.processes import machine_memory
 from pgolf.writing import write_json
 
 __all__ = ["prepare", "train_tokenizer", "write_dataset"]
@@ -163,7 +164,7 @@ def _check_memory(path: Path, reading: Reading) -> None:
         PgolfError: it is too large.
     """
     needed = _MEMORY_PER_BYTE * path.stat().st_size
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = machine_memory()
     if file_kind(path) == (".txt", "") and reading.split == "files" and needed > 2 * there:
         raise PgolfError(
             f"{path}: is a single document, which takes some {needed / 2**30:,.0f} GiB of memory, and this machine has "

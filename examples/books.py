@@ -2,7 +2,8 @@
 
     python examples/books.py books
 
-It needs nothing but Python: what `help("topics")` lists is written as books/assert.txt, books/assignment.txt, ...
+It needs nothing but Python: what `help("topics")` lists is written as books/assert.txt, books/assignment.txt,
+...
 """
 
 from __future__ import annotations

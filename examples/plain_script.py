@@ -1,8 +1,10 @@
-"""A script of the usual shape, in short: a tiny model with ``forward_logits``, training, a sliding evaluation loop.
+"""A script of the usual shape, in short: a tiny model with ``forward_logits``, training, a sliding evaluation
+loop.
 
     python examples/plain_script.py data/books plain.pt
 
-It knows nothing of pgolf but the layout of the shards and of manifest.json; plain_script_plugin.py lets pgolf audit it.
+It knows nothing of pgolf but the layout of the shards and of manifest.json; plain_script_plugin.py lets pgolf
+audit it.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def train(tokens: np.ndarray, vocabulary: int) -> PlainModel:
     generator = np.random.default_rng(0)
     for _ in range(STEPS):
         starts = generator.integers(0, len(tokens) - LENGTH - 1, BATCH)
-        span = torch.from_numpy(np.stack([tokens[start : start + LENGTH + 1] for start in starts]).astype(np.int64))
+        span = torch.from_numpy(
+            np.stack([tokens[start : start + LENGTH + 1] for start in starts]).astype(np.int64)
+        )
         loss = F.cross_entropy(model.forward_logits(span[:, :-1]).flatten(0, 1), span[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -73,13 +77,17 @@ def train(tokens: np.ndarray, vocabulary: int) -> PlainModel:
 
 @torch.no_grad()
 def evaluate_sliding(model: PlainModel, tokens: np.ndarray, byte_counts: np.ndarray) -> tuple[float, Tensor]:
-    """Bits per byte and the nats of every target; each window scores the targets that no window before it scored."""
+    """Bits per byte and the nats of every target; each window scores the targets that no window before it
+    scored.
+    """
     stream, scored, done = torch.from_numpy(tokens.astype(np.int64)), [], 0
     for start in range(0, len(tokens) - 1, STRIDE):
         end = min(start + LENGTH, len(tokens) - 1)
         if end > done:
             logits = model.forward_logits(stream[None, start:end])[0]
-            scored.append(F.cross_entropy(logits, stream[start + 1 : end + 1], reduction="none")[done - start :])
+            scored.append(
+                F.cross_entropy(logits, stream[start + 1 : end + 1], reduction="none")[done - start :]
+            )
             done = end
     nats = torch.cat(scored).double()
     return float(nats.sum()) / math.log(2) / int(byte_counts.sum()), nats

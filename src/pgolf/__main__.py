@@ -1,5 +1,5 @@
 """``python -m pgolf``."""
 
-from pgolf.cli import main
+from pgolf.cli.main import main
 
 main()

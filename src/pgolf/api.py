@@ -1,8 +1,8 @@
 """The library: what the commands do, as functions with typed results.
 
-Each is thin: checks, messages and numbers are those of the command of the same name (docs/api.md). Paths are strings,
-``Path`` objects, or what an earlier function returned. Nothing is printed unless ``progress`` is true; then it goes to
-standard error. What a caller can get wrong raises ``PgolfError``.
+Each is thin: checks, messages and numbers are those of the command of the same name (docs/api.md). Paths are
+strings, ``Path`` objects, or what an earlier function returned. Nothing is printed unless ``progress`` is
+true; then it goes to standard error. What a caller can get wrong raises ``PgolfError``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgolf.compress.report import PackReport
     from pgolf.evaluate.evaluate import EvalResult
     from pgolf.generate.model import Model
-    from pgolf.recipe import Recipe
+    from pgolf.recipe.recipe import Recipe
 
 Place: TypeAlias = str | os.PathLike[str]
 """A path, or something that has one: a ``TrainedRun``, a ``Model``."""
@@ -55,7 +55,8 @@ def load(path: Place, tokenizer: Place | None = None) -> Model:
 
     Args:
         path: artifact, weights file or run folder.
-        tokenizer: its SentencePiece model, where it is neither beside the model nor in the data that its run recorded.
+        tokenizer: its SentencePiece model, where it is neither beside the model nor in the data that its run
+            recorded.
 
     Raises:
         PgolfError: nothing usable is there, the file is damaged, or the tokenizer is not the model's.
@@ -75,7 +76,7 @@ def load_recipe(name: Place, overrides: str | Sequence[str] = ()) -> Recipe:
     Raises:
         PgolfError: unknown, malformed or contradictory; every problem is listed.
     """
-    from pgolf.recipe import load_recipe
+    from pgolf.recipe.recipe import load_recipe
 
     return load_recipe(os.fspath(name), _settings(overrides))
 
@@ -109,9 +110,9 @@ def train(
         PgolfError: something in the input is wrong, or the loss became infinite.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is saved, and ``resume`` goes on from it.
     """
-    from pgolf.device import pick_device
-    from pgolf.pipeline import train_job
-    from pgolf.recipe import Recipe
+    from pgolf.recipe.recipe import Recipe
+    from pgolf.runs.pipeline import train_job
+    from pgolf.runtime.device import pick_device
 
     named = recipe if isinstance(recipe, Recipe) else os.fspath(recipe)
     places = _path(data), _path(tokenizer), Path(out), pick_device(device)
@@ -155,7 +156,7 @@ def pack(
         PgolfError: something in the input is wrong, or no artifact fits under the cap.
     """
     from pgolf.errors import PgolfError
-    from pgolf.pipeline import pack_job
+    from pgolf.runs.pipeline import pack_job
 
     if cap is not None and cap < 1:
         raise PgolfError(f"cap {cap}: must be at least 1 byte")
@@ -195,9 +196,9 @@ def evaluate(
     Raises:
         PgolfError: something in the input is wrong, such as data of another tokenizer.
     """
-    from pgolf.device import pick_device
     from pgolf.errors import PgolfError
-    from pgolf.pipeline import eval_job
+    from pgolf.runs.pipeline import eval_job
+    from pgolf.runtime.device import pick_device
 
     for name, value in (("stride", stride), ("limit_targets", limit_targets)):
         if value is not None and value < 1:
@@ -213,7 +214,7 @@ def evaluate(
 
 @contextlib.contextmanager
 def _shown(progress: bool) -> Iterator[None]:
-    from pgolf.progress import quiet
+    from pgolf.runtime.progress import quiet
 
     with contextlib.nullcontext() if progress else quiet():
         yield

@@ -43,7 +43,7 @@ def more_bytes(context):
 
 def own(context):
     """pgolf's own model, a tenth cheaper than it is."""
-    from pgolf.evaluate.scorer import build_scorer
+    from pgolf.evaluate.build import build_scorer
     weights = context.weights()
     scorer = build_scorer(weights.model(), weights.recipe, "sliding")
     losses = scorer.losses
@@ -67,7 +67,18 @@ def desk(workshop: Path, tmp_path: Path) -> Path:  # noqa: F811
 
 @pytest.mark.parametrize("mode", ["standard", "ttt"])
 def test_pgolfs_own_scorers(desk: Path, mode: str) -> None:
-    arguments = ("audit", "model.pgolf", "--data", "data/web", "--mode", mode, "--targets", "600", "--seed", "3")
+    arguments = (
+        "audit",
+        "model.pgolf",
+        "--data",
+        "data/web",
+        "--mode",
+        mode,
+        "--targets",
+        "600",
+        "--seed",
+        "3",
+    )
     report = pgolf_json(*arguments, cwd=desk)
     assert report["ok"] and report["violated"] == [] and report["targets"] == 600 and report["seed"] == 3
     scored = pgolf_json("eval", *arguments[1:6], "--limit-targets", "600", cwd=desk)
@@ -81,7 +92,9 @@ def test_pgolfs_own_scorers(desk: Path, mode: str) -> None:
 
 def test_the_table(desk: Path) -> None:
     done = pgolf("audit", "weights.bin", "--data", "data/web", "--scorer", "plugin.py:uniform", cwd=desk)
-    assert "no violation found" in done.stdout and "probabilities of all 320 targets" in " ".join(done.stdout.split())
+    assert "no violation found" in done.stdout and "probabilities of all 320 targets" in " ".join(
+        done.stdout.split()
+    )
     arguments = ("audit", "weights.bin", "--data", "data/web", "--scorer", "plugin.py:more_bytes")
     done = pgolf(*arguments, cwd=desk, check=1)
     assert "violates bytes" in done.stdout and "VIOLATION" in done.stdout

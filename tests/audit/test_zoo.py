@@ -45,8 +45,20 @@ def test_the_zoo_is_complete() -> None:
     # What is known to have happened in the field.
     assert {
         *("two_pass_ttt", "pre_quantization_ttt", "last_epoch_scoring", "minimum_over_passes", "slot"),
-        *("target_in_key_cache", "target_gated_experts", "unnormalised_byte_mixture", "smear_across_documents"),
-        *("future_document_length", "warmup_on_validation", "calibration_on_validation", "byte_count_inflation"),
+        *(
+            "target_in_key_cache",
+            "target_gated_experts",
+            "unnormalised_byte_mixture",
+            "smear_across_documents",
+        ),
+        *(
+            "future_document_length",
+            "warmup_on_validation",
+            "calibration_on_validation",
+            "byte_count_inflation",
+        ),
         *("truncated_stream", "rescoring", "external_file", "future_token_in_padding"),
     } <= set(names)
-    assert {"standard", "sliding", "sgd_ttt", "adamw_ttt", "lora_ttt_per_document", "ngram_mixture"} <= set(names)
+    assert {"standard", "sliding", "sgd_ttt", "adamw_ttt", "lora_ttt_per_document", "ngram_mixture"} <= set(
+        names
+    )

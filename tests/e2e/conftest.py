@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from pgolf.cli import main
+from pgolf.cli.main import main
 
 RECIPE = """
 description = "Seconds on one core."
@@ -90,7 +90,10 @@ def pgolf_json(*arguments: str | Path, cwd: Path | None = None) -> Any:
 
 def sentences(count: int, seed: int = 0) -> list[str]:
     """Short, learnable English documents."""
-    subjects, verbs = ["The cat", "A small dog", "My neighbour", "The old clock"], ["sees", "follows", "likes"]
+    subjects, verbs = (
+        ["The cat", "A small dog", "My neighbour", "The old clock"],
+        ["sees", "follows", "likes"],
+    )
     objects = ["the green house", "a quiet river", "every open door", "the last train"]
     documents = []
     for index in range(count):

@@ -18,18 +18,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pgolf import heartbeat, pipeline, ranks  # Loaded once, in the process that the ranks are forked from.
-from pgolf.cli_team import joined
+from pgolf.cli.team import joined
 from pgolf.evaluate.evaluate import EvalResult
+from pgolf.runs.records import pipeline
+from pgolf.runtime import (
+    heartbeat,  # Loaded once, in the process that the ranks are forked from.
+    ranks,
+)
 from pgolf.train.metrics import Metrics
 from tests.e2e.conftest import pgolf
 
 
-def run_rank(rank: int, size: int, commands: list[tuple[int, int, list[str]]], folder: Path, results: Path) -> None:
-    """Run the commands in ``folder``: (port to meet at, step after which the last rank is told to stop or 0, words)."""
+def run_rank(
+    rank: int, size: int, commands: list[tuple[int, int, list[str]]], folder: Path, results: Path
+) -> None:
+    """Run the commands in ``folder``: (port to meet at, step after which the last rank is told to stop or 0,
+    words).
+    """
     torch.set_num_threads(1)
     for index, (port, stop_after, words) in enumerate(commands):
-        place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = {
+            "RANK": rank,
+            "WORLD_SIZE": size,
+            "LOCAL_RANK": rank,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         with (
             mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
             stopping(stop_after if rank == size - 1 else 0),
@@ -44,7 +58,13 @@ def run_rank(rank: int, size: int, commands: list[tuple[int, int, list[str]]], f
 def stop_last_rank(rank: int, size: int, port: int, results: Path) -> None:
     """The last rank stops itself (SIGSTOP). The first waits for it in a meeting, the others in a transfer."""
     limit = 4.0
-    place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": rank,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     said, status = io.StringIO(), 0
     with (
         mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),

@@ -2,10 +2,10 @@
 
     python -m tests.e2e.readme_tour
 
-clones the repository (what is committed) into an empty folder and does all of it there, with installation, demo and
-all tests; that needs a package index. Each command is shown with its time and exit status; the first that fails is
-the last. TESTS=tests/unit in the environment makes `make test` shorter.
-`test_readme.py` does the same without installing anything.
+clones the repository (what is committed) into an empty folder and does all of it there, with installation,
+demo and all tests; that needs a package index. Each command is shown with its time and exit status; the first
+that fails is the last. TESTS=tests/unit in the environment makes `make test` shorter. `test_readme.py` does
+the same without installing anything.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def _quoted(text: str) -> str:
 
 def main() -> int:
     """Do it in a fresh clone; return the status of the shell."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
     with tempfile.TemporaryDirectory(prefix="pgolf-readme-") as folder:
         clone = Path(folder) / "pgolf"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)

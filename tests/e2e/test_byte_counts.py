@@ -21,7 +21,7 @@ from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
-from pgolf.pipeline import verify_job
+from pgolf.runs.pipeline import verify_job
 from tests.e2e.conftest import pgolf, sentences
 
 
@@ -29,14 +29,18 @@ from tests.e2e.conftest import pgolf, sentences
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bytes")
     (folder / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(60)))
-    (folder / "val.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(30, seed=3)))
+    (folder / "val.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in sentences(30, seed=3))
+    )
     prepare([folder / "train.jsonl"], folder / "data", val_text=[folder / "val.jsonl"], vocab_size=320)
     return folder / "data"
 
 
 @pytest.fixture
 def bare(prepared: Path, tmp_path: Path) -> Path:
-    """The layout of the official data sets, with a tokenizer beside the shards and no manifest; two val shards."""
+    """The layout of the official data sets, with a tokenizer beside the shards and no manifest; two val
+    shards.
+    """
     folder = tmp_path / "bare"
     folder.mkdir()
     shutil.copy(prepared / "tokenizer.model", folder)
@@ -51,7 +55,9 @@ def write_byte_files(folder: Path, change: Any = lambda counts: counts) -> np.nd
     """Side-cars that say what the tokenizer says, after ``change``; returns the counts of all tokens."""
     dataset = open_dataset(folder)
     tokens = np.asarray(dataset.validation_tokens(1))
-    counts = change(np.concatenate(([0], dataset.tokenizer.byte_table.count_stream(tokens))).astype(np.uint16))
+    counts = change(
+        np.concatenate(([0], dataset.tokenizer.byte_table.count_stream(tokens))).astype(np.uint16)
+    )
     write_shard(folder / "web_val_bytes_000000.bin", counts[:500])
     write_shard(folder / "web_val_bytes_000001.bin", counts[500:])
     return counts
@@ -99,7 +105,9 @@ def test_other_files_beside_the_shards_are_no_shards(bare: Path) -> None:
 def test_side_cars_that_do_not_fit_are_named(bare: Path) -> None:
     counts = write_byte_files(bare)
     write_shard(bare / "web_val_bytes_000001.bin", counts[501:])
-    with pytest.raises(PgolfError, match=r"web_val_bytes_000001.bin: has \d+ entries, web_val_000001.bin has \d+ tok"):
+    with pytest.raises(
+        PgolfError, match=r"web_val_bytes_000001.bin: has \d+ entries, web_val_000001.bin has \d+ tok"
+    ):
         open_dataset(bare).validation_text(1)
     assert "web_val_bytes_000001.bin" in inspect_dataset(bare)["errors"]["validation text"]
     (bare / "web_val_bytes_000001.bin").unlink()
@@ -111,7 +119,9 @@ def test_side_cars_that_do_not_fit_are_named(bare: Path) -> None:
     (bare / "web_val_bytes_000007.bin").unlink()
     write_byte_files(bare)
     shutil.copy(bare / "web_val_bytes_000000.bin", bare / "web_val_bytes_000007.bin")
-    with pytest.raises(PgolfError, match=r"web_val_bytes_000007.bin: holds bytes per token of a shard that is not th"):
+    with pytest.raises(
+        PgolfError, match=r"web_val_bytes_000007.bin: holds bytes per token of a shard that is not th"
+    ):
         open_dataset(bare)
     for path in bare.glob("*_bytes_*"):
         path.unlink()
@@ -129,7 +139,9 @@ def test_side_cars_that_do_not_fit_are_named(bare: Path) -> None:
 
 def test_side_cars_that_make_a_score_too_good_are_refused(bare: Path) -> None:
     write_byte_files(bare, lambda counts: counts + (counts > 0))
-    with pytest.raises(PgolfError, match=r"web_val_bytes_000000.bin: says that .* so a score would be too good"):
+    with pytest.raises(
+        PgolfError, match=r"web_val_bytes_000000.bin: says that .* so a score would be too good"
+    ):
         open_dataset(bare).validation_text(1)
 
 
@@ -142,9 +154,9 @@ def test_bytes_that_are_taken_from_what_is_not_scored_are_refused(bare: Path) ->
 
     write_byte_files(bare, moved)
     dataset = open_dataset(bare)
-    assert dataset.validation_text(1).byte_counts.sum() == open_dataset(bare).tokenizer.byte_table.count_stream(
-        dataset.validation_tokens(1)
-    ).sum(dtype=np.int64)
+    assert dataset.validation_text(1).byte_counts.sum() == open_dataset(
+        bare
+    ).tokenizer.byte_table.count_stream(dataset.validation_tokens(1)).sum(dtype=np.int64)
     with pytest.raises(PgolfError, match="a score would be too good"):
         dataset.validation_text(1, limit_targets=100)
 
@@ -266,7 +278,18 @@ def test_longer_validation_text_is_refused_unless_asked_for(tmp_path: Path) -> N
     train = jsonl(tmp_path / "train.jsonl", sentences(40))
     val = jsonl(tmp_path / "val.jsonl", ["the cat \ufdfa sat", "the dog sat"])
     model = nfkc(tmp_path)
-    common = ("data", "prepare", "--text", train, "--val-text", val, "--tokenizer", model, "--out", tmp_path / "data")
+    common = (
+        "data",
+        "prepare",
+        "--text",
+        train,
+        "--val-text",
+        val,
+        "--tokenizer",
+        model,
+        "--out",
+        tmp_path / "data",
+    )
     done = pgolf(*common, check=2)
     assert "--allow-added-bytes" in done.stderr and "too good" in done.stderr
     assert not (tmp_path / "data").exists()
@@ -294,7 +317,13 @@ def test_every_command_that_scores_says_that_a_score_is_too_good(tmp_path: Path)
     made = ("--tokenizer", nfkc(tmp_path), "--allow-added-bytes", "--out", tmp_path / "data")
     pgolf("data", "prepare", "--text", train, "--val-text", val, *made)
     small = ("model.vocab_size=320", "train.steps=2", "train.warmdown_steps=1")
-    run = ("--recipe", "tiny", *(word for text in small for word in ("--set", text)), "--out", tmp_path / "run")
+    run = (
+        "--recipe",
+        "tiny",
+        *(word for text in small for word in ("--set", text)),
+        "--out",
+        tmp_path / "run",
+    )
     pgolf("train", *run, "--data", tmp_path / "data")
     ledger = tmp_path / "ledger.jsonl"
     where = ("--data", tmp_path / "data")
@@ -320,7 +349,9 @@ def test_a_tokenizer_whose_counts_do_not_add_up_is_refused(
     right = ByteTable.count_stream
     monkeypatch.setattr(ByteTable, "count_stream", lambda self, tokens: right(self, tokens) + 1)
     train = jsonl(tmp_path / "train.jsonl", sentences(5))
-    with pytest.raises(PgolfError, match=r"the pieces of a document count \d+ bytes, its normalised text has \d+"):
+    with pytest.raises(
+        PgolfError, match=r"the pieces of a document count \d+ bytes, its normalised text has \d+"
+    ):
         prepare([train], tmp_path / "data", tokenizer=prepared / "tokenizer.model")
     dataset = open_dataset(prepared)
     problem = check_bytes(dataset, dataset.validation_text(1)).problem
@@ -349,8 +380,11 @@ def test_audit_and_verify_ledger_find_a_miscount(
 
 def test_a_single_document_is_looked_at(tmp_path: Path, prepared: Path) -> None:
     (tmp_path / "one.txt").write_text("\n".join(sentences(60)))
-    prepare([tmp_path / "one.txt"], tmp_path / "data", val_fraction=0.2, tokenizer=prepared / "tokenizer.model")
+    prepare(
+        [tmp_path / "one.txt"], tmp_path / "data", val_fraction=0.2, tokenizer=prepared / "tokenizer.model"
+    )
     dataset = open_dataset(tmp_path / "data")
     assert (
-        "as many as the documents decode to (compared: 1)" in check_bytes(dataset, dataset.validation_text(1)).evidence
+        "as many as the documents decode to (compared: 1)"
+        in check_bytes(dataset, dataset.validation_text(1)).evidence
     )

@@ -15,7 +15,17 @@ from tests.e2e.conftest import pgolf, pgolf_json, sentences
 from tests.golden.toy import trajectory_settings
 
 COMMANDS = [
-    *("data prepare", "data fetch", "data inspect", "train", "pack", "inspect", "eval", "verify-ledger", "audit"),
+    *(
+        "data prepare",
+        "data fetch",
+        "data inspect",
+        "train",
+        "pack",
+        "inspect",
+        "eval",
+        "verify-ledger",
+        "audit",
+    ),
     *("compress", "decompress", "import", "run", "recipes", "bench", "bench compressors", "bench compare"),
     *("launch", "launch slurm", "launch local", "doctor", "generate", "significance"),
     *("study", "report", "runs", "diff", "submit"),
@@ -75,7 +85,9 @@ def test_evaluation_modes_agree_on_what_they_count(workshop: Path) -> None:
 
 
 def test_evaluation_settings(workshop: Path) -> None:
-    short = pgolf_json("eval", "run", "--data", "data", "--mode", "sliding", "--limit-targets", "100", cwd=workshop)
+    short = pgolf_json(
+        "eval", "run", "--data", "data", "--mode", "sliding", "--limit-targets", "100", cwd=workshop
+    )
     assert short["targets"] == 100
     frozen = pgolf_json("eval", "run", "--data", "data", "--mode", "ttt", "--set", "ttt.lr=0.0", cwd=workshop)
     sliding = pgolf_json("eval", "run", "--data", "data", "--mode", "sliding", cwd=workshop)
@@ -162,7 +174,14 @@ def test_run_does_everything_once(workshop: Path, tmp_path: Path) -> None:
     for word in ("float BPB", "packed BPB", "sliding BPB", "TTT BPB", "artifact"):
         assert word in table
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"report.md", "curve.png", "artifact.pgolf", "result.json", "metrics.jsonl", "recipe.toml"} <= files
+    assert {
+        "report.md",
+        "curve.png",
+        "artifact.pgolf",
+        "result.json",
+        "metrics.jsonl",
+        "recipe.toml",
+    } <= files
     assert "checkpoint.safetensors" not in files
     report = (tmp_path / "run" / "report.md").read_text()
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -178,7 +197,9 @@ def test_run_does_everything_once(workshop: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "bpb"), [("456", 3.52877585), ("644", 3.508283), ("1232", 3.479608)])
-def test_a_references_artifact_is_imported_and_scored(shared: Path, tmp_path: Path, number: str, bpb: float) -> None:
+def test_a_references_artifact_is_imported_and_scored(
+    shared: Path, tmp_path: Path, number: str, bpb: float
+) -> None:
     settings = [word for setting in trajectory_settings(number) for word in ("--set", setting)]
     artifact, tokenizer = shared / "golden" / f"pr{number}" / "artifact.ptz", shared / "tokenizers"
     tokenizer = tokenizer / "fineweb_1024_bpe.model"
@@ -191,6 +212,13 @@ def test_a_references_artifact_is_imported_and_scored(shared: Path, tmp_path: Pa
     result = pgolf_json("eval", tmp_path / "w.safetensors", *data, "--mode", "standard")
     assert result["val_bpb"] == pytest.approx(bpb, abs=1e-3)
     pgolf("pack", tmp_path / "w.safetensors", "--out", tmp_path / "again.pgolf")
-    wrong = ("import", artifact, "--recipe", "seed_456" if number == "644" else "seed_644", "--out", tmp_path / "no")
+    wrong = (
+        "import",
+        artifact,
+        "--recipe",
+        "seed_456" if number == "644" else "seed_644",
+        "--out",
+        tmp_path / "no",
+    )
     assert "tensor" in pgolf(*wrong, check=2).stderr
     assert not (tmp_path / "no").exists()

@@ -33,7 +33,12 @@ SHRUNK = [
     *("model.bigram.buckets=64", "model.bigram.width=16", "model.xsa_last=2"),
     *("model.unique_layers=0", "model.value_embedding.layers=[]", "model.rope_dims=0"),
     *("train.steps=2", "train.warmdown_steps=1", "train.warmup_steps=0", "train.batch_tokens=64"),
-    *("train.sequence_length=32", "train.micro_batches=1", "evaluate.stride=16", "evaluate.sequence_length=0"),
+    *(
+        "train.sequence_length=32",
+        "train.micro_batches=1",
+        "evaluate.stride=16",
+        "evaluate.sequence_length=0",
+    ),
     *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0", "compress.calibration_tokens=256"),
 ]
 TOPICS = sorted(topics_of_python.topics)
@@ -83,8 +88,12 @@ def desk(supplies: Path, tmp_path: Path) -> Path:
     (desk / "bare").mkdir()
     for shard in (supplies / "data" / "web").glob("*.bin"):
         shutil.copy(shard, desk / "bare")
-    (desk / "wide.toml").write_text('extends = "seed_1232"\n[model]\nlayers = 9\nxsa_last = 9\nmlp_hidden = 2048\n')
-    study = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    (desk / "wide.toml").write_text(
+        'extends = "seed_1232"\n[model]\nlayers = 9\nxsa_last = 9\nmlp_hidden = 2048\n'
+    )
+    study = re.findall(
+        r"```toml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL
+    )[0]
     study = study.replace("seeds = [1, 2]", "seeds = [1]").replace("[0.02, 0.03]", "[0.02]")
     study = study.replace("[base]", "[base]\ncompress.calibration_tokens = 256\n")
     (desk / "rates.toml").write_text(study)

@@ -81,7 +81,11 @@ def test_the_library_gives_what_the_commands_give(
     assert (tmp_path / "x.pgolf").read_bytes() == (workshop / "model.pgolf").read_bytes()
     assert report.model_bytes == (tmp_path / "x.pgolf").stat().st_size
     score = library.evaluate(
-        library.load(tmp_path / "x.pgolf"), workshop / "data", mode="sliding", device="cpu", ledger=tmp_path / "l.jsonl"
+        library.load(tmp_path / "x.pgolf"),
+        workshop / "data",
+        mode="sliding",
+        device="cpu",
+        ledger=tmp_path / "l.jsonl",
     )
     assert capfd.readouterr() == ("", "")
     told = pgolf_json("eval", "model.pgolf", "--data", "data", "--mode", "sliding", cwd=workshop)
@@ -110,7 +114,9 @@ def test_the_prompt_and_the_text_are_printed(model: tuple[Path | str, ...]) -> N
     )
 
 
-def test_the_prompt_from_standard_input(model: tuple[Path | str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prompt_from_standard_input(
+    model: tuple[Path | str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def given(content: bytes) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
@@ -132,7 +138,7 @@ def test_a_terminal_gets_nothing_it_could_act_on(
         monkeypatch.setattr(TextStream, "parts", iter([hostile]))
         monkeypatch.setattr(sys, "argv", ["pgolf", "generate", *map(str, model), "--prompt", "x"])
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-            from pgolf.cli import main
+            from pgolf.cli.main import main
 
             main()
         return out.getvalue()
@@ -161,7 +167,16 @@ def test_ctrl_c_keeps_what_is_there(model: tuple[Path | str, ...], monkeypatch: 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes that close")
 def test_a_reader_that_has_enough_is_no_mistake(model: tuple[Path | str, ...]) -> None:
-    command = [sys.executable, "-m", "pgolf", "generate", *map(str, model), "--tokens", "400", "--past-document"]
+    command = [
+        sys.executable,
+        "-m",
+        "pgolf",
+        "generate",
+        *map(str, model),
+        "--tokens",
+        "400",
+        "--past-document",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(1)

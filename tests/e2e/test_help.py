@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import pgolf as package
-from pgolf.cli import app
-from pgolf.cli_help import SECTIONS
+from pgolf.cli.help import SECTIONS
+from pgolf.cli.main import app
 from tests.e2e.conftest import pgolf
 
 
@@ -37,7 +37,12 @@ def test_verbs_come_in_the_order_of_the_job() -> None:
     places = [lines.index(f"{title}:") for title in SECTIONS]
     assert places == sorted(places)
     words = [line.split()[0] for line in lines[places[0] :] if line.startswith("  ") and line[2:3].strip()]
-    assert [word for word in words if word in ("data", "train", "pack", "eval")] == ["data", "train", "pack", "eval"]
+    assert [word for word in words if word in ("data", "train", "pack", "eval")] == [
+        "data",
+        "train",
+        "pack",
+        "eval",
+    ]
 
 
 def test_help_of_a_verb_and_the_version() -> None:
@@ -58,7 +63,7 @@ def test_bash_completes(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; sys.argv = ['pgolf', '--install-completion', 'bash']\nfrom pgolf.cli import main; main()",
+            "import sys; sys.argv = ['pgolf', '--install-completion', 'bash']\nfrom pgolf.cli.main import main; main()",
         ],
         env=home,
         capture_output=True,
@@ -66,11 +71,15 @@ def test_bash_completes(tmp_path: Path) -> None:
     )
     assert installed.returncode == 0, installed.stderr
     program = tmp_path / "pgolf"
-    program.write_text(f"#!{sys.executable}\nimport sys\nsys.argv[0] = 'pgolf'\nfrom pgolf.cli import main\nmain()\n")
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.argv[0] = 'pgolf'\nfrom pgolf.cli.main import main\nmain()\n"
+    )
     program.chmod(0o755)
     script = ". ~/.bashrc; complete -p pgolf >&2\n"
     for words, place in (("pgolf ver", 1), ("pgolf data pre", 2), ("pgolf train --rec", 2)):
-        script += f'COMP_WORDS=({words}); COMP_CWORD={place}; _pgolf_completion pgolf; echo "${{COMPREPLY[@]}}"\n'
+        script += (
+            f'COMP_WORDS=({words}); COMP_CWORD={place}; _pgolf_completion pgolf; echo "${{COMPREPLY[@]}}"\n'
+        )
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(["bash", "-c", script], env=home | {"PATH": path}, capture_output=True, text=True)
     assert done.stdout.split() == ["verify-ledger", "prepare", "--recipe"], done.stderr

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.compress.quantize import Quantized
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
 
@@ -124,7 +124,9 @@ def test_pack_compares_the_coders(workshop: Path, tmp_path: Path) -> None:
     assert "coders" not in pgolf_json(*command[:-1], cwd=workshop)
 
 
-def test_a_coder_that_is_not_installed(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coder_that_is_not_installed(
+    workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "brotli", None)
     text = pgolf("pack", "run", *QUICK, "--out", tmp_path / "m.pgolf", "--compare", cwd=workshop).stdout
     row = next(cells for name, cells in table_of(text, "coder").items() if "brotli" in name)
@@ -211,7 +213,7 @@ def test_a_narrow_terminal_shows_names_rather_than_histograms(
     workshop: Path, monkeypatch: pytest.MonkeyPatch, width: int, shown: bool
 ) -> None:
     console = Console(force_terminal=True, color_system=None, width=width)
-    monkeypatch.setattr("pgolf.cli_tables.stdout", console)
+    monkeypatch.setattr("pgolf.cli.tables.stdout", console)
     text = pgolf("inspect", "model.pgolf", cwd=workshop).stdout
     assert ("█" in text) == shown
     assert "bigram.table.weight" in text

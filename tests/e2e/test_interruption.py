@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pgolf.weights import load_tensors
+from pgolf.compress.weights import load_tensors
 from tests.e2e.conftest import pgolf
 
 
@@ -51,7 +51,14 @@ def test_a_killed_training_ends_with_bit_equal_weights(workshop: Path, tmp_path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_polite_interruption_loses_no_step(workshop: Path, tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "run"
-    long = ("--set", "train.steps=2000", "--set", "train.checkpoint_every=0", "--set", "train.validate_every=0")
+    long = (
+        "--set",
+        "train.steps=2000",
+        "--set",
+        "train.checkpoint_every=0",
+        "--set",
+        "train.validate_every=0",
+    )
     process = start("train", "--recipe", "tiny.toml", *long, "--data", "data", "--out", run, cwd=workshop)
     while steps_done(run) < 3 and process.poll() is None:
         time.sleep(0.005)
@@ -71,11 +78,23 @@ def test_resuming_with_another_recipe_or_other_data_is_refused(workshop: Path, t
         time.sleep(0.005)
     process.kill()
     process.wait()
-    other = ("train", "--recipe", "tiny.toml", "--set", "train.steps=20", "--data", "data", "--out", run, "--resume")
+    other = (
+        "train",
+        "--recipe",
+        "tiny.toml",
+        "--set",
+        "train.steps=20",
+        "--data",
+        "data",
+        "--out",
+        run,
+        "--resume",
+    )
     assert "another recipe" in pgolf(*other, cwd=workshop, check=2).stderr
     pgolf("train", "--resume", "--out", run, "--data", "data", cwd=workshop)
     assert (
-        "already finished" in pgolf("train", "--resume", "--out", run, "--data", "data", cwd=workshop, check=2).stderr
+        "already finished"
+        in pgolf("train", "--resume", "--out", run, "--data", "data", cwd=workshop, check=2).stderr
     )
 
 

@@ -1,4 +1,6 @@
-"""`pgolf launch`: jobs that are interrupted, come back and end with the very same weights; several runs in a row."""
+"""`pgolf launch`: jobs that are interrupted, come back and end with the very same weights; several runs in a
+row.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from pgolf.cli_launch import parse_minutes
-from pgolf.cli_study import parse_slurm
+from pgolf.cli.launch import parse_minutes
+from pgolf.cli.study import parse_slurm
+from pgolf.compress.weights import load_tensors
 from pgolf.errors import PgolfError
 from pgolf.launch.local import local_places
 from pgolf.launch.slurm import Resources, launcher
-from pgolf.weights import load_tensors
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_interruption import start, steps_done
 from tests.e2e.test_mistakes import fails
@@ -64,7 +66,18 @@ def test_a_preempted_job_comes_back_and_ends_with_bit_equal_weights(
     workshop: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = ("launch", "slurm", "tiny.toml", *LONG, "--data", "data", "--command", "train", "--executor", "local")
+    command = (
+        "launch",
+        "slurm",
+        "tiny.toml",
+        *LONG,
+        "--data",
+        "data",
+        "--command",
+        "train",
+        "--executor",
+        "local",
+    )
     [job] = pgolf_json(*command, "--gpus-per-node", "0", "--runs", tmp_path, cwd=workshop)["jobs"]
     run = Path(job["folder"])
     for number in (signal.SIGUSR2, signal.SIGTERM):
@@ -80,11 +93,23 @@ def test_a_preempted_job_comes_back_and_ends_with_bit_equal_weights(
     log = Path(job["log"]).read_text()
     assert log.count("== ") == 3 and log.count("stopped after step") == 2
     assert (run / "launch" / f"{job['id']}_0_log.out").read_text().count("Requeued job") == 2
-    assert pgolf_json(*command, "--runs", tmp_path, cwd=workshop)["jobs"][0]["id"] == "", "nothing is left to do"
+    assert pgolf_json(*command, "--runs", tmp_path, cwd=workshop)["jobs"][0]["id"] == "", (
+        "nothing is left to do"
+    )
 
 
 def test_a_job_does_what_run_does_and_a_failed_one_says_why(workshop: Path, tmp_path: Path) -> None:
-    command = ("launch", "slurm", "tiny.toml", "--data", "data", "--executor", "local", "--gpus-per-node", "0")
+    command = (
+        "launch",
+        "slurm",
+        "tiny.toml",
+        "--data",
+        "data",
+        "--executor",
+        "local",
+        "--gpus-per-node",
+        "0",
+    )
     [job] = pgolf_json(*command, "--runs", tmp_path / "good", cwd=workshop)["jobs"]
     broken = ("--set", "optim.matrix_lr=1e30", "--set", "optim.scalar_lr=1e30")
     [bad] = pgolf_json(*command, *broken, "--runs", tmp_path / "bad", cwd=workshop)["jobs"]
@@ -100,7 +125,17 @@ def test_several_runs_here_and_one_that_fails(workshop: Path, tmp_path: Path) ->
     for name, rate in (("one", 0.02), ("two", 1e30), ("three", 0.03)):
         text = (workshop / "tiny.toml").read_text()
         (tmp_path / f"{name}.toml").write_text(f"{text}\n[optim]\nmatrix_lr = {rate}\nscalar_lr = {rate}\n")
-    command = ("launch", "local", "one.toml", "two.toml", "three.toml", "--data", workshop / "data", "--jobs", "2")
+    command = (
+        "launch",
+        "local",
+        "one.toml",
+        "two.toml",
+        "three.toml",
+        "--data",
+        workshop / "data",
+        "--jobs",
+        "2",
+    )
     done = pgolf(*command, "--device", "cpu", "--command", "train", "--json", cwd=tmp_path, check=1)
     states = {run["name"]: run for run in json.loads(done.stdout)["runs"]}
     assert [run["state"] for run in states.values()] == ["done", "failed", "done"]
@@ -118,7 +153,17 @@ def test_ctrl_c_lets_the_running_step_end_and_the_next_call_goes_on(
     text = (workshop / "tiny.toml").read_text()
     for name in ("first", "second"):
         (tmp_path / f"{name}.toml").write_text(text)
-    command = ("launch", "local", "first.toml", "second.toml", *LONG, "--data", workshop / "data", "--command", "train")
+    command = (
+        "launch",
+        "local",
+        "first.toml",
+        "second.toml",
+        *LONG,
+        "--data",
+        workshop / "data",
+        "--command",
+        "train",
+    )
     process = start(*command, cwd=tmp_path)
     first = tmp_path / "runs" / "first"
     until(lambda: steps_done(first) >= 3)
@@ -134,7 +179,18 @@ def test_ctrl_c_lets_the_running_step_end_and_the_next_call_goes_on(
 
 
 def test_no_two_processes_work_on_one_run(workshop: Path, tmp_path: Path) -> None:
-    command = ("launch", "local", "tiny.toml", *LONG, "--data", "data", "--command", "train", "--runs", tmp_path)
+    command = (
+        "launch",
+        "local",
+        "tiny.toml",
+        *LONG,
+        "--data",
+        "data",
+        "--command",
+        "train",
+        "--runs",
+        tmp_path,
+    )
     process = start(*command, cwd=workshop)
     until(lambda: (tmp_path / "tiny" / ".lock").exists())
     done = pgolf(*command, cwd=workshop, check=1)
@@ -158,7 +214,15 @@ def test_mistakes_are_one_line(workshop: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_time_limits_are_read_as_slurm_reads_them() -> None:
-    written = {"90": 90, "90:30": 91, "4:00:00": 240, "0:00:01": 1, "2-0": 2880, "1-12:30": 2190, "1-00:00:01": 1441}
+    written = {
+        "90": 90,
+        "90:30": 91,
+        "4:00:00": 240,
+        "0:00:01": 1,
+        "2-0": 2880,
+        "1-12:30": 2190,
+        "1-00:00:01": 1441,
+    }
     assert {text: parse_minutes(text) for text in written} == written
     for text in ("", "1h", "0", "1:2:3:4", "-5"):
         with pytest.raises(PgolfError):
@@ -169,22 +233,32 @@ def test_several_gpus_are_started_by_torchrun() -> None:
     alone = launcher(Resources(minutes=1, gpus_per_node=1), "7", "a")
     assert alone == [sys.executable, "-m", "pgolf"]
     words = " ".join(launcher(Resources(minutes=1, nodes=2, gpus_per_node=8), "7_1", "a"))
-    assert "--nnodes 2 --nproc-per-node 8 --max-restarts 3" in words and "--rdzv-endpoint a:20071 -m pgolf" in words
+    assert (
+        "--nnodes 2 --nproc-per-node 8 --max-restarts 3" in words
+        and "--rdzv-endpoint a:20071 -m pgolf" in words
+    )
 
 
 def test_the_number_of_restarts_is_an_option_of_jobs_and_of_studies(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Resources] = []
-    monkeypatch.setattr("pgolf.launch.slurm.submit", lambda jobs, resources, executor: asked.append(resources) or [])
+    monkeypatch.setattr(
+        "pgolf.launch.slurm.submit", lambda jobs, resources, executor: asked.append(resources) or []
+    )
     command = ("launch", "slurm", "tiny.toml", "--data", "data", "--runs", tmp_path)
     pgolf(*command, cwd=workshop)
     pgolf(*command, "--max-restarts", "0", cwd=workshop)
     asked.append(parse_slurm(["max-restarts=7"])[0])
     restarts = [resources.max_restarts for resources in asked]
     assert restarts == [3, 0, 7]
-    words = [" ".join(launcher(Resources(1, gpus_per_node=2, max_restarts=number), "7", "a")) for number in restarts]
-    assert [f"--max-restarts {number}" in text for number, text in zip(restarts, words, strict=True)] == 3 * [True]
+    words = [
+        " ".join(launcher(Resources(1, gpus_per_node=2, max_restarts=number), "7", "a"))
+        for number in restarts
+    ]
+    assert [f"--max-restarts {number}" in text for number, text in zip(restarts, words, strict=True)] == 3 * [
+        True
+    ]
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:

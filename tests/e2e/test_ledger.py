@@ -14,7 +14,9 @@ from tests.e2e.test_mistakes import fails
 @pytest.mark.parametrize("mode", ["standard", "sliding", "ttt"])
 def test_the_score_is_in_the_ledger(workshop: Path, tmp_path: Path, mode: str) -> None:
     file = tmp_path / "ledger.jsonl"
-    result = pgolf_json("eval", "model.pgolf", "--data", "data", "--mode", mode, "--ledger", file, cwd=workshop)
+    result = pgolf_json(
+        "eval", "model.pgolf", "--data", "data", "--mode", mode, "--ledger", file, cwd=workshop
+    )
     assert result["ledger"] == str(file)
     verify = ("verify-ledger", file, "--data", "data", "--artifact", "model.pgolf")
     found = pgolf_json(*verify, cwd=workshop)
@@ -29,7 +31,18 @@ def test_strict_evaluation_gives_the_same_score(workshop: Path, tmp_path: Path) 
     scores = []
     for strict in ([], ["--strict"]):
         file = tmp_path / f"{len(strict)}.jsonl"
-        command = ("eval", "model.pgolf", "--data", "data", "--mode", "ttt", "--limit-targets", "400", "--ledger", file)
+        command = (
+            "eval",
+            "model.pgolf",
+            "--data",
+            "data",
+            "--mode",
+            "ttt",
+            "--limit-targets",
+            "400",
+            "--ledger",
+            file,
+        )
         scores.append(pgolf_json(*command, *strict, cwd=workshop)["val_bpb"])
         entries = len(file.read_text().splitlines()) - 2
         assert (entries == 400) == bool(strict)
@@ -55,11 +68,23 @@ def test_what_is_wrong_is_named_with_status_1(workshop: Path, tmp_path: Path) ->
 
 
 def test_a_run_keeps_a_ledger_of_every_score(workshop: Path, tmp_path: Path) -> None:
-    result = pgolf_json("run", workshop / "tiny.toml", "--data", workshop / "data", "--out", "r", cwd=tmp_path)
-    for name, source in (("float", "model.safetensors"), ("packed", "artifact.pgolf"), ("ttt", "artifact.pgolf")):
+    result = pgolf_json(
+        "run", workshop / "tiny.toml", "--data", workshop / "data", "--out", "r", cwd=tmp_path
+    )
+    for name, source in (
+        ("float", "model.safetensors"),
+        ("packed", "artifact.pgolf"),
+        ("ttt", "artifact.pgolf"),
+    ):
         ledger = tmp_path / "r" / f"ledger.{name}.jsonl"
         found = pgolf_json(
-            "verify-ledger", ledger, "--data", workshop / "data", "--artifact", tmp_path / "r" / source, cwd=tmp_path
+            "verify-ledger",
+            ledger,
+            "--data",
+            workshop / "data",
+            "--artifact",
+            tmp_path / "r" / source,
+            cwd=tmp_path,
         )
         assert found["val_bpb"] == result["evaluations"][name]["val_bpb"]
 

@@ -43,7 +43,10 @@ TRAIN = ("train", "--recipe", "tiny.toml", "--out", "new")
         (TRAIN, ["--data"]),
         (("train", "--recipe", "tiny.toml", "--data", "data", "--out", "run"), ["run", "--resume"]),
         (("train", "--resume", "--out", "missing"), ["missing", "resume"]),
-        (("train", "--recipe", "tiny.toml", "--data", "data", "--out", "new", "--device", "cuda:99"), ["cuda:99"]),
+        (
+            ("train", "--recipe", "tiny.toml", "--data", "data", "--out", "new", "--device", "cuda:99"),
+            ["cuda:99"],
+        ),
         (("eval", "missing.pgolf", "--data", "data"), ["missing.pgolf"]),
         (("eval", "run", "--data", "data", "--mode", "best"), ["best", "ttt"]),
         (("eval", "run", "--data", "data", "--set", "model.width=64"), ["model.width"]),
@@ -106,7 +109,9 @@ def test_text_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_data_of_another_tokenizer(workshop: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
-    other.write_text("\n\n".join(f"Completely different words {n} about quarks and gluons." for n in range(300)))
+    other.write_text(
+        "\n\n".join(f"Completely different words {n} about quarks and gluons." for n in range(300))
+    )
     options = ("--split", "blank-lines", "--val-fraction", "0.2", "--vocab-size", "320")
     pgolf("data", "prepare", "--text", other, *options, "--out", tmp_path / "data")
     assert "tokenizer" in fails("eval", workshop / "model.pgolf", "--data", tmp_path / "data")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pgolf.weights import load_tensors
+from pgolf.compress.weights import load_tensors
 from tests.e2e.conftest import pgolf
 from tests.e2e.test_interruption import start, steps_done
 from tests.e2e.test_launch import until
@@ -104,7 +104,14 @@ def test_a_lock_of_another_machine_without_flock(
     monkeypatch.setattr(fcntl, "flock", _missing)
     run = tmp_path / "run"
     run.mkdir()
-    holder = {"pid": 1, "host": "node7", "born": "x/1", "since": "2025-01-01", "command": "pgolf train", "flock": False}
+    holder = {
+        "pid": 1,
+        "host": "node7",
+        "born": "x/1",
+        "since": "2025-01-01",
+        "command": "pgolf train",
+        "flock": False,
+    }
     (run / ".lock").write_text(json.dumps(holder))
     line = fails(*TRAIN, "--out", run, cwd=workshop)
     assert "(process 1 on node7, since 2025-01-01: pgolf train)" in line
@@ -114,8 +121,12 @@ def test_a_lock_of_another_machine_without_flock(
 
 
 def test_a_mistake_leaves_no_folder(workshop: Path, tmp_path: Path) -> None:
-    fails("train", "--recipe", "tiny.toml", "--data", "nowhere", "--out", tmp_path / "new" / "run", cwd=workshop)
-    fails("train", "--recipe", "nowhere.toml", "--data", "data", "--out", tmp_path / "new" / "run", cwd=workshop)
+    fails(
+        "train", "--recipe", "tiny.toml", "--data", "nowhere", "--out", tmp_path / "new" / "run", cwd=workshop
+    )
+    fails(
+        "train", "--recipe", "nowhere.toml", "--data", "data", "--out", tmp_path / "new" / "run", cwd=workshop
+    )
     fails("run", "tiny.toml", "--data", "nowhere", "--out", tmp_path / "new" / "run", cwd=workshop)
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +172,18 @@ def test_all_that_is_written_follows_the_umask(
     try:
         pgolf(*text, "--out", place / "data", cwd=workshop)
         words = ("--data", place / "data", "--set", "train.steps=4", "--set", "train.tensorboard=true")
-        pgolf("run", "tiny.toml", *words, "--out", place / "run", "--keep-step", "2", "--score", "float", cwd=workshop)
+        pgolf(
+            "run",
+            "tiny.toml",
+            *words,
+            "--out",
+            place / "run",
+            "--keep-step",
+            "2",
+            "--score",
+            "float",
+            cwd=workshop,
+        )
         pgolf("report", place / "run", "--out", place / "report.html", cwd=workshop)
         pgolf("inspect", place / "run" / "artifact.pgolf", "--picture", place / "codes.png", cwd=workshop)
         pgolf("compress", "val.txt", "--model", place / "run", "--out", place / "val.pgz", cwd=workshop)

@@ -10,11 +10,11 @@ import pytest
 
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.container import read_artifact
+from pgolf.compress.weights import load_weights, save_weights
 from pgolf.data.dataset import open_dataset
 from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import read_shard
-from pgolf.recipe import load_recipe
-from pgolf.weights import load_weights, save_weights
+from pgolf.recipe.recipe import load_recipe
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
 
@@ -75,7 +75,11 @@ def test_weights_without_data_say_what_to_do(room: Path, workshop: Path) -> None
     assert origin(room / "a.pgolf")["calibration"]["source"] == "train"
     settings = ["--set", "compress.calibration=self", "--set", "compress.calibration_tokens=128"]
     pgolf("pack", alone, "--out", "b.pgolf", *settings, cwd=room)
-    assert origin(room / "b.pgolf")["calibration"] | {"sha256": ""} == {"source": "self", "tokens": 128, "sha256": ""}
+    assert origin(room / "b.pgolf")["calibration"] | {"sha256": ""} == {
+        "source": "self",
+        "tokens": 128,
+        "sha256": "",
+    }
     pgolf("pack", alone, "--out", "c.pgolf", "--set", "compress.calibration=none", cwd=room)
     assert "calibration" not in origin(room / "c.pgolf")
 
@@ -103,4 +107,7 @@ def test_the_quantizers_are_compared_at_equal_bytes(room: Path) -> None:
     assert 0 < row["bytes"] <= row["bytes_reference"]
     assert row["share"] == pytest.approx(abs(row["gap"]) / abs(row["gap_reference"]))
     assert found["float_bpb"] > 0
-    assert "share" in pgolf("bench", "quantizers", "run", "--bits", "4", "--limit-targets", "64", cwd=room).stdout
+    assert (
+        "share"
+        in pgolf("bench", "quantizers", "run", "--bits", "4", "--limit-targets", "64", cwd=room).stdout
+    )

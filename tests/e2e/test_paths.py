@@ -89,7 +89,9 @@ def test_a_bad_path_is_one_line(place: Path, command: str) -> None:
     assert sorted(path.name for path in place.iterdir()) == before
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "decompress train.txt" not in command])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if "decompress train.txt" not in command]
+)
 def test_a_file_that_is_no_utf8_is_named(place: Path, command: str, tmp_path: Path) -> None:
     for name in ("bad.toml", "bad.json", "bad.jsonl", "bad.txt", "bad.py"):
         path = tmp_path / name
@@ -114,7 +116,9 @@ def test_a_file_that_is_no_utf8_is_named(place: Path, command: str, tmp_path: Pa
         "report run --no-score -o new.html",
     ],
 )
-def test_a_path_without_permission_is_one_line(place: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_without_permission_is_one_line(
+    place: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Tests may be run by root, whom no permission stops: so the system's answer is acted.
     real_stat = Path.stat
 

@@ -14,7 +14,9 @@ TRAIN = ("train", "--recipe", "tiny.toml", "--data", "data", "--profile")
 def test_a_trace_and_a_table_and_the_same_weights(workshop: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shown = pgolf(*TRAIN, "--out", run, cwd=workshop)
-    assert "slowest operations" in shown.stdout and "aten::mm" in shown.stdout and "GPU ms" not in shown.stdout
+    assert (
+        "slowest operations" in shown.stdout and "aten::mm" in shown.stdout and "GPU ms" not in shown.stdout
+    )
     events = json.loads((run / "profile" / "trace.json").read_text())["traceEvents"]
     assert sum(event["name"].startswith("ProfilerStep") and event["ph"] == "X" for event in events) == 5
     assert "| `aten::mm` |" in (run / "profile" / "operations.md").read_text()

@@ -16,20 +16,28 @@ from pathlib import Path
 import pytest
 import torch
 
+from pgolf.compress.weights import load_tensors
 from pgolf.train.metrics import read_metrics
-from pgolf.weights import load_tensors
 from tests.e2e.conftest import Done, pgolf
 from tests.e2e.rank_process import run_rank, stop_last_rank, stopping
 
-# Four parts, so that four ranks can share them; several blocks of windows, so that there is something to divide.
+# Four parts, so that four ranks can share them; several blocks of windows, so that there is something to
+# divide.
 SHARED = ("train", "--recipe", "tiny.toml", "--set", "train.micro_batches=4", "--data", "data")
 EVAL = ("--data", "data", "--set", "evaluate.batch=3", "--json")
-# Three windows to a block; the last TTT batch of a chunk is shared unevenly, and a lesson of three sequences leaves one
-# of four ranks without any.
+# Three windows to a block; the last TTT batch of a chunk is shared unevenly, and a lesson of three sequences
+# leaves one of four ranks without any.
 LEARNING = {
     "full": ("--mode", "ttt"),
     "lora": ("--mode", "ttt", "--set", "ttt.method=lora", "--set", "ttt.lora.chunk_tokens=96"),
-    "lora_document": ("--mode", "ttt", "--set", "ttt.method=lora_document", "--set", "ttt.lora.chunk_tokens=96"),
+    "lora_document": (
+        "--mode",
+        "ttt",
+        "--set",
+        "ttt.method=lora_document",
+        "--set",
+        "ttt.lora.chunk_tokens=96",
+    ),
     "phased": (
         *("--mode", "ttt", "--set", "ttt.method=phased", "--set", "ttt.lora.chunk_tokens=72"),
         *("--set", "ttt.lr=0.05", "--set", "ttt.schedule=constant"),
@@ -59,7 +67,9 @@ def alone(workshop: Path) -> Alone:
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
-def together(request: pytest.FixtureRequest, alone: Alone, tmp_path_factory: pytest.TempPathFactory) -> Together:
+def together(
+    request: pytest.FixtureRequest, alone: Alone, tmp_path_factory: pytest.TempPathFactory
+) -> Together:
     """Several commands by one start of the processes, which is what takes the time."""
     size, results = request.param, tmp_path_factory.mktemp("results")
     shutil.copytree(alone.folder / "begun.1", alone.folder / f"ended.{size}")
@@ -122,7 +132,10 @@ def free_port() -> int:
 
 def assert_close(first: Path, second: Path) -> None:
     """Weights within 1e-5 of each other."""
-    weights, others = load_tensors(first / "model.safetensors")[0], load_tensors(second / "model.safetensors")[0]
+    weights, others = (
+        load_tensors(first / "model.safetensors")[0],
+        load_tensors(second / "model.safetensors")[0],
+    )
     assert weights.keys() == others.keys()
     for name, value in weights.items():
         assert torch.allclose(value, others[name], rtol=0, atol=1e-5), name
@@ -131,7 +144,9 @@ def assert_close(first: Path, second: Path) -> None:
 def test_training_gives_the_losses_and_weights_of_one_process(together: Together) -> None:
     assert together.statuses("train") == {0}, together.done["train"]
     folder = together.alone.folder
-    mine, theirs = (read_metrics(folder / run / "metrics.jsonl") for run in (f"whole.{together.size}", "single"))
+    mine, theirs = (
+        read_metrics(folder / run / "metrics.jsonl") for run in (f"whole.{together.size}", "single")
+    )
     assert [entry["step"] for entry in mine] == [entry["step"] for entry in theirs]
     for entry, other in zip(mine, theirs, strict=True):
         for key in {"train_loss", "val_loss", "val_bpb", "lr_scale"} & set(other):
@@ -169,7 +184,9 @@ def test_test_time_training_gives_the_score_of_one_process(together: Together, m
     for mine, theirs in zip(*lines, strict=True):
         assert all(mine[key] == theirs[key] for key in ("first", "targets", "bytes", "text"))
     # Equal weights on all ranks: states change where those of a single process do, whoever scored.
-    changes = [[before["state"] != after["state"] for before, after in pairwise(entries)] for entries in lines]
+    changes = [
+        [before["state"] != after["state"] for before, after in pairwise(entries)] for entries in lines
+    ]
     assert changes[0] == changes[1] and 2 < sum(changes[0]) < len(changes[0])
     assert together.ledgers[method] == {(folder / name).read_text()}
     pgolf("verify-ledger", name, "--data", "data", cwd=folder)
@@ -199,14 +216,20 @@ def test_the_whole_job(together: Together) -> None:
     assert set(result["evaluations"]) == {"raw", "float", "packed", "sliding", "ttt"}
     assert (folder / "all" / "report.md").is_file()
     assert_close(folder / "all", folder / "single")
-    assert result["evaluations"]["float"]["val_bpb"] == pytest.approx(together.alone.scores["standard"], abs=1e-5)
+    assert result["evaluations"]["float"]["val_bpb"] == pytest.approx(
+        together.alone.scores["standard"], abs=1e-5
+    )
 
 
 def test_a_mistake_is_printed_once_and_ends_every_rank(together: Together) -> None:
     assert together.statuses("mistake") == {2}, together.done["mistake"]
     said = [line for rank in together.done["mistake"] for line in rank.stderr.splitlines()]
     assert len(said) == 1
-    for text in ("train.micro_batches 1", "train.batch_tokens 256", f"cannot be shared by {together.size} ranks"):
+    for text in (
+        "train.micro_batches 1",
+        "train.batch_tokens 256",
+        f"cannot be shared by {together.size} ranks",
+    ):
         assert text in said[0]
     assert not (together.alone.folder / "never").exists()
     assert together.statuses("typing mistake") == {2}
@@ -228,5 +251,8 @@ def test_ranks_do_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for rank, (status, text) in enumerate(said):
         assert status == 1 and text.count("\n") == 1, said
-        assert f"pgolf: rank {rank} of 3 lost contact with rank 2, which is gone, or has not answered for 4 s" in text
+        assert (
+            f"pgolf: rank {rank} of 3 lost contact with rank 2, which is gone, or has not answered for 4 s"
+            in text
+        )
     assert "no sign of life" in said[0][1]

@@ -34,16 +34,22 @@ STAND_INS = {
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The tracked files, and beside them an environment that `make demo` brings: this Python and these sources."""
+    """The tracked files, and beside them an environment that `make demo` brings: this Python and these
+    sources.
+    """
     clone, binaries = tmp_path / "pgolf", tmp_path / "venv" / "bin"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, listed.split("\0")):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
     binaries.mkdir(parents=True)
     (binaries / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
     for name, command in (("python", ""), ("pgolf", "-m pgolf ")):
-        (binaries / name).write_text(f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{sys.executable}' {command}\"$@\"\n")
+        (binaries / name).write_text(
+            f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{sys.executable}' {command}\"$@\"\n"
+        )
         (binaries / name).chmod(0o755)
     return clone
 
@@ -65,12 +71,21 @@ def test_every_command_works_as_it_stands(clone: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:]
     assert done.stdout.count("[status 0, ") == len(typed)
     assert filecmp.cmp(clone / "books" / "while.txt", clone / "again.txt", shallow=False)
-    for made in ("runs/quickstart/report.html", "tiny.pgolf", "ttt.jsonl", "report.html", "runs/short", "plain.pt"):
+    for made in (
+        "runs/quickstart/report.html",
+        "tiny.pgolf",
+        "ttt.jsonl",
+        "report.html",
+        "runs/short",
+        "plain.pt",
+    ):
         assert (clone / made).exists(), made
 
 
 def test_a_command_that_fails_is_the_last(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text("```sh\ncd /    # there\nfalse\necho never\n```\n```python\nprint(1)\n```\n")
+    (tmp_path / "page.md").write_text(
+        "```sh\ncd /    # there\nfalse\necho never\n```\n```python\nprint(1)\n```\n"
+    )
     typed = commands(tmp_path / "page.md")
     assert [without_comment(command) for command in typed] == ["cd /", "false", "echo never", typed[3]]
     done = subprocess.run(["bash", "-c", script(typed, {"cd /": "cd ."})], capture_output=True, text=True)
@@ -78,7 +93,9 @@ def test_a_command_that_fails_is_the_last(tmp_path: Path) -> None:
 
 
 def test_the_extras_are_those_of_the_package() -> None:
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
     table = README.read_text(encoding="utf-8").partition("| extra |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(declared)
 

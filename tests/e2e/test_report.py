@@ -12,8 +12,8 @@ from unittest import mock
 
 import pytest
 
+from pgolf.report.findings import Analysis, Curve, Table
 from pgolf.study.cells import Cell
-from pgolf.study.findings import Analysis, Curve, Table
 from tests.e2e.conftest import pgolf, pgolf_json
 
 
@@ -96,10 +96,18 @@ def test_training_writes_event_files(shelf: Path) -> None:
 
 
 def test_a_report_of_a_study(shelf: Path) -> None:
-    for place, (name, seed, status) in enumerate((("a", 1, "finished"), ("b", 2, "failed"), ("c", 3, "waiting"))):
+    for place, (name, seed, status) in enumerate(
+        (("a", 1, "finished"), ("b", 2, "failed"), ("c", 3, "waiting"))
+    ):
         folder = shelf / "study" / "cells" / name
         folder.mkdir(parents=True)
-        about = {"place": place, "changes": {"model.layers": 2}, "seed": seed, "status": status, "error": None}
+        about = {
+            "place": place,
+            "changes": {"model.layers": 2},
+            "seed": seed,
+            "status": status,
+            "error": None,
+        }
         if status == "failed":
             about["error"] = "the <loss> became nan"
         (folder / "cell.json").write_text(json.dumps(about))
@@ -111,7 +119,9 @@ def test_a_report_of_a_study(shelf: Path) -> None:
 
     def analyse(cells: Sequence[Cell]) -> Analysis:
         table = Table("Means", ("cell", "BPB"), [(cell.name, 1.5) for cell in cells])
-        curve = Curve("Fit", "steps", "BPB", [(1.0, 2.0), (2.0, 1.9)], [(1.0, 2.0, 1.9, 2.1), (2.0, 1.9, 1.8, 2.0)])
+        curve = Curve(
+            "Fit", "steps", "BPB", [(1.0, 2.0), (2.0, 1.9)], [(1.0, 2.0, 1.9, 2.1), (2.0, 1.9, 1.8, 2.0)]
+        )
         return Analysis("found", ["Layers are worth 0.1."], [table], [curve])
 
     stand_in = types.ModuleType("pgolf.study.analysis")

@@ -1,4 +1,6 @@
-"""Pages in a real browser: nothing is loaded, nothing complains, nothing is wider than a phone, light and dark."""
+"""Pages in a real browser: nothing is loaded, nothing complains, nothing is wider than a phone, light and
+dark.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,14 @@ BROWSER = next(
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
 
 FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions"),
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-extensions",
+    ),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=2000"),
 ]
@@ -51,13 +60,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def browse(path: Path, folder: Path, *flags: str) -> tuple[str, list[str], list[str]]:
-    """Open a page; returns what --dump-dom prints, what the console says, and the addresses that were asked for."""
+    """Open a page; returns what --dump-dom prints, what the console says, and the addresses that were asked
+    for.
+    """
     log = folder / "net.json"
     assert BROWSER is not None
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", *flags, path.as_uri()]
+    command = [
+        BROWSER,
+        *FLAGS,
+        f"--user-data-dir={folder / 'profile'}",
+        f"--log-net-log={log}",
+        *flags,
+        path.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     console = re.findall(r"CONSOLE.*", done.stderr)
-    asked = re.findall(r'"url":"((?:https?|wss?|ftp):[^"]*)"', log.read_text(encoding="utf-8", errors="replace"))
+    asked = re.findall(
+        r'"url":"((?:https?|wss?|ftp):[^"]*)"', log.read_text(encoding="utf-8", errors="replace")
+    )
     # A browser has errands of its own, such as the time.
     return (
         done.stdout,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from tests.e2e.conftest import pgolf, pgolf_json
 
 
@@ -19,7 +19,9 @@ def run_folder(place: Path, seed: int, loss: float, **changes: int) -> None:
     settings = [f"train.seed={seed}", *(f"model.{key}={value}" for key, value in changes.items())]
     (place / "recipe.toml").write_text(load_recipe("tiny", settings).to_toml())
     score = {"val_loss": loss, "val_bpb": loss / 2, "targets": 1000, "bytes": 2900}
-    (place / "result.json").write_text(json.dumps({"evaluations": {"ttt": score, "float": {**score, "val_loss": 3.0}}}))
+    (place / "result.json").write_text(
+        json.dumps({"evaluations": {"ttt": score, "float": {**score, "val_loss": 3.0}}})
+    )
 
 
 @pytest.fixture
@@ -50,7 +52,15 @@ def test_no_record_exits_with_one(runs: Path) -> None:
 
 
 def test_published_losses(runs: Path) -> None:
-    published = ("1.87311066", "1.87298163", "1.87220704", "--against", "1.88276292", "1.88156874", "1.88220393")
+    published = (
+        "1.87311066",
+        "1.87298163",
+        "1.87220704",
+        "--against",
+        "1.88276292",
+        "1.88156874",
+        "1.88220393",
+    )
     found = pgolf_json("significance", *published)
     assert found["welch"]["p"] == pytest.approx(0.000353, abs=5e-7)
     assert found["paired"] is None

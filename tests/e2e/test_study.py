@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from pgolf.compress.weights import load_tensors, load_weights
 from pgolf.data.dataset import open_dataset
 from pgolf.errors import Interrupted
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.launch.slurm import is_queued
-from pgolf.recipe import load_recipe
-from pgolf.runs import read_run
+from pgolf.recipe.recipe import load_recipe
+from pgolf.runs.folder import open_run
+from pgolf.runs.records import read_run
 from pgolf.study.cells import read_cells
-from pgolf.train.folder import open_run
 from pgolf.train.loop import train
-from pgolf.weights import load_tensors, load_weights
 from tests.e2e.conftest import Done, pgolf, pgolf_json
 from tests.e2e.test_interruption import start, steps_done
 from tests.e2e.test_launch import until
@@ -43,7 +43,16 @@ def study(workshop: Path, folder: Path, text: str, *options: str, check: int | N
     recipe = (workshop / "tiny.toml").read_text()
     (folder / "tiny.toml").write_text(recipe.replace("cap = 300000", PLAIN) if QUICK in text else recipe)
     return pgolf(
-        *("study", write(folder, text), "--data", workshop / "data", "--out", folder / "out", "--device", "cpu"),
+        *(
+            "study",
+            write(folder, text),
+            "--data",
+            workshop / "data",
+            "--out",
+            folder / "out",
+            "--device",
+            "cpu",
+        ),
         *options,
         check=check,
     )
@@ -52,7 +61,9 @@ def study(workshop: Path, folder: Path, text: str, *options: str, check: int | N
 def separate(workshop: Path, out: Path, *settings: str) -> dict[str, Any]:
     """What ``pgolf run`` makes of a cell alone."""
     words = [word for setting in settings for word in ("--set", setting)]
-    found: dict[str, Any] = pgolf_json("run", "tiny.toml", *words, "--data", "data", "--out", out, cwd=workshop)
+    found: dict[str, Any] = pgolf_json(
+        "run", "tiny.toml", *words, "--data", "data", "--out", out, cwd=workshop
+    )
     return found
 
 
@@ -107,7 +118,8 @@ def test_runs_that_share_a_trunk_equal_separate_ones(workshop: Path, tmp_path: P
     assert not done.stderr.count("validation"), "quiet where nobody watches"
 
 
-# Fixed widths: how close the search for a cap comes depends on the size of the recipe in the header (docs/studies.md).
+# Fixed widths: how close the search for a cap comes depends on the size of the recipe in the header
+# (docs/studies.md).
 SHARED = """
 [base]
 compress.scheme = "rowwise"
@@ -134,7 +146,9 @@ def test_evaluations_and_packings_of_one_training_equal_separate_runs(workshop: 
     assert ttt.result["train"] == base.result["train"], "trained once"
     evaluated = ("eval", ttt.folder / "artifact.pgolf", "--data", "data", "--mode", "ttt")
     assert pgolf_json(*evaluated, cwd=workshop)["val_bpb"] == ttt.bpb("ttt")
-    assert pgolf_json("verify-ledger", ttt.folder / "ledger.ttt.jsonl", "--artifact", ttt.folder / "artifact.pgolf")
+    assert pgolf_json(
+        "verify-ledger", ttt.folder / "ledger.ttt.jsonl", "--artifact", ttt.folder / "artifact.pgolf"
+    )
 
 
 class StopAfter:
@@ -174,7 +188,9 @@ def test_moments_of_a_run_are_what_it_was_then(workshop: Path, tmp_path: Path) -
     assert len(losses(ten.folder)) == 10
     assert same_tensors(end.folder, workshop / "run")
     assert (seven.folder / "ledger.raw.jsonl").is_file()
-    assert "wrong" not in (seven.folder / "report.md").read_text(), "the raw score's ledger is of the raw weights"
+    assert "wrong" not in (seven.folder / "report.md").read_text(), (
+        "the raw score's ledger is of the raw weights"
+    )
     assert read_run(seven.folder).state == "finished", "with all the scores that the study asked for"
 
 
@@ -231,7 +247,9 @@ def test_a_changed_study_does_not_mix_with_what_is_there(workshop: Path, tmp_pat
     study(workshop, tmp_path, HEAD + QUICK)
     changed = study(workshop, tmp_path, HEAD + QUICK + "[base]\noptim.matrix_lr = 0.01\n", check=2)
     assert "1 of its cells ran with other settings than the study has now: base_seed-1337" in changed.stderr
-    assert "choose another --out, or delete their folders" in changed.stderr and changed.stderr.count("\n") == 1
+    assert (
+        "choose another --out, or delete their folders" in changed.stderr and changed.stderr.count("\n") == 1
+    )
     options = ("--split", "blank-lines", "--vocab-size", "320")
     pgolf("data", "prepare", "--text", "val.txt", *options, "--out", tmp_path / "other", cwd=workshop)
     words = ("study", tmp_path / "study.toml", "--out", tmp_path / "out", "--data")
@@ -267,7 +285,9 @@ def test_interrupted_and_continued_in_several_processes(workshop: Path, tmp_path
     assert [cell["status"] for cell in found["cells"]] == ["finished", "finished"]
     settings = ("train.validate_every=0", "train.checkpoint_every=0", "train.seed=1337", "train.steps=30")
     words = [word for setting in settings for word in ("--set", setting)]
-    pgolf("train", "--recipe", "tiny.toml", *words, "--data", "data", "--out", tmp_path / "alone", cwd=workshop)
+    pgolf(
+        "train", "--recipe", "tiny.toml", *words, "--data", "data", "--out", tmp_path / "alone", cwd=workshop
+    )
     short = tmp_path / "out" / "cells" / "train.steps-30_seed-1337"
     assert same_tensors(short, tmp_path / "alone")
     assert json.loads((short / "cell.json").read_text())["shared"], "from the trunk"
@@ -292,7 +312,9 @@ def test_cluster_jobs_are_submitted_once_and_collected(workshop: Path, tmp_path:
     assert "not done" not in done.stderr
 
 
-def test_a_cluster_job_that_failed_is_named_when_it_is_submitted_again(workshop: Path, tmp_path: Path) -> None:
+def test_a_cluster_job_that_failed_is_named_when_it_is_submitted_again(
+    workshop: Path, tmp_path: Path
+) -> None:
     options = ("--launcher", "slurm", "--slurm", "executor=local", "--slurm", "gpus-per-node=0")
     text = HEAD + QUICK + "[[cells]]\noptim = { matrix_lr = 1e30, scalar_lr = 1e30 }\n"
     study(workshop, tmp_path, text, *options)
@@ -315,9 +337,15 @@ def test_mistakes_are_one_line(workshop: Path, tmp_path: Path) -> None:
     slurm = (*words, "--launcher", "slurm", "--slurm")
     assert "did you mean partition" in fails(*slurm, "partitoin=x", cwd=tmp_path)
     assert "cpus is a number" in fails(*slurm, "cpus=many", cwd=tmp_path)
-    assert "missing" in fails("study", path, "--data", tmp_path / "missing", "--out", tmp_path / "out", cwd=tmp_path)
-    assert "holds no study" in fails("study", path, "--data", workshop / "data", "--out", workshop, cwd=tmp_path)
-    assert "--score none" in fails("run", "tiny.toml", "--data", "data", "--out", "x", "--score", "none", cwd=workshop)
+    assert "missing" in fails(
+        "study", path, "--data", tmp_path / "missing", "--out", tmp_path / "out", cwd=tmp_path
+    )
+    assert "holds no study" in fails(
+        "study", path, "--data", workshop / "data", "--out", workshop, cwd=tmp_path
+    )
+    assert "--score none" in fails(
+        "run", "tiny.toml", "--data", "data", "--out", "x", "--score", "none", cwd=workshop
+    )
     assert not (tmp_path / "out").exists() and not (workshop / "x").exists()
 
 

@@ -130,9 +130,13 @@ def test_the_script_alone_gives_the_numbers_of_the_run(desk: Path, submission: P
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (desk / "run", tmp_path / "out")
     )
-    losses = [[entry.get("train_loss", entry.get("val_loss")) for entry in entries] for entries in (ours, theirs)]
+    losses = [
+        [entry.get("train_loss", entry.get("val_loss")) for entry in entries] for entries in (ours, theirs)
+    ]
     assert losses[0] == losses[1]
-    assert (tmp_path / "out" / "artifact.pgolf").read_bytes() == (desk / "run" / "artifact.pgolf").read_bytes()
+    assert (tmp_path / "out" / "artifact.pgolf").read_bytes() == (
+        desk / "run" / "artifact.pgolf"
+    ).read_bytes()
 
 
 @pytest.mark.usefixtures("_no_script")
@@ -158,9 +162,14 @@ def test_force_marks_what_it_writes(desk: Path) -> None:
 
 
 @pytest.mark.usefixtures("_no_script")
-def test_a_score_on_a_text_of_ones_own_keeps_not_every_rule(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_on_a_text_of_ones_own_keeps_not_every_rule(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(checklist.OFFICIAL, 320)
-    rule, arguments = "validation text is the official one", ("--track", "unlimited", "--device", "cpu", *PEOPLE)
+    rule, arguments = (
+        "validation text is the official one",
+        ("--track", "unlimited", "--device", "cpu", *PEOPLE),
+    )
     done = pgolf("submit", "run", "-o", "own", *arguments, cwd=desk, check=1)
     assert "own: 1 rule is broken" in done.stdout and "own not written" in done.stdout
     assert "every rule is kept" not in done.stdout and not (desk / "own").exists()
@@ -176,7 +185,11 @@ def test_only_the_published_splits_are_official(desk: Path, monkeypatch: pytest.
     dataset, right = open_dataset(desk / "data"), checklist.OFFICIAL[320]
     item = official_item([dataset, dataset])
     assert item.ok and item.evidence.count(f"{right.tokens:,} tokens") == 1
-    for other in ({"tokens": right.tokens + 1}, {"documents": right.documents - 1}, {"bytes": right.bytes + 1}):
+    for other in (
+        {"tokens": right.tokens + 1},
+        {"documents": right.documents - 1},
+        {"bytes": right.bytes + 1},
+    ):
         monkeypatch.setitem(checklist.OFFICIAL, 320, replace(right, **other))
         item = official_item([dataset])
         assert not item.ok and "62,021,846 tokens" in item.evidence and "40,540,803 tokens" in item.evidence
@@ -226,7 +239,9 @@ def test_a_changed_ledger_is_found(desk: Path) -> None:
 
 def _broken(desk: Path, run: str, *arguments: str) -> dict[str, str]:
     """The rules that a run breaks on the track without limits, with their evidence."""
-    done = pgolf("submit", run, "-o", "no", "--track", "unlimited", *PEOPLE, *arguments, "--json", cwd=desk, check=1)
+    done = pgolf(
+        "submit", run, "-o", "no", "--track", "unlimited", *PEOPLE, *arguments, "--json", cwd=desk, check=1
+    )
     assert not (desk / "no").exists()
     return {item["rule"]: item["evidence"] for item in json.loads(done.stdout)["items"] if not item["ok"]}
 
@@ -260,7 +275,10 @@ def test_only_an_audit_of_this_artifact_counts(desk: Path, submission: Path) -> 
         ({"audited": {}}, "another mode and recipe and artifact and tokenizer and text"),
         ({"targets": 2}, "too few"),
         ({"findings": []}, "no findings on C1"),
-        ({"findings": [finding | {"verdict": "violation"} for finding in audit["findings"][:1]]}, "violates C1"),
+        (
+            {"findings": [finding | {"verdict": "violation"} for finding in audit["findings"][:1]]},
+            "violates C1",
+        ),
     ]
     for change, reason in changes:
         file.write_text(json.dumps(audit | change))
@@ -288,9 +306,17 @@ def test_a_process_that_is_stopped_leaves_nothing(desk: Path, monkeypatch: pytes
     ("file", "change", "reason"),
     [
         ("provenance.json", None, "provenance.json: damaged (started is missing"),
-        ("provenance.json", {"data": {"folder": "x"}}, "provenance.json: damaged (data.tokenizer_sha256 is missing"),
+        (
+            "provenance.json",
+            {"data": {"folder": "x"}},
+            "provenance.json: damaged (data.tokenizer_sha256 is missing",
+        ),
         ("result.json", {"train": {"steps": 3}}, "result.json: damaged (train.seconds is missing"),
-        ("provenance.json", {"shared": [{"with": "c7", "scores": "raw, sliding"}]}, "sliding score is that of c7"),
+        (
+            "provenance.json",
+            {"shared": [{"with": "c7", "scores": "raw, sliding"}]},
+            "sliding score is that of c7",
+        ),
     ],
 )
 def test_damaged_runs_are_told_in_one_line(
@@ -308,12 +334,25 @@ def test_damaged_runs_are_told_in_one_line(
 
 @pytest.mark.usefixtures("_no_script")
 def test_repacking_uses_what_the_script_leaves(desk: Path) -> None:
-    arguments = ("submit", "run", "-o", "again", "--track", "unlimited", "--no-audit", "--force", "--repack", *PEOPLE)
+    arguments = (
+        "submit",
+        "run",
+        "-o",
+        "again",
+        "--track",
+        "unlimited",
+        "--no-audit",
+        "--force",
+        "--repack",
+        *PEOPLE,
+    )
     # Too small for the run's artifact beside this script, but not for a coarser one.
     pgolf("pack", "run", "--out", "small.pgolf", "--set", "compress.cap=60000", "--cap", "60000", cwd=desk)
     shutil.copytree(desk / "run", desk / "tight")
     shutil.copy(desk / "small.pgolf", desk / "tight" / "artifact.pgolf")
-    found = pgolf_json(*(word if word != "run" else "tight" for word in arguments), "--device", "cpu", cwd=desk)
+    found = pgolf_json(
+        *(word if word != "run" else "tight" for word in arguments), "--device", "cpu", cwd=desk
+    )
     broken = {item["rule"] for item in found["items"] if not item["ok"]}
     assert broken == {"audit"}
     # Without that it is too much, and the remedy is this one.

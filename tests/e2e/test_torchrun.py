@@ -1,4 +1,6 @@
-"""torchrun as a user types it: a killed rank ends the job with its reason, or the job starts again and goes on."""
+"""torchrun as a user types it: a killed rank ends the job with its reason, or the job starts again and goes
+on.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgolf.weights import load_tensors
+from pgolf.compress.weights import load_tensors
 from tests.e2e.conftest import pgolf
 
 STEPS = 60

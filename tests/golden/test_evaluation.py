@@ -25,7 +25,7 @@ from pgolf.evaluate.evaluate import evaluate
 from pgolf.evaluate.score import batches, window_losses
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 from tests.golden.toy import trajectory_recipe
 
 TOLERANCE = 1e-3
@@ -81,7 +81,8 @@ def test_scores_equal_the_references(
         published = losses.double().mean().item(), losses.double().sum().item() / math.log(2) / counted
         # The script prints four decimals.
         assert published == pytest.approx((golden_loss, golden_bpb), abs=5e-5)
-        # Counting each target once instead changes the loss little, and the ratio to that of all other entries.
+        # Counting each target once instead changes the loss little, and the ratio to that of all other
+        # entries.
         assert result.val_loss == pytest.approx(golden_loss, abs=TOLERANCE)
         standard_loss, standard_bpb = results[GOLDEN_NAMES["standard"]]
         assert result.val_bpb / result.val_loss == pytest.approx(standard_bpb / standard_loss, rel=1e-6)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pgolf.compress.quantize import quantize_matrix
-from pgolf.recipe import CompressSection, load_recipe
+from pgolf.recipe.recipe import load_recipe
+from pgolf.recipe.sections import CompressSection
 from tests.golden.test_formula_weights import formula_weight
 
 FIGURES = json.loads((Path(__file__).parent / "data" / "formula_codes.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model.gpt import GPT
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 from tests.golden.toy import logits_recipe
 
 FIGURES: dict[str, dict[str, Any]] = json.loads(
@@ -63,7 +63,9 @@ def test_logits_losses_and_gradients(case: str) -> None:
     with torch.no_grad():
         logits = network(inputs)
         long_loss = network(*formula_tokens(1, 1100)).mean()
-    assert logits[0, 5, :4].tolist() + logits[1, 95, -4:].tolist() == pytest.approx(figures["logits"], abs=1e-4)
+    assert logits[0, 5, :4].tolist() + logits[1, 95, -4:].tolist() == pytest.approx(
+        figures["logits"], abs=1e-4
+    )
     # 1,100 targets are longer than the trained 1,024: the rotary base of #644 and #1232 is rescaled.
     assert long_loss.item() == pytest.approx(figures["long_loss"], abs=1e-4)
     loss = network(inputs, targets).mean()

@@ -23,7 +23,9 @@ CASES = [(number, variant) for number, variants in LOGITS.items() for variant in
 def test_logits_losses_and_gradients(shared: Path, tmp_path: Path, number: str, variant: str) -> None:
     recipe, folder = logits_recipe(number, variant), shared / "golden" / f"pr{number}"
     tensors = load_file(folder / f"logits_{variant}.safetensors")
-    save_file({name[7:]: t for name, t in tensors.items() if name.startswith("weight.")}, tmp_path / "w.safetensors")
+    save_file(
+        {name[7:]: t for name, t in tensors.items() if name.startswith("weight.")}, tmp_path / "w.safetensors"
+    )
     network = GPT(recipe.model)
     network.load_state_dict(import_reference(tmp_path / "w.safetensors", recipe))
     with torch.no_grad():

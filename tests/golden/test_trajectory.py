@@ -18,11 +18,12 @@ import zstandard
 from pgolf.compress.legacy import REFERENCE_NAMES, import_reference, reference_names
 from pgolf.compress.quantize import Quantized
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.train.loop import Run, train
+from pgolf.train.loop import train
 from pgolf.train.metrics import read_metrics
-from pgolf.weights import load_weights
+from pgolf.train.run import Run
 from tests.golden.toy import trajectory_recipe
 
 NUMBERS = ("456", "644", "1232")
@@ -58,7 +59,9 @@ def test_training_follows_the_reference(shared: Path, dataset: Dataset, tmp_path
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     losses = {str(entry["step"]): entry["train_loss"] for entry in metrics if "train_loss" in entry}
     assert losses == pytest.approx(golden["train_loss"], abs=5e-3)
-    validations = {str(entry["step"]): [entry["val_loss"], entry["val_bpb"]] for entry in metrics if "val_bpb" in entry}
+    validations = {
+        str(entry["step"]): [entry["val_loss"], entry["val_bpb"]] for entry in metrics if "val_bpb" in entry
+    }
     assert validations.keys() == golden["val_loss_and_bpb"].keys()
     for step, pair in validations.items():
         assert pair == pytest.approx(golden["val_loss_and_bpb"][step], abs=5e-3), step

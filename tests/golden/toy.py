@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgolf.recipe import Recipe, load_recipe
+from pgolf.recipe.recipe import Recipe, load_recipe
 
 _SHAPE = [
     "model.layers=4",

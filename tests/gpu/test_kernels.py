@@ -7,15 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgolf.device import autocast, place
 from pgolf.kernels.available import has_triton
 from pgolf.model import attend
 from pgolf.model.attend import DocumentMask, causal_attention, document_ids
 from pgolf.model.gpt import build_model
 from pgolf.model.loss import chunked_losses, loss_form, target_losses
-from pgolf.recipe import load_recipe
+from pgolf.optim.place import place
+from pgolf.recipe.recipe import load_recipe
+from pgolf.runtime.device import autocast
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 CUDA = torch.device("cuda")
 needs_triton = pytest.mark.skipif(not has_triton(), reason="needs Triton")
 CAP = 30.0
@@ -75,7 +79,9 @@ def test_the_kernel_needs_no_memory_for_float32_logits() -> None:
 def test_attention_of_whatever_backend(masked: bool) -> None:
     generator = torch.Generator(CUDA).manual_seed(0)
     shapes = ((2, 384, heads, 64) for heads in (8, 4, 4))
-    q, k, v = (torch.randn(shape, device=CUDA, generator=generator).bfloat16().requires_grad_() for shape in shapes)
+    q, k, v = (
+        torch.randn(shape, device=CUDA, generator=generator).bfloat16().requires_grad_() for shape in shapes
+    )
     tokens = torch.randint(2, 60, (2, 384), device=CUDA, generator=generator)
     tokens[:, (17, 200)] = attend.BOS
     mask = DocumentMask(document_ids(tokens)) if masked else None
@@ -102,6 +108,8 @@ def test_one_compiled_graph_follows_the_model_as_written(masked: str) -> None:
         with autocast(CUDA):
             loss = run(tokens[:, :-1], tokens[:, 1:]).mean()
         loss.backward()
-        gradients.append(torch.cat([p.grad.flatten().float() for p in network.parameters() if p.grad is not None]))
+        gradients.append(
+            torch.cat([p.grad.flatten().float() for p in network.parameters() if p.grad is not None])
+        )
         network.zero_grad(set_to_none=True)
     assert _distance(gradients[1], gradients[0]) < 5e-2

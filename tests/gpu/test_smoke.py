@@ -10,7 +10,10 @@ import torch
 
 from tests.e2e.conftest import RECIPE, pgolf, sentences
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 
 def test_the_whole_job_on_a_gpu(tmp_path: Path) -> None:
@@ -21,7 +24,8 @@ def test_the_whole_job_on_a_gpu(tmp_path: Path) -> None:
     for device in ("cuda", "cpu"):
         pgolf("run", "tiny.toml", "--data", "data", "--out", device, "--device", device, cwd=tmp_path)
     scores = {
-        device: json.loads((tmp_path / device / "result.json").read_text())["evaluations"] for device in ("cuda", "cpu")
+        device: json.loads((tmp_path / device / "result.json").read_text())["evaluations"]
+        for device in ("cuda", "cpu")
     }
     for name, on_cpu in scores["cpu"].items():
         assert scores["cuda"][name]["val_bpb"] == pytest.approx(on_cpu["val_bpb"], rel=0.03), name

@@ -21,7 +21,8 @@ from tests.e2e.test_launch import LONG, same_weights, sessions, until
 from tests.e2e.test_mistakes import fails
 
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("PGOLF_TEST_SLURM"), reason="needs SLURM: tests/slurm/start.sh, then PGOLF_TEST_SLURM=1"
+    not os.environ.get("PGOLF_TEST_SLURM"),
+    reason="needs SLURM: tests/slurm/start.sh, then PGOLF_TEST_SLURM=1",
 )
 __all__ = ["workshop"]
 _submitted: list[str] = []
@@ -47,14 +48,27 @@ def jobs() -> Iterator[None]:
 
 def submit(workshop: Path, runs: Path, *options: str) -> tuple[str, Path]:
     """A training of a few seconds on one core; its job and its folder."""
-    command = ("launch", "slurm", "tiny.toml", *LONG, "--data", "data", "--command", "train", "--gpus-per-node", "0")
+    command = (
+        "launch",
+        "slurm",
+        "tiny.toml",
+        *LONG,
+        "--data",
+        "data",
+        "--command",
+        "train",
+        "--gpus-per-node",
+        "0",
+    )
     [job] = pgolf_json(*command, "--cpus", "1", "--runs", runs, *options, cwd=workshop)["jobs"]
     _submitted.append(job["id"])
     return job["id"], Path(job["folder"])
 
 
 def comes_back(job: str) -> None:
-    """It goes back into the queue, and starts again. SLURM lets a requeued job wait for two minutes; we need not."""
+    """It goes back into the queue, and starts again. SLURM lets a requeued job wait for two minutes; we need
+    not.
+    """
     until(lambda: state(job) == "PENDING", 200)
     slurm("scontrol", "update", f"jobid={job}", "starttime=now")
     until(lambda: state(job) != "PENDING", 60)
@@ -119,12 +133,16 @@ def rank_of(job: str, rank: int) -> int:
     raise AssertionError(f"job {job} has no rank {rank}")
 
 
-def test_a_killed_rank_lets_all_of_them_go_on_from_the_last_checkpoint(workshop: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_lets_all_of_them_go_on_from_the_last_checkpoint(
+    workshop: Path, tmp_path: Path
+) -> None:
     job, run = submit(workshop, tmp_path, "--gpus-per-node", "2", "--set", "train.checkpoint_every=10")
     until(lambda: steps_done(run) >= 20)
     os.kill(rank_of(job, 1), signal.SIGKILL)
     until(lambda: state(job) == "COMPLETED")
-    assert [session["job"]["restarts"] for session in sessions(run)] == [0, 0], "the job stayed, its ranks came back"
+    assert [session["job"]["restarts"] for session in sessions(run)] == [0, 0], (
+        "the job stayed, its ranks came back"
+    )
     assert steps_done(run) == 80, "every step is recorded once"
 
 

@@ -1,4 +1,5 @@
-"""The Triton kernels against the formula, in Triton's interpreter: started by test_triton_kernels.py, not collected.
+"""The Triton kernels against the formula, in Triton's interpreter: started by test_triton_kernels.py, not
+collected.
 
 The interpreter must be asked for (``TRITON_INTERPRET=1``) before the kernels are imported.
 """
@@ -47,7 +48,9 @@ def test_losses_and_gradients(
     (wanted,) = torch.autograd.grad(expected, z, upstream.double())
     assert found.dtype == dtype
     # The interpreter cuts bits off where the hardware rounds.
-    assert torch.allclose(found.double(), wanted.double(), atol=1e-6, rtol=2**-7 if dtype == torch.bfloat16 else 1e-5)
+    assert torch.allclose(
+        found.double(), wanted.double(), atol=1e-6, rtol=2**-7 if dtype == torch.bfloat16 else 1e-5
+    )
 
 
 def test_rows_apart_columns_apart_and_expanded_gradients() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgolf.model.gpt import GPT
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 from tests.unit.stand_ins import random_tokens, small_recipe
 
 BOS = 1

@@ -19,7 +19,7 @@ from pgolf.report.content import (
     Statements,
     Waterfall,
 )
-from pgolf.study.findings import Table
+from pgolf.report.findings import Table
 
 HOSTILE = (
     "</title></style></script></svg></pre><script>document.title='owned'</script>"
@@ -30,7 +30,9 @@ LONG = "supercalifragilisticexpialidocious" * 12
 
 def report_of_everything(text: str = HOSTILE) -> Report:
     """Every kind of block, with ``text`` wherever a text can stand."""
-    table = Table(text, (text, "number", "none"), [(text, 1234, None), (LONG, 0.5, 2), ("word", float("nan"), 3)], text)
+    table = Table(
+        text, (text, "number", "none"), [(text, 1234, None), (LONG, 0.5, 2), ("word", float("nan"), 3)], text
+    )
     points = [(float(x), 5.0 - x / 10) for x in range(1, 30)]
     chart = LineChart(
         text,
@@ -51,9 +53,15 @@ def report_of_everything(text: str = HOSTILE) -> Report:
         Sheet(table, folded=True),
         chart,
         Waterfall(text, text, (text, 2.0), [(text, 1.9), ("up", 1.95)], text, text),
-        Areas(text, text, [(text, text, 10.0), (text, "b", 3.0), ("other", "c", 0.0), ("third", "d", 2.0)], text),
+        Areas(
+            text, text, [(text, text, 10.0), (text, "b", 3.0), ("other", "c", 0.0), ("third", "d", 2.0)], text
+        ),
         Passages(text, [Passage(text, [(text, 3.0), ("a\nb\t", 20.0), ("", -0.1)])], text),
         Samples(text, [text, LONG], text),
     ]
-    cards = [Card(text, text, text, 0.5), Card("bad", LONG, mood="bad", share=1.5), Card("good", "1", mood="good")]
+    cards = [
+        Card(text, text, text, 0.5),
+        Card("bad", LONG, mood="bad", share=1.5),
+        Card("good", "1", mood="good"),
+    ]
     return Report(text, text, cards, [Section("one", text, blocks), Section("two", "Two", [Prose("end")])])

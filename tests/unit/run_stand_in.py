@@ -1,4 +1,6 @@
-"""A finished run folder, made in a second: random weights, packed and scored on text that tries to break pages."""
+"""A finished run folder, made in a second: random weights, packed and scored on text that tries to break
+pages.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +10,33 @@ from pathlib import Path
 import torch
 
 from pgolf.compress.pack import pack
+from pgolf.compress.weights import load_weights, save_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.prepare import prepare
-from pgolf.pipeline import evaluate_weights
-from pgolf.provenance import provenance
-from pgolf.recipe import Recipe, load_recipe
-from pgolf.weights import load_weights, save_weights
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.pipeline import evaluate_weights
+from pgolf.runs.provenance import provenance
 from tests.unit.stand_ins import small_model
 
 CPU = torch.device("cpu")
 VOCABULARY = 300
 SETTINGS = [
-    *(f"model.vocab_size={VOCABULARY}", "model.layers=2", "model.width=16", "model.heads=2", "model.kv_heads=1"),
+    *(
+        f"model.vocab_size={VOCABULARY}",
+        "model.layers=2",
+        "model.width=16",
+        "model.heads=2",
+        "model.kv_heads=1",
+    ),
     *("model.mlp_hidden=24", "model.xsa_last=1", "model.bigram.buckets=32", "model.bigram.width=8"),
     *("train.sequence_length=16", "train.batch_tokens=64", "train.micro_batches=1", "train.steps=3"),
-    *("evaluate.stride=8", "evaluate.batch=3", "ttt.chunk_tokens=64", "ttt.batch_sequences=2", "ttt.epochs=1"),
+    *(
+        "evaluate.stride=8",
+        "evaluate.batch=3",
+        "ttt.chunk_tokens=64",
+        "ttt.batch_sequences=2",
+        "ttt.epochs=1",
+    ),
 ]
 HOSTILE = [
     "<script>document.title='owned'</script> & <b>bold</b> \"quoted\"",
@@ -38,7 +52,9 @@ def run_recipe() -> Recipe:
 def run_data(folder: Path) -> Dataset:
     """A small data folder with documents of plain words, and hostile ones between them."""
     folder.mkdir(parents=True)
-    plain = [f"Word {n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on it goes." for n in range(200)]
+    plain = [
+        f"Word {n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on it goes." for n in range(200)
+    ]
     for name, texts in (("train", plain), ("val", [*plain[:4], *HOSTILE, *plain[4:8]])):
         lines = (json.dumps({"text": text}) for text in texts)
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
@@ -54,12 +70,21 @@ def finished_run(folder: Path) -> tuple[Path, Dataset]:
     (run / "recipe.toml").write_text(recipe.to_toml())
     (run / "provenance.json").write_text(json.dumps(provenance(dataset, CPU)))
     steps = [{"step": s, "train_loss": 6 / s, "lr_scale": 1 / s, "tokens_per_second": 9.0} for s in (1, 2, 3)]
-    metrics = [{"step": 0, "val_loss": 6.0, "val_bpb": 4.0}, *steps, {"step": 3, "val_loss": 5.0, "val_bpb": 3.0}]
+    metrics = [
+        {"step": 0, "val_loss": 6.0, "val_bpb": 4.0},
+        *steps,
+        {"step": 3, "val_loss": 5.0, "val_bpb": 3.0},
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in metrics))
     state = small_model(recipe, seed=1).state_dict()
     save_weights(run / "model.safetensors", state, recipe, dataset.tokenizer.digest)
     report = pack(state, recipe, dataset.tokenizer.digest, run / "artifact.pgolf")
-    result = {"recipe": recipe.name, "train": {"steps": 3, "seconds": 1.0}, "pack": report.to_json(), "evaluations": {}}
+    result = {
+        "recipe": recipe.name,
+        "train": {"steps": 3, "seconds": 1.0},
+        "pack": report.to_json(),
+        "evaluations": {},
+    }
     for name, file, mode in (
         ("float", "model.safetensors", "standard"),
         ("packed", "artifact.pgolf", "standard"),
@@ -67,6 +92,8 @@ def finished_run(folder: Path) -> tuple[Path, Dataset]:
         ("ttt", "artifact.pgolf", "ttt"),
     ):
         weights, ledger = load_weights(run / file), run / f"ledger.{name}.jsonl"
-        result["evaluations"][name] = evaluate_weights(weights, recipe, dataset, mode, CPU, ledger=ledger).to_json()
+        result["evaluations"][name] = evaluate_weights(
+            weights, recipe, dataset, mode, CPU, ledger=ledger
+        ).to_json()
     (run / "result.json").write_text(json.dumps(result))
     return run, dataset

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pgolf.model.gpt import GPT, build_model
-from pgolf.recipe import Recipe, load_recipe
+from pgolf.recipe.recipe import Recipe, load_recipe
 
 LENGTH, VOCABULARY = 16, 64
 _SETTINGS = [
@@ -57,7 +57,9 @@ def byte_counts(tokens: NDArray[np.integer]) -> NDArray[np.uint16]:
 
 
 def write_tokenizer(folder: Path) -> list[str]:
-    """Train a tokenizer of 300 pieces into ``folder/tokenizer.model``; returns the lines that it was trained on."""
+    """Train a tokenizer of 300 pieces into ``folder/tokenizer.model``; returns the lines that it was trained
+    on.
+    """
     lines = [f"word{n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on" for n in range(1200)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),

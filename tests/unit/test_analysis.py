@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pgolf.report.findings import Analysis, Table
 from pgolf.study.analysis import analyse
 from pgolf.study.cells import Cell
-from pgolf.study.findings import Analysis, Table
 from pgolf.study.terms import EVALUATIONS
 
 # Nats per target of each evaluation, relative to the first.
@@ -23,7 +23,12 @@ BITS = 0.5
 
 def result(loss: float, size: int = 999_000, evaluations: tuple[str, ...] = EVALUATIONS) -> dict[str, Any]:
     scores = {
-        name: {"val_loss": loss + SHIFTS[name], "val_bpb": BITS * (loss + SHIFTS[name]), "targets": 10, "bytes": 30}
+        name: {
+            "val_loss": loss + SHIFTS[name],
+            "val_bpb": BITS * (loss + SHIFTS[name]),
+            "targets": 10,
+            "bytes": 30,
+        }
         for name in evaluations
     }
     return {"evaluations": scores, "pack": {"total_bytes": size}, "train": {"steps": 10}}
@@ -63,7 +68,8 @@ def test_every_term_is_told_apart() -> None:
     assert terms["TTT gain"] == pytest.approx(BITS * 0.05)
     assert terms["bytes"] == 999_000
     assert any(
-        said.startswith("base (one seed): from raw float 1.7500 to TTT 1.7200") and "quantization +0.0250" in said
+        said.startswith("base (one seed): from raw float 1.7500 to TTT 1.7200")
+        and "quantization +0.0250" in said
         for said in found.statements
     )
 
@@ -75,7 +81,9 @@ def test_spread_over_seeds() -> None:
     assert column(spreads, "TTT") == pytest.approx([BITS * 0.002])
     # Every run has the same gain from TTT, whatever its level.
     assert column(spreads, "TTT gain") == pytest.approx([0.0], abs=1e-12)
-    assert any("standard deviation of 0.0010 TTT bits per byte (2 degrees of freedom)" in s for s in found.statements)
+    assert any(
+        "standard deviation of 0.0010 TTT bits per byte (2 degrees of freedom)" in s for s in found.statements
+    )
 
 
 def test_one_seed_claims_nothing() -> None:
@@ -100,9 +108,9 @@ def test_cells_are_tested_against_the_baseline_pair_by_pair() -> None:
     said = " ".join(found.statements)
     assert "qat.enabled=True: 0.0060 TTT bits per byte lower than base" in said
     assert "Holm-corrected for 2 tests" in said
-    assert [entry.count("not significant") for entry in found.statements if entry.startswith("model.smear=False:")] == [
-        1
-    ]
+    assert [
+        entry.count("not significant") for entry in found.statements if entry.startswith("model.smear=False:")
+    ] == [1]
 
 
 def test_the_record_rule_is_in_nats() -> None:
@@ -150,7 +158,9 @@ def test_the_base_takes_part_with_the_value_in_its_recipe(tmp_path: Path) -> Non
 
 def test_keys_that_change_together_are_one_series() -> None:
     steps = {9000: 4000, 12000: 5000, 15000: 6000}
-    cells = [cell({"train.steps": n, "train.warmdown_steps": down}, 1, 3.5 - n / 1e5) for n, down in steps.items()]
+    cells = [
+        cell({"train.steps": n, "train.warmdown_steps": down}, 1, 3.5 - n / 1e5) for n, down in steps.items()
+    ]
     said = " ".join(analyse(cells).statements)
     assert "with train.steps (with train.warmdown_steps): from" in said
     assert "too few points: 3 different x" in said
@@ -175,7 +185,9 @@ def test_a_random_search_is_no_series() -> None:
 
 
 def test_one_thing_at_a_time_around_a_base(tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text("[model]\nlayers = 7\n[train]\nsteps = 1000\nwarmdown_steps = 500\n")
+    (tmp_path / "recipe.toml").write_text(
+        "[model]\nlayers = 7\n[train]\nsteps = 1000\nwarmdown_steps = 500\n"
+    )
     cells = [cell({}, 1, 3.5, tmp_path)]
     cells += [cell({"train.steps": n}, 1, 3.5 - n / 1e5, tmp_path) for n in (2000, 4000)]
     cells += [cell({"model.layers": n}, 1, 3.5 - n / 100, tmp_path) for n in (9,)]
@@ -194,10 +206,13 @@ def test_rates_through_the_warmdown(tmp_path: Path) -> None:
     ):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        (folder / "recipe.toml").write_text("[train]\nsteps = 4000\nwarmdown_steps = 2000\nwallclock_seconds = 0.0\n")
+        (folder / "recipe.toml").write_text(
+            "[train]\nsteps = 4000\nwarmdown_steps = 2000\nwallclock_seconds = 0.0\n"
+        )
         lines = [{"step": 0, "val_loss": 14.0, "val_bpb": 7.0}, {"step": 1, "train_loss": 6.9}]
         lines += [
-            {"step": step, "val_bpb": bpb} for step, bpb in zip((500, 1000, 2000, 3000, 4000), validations, strict=True)
+            {"step": step, "val_bpb": bpb}
+            for step, bpb in zip((500, 1000, 2000, 3000, 4000), validations, strict=True)
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         cells.append(cell({}, seed, 3.5, folder))
@@ -240,7 +255,9 @@ def test_failed_cells_are_named_and_left_out() -> None:
     ]
     assert len(table(found, "Every term, every run").rows) == 1
     diverged = cell({"optim.matrix_lr": 9.0}, 1, math.nan)
-    assert analyse([cell({}, 1, 3.5), diverged]).statements[0].startswith("9.0-1 has a score that is no number")
+    assert (
+        analyse([cell({}, 1, 3.5), diverged]).statements[0].startswith("9.0-1 has a score that is no number")
+    )
     assert "nothing to analyse" in analyse([failed]).statements[-1]
 
 
@@ -265,7 +282,9 @@ def test_losses_of_other_tokens_are_no_record_and_scores_of_other_text_are_not_c
     found = analyse([*base, *less])
     assert not any("as a record" in said for said in found.statements)
     assert column(table(found, "Record rule"), "record rule") == ["not asked"]
-    assert column(table(found, "Against the baseline"), "p")[0] is not None, "bits per byte of the same text compare"
+    assert column(table(found, "Against the baseline"), "p")[0] is not None, (
+        "bits per byte of the same text compare"
+    )
     shorter = [other_tokenizer({"data.x": 1}, seed, 3.0 - noise, bytes=20) for seed, noise in NOISE.items()]
     found = analyse([*base, *shorter])
     assert "data.x=1 scored other text than base: they are not compared." in found.statements

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import pgolf
+from pgolf.compress.weights import save_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.model.gpt import build_model
-from pgolf.weights import save_weights
-from pgolf.writing import write_json
+from pgolf.runtime.writing import write_json
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_import_loads_nothing_heavy() -> None:
-    program = "import sys, pgolf; pgolf.train, pgolf.evaluate, pgolf.TrainedRun, dir(pgolf); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    program = (
+        "import sys, pgolf; pgolf.train, pgolf.evaluate, pgolf.TrainedRun, dir(pgolf); print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "numpy", "pydantic", "rich", "typer", "sentencepiece", "safetensors"} & set(loaded)
 
 
@@ -53,7 +57,9 @@ def test_a_model_says_what_it_is(weights: Path) -> None:
     model = pgolf.load(str(weights))
     assert isinstance(model, pgolf.Model)
     assert model.recipe == pgolf.load_recipe("tiny", "model.vocab_size=320")
-    assert model.parameters == sum(tensor.numel() for tensor in build_model(model.recipe.model, 0).parameters())
+    assert model.parameters == sum(
+        tensor.numel() for tensor in build_model(model.recipe.model, 0).parameters()
+    )
     assert f"{model.parameters:,}" in repr(model)
     assert Path(model) == model.source == weights
     assert model.window == model.recipe.evaluation_length
@@ -85,7 +91,9 @@ def test_a_text_costs_what_evaluation_says(weights: Path) -> None:
     assert evaluate is not pgolf.evaluate
 
 
-def test_a_tokenizer_is_found_by_its_digest(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_is_found_by_its_digest(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = tmp_path / "run" / "model.safetensors"
     alone.parent.mkdir()
     alone.write_bytes(weights.read_bytes())
@@ -111,7 +119,12 @@ def test_mistakes_are_one_line(weights: Path, tmp_path: Path) -> None:
         with pytest.raises(pgolf.PgolfError, match=str(path)):
             pgolf.load(path)
     model = pgolf.load(weights)
-    for tokens, message in (([], "0 tokens"), ([0] * (model.window + 1), "1 to"), ([320], "token 320"), ([-1], "-1")):
+    for tokens, message in (
+        ([], "0 tokens"),
+        ([0] * (model.window + 1), "1 to"),
+        ([320], "token 320"),
+        ([-1], "-1"),
+    ):
         with pytest.raises(pgolf.PgolfError, match=message):
             model.logits(tokens)
     with pytest.raises(pgolf.PgolfError, match="cap 0"):

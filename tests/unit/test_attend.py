@@ -69,7 +69,10 @@ def test_a_cache_remembers_where_documents_begin(variant: str) -> None:
 
 
 def test_document_ids_count_the_beginnings() -> None:
-    assert document_ids(torch.tensor([[5, 1, 6, 1, 1], [1, 2, 3, 4, 1]])).tolist() == [[0, 1, 1, 2, 3], [1, 1, 1, 1, 2]]
+    assert document_ids(torch.tensor([[5, 1, 6, 1, 1], [1, 2, 3, 4, 1]])).tolist() == [
+        [0, 1, 1, 2, 3],
+        [1, 1, 1, 1, 2],
+    ]
 
 
 @pytest.mark.parametrize("mask", (False, True))
@@ -97,7 +100,9 @@ def test_flex_attention_sees_the_same_positions(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("with_normalisers", (False, True))
-def test_flash_attention_3_gets_position_before_head(with_normalisers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_attention_3_gets_position_before_head(
+    with_normalisers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[dict[str, Any]] = []
 
     def stand_in(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
@@ -145,7 +150,9 @@ def test_flash_attention_3_is_looked_for_and_may_be_broken(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("major", "backend"), ((9, "flash3"), (10, "sdpa")))
-def test_the_rule_is_a_constant_to_the_compiler(major: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rule_is_a_constant_to_the_compiler(
+    major: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch._dynamo.reset()
 
     def capability(index: int | None) -> tuple[int, int]:

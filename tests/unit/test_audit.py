@@ -86,7 +86,9 @@ def test_a_module_and_a_file_can_be_loaded(tmp_path: Path, monkeypatch: pytest.M
     Path("plugin_of_a_test.py").write_text(PLUGIN)
     assert load_factory("plugin_of_a_test:make").__name__ == "make"
     assert load_factory("plugin_of_a_test.py:make").__name__ == "make"
-    with pytest.raises(PgolfError, match=r"the factory failed with ValueError: no such tensor \(plugin_of_a_test.py"):
+    with pytest.raises(
+        PgolfError, match=r"the factory failed with ValueError: no such tensor \(plugin_of_a_test.py"
+    ):
         make_subject(load_factory("plugin_of_a_test:fails"), context(tmp_path), "plugin")
 
 
@@ -149,7 +151,9 @@ def test_an_evaluator_is_given_what_it_takes() -> None:
 
 
 def test_an_evaluator_that_fails_says_where() -> None:
-    with pytest.raises(PgolfError, match=r"plugin: evaluating failed with ZeroDivisionError.*test_audit.py, line"):
+    with pytest.raises(
+        PgolfError, match=r"plugin: evaluating failed with ZeroDivisionError.*test_audit.py, line"
+    ):
         Evaluator(lambda tokens, byte_table: 1 / 0, "plugin")(random_tokens(11), BYTES, 10, ())
 
 
@@ -191,9 +195,14 @@ def test_variations_leave_what_comes_before(seed: int, count: int, share: float)
 
 def test_edges_of_every_kind() -> None:
     text = stream(100)
-    edges = text.edges([("chunk", [20, 40, 60]), ("window", [15, 30, 0, 99, 100])], 2, np.random.default_rng(0))
+    edges = text.edges(
+        [("chunk", [20, 40, 60]), ("window", [15, 30, 0, 99, 100])], 2, np.random.default_rng(0)
+    )
     kinds = [edge.kind for edge in edges]
-    assert kinds.count("chunk") == kinds.count("window") == kinds.count("random") == 2 and kinds.count("early") == 1
+    assert (
+        kinds.count("chunk") == kinds.count("window") == kinds.count("random") == 2
+        and kinds.count("early") == 1
+    )
     assert all(1 <= edge.at < 99 for edge in edges) and len({edge.at for edge in edges}) == len(edges)
 
 
@@ -276,7 +285,13 @@ def test_the_watch_tells_what_is_opened(tmp_path: Path) -> None:
         path.write_text("x")
     (tmp_path / "link").symlink_to(data / names[0])
     with Watch(artifact, data) as watch:
-        for path in (artifact, tmp_path / "code.py", data / names[2], data / names[3], Path("/proc/self/stat")):
+        for path in (
+            artifact,
+            tmp_path / "code.py",
+            data / names[2],
+            data / names[3],
+            Path("/proc/self/stat"),
+        ):
             path.read_bytes()
         assert watch.events == []
         for path in (data / names[0], tmp_path / "table", data / names[1], data / names[0]):
@@ -406,5 +421,7 @@ def test_a_report_in_order_and_as_json() -> None:
     assert report.violated == ["C1", "time"] and not report.ok
     values = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert (
-        values["violated"] == ["C1", "time"] and values["findings"][0]["passed"] is True and values["val_bpb"] is None
+        values["violated"] == ["C1", "time"]
+        and values["findings"][0]["passed"] is True
+        and values["val_bpb"] is None
     )

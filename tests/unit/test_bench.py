@@ -13,9 +13,11 @@ from pgolf.bench.harness import WORK
 from pgolf.bench.plain import PlainTrainer
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 
-RECIPE = load_recipe("tiny", ["model.width=32", "train.batch_tokens=128", "evaluate.stride=32", "ttt.epochs=1"])
+RECIPE = load_recipe(
+    "tiny", ["model.width=32", "train.batch_tokens=128", "evaluate.stride=32", "ttt.epochs=1"]
+)
 CPU = torch.device("cpu")
 
 
@@ -44,7 +46,9 @@ def test_an_evaluation_in_too_many_windows_is_thinned_and_says_so() -> None:
     assert "the recipe's" not in WORK["eval"](RECIPE, CPU).scope
 
 
-@pytest.mark.parametrize(("kind", "averages"), [("none", False), ("swa", False), ("ema", True), ("swa_of_ema", True)])
+@pytest.mark.parametrize(
+    ("kind", "averages"), [("none", False), ("swa", False), ("ema", True), ("swa_of_ema", True)]
+)
 def test_the_plain_step_averages_only_where_pgolf_does(kind: str, averages: bool) -> None:
     recipe = RECIPE.with_overrides([f"average.kind={kind}"])
     assert bool(PlainTrainer(build_model(recipe.model, 0), recipe).average) == averages
@@ -52,7 +56,12 @@ def test_the_plain_step_averages_only_where_pgolf_does(kind: str, averages: bool
 
 def test_chunks_hold_at_least_one_window() -> None:
     long = RECIPE.with_overrides(
-        ["train.sequence_length=2048", "train.batch_tokens=2048", "evaluate.stride=1024", "ttt.chunk_tokens=4096"]
+        [
+            "train.sequence_length=2048",
+            "train.batch_tokens=2048",
+            "evaluate.stride=1024",
+            "ttt.chunk_tokens=4096",
+        ]
     )
     assert "chunks of 2,048" in WORK["ttt"](long, CPU).scope
 

@@ -13,7 +13,7 @@ import torch
 from pgolf.bench import run_bench
 from pgolf.bench.compare import FASTER, SAME, SLOWER, UNKNOWN, compare_benches
 from pgolf.errors import PgolfError
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
 

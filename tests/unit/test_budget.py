@@ -16,7 +16,8 @@ from pgolf.compress.pack import pack
 from pgolf.compress.quantize import Quantized, Stored, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, build_model
-from pgolf.recipe import CompressSection, load_recipe
+from pgolf.recipe.recipe import load_recipe
+from pgolf.recipe.sections import CompressSection
 
 RECIPE = load_recipe("tiny", ["model.layers=3", "model.xsa_last=2", "model.width=96", "model.mlp_hidden=384"])
 GPTQ = CompressSection()
@@ -140,7 +141,9 @@ def test_short_mantissas(values: list[float], bits: int) -> None:
     assert bool(rounded.isfinite().all())
     assert torch.equal(budget.round_mantissa(rounded.float(), bits), rounded)
     normal = tensor.abs() > 1e-4
-    relative = ((rounded.float() - tensor).abs() / tensor.abs().clamp_min(1e-9))[normal & (tensor.abs() < 30000)]
+    relative = ((rounded.float() - tensor).abs() / tensor.abs().clamp_min(1e-9))[
+        normal & (tensor.abs() < 30000)
+    ]
     assert bool((relative <= 2.0**-bits * 0.51 + 1e-7).all())
     if bits == 10:
         assert torch.equal(rounded, tensor.half())

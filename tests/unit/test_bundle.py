@@ -1,4 +1,6 @@
-"""The single file: it holds what a recipe uses and nothing else, and computes what the package computes, exactly."""
+"""The single file: it holds what a recipe uses and nothing else, and computes what the package computes,
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,10 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.shard_writer import write_shard
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.model.gpt import GPT, build_model
-from pgolf.recipe import Recipe, load_recipe
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.folder import open_run
 from pgolf.submit.bundle import Bundle, bundle
 from pgolf.submit.minify import minified
-from pgolf.train.folder import open_run
 from pgolf.train.loop import train
 from tests.unit.stand_ins import write_tokenizer
 
@@ -43,22 +45,49 @@ SMALL = [
         "ttt.chunk_tokens=64",
         "ttt.frozen_blocks=1",
     ),
-    *("ttt.batch_sequences=2", "ttt.epochs=1", "ttt.lora.rank=2", "ttt.lora.chunk_tokens=32", "compress.cap=200000"),
+    *(
+        "ttt.batch_sequences=2",
+        "ttt.epochs=1",
+        "ttt.lora.rank=2",
+        "ttt.lora.chunk_tokens=32",
+        "compress.cap=200000",
+    ),
     *("compress.keep_below=64", "compress.calibration_tokens=64", "optim.muon_momentum_warmup_steps=3"),
 ]
 # Settings; words that the file must not have; words that it must have.
 VARIANTS: dict[str, tuple[list[str], str, str]] = {
     "plain": (
-        ["model.bigram.buckets=0", "model.smear=false", "model.skip=none", "average.kind=none", "ttt.method=full"],
+        [
+            "model.bigram.buckets=0",
+            "model.smear=false",
+            "model.skip=none",
+            "average.kind=none",
+            "ttt.method=full",
+        ],
         "BigramEmbedding Smear ValueEmbedding FlowRefiner FakeQuant Skips LoraScorer prune_smallest safetensors",
         "TttScorer round_on_grid RangeCoder",
     ),
     "everything": (
         [
             *("model.bigram.buckets=32", "model.bigram.width=8", "model.value_embedding.layers=[1, 2]"),
-            *("model.value_embedding.width=4", "model.xsa_last=2", "model.refiner=flow", "model.refiner_latent=8"),
-            *("model.refiner_hidden=8", "model.gated_attention=true", "model.value_residual=true", "model.skip=gated"),
-            *("model.mlp=star_relu", "model.rope_dims=4", "model.rope_train_length=8", "average.kind=swa_of_ema"),
+            *(
+                "model.value_embedding.width=4",
+                "model.xsa_last=2",
+                "model.refiner=flow",
+                "model.refiner_latent=8",
+            ),
+            *(
+                "model.refiner_hidden=8",
+                "model.gated_attention=true",
+                "model.value_residual=true",
+                "model.skip=gated",
+            ),
+            *(
+                "model.mlp=star_relu",
+                "model.rope_dims=4",
+                "model.rope_train_length=8",
+                "average.kind=swa_of_ema",
+            ),
             *("average.every=1", "average.start_scale=1.0", "qat.enabled=true", "qat.threshold=0.8"),
             *("ttt.method=lora_document", "compress.low_rank=1", "model.norm_scale=inverse_sqrt_depth"),
         ],
@@ -68,9 +97,24 @@ VARIANTS: dict[str, tuple[list[str], str, str]] = {
     "rowwise": (
         [
             *("model.bigram.buckets=32", "model.bigram.width=8", "model.unique_layers=2", "average.kind=swa"),
-            *("average.every=1", "compress.scheme=rowwise", "compress.rounding=nearest", "compress.calibration=none"),
-            *("compress.codec=zstd", "compress.level=[19, 3]", "compress.clip=percentiles", "compress.prune=0.03"),
-            *("compress.prune_above=64", "ttt.method=phased", "optim.bigram_table_group=scalar", "ttt.optimizer=adamw"),
+            *(
+                "average.every=1",
+                "compress.scheme=rowwise",
+                "compress.rounding=nearest",
+                "compress.calibration=none",
+            ),
+            *(
+                "compress.codec=zstd",
+                "compress.level=[19, 3]",
+                "compress.clip=percentiles",
+                "compress.prune=0.03",
+            ),
+            *(
+                "compress.prune_above=64",
+                "ttt.method=phased",
+                "optim.bigram_table_group=scalar",
+                "ttt.optimizer=adamw",
+            ),
         ],
         "rounding_order round_on_grid Sensitivity first_guess FlowRefiner ValueEmbedding",
         "prune_smallest PhasedScorer DocumentScorer quantize_matrix",
@@ -150,14 +194,18 @@ def test_numbers_are_those_of_the_package(
     team, log = made.Team(), made.Log(made.Team())
     (tmp_path / "theirs").mkdir()
     data = made.open_dataset(dataset.folder, None, 300)
-    (tmp_path / "train_gpt.py").write_bytes(bytes(code_bytes()))  # A grid is chosen for what code leaves of the cap.
+    (tmp_path / "train_gpt.py").write_bytes(
+        bytes(code_bytes())
+    )  # A grid is chosen for what code leaves of the cap.
     made.__dict__["__file__"] = str(tmp_path / "train_gpt.py")
     kept = tmp_path / "theirs" / "weights.pt"
     with pytest.MonkeyPatch.context() as patch:
         validated, plain = [], made.Run.validate
         patch.setattr(made.Run, "validate", lambda run: (validated.append(kept.is_file()), plain(run))[1])
         weights, grid = made.train(made.RECIPE, data, tmp_path / "theirs", CPU, team, log)
-    assert validated == [False] * (len(validated) - 1) + [True], "the last one is made when the weights are saved"
+    assert validated == [False] * (len(validated) - 1) + [True], (
+        "the last one is made when the weights are saved"
+    )
     saved = torch.load(kept, weights_only=True)
     assert list(saved) == list(weights) and all(torch.equal(saved[key], weights[key]) for key in weights)
     expected = {key: value.float() for key, value in run.averager.result(run.network.state_dict()).items()}
@@ -165,7 +213,14 @@ def test_numbers_are_those_of_the_package(
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
     path = tmp_path / "theirs.pgolf"
-    given = {"recipe": made.RECIPE, "dataset": data, "weights": weights, "grid": grid, "path": path, "log": log}
+    given = {
+        "recipe": made.RECIPE,
+        "dataset": data,
+        "weights": weights,
+        "grid": grid,
+        "path": path,
+        "log": log,
+    }
     _call(made.pack_weights, room=150_000, **given)
     network = GPT(recipe.model)
     network.load_state_dict(weights)
@@ -186,7 +241,9 @@ def test_numbers_are_those_of_the_package(
 
 
 def _call(function: Any, **given: Any) -> Any:
-    """Call with those arguments that the function has: what this recipe does not need is left out of signatures."""
+    """Call with those arguments that the function has: what this recipe does not need is left out of
+    signatures.
+    """
     return function(**{name: given[name] for name in inspect.signature(function).parameters if name in given})
 
 
@@ -203,7 +260,9 @@ class _Silent:
 def test_only_what_is_used_is_there(variant: tuple[str, Recipe, Bundle, Any]) -> None:
     name, _, made, module = variant
     _, absent, present = VARIANTS[name]
-    defined = {n.name for n in ast.walk(ast.parse(made.readable)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    defined = {
+        n.name for n in ast.walk(ast.parse(made.readable)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+    }
     assert set(present.split()) <= defined
     assert not set(absent.split()) & (defined | set(vars(module)))
     imports = [n for n in ast.walk(ast.parse(made.readable)) if isinstance(n, (ast.Import, ast.ImportFrom))]
@@ -219,7 +278,9 @@ def test_every_name_is_defined(variant: tuple[str, Recipe, Bundle, Any]) -> None
     assert used <= set(vars(variant[3])) | set(dir(__builtins__)) | set(__builtins__)  # type: ignore[arg-type]
 
 
-def test_the_packed_form_is_the_same_program(variant: tuple[str, Recipe, Bundle, Any], tmp_path: Path) -> None:
+def test_the_packed_form_is_the_same_program(
+    variant: tuple[str, Recipe, Bundle, Any], tmp_path: Path
+) -> None:
     _, _, made, _ = variant
     assert len(made.packed) < len(made.readable.encode()) / 3
     module = _imported(made.packed.decode(), "generated_packed", tmp_path / "train_gpt.py")
@@ -232,7 +293,9 @@ def test_the_packed_form_is_the_same_program(variant: tuple[str, Recipe, Bundle,
 def test_comments_and_texts_are_kept(variant: tuple[str, Recipe, Bundle, Any]) -> None:
     readable = variant[2].readable
     assert '"""A decoder-only transformer, assembled from the parts its recipe names."""' in readable
-    assert "# A core used n times receives the sum of n gradients; their mean keeps its step size." in readable
+    assert (
+        "# A core used n times receives the sum of n gradients; their mean keeps its step size." in readable
+    )
     assert max(map(len, readable.splitlines())) <= 200
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgolf.model.gpt import GPT, build_model
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from tests.unit.test_model import OPTIONS, PLAIN, randomised, section, tokens
 
 LENGTH = 12
@@ -61,7 +61,9 @@ def test_pieces_give_the_hidden_states_of_the_whole_window(variant: str) -> None
 @given(st.data())
 def test_any_pieces_of_any_prefix(data: st.DataObject) -> None:
     network = randomised(section(*VARIANTS["everything"])).eval()
-    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) <= LENGTH))
+    sizes = data.draw(
+        st.lists(st.integers(1, 5), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) <= LENGTH)
+    )
     x = tokens(length=LENGTH)
     expected = network.hidden(x)[:, : sum(sizes)]
     assert torch.allclose(pieces(network, x[:, : sum(sizes)], sizes), expected, atol=1e-5, rtol=1e-5)

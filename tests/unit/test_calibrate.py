@@ -7,7 +7,7 @@ import torch
 
 from pgolf.compress.calibrate import Calibration, calibrate, sample_text
 from pgolf.model.gpt import GPT, build_model
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 
 PARTS = [
     *("model.layers=3", "model.xsa_last=2", "model.value_residual=true", "model.gated_attention=true"),
@@ -45,8 +45,12 @@ def calibration(network: GPT, tokens: torch.Tensor) -> Calibration:
 
 
 def test_every_matrix_and_table_is_covered(network: GPT, calibration: Calibration) -> None:
-    linear = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
-    tables = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)}
+    linear = {
+        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)
+    }
+    tables = {
+        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)
+    }
     assert set(calibration.sensitivities) == linear | tables
     for name, sensitivity in calibration.sensitivities.items():
         rows, columns = network.get_parameter(name).shape
@@ -54,7 +58,9 @@ def test_every_matrix_and_table_is_covered(network: GPT, calibration: Calibratio
         assert all(part.shape == (columns, columns) for part in sensitivity.columns)
 
 
-def test_column_moments_are_those_of_the_inputs(network: GPT, tokens: torch.Tensor, calibration: Calibration) -> None:
+def test_column_moments_are_those_of_the_inputs(
+    network: GPT, tokens: torch.Tensor, calibration: Calibration
+) -> None:
     seen = []
     module = network.get_submodule("cores.1.mlp.down")
     handle = module.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
@@ -63,14 +69,25 @@ def test_column_moments_are_those_of_the_inputs(network: GPT, tokens: torch.Tens
     handle.remove()
     x = torch.cat(seen).flatten(0, -2)
     expected = x.T @ x / len(x)
-    assert torch.allclose(calibration.sensitivities["cores.1.mlp.down.weight"].columns[0], expected, rtol=1e-3)
+    assert torch.allclose(
+        calibration.sensitivities["cores.1.mlp.down.weight"].columns[0], expected, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *("cores.0.attention.query.weight", "cores.1.attention.value.weight", "cores.1.attention.output.weight"),
-        *("cores.2.mlp.up.weight", "cores.2.mlp.down.weight", "token_embedding.weight", "bigram.table.weight"),
+        *(
+            "cores.0.attention.query.weight",
+            "cores.1.attention.value.weight",
+            "cores.1.attention.output.weight",
+        ),
+        *(
+            "cores.2.mlp.up.weight",
+            "cores.2.mlp.down.weight",
+            "token_embedding.weight",
+            "bigram.table.weight",
+        ),
         *("bigram.project.weight", "value_embedding.table.weight", "refiner.up.weight"),
     ],
 )
@@ -79,7 +96,9 @@ def test_the_predicted_rise_of_the_loss_is_what_happens(
 ) -> None:
     generator = torch.Generator().manual_seed(2)
     parameter = network.get_parameter(name)
-    error = torch.randn(parameter.shape, generator=generator) * 0.1 * parameter.detach().square().mean().sqrt()
+    error = (
+        torch.randn(parameter.shape, generator=generator) * 0.1 * parameter.detach().square().mean().sqrt()
+    )
     if "table" in name:
         # Rows that the text looks up rarely are smoothed in the prediction: leave them exact.
         error[calibration.sensitivities[name].rows[0] * tokens[:, 1:].numel() < 3] = 0

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from pgolf.cli import repeat_list_options
+from pgolf.cli.main import repeat_list_options
 
 
 def test_list_options_take_several_words() -> None:
     words = ["data", "prepare", "--text", "a", "b", "--out", "d", "--val-text", "c"]
     expected = ["data", "prepare", "--text", "a", "--text", "b", "--out", "d", "--val-text", "c"]
     assert repeat_list_options(words) == expected
-    assert repeat_list_options(["--text", "a", "--text", "b", "x"]) == ["--text", "a", "--text", "b", "--text", "x"]
+    assert repeat_list_options(["--text", "a", "--text", "b", "x"]) == [
+        "--text",
+        "a",
+        "--text",
+        "b",
+        "--text",
+        "x",
+    ]
     assert repeat_list_options(["run", "quickstart"]) == ["run", "quickstart"]

@@ -1,4 +1,6 @@
-"""The end of training: nothing is lost at any moment of it, scores stand beside their files, and clocks are honest."""
+"""The end of training: nothing is lost at any moment of it, scores stand beside their files, and clocks are
+honest.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.paths import write_error
-from pgolf.pipeline import evaluate_weights, run_all
 from pgolf.report.run_report import run_report
-from pgolf.runs import read_run
+from pgolf.runs.folder import is_trained, open_run
+from pgolf.runs.pipeline import evaluate_weights, run_all
+from pgolf.runs.records import read_run
+from pgolf.runtime.paths import write_error
 from pgolf.train import closing, loop
 from pgolf.train.checkpoint import set_aside
-from pgolf.train.folder import is_trained, open_run
-from pgolf.train.loop import Run, train
+from pgolf.train.loop import train
 from pgolf.train.metrics import read_metrics
-from pgolf.weights import load_weights
+from pgolf.train.run import Run
 from tests.unit.test_train import CPU, Watcher, dataset, equal, recipe, train_steps
 
 __all__ = ["dataset"]  # a fixture
@@ -73,7 +76,13 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     ],
 )
 def test_a_kill_at_the_end_loses_nothing(
-    dataset: Dataset, tmp_path: Path, whole: dict[str, Any], module: Any, name: str, calls: int, saved: set[str]
+    dataset: Dataset,
+    tmp_path: Path,
+    whole: dict[str, Any],
+    module: Any,
+    name: str,
+    calls: int,
+    saved: set[str],
 ) -> None:
     plain, seen = getattr(module, name), 0
 
@@ -142,7 +151,9 @@ def test_a_validation_that_fails_destroys_nothing(dataset: Dataset, tmp_path: Pa
     kept = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
     with torch.no_grad():
         run.network.token_embedding.weight[0, 0] = float("inf")
-    with pytest.raises(PgolfError, match=r"after step 5 the weights are not finite numbers; lower the optim\.\*_lr"):
+    with pytest.raises(
+        PgolfError, match=r"after step 5 the weights are not finite numbers; lower the optim\.\*_lr"
+    ):
         run.save_checkpoint()
     assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == kept
     # Finite weights whose loss is no number.
@@ -155,7 +166,9 @@ def test_a_validation_that_fails_destroys_nothing(dataset: Dataset, tmp_path: Pa
         train_steps(other, 5)
         patch.setattr(loop, "evaluate", failing)
         train(other, Watcher())
-    assert {"checkpoint.safetensors", "model.safetensors"} <= {path.name for path in (tmp_path / "other").iterdir()}
+    assert {"checkpoint.safetensors", "model.safetensors"} <= {
+        path.name for path in (tmp_path / "other").iterdir()
+    }
 
 
 @pytest.mark.parametrize("earlier", [0, 4])
@@ -186,20 +199,27 @@ def test_a_disk_with_room_for_the_weights_alone_gets_them(
     with pytest.raises(PgolfError, match="training is already finished"):
         open_run(made, dataset, folder, CPU, resume=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pgolf.pipeline.train", None)
+        patch.setattr("pgolf.runs.pipeline.train", None)
         result = run_all(made, dataset.folder, None, folder, CPU, scores=("float", "packed"))
     assert result["train"]["seconds"] == record.result["train"]["seconds"] > 0
     assert {name: result["evaluations"][name]["val_bpb"] for name in ("raw", "float")} == whole["scores"]
 
 
-def test_a_disk_without_room_for_the_weights_keeps_the_last_checkpoint(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_disk_without_room_for_the_weights_keeps_the_last_checkpoint(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     made, folder, plain = recipe("train.checkpoint_every=4"), tmp_path / "run", loop.save_checkpoint
 
     def full(path: Path, *state: Any) -> None:
         raise write_error(path, OSError(errno.ENOSPC, "No space left on device"))
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PgolfError, match=r"raw\.safetensors: the disk is full"):
-        patch.setattr(loop, "save_checkpoint", lambda *given: plain(*given) if given[4].step < 6 else full(*given))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(PgolfError, match=r"raw\.safetensors: the disk is full"),
+    ):
+        patch.setattr(
+            loop, "save_checkpoint", lambda *given: plain(*given) if given[4].step < 6 else full(*given)
+        )
         patch.setattr(loop, "save_weights", full)
         train(open_run(made, dataset, folder, CPU), Watcher())
     assert not is_trained(folder)
@@ -252,7 +272,7 @@ def test_a_run_goes_on_with_what_training_recorded(dataset: Dataset, tmp_path: P
         return evaluate_weights(*given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pgolf.pipeline.evaluate_weights", counting)
+        patch.setattr("pgolf.runs.pipeline.evaluate_weights", counting)
         result = run_all(made, dataset.folder, None, folder, CPU, scores=("float", "packed"))
     assert evaluated == ["standard"], "the packed weights alone"
     assert result["train"]["seconds"] == done.seconds
@@ -263,7 +283,11 @@ def test_a_report_prints_no_time_that_is_not_known(dataset: Dataset, tmp_path: P
     folder = tmp_path / "run"
     train(open_run(recipe(), dataset, folder, CPU), Watcher())
     result = json.loads((folder / "result.json").read_text())
-    for seconds, words in ((0.44, "6 steps in 0.4 s"), (9.96, "6 steps in 10 s"), (2345.6, "6 steps in 2,346 s")):
+    for seconds, words in (
+        (0.44, "6 steps in 0.4 s"),
+        (9.96, "6 steps in 10 s"),
+        (2345.6, "6 steps in 2,346 s"),
+    ):
         result["train"]["seconds"] = seconds
         (folder / "result.json").write_text(json.dumps(result))
         assert words in str(run_report(read_run(folder)))
@@ -273,8 +297,12 @@ def test_a_report_prints_no_time_that_is_not_known(dataset: Dataset, tmp_path: P
     assert "6 steps in" not in text
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "7", '{"evaluations": []}', '{"evaluations": {"float": {}}}', "{"])
-def test_results_that_are_damaged_are_named_before_any_work(dataset: Dataset, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "7", '{"evaluations": []}', '{"evaluations": {"float": {}}}', "{"]
+)
+def test_results_that_are_damaged_are_named_before_any_work(
+    dataset: Dataset, tmp_path: Path, content: str
+) -> None:
     folder = tmp_path / "run"
     train_steps(open_run(recipe(), dataset, folder, CPU), 1)
     (folder / "result.json").write_text(content)
@@ -317,7 +345,11 @@ def test_compiling_is_not_training_time(
         SlowFirst(resumed, patch)
         done = train(resumed, Watcher())
     assert (done.steps, done.seconds) == (8, 8.0)
-    scales = [entry["lr_scale"] for entry in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train_loss" in entry]
+    scales = [
+        entry["lr_scale"]
+        for entry in read_metrics(tmp_path / "run" / "metrics.jsonl")
+        if "train_loss" in entry
+    ]
     assert scales == [1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
 
 
@@ -329,7 +361,13 @@ def test_a_plain_run_on_the_cpu_is_not_primed(dataset: Dataset, tmp_path: Path) 
 
 @pytest.mark.parametrize("grid", ["int6", "export"])
 def test_priming_a_resumed_run_leaves_no_trace(dataset: Dataset, tmp_path: Path, grid: str) -> None:
-    settings = (f"qat.grid={grid}", "qat.enabled=true", "qat.threshold=0.6", "average.kind=ema", "average.decay=0.7")
+    settings = (
+        f"qat.grid={grid}",
+        "qat.enabled=true",
+        "qat.threshold=0.6",
+        "average.kind=ema",
+        "average.decay=0.7",
+    )
     made = recipe("train.warmup_steps=2", "compress.scheme=rowwise", *settings)
     whole = open_run(made, dataset, tmp_path / "whole", CPU)
     train(whole, Watcher())
@@ -363,7 +401,9 @@ class Places(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         if not func.is_view:  # `detach` makes nothing.
-            self.seen |= {tensor.device.type for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)}
+            self.seen |= {
+                tensor.device.type for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)
+            }
         return made
 
 

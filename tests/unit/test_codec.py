@@ -1,4 +1,6 @@
-"""The parts of the compressor: range coder, tables, runs, pieces, file. Any bytes come back; damage is noticed."""
+"""The parts of the compressor: range coder, tables, runs, pieces, file. Any bytes come back; damage is
+noticed.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,17 @@ ANY = st.one_of(
                     word.encode()
                     for word in ("hello", "world", "naïve", "日本", "🙂", "</s>", "<0x41>", "<unk>", "\u2581")
                 ),
-                *(b" ", b"  ", b"\n", b"\r\n", b"\xff", b"\xe2\x96", b"\x00" * 30, b"\xed\xa0\x80", b"\xef\xbb\xbf"),
+                *(
+                    b" ",
+                    b"  ",
+                    b"\n",
+                    b"\r\n",
+                    b"\xff",
+                    b"\xe2\x96",
+                    b"\x00" * 30,
+                    b"\xed\xa0\x80",
+                    b"\xef\xbb\xbf",
+                ),
             ]
         ),
         max_size=25,
@@ -132,7 +144,10 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pieces]:
         ),
         "space behind": Pieces(
             other_tokenizer(
-                folder / "suffix.model", vocab_size=60, treat_whitespace_as_suffix=True, user_defined_symbols=["<x> y"]
+                folder / "suffix.model",
+                vocab_size=60,
+                treat_whitespace_as_suffix=True,
+                user_defined_symbols=["<x> y"],
             )
         ),
         "across words": Pieces(
@@ -218,7 +233,9 @@ def test_tables_lose_next_to_nothing(size: int) -> None:
 
 def test_tables_depend_on_nothing_but_the_numbers() -> None:
     rows = np.linspace(-30.0, 0.0, 1000, dtype=np.float32)
-    assert hashlib.sha256(frequencies(rows).astype("<i8").tobytes()).hexdigest().startswith("a18644b74ec4572f")
+    assert (
+        hashlib.sha256(frequencies(rows).astype("<i8").tobytes()).hexdigest().startswith("a18644b74ec4572f")
+    )
     exact = np.linspace(0, 63.9, 5001)
     assert np.abs(power_of_two(exact) / np.exp2(-exact) - 1).max() < 2e-12
 
@@ -227,7 +244,9 @@ def test_tables_of_strange_rows() -> None:
     certain = np.full(10, -np.inf, dtype=np.float32)
     certain[3] = 0.0
     assert np.diff(frequencies(certain)).tolist() == [1, 1, 1, TOTAL - 9, 1, 1, 1, 1, 1, 1]
-    assert np.array_equal(frequencies(np.full(4, 5.0, np.float32)), frequencies(np.full(4, -70.0, np.float32)))
+    assert np.array_equal(
+        frequencies(np.full(4, 5.0, np.float32)), frequencies(np.full(4, -70.0, np.float32))
+    )
     for wrong in ([0.0, np.nan], [0.0, np.inf], [-np.inf, -np.inf]):
         with pytest.raises(ValueError, match="no probability"):
             frequencies(np.array(wrong, dtype=np.float32))
@@ -298,7 +317,9 @@ def test_known_difficulties(tokenizers: dict[str, Pieces], kind: str, case: str)
     assert tokenizers[kind].join(spelling) == CASES[case]
 
 
-def test_no_tokenizer_needs_the_last_resort(tokenizers: dict[str, Pieces], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tokenizer_needs_the_last_resort(
+    tokenizers: dict[str, Pieces], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forbidden(self: Pieces, content: bytes) -> None:
         raise AssertionError(content)
 
@@ -345,8 +366,12 @@ def test_white_space_that_a_tokenizer_merges_is_kept_beside_its_tokens(tokenizer
 
 
 def test_gaps_come_back_and_cost_little() -> None:
-    sentences = [(b" ", ord("o"), ord("a"))] * 9 + [(b" ", ord("."), ord("T"))] * 2 + [(b"\n\n", ord("."), ord("T"))]
-    gaps = sentences * 30 + [(b"\n \t", -1, -1), (b"", -1, ord("a")), (b"\n \t", ord("."), -1)] + sentences * 30
+    sentences = (
+        [(b" ", ord("o"), ord("a"))] * 9 + [(b" ", ord("."), ord("T"))] * 2 + [(b"\n\n", ord("."), ord("T"))]
+    )
+    gaps = (
+        sentences * 30 + [(b"\n \t", -1, -1), (b"", -1, ord("a")), (b"\n \t", ord("."), -1)] + sentences * 30
+    )
     encoder, writer = Encoder(), GapModel(ByteModel())
     for gap, before, after in gaps:
         assert writer.code(encoder, gap, before, after, len(gap)) == gap
@@ -354,7 +379,9 @@ def test_gaps_come_back_and_cost_little() -> None:
     # Three bits for each of 60 paragraphs, and something for what is new.
     assert len(content) < 60
     decoder, reader = Decoder(content), GapModel(ByteModel())
-    assert [reader.code(decoder, None, before, after, 3) for _, before, after in gaps] == [gap for gap, _, _ in gaps]
+    assert [reader.code(decoder, None, before, after, 3) for _, before, after in gaps] == [
+        gap for gap, _, _ in gaps
+    ]
 
 
 def test_more_gaps_than_are_remembered() -> None:
@@ -382,7 +409,18 @@ def test_long_stretches_become_runs(tokenizers: dict[str, Pieces]) -> None:
 def header_for(content: bytes, pieces: Pieces, coded: payload.Payload) -> Header:
     digest = hashlib.sha256(content).digest()
     return Header(
-        *(False, coded.spaced, coded.folded, 1, b"m" * 16, b"t" * 16, digest, len(content), coded.tokens, "somewhere")
+        *(
+            False,
+            coded.spaced,
+            coded.folded,
+            1,
+            b"m" * 16,
+            b"t" * 16,
+            digest,
+            len(content),
+            coded.tokens,
+            "somewhere",
+        )
     )
 
 
@@ -391,7 +429,9 @@ def header_for(content: bytes, pieces: Pieces, coded: payload.Payload) -> Header
 def test_everything_comes_back(tokenizers: dict[str, Pieces], kind: str, case: str) -> None:
     pieces, content = tokenizers[kind], CASES[case]
     coded = encode(Bigrams(size_of(pieces)), pieces, content)
-    again, found = decode(Bigrams(size_of(pieces)), pieces, header_for(content, pieces, coded), coded.content, "x.pgz")
+    again, found = decode(
+        Bigrams(size_of(pieces)), pieces, header_for(content, pieces, coded), coded.content, "x.pgz"
+    )
     assert found == content
     assert again == coded
 
@@ -482,7 +522,10 @@ def test_a_scorer_that_is_too_certain_falls_back_to_a_run(
 
 @pytest.mark.parametrize(
     ("rows", "words"),
-    [(torch.full((1, 400), torch.nan), "target 0.*no probability"), (torch.zeros(2, 400), r"shape \(2, 400\)")],
+    [
+        (torch.full((1, 400), torch.nan), "target 0.*no probability"),
+        (torch.zeros(2, 400), r"shape \(2, 400\)"),
+    ],
 )
 def test_a_scorer_that_fails(tokenizers: dict[str, Pieces], rows: Tensor, words: str) -> None:
     pieces = tokenizers["ours"]
@@ -502,7 +545,9 @@ def test_threads_are_put_back() -> None:
 # --- the file
 
 
-HEADER = Header(True, False, True, 3, b"m" * 16, b"t" * 16, hashlib.sha256(b"x").digest(), 1234, 300, "torch 9, AVX9")
+HEADER = Header(
+    True, False, True, 3, b"m" * 16, b"t" * 16, hashlib.sha256(b"x").digest(), 1234, 300, "torch 9, AVX9"
+)
 FILE = encode_file(HEADER, b"some payload")
 
 

@@ -12,15 +12,18 @@ from pgolf.codec import compare, job
 from pgolf.codec.compare import compare_files
 from pgolf.codec.container import decode_file, encode_file
 from pgolf.codec.job import Job, compress_file, decompress_file
+from pgolf.compress.weights import save_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
-from pgolf.recipe import Recipe, load_recipe
-from pgolf.weights import save_weights
-from pgolf.writing import write_json
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runtime.writing import write_json
 
-TEXT = b"hello world and hello world again, this is a text.\r\nIt has \xe2\x9c\x93 signs \xff and 17 numbers.\n" * 6
+TEXT = (
+    b"hello world and hello world again, this is a text.\r\nIt has \xe2\x9c\x93 signs \xff and 17 numbers.\n"
+    * 6
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe() -> Recipe:
-    settings = ["train.sequence_length=24", "train.batch_tokens=48", "evaluate.stride=6", "ttt.chunk_tokens=64"]
+    settings = [
+        "train.sequence_length=24",
+        "train.batch_tokens=48",
+        "evaluate.stride=6",
+        "ttt.chunk_tokens=64",
+    ]
     return load_recipe("tiny", [*settings, "model.width=32", "model.vocab_size=320"])
 
 
@@ -67,7 +75,11 @@ def test_files_come_back(folder: Path, tmp_path: Path, content: bytes, ttt: bool
     assert (result.bytes, result.ttt, result.file) == (len(content), ttt, str(tmp_path / "x.pgz"))
     back = decompress_file(tmp_path / "x.pgz", tmp_path / "back", model, None, None)
     assert (tmp_path / "back").read_bytes() == content
-    assert (back.tokens, back.ledger_bits, back.token_bits) == (result.tokens, result.ledger_bits, result.token_bits)
+    assert (back.tokens, back.ledger_bits, back.token_bits) == (
+        result.tokens,
+        result.ledger_bits,
+        result.token_bits,
+    )
     assert done[-1:] == ([(result.tokens, result.tokens)] if content else [])
     assert result.compressed_bytes - result.payload_bytes < 130
     if content == TEXT:
@@ -164,7 +176,9 @@ def test_mistakes_write_nothing(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text"]
 
 
-def test_a_failed_decoding_leaves_no_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_decoding_leaves_no_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, text = folder / "model.safetensors", tmp_path / "text"
     text.write_bytes(TEXT)
     compress_file(text, tmp_path / "x.pgz", model, None, False, 1, None)
@@ -179,7 +193,9 @@ def test_comparison(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"")
     model = folder / "model.safetensors"
     done: list[tuple[int, int]] = []
-    found = compare_files([tmp_path / "a", tmp_path / "b"], model, progress=lambda *counts: done.append(counts))
+    found = compare_files(
+        [tmp_path / "a", tmp_path / "b"], model, progress=lambda *counts: done.append(counts)
+    )
     assert [entry["bytes"] for entry in found] == [len(TEXT), 0]
     for entry in found:
         rows = {row["compressor"]: row for row in entry["compressors"]}
@@ -192,7 +208,9 @@ def test_comparison(folder: Path, tmp_path: Path) -> None:
     assert [part for part, _ in done] == sorted(part for part, _ in done)
 
 
-def test_comparison_without_optional_packages(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_without_optional_packages(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a").write_bytes(b"hello")
     for name in ("brotli", "pyppmd"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pgolf.codec.proof import Proof, decode_check
 from pgolf.data.shards import Tokens
+from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.lora_scorer import LORA_SCORERS
 from pgolf.evaluate.protocol import Recorded, Scorer
-from pgolf.evaluate.scorer import MODES, build_scorer
 from tests.unit.stand_ins import VOCABULARY, random_tokens, small_model, small_recipe
 
 
@@ -67,7 +67,9 @@ class KnowsTheText(Honest):
     def distributions(self, given: Tensor) -> Tensor:
         rows = super().distributions(given)
         if self.text is not None:
-            rows[0] = rows[0] + 5 * torch.nn.functional.one_hot(torch.tensor(int(self.text[self.position])), VOCABULARY)
+            rows[0] = rows[0] + 5 * torch.nn.functional.one_hot(
+                torch.tensor(int(self.text[self.position])), VOCABULARY
+            )
             rows = rows.log_softmax(dim=1)
         return rows
 

@@ -28,7 +28,9 @@ def arrays(draw: st.DrawFn) -> list[Pair]:
         if dtype == "i1":
             low, high = code_range(draw(st.integers(2, 8)))
             shape: tuple[int, ...] = (draw(st.integers(0, 9)), draw(st.integers(0, 9)))
-            found.append((Kind(shape, dtype, low, high), generator.randint(low, high + 1, shape).astype(np.int8)))
+            found.append(
+                (Kind(shape, dtype, low, high), generator.randint(low, high + 1, shape).astype(np.int8))
+            )
             continue
         shape = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
         size = np.dtype(dtype).itemsize
@@ -64,7 +66,9 @@ def test_no_arrays_are_no_arrays(coder: str) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(content=st.binary(max_size=80), coder=st.sampled_from(sorted(CODERS)), rows=st.integers(0, 6))
-def test_foreign_content_is_a_value_error_or_has_the_asked_shapes(content: bytes, coder: str, rows: int) -> None:
+def test_foreign_content_is_a_value_error_or_has_the_asked_shapes(
+    content: bytes, coder: str, rows: int
+) -> None:
     kinds = [Kind((rows, 3), "i1", -8, 7), Kind((rows,), "f2"), Kind((2, rows), "f4")]
     try:
         found = CODERS[coder].decode(content, kinds)
@@ -75,7 +79,9 @@ def test_foreign_content_is_a_value_error_or_has_the_asked_shapes(content: bytes
 
 @settings(max_examples=200, deadline=None)
 @given(coder=st.sampled_from(sorted(CODERS)), position=st.integers(0, 1000), value=st.integers(1, 255))
-def test_changed_content_is_a_value_error_or_has_the_asked_shapes(coder: str, position: int, value: int) -> None:
+def test_changed_content_is_a_value_error_or_has_the_asked_shapes(
+    coder: str, position: int, value: int
+) -> None:
     kinds = [Kind((9, 11), "i1", -8, 7), Kind((9,), "f2")]
     codes = (np.arange(99).reshape(9, 11) * 5 % 16 - 8).astype(np.int8)
     content = bytearray(CODERS[coder].encode([(kinds[0], codes), (kinds[1], np.arange(9).astype("<f2"))], 1))

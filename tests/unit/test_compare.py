@@ -1,4 +1,6 @@
-"""The comparison of coders: every size is what the coder makes of the same arrays, and every decoder is checked."""
+"""The comparison of coders: every size is what the coder makes of the same arrays, and every decoder is
+checked.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from pgolf.compress.compare import Compared, bound_bytes, compare_artifact, comp
 from pgolf.compress.container import encode_artifact
 from pgolf.compress.quantize import Quantized, Stored
 from pgolf.errors import PgolfError
-from pgolf.recipe import Recipe, load_recipe
+from pgolf.recipe.recipe import Recipe, load_recipe
 
 RECIPE = load_recipe("tiny")
 NAMES = [
@@ -199,7 +201,9 @@ def test_a_foreign_file_is_quantized_row_by_row(tmp_path: Path) -> None:
     result = bench_coders(path, 4)
     assert result["weights"] == 100 * 90 + 64 * 128 + 30**3
     assert result["bits"] == 4
-    assert "1 matrices, 9,000 codes of 4 bits; 2 tensors, 35,192 numbers as fp16; left out: 1" in result["scope"]
+    assert (
+        "1 matrices, 9,000 codes of 4 bits; 2 tensors, 35,192 numbers as fp16; left out: 1" in result["scope"]
+    )
     assert [row["coder"] for row in result["coders"]] == NAMES
     expected = [row.bytes for row in compare_coders(stored)]
     assert [row["bytes"] for row in result["coders"]] == expected
@@ -221,9 +225,15 @@ def test_files_that_cannot_be_compared(tmp_path: Path) -> None:
         (tmp_path / "missing.safetensors", "no such file"),
         (tmp_path / "text.safetensors", "not a readable safetensors file"),
         (tmp_path, "not a readable safetensors file"),
-        (save(tmp_path / "small.safetensors", w=torch.ones(64, 128)), "no matrix of floats with more than 8,192"),
+        (
+            save(tmp_path / "small.safetensors", w=torch.ones(64, 128)),
+            "no matrix of floats with more than 8,192",
+        ),
         (save(tmp_path / "inf.safetensors", w=endless), "tensor w holds a value that is not finite"),
-        (save(tmp_path / "big.safetensors", w=torch.ones(100, 100), v=torch.full((3,), 1e6)), "exceeds 65504"),
+        (
+            save(tmp_path / "big.safetensors", w=torch.ones(100, 100), v=torch.full((3,), 1e6)),
+            "exceeds 65504",
+        ),
     ):
         with pytest.raises(PgolfError, match=words) as raised:
             bench_coders(path, 6)

@@ -1,7 +1,7 @@
 """The model with its loss is one graph for ``torch.compile``, made once.
 
-The backend only counts the graphs that it is given and runs them as they are, so this holds for the capture of the
-graph, which is where the model's code matters; kernels are made from it on a GPU alone.
+The backend only counts the graphs that it is given and runs them as they are, so this holds for the capture
+of the graph, which is where the model's code matters; kernels are made from it on a GPU alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from pgolf.model import attend, loss
 from pgolf.model.gpt import GPT
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from tests.unit.test_model import randomised
 
 SMALL = ["model.width=64", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=96", "ttt.frozen_blocks=0"]
@@ -24,7 +24,12 @@ RECIPES = {
     "seed_456": [*SMALL, "model.layers=4", "model.unique_layers=2", "model.xsa_last=1"],
     "seed_644": [
         *SMALL,
-        *("model.layers=2", "model.xsa_last=1", "model.value_embedding.layers=[1]", "model.document_mask=true"),
+        *(
+            "model.layers=2",
+            "model.xsa_last=1",
+            "model.value_embedding.layers=[1]",
+            "model.document_mask=true",
+        ),
     ],
     "seed_1232_flow": [*SMALL, "model.layers=2", "model.xsa_last=2"],
 }

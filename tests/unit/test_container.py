@@ -23,7 +23,7 @@ from pgolf.compress.container import MAGIC, _digest, decode_artifact, encode_art
 from pgolf.compress.quantize import Quantized, code_range
 from pgolf.compress.scheme import Stored
 from pgolf.errors import PgolfError
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 
 RECIPE = load_recipe("tiny")
 CODER_NAMES = st.sampled_from(sorted(CODERS))
@@ -55,7 +55,9 @@ def stored(seed: int = 0) -> dict[str, Stored]:
         **{f"width.{bits}": codes(3, 10, bits) for bits in range(2, 9)},
         "columns": codes(5, 8, 6)._replace(columns=half(generator.rand(8))),
         "correction": codes(7, 6, 4)._replace(correction=(codes(2, 7, 8), codes(2, 6, 8))),
-        "both": codes(4, 9, 3)._replace(columns=half(generator.rand(9)), correction=(codes(3, 4, 8), codes(3, 9, 8))),
+        "both": codes(4, 9, 3)._replace(
+            columns=half(generator.rand(9)), correction=(codes(3, 4, 8), codes(3, 9, 8))
+        ),
         "cube": torch.tensor(generator.normal(size=(2, 3, 2)), dtype=torch.float32),
         "empty": torch.zeros(0, 3, dtype=torch.float32),
         "no.rows": codes(0, 3, 6),
@@ -96,11 +98,15 @@ def parts(content: bytes) -> tuple[dict[str, Any], list[bytes]]:
 
 def forged(header: Any, sections: list[bytes]) -> bytes:
     """A file whose header, whatever it says, has the right checksum: what a hostile writer would make."""
-    text = zstandard.ZstdCompressor().compress(header if isinstance(header, bytes) else json.dumps(header).encode())
+    text = zstandard.ZstdCompressor().compress(
+        header if isinstance(header, bytes) else json.dumps(header).encode()
+    )
     return MAGIC + len(text).to_bytes(4, "little") + _digest(text) + text + b"".join(sections)
 
 
-def with_sections(header: dict[str, Any], sections: list[bytes], sizes: list[int], digests: list[bytes]) -> bytes:
+def with_sections(
+    header: dict[str, Any], sections: list[bytes], sizes: list[int], digests: list[bytes]
+) -> bytes:
     """A file whose sections are as its header says."""
     rows = [
         [len(part), size, _digest(part).hex(), digest.hex()]
@@ -120,7 +126,9 @@ def refusal(content: bytes) -> str:
     ("coder", "level"), [(name, level) for name in CODERS for level in {1, CODERS[name].highest_level}]
 )
 def test_round_trip(tmp_path: Path, coder: str, level: int) -> None:
-    content = encode_artifact(stored(), RECIPE, "abc", coder, level, {"scheme": "gptq", "steps": [1, 2.5, None]})
+    content = encode_artifact(
+        stored(), RECIPE, "abc", coder, level, {"scheme": "gptq", "steps": [1, 2.5, None]}
+    )
     (tmp_path / "a.pgolf").write_bytes(content)
     artifact = read_artifact(tmp_path / "a.pgolf")
     assert artifact.recipe == RECIPE
@@ -163,7 +171,9 @@ def test_dense_tensors_are_what_was_stored(coder: str) -> None:
 def test_nothing_and_one_number_are_artifacts_too() -> None:
     for tensors in ({}, {"a": torch.tensor(1.5)}, {"a": torch.zeros(0, dtype=torch.float16)}):
         for coder in CODERS:
-            assert same_all(decode_artifact(encode_artifact(tensors, RECIPE, "", coder, 1), "x").stored, tensors)
+            assert same_all(
+                decode_artifact(encode_artifact(tensors, RECIPE, "", coder, 1), "x").stored, tensors
+            )
 
 
 @settings(max_examples=60, deadline=None)
@@ -377,11 +387,15 @@ def test_codes_outside_their_width_are_refused(coder: str, bits: int, code: int)
     side = quantized(np.random.RandomState(0), 2, 4, 8)
     side.codes[1, 1] = -128
     whole = quantized(np.random.RandomState(0), 4, 4, 5)._replace(correction=(side, side))
-    assert "tensor b holds a code outside its 8 bits" in refusal(encode_artifact({"b": whole}, RECIPE, "", coder, 1))
+    assert "tensor b holds a code outside its 8 bits" in refusal(
+        encode_artifact({"b": whole}, RECIPE, "", coder, 1)
+    )
 
 
 @settings(max_examples=400, deadline=None)
-@given(coder=CODER_NAMES, which=st.integers(0, 1), position=st.integers(0, 1 << 20), value=st.integers(1, 255))
+@given(
+    coder=CODER_NAMES, which=st.integers(0, 1), position=st.integers(0, 1 << 20), value=st.integers(1, 255)
+)
 def test_changed_sections_with_repaired_checksums_are_still_noticed(
     coder: str, which: int, position: int, value: int
 ) -> None:
@@ -437,7 +451,9 @@ def peak_of(call: Callable[[], object]) -> tuple[int, float]:
         [[str(index), [1, 1], 2] for index in range(5000)],
     ],
 )
-def test_files_that_claim_more_than_they_can_hold_are_refused_at_once(tensors: list[list[Any]], coder: str) -> None:
+def test_files_that_claim_more_than_they_can_hold_are_refused_at_once(
+    tensors: list[list[Any]], coder: str
+) -> None:
     header, _ = parts(WHOLE[coder])
     sizes, sections = [0, 0], [b"", b""]
     for _, shape, kind in tensors:

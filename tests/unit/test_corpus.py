@@ -87,7 +87,8 @@ def test_the_prepared_corpus_is_split_and_cached(
     library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [
-        f"This is the text of number {number}, and it is not like the others: {number**5}." for number in range(200)
+        f"This is the text of number {number}, and it is not like the others: {number**5}."
+        for number in range(200)
     ]
     calls = []
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pgolf.api import load_recipe, train
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import find_tokenizer, open_dataset
 from pgolf.data.prepare import prepare
 from pgolf.data.readers import Reading
@@ -19,7 +20,6 @@ from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import read_shard
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.weights import load_weights
 
 TEXT = "\n\n".join(f"Document number {n} tells of {n % 7} birds and {n % 5} fish." for n in range(120))
 
@@ -28,9 +28,13 @@ TEXT = "\n\n".join(f"Document number {n} tells of {n % 7} birds and {n % 5} fish
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "text.txt").write_text(TEXT)
-    (folder / "val.txt").write_text("A document that is only here.\n\nDocument number 3 tells of 3 birds and 3 fish.")
+    (folder / "val.txt").write_text(
+        "A document that is only here.\n\nDocument number 3 tells of 3 birds and 3 fish."
+    )
     reading = Reading(split="blank-lines")
-    prepare([folder / "text.txt"], folder / "data", val_text=[folder / "val.txt"], vocab_size=300, reading=reading)
+    prepare(
+        [folder / "text.txt"], folder / "data", val_text=[folder / "val.txt"], vocab_size=300, reading=reading
+    )
     return folder / "data"
 
 
@@ -72,7 +76,9 @@ def test_folders_that_do_not_fit(prepared: Path, copy: Path, tmp_path: Path) -> 
         open_dataset(tmp_path / "missing")
     with pytest.raises(PgolfError, match="holds no shards"):
         open_dataset(tmp_path)
-    with pytest.raises(PgolfError, match=r"has 300 pieces.*model\.vocab_size is 1024.* --set model\.vocab_size=300 "):
+    with pytest.raises(
+        PgolfError, match=r"has 300 pieces.*model\.vocab_size is 1024.* --set model\.vocab_size=300 "
+    ):
         open_dataset(prepared, vocab_size=1024)
     train_tokenizer((f"other words about {n} quarks" for n in range(300)), 300, copy / "tokenizer.model")
     with pytest.raises(PgolfError, match=r"tokenizer\.model: is not the tokenizer that .* was prepared with"):
@@ -122,7 +128,9 @@ def test_a_damaged_manifest_is_named(copy: Path, damage: Callable[[dict[str, Any
         open_dataset(copy)
 
 
-@pytest.mark.parametrize("content", ["[1]", '"text"', "null", '{"tokenizer": "other.model"}', '{"splits": []}'])
+@pytest.mark.parametrize(
+    "content", ["[1]", '"text"', "null", '{"tokenizer": "other.model"}', '{"splits": []}']
+)
 def test_a_manifest_of_another_program_is_ignored(copy: Path, content: str) -> None:
     (copy / "manifest.json").write_text(content)
     assert open_dataset(copy).manifest is None
@@ -152,7 +160,13 @@ def test_a_tokenizer_beside_the_data_is_found_by_every_path(
     (tree / "datasets" / "linked").symlink_to(elsewhere)
     (tmp_path / "short").symlink_to(tree / "datasets" / "web")
     monkeypatch.chdir(tree / "datasets" / "web")
-    places = [Path(), Path("../web"), tree / "datasets" / "web", tree / "datasets" / "linked", tmp_path / "short"]
+    places = [
+        Path(),
+        Path("../web"),
+        tree / "datasets" / "web",
+        tree / "datasets" / "linked",
+        tmp_path / "short",
+    ]
     for place in places:
         found = find_tokenizer(place)
         assert found is not None and found.samefile(model), place

@@ -7,21 +7,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pgolf.device import compiled, keep_freed_memory
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
+from pgolf.runtime.device import compiled, keep_freed_memory
 
 
 @pytest.mark.skipif(not keep_freed_memory(), reason="no glibc")
 def test_freed_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[int, int] = {}
     library = SimpleNamespace(mallopt=lambda parameter, value: settings.update({parameter: value}) or 1)
-    monkeypatch.setattr("pgolf.device.ctypes.CDLL", lambda name: library)
+    monkeypatch.setattr("pgolf.runtime.device.ctypes.CDLL", lambda name: library)
     assert keep_freed_memory()
     trim_threshold, mmap_threshold = -1, -3
     assert settings == {mmap_threshold: 1 << 25, trim_threshold: 1 << 30}
-    # A C library that does not take the one must not be left with the other: then every tensor would be mapped anew.
+    # A C library that does not take the one must not be left with the other: then every tensor would be
+    # mapped anew.
     settings.clear()
     library.mallopt = lambda parameter, value: settings.update({parameter: value}) or 0
     assert not keep_freed_memory()
@@ -29,17 +30,21 @@ def test_freed_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_systems_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgolf.device.sys.platform", "darwin")
+    monkeypatch.setattr("pgolf.runtime.device.sys.platform", "darwin")
     assert not keep_freed_memory()
 
 
 @pytest.mark.parametrize(
     ("setting", "mode"), [("true", None), ("max-autotune-no-cudagraphs", "max-autotune-no-cudagraphs")]
 )
-def test_the_recipe_says_how_to_compile(monkeypatch: pytest.MonkeyPatch, setting: str, mode: str | None) -> None:
+def test_the_recipe_says_how_to_compile(
+    monkeypatch: pytest.MonkeyPatch, setting: str, mode: str | None
+) -> None:
     recipe, asked = load_recipe("tiny", [f"train.compile={setting}"]), []
     network = build_model(recipe.model, 0)
-    monkeypatch.setattr("pgolf.device.torch.compile", lambda model, **options: asked.append(options) or model)
+    monkeypatch.setattr(
+        "pgolf.runtime.device.torch.compile", lambda model, **options: asked.append(options) or model
+    )
     assert compiled(network, torch.device("cpu"), recipe.train.compile) is network
     assert asked == []
     compiled(network, torch.device("cuda"), recipe.train.compile)

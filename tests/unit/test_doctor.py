@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from pgolf import doctor
-from pgolf.doctor import OK, PROBLEM, WARNING, Check, examine, is_usable
-from pgolf.provenance import environment
+from pgolf.runtime import doctor
+from pgolf.runtime.doctor import OK, PROBLEM, WARNING, Check, examine, is_usable
+from pgolf.runtime.environment import environment
 from tests.e2e.conftest import pgolf, pgolf_json
 
 
@@ -49,7 +49,7 @@ def test_old_or_broken_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_driver_without_cuda_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgolf.provenance.driver_version", lambda: "550.54")
+    monkeypatch.setattr("pgolf.runtime.environment.driver_version", lambda: "550.54")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "CUDA build" in named(examine(compile_seconds=0))["device"].remedy
@@ -69,7 +69,7 @@ def test_a_run_and_the_doctor_know_the_same_driver(monkeypatch: pytest.MonkeyPat
 
 def test_threads_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
-    monkeypatch.setattr("pgolf.device.free_memory", lambda _: 1 << 28)
+    monkeypatch.setattr("pgolf.runtime.device.free_memory", lambda _: 1 << 28)
     checks = named(examine(compile_seconds=0))
     assert checks["threads"].state == WARNING and "OMP_NUM_THREADS" in checks["threads"].remedy
     assert checks["memory"].state == WARNING

@@ -45,9 +45,13 @@ def gaussian(rows: int, columns: int, bits: int, spread: NDArray[np.float64] | f
     return np.clip(np.rint(noise * spread), *code_range(bits)).astype(np.int8)
 
 
-def spreads(rows: int, columns: int, row_spread: float, column_spread: float, seed: int = 1) -> NDArray[np.float64]:
+def spreads(
+    rows: int, columns: int, row_spread: float, column_spread: float, seed: int = 1
+) -> NDArray[np.float64]:
     generator = np.random.RandomState(seed)
-    return np.exp(row_spread * generator.normal(size=(rows, 1)) + column_spread * generator.normal(size=(1, columns)))
+    return np.exp(
+        row_spread * generator.normal(size=(rows, 1)) + column_spread * generator.normal(size=(1, columns))
+    )
 
 
 def formula_codes(rows: int, columns: int, bits: int) -> Codes:
@@ -98,7 +102,9 @@ def test_every_width_comes_back(shape: tuple[int, int], bits: int) -> None:
 @given(
     values=st.lists(st.integers(1 - (1 << 31), (1 << 31) - 1), max_size=300)
     | st.lists(st.integers(-300, 300), max_size=300)
-    | st.builds(lambda value, count: [value] * count, st.integers(1 - (1 << 31), (1 << 31) - 1), st.integers(0, 300)),
+    | st.builds(
+        lambda value, count: [value] * count, st.integers(1 - (1 << 31), (1 << 31) - 1), st.integers(0, 300)
+    ),
     zeros=st.integers(0, 30),
 )
 def test_integers_come_back(values: list[int], zeros: int) -> None:
@@ -165,13 +171,17 @@ def test_the_order_of_floats(values: list[float]) -> None:
 
 
 def test_float_patterns_that_are_no_numbers_keep_their_bits() -> None:
-    patterns = np.array([0x7FC00000, 0xFFC00001, 0x7F800000, 0xFF800000, 0x80000000, 0, 0xFFFFFFFF], dtype=np.uint32)
+    patterns = np.array(
+        [0x7FC00000, 0xFFC00001, 0x7F800000, 0xFF800000, 0x80000000, 0, 0xFFFFFFFF], dtype=np.uint32
+    )
     assert np.array_equal(float_order(float_order(patterns, 32), 32), patterns)
 
 
 def test_tables_are_pinned() -> None:
     # A change here makes every file written so far unreadable: it needs a new format version.
-    digest = hashlib.sha256(b"".join(entropy._prior(shape).astype("<f8").tobytes() for shape in range(SHAPES)))
+    digest = hashlib.sha256(
+        b"".join(entropy._prior(shape).astype("<f8").tobytes() for shape in range(SHAPES))
+    )
     assert digest.hexdigest() == "5fe58b0e2a9c8056f2dc765b44f8612344ea74fee8aa8e8ed7d5449f3cb1b9ce"
 
 
@@ -240,7 +250,9 @@ def ideal_bits(codes: Codes, spread: NDArray[np.float64], bits: int) -> float:
     above = torch.where(values == high, math.inf, values + 0.5) / wide
     below = torch.where(values == low, -math.inf, values - 0.5) / wide
     # The smaller tail, so that small chances are not differences of numbers near 1.
-    chances = torch.special.ndtr(torch.minimum(above, -below)) - torch.special.ndtr(-torch.maximum(above, -below))
+    chances = torch.special.ndtr(torch.minimum(above, -below)) - torch.special.ndtr(
+        -torch.maximum(above, -below)
+    )
     return float(-chances.clamp_min(1e-30).log2().sum())
 
 
@@ -290,7 +302,9 @@ def test_later_tensors_of_a_kind_gain_from_earlier_ones() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(content=st.binary(max_size=120), rows=st.integers(0, 9), columns=st.integers(0, 9), bits=WIDTHS)
-def test_foreign_words_give_codes_in_range_or_an_error(content: bytes, rows: int, columns: int, bits: int) -> None:
+def test_foreign_words_give_codes_in_range_or_an_error(
+    content: bytes, rows: int, columns: int, bits: int
+) -> None:
     content += b"\xff" * 4
     low, high = code_range(bits)
     try:

@@ -8,12 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.pack import predicted_bytes
-from pgolf.estimate import activation_bytes, estimate
-from pgolf.flops import peak_flops, training_flops, training_speed
 from pgolf.model.fast import textbook
+from pgolf.model.flops import peak_flops, training_flops, training_speed
 from pgolf.model.gpt import GPT, build_model, parameter_count
-from pgolf.recipe import load_recipe
-from pgolf.recipe_files import recipe_names
+from pgolf.recipe.files import recipe_names
+from pgolf.recipe.recipe import load_recipe
+from pgolf.runs.estimate import activation_bytes, estimate
 
 TINY = ["train.sequence_length=64", "train.batch_tokens=128", "train.micro_batches=1"]
 
@@ -71,8 +71,16 @@ def test_training_flops_are_those_that_torch_counts(settings: list[str]) -> None
 def test_speed_and_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, cuda = load_recipe("tiny", TINY), torch.device("cuda")
     found = training_speed(recipe, 1000, 2.0, torch.device("cpu"))
-    assert found == {"tokens_per_second": 500, "tflops_per_second": 500 * training_flops(recipe) / 1e12, "mfu": None}
-    for name, peak in (("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA L4", None)):
+    assert found == {
+        "tokens_per_second": 500,
+        "tflops_per_second": 500 * training_flops(recipe) / 1e12,
+        "mfu": None,
+    }
+    for name, peak in (
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L4", None),
+    ):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         mfu = training_speed(recipe, 1000, 2.0, cuda, devices=2)["mfu"]
         assert mfu == (None if peak is None else pytest.approx(500 * training_flops(recipe) / (2 * peak)))

@@ -25,7 +25,9 @@ from tests.unit.stand_ins import byte_counts, random_tokens, small_model, small_
 def test_every_target_and_byte_counts_once(mode: str, count: int) -> None:
     recipe, tokens = small_recipe(), random_tokens(count)
     seen: list[tuple[int, int]] = []
-    result = evaluate(small_model(recipe), recipe, tokens, byte_counts(tokens), mode, lambda *at: seen.append(at))
+    result = evaluate(
+        small_model(recipe), recipe, tokens, byte_counts(tokens), mode, lambda *at: seen.append(at)
+    )
     assert result.targets == count - 1
     assert result.bytes == byte_counts(tokens).sum()
     assert seen[-1] == (count - 1, count - 1) and seen == sorted(seen)
@@ -40,7 +42,9 @@ def test_every_target_and_byte_counts_once(mode: str, count: int) -> None:
 def test_ttt_without_learning_is_sliding() -> None:
     recipe, tokens = small_recipe("ttt.lr=0"), random_tokens(150)
     network = small_model(recipe)
-    sliding, ttt = (evaluate(network, recipe, tokens, byte_counts(tokens), mode) for mode in ("sliding", "ttt"))
+    sliding, ttt = (
+        evaluate(network, recipe, tokens, byte_counts(tokens), mode) for mode in ("sliding", "ttt")
+    )
     assert ttt.val_loss == pytest.approx(sliding.val_loss, rel=1e-7)
 
 
@@ -48,12 +52,16 @@ def test_ttt_learns_from_a_text_that_repeats_itself() -> None:
     recipe = small_recipe("ttt.epochs=3", 'ttt.optimizer="sgd"', 'ttt.schedule="constant"')
     tokens = np.tile(random_tokens(8), 30)
     network = small_model(recipe)
-    sliding, ttt = (evaluate(network, recipe, tokens, byte_counts(tokens), mode) for mode in ("sliding", "ttt"))
+    sliding, ttt = (
+        evaluate(network, recipe, tokens, byte_counts(tokens), mode) for mode in ("sliding", "ttt")
+    )
     assert ttt.val_bpb < 0.8 * sliding.val_bpb
 
 
 @pytest.mark.parametrize("first", [20, 33, 49, 65, 96, 97, 120])
-def test_a_token_never_changes_the_score_of_earlier_targets(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_never_changes_the_score_of_earlier_targets(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Chunks have 32 targets: some changes begin at the edge of a chunk, some inside one.
     recipe = small_recipe('ttt.schedule="constant"', "evaluate.batch=1")
     network, tokens = small_model(recipe), random_tokens(151)
@@ -102,7 +110,14 @@ def spied(monkeypatch: pytest.MonkeyPatch, settings: list[str], count: int) -> l
 
 def test_each_chunk_is_scored_then_trained_on_except_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     events = spied(monkeypatch, ["evaluate.stride=16"], 96)
-    assert events == [("score", 32), ("train", 32), ("score", 32), ("train", 32), ("score", 32), ("chunks", 3)]
+    assert events == [
+        ("score", 32),
+        ("train", 32),
+        ("score", 32),
+        ("train", 32),
+        ("score", 32),
+        ("chunks", 3),
+    ]
 
 
 def test_nothing_is_trained_on_when_nothing_is_left_to_score(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pgolf.model import fast
 from pgolf.model.gpt import build_model
 from pgolf.model.rope import rotary_tables
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 
 MODEL = load_recipe("tiny", ["model.width=16", "model.heads=2", "model.rope_dims=4"]).model
 FACTORS = torch.linspace(-1, 2, 16).view(2, 8)
@@ -26,13 +26,16 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "scaled sum": lambda x, gain: fast.scaled_sum(x, FACTORS[0], x.detach() ** 2, FACTORS[1]),
     "scaled sum of other": lambda x, gain: fast.scaled_sum(x.detach() ** 2, FACTORS[0], x, FACTORS[1]),
     "scaled sum, one factor": lambda x, gain: fast.scaled_sum(x, None, x * x, FACTORS[1]),
-    "remove own value": lambda x, gain: fast.remove_own_value(x, 0.3 * x[:, :, :1] - 0.2 * x[:, :, 1:].flip(1)),
+    "remove own value": lambda x, gain: fast.remove_own_value(
+        x, 0.3 * x[:, :, :1] - 0.2 * x[:, :, 1:].flip(1)
+    ),
     "remove own value, no groups": lambda x, gain: fast.remove_own_value(x, x.flip(1)),
 }
 
 
 BY_HAND = {
-    f"{kind}Backward" for kind in ("_RmsNorm", "_NormAndRotate", "_SquaredLeakyRelu", "_ScaledSum", "_RemoveOwnValue")
+    f"{kind}Backward"
+    for kind in ("_RmsNorm", "_NormAndRotate", "_SquaredLeakyRelu", "_ScaledSum", "_RemoveOwnValue")
 }
 
 

@@ -119,7 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         end = self.hub.broken.get(path, size) if send_body else size
         self._answer(status, content[start:end] if send_body else b"", headers, length=size - start)
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int = -1) -> None:
+    def _answer(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int = -1
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -250,11 +252,16 @@ def test_a_file_that_the_hub_lacks(hub: Hub, tmp_path: Path) -> None:
         ({"datasets": []}, "no entry fineweb10B_sp1024"),
         ({"datasets": [{"name": "fineweb10B_sp1024"}]}, "does not count the shards"),
         ({"tokenizers": 3}, "no entry sp_bpe_1024"),
-        ({"tokenizers": [{"name": "sp_bpe_1024", "model_path": "tokenizers/../../x.model"}]}, "not in tokenizers/"),
+        (
+            {"tokenizers": [{"name": "sp_bpe_1024", "model_path": "tokenizers/../../x.model"}]},
+            "not in tokenizers/",
+        ),
         ({"tokenizers": [{"name": "sp_bpe_1024"}]}, "not in tokenizers/"),
     ],
 )
-def test_a_manifest_that_makes_no_sense(hub: Hub, tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+def test_a_manifest_that_makes_no_sense(
+    hub: Hub, tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
     hub.files["datasets/manifest.json"] = json.dumps(_manifest(hub.files) | change).encode()
     with pytest.raises(PgolfError, match=expected):
         hub.fetch(tmp_path)

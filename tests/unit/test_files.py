@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes, read_json, read_text, sha256_file
-from pgolf.paths import path_error, read_error, write_error
-from pgolf.writing import atomic_write, check_writable, write_bytes, write_json
+from pgolf.runtime.files import read_bytes, read_json, read_text, sha256_file
+from pgolf.runtime.paths import path_error, read_error, write_error
+from pgolf.runtime.writing import atomic_write, check_writable, write_bytes, write_json
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -98,7 +98,9 @@ def _fsync_fails(monkeypatch: pytest.MonkeyPatch, number: int, *, folders: bool)
 
 @pytest.mark.parametrize("folders", [True, False])
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
-def test_what_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, folders: bool) -> None:
+def test_what_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, folders: bool
+) -> None:
     _fsync_fails(monkeypatch, number, folders=folders)
     write_bytes(tmp_path / "file.bin", b"content")
     assert (tmp_path / "file.bin").read_bytes() == b"content"
@@ -118,7 +120,9 @@ def test_a_damaged_disk_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.M
     assert path.read_bytes() == b"content"
 
 
-def test_a_file_system_that_renames_only_to_free_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_renames_only_to_free_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def replace(path: Path, target: Path) -> Path:
         if target.exists():
             raise FileExistsError(errno.EEXIST, "File exists")
@@ -134,7 +138,7 @@ def test_a_file_system_that_renames_only_to_free_names(tmp_path: Path, monkeypat
 WRITE = """
 import sys, time
 from pathlib import Path
-from pgolf.writing import atomic_write
+from pgolf.runtime.writing import atomic_write
 
 with atomic_write(Path(sys.argv[1])) as file:
     file.write(b"half")
@@ -230,7 +234,9 @@ def _odd_places(folder: Path) -> None:
     (folder / "loop").symlink_to("loop")
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ESTALE, 999])
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ESTALE, 999]
+)
 def test_whatever_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -257,7 +263,9 @@ def test_json_that_is_too_deep(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.EROFS, errno.EIO]
+)
 def test_an_error_has_the_same_remedy_wherever_it_is_met(number: int) -> None:
     error = OSError(number, os.strerror(number), "file")
     met = [read_error(Path("file"), error), write_error(Path("file"), error), path_error(error)]

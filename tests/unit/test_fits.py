@@ -39,7 +39,9 @@ def test_leaving_points_out_tells_the_forms_apart() -> None:
     for truth, right, wrong in ((law, "power law", "saturation"), (saturation, "saturation", "power law")):
         points = [(x, truth(x) + random.normal(0, 0.001)) for x in STEPS for _ in range(3)]
         curves = {form: fit(points, form) for form in FORMS}
-        errors = {form: found.leave_one_out if isinstance(found, Fit) else np.inf for form, found in curves.items()}
+        errors = {
+            form: found.leave_one_out if isinstance(found, Fit) else np.inf for form, found in curves.items()
+        }
         assert errors[right] < errors[wrong]
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from pgolf.errors import PgolfError
-from pgolf.folders import new_folder
+from pgolf.runtime.folders import new_folder
 
 HOLD = """
 import errno, fcntl, sys, time
 from pathlib import Path
-from pgolf.folders import new_folder
+from pgolf.runtime.folders import new_folder
 
 def no_flock(*arguments):
     raise OSError(errno.ENOSYS, "Function not implemented")
@@ -52,7 +52,9 @@ def _fails(number: int) -> Callable[..., Any]:
 
 @contextmanager
 def _other(out: Path, flock: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(out), flock], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out), flock], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     try:
         yield process
@@ -109,7 +111,9 @@ def test_folders_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.Monke
     assert _names(tmp_path / "out") == ["file"]
 
 
-def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rename_that_fails_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     _make(out)
     rename = Path.rename
@@ -205,7 +209,9 @@ def test_a_folder_that_one_may_write_and_not_read(tmp_path: Path, monkeypatch: p
     assert _names(tmp_path / "out") == ["file"]
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that takes no folders and says ENOENT")
+@pytest.mark.skipif(
+    not Path("/proc/self").is_dir(), reason="needs a file system that takes no folders and says ENOENT"
+)
 def test_a_place_where_no_folder_can_be_is_one_line() -> None:
     with (
         pytest.raises(PgolfError, match="/proc/nowhere/data: cannot be written"),

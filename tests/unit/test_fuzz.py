@@ -18,7 +18,7 @@ from pgolf.compress import container, entropy
 from pgolf.compress.coders import CODERS
 from pgolf.compress.container import Artifact, decode_artifact
 from pgolf.errors import PgolfError
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 
 SAMPLES = make_samples(load_recipe("tiny"))
 
@@ -46,7 +46,9 @@ def test_a_case_depends_on_its_seed_alone(kind: str) -> None:
         assert first == second
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, reader: Callable[[bytes, str], Artifact], cases: int = 600) -> str:
+def planted(
+    monkeypatch: pytest.MonkeyPatch, reader: Callable[[bytes, str], Artifact], cases: int = 600
+) -> str:
     """What fuzzing says against a reader."""
     monkeypatch.setattr(fuzz, "make_samples", lambda _: SAMPLES)
     monkeypatch.setattr(fuzz, "decode_artifact", reader)
@@ -101,7 +103,9 @@ def test_errors_of_a_coder_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(entropy.Reader, "_decoded", careless)
     monkeypatch.setattr(fuzz, "KINDS", {"section, repaired": KINDS["section, repaired"]})
-    monkeypatch.setattr(fuzz, "make_samples", lambda _: [sample for sample in SAMPLES if sample.coder == "range"])
+    monkeypatch.setattr(
+        fuzz, "make_samples", lambda _: [sample for sample in SAMPLES if sample.coder == "range"]
+    )
     with pytest.raises(PgolfError, match="AssertionError: Tried to decode"):
         run_fuzz(400, 0)
 
@@ -130,7 +134,9 @@ def test_bad_values_are_really_written() -> None:
             assert header["codec"] == sample.coder
             changed = [
                 value
-                for part, (_, was) in zip([*codes, *decoded], [*sample.arrays[0], *sample.arrays[1]], strict=True)
+                for part, (_, was) in zip(
+                    [*codes, *decoded], [*sample.arrays[0], *sample.arrays[1]], strict=True
+                )
                 for value in part[part != was].ravel().tolist()
             ]
             assert len(changed) == 1

@@ -10,6 +10,7 @@ import sentencepiece
 import torch
 
 from pgolf.codec.pieces import Pieces
+from pgolf.compress.weights import save_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
@@ -17,8 +18,7 @@ from pgolf.generate.model import Model, sample_texts
 from pgolf.generate.sampling import Reader, Sampling, window_start
 from pgolf.generate.text import TextWriter
 from pgolf.model.gpt import GPT
-from pgolf.recipe import load_recipe
-from pgolf.weights import save_weights
+from pgolf.recipe.recipe import load_recipe
 from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe
 
 WINDOW = 24
@@ -28,7 +28,10 @@ WINDOW = 24
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of ours, one that puts a space in front, and a model for each."""
     folder = tmp_path_factory.mktemp("model")
-    words = [f"hello world and hello world again, this is a text of some words; it has number {n}." for n in range(300)]
+    words = [
+        f"hello world and hello world again, this is a text of some words; it has number {n}."
+        for n in range(300)
+    ]
     train_tokenizer(iter(words), 320, folder / "tokenizer.model")
     (folder / "words.txt").write_text("\n".join(words))
     sentencepiece.SentencePieceTrainer.train(
@@ -100,9 +103,13 @@ def test_a_seed_decides_the_text(model: Model) -> None:
     assert first == [model.generate("hello", max_tokens=20, temperature=2, seed=seed) for seed in range(4)]
     assert len(set(first)) == 4
     random_state = torch.get_rng_state()
-    assert model.generate(max_tokens=10, temperature=2) != model.generate(max_tokens=10, temperature=2, seed=1)
+    assert model.generate(max_tokens=10, temperature=2) != model.generate(
+        max_tokens=10, temperature=2, seed=1
+    )
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert sample_texts(model, 3, 10, seed=4) == [model.generate(max_tokens=10, seed=seed) for seed in (4, 5, 6)]
+    assert sample_texts(model, 3, 10, seed=4) == [
+        model.generate(max_tokens=10, seed=seed) for seed in (4, 5, 6)
+    ]
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -127,7 +134,9 @@ def test_draws_follow_the_distribution() -> None:
         Sampling().draw(torch.tensor([1.0, float("nan")]), generator)
 
 
-def written(pieces: Pieces, tokens: list[int], stop: tuple[str, ...] = (), drop_space: bool = False) -> list[str]:
+def written(
+    pieces: Pieces, tokens: list[int], stop: tuple[str, ...] = (), drop_space: bool = False
+) -> list[str]:
     """What a writer says after each token, and at the end."""
     writer = TextWriter(pieces, stop, drop_space)
     return [*(writer.add(token) for token in tokens), writer.finish()]
@@ -145,7 +154,9 @@ def test_only_whole_characters_come(folder: Path) -> None:
     assert written(pieces, cut) == ["a", "", "", "\ufffd"]
     assert "".join(written(pieces, [*cut, *tokenizer.encode("b")])) == "a\ufffdb"
     assert "".join(written(pieces, [pieces.unknown])) == "\ufffd"
-    assert "".join(written(pieces, [*tokenizer.encode("a"), pieces.first, *tokenizer.encode("b")])) == "a\n\nb"
+    assert (
+        "".join(written(pieces, [*tokenizer.encode("a"), pieces.first, *tokenizer.encode("b")])) == "a\n\nb"
+    )
 
 
 def test_stop_strings_end_the_text_before_them(folder: Path) -> None:
@@ -168,11 +179,19 @@ def test_prompt_and_continuation_fit_together(
     model = Model(folder / f"{name}.safetensors", folder / f"{name}.model")
     assert model._pieces.spaced == (name == "spaced")
     text = "hello world again"
-    tokens = {"": "hello world again", "hello": " world again", "hello ": "world again", "hello wor": "ld again"}
-    # A tokenizer that puts a space in front does so here too, which is as if the text were split after a word.
+    tokens = {
+        "": "hello world again",
+        "hello": " world again",
+        "hello ": "world again",
+        "hello wor": "ld again",
+    }
+    # A tokenizer that puts a space in front does so here too, which is as if the text were split after a
+    # word.
     drawn = model.encode(tokens[prompt])[1:]
     if name == "spaced" and prompt == "hello wor":
-        drawn = drawn[1:] if model._pieces.bytes_of(drawn[0]) == b" " else model.encode("x" + tokens[prompt])[2:]
+        drawn = (
+            drawn[1:] if model._pieces.bytes_of(drawn[0]) == b" " else model.encode("x" + tokens[prompt])[2:]
+        )
     following = iter(drawn)
     monkeypatch.setattr(Sampling, "draw", lambda *_: next(following))
     assert prompt + model.generate(prompt, max_tokens=len(drawn)) == text
@@ -183,7 +202,9 @@ def test_the_parts_add_up_and_tell_why_they_end(model: Model) -> None:
     assert stream.ended is None and stream.tokens == []
     parts = list(stream)
     assert all(parts)
-    assert "".join(parts) == model.generate("hello", max_tokens=40, temperature=1.5, seed=1, past_document=True)
+    assert "".join(parts) == model.generate(
+        "hello", max_tokens=40, temperature=1.5, seed=1, past_document=True
+    )
     stop = "".join(parts)[5:7]
     stopped = model.stream("hello", max_tokens=40, temperature=1.5, seed=1, past_document=True, stop=stop)
     text = "".join(stopped)

@@ -1,4 +1,6 @@
-"""Rounding with error compensation: on the grid, better than the nearest code, in whatever order the columns are."""
+"""Rounding with error compensation: on the grid, better than the nearest code, in whatever order the columns
+are.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import round_on_grid, rounding_order
 from pgolf.compress.quantize import Quantized, quantize_matrix
 from pgolf.compress.scheme import quantize_state
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 
 ROWS, COLUMNS = 48, 160
 
@@ -18,7 +20,9 @@ def correlated(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight matrix and the second moments of correlated inputs of unequal size."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(ROWS, COLUMNS, generator=generator)
-    mixing = torch.randn(COLUMNS, COLUMNS // 2, generator=generator) * torch.linspace(0.2, 3, COLUMNS)[:, None]
+    mixing = (
+        torch.randn(COLUMNS, COLUMNS // 2, generator=generator) * torch.linspace(0.2, 3, COLUMNS)[:, None]
+    )
     inputs = torch.randn(4000, COLUMNS // 2, generator=generator) @ mixing.T
     return weight, inputs.T @ inputs / 4000
 
@@ -45,7 +49,8 @@ def test_compensation_lowers_the_error_that_counts(spread: bool) -> None:
     if spread:
         columns = order.column_spread() / order.column_spread().log().mean().exp()
     plain, better = (
-        round_on_grid(weight, steps, columns, -127, 127, way) * steps[:, None] * columns for way in (None, order)
+        round_on_grid(weight, steps, columns, -127, 127, way) * steps[:, None] * columns
+        for way in (None, order)
     )
     assert error(weight, better, moments) < 0.4 * error(weight, plain, moments)
 
@@ -66,7 +71,8 @@ def test_independent_inputs_need_no_compensation() -> None:
     steps, columns = torch.full((ROWS,), 0.3), torch.ones(COLUMNS)
     order = rounding_order(torch.diag(torch.linspace(1, 2, COLUMNS)), 1e-6)
     assert torch.equal(
-        round_on_grid(weight, steps, columns, -8, 7, order), round_on_grid(weight, steps, columns, -8, 7, None)
+        round_on_grid(weight, steps, columns, -8, 7, order),
+        round_on_grid(weight, steps, columns, -8, 7, None),
     )
 
 

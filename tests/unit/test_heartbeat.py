@@ -7,8 +7,8 @@ import time
 import pytest
 import torch.distributed as dist
 
-from pgolf import heartbeat
-from pgolf.heartbeat import Heartbeat
+from pgolf.runtime import heartbeat
+from pgolf.runtime.heartbeat import Heartbeat
 
 
 @pytest.fixture
@@ -30,7 +30,11 @@ def test_who_stops_is_silent_after_as_many_beats_of_the_others(three: list[Heart
     for beats in range(12):
         first.beat()
         second.beat()
-        assert first.silent(10 * first.interval) == second.silent(10 * second.interval) == ([2] if beats >= 10 else [])
+        assert (
+            first.silent(10 * first.interval)
+            == second.silent(10 * second.interval)
+            == ([2] if beats >= 10 else [])
+        )
     # Nobody is silent for who has been held up as well; and one sign is enough to be alive again.
     assert third.silent(third.interval) == []
     third.beat()

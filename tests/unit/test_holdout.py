@@ -12,7 +12,9 @@ from pgolf.data.holdout import choose_held_out, cut_end, document_number
 from pgolf.errors import PgolfError
 
 FRACTIONS = st.one_of(st.floats(1e-12, 0.999999), st.sampled_from([1e-9, 0.01, 0.1, 0.5, 1 - 1e-9]))
-TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=2, max_size=30, unique=True)
+TEXTS = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=2, max_size=30, unique=True
+)
 
 
 @given(TEXTS, FRACTIONS, st.randoms())
@@ -50,7 +52,9 @@ LONG = st.lists(st.tuples(st.integers(1, 3000), st.sampled_from("\n\n \t")), max
 
 
 @given(ROWS | LONG, FRACTIONS)
-def test_a_single_document_is_cut_near_the_wanted_share_and_nothing_is_lost(text: str, fraction: float) -> None:
+def test_a_single_document_is_cut_near_the_wanted_share_and_nothing_is_lost(
+    text: str, fraction: float
+) -> None:
     full = [line for line in text.split("\n") if line and not line.isspace()]
     assume(full)
     if len(full) < 2:
@@ -71,7 +75,9 @@ def test_a_single_document_is_cut_near_the_wanted_share_and_nothing_is_lost(text
     assert _near(head.encode(), tail.encode(), fraction)
     ends = next(ends for ends, places in cuts.items() if len(head.encode()) in places)
     if len(head.encode()) <= wanted:
-        assert len(head.encode()) == max(place for place in cuts[ends] if place <= wanted), "no more than is asked for"
+        assert len(head.encode()) == max(place for place in cuts[ends] if place <= wanted), (
+            "no more than is asked for"
+        )
 
 
 def _cuts(data: bytes, ends: bytes, fraction: float) -> list[int]:

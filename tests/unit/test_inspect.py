@@ -27,8 +27,16 @@ PARAGRAPHS = Reading(split="blank-lines")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "text.txt").write_text(TEXT)
-    (folder / "val.txt").write_text("A document that is only here.\n\nDocument number 3 tells of 3 birds and 3 fish.")
-    prepare([folder / "text.txt"], folder / "data", val_text=[folder / "val.txt"], vocab_size=300, reading=PARAGRAPHS)
+    (folder / "val.txt").write_text(
+        "A document that is only here.\n\nDocument number 3 tells of 3 birds and 3 fish."
+    )
+    prepare(
+        [folder / "text.txt"],
+        folder / "data",
+        val_text=[folder / "val.txt"],
+        vocab_size=300,
+        reading=PARAGRAPHS,
+    )
     return folder / "data"
 
 
@@ -165,5 +173,8 @@ def test_more_shards_than_files_that_may_be_open(prepared: Path, bare: Path) -> 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     whole = inspect_dataset(prepared)
     assert found["errors"] == {} and (found["train"]["shards"], found["val"]["shards"]) == (80, 80)
-    assert found["overlap"] == whole["overlap"] and found["train"]["tokens"] == whole["train"]["tokens"] == stream.total
+    assert (
+        found["overlap"] == whole["overlap"]
+        and found["train"]["tokens"] == whole["train"]["tokens"] == stream.total
+    )
     assert np.array_equal(tokens, open_dataset(prepared).validation_tokens(8))

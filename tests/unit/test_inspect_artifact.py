@@ -13,9 +13,9 @@ from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.compress.inspect import ArtifactInfo, group_or_other, inspect_artifact
 from pgolf.compress.quantize import Quantized, Stored
 from pgolf.errors import PgolfError
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from pgolf.report.histogram import bars, draw_codes, group_rows, summary_rows, tensor_rows
-from pgolf.writing import write_bytes
+from pgolf.runtime.writing import write_bytes
 
 RECIPE = load_recipe("tiny")
 ORIGIN = {"pgolf": "0.1.0", "calibration": {"source": "train", "tokens": 16384}}
@@ -24,12 +24,16 @@ ORIGIN = {"pgolf": "0.1.0", "calibration": {"source": "train", "tokens": 16384}}
 def matrix(rows: int, columns: int, bits: int, spread: float, seed: int) -> Quantized:
     generator = torch.Generator().manual_seed(seed)
     high = 127 if bits == 8 else (1 << (bits - 1)) - 1
-    codes = (spread * torch.randn(rows, columns, generator=generator)).round().clamp(-high, high).to(torch.int8)
+    codes = (
+        (spread * torch.randn(rows, columns, generator=generator)).round().clamp(-high, high).to(torch.int8)
+    )
     return Quantized(codes, torch.rand(rows, generator=generator).half(), bits)
 
 
 UP, DOWN, QUERY = matrix(50, 60, 6, 7, 0), matrix(60, 50, 4, 2, 1), matrix(40, 30, 8, 3, 2)
-QUERY = QUERY._replace(columns=torch.rand(30).half(), correction=(matrix(2, 40, 8, 40, 3), matrix(2, 30, 8, 40, 4)))
+QUERY = QUERY._replace(
+    columns=torch.rand(30).half(), correction=(matrix(2, 40, 8, 40, 3), matrix(2, 30, 8, 40, 4))
+)
 STORED: dict[str, Stored] = {
     "cores.0.mlp.up.weight": UP,
     "cores.0.mlp.down.weight": DOWN,
@@ -59,7 +63,10 @@ def test_sizes_add_up_to_the_file(tmp_path: Path, codec: str) -> None:
     assert (info.format, info.coder) == (2, codec)
     codes = 3000 + 3000 + 1200 + 2 * 40 + 2 * 30 + 200
     floats = 2 * (50 + 60 + 40 + 30 + 2 + 2 + 9 + 10) + 4
-    assert [(section.name, section.raw) for section in info.sections] == [("codes", codes), ("floats", floats)]
+    assert [(section.name, section.raw) for section in info.sections] == [
+        ("codes", codes),
+        ("floats", floats),
+    ]
     assert codes == info.codes
     assert info.weights == 3000 + 3000 + 1200 + 9 + 1 + 200
     assert info.bits_per_weight == pytest.approx(8 * size / info.weights)
@@ -76,7 +83,11 @@ def test_a_row_per_tensor(tmp_path: Path) -> None:
     sides = [f"{query}, correction of rows", f"{query}, correction of columns"]
     assert list(rows) == [*list(STORED)[:3], *sides, *list(STORED)[3:]]
     assert QUERY.correction is not None
-    for name, value in (("cores.0.mlp.up.weight", UP), (query, QUERY), *zip(sides, QUERY.correction, strict=True)):
+    for name, value in (
+        ("cores.0.mlp.up.weight", UP),
+        (query, QUERY),
+        *zip(sides, QUERY.correction, strict=True),
+    ):
         row = rows[name]
         assert row.shape == tuple(value.codes.shape)
         assert row.bits == value.bits
@@ -90,7 +101,11 @@ def test_a_row_per_tensor(tmp_path: Path) -> None:
     assert rows[query].float_bytes == 2 * (40 + 30)
     assert rows["cores.0.mlp.up.weight"].float_bytes == 2 * 50
     assert (rows["smear.gate"].dtype, rows["smear.gate"].float_bytes) == ("float16", 18)
-    assert (rows["bigram.scale"].dtype, rows["bigram.scale"].bits, rows["bigram.scale"].shape) == ("float32", 32, ())
+    assert (rows["bigram.scale"].dtype, rows["bigram.scale"].bits, rows["bigram.scale"].shape) == (
+        "float32",
+        32,
+        (),
+    )
     assert rows["smear.gate"].entropy_per_weight is None
     assert rows["smear.gate"].code_min is None
     assert info.entropy_bytes == pytest.approx(sum(row.entropy_bits for row in info.tensors) / 8)

@@ -94,7 +94,11 @@ CHANGES: dict[str, tuple[Callable[[list[Line]], Any], str, str]] = {
     "a loss": (change("nats", 1.5), "line 3: the entry of targets 16", ""),
     "bytes": (change("bytes", 99), "line 3: the entry", r"line 3: 99 bytes claimed, the text has \d+"),
     "the state": (change("state", "t"), "line 3: the entry", ""),
-    "a target left out": (lambda lines: lines.pop(2), "line 3: .*chain", "line 3: targets 20 on follow 16.*missing"),
+    "a target left out": (
+        lambda lines: lines.pop(2),
+        "line 3: .*chain",
+        "line 3: targets 20 on follow 16.*missing",
+    ),
     "scored again": (
         lambda lines: lines.insert(3, dict(lines[2])),
         "line 4: .*chain",
@@ -102,7 +106,11 @@ CHANGES: dict[str, tuple[Callable[[list[Line]], Any], str, str]] = {
     ),
     "another order": (swap, "line 3: .*chain", "line 3: targets 20 on follow 16"),
     "other text": (change("text", "0" * 64), "line 3: .*chain", "line 3: targets 16 to 20 are other tokens"),
-    "the header": (change("artifact", "b" * 64, 0), "line 1: the header", "line 1: the ledger is of another artifact"),
+    "the header": (
+        change("artifact", "b" * 64, 0),
+        "line 1: the header",
+        "line 1: the ledger is of another artifact",
+    ),
     "fewer announced": (
         change("targets", 36, 0),
         "line 1: the header",
@@ -160,7 +168,9 @@ def test_other_data_and_other_bytes_are_found(tmp_path: Path) -> None:
 def test_no_changed_character_passes(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     text = "\n".join(recorded().lines()) + "\n"
     place = data.draw(st.integers(0, len(text) - 2))
-    letter = data.draw(st.characters(min_codepoint=32, max_codepoint=126).filter(lambda letter: letter != text[place]))
+    letter = data.draw(
+        st.characters(min_codepoint=32, max_codepoint=126).filter(lambda letter: letter != text[place])
+    )
     path = tmp_path_factory.mktemp("l") / "l.jsonl"
     path.write_text(text[:place] + letter + text[place + 1 :])
     try:

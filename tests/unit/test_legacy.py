@@ -19,7 +19,7 @@ from torch import Tensor
 from pgolf.compress.legacy import REFERENCE_NAMES, import_reference, reference_names
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 from tests.golden.toy import logits_recipe
 
 CASES = [("456", "shared"), ("644", "base"), ("1232", "flow")]
@@ -65,9 +65,16 @@ def test_quantized_layouts(tmp_path: Path) -> None:
         scale = torch.rand(codes.shape[0]).half()
         kept = {name: value.half() for name, value in reference.items() if name != matrix}
         if number == "644":
-            value: dict[str, Any] = {"quantized": {matrix: codes}, "scales": {matrix: scale}, "passthrough": kept}
+            value: dict[str, Any] = {
+                "quantized": {matrix: codes},
+                "scales": {matrix: scale},
+                "passthrough": kept,
+            }
         else:
-            value = {"w": kept | {f"{matrix}.q": codes, f"{matrix}.scale": scale}, "m": {matrix: {"type": "int6"}}}
+            value = {
+                "w": kept | {f"{matrix}.q": codes, f"{matrix}.scale": scale},
+                "m": {matrix: {"type": "int6"}},
+            }
         save_ptz(tmp_path / "a.ptz", value)
         state = import_reference(tmp_path / "a.ptz", recipe)
         assert torch.equal(state["token_embedding.weight"], codes.float() * scale.float()[:, None])
@@ -141,8 +148,14 @@ CODES = torch.zeros(2, 2, dtype=torch.int8)
         ({"w": {1: torch.zeros(2)}, "m": {}}, "entry 1 is not named by text"),
         ({"quantized": {"a": 3}, "scales": {}, "passthrough": {}}, "entry a is a int"),
         ({"quantized": {"a": CODES}, "scales": 3, "passthrough": {}}, "scale of tensor a is missing"),
-        ({"w": {"a.q": CODES, "a.scale": torch.zeros(3)}, "m": {}}, "scale of tensor a is missing or does not fit"),
-        ({"w": {"a.q": CODES[0], "a.scale": torch.zeros(2)}, "m": {}}, "scale of tensor a is missing or does not fit"),
+        (
+            {"w": {"a.q": CODES, "a.scale": torch.zeros(3)}, "m": {}},
+            "scale of tensor a is missing or does not fit",
+        ),
+        (
+            {"w": {"a.q": CODES[0], "a.scale": torch.zeros(2)}, "m": {}},
+            "scale of tensor a is missing or does not fit",
+        ),
         ({"w": {"a.q": torch.zeros(4, 3, 5), "a.scale": torch.zeros(4)}, "m": {}}, "does not fit its"),
         ({"a": torch.zeros(2, dtype=torch.complex64)}, "tensor a is not a plain array"),
         ({"a": torch.zeros(2).to_sparse()}, "tensor a is not a plain array"),
@@ -188,7 +201,9 @@ def test_a_small_file_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Tensor, "float", lambda self: pytest.fail("converted before it was checked"))
     for name, content in (("w.pt", hostile(kind)), ("w.ptz", zlib.compress(hostile(kind)))):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(PgolfError, match=rf"{name}: tensor tok_emb\.weight has shape \(1048576, 1048576\)"):
+        with pytest.raises(
+            PgolfError, match=rf"{name}: tensor tok_emb\.weight has shape \(1048576, 1048576\)"
+        ):
             import_reference(tmp_path / name, recipe)
     # A whole model, one of whose tensors shows a single number again and again.
     shape = (recipe.model.vocab_size, recipe.model.width)
@@ -203,7 +218,9 @@ def test_a_storage_that_is_larger_than_the_file_is_refused(tmp_path: Path) -> No
     reference = as_reference("456", recipe)
     torch.save(reference, buffer)
     # As the pickle has them: 2^30 numbers instead of those that are there.
-    count, claimed = (b"J" + number.to_bytes(4, "little") for number in (reference["tok_emb.weight"].numel(), 1 << 30))
+    count, claimed = (
+        b"J" + number.to_bytes(4, "little") for number in (reference["tok_emb.weight"].numel(), 1 << 30)
+    )
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         changed = io.BytesIO()
         with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(changed, "w", compression) as target:
@@ -214,7 +231,9 @@ def test_a_storage_that_is_larger_than_the_file_is_refused(tmp_path: Path) -> No
                     content = content.replace(count, claimed)
                 target.writestr(entry.filename, content)
         (tmp_path / "w.pt").write_bytes(changed.getvalue())
-        with pytest.raises(PgolfError, match=r"w\.pt: claims more numbers than its [\d,]+ bytes can hold; refused"):
+        with pytest.raises(
+            PgolfError, match=r"w\.pt: claims more numbers than its [\d,]+ bytes can hold; refused"
+        ):
             import_reference(tmp_path / "w.pt", recipe)
 
 

@@ -12,7 +12,7 @@ from pgolf.data.loader import BatchLoader, TokenStream
 from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import read_shard
 from pgolf.errors import PgolfError
-from pgolf.recipe import TrainSection
+from pgolf.recipe.sections import TrainSection
 
 TRAIN = TrainSection(batch_tokens=64, sequence_length=4, micro_batches=8)
 
@@ -27,7 +27,9 @@ def shards(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def reference_order(tokens: np.ndarray, world: int, rank: int, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def reference_order(
+    tokens: np.ndarray, world: int, rank: int, steps: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """The definition, word by word: each micro-batch takes world * (local + 1) tokens, a rank uses its slice."""
     position, batches = 0, []
     accumulation = 8 // world
@@ -40,7 +42,9 @@ def reference_order(tokens: np.ndarray, world: int, rank: int, steps: int) -> li
     return batches
 
 
-@pytest.mark.parametrize(("world", "rank"), [(world, rank) for world in (1, 2, 4, 8) for rank in range(world)])
+@pytest.mark.parametrize(
+    ("world", "rank"), [(world, rank) for world in (1, 2, 4, 8) for rank in range(world)]
+)
 def test_order_of_the_references(shards: list[Path], world: int, rank: int) -> None:
     stream = TokenStream(shards)
     assert stream.total == 300
@@ -84,7 +88,9 @@ def test_shards_are_mapped_not_read(shards: list[Path]) -> None:
 
 
 def test_ranks_must_share_evenly(shards: list[Path]) -> None:
-    with pytest.raises(PgolfError, match=r"train\.micro_batches \d+ \(of train\.batch_tokens \d+\).*by 3 ranks"):
+    with pytest.raises(
+        PgolfError, match=r"train\.micro_batches \d+ \(of train\.batch_tokens \d+\).*by 3 ranks"
+    ):
         BatchLoader(TokenStream(shards), TRAIN, 0, 3)
 
 

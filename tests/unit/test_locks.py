@@ -19,16 +19,16 @@ from typing import Any
 
 import pytest
 
-from pgolf import locks
 from pgolf.errors import PgolfError
-from pgolf.locks import LOCK, Held, Holder, held, take
-from pgolf.processes import birth
+from pgolf.runtime import locks
+from pgolf.runtime.locks import LOCK, Held, Holder, held, take
+from pgolf.runtime.processes import birth
 
 # What a second process does first.
 START = """
 import errno, fcntl, os, sys, time
 from pathlib import Path
-from pgolf.locks import Held, held, take
+from pgolf.runtime.locks import Held, held, take
 
 def no_flock(*arguments):
     raise OSError(errno.ENOSYS, "Function not implemented")
@@ -108,7 +108,9 @@ def _leave(path: Path, holder: Holder) -> None:
     path.write_text(json.dumps(asdict(holder)))
 
 
-def test_who_comes_second_is_told_who_is_there_and_goes_on_when_that_one_was_killed(tmp_path: Path, flock: str) -> None:
+def test_who_comes_second_is_told_who_is_there_and_goes_on_when_that_one_was_killed(
+    tmp_path: Path, flock: str
+) -> None:
     path, notes = tmp_path / "run" / LOCK, list[str]()
     with _holder(path, flock) as process:
         with pytest.raises(PgolfError) as caught, held(path, "run", notes.append):
@@ -136,7 +138,9 @@ def test_a_process_that_nobody_has_asked_for_has_ended(tmp_path: Path) -> None:
     assert birth(os.getpid()) == birth(os.getpid()) is not None
 
 
-def test_one_that_released_it_between_two_steps_left_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_released_it_between_two_steps_left_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, flock = tmp_path / LOCK, fcntl.flock
     first = take(path, "run")
 
@@ -175,7 +179,9 @@ def test_what_another_machine_left(tmp_path: Path, flock: str) -> None:
         with held(path, "run", notes.append):
             assert "on node7" in notes[0]
     else:
-        with pytest.raises(Held, match=rf"on node7, since .*if that process has certainly ended, delete {path}"):
+        with pytest.raises(
+            Held, match=rf"on node7, since .*if that process has certainly ended, delete {path}"
+        ):
             take(path, "run")
     # One that had no flock there is not asked after by flock.
     _leave(path, _someone(host="node7", flock=False))
@@ -212,7 +218,9 @@ def test_a_file_without_a_name_in_it(
     assert not path.exists()
 
 
-def test_one_that_was_held_up_before_it_wrote_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_was_held_up_before_it_wrote_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fcntl, "flock", _fails(errno.ENOSYS))
     monkeypatch.setattr(locks, "_PATIENCE", 0.1)
     path, taken, write = tmp_path / LOCK, list[locks.Lock](), Holder.write
@@ -349,7 +357,9 @@ def test_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
         ("link", "cannot be written"),
     ],
 )
-def test_places_where_no_lock_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, said: str) -> None:
+def test_places_where_no_lock_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, said: str
+) -> None:
     monkeypatch.setattr(locks, "_PATIENCE", 0.1)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "else")

@@ -1,4 +1,6 @@
-"""Low-rank adapters: what they change, how they learn, the text they learn from, and what a recipe may ask for."""
+"""Low-rank adapters: what they change, how they learn, the text they learn from, and what a recipe may ask
+for.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pgolf.evaluate.lora import Adapters, adapted_matrices, training_batches
 from pgolf.evaluate.protocol import Recorded
 from pgolf.evaluate.ttt import Lesson, Transcript
 from pgolf.model.gpt import GPT, parameter_count
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 from tests.unit.lora_stand_ins import changed, lora_recipe, weights
 from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe
 
@@ -29,13 +31,19 @@ def lesson_of(size: int, targets: int, seed: int = 5) -> Lesson:
     ("targets", "frozen", "expected"),
     [
         (["query"], 0, [f"cores.{core}.attention.query.weight" for core in range(4)]),
-        (["value", "up"], 2, [f"cores.{c}.{m}.weight" for c in (2, 3) for m in ("attention.value", "mlp.up")]),
+        (
+            ["value", "up"],
+            2,
+            [f"cores.{c}.{m}.weight" for c in (2, 3) for m in ("attention.value", "mlp.up")],
+        ),
         (["key", "output"], 3, ["cores.3.attention.key.weight", "cores.3.attention.output.weight"]),
         (["down"], 3, ["cores.3.mlp.down.weight"]),
     ],
 )
 def test_only_the_named_matrices_change(targets: list[str], frozen: int, expected: list[str]) -> None:
-    recipe = lora_recipe("lora", f"ttt.lora.targets={targets}", f"ttt.frozen_blocks={frozen}", "model.layers=4")
+    recipe = lora_recipe(
+        "lora", f"ttt.lora.targets={targets}", f"ttt.frozen_blocks={frozen}", "model.layers=4"
+    )
     network = small_model(recipe)
     before = weights(network)
     adapters = adapters_of(network, recipe)
@@ -161,8 +169,12 @@ def test_a_transcript_keeps_what_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-@pytest.mark.parametrize(("size", "targets"), [(1, 1), (5, 3), (8, 8), (20, 3), (20, 8), (20, 9), (20, 20), (33, 17)])
-def test_every_target_of_a_lesson_is_learned_once_with_its_context(size: int, targets: int, batch: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "targets"), [(1, 1), (5, 3), (8, 8), (20, 3), (20, 8), (20, 9), (20, 20), (33, 17)]
+)
+def test_every_target_of_a_lesson_is_learned_once_with_its_context(
+    size: int, targets: int, batch: int
+) -> None:
     lesson = Lesson(np.arange(size + 1, dtype=np.uint16), targets)
     learned: list[int] = []
     for inputs, following, counted in training_batches(lesson, 8, batch):
@@ -186,7 +198,10 @@ def test_every_target_of_a_lesson_is_learned_once_with_its_context(size: int, ta
         (['ttt.method="dora"'], "ttt.method: input should be 'full', 'lora', 'lora_document' or 'phased'"),
         (['ttt.method="lora"', "ttt.lora.targets=[]"], "ttt.lora.targets is empty"),
         (['ttt.method="lora"', 'ttt.lora.targets=["up", "up"]'], "ttt.lora.targets names a matrix twice"),
-        (['ttt.method="phased"', "ttt.lora.rank=9"], "ttt.lora.rank 9 exceeds 8, the smaller side of the key matrices"),
+        (
+            ['ttt.method="phased"', "ttt.lora.rank=9"],
+            "ttt.lora.rank 9 exceeds 8, the smaller side of the key matrices",
+        ),
         (['ttt.method="lora"', "ttt.frozen_blocks=4"], "freezes all 4 blocks, so ttt.method lora has no"),
         (
             ['ttt.method="lora"', "ttt.frozen_blocks=2", "model.unique_layers=2", "model.xsa_last=0"],

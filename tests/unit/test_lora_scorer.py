@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.evaluate.ledger import Ledger
 from pgolf.evaluate.lora_scorer import LORA_SCORERS, DocumentScorer, LoraScorer, PhasedScorer
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
-from pgolf.evaluate.scorer import build_scorer, weights_digest
+from pgolf.evaluate.scorer import weights_digest
 from pgolf.evaluate.ttt import Lesson
 from tests.unit.lora_stand_ins import BOS, Tokens, changed, documents, lora_recipe, weights
 from tests.unit.stand_ins import LENGTH, byte_counts, random_tokens, small_model, small_recipe
@@ -43,7 +44,9 @@ def graded(scorer: Scorer, tokens: Tokens, *, strict: bool = False, most: int | 
     return torch.cat(losses)
 
 
-def scored(method: str, tokens: Tokens, *settings: str, strict: bool = False, most: int | None = None) -> Tensor:
+def scored(
+    method: str, tokens: Tokens, *settings: str, strict: bool = False, most: int | None = None
+) -> Tensor:
     recipe = lora_recipe(method, *settings)
     return graded(build_scorer(small_model(recipe), recipe, "ttt"), tokens, strict=strict, most=most)
 
@@ -62,7 +65,9 @@ def evaluated(method: str, tokens: Tokens, *settings: str) -> EvalResult:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("settings", [(), ("ttt.lora.chunk_tokens=7", "evaluate.stride=5"), ("evaluate.batch=1",)])
+@pytest.mark.parametrize(
+    "settings", [(), ("ttt.lora.chunk_tokens=7", "evaluate.stride=5"), ("evaluate.batch=1",)]
+)
 def test_requests_of_any_size_give_the_same_numbers(method: str, settings: tuple[str, ...]) -> None:
     tokens = documents(*SIZES)
     blocks = scored(method, tokens, *settings)
@@ -76,8 +81,19 @@ def test_requests_of_any_size_give_the_same_numbers(method: str, settings: tuple
 def test_a_token_never_changes_earlier_losses(method: str) -> None:
     tokens = documents(*SIZES)
     before = scored(method, tokens)
-    # Around grid points (multiples of 12) and document starts (36, 37, 39, 64, 104, 113), which come and go here.
-    for at, token in [(5, BOS), (12, 7), (13, BOS), (36, 7), (38, BOS), (39, 7), (70, BOS), (104, 7), (105, BOS)]:
+    # Around grid points (multiples of 12) and document starts (36, 37, 39, 64, 104, 113), which come and go
+    # here.
+    for at, token in [
+        (5, BOS),
+        (12, 7),
+        (13, BOS),
+        (36, 7),
+        (38, BOS),
+        (39, 7),
+        (70, BOS),
+        (104, 7),
+        (105, BOS),
+    ]:
         other = tokens.copy()
         other[at] = token
         assert other[at] != tokens[at]
@@ -109,7 +125,10 @@ def test_without_a_learning_rate_it_is_sliding(method: str) -> None:
     tokens = documents(*SIZES)
     still = scored(method, tokens, "ttt.lora.lr=0", "ttt.lr=0")
     assert torch.allclose(still, sliding(tokens), atol=1e-5, rtol=0)
-    for settings in (["ttt.lora.epochs=0", "ttt.epochs=0"], ["ttt.lora.chunk_tokens=10000", "ttt.phased.phases=1"]):
+    for settings in (
+        ["ttt.lora.epochs=0", "ttt.epochs=0"],
+        ["ttt.lora.chunk_tokens=10000", "ttt.phased.phases=1"],
+    ):
         assert torch.allclose(scored(method, tokens, *settings), sliding(tokens), atol=1e-5, rtol=0)
 
 
@@ -227,7 +246,8 @@ def test_what_is_learned_from_is_recorded() -> None:
             assert (lesson.text[1:] == BOS).sum() == 0, "one document only"
             seen.extend(range(done - lesson.targets, done))
     assert seen == sorted(set(seen)), "every target at most once"
-    # Left out: what follows the last grid point of a document, and a grid point at which the document is over.
+    # Left out: what follows the last grid point of a document, and a grid point at which the document is
+    # over.
     starts = np.flatnonzero(tokens == BOS).tolist()
     ends = [*starts[1:], len(tokens) - 1]
     assert seen == [t for s, e in zip(starts, ends, strict=True) for t in range(s, (e - 1) // 12 * 12)]
@@ -347,14 +367,19 @@ def test_a_phase_changes_the_base_under_the_adapters_in_use() -> None:
     done = 0
     before, base = weights(network), weights(network)
     while done < 93:
-        base, up = weights(scorer.base), {name: value.detach().clone() for name, value in scorer.adapters.up.items()}
+        base, up = (
+            weights(scorer.base),
+            {name: value.detach().clone() for name, value in scorer.adapters.up.items()},
+        )
         block = tokens[done + 1 : done + 1 + scorer.wanted()]
         scorer.receive(Recorded(done, block.copy()))
         done += len(block)
         if done < 93:
             assert not changed(before, scorer.base)
     assert done == 93 and changed(base, scorer.base) == set(before)
-    assert all(torch.equal(value, up[name]) for name, value in scorer.adapters.up.items()), "93 is no grid point"
+    assert all(torch.equal(value, up[name]) for name, value in scorer.adapters.up.items()), (
+        "93 is no grid point"
+    )
     for name, value in scorer.network.named_parameters():
         expected = scorer.base.get_parameter(name)
         if name in scorer.adapters.up:

@@ -1,4 +1,6 @@
-"""The three ways to the losses agree with the formula, with each other and with the gradients of the plain one."""
+"""The three ways to the losses agree with the formula, with each other and with the gradients of the plain
+one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from pgolf.model import loss
 from pgolf.model.gpt import build_model
 from pgolf.model.loss import capped, chunked_losses, loss_form, target_losses
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 
 ROWS, VOCABULARY, WIDTH, CAP = 23, 37, 8, 3.0
 
@@ -29,7 +31,9 @@ def _plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rows", (1, 7, 23, 100))
-def test_chunks_give_the_losses_and_gradients_of_the_formula_for_any_weights_of_the_targets(rows: int) -> None:
+def test_chunks_give_the_losses_and_gradients_of_the_formula_for_any_weights_of_the_targets(
+    rows: int,
+) -> None:
     hidden, weight, targets = _case()
     upstream = torch.linspace(-1, 2, ROWS, dtype=torch.float64)
     expected = _plain(hidden, weight, targets)
@@ -76,7 +80,9 @@ def test_the_plain_form_by_hand_gives_the_losses_and_gradients_of_the_formula(ca
 
 
 @pytest.mark.parametrize("form", ("plain", "chunked"))
-def test_autocast_forms_products_in_bf16_and_the_rest_in_float32(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autocast_forms_products_in_bf16_and_the_rest_in_float32(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loss, "loss_form", lambda *_: form)
     hidden, weight, targets = _case(torch.float32)
     z = F.linear(hidden.bfloat16(), weight.bfloat16())
@@ -123,6 +129,8 @@ def test_the_model_uses_it_with_its_own_softcap_and_embedding() -> None:
     tokens = torch.randint(320, (2, 9), generator=torch.Generator().manual_seed(1))
     losses = network(tokens[:, :-1], tokens[:, 1:])
     logits = network(tokens[:, :-1])
-    expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view_as(losses)
+    expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view_as(
+        losses
+    )
     assert torch.allclose(losses, expected, atol=1e-6, rtol=0)
     assert logits.abs().max() < 2.5

@@ -10,8 +10,9 @@ import torch
 from pgolf.model.embeddings import bigram_buckets
 from pgolf.model.gpt import GPT, build_model
 from pgolf.model.linear import soft_round
-from pgolf.recipe import ModelSection, load_recipe
-from pgolf.recipe_files import recipe_names
+from pgolf.recipe.files import recipe_names
+from pgolf.recipe.recipe import load_recipe
+from pgolf.recipe.sections import ModelSection
 
 TINY = ["model.layers=3", "model.width=32", "model.heads=4", "model.kv_heads=2", "model.mlp_hidden=48"]
 TINY += ["model.vocab_size=64", "model.bigram.buckets=32", "model.bigram.width=16"]
@@ -121,7 +122,9 @@ def test_initial_weights_of_the_references() -> None:
     assert state["cores.0.attention.gate.weight"].count_nonzero() == 0
     assert state["bigram.scale"].item() == pytest.approx(0.05)
     assert (state["cores.0.attention.query_gain"] == 1.5).all()
-    older = load_recipe("seed_644", ["model.layers=2", "model.xsa_last=2", "model.value_embedding.layers=[1]"])
+    older = load_recipe(
+        "seed_644", ["model.layers=2", "model.xsa_last=2", "model.value_embedding.layers=[1]"]
+    )
     state = build_model(older.model, 0).state_dict()
     assert state["bigram.table.weight"].std().item() == pytest.approx(0.01, rel=0.02)
     assert state["value_embedding.table.weight"].std().item() == pytest.approx(0.01, rel=0.02)

@@ -15,8 +15,9 @@ from pgolf.optim.muon import Muon
 from pgolf.optim.newton_schulz import Method, orthogonalise, polar_express
 from pgolf.optim.routing import ROUTES, groups_of, route
 from pgolf.optim.schedule import lr_scale, muon_momentum
-from pgolf.recipe import AverageSection, Recipe, TrainSection, load_recipe
-from pgolf.recipe_files import recipe_names
+from pgolf.recipe.files import recipe_names
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.recipe.sections import AverageSection, TrainSection
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -109,7 +110,8 @@ def test_polar_express_comes_closer_to_one_in_as_many_steps(steps: int) -> None:
 @pytest.mark.parametrize("method", ["quintic", "polar_express"])
 @pytest.mark.parametrize("shape", [(2, 24, 96), (2, 96, 24), (2, 24, 30)])
 def test_orthogonalising_keeps_singular_vectors(method: Method, shape: tuple[int, int, int]) -> None:
-    # Whatever route is taken (wide matrices have a shorter one): the polynomials act on the singular values alone.
+    # Whatever route is taken (wide matrices have a shorter one): the polynomials act on the singular values
+    # alone.
     torch.manual_seed(0)
     matrices = torch.randn(shape)
     left, values, right = torch.linalg.svd(matrices.double(), full_matrices=False)
@@ -156,7 +158,9 @@ def test_muon_equals_a_plain_loop_over_matrices() -> None:
                 x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
             if weight.size(0) > weight.size(1):
                 x = x.T
-            weight.mul_(1 - 0.1 * 0.04).add_(x, alpha=-0.1 * math.sqrt(max(1, weight.size(0) / weight.size(1))))
+            weight.mul_(1 - 0.1 * 0.04).add_(
+                x, alpha=-0.1 * math.sqrt(max(1, weight.size(0) / weight.size(1)))
+            )
     for parameter, weight in zip(ours, plain, strict=True):
         assert torch.allclose(parameter, weight, atol=1e-5)
 

@@ -14,10 +14,10 @@ import torch
 
 from pgolf.compress import code_size
 from pgolf.compress.pack import middle_out, pack, predicted_bytes
+from pgolf.compress.weights import load_weights
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
-from pgolf.recipe import Recipe, load_recipe
-from pgolf.weights import load_weights
+from pgolf.recipe.recipe import Recipe, load_recipe
 
 SMALL = ["model.layers=5", "model.xsa_last=5", "compress.keep_below=512"]
 SMALL += ['compress.scheme="rowwise"', 'compress.codec="zstd"', "compress.level=22"]
@@ -37,7 +37,9 @@ def test_the_report_adds_up_and_the_file_reads_back(tmp_path: Path) -> None:
     report = pack(state(recipe), recipe, "abc", tmp_path / "m.pgolf")
     assert report.model_bytes == (tmp_path / "m.pgolf").stat().st_size
     assert report.total_bytes == report.model_bytes + report.code_bytes <= report.cap
-    assert sum(group["entries"] for group in report.groups.values()) == sum(v.numel() for v in state(recipe).values())
+    assert sum(group["entries"] for group in report.groups.values()) == sum(
+        v.numel() for v in state(recipe).values()
+    )
     weights = load_weights(tmp_path / "m.pgolf")
     assert weights.tokenizer_digest == "abc"
     for name, value in state(recipe).items():
@@ -95,10 +97,12 @@ def test_code_bytes_cover_what_scoring_imports() -> None:
     script = "import sys, pgolf.compress.container, pgolf.data.dataset, pgolf.evaluate.evaluate\n"
     script += "import pgolf.evaluate.lora_scorer\n"
     script += "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('pgolf')), sep='\\n')"
-    files = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    files = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
     imported = {path.split("/pgolf/", 1)[1] for path in files}
     # Where the library begins: signatures, and names for what is imported when it is called.
-    imported -= {"__init__.py", "api.py"}
+    imported -= {"__init__.py", "api.py", "runtime/package.py"}
     imported = {path for path in imported if not path.endswith("/__init__.py")}
     # The kernels are imported on CUDA alone.
     assert imported | {"kernels/cross_entropy.py"} == set(code_size.SCORER_MODULES)
@@ -109,7 +113,9 @@ def test_code_bytes_cover_what_scoring_imports() -> None:
 def test_the_code_that_is_counted_scores_the_artifact(tmp_path: Path) -> None:
     recipe = load_recipe("tiny", SMALL)
     pack(state(recipe), recipe, "", tmp_path / "m.pgolf")
-    bare = lzma.decompress(code_size.packed_code(), format=lzma.FORMAT_RAW, filters=code_size.FILTERS).decode()
+    bare = lzma.decompress(
+        code_size.packed_code(), format=lzma.FORMAT_RAW, filters=code_size.FILTERS
+    ).decode()
     for part in re.split(r"^# (?=\S+\.py$)", bare, flags=re.MULTILINE)[1:]:
         name, _, source = part.partition("\n")
         (tmp_path / "pgolf" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -13,18 +13,24 @@ from hypothesis import strategies as st
 from pgolf.errors import PgolfError
 from pgolf.evaluate import passes
 from pgolf.evaluate import ttt as ttt_module
+from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.evaluate.passes import fitting_batch, with_batch
-from pgolf.evaluate.scorer import WindowScorer, build_scorer
-from pgolf.recipe import load_recipe
-from pgolf.team import Team
+from pgolf.evaluate.scorer import WindowScorer
+from pgolf.recipe.recipe import load_recipe
+from pgolf.runtime.team import Team
 from tests.unit.stand_ins import byte_counts, random_tokens, small_model, small_recipe
 
 MODEL = load_recipe("seed_1232").model
 CPU = torch.device("cpu")
 
 
-@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 1 << 16), st.sampled_from(["cpu", "cuda"]))
+@given(
+    st.integers(0, 1 << 40),
+    st.integers(0, 1 << 40),
+    st.integers(1, 1 << 16),
+    st.sampled_from(["cpu", "cuda"]),
+)
 def test_a_batch_is_bounded_and_grows_with_memory(one: int, other: int, length: int, device: str) -> None:
     few, many = (fitting_batch(MODEL, length, free, device) for free in sorted((one, other)))
     assert 1 <= few <= many
@@ -112,7 +118,8 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 
 def scored(*settings: str, mode: str = "ttt", count: int = 700) -> EvalResult:
-    # Chunks of 128 targets: 32 windows in groups of 4; 8 sequences, trained on by 3, 3 and 2 in each of 2 epochs.
+    # Chunks of 128 targets: 32 windows in groups of 4; 8 sequences, trained on by 3, 3 and 2 in each of 2
+    # epochs.
     recipe = small_recipe(
         *("evaluate.batch=4", "ttt.chunk_tokens=128", "ttt.batch_sequences=3", "ttt.epochs=2", "ttt.lr=0.01"),
         *("model.layers=2", "ttt.frozen_blocks=0", *settings),
@@ -148,7 +155,7 @@ def test_the_recipe_may_ask_for_graphs_that_are_replayed(compiler: Compiler) -> 
 
 
 def test_short_evaluations_and_cpus_do_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pgolf.device import pays_to_compile
+    from pgolf.runtime.device import pays_to_compile
 
     cuda = torch.device("cuda")
     assert pays_to_compile(cuda, 10**9) and not pays_to_compile(cuda, 10**6)

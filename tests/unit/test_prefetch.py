@@ -13,7 +13,7 @@ from pgolf.data.loader import BatchLoader, TokenStream
 from pgolf.data.prefetch import Prefetcher, prefetcher
 from pgolf.data.shard_writer import write_shard
 from pgolf.errors import PgolfError
-from pgolf.recipe import TrainSection
+from pgolf.recipe.sections import TrainSection
 
 TRAIN = TrainSection(batch_tokens=64, sequence_length=4, micro_batches=4)
 

@@ -28,16 +28,19 @@ from pgolf.data.shard_writer import ShardWriter
 from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.folders import new_folder
-from pgolf.processes import birth
+from pgolf.runtime.folders import new_folder
+from pgolf.runtime.processes import birth
 
-SENTENCE = "the quick brown fox jumps over a lazy dog while seven owls watch from old oak trees and 1234 stars shine"
+SENTENCE = (
+    "the quick brown fox jumps over a lazy dog while seven owls watch from old oak trees and 1234 stars shine"
+)
 
 
 def _texts(count: int, seed: int = 0, words: int = 12) -> list[str]:
     choose = random.Random(seed)
     return [
-        f"{number} " + " ".join(choose.choices(SENTENCE.split(), k=words)) + "\tÅ.\n\n  End" for number in range(count)
+        f"{number} " + " ".join(choose.choices(SENTENCE.split(), k=words)) + "\tÅ.\n\n  End"
+        for number in range(count)
     ]
 
 
@@ -66,7 +69,9 @@ def test_the_shard_is_bos_and_tokens_of_each_document_after_the_header(tmp_path:
     prepare.prepare([_jsonl(tmp_path / "a.jsonl", texts)], tmp_path / "out", tokenizer=model)
     tokenizer = Tokenizer.load(model)
     tokens = [token for text in texts for token in (1, *tokenizer.encode(text))]
-    expected = struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253) + struct.pack(f"<{len(tokens)}H", *tokens)
+    expected = struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253) + struct.pack(
+        f"<{len(tokens)}H", *tokens
+    )
     assert (tmp_path / "out" / "text_train_000000.bin").read_bytes() == expected
 
 
@@ -74,7 +79,9 @@ def test_the_shard_is_bos_and_tokens_of_each_document_after_the_header(tmp_path:
 def test_an_official_shard_is_reproduced_byte_for_byte(shared: Path, tmp_path: Path, name: str) -> None:
     official, model = shared / "golden" / "shards" / name, shared / "tokenizers" / "fineweb_1024_bpe.model"
     tokenizer, tokens = Tokenizer.load(model), read_shard(official)
-    documents = [tokenizer.decode(part[1:].tolist()) for part in np.split(tokens, np.flatnonzero(tokens == 1)[1:])]
+    documents = [
+        tokenizer.decode(part[1:].tolist()) for part in np.split(tokens, np.flatnonzero(tokens == 1)[1:])
+    ]
     prepare.prepare([_jsonl(tmp_path / "a.jsonl", documents)], tmp_path / "out", tokenizer=model)
     assert (tmp_path / "out" / "text_train_000000.bin").read_bytes() == official.read_bytes()
 
@@ -100,7 +107,11 @@ def test_the_manifest_counts_everything(tmp_path: Path, model: Path) -> None:
         entry = manifest["splits"][split]
         size = sum(len(text.encode()) for text in documents)
         # The tokenizer that is trained here normalises nothing, so both counts are the text's own size.
-        assert (entry["documents"], entry["bytes_original"], entry["bytes_normalized"]) == (len(documents), size, size)
+        assert (entry["documents"], entry["bytes_original"], entry["bytes_normalized"]) == (
+            len(documents),
+            size,
+            size,
+        )
         paths = [out / shard["name"] for shard in entry["shards"]]
         assert paths == sorted(out.glob(f"*_{split}_*.bin"))
         assert [shard["sha256"] for shard in entry["shards"]] == [_digest(path) for path in paths]
@@ -122,9 +133,9 @@ def test_the_manifest_counts_everything(tmp_path: Path, model: Path) -> None:
 def test_normalisation_loss_shows_in_the_counts(shared: Path, tmp_path: Path) -> None:
     model = shared / "tokenizers" / "fineweb_1024_bpe.model"
     text = "two  spaces\n\nand a ligature: ﬁ"
-    entry = prepare.prepare([_jsonl(tmp_path / "a.jsonl", [text])], tmp_path / "out", tokenizer=model)["splits"][
-        "train"
-    ]
+    entry = prepare.prepare([_jsonl(tmp_path / "a.jsonl", [text])], tmp_path / "out", tokenizer=model)[
+        "splits"
+    ]["train"]
     assert entry["bytes_original"] == len(text.encode())
     assert entry["bytes_normalized"] == len("two spaces and a ligature: fi")
 
@@ -181,7 +192,9 @@ def _documents(folder: Path, split: str) -> list[str]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("fraction", [1e-9, 0.1, 1 - 1e-9])
-def test_files_are_documents_and_each_side_gets_one(tmp_path: Path, model: Path, fraction: float, workers: int) -> None:
+def test_files_are_documents_and_each_side_gets_one(
+    tmp_path: Path, model: Path, fraction: float, workers: int
+) -> None:
     texts = [f"{text}\n\nmore of it" for text in _texts(6)]
     files = [tmp_path / f"{number}.txt" for number in range(6)]
     for path, text in zip(files, texts, strict=True):
@@ -189,9 +202,13 @@ def test_files_are_documents_and_each_side_gets_one(tmp_path: Path, model: Path,
     ordered = sorted(texts, key=document_number)
     held = {1e-9: ordered[:1], 1 - 1e-9: ordered[:-1]}.get(fraction) or [t for t in texts if held_out(t, 0.1)]
     for name, order in (("a", files), ("b", files[::-1])):
-        manifest = prepare.prepare(order, tmp_path / name, val_fraction=fraction, tokenizer=model, workers=workers)
+        manifest = prepare.prepare(
+            order, tmp_path / name, val_fraction=fraction, tokenizer=model, workers=workers
+        )
         assert sorted(_documents(tmp_path / name, "val")) == sorted(held or ordered[:1])
-        assert sorted(_documents(tmp_path / name, "train") + _documents(tmp_path / name, "val")) == sorted(texts)
+        assert sorted(_documents(tmp_path / name, "train") + _documents(tmp_path / name, "val")) == sorted(
+            texts
+        )
         assert manifest["documents"] == {"count": 6, "median_characters": sorted(map(len, texts))[2]}
 
 
@@ -207,7 +224,9 @@ def test_of_a_single_document_the_end_is_held_out(tmp_path: Path) -> None:
     assert len(val.encode()) - len(lines[0]) < 0.1 * len(whole.encode()) <= len(val.encode())
     assert manifest["documents"] == {"count": 1, "median_characters": len(whole)}
     assert "wx" not in train
-    assert len(open_dataset(tmp_path / "out").tokenizer.encode("wxwxwxwx")) >= 8, "held-out text taught no pieces"
+    assert len(open_dataset(tmp_path / "out").tokenizer.encode("wxwxwxwx")) >= 8, (
+        "held-out text taught no pieces"
+    )
     source.write_text("A single line.\n\n")
     with pytest.raises(PgolfError, match=r"single document of one line.*--val-text"):
         prepare.prepare([source], tmp_path / "other", vocab_size=340, val_fraction=0.1)
@@ -249,7 +268,9 @@ def test_the_tokenizer_is_trained_on_training_documents_only(tmp_path: Path, spl
         val = [text for text in marked if "wxwx" in text]
         marked = [text for text in marked if "wxwx" not in text]
         options = {"val_text": [_jsonl(tmp_path / "val.jsonl", val)]}
-    source = _jsonl(tmp_path / "a.jsonl", [text for text in marked if "wxwx" in text or not held_out(text, 0.3)])
+    source = _jsonl(
+        tmp_path / "a.jsonl", [text for text in marked if "wxwx" in text or not held_out(text, 0.3)]
+    )
     prepare.prepare([source], tmp_path / "out", vocab_size=340, **options)
     dataset = open_dataset(tmp_path / "out", vocab_size=340)
     ids = dataset.tokenizer.encode(" wxwxwxwx")
@@ -275,10 +296,14 @@ def test_a_trained_tokenizer_loses_nothing_and_has_the_official_ids(tmp_path: Pa
     assert len(tokenizer.encode("1234")) == 4
 
 
-def test_a_tokenizer_takes_a_bounded_sample_of_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_takes_a_bounded_sample_of_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prepare, "SAMPLE_BYTES", 3000)
     seen: list[str] = []
-    monkeypatch.setattr(prepare, "make_tokenizer", lambda path, model, size, documents: seen.extend(documents))
+    monkeypatch.setattr(
+        prepare, "make_tokenizer", lambda path, model, size, documents: seen.extend(documents)
+    )
     files = [_jsonl(tmp_path / f"{seed}.jsonl", _texts(100, seed)) for seed in range(3)]
     with pytest.raises(PgolfError, match="no such tokenizer"):
         prepare.prepare(files, tmp_path / "out", vocab_size=300)
@@ -373,7 +398,9 @@ def test_a_document_too_large_for_the_machine_is_refused_before_any_work(
     source.write_text(text)
     there = 50 * len(text.encode()) / 2
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": int(there) - 1}.__getitem__)
-    with pytest.raises(PgolfError, match=r"a\.txt: is a single document.* GiB.*several files, or with --split"):
+    with pytest.raises(
+        PgolfError, match=r"a\.txt: is a single document.* GiB.*several files, or with --split"
+    ):
         prepare.prepare([source], tmp_path / "out", tokenizer=model)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
     prepare.prepare([source], tmp_path / "lines", tokenizer=model, reading=Reading(split="blank-lines"))
@@ -391,7 +418,9 @@ def test_a_trainer_that_is_killed_is_reported_as_such(tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
         yield from _texts(5)
 
-    with pytest.raises(PgolfError, match=r"trains the tokenizer was killed, perhaps for lack of memory; .*--tokenizer"):
+    with pytest.raises(
+        PgolfError, match=r"trains the tokenizer was killed, perhaps for lack of memory; .*--tokenizer"
+    ):
         train_tokenizer(texts(), 320, tmp_path / "small.model")
 
 
@@ -408,11 +437,14 @@ def test_leftovers_go_but_the_work_of_others_stays(tmp_path: Path) -> None:
     (tmp_path / ".out.partial-1").mkdir()
     (tmp_path / ".out.partial-1" / "text_train_000000.bin").write_bytes(b"half")
     code = (
-        "import sys, time; from pathlib import Path; from pgolf.folders import new_folder\n"
+        "import sys, time; from pathlib import Path; from pgolf.runtime.folders import new_folder\n"
         "with new_folder(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True, env=_environment()
+        [sys.executable, "-c", code, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=_environment(),
     )
     try:
         assert other.stdout is not None and other.stdout.readline() == "ready\n"
@@ -486,7 +518,9 @@ def test_kill_at_any_moment_leaves_all_or_nothing(
     script, out = tmp_path / "script.py", tmp_path / "out"
     script.write_text(KILLED)
     run = subprocess.Popen(
-        [sys.executable, str(script), str(source), str(out), moment], stdout=subprocess.PIPE, env=_environment()
+        [sys.executable, str(script), str(source), str(out), moment],
+        stdout=subprocess.PIPE,
+        env=_environment(),
     )
     assert run.stdout is not None and run.stdout.readline() == b"here\n"
     children = _children(run.pid)
@@ -537,7 +571,7 @@ if moment == "encoding":
 if moment == "writing":
     prepare.write_json = wait
 
-from pgolf.cli import main
+from pgolf.cli.main import main
 
 if __name__ == "__main__":
     main()
@@ -545,8 +579,12 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["reading for the tokenizer", "training", "hashing", "encoding", "writing"])
-def test_an_interruption_at_any_moment_leaves_nothing(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "moment", ["reading for the tokenizer", "training", "hashing", "encoding", "writing"]
+)
+def test_an_interruption_at_any_moment_leaves_nothing(
+    tmp_path: Path, moment: str, number: signal.Signals
+) -> None:
     (tmp_path / "script.py").write_text(INTERRUPTED)
     source = _jsonl(tmp_path / "a.jsonl", _texts(300))
     words = ["data", "prepare", "--text", source, "--vocab-size", "320", "--val-fraction", "0.1"]
@@ -571,8 +609,19 @@ def test_ctrl_c_reaches_the_workers_terminal_and_only_this_process_speaks(tmp_pa
     source = _jsonl(tmp_path / "a.jsonl", _texts(3000) * 20)
     model = tmp_path / "small.model"
     train_tokenizer(_texts(200), 320, model)
-    script = "from pgolf.data import encode; encode._BATCH_CHARACTERS = 2000; from pgolf.cli import main; main()"
-    words = ["data", "prepare", "--text", source, "--tokenizer", model, "--workers", "2", "--out", tmp_path / "out"]
+    script = "from pgolf.data import encode; encode._BATCH_CHARACTERS = 2000; from pgolf.cli.main import main; main()"
+    words = [
+        "data",
+        "prepare",
+        "--text",
+        source,
+        "--tokenizer",
+        model,
+        "--workers",
+        "2",
+        "--out",
+        tmp_path / "out",
+    ]
     run = subprocess.Popen(
         [sys.executable, "-c", script, *words],
         stderr=subprocess.PIPE,
@@ -581,7 +630,9 @@ def test_ctrl_c_reaches_the_workers_terminal_and_only_this_process_speaks(tmp_pa
         start_new_session=True,
     )
     deadline = time.monotonic() + 30
-    while len(_children(run.pid)) < 3 and time.monotonic() < deadline:  # The tracker of resources, and the workers.
+    while (
+        len(_children(run.pid)) < 3 and time.monotonic() < deadline
+    ):  # The tracker of resources, and the workers.
         time.sleep(0.01)
     os.killpg(run.pid, signal.SIGINT)
     _, complaint = run.communicate(timeout=30)
@@ -602,7 +653,7 @@ def busy(*ignored):
 
 encode.encode_batch = busy
 
-from pgolf.cli import main
+from pgolf.cli.main import main
 
 if __name__ == "__main__":
     main()
@@ -616,9 +667,24 @@ def test_an_interruption_does_not_wait_for_what_the_workers_are_at(
     (tmp_path / "script.py").write_text(BUSY)
     # More than a pipe holds, and more than the workers have taken.
     source = _jsonl(tmp_path / "a.jsonl", ["x" * (1 << 20)] * 6)
-    words = ["data", "prepare", "--text", source, "--tokenizer", model, "--workers", "2", "--out", tmp_path / "out"]
+    words = [
+        "data",
+        "prepare",
+        "--text",
+        source,
+        "--tokenizer",
+        model,
+        "--workers",
+        "2",
+        "--out",
+        tmp_path / "out",
+    ]
     run = subprocess.Popen(
-        [sys.executable, "script.py", *words], stderr=subprocess.PIPE, env=_environment(), text=True, cwd=tmp_path
+        [sys.executable, "script.py", *words],
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        text=True,
+        cwd=tmp_path,
     )
     deadline = time.monotonic() + 30
     while not (tmp_path / "busy").exists() and time.monotonic() < deadline:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.ledger import Ledger
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
-from pgolf.evaluate.scorer import MODES, _fingerprint, build_scorer, weights_digest
+from pgolf.evaluate.scorer import _fingerprint, weights_digest
 from tests.unit.stand_ins import VOCABULARY, byte_counts, random_tokens, small_model, small_recipe
 
 
@@ -35,7 +36,9 @@ class Counting(Scorer):
 
     def receive(self, recorded: Recorded) -> None:
         self.events.append(("receive", (recorded.first, recorded.tokens.tolist())))
-        self.counts = self.counts + torch.bincount(torch.from_numpy(recorded.tokens.astype(np.int64)), minlength=64)
+        self.counts = self.counts + torch.bincount(
+            torch.from_numpy(recorded.tokens.astype(np.int64)), minlength=64
+        )
 
     def state_digest(self) -> str:
         return str(self.counts.tolist())
@@ -123,7 +126,9 @@ def test_what_is_no_score_is_refused(losses: Tensor, message: str) -> None:
 def test_one_target_at_a_time_gives_the_same_losses(mode: str) -> None:
     recipe, tokens = small_recipe(), random_tokens(110)
     network = small_model(recipe)
-    block, strict = (graded(build_scorer(network, recipe, mode), tokens, strict=flag) for flag in (False, True))
+    block, strict = (
+        graded(build_scorer(network, recipe, mode), tokens, strict=flag) for flag in (False, True)
+    )
     assert len(strict.entries) == 109 > len(block.entries)
     for entry in block.entries:
         end = entry.first + entry.targets
@@ -184,7 +189,9 @@ def test_going_back_to_a_snapshot_repeats_everything(mode: str) -> None:
         seen = []
         for at in range(first, end, 5):
             block = tokens[at + 1 : at + 6]
-            seen.append((scorer.state_digest(), scorer.losses(torch.from_numpy(block.astype(np.int64))).tolist()))
+            seen.append(
+                (scorer.state_digest(), scorer.losses(torch.from_numpy(block.astype(np.int64))).tolist())
+            )
             scorer.receive(Recorded(at, block))
         return seen
 

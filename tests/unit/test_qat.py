@@ -1,4 +1,6 @@
-"""Fake quantization on the exported grid: training sees what packing stores, the optimizer sees exact weights."""
+"""Fake quantization on the exported grid: training sees what packing stores, the optimizer sees exact
+weights.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,19 @@ from torch._dynamo.testing import CompileCounter
 
 from pgolf.compress.quantize import Quantized, dequantize_state
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.shard_writer import write_shard
 from pgolf.errors import PgolfError
-from pgolf.estimate import activation_bytes, estimate
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.fast import textbook
 from pgolf.model.gpt import GPT, build_model
-from pgolf.recipe import Recipe, load_recipe
-from pgolf.train.folder import open_run
-from pgolf.train.loop import Run, train
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.estimate import activation_bytes, estimate
+from pgolf.runs.folder import open_run
+from pgolf.train.loop import train
 from pgolf.train.qat import export_rounding, rounded_weights
-from pgolf.weights import load_weights
+from pgolf.train.run import Run
 from tests.unit.stand_ins import write_tokenizer
 
 CPU = torch.device("cpu")
@@ -35,7 +38,12 @@ SETTINGS = [
     *("compress.scheme=rowwise", "compress.rounding=nearest"),
 ]
 PARTS = [
-    *("model.layers=4", "model.unique_layers=3", "model.value_embedding.layers=[1]", "model.value_embedding.width=8"),
+    *(
+        "model.layers=4",
+        "model.unique_layers=3",
+        "model.value_embedding.layers=[1]",
+        "model.value_embedding.width=8",
+    ),
     *("model.refiner=flow", "model.gated_attention=true", "model.value_residual=true", "model.mlp=star_relu"),
 ]
 SMALL = ["train.steps=6", "train.warmdown_steps=4"]
@@ -138,7 +146,9 @@ def test_a_step_sees_exactly_what_packing_stores(dataset: Dataset, tmp_path: Pat
         gradient = other.get_parameter(name).grad
         assert parameter.grad is not None, name
         assert gradient is not None
-        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7), f"{name} is not straight-through"
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7), (
+            f"{name} is not straight-through"
+        )
         assert parameter.grad.any(), f"{name} receives no gradient"
     assert equal(run.network.state_dict(), before), "the optimizer must find the exact weights"
     with torch.no_grad():
@@ -154,7 +164,9 @@ def test_every_tensor_is_rounded_as_it_is_stored(export: str) -> None:
     codes = {name for name, value in stored.items() if isinstance(value, Quantized)}
     with rounded_weights(network, export_rounding(network, made)):
         assert equal(copied(network), dequantize_state(stored))
-        changed = {name for name, value in network.state_dict().items() if not torch.equal(value, exact[name])}
+        changed = {
+            name for name, value in network.state_dict().items() if not torch.equal(value, exact[name])
+        }
     assert codes <= changed
     if export == "absmax":
         tables = {"token_embedding.weight", "bigram.table.weight", "bigram.project.weight"}
@@ -209,7 +221,9 @@ def test_each_grid_rounds_in_its_own_place(dataset: Dataset, tmp_path: Path, gri
     assert seen == [(False, False)] * 4 + [(grid == "int6", grid == "export")] * 2
 
 
-def test_validation_and_test_time_training_see_the_weights_as_they_are(dataset: Dataset, tmp_path: Path) -> None:
+def test_validation_and_test_time_training_see_the_weights_as_they_are(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     made = recipe(*FEW)
     run = started(made, dataset, tmp_path / "run")
     plain = build_model(made.model, 0)
@@ -241,7 +255,9 @@ def test_a_resumed_run_ends_with_the_same_weights(dataset: Dataset, tmp_path: Pa
     assert not equal(load_weights(tmp_path / "without").state, whole), "rounding should matter"
 
 
-def test_packing_in_few_bits_costs_little_after_training_on_its_grid(dataset: Dataset, tmp_path: Path) -> None:
+def test_packing_in_few_bits_costs_little_after_training_on_its_grid(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     text = dataset.validation_text(32)
     stored, lost = {}, {}
     for name, change in {"off": ["qat.enabled=false"], "int6": ["qat.grid=int6"], "export": []}.items():
@@ -289,7 +305,9 @@ def test_what_the_grid_cannot_do_is_refused() -> None:
     recipe("qat.soft_round=true", "qat.enabled=false")
     with pytest.raises(PgolfError, match=r"qat\.grid"):
         recipe("qat.grid=int5")
-    with pytest.raises(PgolfError, match=r"compress\.low_rank is not part of what qat\.grid export rounds to"):
+    with pytest.raises(
+        PgolfError, match=r"compress\.low_rank is not part of what qat\.grid export rounds to"
+    ):
         recipe("compress.scheme=budget", "compress.low_rank=2")
     recipe("compress.scheme=budget", "compress.low_rank=2", "qat.grid=int6")
 

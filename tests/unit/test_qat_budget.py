@@ -11,13 +11,13 @@ from pgolf.compress.code_size import code_bytes
 from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import pack
 from pgolf.compress.quantize import dequantize_state
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
-from pgolf.recipe import Recipe, load_recipe
-from pgolf.train.folder import open_run
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.folder import open_run
 from pgolf.train.loop import train
-from pgolf.weights import load_weights
 from tests.unit.test_qat import CPU, SETTINGS, Watcher, copied, dataset, equal, started
 
 __all__ = ["dataset"]  # a fixture

@@ -13,7 +13,8 @@ from pgolf.compress.quantize import Quantized, code_range, dequantize_state, pru
 from pgolf.compress.scheme import quantize_state
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
-from pgolf.recipe import CompressSection, load_recipe
+from pgolf.recipe.recipe import load_recipe
+from pgolf.recipe.sections import CompressSection
 
 
 def weights(rows: int = 24, columns: int = 96, scale: float = 0.3) -> Tensor:
@@ -50,7 +51,21 @@ def test_one_percentile_for_the_tensor_with_the_least_error() -> None:
     section = CompressSection(clip="percentiles", round_with="exact")
     found = quantize_matrix(weight, 6, section)
     errors = {}
-    for percentile in (0.99, 0.993, 0.995, 0.997, 0.998, 0.999, 0.9993, 0.9995, 0.9997, 0.9999, 0.99993, 0.99999, 1.0):
+    for percentile in (
+        0.99,
+        0.993,
+        0.995,
+        0.997,
+        0.998,
+        0.999,
+        0.9993,
+        0.9995,
+        0.9997,
+        0.9999,
+        0.99993,
+        0.99999,
+        1.0,
+    ):
         step = np.quantile(weight.abs().numpy(), percentile, axis=1).astype(np.float32)[:, None] / 31
         codes = np.clip(np.round(weight.numpy() / step), -32, 31)
         errors[percentile] = (((codes * step - weight.numpy()) ** 2).mean(), codes)

@@ -203,7 +203,9 @@ def test_names_in_a_hostile_file_do_not_reach_the_terminal_raw(tmp_path: Path) -
         ("a.jsonl", b'{"record": {"body": "x"}}\n{"record.body": "y", "record": 1}\n'),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"record": {"body": "x"}}\n', mtime=0) + gzip.compress(b'"y"\n', mtime=0) + b"\0" * 9000,
+            gzip.compress(b'{"record": {"body": "x"}}\n', mtime=0)
+            + gzip.compress(b'"y"\n', mtime=0)
+            + b"\0" * 9000,
         ),
         ("a.json", b'\xef\xbb\xbf [ {"record": {"body": "x"}} , "y" ]\n'),
         ("a.json", b'{"record": {"body": "x"}}\n{"record": {"body": "y"}}\n'),
@@ -211,7 +213,10 @@ def test_names_in_a_hostile_file_do_not_reach_the_terminal_raw(tmp_path: Path) -
     ],
 )
 def test_records_of_every_shape(tmp_path: Path, name: str, content: bytes) -> None:
-    assert list(read_documents(_file(tmp_path, name, content), Reading(text_column="record.body"))) == ["x", "y"]
+    assert list(read_documents(_file(tmp_path, name, content), Reading(text_column="record.body"))) == [
+        "x",
+        "y",
+    ]
 
 
 def test_a_json_array_of_any_size_is_read_piece_by_piece(tmp_path: Path) -> None:
@@ -300,7 +305,11 @@ def test_columns_of_every_kind_of_string(tmp_path: Path, ending: str, nested: bo
     kinds = [getattr(arrow, name)() for name in names if hasattr(arrow, name)]
     for number, kind in enumerate([*kinds, arrow.dictionary(arrow.int32(), arrow.string())]):
         values = [text.encode() for text in texts] if "binary" in str(kind) else texts
-        column = arrow.array(values).dictionary_encode() if "dictionary" in str(kind) else arrow.array(values, kind)
+        column = (
+            arrow.array(values).dictionary_encode()
+            if "dictionary" in str(kind)
+            else arrow.array(values, kind)
+        )
         table = arrow.table({"id": range(len(texts)), "text": column})
         if nested:
             table = arrow.table({"record": table.to_struct_array()})

@@ -11,13 +11,18 @@ import pytest
 import torch
 
 from pgolf.errors import PgolfError
-from pgolf.estimate import check_memory, check_size, estimate
 from pgolf.model.gpt import GPT, parameter_count
-from pgolf.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
-from pgolf.recipe_files import recipe_names
-from pgolf.runs import flattened
+from pgolf.recipe.files import recipe_names
+from pgolf.recipe.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
+from pgolf.runs.estimate import check_memory, check_size, estimate
+from pgolf.runs.records import flattened
 
-PARAMETERS = {"seed_456": 25_517_137, "seed_644": 27_030_107, "seed_1232": 27_137_223, "seed_1232_flow": 27_235_848}
+PARAMETERS = {
+    "seed_456": 25_517_137,
+    "seed_644": 27_030_107,
+    "seed_1232": 27_137_223,
+    "seed_1232_flow": 27_235_848,
+}
 
 
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
@@ -128,12 +133,17 @@ def test_overrides_can_be_limited_to_sections() -> None:
 
 
 def test_defaults_stay_as_they_were() -> None:
-    # Artifacts and checkpoints keep what differs from the defaults, so another default would change their meaning.
+    # Artifacts and checkpoints keep what differs from the defaults, so another default would change their
+    # meaning.
     pinned = json.loads((Path(__file__).parent / "recipe_defaults.json").read_text())
     defaults = _flat(Recipe(name="x").model_dump(mode="json"))
     changed = {key: (value, defaults.get(key)) for key, value in pinned.items() if defaults.get(key) != value}
-    assert not changed, "a key that was there keeps its default; give the new value to the recipes that want it"
-    assert not set(defaults) - set(pinned), "add new keys to recipe_defaults.json; their default means what was before"
+    assert not changed, (
+        "a key that was there keeps its default; give the new value to the recipes that want it"
+    )
+    assert not set(defaults) - set(pinned), (
+        "add new keys to recipe_defaults.json; their default means what was before"
+    )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -169,7 +179,11 @@ def test_nothing_that_is_built_or_counted_can_be_without_end(key: str, value: in
 
 def test_the_largest_recipes_are_estimated_without_being_built() -> None:
     wide = ["model.width=1048576", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=1048576"]
-    many = ["train.batch_tokens=1073741824", "train.sequence_length=1048576", "model.bigram.buckets=268435456"]
+    many = [
+        "train.batch_tokens=1073741824",
+        "train.sequence_length=1048576",
+        "model.bigram.buckets=268435456",
+    ]
     recipe = load_recipe("tiny", [*wide, *many, "model.vocab_size=65536", "ttt.chunk_tokens=1048576"])
     assert estimate(recipe).parameters > 10**13
     with pytest.raises(PgolfError, match=r"its model has [\d,]+ parameters, and an artifact holds"):
@@ -177,4 +191,6 @@ def test_the_largest_recipes_are_estimated_without_being_built() -> None:
     check_size(load_recipe("seed_456"))
     check_memory(load_recipe("seed_456"), torch.device("cpu"))
     with pytest.raises(PgolfError, match=r"recipe tiny: training takes more than [\d.]+ GiB, and cpu has"):
-        check_memory(load_recipe("tiny", ["train.batch_tokens=1073741824", "model.width=1048576"]), torch.device("cpu"))
+        check_memory(
+            load_recipe("tiny", ["train.batch_tokens=1073741824", "model.width=1048576"]), torch.device("cpu")
+        )

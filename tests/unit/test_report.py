@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from pgolf.report.curve import draw_curve, smoothed
 from pgolf.report.markdown import write_report
 
@@ -17,10 +17,14 @@ RECIPE = load_recipe("tiny")
 def folder_with(tmp_path: Path, result: dict[str, object]) -> Path:
     (tmp_path / "recipe.toml").write_text(RECIPE.to_toml())
     (tmp_path / "result.json").write_text(json.dumps(result))
-    lines = [{"step": s, "train_loss": 6 / s, "lr_scale": 1.0, "tokens_per_second": 10.0} for s in range(1, 30)]
+    lines = [
+        {"step": s, "train_loss": 6 / s, "lr_scale": 1.0, "tokens_per_second": 10.0} for s in range(1, 30)
+    ]
     lines.append({"step": 29, "val_loss": 3.0, "val_bpb": 1.7})
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    environment = dict.fromkeys(("pgolf", "python", "torch", "numpy", "device_name", "platform", "cpu_cores"), "E")
+    environment = dict.fromkeys(
+        ("pgolf", "python", "torch", "numpy", "device_name", "platform", "cpu_cores"), "E"
+    )
     made = {
         "command": ["pgolf", "run", "tiny", "--data", "my data"],
         "started": "2026-01-01",
@@ -32,11 +36,23 @@ def folder_with(tmp_path: Path, result: dict[str, object]) -> Path:
 
 
 def score(mode: str, bpb: float, **more: object) -> dict[str, object]:
-    return {"mode": mode, "val_loss": 2.0, "val_bpb": bpb, "targets": 1234, "bytes": 5678, "seconds": 1.0, **more}
+    return {
+        "mode": mode,
+        "val_loss": 2.0,
+        "val_bpb": bpb,
+        "targets": 1234,
+        "bytes": 5678,
+        "seconds": 1.0,
+        **more,
+    }
 
 
 def test_a_complete_run(tmp_path: Path) -> None:
-    pack = {"groups": {"mlp": {"tensors": 2, "entries": 99, "bytes": 77}}, "model_bytes": 700, "code_bytes": 200}
+    pack = {
+        "groups": {"mlp": {"tensors": 2, "entries": 99, "bytes": 77}},
+        "model_bytes": 700,
+        "code_bytes": 200,
+    }
     pack |= {"total_bytes": 900, "cap": 1000}
     evaluations = {
         "float": score("standard", 1.91234),
@@ -44,9 +60,17 @@ def test_a_complete_run(tmp_path: Path) -> None:
         "sliding": score("sliding", 1.9),
         "ttt": score("ttt", 1.8, chunks=[2.0, 1.9, 1.8]),
     }
-    folder = folder_with(tmp_path, {"evaluations": evaluations, "pack": pack, "train": {"steps": 29, "seconds": 3}})
+    folder = folder_with(
+        tmp_path, {"evaluations": evaluations, "pack": pack, "train": {"steps": 29, "seconds": 3}}
+    )
     text = write_report(folder).read_text()
-    for words in ("1.9123", "| TTT BPB | 1.8000", "1,234 targets", "900 of 1,000 bytes (90.0 %)", "| 3 | 1.8000 |"):
+    for words in (
+        "1.9123",
+        "| TTT BPB | 1.8000",
+        "1,234 targets",
+        "900 of 1,000 bytes (90.0 %)",
+        "| 3 | 1.8000 |",
+    ):
         assert words in text
     assert "**Artifact with scoring code: 900 of 1,000 bytes (90.0 %).**" in text
     assert "\npgolf run tiny --data 'my data'\n" in text
@@ -74,7 +98,10 @@ def test_the_tokenizer_is_part_of_the_commands(tmp_path: Path) -> None:
     made = json.loads((folder / "provenance.json").read_text())
     made["command"] += ["--tokenizer", "a b.model"]
     (folder / "provenance.json").write_text(json.dumps(made))
-    assert "pgolf run recipe.toml --data D --tokenizer 'a b.model' --out again" in write_report(folder).read_text()
+    assert (
+        "pgolf run recipe.toml --data D --tokenizer 'a b.model' --out again"
+        in write_report(folder).read_text()
+    )
 
 
 def test_thesmoothed_loss_does_not_lag() -> None:

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 from pgolf.report.content import LineChart, Series
+from pgolf.report.findings import Curve
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
-from pgolf.report.study_report import fitted_chart
 from pgolf.report.words import shown
-from pgolf.study.findings import Curve
+from pgolf.study.report import fitted_chart
 from tests.unit.report_stand_ins import HOSTILE, report_of_everything
 
 _EMPTY = {"meta", "link"}
@@ -119,7 +119,13 @@ def test_text_of_markdown_stays_text() -> None:
 
 def test_a_fit_has_points_line_and_band() -> None:
     curve = Curve(
-        "fit", "steps", "BPB", [(4.0, 1.5), (1.0, 2.0)], [(1.0, 2.0, 1.9, 2.1), (4.0, 1.5, 1.4, 1.6)], True, "y = x"
+        "fit",
+        "steps",
+        "BPB",
+        [(4.0, 1.5), (1.0, 2.0)],
+        [(1.0, 2.0, 1.9, 2.1), (4.0, 1.5, 1.4, 1.6)],
+        True,
+        "y = x",
     )
     chart = fitted_chart(curve)
     assert chart.band == [(1.0, 1.9, 2.1), (4.0, 1.4, 1.6)]

@@ -1,4 +1,6 @@
-"""Reports of a run: what each target costs adds up to the ledger, however it is divided; wrong data is noticed."""
+"""Reports of a run: what each target costs adds up to the ledger, however it is divided; wrong data is
+noticed.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import read_ledger
@@ -35,8 +38,7 @@ from pgolf.report.text_analysis import (
     text_section,
     visible,
 )
-from pgolf.runs import read_run
-from pgolf.weights import load_weights
+from pgolf.runs.records import read_run
 from tests.unit.run_stand_in import CPU, HOSTILE, VOCABULARY, finished_run
 
 
@@ -67,7 +69,9 @@ def costs(run: Path, dataset: Dataset) -> TargetCosts:
 
 def scored(run: Path, dataset: Dataset, mode: str, limit: int = 10**6) -> TargetCosts:
     name = {"standard": "packed"}.get(mode, mode)
-    return score_targets(load_weights(run / "artifact.pgolf"), dataset, mode, limit, run / f"ledger.{name}.jsonl", CPU)
+    return score_targets(
+        load_weights(run / "artifact.pgolf"), dataset, mode, limit, run / f"ledger.{name}.jsonl", CPU
+    )
 
 
 @pytest.mark.parametrize("mode", ["standard", "sliding", "ttt"])
@@ -119,12 +123,16 @@ def test_without_a_ledger_that_is_said(run: Path, dataset: Dataset) -> None:
     assert "no ledger" in found.check
 
 
-def test_every_division_of_the_text_holds_all_of_it(costs: TargetCosts, dataset: Dataset, pieces: list[Piece]) -> None:
+def test_every_division_of_the_text_holds_all_of_it(
+    costs: TargetCosts, dataset: Dataset, pieces: list[Piece]
+) -> None:
     for table in (class_table(costs, pieces), length_table(costs)):
         columns = dict(zip(table.columns, zip(*table.rows, strict=True), strict=True))
         assert sum(columns["tokens"]) == len(costs.nats)
         assert sum(columns["bytes"]) == costs.bytes.sum()
-        bits = sum(count * each for count, each in zip(columns["tokens"], columns["bits per token"], strict=True))
+        bits = sum(
+            count * each for count, each in zip(columns["tokens"], columns["bits per token"], strict=True)
+        )
         assert bits == pytest.approx(costs.nats.sum() / math.log(2))
         assert sum(columns["share of bits"]) == pytest.approx(1.0)
         assert sum(columns["share of bytes"]) == pytest.approx(1.0)
@@ -205,7 +213,9 @@ def test_what_turns_or_hides_text_is_replaced() -> None:
     assert visible("a\n\tb é\u2603") == "a\n\tb é\u2603"
 
 
-def test_passages_are_ordered_and_do_not_overlap(costs: TargetCosts, dataset: Dataset, pieces: list[Piece]) -> None:
+def test_passages_are_ordered_and_do_not_overlap(
+    costs: TargetCosts, dataset: Dataset, pieces: list[Piece]
+) -> None:
     hard, easy = passages(costs, documents_of(costs, dataset.tokenizer.bos_id), pieces)
     places, scores = [], []
     for passage in (*hard.passages, *easy.passages):
@@ -240,7 +250,8 @@ def test_ledgers_are_verified(run: Path, dataset: Dataset, tmp_path: Path) -> No
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     (tmp_path / "run" / "model.safetensors").write_bytes(b"other weights")
     problems = {
-        found.name: found.verification.problem for found in check_ledgers(tmp_path / "run", result["evaluations"], None)
+        found.name: found.verification.problem
+        for found in check_ledgers(tmp_path / "run", result["evaluations"], None)
     }
     assert "result.json" in (problems["packed"] or "")
     assert "another artifact" in (problems["float"] or "")
@@ -251,7 +262,9 @@ def test_ledgers_are_verified(run: Path, dataset: Dataset, tmp_path: Path) -> No
     assert cards["ledgers"].mood == "bad"
 
 
-@pytest.mark.parametrize("content", ["", "{}", "no json", '{"format": "pgolf-ledger-1", "targets": 1}\n{}\n{}\n', "[]"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "no json", '{"format": "pgolf-ledger-1", "targets": 1}\n{}\n{}\n', "[]"]
+)
 def test_what_is_no_ledger_is_a_clear_mistake(tmp_path: Path, content: str) -> None:
     (tmp_path / "l.jsonl").write_text(content)
     with pytest.raises(PgolfError, match=r"l\.jsonl: no ledger, or damaged"):
@@ -262,7 +275,12 @@ def test_what_is_no_ledger_is_a_clear_mistake(tmp_path: Path, content: str) -> N
 
 def test_an_audit_beside_the_run_is_shown(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
-    finding = {"condition": "C1", "test": "future tokens", "verdict": "violation", "evidence": "<b>0.5 nats</b>"}
+    finding = {
+        "condition": "C1",
+        "test": "future tokens",
+        "verdict": "violation",
+        "evidence": "<b>0.5 nats</b>",
+    }
     audit = {"ok": False, "violated": ["C1"], "findings": [finding], "targets": 64, "seed": 7, "subject": "s"}
     (tmp_path / "run" / "audit.json").write_text(json.dumps(audit))
     report = run_report(read_run(tmp_path / "run"))

@@ -21,7 +21,9 @@ def chart(points: list[tuple[float, float]], **more: object) -> LineChart:
     return LineChart("t", "x", "y", [Series("s", points, "dots")], **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (1.7338, 1.8023), (-3.0, 12.0), (0.0, 20000.0), (1e-7, 3e-7)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (1.7338, 1.8023), (-3.0, 12.0), (0.0, 20000.0), (1e-7, 3e-7)]
+)
 def test_ticks_are_round_and_inside(low: float, high: float) -> None:
     found = ticks(low, high)
     assert 3 <= len(found) <= 8
@@ -77,7 +79,14 @@ def test_points_are_drawn_in_their_places() -> None:
 
 @pytest.mark.parametrize(
     "points",
-    [[], [(1.0, 1.0)], [(1.0, 2.0), (1.0, 3.0)], [(0.0, 0.0)] * 3, [(1.0, math.nan), (2.0, 1.0)], [(1.0, math.inf)]],
+    [
+        [],
+        [(1.0, 1.0)],
+        [(1.0, 2.0), (1.0, 3.0)],
+        [(0.0, 0.0)] * 3,
+        [(1.0, math.nan), (2.0, 1.0)],
+        [(1.0, math.inf)],
+    ],
 )
 @pytest.mark.parametrize("log_x", [False, True])
 def test_odd_points_make_a_chart_too(points: list[tuple[float, float]], log_x: bool) -> None:
@@ -98,7 +107,9 @@ def test_what_is_too_high_is_cut_off() -> None:
 def test_a_waterfall_goes_from_value_to_value() -> None:
     text = waterfall(Waterfall("w", "BPB", ("raw", 1.80), [("up", 1.81), ("down", 1.70)], "final"), "k")
     tree = parsed(text)
-    up, down = (next(rect for rect in tree.iter("rect") if rect.attrib["class"] == kind) for kind in ("up", "down"))
+    up, down = (
+        next(rect for rect in tree.iter("rect") if rect.attrib["class"] == kind) for kind in ("up", "down")
+    )
     end = float(up.attrib["x"]) + float(up.attrib["width"])
     assert float(down.attrib["x"]) + float(down.attrib["width"]) == pytest.approx(end, abs=0.2)
     assert float(down.attrib["width"]) == pytest.approx(11 * float(up.attrib["width"]), rel=0.02)

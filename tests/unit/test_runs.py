@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pgolf.diff import diff_runs
 from pgolf.errors import PgolfError
-from pgolf.recipe import load_recipe
-from pgolf.runs import FIELDS, RunRecord, find_runs, parse_condition, read_run, select
+from pgolf.recipe.recipe import load_recipe
+from pgolf.runs.diff import diff_runs
+from pgolf.runs.records import FIELDS, RunRecord, find_runs, parse_condition, read_run, select
 
 
 def run_folder(
@@ -30,7 +30,8 @@ def run_folder(
     made = {"started": "2026-01-02T03:04:05+00:00", "command": [], "environment": environment, "data": data}
     (folder / "provenance.json").write_text(json.dumps(made))
     lines = [
-        {"step": s, "train_loss": 6 / s, "lr_scale": 1.0, "tokens_per_second": 10.0 * s} for s in range(1, steps + 1)
+        {"step": s, "train_loss": 6 / s, "lr_scale": 1.0, "tokens_per_second": 10.0 * s}
+        for s in range(1, steps + 1)
     ]
     lines.append({"step": steps, "val_loss": 3.0, "val_bpb": 2.0 + steps / 100})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -43,7 +44,9 @@ def run_folder(
     if ttt:
         names = ("float", "packed", "sliding", "ttt")
         score = {"val_loss": 1.0, "targets": 10, "bytes": 20, "seconds": 1.0}
-        result["evaluations"] = {name: score | {"val_bpb": ttt + 0.1 * (3 - i)} for i, name in enumerate(names)}
+        result["evaluations"] = {
+            name: score | {"val_bpb": ttt + 0.1 * (3 - i)} for i, name in enumerate(names)
+        }
     if trained:
         (folder / "result.json").write_text(json.dumps(result))
     return read_run(folder)
@@ -147,7 +150,10 @@ def test_a_difference_of_two_runs(tmp_path: Path) -> None:
     b = run_folder(tmp_path / "b", "train.seed=9", ttt=1.70, steps=6, more={"torch": "2.14.0", "new": 1})
     found = diff_runs(a, b)
     assert [(entry.key, entry.a, entry.b) for entry in found.recipe] == [("train.seed", 1337, 9)]
-    assert [(entry.key, entry.a, entry.b) for entry in found.code] == [("torch", "2.13.0", "2.14.0"), ("new", None, 1)]
+    assert [(entry.key, entry.a, entry.b) for entry in found.code] == [
+        ("torch", "2.13.0", "2.14.0"),
+        ("new", None, 1),
+    ]
     assert found.data == []
     metrics = {metric.key: metric for metric in found.metrics}
     assert metrics["ttt BPB"].change == pytest.approx(-0.05)
@@ -156,7 +162,12 @@ def test_a_difference_of_two_runs(tmp_path: Path) -> None:
     assert "raw BPB" not in metrics
     assert found.notes == []
     assert diff_runs(a, a).notes == ["A and B are the same run"]
-    assert json.loads(json.dumps(found.to_json()))["metrics"][0] == {"key": "steps", "a": 4, "b": 6, "change": 2}
+    assert json.loads(json.dumps(found.to_json()))["metrics"][0] == {
+        "key": "steps",
+        "a": 4,
+        "b": 6,
+        "change": 2,
+    }
 
 
 def test_unfinished_runs_and_other_texts_are_noted(tmp_path: Path) -> None:

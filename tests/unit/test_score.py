@@ -37,7 +37,9 @@ def graded(network: GPT, tokens: np.ndarray, stride: int, batch: int) -> Score:
     return ledger.score()
 
 
-@pytest.mark.parametrize(("count", "stride"), [(5, 4), (17, 4), (50, 4), (66, 4), (30, 1), (51, 7), (66, LENGTH)])
+@pytest.mark.parametrize(
+    ("count", "stride"), [(5, 4), (17, 4), (50, 4), (66, 4), (30, 1), (51, 7), (66, LENGTH)]
+)
 def test_equals_one_plain_forward_pass_per_window(network: GPT, count: int, stride: int) -> None:
     tokens = random_tokens(count)
     nats, bytes_ = 0.0, 0

@@ -1,4 +1,6 @@
-"""What each rank of a team does when adapters learn, played by one process: its sequences, its blocks of windows."""
+"""What each rank of a team does when adapters learn, played by one process: its sequences, its blocks of
+windows.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ import torch
 from torch import Tensor
 
 from pgolf.evaluate import protocol
+from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.evaluate.lora import Adapters, adapted_matrices
-from pgolf.evaluate.scorer import build_scorer
 from pgolf.evaluate.ttt import Lesson
-from pgolf.team import SOLO, Team
+from pgolf.runtime.team import SOLO, Team
 from tests.unit.lora_stand_ins import documents, lora_recipe
 from tests.unit.stand_ins import LENGTH, byte_counts, random_tokens, small_model
 
@@ -94,7 +96,9 @@ def test_the_team_reaches_everything_that_learns() -> None:
     team = Member(0, 2)
     for method in ("lora", "lora_document", "phased"):
         recipe = lora_recipe(method)
-        scorer: Any = build_scorer(small_model(recipe), recipe.with_overrides(["evaluate.batch=2"]), "ttt", team=team)
+        scorer: Any = build_scorer(
+            small_model(recipe), recipe.with_overrides(["evaluate.batch=2"]), "ttt", team=team
+        )
         scorer.begin(1, 100)
         assert scorer.adapters.team is team
         assert method != "phased" or scorer.base_adapter.team is team

@@ -51,16 +51,25 @@ def test_the_rates_of_a_study() -> None:
 def test_what_is_monotonic_need_not_bend_one_way() -> None:
     direction, bend = shape_statements(series(STEPS_644, MIB_644, "artifact in MiB"))
     assert direction.startswith("Artifact in MiB falls throughout")
-    assert "neither accelerates nor diminishes throughout: it gets larger in 2 and smaller in 1 of 3 places" in bend
+    assert (
+        "neither accelerates nor diminishes throughout: it gets larger in 2 and smaller in 1 of 3 places"
+        in bend
+    )
 
 
 def test_a_warmdown_that_accelerates_but_not_throughout() -> None:
     direction, bend = shape_statements(series(STEPS_1232, BPB_1232))
-    assert "falls throughout with train.steps: from 1.2064 at 7,000 to 1.1062 at 20,000 (8 values)" in direction
+    assert (
+        "falls throughout with train.steps: from 1.2064 at 7,000 to 1.1062 at 20,000 (8 values)" in direction
+    )
     assert "larger in 5 and smaller in 1 of 6 places, and the last is 2.55 times the first" in bend
-    assert shape_statements(series(STEPS_1232[2:], BPB_1232[2:]))[1].endswith("the fall accelerates throughout.")
+    assert shape_statements(series(STEPS_1232[2:], BPB_1232[2:]))[1].endswith(
+        "the fall accelerates throughout."
+    )
     # So no law that levels off is fitted to it.
-    said = fit_statements(series(STEPS_1232, BPB_1232), [fit(series(STEPS_1232, BPB_1232).points, f) for f in FORMS])
+    said = fit_statements(
+        series(STEPS_1232, BPB_1232), [fit(series(STEPS_1232, BPB_1232).points, f) for f in FORMS]
+    )
     assert len(said) == 2
     assert all("do not bend like" in sentence for sentence in said)
 
@@ -74,9 +83,14 @@ def test_what_is_not_monotonic() -> None:
     assert shape_statements(series([1, 2, 3], [1.2, 1.1, 1.0]))[1].endswith("the fall is constant.")
     plateau = shape_statements(series([1, 2, 3, 4], [1.2, 1.1, 1.1, 1.0]))
     assert "rises in 0 of 3 intervals" in plateau[0]
-    assert "neither accelerates nor diminishes throughout: it gets larger in 1 and smaller in 1 of 2" in plateau[1]
+    assert (
+        "neither accelerates nor diminishes throughout: it gets larger in 1 and smaller in 1 of 2"
+        in plateau[1]
+    )
     assert shape_statements(series([1, 2, 3], [1.1, 1.1, 1.1]))[1].endswith("nothing changes.")
-    assert shape_statements(series([1, 2, 4], [1.0, 1.1, 1.4]))[1].endswith("the rise accelerates throughout.")
+    assert shape_statements(series([1, 2, 4], [1.0, 1.1, 1.4]))[1].endswith(
+        "the rise accelerates throughout."
+    )
 
 
 def test_one_seed_is_never_significant() -> None:
@@ -107,7 +121,8 @@ def test_what_is_not_significant_says_how_many_seeds_it_takes() -> None:
     new, old = {1: 1.100, 2: 1.103, 3: 1.102}, {1: 1.102, 2: 1.103, 3: 1.106}
     test = paired(list(new.values()), list(old.values()))
     said = difference_statement("wide", "base", "TTT bits per byte", new, old, test)
-    # Differences 0.002, 0 and 0.004: mean and standard deviation 0.002, so an effect of one standard deviation.
+    # Differences 0.002, 0 and 0.004: mean and standard deviation 0.002, so an effect of one standard
+    # deviation.
     assert "0.0020 TTT bits per byte lower" in said
     assert "not significant (paired p = 0.23); with 10 seeds a side a true difference of this size" in said
 
@@ -120,7 +135,9 @@ def test_a_ttt_gain_is_one_of_ttt_alone() -> None:
         "-0.0144 (not measured apart)."
     )
     # #1005 gives all of them: TTT gains 0.0143, not the 0.0086 between the first and the last.
-    said = terms_statement("50k", Terms({"float": 1.0939, "packed": 1.1231, "sliding": 1.0996, "ttt": 1.0853}))
+    said = terms_statement(
+        "50k", Terms({"float": 1.0939, "packed": 1.1231, "sliding": 1.0996, "ttt": 1.0853})
+    )
     assert said == (
         "50k: from averaged float 1.0939 to TTT 1.0853 bits per byte: quantization +0.0292, sliding windows -0.0235, "
         "TTT -0.0143, together -0.0086."
@@ -139,7 +156,13 @@ def test_gains_compare_what_differs_in_one_thing() -> None:
 def seeded(spread: float, within_runs: bool = False) -> Series:
     means = {1000.0: 1.5, 2000.0: 1.4, 3000.0: 1.25}
     levels = [
-        (x, {seed: mean + spread * offset * (1 if within_runs else (-1) ** index) for seed, offset in OFFSETS.items()})
+        (
+            x,
+            {
+                seed: mean + spread * offset * (1 if within_runs else (-1) ** index)
+                for seed, offset in OFFSETS.items()
+            },
+        )
         for index, (x, mean) in enumerate(means.items())
     ]
     return Series("TTT bits per byte", "train.steps", levels, within_runs=within_runs)
@@ -157,7 +180,8 @@ def test_a_bend_is_judged_by_the_noise_between_seeds() -> None:
 
 
 def test_the_test_of_a_bend_by_hand() -> None:
-    # Contrast 1, -2, 1 of means of three with standard deviation 0.1: error 0.1 * sqrt(6 / 3), 6 degrees of freedom.
+    # Contrast 1, -2, 1 of means of three with standard deviation 0.1: error 0.1 * sqrt(6 / 3), 6 degrees of
+    # freedom.
     found = bend_test(seeded(0.1))
     assert found is not None
     difference, p = found
@@ -166,7 +190,8 @@ def test_the_test_of_a_bend_by_hand() -> None:
 
 
 def test_within_runs_what_runs_share_is_no_noise() -> None:
-    # Every run is off by its own constant: all their differences are equal, and there is nothing left to test.
+    # Every run is off by its own constant: all their differences are equal, and there is nothing left to
+    # test.
     assert bend_test(seeded(0.1, within_runs=True)) is None
     assert "can be tested" in noise_statements(seeded(0.1, within_runs=True))[0]
 
@@ -196,7 +221,12 @@ def test_rates_are_given_for_a_stretch_that_fits() -> None:
 
 
 def test_nothing_has_no_sign() -> None:
-    assert [signed(value) for value in (0.01234, -0.01, -0.00001, 0.0)] == ["+0.0123", "-0.0100", "0.0000", "0.0000"]
+    assert [signed(value) for value in (0.01234, -0.01, -0.00001, 0.0)] == [
+        "+0.0123",
+        "-0.0100",
+        "0.0000",
+        "0.0000",
+    ]
 
 
 def test_p_values_are_not_printed_as_nothing() -> None:

@@ -13,8 +13,8 @@ from scipy import stats
 from pgolf.study.record import record_claim
 from pgolf.study.statistics import contrast, detectable, holm, paired, power, sample, seeds_needed, welch
 
-# Losses in nats per target that were published with their tests: openai/parameter-golf, pull requests #1019 (seeds 314,
-# 42, 999), #1307 (42, 1337, 2025, 7) and the record 2026-03-31_VarLenAttn (1, 2, 1337).
+# Losses in nats per target that were published with their tests: openai/parameter-golf, pull requests #1019
+# (seeds 314, 42, 999), #1307 (42, 1337, 2025, 7) and the record 2026-03-31_VarLenAttn (1, 2, 1337).
 PR_1019 = [1.88276292, 1.88156874, 1.88220393]
 PR_1307 = [1.87679853, 1.87239786, 1.87233216, 1.87531400]
 VARLEN = [1.87311066, 1.87298163, 1.87220704]
@@ -146,7 +146,9 @@ def test_false_alarms_are_as_many_as_promised() -> None:
 @given(losses, losses, st.sampled_from([0.5, 1.4426950408889634, 1000.0]))
 def test_tests_do_not_depend_on_the_unit(first: list[float], second: list[float], scale: float) -> None:
     found = welch(first, second, "less", 0.01)
-    scaled = welch([scale * value for value in first], [scale * value for value in second], "less", scale * 0.01)
+    scaled = welch(
+        [scale * value for value in first], [scale * value for value in second], "less", scale * 0.01
+    )
     assert found is not None
     assert scaled is not None
     assert scaled.p == pytest.approx(found.p, rel=1e-6)
@@ -156,7 +158,9 @@ def test_tests_do_not_depend_on_the_unit(first: list[float], second: list[float]
 @settings(max_examples=30, deadline=None)
 @given(losses, losses)
 def test_a_larger_margin_is_never_easier(new: list[float], old: list[float]) -> None:
-    p_values = [test.p for margin in (0.0, 0.005, 0.1) if (test := welch(new, old, "less", margin)) is not None]
+    p_values = [
+        test.p for margin in (0.0, 0.005, 0.1) if (test := welch(new, old, "less", margin)) is not None
+    ]
     assert p_values == sorted(p_values)
 
 

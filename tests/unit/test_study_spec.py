@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pgolf.errors import PgolfError
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from pgolf.study.spec import load_study, study_names
 
 HEAD = 'title = "t"\nrecipe = "tiny"\nseeds = [1, 2]\n'
@@ -86,7 +86,9 @@ def test_a_written_study_is_the_same_study(tmp_path: Path) -> None:
 
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     text = "[base]\nmodel.layer = 3\ntrain.seed = 4\n[[cells]]\nmodel.smear = false\ntrian.steps = 5\n"
-    found = problem(tmp_path, f"{text}[grid]\nmodel.smear = [true]\noptim.matrix_lr = 0.1\n", HEAD.replace("2]", "1]"))
+    found = problem(
+        tmp_path, f"{text}[grid]\nmodel.smear = [true]\noptim.matrix_lr = 0.1\n", HEAD.replace("2]", "1]")
+    )
     for part in (
         "[base] unknown key model.layer (did you mean model.layers?)",
         "[base] train.seed: seeds are listed under seeds",

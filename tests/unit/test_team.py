@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgolf import ranks
 from pgolf.compress.grid import Grid
 from pgolf.errors import PgolfError
 from pgolf.evaluate import protocol
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.optim.muon import Muon
-from pgolf.team import SOLO, Team
+from pgolf.runtime import ranks
+from pgolf.runtime.team import SOLO, Team
 from pgolf.train.distributed import agree, shared_grid
 from tests.e2e.conftest import pgolf
 from tests.unit.stand_ins import byte_counts, random_tokens, small_model, small_recipe
@@ -44,7 +44,12 @@ def test_one_process_is_a_team_of_itself() -> None:
     loss = torch.tensor(1.5)
     SOLO.add_up([loss])
     SOLO.meet()
-    assert (loss.item(), SOLO.totals([2.0]), SOLO.gather("x"), SOLO.first(lambda: 3)) == (1.5, [2.0], ["x"], 3)
+    assert (loss.item(), SOLO.totals([2.0]), SOLO.gather("x"), SOLO.first(lambda: 3)) == (
+        1.5,
+        [2.0],
+        ["x"],
+        3,
+    )
     assert agree(SOLO, 2.5, True) == (2.5, True)
     assert SOLO.is_first and SOLO.bytes_of_first(b"a") == b"a" and list(SOLO.share(2)) == [0, 1]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pgolf.errors import PgolfError
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
 from pgolf.train.metrics import Metrics, read_metrics
 from pgolf.train.tensorboard import FOLDER, TAGS, EventFiles, event_files
 
@@ -28,7 +28,9 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     found = reader.EventAccumulator(str(folder / FOLDER), size_guidance={"scalars": 0})
     found.Reload()
-    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    return {
+        tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]
+    }
 
 
 def test_event_files_hold_the_metrics(tmp_path: Path) -> None:
@@ -36,7 +38,9 @@ def test_event_files_hold_the_metrics(tmp_path: Path) -> None:
     found = read(tmp_path)
     assert set(found) == set(TAGS.values())
     for key, tag in TAGS.items():
-        wanted = [(entry["step"], entry[key]) for entry in read_metrics(tmp_path / "metrics.jsonl") if key in entry]
+        wanted = [
+            (entry["step"], entry[key]) for entry in read_metrics(tmp_path / "metrics.jsonl") if key in entry
+        ]
         assert [step for step, _ in found[tag]] == [step for step, _ in wanted]
         assert [value for _, value in found[tag]] == pytest.approx([value for _, value in wanted])
 
@@ -60,7 +64,9 @@ def test_only_on_request(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_is_named_before_anything_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_before_anything_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else real(name, *rest)

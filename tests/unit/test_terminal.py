@@ -1,4 +1,6 @@
-"""What is printed: no word cut at any width, nothing that a terminal obeys, and streams that cannot fail a job."""
+"""What is printed: no word cut at any width, nothing that a terminal obeys, and streams that cannot fail a
+job.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from pgolf import cli_tables, progress
-from pgolf.cli_common import paths_are_mistakes, print_mistake
-from pgolf.cli_tables import print_columns, print_table, say, wrapped
+from pgolf.cli import tables as cli_tables
+from pgolf.cli.common import paths_are_mistakes, print_mistake
+from pgolf.cli.tables import print_columns, print_table, say, wrapped
 from pgolf.errors import PgolfError
-from pgolf.terminal import plain, spelled
+from pgolf.runtime import progress
+from pgolf.runtime.terminal import plain, spelled
 
 _WORDS = st.text("abcxyz019.,-_/", min_size=1, max_size=24)
 _NUMBERS = st.integers(0, 10**12).map("{:,}".format) | st.floats(0, 100).map("{:.4f}".format)
@@ -57,7 +60,9 @@ def test_no_number_and_no_name_is_cut(rows: Sequence[tuple[str, ...]], width: in
     text = printed(width, print_columns, _HEADER, rows, "a title", left=("text",), drop=drop, fold=("text",))
     lines = text.splitlines()
     said = [line for line in lines if line.startswith("left out: ")]
-    missing = re.findall(r"third|first|second number", " ".join(lines[lines.index(said[0]) :])) if said else []
+    missing = (
+        re.findall(r"third|first|second number", " ".join(lines[lines.index(said[0]) :])) if said else []
+    )
     if missing:
         # The least important are missing, and it is said what shows them.
         assert [name.replace("\n", " ") for name in _HEADER if name in drop[: len(missing)]] == missing
@@ -66,7 +71,10 @@ def test_no_number_and_no_name_is_cut(rows: Sequence[tuple[str, ...]], width: in
     for row in rows:
         for name, cell in zip(_HEADER, row, strict=True):
             if name.replace("\n", " ") not in missing:
-                assert all(shown.count(word) >= cell.split().count(word) for word in cell.split()), (cell, text)
+                assert all(shown.count(word) >= cell.split().count(word) for word in cell.split()), (
+                    cell,
+                    text,
+                )
     table = [line for line in lines if line[:1] in "┃│┏┡└"]
     assert all(cell_len(line) <= width for line in table)
 
@@ -131,7 +139,17 @@ def test_bars_drop_columns_and_cut_no_number(monkeypatch: pytest.MonkeyPatch, wi
     line = file.getvalue().strip("\n")
     assert "\n" not in line and cell_len(line) <= width and "…" not in line
     found = re.sub(r"[━╸╺]+", " ", line).split()
-    assert set(found) <= {"training", "12345/20000", "loss", "1.732", "1.23M", "tokens/s", "left", "0:00:00", "-:--:--"}
+    assert set(found) <= {
+        "training",
+        "12345/20000",
+        "loss",
+        "1.732",
+        "1.23M",
+        "tokens/s",
+        "left",
+        "0:00:00",
+        "-:--:--",
+    }
     assert "12345/20000" in found
     assert ("1.732" in found) == ("loss" in found) and ("1.23M" in found) == ("tokens/s" in found)
     if width >= 80:
@@ -154,7 +172,10 @@ def test_an_evaluation_after_training_has_a_bar_of_its_own(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "secret"), ["secret", "Permission denied", "accessible"]),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "secret"),
+            ["secret", "Permission denied", "accessible"],
+        ),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"), ["gone", "check the path"]),
         (OSError(errno.ENAMETOOLONG, "File name too long", b"xxx"), ["xxx", "shorter"]),
         (IsADirectoryError(errno.EISDIR, "Is a directory", Path("folder")), ["folder", "name a file"]),
@@ -172,7 +193,9 @@ def test_what_the_system_says_of_a_path_is_a_mistake(error: Exception, words: li
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-@pytest.mark.parametrize("bug", [ValueError("shapes differ"), RuntimeError("bug"), OSError("odd"), KeyError("x")])
+@pytest.mark.parametrize(
+    "bug", [ValueError("shapes differ"), RuntimeError("bug"), OSError("odd"), KeyError("x")]
+)
 def test_a_bug_stays_a_bug(bug: Exception) -> None:
     with pytest.raises(type(bug), match=str(bug.args[0])), paths_are_mistakes():
         raise bug
@@ -189,7 +212,9 @@ def test_standard_output_that_is_closed_full_or_poor(tmp_path: Path) -> None:
     assert (closed.stdout, closed.stderr) == (b"0\n", b"")
     if Path("/dev/full").exists():
         full = pgolf_in_shell("pgolf help >/dev/full")
-        assert full.returncode == 2 and full.stderr.startswith(b"pgolf: error: standard output: cannot be written (No")
+        assert full.returncode == 2 and full.stderr.startswith(
+            b"pgolf: error: standard output: cannot be written (No"
+        )
         assert full.stderr.count(b"\n") == 1
         assert pgolf_in_shell("pgolf help trian 2>/dev/full").returncode == 2
     enough = pgolf_in_shell("set -o pipefail; pgolf help | true")
@@ -216,7 +241,7 @@ def reader():
 thread = threading.Thread(target=reader, daemon=True)
 thread.start()
 
-from pgolf.terminal import output, patient_streams
+from pgolf.runtime.terminal import output, patient_streams
 
 with patient_streams():
     for number in range(60_000):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgolf import threads
+from pgolf.runtime import threads
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
@@ -46,7 +46,9 @@ def test_cores_are_taken_if_others_leave_too_few(
     assert threads.cores_are_taken() == taken
 
 
-@pytest.mark.parametrize(("threads_wanted", "taken"), [("1", False), ("4", False), ("63", True), ("many", True)])
+@pytest.mark.parametrize(
+    ("threads_wanted", "taken"), [("1", False), ("4", False), ("63", True), ("many", True)]
+)
 def test_what_counts_are_the_threads_of_this_process(
     threads_wanted: str, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

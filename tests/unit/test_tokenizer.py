@@ -22,14 +22,18 @@ from pgolf.errors import PgolfError
 TEXTS = st.one_of(
     st.text(max_size=80),
     st.text(alphabet=" \u2581\u00a0\tab\n\u3042\ufb01", max_size=40),
-    st.lists(st.sampled_from(["hello", "world", " ", "  ", "\n", "naïve", "日本", "🙂"]), max_size=15).map("".join),
+    st.lists(st.sampled_from(["hello", "world", " ", "  ", "\n", "naïve", "日本", "🙂"]), max_size=15).map(
+        "".join
+    ),
 )
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    train_tokenizer((f"hello world, number {n} of many words in one naïve text" for n in range(300)), 320, path)
+    train_tokenizer(
+        (f"hello world, number {n} of many words in one naïve text" for n in range(300)), 320, path
+    )
     return Tokenizer.load(path)
 
 
@@ -62,7 +66,10 @@ KINDS = list(
         ("bpe", "unigram", "char"),
         ("identity", "nmt_nfkc"),
         *([("byte_fallback", yes) for yes in (True, False)],),
-        *([(name, yes) for yes in (True, False)] for name in ("add_dummy_prefix", "remove_extra_whitespaces")),
+        *(
+            [(name, yes) for yes in (True, False)]
+            for name in ("add_dummy_prefix", "remove_extra_whitespaces")
+        ),
         *([(name, yes) for yes in (True, False)] for name in ("split_digits", "split_by_whitespace")),
         ((), ("<sep>", "x y")),
     )
@@ -98,7 +105,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], Token
         )
         content = model.getvalue()
         if not has_space:
-            # The piece of the space alone (field 1 of a piece, 3 bytes, then its score) becomes another character.
+            # The piece of the space alone (field 1 of a piece, 3 bytes, then its score) becomes another
+            # character.
             content = content.replace(b"\x0a\x03\xe2\x96\x81\x15", b"\x0a\x03\xe2\x96\x83\x15")
         path = folder / f"{kind}-{has_space}.model"
         path.write_bytes(content)
@@ -140,7 +148,9 @@ def test_the_zoo_has_what_it_is_for(zoo: Callable[[int, bool], Tokenizer]) -> No
     assert all(not zoo(index, True).byte_table.spelled_space for index in with_fallback[::7])
     adds = {zoo(index, True).byte_table.adds_space for index in range(0, len(KINDS), 9)}
     assert adds == {True, False}
-    across = [zoo(index, True) for index, kind in enumerate(KINDS) if ("split_by_whitespace", False) in kind][:4]
+    across = [zoo(index, True) for index, kind in enumerate(KINDS) if ("split_by_whitespace", False) in kind][
+        :4
+    ]
     pieces = [tokenizer.decode([token]) for tokenizer in across for token in range(4, tokenizer.vocab_size)]
     assert any(" " in piece.strip() for piece in pieces)
 
@@ -171,7 +181,9 @@ def test_a_space_at_the_end_of_every_text_is_refused(tmp_path: Path) -> None:
         minloglevel=3,
     )
     (tmp_path / "suffix.model").write_bytes(model.getvalue())
-    with pytest.raises(PgolfError, match=r"suffix.model: puts a space at the end.*use a tokenizer that was trained"):
+    with pytest.raises(
+        PgolfError, match=r"suffix.model: puts a space at the end.*use a tokenizer that was trained"
+    ):
         _ = Tokenizer.load(tmp_path / "suffix.model").byte_table
 
 
@@ -184,7 +196,9 @@ def test_bytes_of_the_official_tokenizer_are_those_of_the_normalised_text(shared
 
 @pytest.mark.parametrize("adds_space", [True, False])
 def test_the_definition_of_bytes(zoo: Callable[[int, bool], Tokenizer], adds_space: bool) -> None:
-    kind = next(i for i, kind in enumerate(KINDS) if kind[0] == "bpe" and ("add_dummy_prefix", adds_space) in kind)
+    kind = next(
+        i for i, kind in enumerate(KINDS) if kind[0] == "bpe" and ("add_dummy_prefix", adds_space) in kind
+    )
     tokenizer = zoo(kind, True)
     table, bos, letter = tokenizer.byte_table, tokenizer.bos_id, tokenizer.encode("1")[-1]
     assert table.count(np.array([bos]), np.array([letter])).tolist() == [1]

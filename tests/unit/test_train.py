@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.shard_writer import write_shard
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.recipe import Recipe, load_recipe
-from pgolf.train.folder import open_run
-from pgolf.train.loop import Run, train
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.folder import open_run
+from pgolf.train.loop import train
 from pgolf.train.metrics import Metrics, read_metrics, steps_per_reading
-from pgolf.weights import load_weights
+from pgolf.train.run import Run
 from tests.unit.stand_ins import write_tokenizer
 
 CPU = torch.device("cpu")
@@ -89,7 +90,9 @@ def test_a_resumed_run_ends_with_the_same_weights(dataset: Dataset, tmp_path: Pa
     assert second.clock.fake_quant_from == 4
     train(second, Watcher())
     assert equal(load_weights(tmp_path / "cut").state, whole)
-    steps = [entry["step"] for entry in read_metrics(tmp_path / "cut" / "metrics.jsonl") if "train_loss" in entry]
+    steps = [
+        entry["step"] for entry in read_metrics(tmp_path / "cut" / "metrics.jsonl") if "train_loss" in entry
+    ]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
@@ -141,7 +144,11 @@ class Reads(TorchDispatchMode):
     ],
 )
 def test_a_step_reads_nothing_but_losses_some_steps_together(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], together: int
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: tuple[str, ...],
+    together: int,
 ) -> None:
     run = open_run(recipe(*settings), dataset, tmp_path / "run", CPU)
     assert run.metrics.steps_per_reading == steps_per_reading(CPU) == 1
@@ -185,7 +192,9 @@ def test_priming_leaves_no_trace(dataset: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-def test_fake_quantization_starts_when_the_schedule_says(dataset: Dataset, tmp_path: Path, delay: int) -> None:
+def test_fake_quantization_starts_when_the_schedule_says(
+    dataset: Dataset, tmp_path: Path, delay: int
+) -> None:
     # Scales before steps 0 to 5 are 1, 1, 1, 0.75, 0.5, 0.25: the first below 0.6 comes before step 4.
     made = recipe("qat.enabled=true", "qat.threshold=0.6", f"qat.delay_steps={delay}")
     run, watcher = open_run(made, dataset, tmp_path / "run", CPU), Watcher()
@@ -203,7 +212,9 @@ def test_fake_quantization_starts_when_the_schedule_says(dataset: Dataset, tmp_p
 
 
 def test_soft_rounding_sharpens_from_1_to_16(dataset: Dataset, tmp_path: Path) -> None:
-    run = open_run(recipe("qat.enabled=true", "qat.threshold=0.5", "qat.soft_round=true"), dataset, tmp_path / "r", CPU)
+    run = open_run(
+        recipe("qat.enabled=true", "qat.threshold=0.5", "qat.soft_round=true"), dataset, tmp_path / "r", CPU
+    )
     for scale, alpha in ((0.49999, 1.0), (0.25, 8.5), (0.0, 16.0)):
         run.switch_fake_quantization(scale, Watcher())
         assert run.network.fake_quant.alpha.item() == pytest.approx(alpha, abs=1e-2)
@@ -222,7 +233,9 @@ def test_a_loss_that_is_no_number_stops_the_run(dataset: Dataset, tmp_path: Path
     run = open_run(recipe(), dataset, tmp_path / "run", CPU)
     with torch.no_grad():
         run.network.token_embedding.weight.fill_(float("nan"))
-    with pytest.raises(PgolfError, match=r"validation after step 0: .*not finite numbers.*lower the optim\.\*_lr"):
+    with pytest.raises(
+        PgolfError, match=r"validation after step 0: .*not finite numbers.*lower the optim\.\*_lr"
+    ):
         train(run, Watcher())
     run.validate = lambda asked: None  # type: ignore[method-assign, assignment, return-value]
     with pytest.raises(PgolfError, match="training loss became nan in step 1"):

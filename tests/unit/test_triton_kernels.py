@@ -35,7 +35,16 @@ def test_the_compiler_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     sizes = {"columns": "i32", "stride": "i32", "cap": "fp32", "BLOCK": "constexpr"}
     forward = {"z": "*bf16", "targets": "*i64", "losses": "*fp32", "normalisers": "*fp32"} | sizes
-    backward = {"z": "*bf16", "targets": "*i64", "normalisers": "*fp32", "upstream": "*fp32", "dz": "*bf16"} | sizes
-    for kernel, signature in ((cross_entropy._forward_kernel, forward), (cross_entropy._backward_kernel, backward)):
+    backward = {
+        "z": "*bf16",
+        "targets": "*i64",
+        "normalisers": "*fp32",
+        "upstream": "*fp32",
+        "dz": "*bf16",
+    } | sizes
+    for kernel, signature in (
+        (cross_entropy._forward_kernel, forward),
+        (cross_entropy._backward_kernel, backward),
+    ):
         source = ASTSource(kernel, signature, constexprs={"BLOCK": 1024})
         assert to_machine_code(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pgolf.recipe import Recipe, load_recipe
+from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.study.order import Progress, Shares, Start
 from pgolf.study.spec import Planned
 from pgolf.study.trunk import branch_step, pack_key, train_key, trunk_key
@@ -48,8 +48,18 @@ def test_swa_shares_the_trunk_of_the_last_weights_and_ema_that_of_its_own_decay(
 @pytest.mark.parametrize(
     "setting",
     [
-        *("optim.matrix_lr=0.03", "optim.muon_momentum_warmup_steps=7", "train.seed=5", "train.batch_tokens=1024"),
-        *("model.smear=false", "train.micro_batches=2", "train.validate_every=7", "data.validation_fraction=0.1"),
+        *(
+            "optim.matrix_lr=0.03",
+            "optim.muon_momentum_warmup_steps=7",
+            "train.seed=5",
+            "train.batch_tokens=1024",
+        ),
+        *(
+            "model.smear=false",
+            "train.micro_batches=2",
+            "train.validate_every=7",
+            "data.validation_fraction=0.1",
+        ),
     ],
 )
 def test_what_changes_training_from_the_start_shares_nothing(setting: str) -> None:
@@ -80,8 +90,14 @@ def test_the_longest_goes_first_and_keeps_checkpoints_for_the_others() -> None:
     planned = cells(["train.steps=60"], ["train.steps=100"], ["train.steps=80"], ["optim.matrix_lr=0.1"])
     shares = Shares(planned)
     first, second = shares.rounds(planned, Progress())
-    assert [(start.cell.name, start.source, start.keep) for start in first] == [("1", None, (10, 30)), ("3", None, ())]
-    assert [(start.cell.name, start.source and start.source.step) for start in second] == [("0", 10), ("2", 30)]
+    assert [(start.cell.name, start.source, start.keep) for start in first] == [
+        ("1", None, (10, 30)),
+        ("3", None, ()),
+    ]
+    assert [(start.cell.name, start.source and start.source.step) for start in second] == [
+        ("0", 10),
+        ("2", 30),
+    ]
     assert [start.trains for start in second] == [50, 50]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgolf.evaluate.ttt import Adapter, ScoredChunk, frozen_parameters, lr_factor
 from pgolf.model.gpt import GPT
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe
 
 SIZE = 40  # two whole sequences of 16 and a rest of 8
@@ -157,7 +157,13 @@ def test_freezing_a_block_freezes_the_core_it_shares() -> None:
 
 
 def test_gradient_clip_bounds_the_update() -> None:
-    settings = ['ttt.optimizer="sgd"', "ttt.epochs=1", "ttt.momentum=0", "ttt.lr=1", 'ttt.schedule="constant"']
+    settings = [
+        'ttt.optimizer="sgd"',
+        "ttt.epochs=1",
+        "ttt.momentum=0",
+        "ttt.lr=1",
+        'ttt.schedule="constant"',
+    ]
     moved = {}
     for clip in (0.01, 0.0):
         recipe = small_recipe(*settings, f"ttt.grad_clip={clip}")
@@ -183,4 +189,6 @@ def test_gradient_clip_bounds_the_update() -> None:
 )
 def test_schedules(schedule: str, chunks: int, factors: list[float]) -> None:
     ttt = small_recipe(f'ttt.schedule="{schedule}"').ttt
-    assert [lr_factor(ttt, chunk, chunks) for chunk in range(len(factors))] == pytest.approx(factors, abs=1e-6)
+    assert [lr_factor(ttt, chunk, chunks) for chunk in range(len(factors))] == pytest.approx(
+        factors, abs=1e-6
+    )

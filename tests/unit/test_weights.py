@@ -14,14 +14,16 @@ import safetensors.torch
 import torch
 
 from pgolf.compress.container import encode_artifact
+from pgolf.compress.weights import load_tensors, load_weights, save_tensors, save_weights
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
 from pgolf.model.load import model_from, parameter_shapes
-from pgolf.recipe import load_recipe
-from pgolf.weights import load_tensors, load_weights, save_tensors, save_weights
+from pgolf.recipe.recipe import load_recipe
 
 TINY = ["model.layers=2", "model.width=32", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=32"]
-RECIPE = load_recipe("quickstart", [*TINY, "model.xsa_last=2", "model.vocab_size=64", "model.bigram.buckets=16"])
+RECIPE = load_recipe(
+    "quickstart", [*TINY, "model.xsa_last=2", "model.vocab_size=64", "model.bigram.buckets=16"]
+)
 
 
 def test_weights_carry_their_recipe(tmp_path: Path) -> None:
@@ -32,7 +34,9 @@ def test_weights_carry_their_recipe(tmp_path: Path) -> None:
         assert weights.recipe == RECIPE
         assert weights.tokenizer_digest == "abc"
         assert all(torch.equal(weights.state[name], value) for name, value in state.items())
-        assert all(torch.equal(a, b) for a, b in zip(weights.model().parameters(), state.values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(weights.model().parameters(), state.values(), strict=True)
+        )
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
@@ -88,15 +92,16 @@ def test_types_and_metadata_survive(tmp_path: Path) -> None:
     loaded, metadata = load_tensors(tmp_path / "t.safetensors")
     assert metadata == json.loads('{"clock": {"step": 3}}')
     assert all(
-        loaded[name].dtype == value.dtype and torch.equal(loaded[name], value) for name, value in tensors.items()
+        loaded[name].dtype == value.dtype and torch.equal(loaded[name], value)
+        for name, value in tensors.items()
     )
 
 
 SAVING = """
 import sys, torch
 from pathlib import Path
-from pgolf.recipe import load_recipe
-from pgolf.weights import save_tensors, save_weights
+from pgolf.recipe.recipe import load_recipe
+from pgolf.compress.weights import save_tensors, save_weights
 torch.manual_seed(0)
 recipe = load_recipe("tiny")
 state = {"b": torch.rand(3), "a": torch.rand(5, 2)}
@@ -118,7 +123,9 @@ def test_equal_weights_give_equal_files_in_any_process(tmp_path: Path) -> None:
     # The library reads them, metadata and all.
     found = safetensors.torch.load_file(paths[1])
     for name, value in found.items():
-        expected = {"none": torch.zeros(0, 4), "one": torch.tensor(7)}.get(name, torch.arange(3).to(value.dtype))
+        expected = {"none": torch.zeros(0, 4), "one": torch.tensor(7)}.get(
+            name, torch.arange(3).to(value.dtype)
+        )
         assert torch.equal(value, expected), name
         assert str(value.dtype) == name or name in ("none", "one")
     with safetensors.safe_open(paths[1], framework="pt") as file:
@@ -174,18 +181,26 @@ def test_a_small_file_asks_for_nothing(tmp_path: Path) -> None:
     ):
         load_weights(path).model()
     artifact = tmp_path / "big.pgolf"
-    artifact.write_bytes(encode_artifact({"smear.gate": torch.zeros(2)}, RECIPE.with_overrides(HUGE), "", "none", 1))
+    artifact.write_bytes(
+        encode_artifact({"smear.gate": torch.zeros(2)}, RECIPE.with_overrides(HUGE), "", "none", 1)
+    )
     with pytest.raises(PgolfError, match=r"token_embedding\.weight is missing"):
         load_weights(artifact).model()
     # Metadata may say anything.
     recipe = RECIPE.model_dump(mode="json")
     layers = recipe | {"model": recipe["model"] | {"layers": 10**8}}
     for metadata, message in (
-        ({"format": "pgolf-weights-1", "recipe": layers, "tokenizer": ""}, "model.layers must be at most 256"),
+        (
+            {"format": "pgolf-weights-1", "recipe": layers, "tokenizer": ""},
+            "model.layers must be at most 256",
+        ),
         ({"format": "pgolf-weights-1", "tokenizer": ""}, "not what pgolf writes"),
         ({"format": "pgolf-weights-1", "recipe": [1], "tokenizer": ""}, "big.safetensors"),
         ({"format": "pgolf-weights-1", "recipe": recipe}, "not what pgolf writes"),
-        ({"format": "pgolf-weights-1", "recipe": recipe, "tokenizer": "", "grid": 3}, "not what pgolf writes"),
+        (
+            {"format": "pgolf-weights-1", "recipe": recipe, "tokenizer": "", "grid": 3},
+            "not what pgolf writes",
+        ),
         ({"format": "pgolf-checkpoint-1", "recipe": recipe, "tokenizer": ""}, "not what pgolf writes"),
     ):
         save_tensors(path, {"w": torch.zeros(2)}, metadata)

@@ -47,7 +47,9 @@ def test_any_range_is_scored_by_the_same_windows(plan: Plan, data: st.DataObject
     first = data.draw(st.integers(0, targets - 1))
     end = data.draw(st.integers(first + 1, targets))
     whole = {
-        t: window.start for window in sliding_windows(targets, length, stride) for t in range(window.first, window.end)
+        t: window.start
+        for window in sliding_windows(targets, length, stride)
+        for t in range(window.first, window.end)
     }
     part = windows_between(first, end, length, stride)
     assert [t for window in part for t in range(window.first, window.end)] == list(range(first, end))

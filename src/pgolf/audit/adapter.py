@@ -20,8 +20,8 @@ class ForwardLogitsScorer(Scorer):
     """Scores with a frozen model in sliding windows; subclasses may learn in ``receive``.
 
     Args:
-        model: has ``forward_logits(input_ids)``: (B, T) int64 to (B, T, V), where position t is the prediction of the
-            token after input t. Put into evaluation mode here.
+        model: has ``forward_logits(input_ids)``: (B, T) int64 to (B, T, V), where position t is the
+            prediction of the token after input t. Put into evaluation mode here.
         length: inputs per window.
         stride: targets scored per window after the first; None takes ``length`` (windows side by side).
         batch: windows per forward pass.
@@ -29,7 +29,12 @@ class ForwardLogitsScorer(Scorer):
     """
 
     def __init__(
-        self, model: nn.Module, length: int, stride: int | None = None, batch: int = 32, vocab_size: int | None = None
+        self,
+        model: nn.Module,
+        length: int,
+        stride: int | None = None,
+        batch: int = 32,
+        vocab_size: int | None = None,
     ) -> None:
         self.model = model.eval()
         self.length, self.stride, self.batch = length, stride or length, batch
@@ -57,7 +62,9 @@ class ForwardLogitsScorer(Scorer):
         rows: list[Tensor] = []
         while windows:
             size = windows[0].end - windows[0].start
-            count = next((n for n, window in enumerate(windows) if window.end - window.start != size), len(windows))
+            count = next(
+                (n for n, window in enumerate(windows) if window.end - window.start != size), len(windows)
+            )
             group, windows = windows[: min(count, self.batch)], windows[min(count, self.batch) :]
             logits = self._logits(torch.stack([inputs[w.start - begin : w.end - begin] for w in group]))
             rows += [logits[n, w.first - w.start :] for n, w in enumerate(group)]

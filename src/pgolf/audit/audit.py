@@ -1,7 +1,8 @@
 """The audit: a subject is made, run once as it is, then experimented on.
 
-The order of things: everything that the subject does is watched from its import on; the plain run gives the costs that
-all experiments compare with, and the time; experiments change what a valid score must not depend on.
+The order of things: everything that the subject does is watched from its import on; the plain run gives the
+costs that all experiments compare with, and the time; experiments change what a valid score must not depend
+on.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ def audit(
     per_target = part.seconds / stream.targets
     findings = [*part.findings, *_watched(watch), _time(per_target, full_targets or stream.targets, settings)]
     compiled = watch.of_kind("compiler")
-    notes = [*part.notes, *([f"a compiler was at work ({len(compiled)} files and programs)"] if compiled else [])]
+    notes = [
+        *part.notes,
+        *([f"a compiler was at work ({len(compiled)} files and programs)"] if compiled else []),
+    ]
     byte_count = int(byte_counts.sum(dtype=np.int64))
     return Report(
         subject=name,
@@ -93,7 +97,9 @@ def audit(
 class _Part:
     """What the tests of one kind of subject give."""
 
-    def __init__(self, base: Nats, seconds: float, findings: Sequence[Finding], notes: Iterable[str | None]) -> None:
+    def __init__(
+        self, base: Nats, seconds: float, findings: Sequence[Finding], notes: Iterable[str | None]
+    ) -> None:
         self.base, self.seconds, self.findings = base, seconds, findings
         self.notes = [text for text in notes if text]
 
@@ -122,7 +128,9 @@ def _audit_scorer(
     states = len({entry.state for entry in ledger.entries})
     learned = None
     if states == 1:
-        learned = "the state never changed: this scorer does not learn, or not within the targets of the audit"
+        learned = (
+            "the state never changed: this scorer does not learn, or not within the targets of the audit"
+        )
     return _Part(base, seconds, findings, [learned, experiments.announced()])
 
 
@@ -219,9 +227,7 @@ def _opened(condition: str, test: str, watch: Watch, kinds: tuple[str, ...], oth
 
 def _time(per_target: float, full_targets: int, settings: Settings) -> Finding:
     whole = per_target * full_targets
-    text = (
-        f"{per_target * 1e6:,.1f} microseconds per target, {whole:,.1f} s for {full_targets:,} targets on this machine"
-    )
+    text = f"{per_target * 1e6:,.1f} microseconds per target, {whole:,.1f} s for {full_targets:,} targets on this machine"
     details = {"seconds": whole, "targets": full_targets, "limit": settings.limit_seconds}
     if settings.limit_seconds is None:
         return Finding("time", "whole evaluation", "not tested", f"{text}; no limit given", details)

@@ -33,7 +33,8 @@ def similar_tokens(context: Context, previous: int, token: int, count: int) -> l
 class ByteRows:
     """Collects what the byte distributions of targets show.
 
-    Row j of a target's rows (m, 256) is the distribution of its byte j, given the text before and the bytes before j.
+    Row j of a target's rows (m, 256) is the distribution of its byte j, given the text before and the bytes
+    before j.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,11 @@ class ByteRows:
     def findings(self, tolerance: float, own_condition: str) -> list[Finding]:
         """What was found; ``own_condition`` names a dependence on the byte that is predicted."""
         return [
-            self.sums.judged("C2", "bytes add up to 1", tolerance, f"logsumexp of {self.sums.count} byte rows", ""),
-            self.entries.judged("C2", "nats are those of the bytes", tolerance, f"{self.entries.count} targets"),
+            self.sums.judged(
+                "C2", "bytes add up to 1", tolerance, f"logsumexp of {self.sums.count} byte rows", ""
+            ),
+            self.entries.judged(
+                "C2", "nats are those of the bytes", tolerance, f"{self.entries.count} targets"
+            ),
             self.own.judged(own_condition, "own bytes", tolerance, "byte rows of targets that begin alike"),
         ]

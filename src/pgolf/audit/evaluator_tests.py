@@ -1,4 +1,6 @@
-"""Close examination of a whole-stream evaluator: what it counts, and whether its costs are those of distributions."""
+"""Close examination of a whole-stream evaluator: what it counts, and whether its costs are those of
+distributions.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,13 @@ def count_findings(claim: Claim, stream: Stream, byte_counts: ByteCounts) -> lis
     if len(missing) or len(repeated):
         parts = []
         if len(missing):
-            parts.append(f"{len(missing)} of {stream.targets} targets are not scored, the first is {missing[0]}")
+            parts.append(
+                f"{len(missing)} of {stream.targets} targets are not scored, the first is {missing[0]}"
+            )
         if len(repeated):
-            parts.append(f"{len(repeated)} are scored again, the first is {repeated[0]} ({times[repeated[0]]} times)")
+            parts.append(
+                f"{len(repeated)} are scored again, the first is {repeated[0]} ({times[repeated[0]]} times)"
+            )
         evidence = "; ".join(parts)
     backwards = np.flatnonzero(np.diff(positions) < 0)
     order = f"{len(positions)} scores from left to right"
@@ -49,7 +55,11 @@ def _totals(claim: Claim, byte_counts: ByteCounts) -> list[Finding]:
     # The bytes of the targets that it says it scored: what else is wrong with those is said elsewhere.
     counted = int(byte_counts[claim.positions].sum(dtype=np.int64))
     text = f"{claim.bytes:,} bytes claimed, the scored targets stand for {counted:,}"
-    findings = [verdict("bytes", "byte total", claim.bytes != counted, text, {"claimed": claim.bytes, "true": counted})]
+    findings = [
+        verdict(
+            "bytes", "byte total", claim.bytes != counted, text, {"claimed": claim.bytes, "true": counted}
+        )
+    ]
     if claim.val_bpb is None:
         return [*findings, Finding("bytes", "claimed score", "not tested", "no val_bpb is claimed")]
     bpb = math.fsum(claim.nats) / math.log(2) / claim.bytes if claim.bytes else math.nan
@@ -61,9 +71,9 @@ def _totals(claim: Claim, byte_counts: ByteCounts) -> list[Finding]:
 class OwnTarget:
     """Puts other tokens in the place of a target, everything before it as it is.
 
-    What a target costs has to be the negative logarithm of its entry in a distribution that is the same whichever token
-    is the target. Where the evaluator offers the distributions, they are compared; where not, the probabilities of
-    all tokens, each from a run of its own, have to add up to 1.
+    What a target costs has to be the negative logarithm of its entry in a distribution that is the same
+    whichever token is the target. Where the evaluator offers the distributions, they are compared; where not,
+    the probabilities of all tokens, each from a run of its own, have to add up to 1.
 
     Args:
         runner: of the evaluator.
@@ -75,9 +85,21 @@ class OwnTarget:
     """
 
     def __init__(
-        self, runner: EvaluatorRunner, stream: Stream, base: Nats, settings: Settings, allowed: float, context: Context
+        self,
+        runner: EvaluatorRunner,
+        stream: Stream,
+        base: Nats,
+        settings: Settings,
+        allowed: float,
+        context: Context,
     ) -> None:
-        self.runner, self.stream, self.base, self.settings, self.context = runner, stream, base, settings, context
+        self.runner, self.stream, self.base, self.settings, self.context = (
+            runner,
+            stream,
+            base,
+            settings,
+            context,
+        )
         self.allowed = allowed
         self.generator = np.random.default_rng([settings.seed, 3])
         self.totals, self.earlier = Largest(), Largest()
@@ -97,7 +119,9 @@ class OwnTarget:
             if has_rows:
                 if offered.distributions is not None:
                     row = self._row(offered, place)
-                    self.entries.see(gap(self.base[place], -row[self.stream.tokens[place + 1]]), f"target {place}")
+                    self.entries.see(
+                        gap(self.base[place], -row[self.stream.tokens[place + 1]]), f"target {place}"
+                    )
                 self._compare_rows(place, offered)
             else:
                 self._add_up(place)
@@ -107,17 +131,26 @@ class OwnTarget:
 
     def _findings(self, offered: Claim) -> list[Finding]:
         own = "C3" if self.runner.learning.seen else "C2"
-        steps = f"; {self.runner.learning.gradients} gradients were computed in all runs" if own == "C3" else ""
+        steps = (
+            f"; {self.runner.learning.gradients} gradients were computed in all runs" if own == "C3" else ""
+        )
         earlier = self.earlier.judged(
-            "C1", "next target", max(self.allowed, self.settings.rounding), "targets before one that is replaced"
+            "C1",
+            "next target",
+            max(self.allowed, self.settings.rounding),
+            "targets before one that is replaced",
         )
         if self._has_bytes(offered):
             return [earlier, *self.bytes.findings(1e-4, own)]
         if offered.distributions is not None:
             return [
                 earlier,
-                self.sums.judged("C2", "probabilities add up to 1", 1e-4, f"logsumexp of {self.sums.count} rows", ""),
-                self.entries.judged("C2", "losses are entries", self.allowed, f"{self.entries.count} targets"),
+                self.sums.judged(
+                    "C2", "probabilities add up to 1", 1e-4, f"logsumexp of {self.sums.count} rows", ""
+                ),
+                self.entries.judged(
+                    "C2", "losses are entries", self.allowed, f"{self.entries.count} targets"
+                ),
                 self.own.judged(
                     own, "own target", self.allowed, f"distributions of {self.own.count} other targets{steps}"
                 ),
@@ -137,13 +170,21 @@ class OwnTarget:
         # Scripts are not made for streams of a few targets, which may stand for no bytes at all.
         scored = np.flatnonzero(~np.isnan(self.base))
         scored = scored[scored >= min(_SHORTEST, self.stream.targets // 8)]
-        cheapest = scored[np.argsort(self.base[scored], kind="stable")][: max(len(scored) // 10, self.settings.places)]
+        cheapest = scored[np.argsort(self.base[scored], kind="stable")][
+            : max(len(scored) // 10, self.settings.places)
+        ]
         picks = [self.generator.permutation(cheapest), self.generator.permutation(scored)]
-        mixed = [int(place) for pair in zip(*(pick[: len(cheapest)] for pick in picks), strict=True) for place in pair]
+        mixed = [
+            int(place)
+            for pair in zip(*(pick[: len(cheapest)] for pick in picks), strict=True)
+            for place in pair
+        ]
         return list(dict.fromkeys(mixed))[: self.settings.places]
 
     def _affordable(self, places: Sequence[int]) -> list[int]:
-        """The first of some places, and those of the others for which as many runs as there are tokens are cheap."""
+        """The first of some places, and those of the others for which as many runs as there are tokens are
+        cheap.
+        """
         runs = min(self.stream.vocab_size, self.settings.substitutions)
         left = self.settings.substituted_targets
         found: list[int] = []
@@ -161,7 +202,8 @@ class OwnTarget:
         return claim, spread(claim, len(tokens) - 1)
 
     def _runs(self, place: int, tokens: Sequence[int], wanted: bool) -> list[tuple[int, Claim, float]]:
-        """Claims of the stream up to a target, with each token in its place: token, claim, nats of the target.
+        """Claims of the stream up to a target, with each token in its place: token, claim, nats of the
+        target.
 
         Where the evaluator leaves the end of so short a stream out, the stream keeps its end.
         """
@@ -193,7 +235,9 @@ class OwnTarget:
                 text = self.context.token_bytes(int(self.stream.tokens[place]), token)
                 if text:
                     rows = as_log_rows(
-                        claim.byte_distributions.get(place, np.zeros((0, 256))), 256, self.runner.evaluator.name
+                        claim.byte_distributions.get(place, np.zeros((0, 256))),
+                        256,
+                        self.runner.evaluator.name,
                     )
                     alternatives[text] = (rows, nats)
                 continue

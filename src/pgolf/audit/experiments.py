@@ -34,7 +34,9 @@ class Experiments:
 
     @property
     def allowed(self) -> float:
-        """Largest difference that is none: machines that do not repeat themselves exactly are given their noise."""
+        """Largest difference that is none: machines that do not repeat themselves exactly are given their
+        noise.
+        """
         return max(self.settings.tolerance, 4 * self.noise)
 
     @property
@@ -71,14 +73,18 @@ class Experiments:
             self._compare(found, self.stream.other_future(edge.at, self.generator), edge)
             if found.value > self.allowed:
                 break
-        return found.judged("C1", "future tokens", self.allowed, f"all tokens after {_listed(edges)} replaced")
+        return found.judged(
+            "C1", "future tokens", self.allowed, f"all tokens after {_listed(edges)} replaced"
+        )
 
     def boundaries(self) -> Finding:
         """Documents begin elsewhere after an edge."""
         begins = np.array([0, *self.stream.documents])
         # Inside documents, so that some of the document is scored before the edge.
         inside = [e for e in range(2, self.stream.targets) if e - begins[begins <= e].max() >= 2]
-        edges = [Edge(int(e), "document") for e in self.generator.permutation(inside)[: 2 * self.settings.edges]]
+        edges = [
+            Edge(int(e), "document") for e in self.generator.permutation(inside)[: 2 * self.settings.edges]
+        ]
         found = Largest()
         for edge in edges:
             for what, tokens in self.stream.other_boundaries(edge.at, self.generator):

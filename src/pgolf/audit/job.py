@@ -15,18 +15,18 @@ from pgolf.audit.settings import Settings
 from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
 from pgolf.codec.pieces import Pieces
 from pgolf.codec.proof import Proof, decode_check
+from pgolf.compress.weights import load_weights
 from pgolf.data.byte_check import ByteCheck, check_bytes
 from pgolf.data.dataset import Dataset, Text, open_dataset
 from pgolf.data.shards import Tokens
-from pgolf.device import place
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.ledger import text_digest
 from pgolf.evaluate.protocol import Scorer
-from pgolf.evaluate.scorer import MODES, build_scorer
-from pgolf.files import sha256_file
-from pgolf.pipeline import job_dataset
-from pgolf.recipe import Recipe
-from pgolf.weights import load_weights
+from pgolf.optim.place import place
+from pgolf.recipe.recipe import Recipe
+from pgolf.runs.pipeline import job_dataset
+from pgolf.runtime.files import sha256_file
 
 Note = Callable[[str], None]
 
@@ -125,7 +125,9 @@ def audit_job(
     if scorer is None:
         return _own(artifact, data, tokenizer, mode or "sliding", overrides, device)
     if mode is not None or overrides:
-        raise PgolfError("--mode and --set are for pgolf's own scorers; leave them out where --scorer names another")
+        raise PgolfError(
+            "--mode and --set are for pgolf's own scorers; leave them out where --scorer names another"
+        )
     if not artifact.exists():
         raise PgolfError(f"{artifact}: no such file or folder")
     if data is None:
@@ -144,7 +146,8 @@ def audit_job(
 
 
 def audited(artifact: Path, recipe: Recipe, dataset: Dataset, mode: str) -> dict[str, str]:
-    """What an audit of one of pgolf's own scorers is about: mode, digests of settings, artifact, tokenizer and text.
+    """What an audit of one of pgolf's own scorers is about: mode, digests of settings, artifact, tokenizer
+    and text.
 
     Args:
         artifact: the file.

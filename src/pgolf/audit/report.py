@@ -84,7 +84,9 @@ class Report:
         }
 
 
-def verdict(condition: str, test: str, bad: bool, evidence: str, details: dict[str, Any] | None = None) -> Finding:
+def verdict(
+    condition: str, test: str, bad: bool, evidence: str, details: dict[str, Any] | None = None
+) -> Finding:
     """What a test that was run has found: a violation, or not."""
     return Finding(condition, test, "violation" if bad else "ok", evidence, details or {})
 
@@ -117,7 +119,12 @@ class Largest:
         size = f"{self.value:.2g} {unit}".strip()
         where = f" ({self.place})" if self.value > 0 else ""
         evidence = f"{text}: at most {size}{where}; allowed {limit:.2g}"
-        details = {"largest": _finite(self.value), "where": self.place, "allowed": limit, "compared": self.count}
+        details = {
+            "largest": _finite(self.value),
+            "where": self.place,
+            "allowed": limit,
+            "compared": self.count,
+        }
         return verdict(condition, test, self.value > limit, evidence, details)
 
 

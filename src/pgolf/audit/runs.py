@@ -119,7 +119,9 @@ class _EnoughError(Exception):
 
 
 class _Recorder(Scorer):
-    """Stands between the grader and the audited scorer, passes everything on, and keeps what each target cost."""
+    """Stands between the grader and the audited scorer, passes everything on, and keeps what each target
+    cost.
+    """
 
     def __init__(
         self,

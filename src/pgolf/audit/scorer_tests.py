@@ -35,9 +35,21 @@ class ScorerTests:
     """
 
     def __init__(
-        self, runner: ScorerRunner, stream: Stream, base: Nats, settings: Settings, allowed: float, context: Context
+        self,
+        runner: ScorerRunner,
+        stream: Stream,
+        base: Nats,
+        settings: Settings,
+        allowed: float,
+        context: Context,
     ) -> None:
-        self.runner, self.stream, self.base, self.settings, self.context = runner, stream, base, settings, context
+        self.runner, self.stream, self.base, self.settings, self.context = (
+            runner,
+            stream,
+            base,
+            settings,
+            context,
+        )
         self.allowed, self.allowed_rounding = allowed, max(allowed, settings.rounding)
         self.generator = np.random.default_rng([settings.seed, 1])
         self.sums, self.entries, self.later, self.shorter = Largest(), Largest(), Largest(), Largest()
@@ -65,23 +77,32 @@ class ScorerTests:
         own = "C3" if self.runner.learning.seen or self.weights_changed or self.other_changed else "C2"
         count = f"{self.probed} requests"
         return [
-            sizes.judged("C1", "size of requests", self.allowed_rounding, f"asked in {len(requests)} requests instead"),
+            sizes.judged(
+                "C1", "size of requests", self.allowed_rounding, f"asked in {len(requests)} requests instead"
+            ),
             self.later.judged("C1", "later targets of a block", self.allowed, f"replaced in {count}"),
             self.shorter.judged("C1", "end of a block", self.allowed_rounding, f"{count} ended earlier"),
             replay,
-            self.sums.judged("C2", "probabilities add up to 1", 1e-4, f"logsumexp of {self.sums.count} rows", ""),
+            self.sums.judged(
+                "C2", "probabilities add up to 1", 1e-4, f"logsumexp of {self.sums.count} rows", ""
+            ),
             self.entries.judged(
                 "C2", "losses are entries", self.allowed, "losses and distributions of the same targets"
             ),
             self.strict.judged(
-                "C2", "strict mode", self.allowed_rounding, f"{self.strict.count} targets scored without being shown"
+                "C2",
+                "strict mode",
+                self.allowed_rounding,
+                f"{self.strict.count} targets scored without being shown",
             ),
             self.own.judged(own, "own target", self.allowed, f"{self.own.count} targets replaced by others"),
             hidden,
             *(self.bytes.findings(1e-4, own) if self._predicts_bytes else []),
             self._state(),
             traces,
-            self.again.judged("C3", "asking again", self.allowed, f"{count} scored again after other targets"),
+            self.again.judged(
+                "C3", "asking again", self.allowed, f"{count} scored again after other targets"
+            ),
         ]
 
     @property
@@ -136,7 +157,9 @@ class ScorerTests:
         several = [request for request in small if request[1] > 1] or small
         order = self.generator.permutation(len(several))[: (self.settings.probes + 1) // 2]
         some = [several[int(index)][0] for index in order]
-        cheapest = sorted(small, key=lambda request: float(np.min(plain[request[0] : request[0] + request[1]])))
+        cheapest = sorted(
+            small, key=lambda request: float(np.min(plain[request[0] : request[0] + request[1]]))
+        )
         for first, _ in cheapest:
             if len(some) >= self.settings.probes:
                 break
@@ -166,9 +189,13 @@ class ScorerTests:
                 other[place] = self.stream.other_token(int(block[place]), 1, self.generator)[0]
             known = index + 1
             self._see(self.later, self.runner.losses(other)[:known], losses[:known], first)
-            self._see(self.later, self.runner.distributions(other[:-1])[: known + 1], rows[: known + 1], first)
+            self._see(
+                self.later, self.runner.distributions(other[:-1])[: known + 1], rows[: known + 1], first
+            )
             self._see(self.shorter, self.runner.losses(block[:known]), losses[:known], first)
-        likely = [int(token) for token in rows[index].topk(min(2, rows.shape[1])).indices if token != block[index]]
+        likely = [
+            int(token) for token in rows[index].topk(min(2, rows.shape[1])).indices if token != block[index]
+        ]
         others = [*likely, *self.stream.other_token(int(block[index]), self.settings.swaps, self.generator)]
         tried = list(dict.fromkeys(others))[: self.settings.swaps]
         for token in tried:
@@ -176,7 +203,9 @@ class ScorerTests:
             other[index] = token
             changed = self.runner.losses(other)
             self._see(self.later, changed[:index], losses[:index], first)
-            self.own.see(gap(float(changed[index]), -float(rows[index, token])), f"target {first + index} as {token}")
+            self.own.see(
+                gap(float(changed[index]), -float(rows[index, token])), f"target {first + index} as {token}"
+            )
             if index + 1 < len(block):
                 others_rows = self.runner.distributions(other[:-1])
                 self._see(self.later, others_rows[:index], rows[:index], first)
@@ -184,7 +213,9 @@ class ScorerTests:
         if self._predicts_bytes:
             self._examine_bytes(first, index, block, rows, [int(block[index]), *tried])
 
-    def _examine_bytes(self, first: int, index: int, block: Tensor, rows: Tensor, tokens: Sequence[int]) -> None:
+    def _examine_bytes(
+        self, first: int, index: int, block: Tensor, rows: Tensor, tokens: Sequence[int]
+    ) -> None:
         assert self.context.token_bytes is not None
         previous = int(block[index - 1]) if index else int(self.stream.tokens[first])
         alternatives = {}
@@ -194,7 +225,10 @@ class ScorerTests:
             if text:
                 with blamed(self.runner.name, "byte_distributions()"):
                     found = self.runner.scorer.byte_distributions(block[:index].clone(), token)  # type: ignore[attr-defined]
-                alternatives[text] = (as_log_rows(found, 256, "byte_distributions()"), -float(rows[index, token]))
+                alternatives[text] = (
+                    as_log_rows(found, 256, "byte_distributions()"),
+                    -float(rows[index, token]),
+                )
         self.bytes.see(first + index, alternatives)
 
     def _see(self, found: Largest, one: Tensor, other: Tensor, first: int) -> None:
@@ -204,9 +238,11 @@ class ScorerTests:
             found.see(change, f"target {first + place // max(one[0].numel(), 1)}")
 
     def _hidden(self) -> Finding:
-        """Replace a target in the text itself, and look up in the distribution what the original one would have cost.
+        """Replace a target in the text itself, and look up in the distribution what the original one would
+        have cost.
 
-        A scorer that gets hold of its targets elsewhere than in the block, in memory or so, cannot know it any more.
+        A scorer that gets hold of its targets elsewhere than in the block, in memory or so, cannot know it
+        any more.
         """
         found = Largest()
         scored = np.arange(self.stream.targets)
@@ -242,7 +278,10 @@ class ScorerTests:
     def _state(self) -> Finding:
         test = "state while scoring"
         bad = self.digest_changes > 0 or bool(self.weights_changed)
-        details = {"weights": sorted(set(self.weights_changed))[:20], "other": sorted(set(self.other_changed))[:20]}
+        details = {
+            "weights": sorted(set(self.weights_changed))[:20],
+            "other": sorted(set(self.other_changed))[:20],
+        }
         if self.digest_changes:
             evidence = f"state_digest() changed in {self.digest_changes} of {self.probed} requests"
         elif self.weights_changed:

@@ -22,8 +22,8 @@ _OF_FUNCTIONS = ("__code__", "__func__", "__self__")
 def digest_parts(thing: Any) -> dict[str, str]:
     """Fingerprints of the parts of an object, by their path.
 
-    Looks through attributes, containers, modules and optimizers; functions, classes and what C code hides are left
-    out. Paths of parameters, buffers that are saved, and optimizers begin with "weights:".
+    Looks through attributes, containers, modules and optimizers; functions, classes and what C code hides are
+    left out. Paths of parameters, buffers that are saved, and optimizers begin with "weights:".
     """
     parts: dict[str, str] = {}
     _walk(thing, "", parts, set(), 0)
@@ -69,7 +69,9 @@ def _walk_inside(thing: Any, path: str, parts: dict[str, str], seen: set[int], d
         for name, tensor in thing.state_dict(keep_vars=True).items():
             if id(tensor) not in seen:
                 seen.add(id(tensor))
-                parts[f"weights:{path}.{name}"] = tensor_digest(tensor) if isinstance(tensor, Tensor) else repr(tensor)
+                parts[f"weights:{path}.{name}"] = (
+                    tensor_digest(tensor) if isinstance(tensor, Tensor) else repr(tensor)
+                )
         parts[f"{path}.training"] = repr(thing.training)
     if isinstance(thing, Optimizer):
         inside: dict[str, str] = {}

@@ -1,7 +1,8 @@
 """Variations of a stream of tokens, and where they begin.
 
-Token i is followed by target i, which is token i + 1. An *edge* e divides the targets: a variation at e changes tokens
-after token e only, so that the targets 0 to e - 1 are the same, and what they cost must be too.
+Token i is followed by target i, which is token i + 1. An *edge* e divides the targets: a variation at e
+changes tokens after token e only, so that the targets 0 to e - 1 are the same, and what they cost must be
+too.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class Stream:
         return tokens
 
     def other_boundaries(self, edge: int, generator: np.random.Generator) -> list[tuple[str, Tokens]]:
-        """Streams whose documents end elsewhere after ``edge``, each with what was done; the other tokens stay."""
+        """Streams whose documents end elsewhere after ``edge``, each with what was done; the other tokens
+        stay.
+        """
         after = [place for place in self.documents if place > edge]
         room = [place for place in range(edge + 1, len(self.tokens)) if place not in after]
         variations = []
@@ -108,7 +111,9 @@ class Stream:
 
     def _others(self, tokens: Tokens, generator: np.random.Generator) -> NDArray[np.integer]:
         places = np.searchsorted(self._alphabet, tokens) % len(self._alphabet)
-        return self._alphabet[(places + generator.integers(1, len(self._alphabet), len(tokens))) % len(self._alphabet)]
+        return self._alphabet[
+            (places + generator.integers(1, len(self._alphabet), len(tokens))) % len(self._alphabet)
+        ]
 
 
 def gap(one: float, other: float) -> float:

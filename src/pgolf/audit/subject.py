@@ -3,16 +3,17 @@
 A *factory* makes it: a function that takes a ``Context`` and returns either
 
 * a ``Scorer`` (``evaluate/protocol.py``), which never sees more than the grader shows it; or
-* an *evaluator*, the usual shape of a script: a function ``evaluate(tokens, byte_table)`` that is given all tokens and
-  returns a ``Claim`` of what every target cost. It may take two more arguments, by name:
+* an *evaluator*, the usual shape of a script: a function ``evaluate(tokens, byte_table)`` that is given all
+  tokens and returns a ``Claim`` of what every target cost. It may take two more arguments, by name:
 
-  - ``announced``: how many targets the stream has. Whoever needs the number for a schedule takes it from here, because
-    the auditor also hands over streams that are cut short;
+  - ``announced``: how many targets the stream has. Whoever needs the number for a schedule takes it from
+    here, because the auditor also hands over streams that are cut short;
   - ``wanted``: positions of targets whose whole distribution the claim should carry.
 
 Each call of an evaluator starts from the artifact: what it learned in the call before is forgotten.
-Either may have two attributes: ``documents_independent`` (True claims that no document's score depends on another
-document) and ``periods`` (lengths after which its windows and chunks repeat, so that edges can be aimed at).
+Either may have two attributes: ``documents_independent`` (True claims that no document's score depends on
+another document) and ``periods`` (lengths after which its windows and chunks repeat, so that edges can be
+aimed at).
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Scorer
-from pgolf.weights import Weights, load_weights
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Claim:
     positions: NDArray[np.integer[Any]] | None = None
     """Which target (0-based) each of ``nats`` is of (n,); None says 0, 1, 2, ..."""
     distributions: Mapping[int, Any] | None = None
-    """For the positions that were ``wanted``: natural logarithms (V,) of the distribution before the target is seen."""
+    """For the positions that were ``wanted``: natural logarithms (V,) of the distribution before the target
+    is seen.
+    """
     byte_distributions: Mapping[int, Any] | None = None
     """For an evaluator that predicts bytes, likewise: (m, 256), one row for each of the target's m bytes."""
 
@@ -110,7 +113,9 @@ class Evaluator:
         with blamed(self.name, "evaluating"):
             claim = self.function(tokens.copy(), byte_table, **options)
         if not isinstance(claim, Claim):
-            raise PgolfError(f"{self.name}: the evaluator returned {_kind(claim)}, not a pgolf.audit.subject.Claim")
+            raise PgolfError(
+                f"{self.name}: the evaluator returned {_kind(claim)}, not a pgolf.audit.subject.Claim"
+            )
         with blamed(self.name, "reading its claim"):
             count, val_bpb = int(claim.bytes), None if claim.val_bpb is None else float(claim.val_bpb)
             nats = np.asarray(claim.nats, dtype=np.float64)
@@ -178,12 +183,16 @@ def make_subject(factory: Factory, context: Context, name: str) -> Subject:
     try:
         return Evaluator(made, name)
     except (TypeError, ValueError) as error:
-        raise PgolfError(f"{name}: the evaluator's arguments cannot be told ({error}); use a plain function") from error
+        raise PgolfError(
+            f"{name}: the evaluator's arguments cannot be told ({error}); use a plain function"
+        ) from error
 
 
 @contextlib.contextmanager
 def blamed(name: str, doing: str) -> Iterator[None]:
-    """Turn an exception of a user's code into a mistake that says where it came from; pgolf's own code has no name."""
+    """Turn an exception of a user's code into a mistake that says where it came from; pgolf's own code has no
+    name.
+    """
     try:
         yield
     except PgolfError:
@@ -214,7 +223,9 @@ def _import_module(place: str, name: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name is None or not (place == error.name or place.startswith(f"{error.name}.")):
                 raise
-            raise PgolfError(f"--scorer {name}: no module {place} here; name a module or a FILE.py") from error
+            raise PgolfError(
+                f"--scorer {name}: no module {place} here; name a module or a FILE.py"
+            ) from error
 
 
 def _import_file(path: Path, name: str) -> Any:
@@ -236,4 +247,8 @@ def _import_file(path: Path, name: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
+    return (
+        f"the class {value.__name__}"
+        if isinstance(value, type)
+        else f"an object of type {type(value).__name__}"
+    )

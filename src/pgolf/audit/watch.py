@@ -1,7 +1,8 @@
 """What the audited code does beside computing: files, sockets, processes; and whether it learns.
 
-Python tells an *audit hook* of every file it opens, every socket and every process. A hook cannot be removed, so one is
-installed once and listens only while a ``Watch`` is open. What native code opens by itself is not told.
+Python tells an *audit hook* of every file it opens, every socket and every process. A hook cannot be removed,
+so one is installed once and listens only while a ``Watch`` is open. What native code opens by itself is not
+told.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-import pgolf
+from pgolf.runtime.package import FOLDER
 
 _open_watches: list[Watch] = []
 _installed = False
@@ -33,7 +34,20 @@ _MODULES = (".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib", ".pth")
 # The machine's own description, random numbers, devices.
 _MACHINE = ("/proc/", "/sys/", "/dev/", "/etc/")
 # What torch.compile runs and where it keeps what it made.
-_COMPILERS = ("gcc", "g++", "cc", "c++", "clang", "clang++", "ld", "ldconfig", "as", "ptxas", "nvcc", "cuobjdump")
+_COMPILERS = (
+    "gcc",
+    "g++",
+    "cc",
+    "c++",
+    "clang",
+    "clang++",
+    "ld",
+    "ldconfig",
+    "as",
+    "ptxas",
+    "nvcc",
+    "cuobjdump",
+)
 _COMPILER_FOLDERS = (f"{os.sep}torchinductor_", f"{os.sep}.triton{os.sep}", f"{os.sep}triton{os.sep}")
 
 
@@ -110,7 +124,11 @@ class Watch:
         known = [root for root in (self._artifact, self._data) if root and _within(real, root)]
         if known:
             return _in_data(real) if max(known, key=len) == self._data else ("", "")
-        if real.endswith(_MODULES) or real.startswith(_MACHINE) or any(_within(real, at) for at in self._environment):
+        if (
+            real.endswith(_MODULES)
+            or real.startswith(_MACHINE)
+            or any(_within(real, at) for at in self._environment)
+        ):
             return "", ""
         return "file", real
 
@@ -144,7 +162,7 @@ def _environment() -> list[str]:
         sys.base_prefix,
         sys.exec_prefix,
         str(Path(torch.__file__).parent),
-        str(Path(pgolf.__file__).parent),
+        str(FOLDER),
     }
     paths |= {path for name, path in sysconfig.get_paths().items() if name not in ("scripts", "data")}
     real = {os.path.realpath(path) for path in paths}

@@ -1,4 +1,6 @@
-"""Benchmarks: speed and memory, each beside the plainest loop that does the same work in the same run; and fuzzing."""
+"""Benchmarks: speed and memory, each beside the plainest loop that does the same work in the same run; and
+fuzzing.
+"""
 
 from pgolf.bench.harness import run_bench
 

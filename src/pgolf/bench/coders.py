@@ -13,9 +13,9 @@ from pgolf.bench.harness import cpu_model
 from pgolf.compress.compare import Progress, compare_coders
 from pgolf.compress.quantize import Quantized, Stored, quantize_matrix
 from pgolf.errors import PgolfError
-from pgolf.paths import utf8_name
-from pgolf.provenance import environment
-from pgolf.recipe import CompressSection
+from pgolf.recipe.sections import CompressSection
+from pgolf.runtime.environment import environment
+from pgolf.runtime.paths import utf8_name
 
 KEEP_BELOW = 8192
 
@@ -53,7 +53,8 @@ def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dic
 
 
 def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
-    """The file's float tensors, quantized per row by the largest magnitude or as float16; how many were no floats.
+    """The file's float tensors, quantized per row by the largest magnitude or as float16; how many were no
+    floats.
 
     Matrices of more than ``KEEP_BELOW`` entries are quantized.
 
@@ -71,7 +72,9 @@ def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
     settings = CompressSection(clip="absmax", round_with="stored")
     stored = {name: _store(name, tensor.float(), bits, settings, path) for name, tensor in floats.items()}
     if not any(isinstance(value, Quantized) for value in stored.values()):
-        raise PgolfError(f"{path}: holds no matrix of floats with more than {KEEP_BELOW:,} entries to quantize")
+        raise PgolfError(
+            f"{path}: holds no matrix of floats with more than {KEEP_BELOW:,} entries to quantize"
+        )
     return stored, len(tensors) - len(floats)
 
 

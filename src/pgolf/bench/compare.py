@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
+from pgolf.runtime.files import read_json
 
 # With fewer repeats resampling them says little; the ranges are compared instead.
 _ENOUGH_REPEATS = 5
@@ -43,11 +43,17 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()
+        }
 
     def rows(self) -> list[tuple[str, str]]:
         """Labelled lines."""
-        spread = "" if self.interval is None else f" ({self.interval[0]:.3f} to {self.interval[1]:.3f}, {self.method})"
+        spread = (
+            ""
+            if self.interval is None
+            else f" ({self.interval[0]:.3f} to {self.interval[1]:.3f}, {self.method})"
+        )
         differs = [(f"differs: {name}", f"{one} -> {two}") for name, (one, two) in self.environment.items()]
         return [
             ("work", f"{self.bench}, {self.recipe}: {self.scope}"),
@@ -90,13 +96,17 @@ def _read(path: Path) -> dict[str, Any]:
     found = read_json(path)
     needed = ("bench", "recipe", "scope", "milliseconds", "figure")
     if not isinstance(found, dict) or not all(name in found for name in needed):
-        raise PgolfError(f"{path}: no measurement of speed; give a file of `pgolf bench train|eval|ttt|pack --out`")
+        raise PgolfError(
+            f"{path}: no measurement of speed; give a file of `pgolf bench train|eval|ttt|pack --out`"
+        )
     return found
 
 
 def _check_same_work(a: Mapping[str, Any], b: Mapping[str, Any], where: str) -> None:
     def differ(what: str, one: object, two: object) -> PgolfError:
-        return PgolfError(f"{where}: measured different work ({what}: {one} and {two}); measure the same to compare")
+        return PgolfError(
+            f"{where}: measured different work ({what}: {one} and {two}); measure the same to compare"
+        )
 
     for name in ("bench", "recipe", "scope"):
         if a[name] != b[name]:

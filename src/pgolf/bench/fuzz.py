@@ -1,10 +1,11 @@
-"""Fuzzing of the artifact reader: damaged and hostile files, none of which may crash it or be believed wrongly.
+"""Fuzzing of the artifact reader: damaged and hostile files, none of which may crash it or be believed
+wrongly.
 
-Each case starts from a small valid artifact and changes it in one way. Where the change leaves the checksums as
-they were, the reader must refuse the file or return the very tensors of the original. Where the checksums are made
-right again, as a hostile writer would, it must refuse the file or return tensors that are as declared and finite.
-Anything else fails: another exception, a refusal that does not name the file, a read that takes more than 2 seconds
-or 256 MiB.
+Each case starts from a small valid artifact and changes it in one way. Where the change leaves the checksums
+as they were, the reader must refuse the file or return the very tensors of the original. Where the checksums
+are made right again, as a hostile writer would, it must refuse the file or return tensors that are as
+declared and finite. Anything else fails: another exception, a refusal that does not name the file, a read
+that takes more than 2 seconds or 256 MiB.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from pgolf.compress.coders import CODERS
 from pgolf.compress.container import Artifact, decode_artifact
 from pgolf.compress.quantize import Quantized, Stored, code_range, dequantize_state
 from pgolf.errors import PgolfError
-from pgolf.provenance import environment
-from pgolf.recipe import load_recipe
+from pgolf.recipe.recipe import load_recipe
+from pgolf.runtime.environment import environment
 
 SLOW_SECONDS = 2.0
 LARGE_BYTES = 1 << 28
@@ -61,8 +62,8 @@ def run_fuzz(cases: int, seed: int, progress: Callable[[int, int], None] | None 
         progress: told (cases read, all cases).
 
     Returns:
-        JSON values: counts by kind of change and outcome, the slowest read in milliseconds of processor time, peak
-        memory of the process in bytes, and the environment.
+        JSON values: counts by kind of change and outcome, the slowest read in milliseconds of processor time,
+        peak memory of the process in bytes, and the environment.
 
     Raises:
         PgolfError: a case failed; the message has its seed, kind, coder and what happened.
@@ -81,7 +82,10 @@ def run_fuzz(cases: int, seed: int, progress: Callable[[int, int], None] | None 
         if progress is not None:
             progress(index + 1, cases)
     if failures:
-        shown = [f"seed {at} ({case.kind}, {case.coder}): {case.outcome}" for at, case in failures[:_SHOWN_FAILURES]]
+        shown = [
+            f"seed {at} ({case.kind}, {case.coder}): {case.outcome}"
+            for at, case in failures[:_SHOWN_FAILURES]
+        ]
         raise PgolfError(
             f"bench fuzz: {len(failures):,} of {cases:,} cases failed; repeat one with --seed SEED --cases 1: "
             f"{'; '.join(shown)}"

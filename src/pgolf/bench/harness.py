@@ -1,4 +1,6 @@
-"""How benchmarks are measured: warm-up, repeats in alternation with the plain version, medians, paired ratios."""
+"""How benchmarks are measured: warm-up, repeats in alternation with the plain version, medians, paired
+ratios.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from typing import Any, NamedTuple
 import torch
 
 from pgolf.bench.work import WORK
-from pgolf.device import compile_always, keep_freed_memory
 from pgolf.errors import PgolfError
-from pgolf.flops import training_speed
 from pgolf.model.fast import textbook
-from pgolf.provenance import environment
-from pgolf.recipe import Recipe
-from pgolf.threads import default_waiting
+from pgolf.model.flops import training_speed
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.device import compile_always, keep_freed_memory
+from pgolf.runtime.environment import environment
+from pgolf.runtime.threads import default_waiting
 
 _WARMUP = 1
 
@@ -30,8 +32,9 @@ _WARMUP = 1
 def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> dict[str, Any]:
     """Measure one kind of work beside the same work done plainly.
 
-    The plain way runs in a process of its own, with the C library and OpenMP as a script finds them: what pgolf sets
-    for its own process is part of what is measured. A script that calls this needs ``if __name__ == "__main__":``.
+    The plain way runs in a process of its own, with the C library and OpenMP as a script finds them: what
+    pgolf sets for its own process is part of what is measured. A script that calls this needs ``if __name__
+    == "__main__":``.
 
     Args:
         what: "train" (one optimizer step), "eval" (sliding windows), "ttt" (test-time training) or "pack".
@@ -40,11 +43,11 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
         repeats: measured executions after one unmeasured.
 
     Returns:
-        JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the median of
-        the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time, which other work
-        on the machine disturbs less, the figures both computed, peak memory of both processes in bytes (each holds the
-        state of both ways), the recipe's settings and the environment; of training also the model's operations per
-        second and their part of the device's peak.
+        JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the
+        median of the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time,
+        which other work on the machine disturbs less, the figures both computed, peak memory of both
+        processes in bytes (each holds the state of both ways), the recipe's settings and the environment; of
+        training also the model's operations per second and their part of the device's peak.
 
     Raises:
         PgolfError: unknown kind of work, or the two ways disagree.
@@ -80,7 +83,9 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
         "milliseconds_plain": 1000 * plain_median,
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
-        "cpu_ratio": statistics.median(p.cpu_seconds / o.cpu_seconds for o, p in zip(ours, plain, strict=True)),
+        "cpu_ratio": statistics.median(
+            p.cpu_seconds / o.cpu_seconds for o, p in zip(ours, plain, strict=True)
+        ),
     }
     if measured.tokens:
         result["tokens_per_second"] = measured.tokens / median
@@ -130,7 +135,9 @@ def _plain_process(what: str, recipe: Recipe, device: torch.device) -> Iterator[
             here.send(True)
             return _Run(*here.recv())
         except (EOFError, OSError) as error:
-            raise PgolfError(f"bench {what}: the process of the plain way ended; its message is above") from error
+            raise PgolfError(
+                f"bench {what}: the process of the plain way ended; its message is above"
+            ) from error
 
     try:
         yield run_once

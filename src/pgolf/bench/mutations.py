@@ -1,4 +1,6 @@
-"""What fuzzing does to an artifact: damage that leaves the checksums, and forgery that makes them right again."""
+"""What fuzzing does to an artifact: damage that leaves the checksums, and forgery that makes them right
+again.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from pgolf.compress.coders import CODERS, Array, Kind
 from pgolf.compress.container import MAGIC, Artifact, decode_artifact, encode_artifact
 from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
-from pgolf.recipe import Recipe, recipe_from_tree
+from pgolf.recipe.recipe import Recipe, recipe_from_tree
 
 WHERE = "fuzzed.pgolf"
 _PREFIX = len(MAGIC) + 4 + 16
@@ -30,10 +32,42 @@ _PREFIX = len(MAGIC) + 4 + 16
 _FEW, _SOME = 1 << 16, 1 << 21
 _MANY = 6000
 _BOMB = 1 << 24
-_SIZES = (0, 1, 2, 3, 8, 64, 1000, 2048, 4096, 1 << 16, 1 << 20, 1 << 27, 1 << 28, 1 << 31, 1 << 40, 1 << 64, -1)
+_SIZES = (
+    0,
+    1,
+    2,
+    3,
+    8,
+    64,
+    1000,
+    2048,
+    4096,
+    1 << 16,
+    1 << 20,
+    1 << 27,
+    1 << 28,
+    1 << 31,
+    1 << 40,
+    1 << 64,
+    -1,
+)
 _ODD_VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 7, 255, 1 << 31, 1 << 63, 1 << 64, 10**4000, 1.5, -0.0, 1e308),
-    *(float("nan"), float("inf"), "", "x", "\ud800", "\n", "range", "zstd", "none", "f2", "f4", "1" * 5000, "0" * 32),
+    *(
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "\ud800",
+        "\n",
+        "range",
+        "zstd",
+        "none",
+        "f2",
+        "f4",
+        "1" * 5000,
+        "0" * 32,
+    ),
     *([], {}, [[]], [[1, 2]], [[[], 1]], [["a", 1]], {"": 0}, [0] * 70, [6, 1, 4], [8, 0, 1 << 40]),
 )
 
@@ -66,7 +100,9 @@ def make_samples(recipe: Recipe) -> list[Sample]:
         values = np.clip(np.rint(generator.normal(0, high / 2.5, (rows, columns))), low, high)
         return Quantized(torch.tensor(values, dtype=torch.int8), steps(rows), bits)
 
-    stored: dict[str, Stored] = {f"matrix.{bits}": codes(9 - bits, 5 + 4 * bits, bits) for bits in range(2, 9)}
+    stored: dict[str, Stored] = {
+        f"matrix.{bits}": codes(9 - bits, 5 + 4 * bits, bits) for bits in range(2, 9)
+    }
     stored["columns"] = codes(7, 11, 6)._replace(columns=steps(11))
     stored["correction"] = codes(6, 8, 4)._replace(correction=(codes(3, 6, 8), codes(3, 8, 8)))
     stored["both"] = codes(5, 4, 5)._replace(columns=steps(4), correction=(codes(1, 5, 8), codes(1, 4, 8)))
@@ -79,8 +115,12 @@ def make_samples(recipe: Recipe) -> list[Sample]:
 
 def _sample(coder: str, content: bytes) -> Sample:
     header, sections = split(content)
-    decoded = [CODERS[coder].decode(part, kinds) for part, kinds in zip(sections, _asked(header), strict=True)]
-    arrays = [list(zip(kinds, found, strict=True)) for kinds, found in zip(_asked(header), decoded, strict=True)]
+    decoded = [
+        CODERS[coder].decode(part, kinds) for part, kinds in zip(sections, _asked(header), strict=True)
+    ]
+    arrays = [
+        list(zip(kinds, found, strict=True)) for kinds, found in zip(_asked(header), decoded, strict=True)
+    ]
     return Sample(coder, content, header, sections, arrays, decode_artifact(content, WHERE))
 
 
@@ -129,13 +169,18 @@ def _forged(header: Any, sections: list[bytes]) -> bytes:
 
 
 def _repaired(header: dict[str, Any], sections: list[bytes], decoded: bool) -> bytes:
-    """A file whose sizes and checksums of sections are right: those of the packed and, if asked, decoded bytes."""
+    """A file whose sizes and checksums of sections are right: those of the packed and, if asked, decoded
+    bytes.
+    """
     kinds = _asked(header)
     sizes = [sum(kind.nbytes for kind in part) for part in kinds]
     for row, packed, raw in zip(header["sections"], sections, sizes, strict=True):
         row[:3] = [len(packed), raw, _digest(packed).hex()]
     # A matrix without rows still has factors of its columns.
-    if decoded and 0 <= sum(sizes) + sum(max(kind.shape, default=0) for part in kinds for kind in part) < _FEW:
+    if (
+        decoded
+        and 0 <= sum(sizes) + sum(max(kind.shape, default=0) for part in kinds for kind in part) < _FEW
+    ):
         for row, packed, part in zip(header["sections"], sections, kinds, strict=True):
             # What the coder raises here it raises again in the reader, where it counts.
             with suppress(Exception):
@@ -144,7 +189,9 @@ def _repaired(header: dict[str, Any], sections: list[bytes], decoded: bool) -> b
 
 
 def _zeros(header: dict[str, Any]) -> bytes:
-    """A file of the zeros that a header asks for, all checksums right; an unreadable one if those were too many."""
+    """A file of the zeros that a header asks for, all checksums right; an unreadable one if those were too
+    many.
+    """
     kinds = _asked(header)
     sizes = [kind.nbytes + max(kind.shape, default=0) for part in kinds for kind in part]
     if len(sizes) > _MANY or sum(sizes) > _SOME or min(sizes) < 0:
@@ -208,7 +255,9 @@ def _emptied(choice: Random, content: bytes) -> bytes:
 
 
 def _noise(choice: Random, content: bytes) -> bytes:
-    return content[: choice.choice((0, 8, 12, _PREFIX))] + choice.randbytes(choice.randrange(len(content) + 1))
+    return content[: choice.choice((0, 8, 12, _PREFIX))] + choice.randbytes(
+        choice.randrange(len(content) + 1)
+    )
 
 
 EDITS: dict[str, Edit] = {
@@ -237,7 +286,9 @@ def _header_text(choice: Random, sample: Sample) -> bytes:
     """Changed characters of the JSON text, or a text made to exhaust its reader."""
     text = _edited(choice, json.dumps(sample.header).encode())
     if choice.random() < 0.2:
-        text = choice.choice((b"", b"null", b"[" * 200_000, b"1" * 5000, b'{"a":' * 5000, bytes(_BOMB), b"\xff\xfe{"))
+        text = choice.choice(
+            (b"", b"null", b"[" * 200_000, b"1" * 5000, b'{"a":' * 5000, bytes(_BOMB), b"\xff\xfe{")
+        )
     return _file(zstandard.ZstdCompressor(level=1).compress(text), sample.sections)
 
 
@@ -322,7 +373,9 @@ def _section(decoded: bool) -> Mutation:
 
 def _foreign_coder(choice: Random, sample: Sample) -> bytes:
     """Sections under the name of another coder."""
-    header = _copy(sample.header) | {"codec": choice.choice([name for name in CODERS if name != sample.coder])}
+    header = _copy(sample.header) | {
+        "codec": choice.choice([name for name in CODERS if name != sample.coder])
+    }
     return _repaired(header, sample.sections, decoded=True)
 
 

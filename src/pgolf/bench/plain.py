@@ -1,7 +1,8 @@
-"""The plainest PyTorch code for the same work: no stacks, one tensor after the other; windows as the references do.
+"""The plainest PyTorch code for the same work: no stacks, one tensor after the other; windows as the
+references do.
 
-It shares the model, which here runs by its textbook formulas, and nothing else, so a ratio says what pgolf's loops and
-gradients by hand are worth.
+It shares the model, which here runs by its textbook formulas, and nothing else, so a ratio says what pgolf's
+loops and gradients by hand are worth.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from torch import Tensor
 from pgolf.compress.quantize import Quantized, code_range
 from pgolf.compress.scheme import quantize_state
 from pgolf.data.shards import Tokens
-from pgolf.device import autocast
 from pgolf.evaluate.ttt import frozen_parameters, lr_factor
 from pgolf.model.gpt import GPT
 from pgolf.optim.routing import route
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.device import autocast
 
 # Windows per pass.
 _REFERENCE_BATCH = 32
@@ -35,9 +36,13 @@ class PlainTrainer:
     def __init__(self, network: GPT, recipe: Recipe) -> None:
         self.network, self.recipe = network, recipe
         self.routes = route(network, recipe)
-        self.moments = {r.name: (torch.zeros_like(r.parameter), torch.zeros_like(r.parameter)) for r in self.routes}
+        self.moments = {
+            r.name: (torch.zeros_like(r.parameter), torch.zeros_like(r.parameter)) for r in self.routes
+        }
         averages = recipe.average.kind in ("ema", "swa_of_ema")
-        self.average = {name: value.clone() for name, value in network.state_dict().items()} if averages else {}
+        self.average = (
+            {name: value.clone() for name, value in network.state_dict().items()} if averages else {}
+        )
         self.steps = 0
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
@@ -51,7 +56,9 @@ class PlainTrainer:
             loss.backward()
             total += loss.item()
         if self.recipe.train.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.train.grad_clip, foreach=False)
+            torch.nn.utils.clip_grad_norm_(
+                self.network.parameters(), self.recipe.train.grad_clip, foreach=False
+            )
         self.steps += 1
         with torch.no_grad():
             for entry in self.routes:
@@ -87,8 +94,14 @@ class PlainTrainer:
 
 
 def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) -> float:
-    """Sliding or TTT evaluation as the references do it, 32 windows a pass with all their logits; nats per target."""
-    device, length, stride = next(network.parameters()).device, recipe.evaluation_length, recipe.evaluate.stride
+    """Sliding or TTT evaluation as the references do it, 32 windows a pass with all their logits; nats per
+    target.
+    """
+    device, length, stride = (
+        next(network.parameters()).device,
+        recipe.evaluation_length,
+        recipe.evaluate.stride,
+    )
     stream = torch.from_numpy(tokens.astype(np.int64)).to(device)
     targets, size = len(tokens) - 1, recipe.ttt.chunk_tokens
     network = network.clone()
@@ -120,9 +133,12 @@ def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) ->
             answers = torch.stack([stream[start + 1 : end + 1] for start, end, _ in group])
             with torch.no_grad(), autocast(device):
                 logits = network(inputs)
-            losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none").view(-1, width)
+            losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none").view(
+                -1, width
+            )
             total += sum(
-                float(row[first - start :].double().sum()) for row, (start, _, first) in zip(losses, group, strict=True)
+                float(row[first - start :].double().sum())
+                for row, (start, _, first) in zip(losses, group, strict=True)
             )
     return total / targets
 

@@ -13,11 +13,11 @@ import torch
 from pgolf.bench.harness import cpu_model
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.pack import pack
+from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset
-from pgolf.pipeline import BUDGET, evaluate_weights
-from pgolf.provenance import environment
-from pgolf.recipe import Recipe
-from pgolf.weights import Weights, load_weights
+from pgolf.recipe.recipe import Recipe
+from pgolf.runs.pipeline import BUDGET, evaluate_weights
+from pgolf.runtime.environment import environment
 
 # The references' way: a range per row by its largest magnitude, the nearest code, zstd; embeddings in 8 bits.
 _REFERENCE = (
@@ -50,13 +50,15 @@ def bench_quantizers(
         note: told what is being done.
 
     Returns:
-        JSON values: the float score, and for each width bytes (artifact and code) and gap (packed minus float, in bits
-        per byte) of both ways.
+        JSON values: the float score, and for each width bytes (artifact and code) and gap (packed minus
+        float, in bits per byte) of both ways.
     """
     cpu = torch.device("cpu")
 
     def score(scored: Weights) -> float:
-        result = evaluate_weights(scored, weights.recipe, dataset, "standard", cpu, limit_targets=limit_targets)
+        result = evaluate_weights(
+            scored, weights.recipe, dataset, "standard", cpu, limit_targets=limit_targets
+        )
         return result.val_bpb
 
     note("scoring the float weights")

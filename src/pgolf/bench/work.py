@@ -19,13 +19,14 @@ from pgolf.bench import plain
 from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import pack
 from pgolf.data.shards import Tokens
-from pgolf.device import autocast, compiled, place
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.evaluate.windows import sliding_windows
 from pgolf.model.gpt import GPT, build_model
 from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
-from pgolf.recipe import Recipe
+from pgolf.optim.place import place
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.device import autocast, compiled
 
 # More than this would take a CPU minutes; the result says what was measured.
 _CPU_STEP_TOKENS = 8192
@@ -105,7 +106,9 @@ def pack_work(recipe: Recipe, device: torch.device) -> Measured:
     recipe = recipe.with_overrides(
         ["compress.scheme=rowwise", "compress.rounding=nearest", "compress.calibration=none"]
     )
-    state = {name: tensor.detach() for name, tensor in _spread(build_model(recipe.model, 0)).state_dict().items()}
+    state = {
+        name: tensor.detach() for name, tensor in _spread(build_model(recipe.model, 0)).state_dict().items()
+    }
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +116,9 @@ def pack_work(recipe: Recipe, device: torch.device) -> Measured:
             pack(state, recipe, "", out, cap=1 << 30)
             return _error(state, read_artifact(out).state)
 
-    return Measured(ours, lambda: _error(state, plain.pack_plainly(state, recipe)), 0, f"{len(state)} tensors")
+    return Measured(
+        ours, lambda: _error(state, plain.pack_plainly(state, recipe)), 0, f"{len(state)} tensors"
+    )
 
 
 def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
@@ -144,7 +149,9 @@ def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
 def _affordable_stride(recipe: Recipe, targets: int) -> int:
     """The recipe's stride, doubled until the windows hold few enough inputs or do not overlap any more."""
     length, stride = recipe.evaluation_length, recipe.evaluate.stride
-    while 2 * stride <= length and len(sliding_windows(targets, length, stride)) * length > _CPU_STREAM_INPUTS:
+    while (
+        2 * stride <= length and len(sliding_windows(targets, length, stride)) * length > _CPU_STREAM_INPUTS
+    ):
         stride *= 2
     return stride
 

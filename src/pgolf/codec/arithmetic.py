@@ -1,8 +1,9 @@
-"""A range coder over explicit integer tables: symbols to bytes and back (Martin 1979), exact on every machine.
+"""A range coder over explicit integer tables: symbols to bytes and back (Martin 1979), exact on every
+machine.
 
-Probabilities have 32 bits, so that even the rarest of 65,536 symbols costs the common ones nothing to speak of; the
-coder's own rounding adds less than 2^-15 of a bit per symbol. ``Encoder`` and ``Decoder`` have the same interface: the
-one is given each symbol, the other finds it, so that one loop can write and read.
+Probabilities have 32 bits, so that even the rarest of 65,536 symbols costs the common ones nothing to speak
+of; the coder's own rounding adds less than 2^-15 of a bit per symbol. ``Encoder`` and ``Decoder`` have the
+same interface: the one is given each symbol, the other finds it, so that one loop can write and read.
 """
 
 from __future__ import annotations

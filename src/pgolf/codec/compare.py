@@ -17,7 +17,7 @@ import zstandard
 
 from pgolf.codec.job import Job
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes
+from pgolf.runtime.files import read_bytes
 
 Progress = Callable[[int, int], None]
 OURS = "pgolf"
@@ -98,14 +98,18 @@ def compare_files(
         for way in ways:
             rows.append(_measure(way, content, report) if isinstance(way, _Way) else way)
             done += _STEPS
-        found.append({"file": str(path), "bytes": len(content), "compressors": [row.to_json() for row in rows]})
+        found.append(
+            {"file": str(path), "bytes": len(content), "compressors": [row.to_json() for row in rows]}
+        )
     report(0, 1)
     return found
 
 
 def _general() -> Iterator[_Way | Row]:
     yield _plain("bzip2 -9", lambda content: bz2.compress(content, _BZ2_LEVEL), bz2.decompress)
-    yield _plain("xz -9e", lambda content: lzma.compress(content, preset=9 | lzma.PRESET_EXTREME), lzma.decompress)
+    yield _plain(
+        "xz -9e", lambda content: lzma.compress(content, preset=9 | lzma.PRESET_EXTREME), lzma.decompress
+    )
     yield _plain(
         f"zstd --ultra -{_ZSTD_LEVEL}",
         lambda content: zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(content),
@@ -140,7 +144,8 @@ def _ppmd() -> _Way | Row:
     # 7-Zip's variant, each order in turn; the first byte says which one was best.
     def compress(content: bytes) -> bytes:
         packed = (
-            bytes((order,)) + pyppmd.compress(content, max_order=order, mem_size=memory(len(content)), variant="H")
+            bytes((order,))
+            + pyppmd.compress(content, max_order=order, mem_size=memory(len(content)), variant="H")
             for order in _PPMD_ORDERS
         )
         # Its decoder has to be told the length.

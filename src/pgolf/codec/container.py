@@ -1,13 +1,11 @@
 """The file of a compressed text, .pgz.
 
     magic       8 bytes   "PGOLFZ\\x00\\x01" (the last byte is the format version)
-    header                flags (1: test-time training, 2: spelled with a space in front, 4: gaps beside the tokens),
-                          threads: a byte each;
-                          model, tokenizer: the first 16 bytes of the SHA-256 of their files;
-                          original: SHA-256 of the original bytes;
-                          original bytes, tokens, payload bytes: variable length (7 bits a byte, low ones first);
-                          machine: a length byte and text;
-                          first 8 bytes of the SHA-256 of the payload
+    header                flags (1: test-time training, 2: spelled with a space in front, 4: gaps beside the
+                          tokens), threads: a byte each; model, tokenizer: the first 16 bytes of the SHA-256
+                          of their files; original: SHA-256 of the original bytes; original bytes, tokens,
+                          payload bytes: variable length (7 bits a byte, low ones first); machine: a length
+                          byte and text; first 8 bytes of the SHA-256 of the payload
     digest      8 bytes   first ones of the SHA-256 of everything before
     payload               tokens and runs, range coded
 
@@ -26,8 +24,8 @@ MAGIC = b"PGOLFZ\x00\x01"
 MAX_THREADS = 255
 _TTT, _SPACED, _FOLDED = 1, 2, 4
 _DIGEST, _SHORT_DIGEST = 16, 8
-# A file that claims more bytes than this for each of its payload is refused (and not written): its reader would have
-# to work for days before it could know that they are not there.
+# A file that claims more bytes than this for each of its payload is refused (and not written): its reader
+# would have to work for days before it could know that they are not there.
 _FREE_BYTES, _BYTES_PER_BYTE = 1 << 20, 1 << 16
 
 
@@ -98,7 +96,9 @@ def decode_file(content: bytes, where: str | Path) -> tuple[Header, bytes]:
     if not content or not (content.startswith(MAGIC[:-1]) or MAGIC.startswith(content)):
         raise PgolfError(f"{where}: not a file that `pgolf compress` wrote")
     if len(content) >= len(MAGIC) and content[len(MAGIC) - 1] != MAGIC[-1]:
-        raise PgolfError(f"{where}: has a format that this version of pgolf does not know; use the version it is from")
+        raise PgolfError(
+            f"{where}: has a format that this version of pgolf does not know; use the version it is from"
+        )
     reader = _Reader(content, len(MAGIC), where)
     flags, threads = reader.take(2)
     model, tokenizer, original = reader.take(_DIGEST), reader.take(_DIGEST), reader.take(32)
@@ -107,17 +107,23 @@ def decode_file(content: bytes, where: str | Path) -> tuple[Header, bytes]:
     payload_digest = reader.take(_SHORT_DIGEST)
     checked = reader.place
     if reader.take(_SHORT_DIGEST) != short_digest(content[:checked]):
-        raise PgolfError(f"{where}: the header is damaged (its checksum does not match); restore it from a copy")
+        raise PgolfError(
+            f"{where}: the header is damaged (its checksum does not match); restore it from a copy"
+        )
     payload = content[reader.place :]
     if len(payload) != length:
         what = "cut short" if len(payload) < length else "something follows its end"
         raise PgolfError(f"{where}: damaged ({what}: {len(payload):,} bytes of payload, not {length:,})")
     if short_digest(payload) != payload_digest:
-        raise PgolfError(f"{where}: the payload is damaged (its checksum does not match); restore it from a copy")
+        raise PgolfError(
+            f"{where}: the payload is damaged (its checksum does not match); restore it from a copy"
+        )
     # One token more than bytes: the space in front.
     sound = flags < 2 * _FOLDED and threads >= 1 and tokens <= size + 1 and (size == 0) == (tokens == 0)
     if not sound or not plausible(size, length):
-        raise PgolfError(f"{where}: refused: {tokens:,} tokens for {size:,} bytes in {length:,} make no sense")
+        raise PgolfError(
+            f"{where}: refused: {tokens:,} tokens for {size:,} bytes in {length:,} make no sense"
+        )
     header = Header(
         bool(flags & _TTT),
         bool(flags & _SPACED),
@@ -153,7 +159,9 @@ class _Reader:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise PgolfError(f"{self._where}: the header is damaged (a number without end); restore it from a copy")
+        raise PgolfError(
+            f"{self._where}: the header is damaged (a number without end); restore it from a copy"
+        )
 
 
 def _varint(value: int) -> bytes:

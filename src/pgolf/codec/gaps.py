@@ -1,9 +1,9 @@
 """White space that a tokenizer takes for a single space: told apart beside the tokens.
 
-Many tokenizers, that of the public challenge among them, make a space of every newline, tab and row of spaces. Their
-models have never seen a newline and would pay dearly for each. So such a text is tokenized as the model knows it, and
-after every token that spells a space it is coded what stood there in truth, by counts of what has stood between such
-characters, and so long after the last newline, before.
+Many tokenizers, that of the public challenge among them, make a space of every newline, tab and row of
+spaces. Their models have never seen a newline and would pay dearly for each. So such a text is tokenized as
+the model knows it, and after every token that spells a space it is coded what stood there in truth, by counts
+of what has stood between such characters, and so long after the last newline, before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _GAP = re.compile("[ \t\n\r\u00a0]+")
 # Known from the start.
 _FORMS = (b" ", b"\n", b"\n\n", b"\r\n", b"  ", b"")
 _NEW = 0
-"""The symbol of a gap that is not known yet; the others are one more than their place among the known ones."""
+"""The symbol of a gap that is not known yet; the others are one more than their place among the known ones.
+"""
 # Different gaps that are remembered.
 _MOST = 64
 # Counts that a wider context is worth when a narrower one is blended with it.

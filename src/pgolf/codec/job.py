@@ -12,12 +12,12 @@ from pgolf.codec.container import Header, decode_file, encode_file, file_digest
 from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode
 from pgolf.codec.pieces import Pieces
 from pgolf.codec.stream import fixed_threads, machine
+from pgolf.compress.weights import load_weights
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.protocol import Scorer
-from pgolf.evaluate.scorer import build_scorer
-from pgolf.files import read_bytes, sha256_file
-from pgolf.weights import load_weights
-from pgolf.writing import check_writable, write_bytes
+from pgolf.runtime.files import read_bytes, sha256_file
+from pgolf.runtime.writing import check_writable, write_bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Job:
 
     Args:
         model: artifact, weights file or run folder.
-        tokenizer: its SentencePiece model; by default the one beside the model, or of the data it was trained on.
+        tokenizer: its SentencePiece model; by default the one beside the model, or of the data it was trained
+            on.
 
     Raises:
         PgolfError: one of them is missing or unreadable, or they do not belong together.
@@ -118,14 +119,22 @@ class Job:
                 )
         started = time.perf_counter()
         with fixed_threads(header.threads):
-            payload, original = decode(self.scorer(header.ttt), self._pieces, header, content, where, progress)
+            payload, original = decode(
+                self.scorer(header.ttt), self._pieces, header, content, where, progress
+            )
         if len(original) != header.size or hashlib.sha256(original).digest() != header.original:
             raise PgolfError(f"{where}: decodes to something else than was compressed; {elsewhere(header)}")
         return original, _result(header, payload, len(compressed), time.perf_counter() - started)
 
 
 def compress_file(
-    source: Path, out: Path, model: Path, tokenizer: Path | None, ttt: bool, threads: int, progress: Progress | None
+    source: Path,
+    out: Path,
+    model: Path,
+    tokenizer: Path | None,
+    ttt: bool,
+    threads: int,
+    progress: Progress | None,
 ) -> Result:
     """Compress ``source`` to ``out``.
 
@@ -141,7 +150,9 @@ def compress_file(
     return replace(result, file=str(out))
 
 
-def decompress_file(source: Path, out: Path, model: Path, tokenizer: Path | None, progress: Progress | None) -> Result:
+def decompress_file(
+    source: Path, out: Path, model: Path, tokenizer: Path | None, progress: Progress | None
+) -> Result:
     """Restore the original of the compressed ``source`` at ``out``; nothing is written unless it is right.
 
     Raises:

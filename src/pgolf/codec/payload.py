@@ -1,4 +1,6 @@
-"""The payload of a compressed file: tokens under the language model, and what no token spells, in one range code."""
+"""The payload of a compressed file: tokens under the language model, and what no token spells, in one range
+code.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def encode(scorer: Scorer, pieces: Pieces, content: bytes, progress: Progress | 
     return payload
 
 
-def _encode(scorer: Scorer, pieces: Pieces, spelling: Spelling, size: int, progress: Progress | None) -> Payload:
+def _encode(
+    scorer: Scorer, pieces: Pieces, spelling: Spelling, size: int, progress: Progress | None
+) -> Payload:
     coder, count = Encoder(), len(spelling.tokens)
     folded, spaced = spelling.gaps is not None, spelling.spaced
     line = _Line(scorer, coder, pieces, count, folded, size + spaced, spelling)
@@ -81,7 +85,8 @@ def decode(
     where: str | Path,
     progress: Progress | None = None,
 ) -> tuple[Payload, bytes]:
-    """Decode a payload; returns what it is made of and the original bytes, not yet compared with their digest.
+    """Decode a payload; returns what it is made of and the original bytes, not yet compared with their
+    digest.
 
     Raises:
         PgolfError: it does not decode to what the header announces, or not with this scorer on this machine.
@@ -128,7 +133,13 @@ class _Line:
         limit: int,
         spelling: Spelling | None,
     ) -> None:
-        self._coder, self._pieces, self._count, self._folded, self._limit = coder, pieces, count, folded, limit
+        self._coder, self._pieces, self._count, self._folded, self._limit = (
+            coder,
+            pieces,
+            count,
+            folded,
+            limit,
+        )
         self._tokens = None if spelling is None else iter(spelling.tokens.tolist())
         self._runs = None if spelling is None else iter(spelling.runs)
         self._gaps = None if spelling is None else iter(spelling.gaps or [])

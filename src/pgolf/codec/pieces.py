@@ -1,10 +1,12 @@
-"""Between bytes and tokens, without loss: any file as tokens of any SentencePiece model plus runs of raw bytes.
+"""Between bytes and tokens, without loss: any file as tokens of any SentencePiece model plus runs of raw
+bytes.
 
-What a token stands for is fixed by the token alone: the characters of its piece, or the byte of a byte piece. So tokens
-become bytes again by putting these side by side, and the tokenizer's normalisation (which may drop spaces, replace
-characters, or put a space in front) is left out on the way there. What no piece spells becomes byte pieces where it is
-short and the model has them; everything else becomes a *run*: the unknown piece, with the bytes beside it. Only white
-space that the tokenizer makes spaces of stays that way, and is kept beside the tokens too.
+What a token stands for is fixed by the token alone: the characters of its piece, or the byte of a byte piece.
+So tokens become bytes again by putting these side by side, and the tokenizer's normalisation (which may drop
+spaces, replace characters, or put a space in front) is left out on the way there. What no piece spells
+becomes byte pieces where it is short and the model has them; everything else becomes a *run*: the unknown
+piece, with the bytes beside it. Only white space that the tokenizer makes spaces of stays that way, and is
+kept beside the tokens too.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from pgolf.codec.gaps import plain
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes
+from pgolf.runtime.files import read_bytes
 
 _SPACE = "\u2581"
-# A protocol buffer appended to another one overrides its fields. This one sets, in the model's field 3 (how to
-# normalise): 2 (table of replaced characters) to nothing, 3 (space in front) and 4 (merged spaces) to false.
+# A protocol buffer appended to another one overrides its fields. This one sets, in the model's field 3 (how
+# to normalise): 2 (table of replaced characters) to nothing, 3 (space in front) and 4 (merged spaces) to
+# false.
 _AS_IT_IS = bytes((0x1A, 6, 0x12, 0, 0x18, 0, 0x20, 0))
-# No text: bytes that are no UTF-8 (as Python escapes them), control characters but tab and newlines, and the sign
-# that stands for a space inside pieces.
+# No text: bytes that are no UTF-8 (as Python escapes them), control characters but tab and newlines, and the
+# sign that stands for a space inside pieces.
 _FOREIGN = re.compile("([\udc80-\udcff\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2581]+)")
 # Text of fewer bytes than this is not worth being text between foreign characters, or between many of them.
 _SHORT_TEXT, _LONG_TEXT = 8, 64
@@ -49,7 +52,9 @@ class Spelling:
     gaps: list[bytes] | None
     """What stands for each space of the tokens, in order; None if they are spaces (see ``gaps.py``)."""
     spaced: bool
-    """Whether the tokens spell one space more, in front: tokenizers that put it there know words best that way."""
+    """Whether the tokens spell one space more, in front: tokenizers that put it there know words best that
+    way.
+    """
 
 
 class Pieces:
@@ -72,7 +77,9 @@ class Pieces:
         self._bytes = [_bytes_of(self._processor, token) for token in range(size)]
         self._is_byte = [bool(self._processor.is_byte(token)) for token in range(size)]
         spelled = {self._bytes[token]: token for token in range(size) if self._is_byte[token]}
-        self._byte_tokens = [spelled[bytes((value,))] for value in range(256)] if len(spelled) == 256 else None
+        self._byte_tokens = (
+            [spelled[bytes((value,))] for value in range(256)] if len(spelled) == 256 else None
+        )
         self.spaced = str(original.normalize("a")).startswith(_SPACE)
         """Whether the tokenizer puts a space in front of a text."""
         self._folds = original.normalize("a\nb") == original.normalize("a b")
@@ -99,7 +106,9 @@ class Pieces:
         return Spelling(np.array([self.unknown], dtype=np.uint16), [content], None, spaced=False)
 
     def bytes_of(self, token: int) -> bytes | None:
-        """What a token stands for; None if that is not a matter of the token (the unknown) or nothing (a control)."""
+        """What a token stands for; None if that is not a matter of the token (the unknown) or nothing (a
+        control).
+        """
         return self._bytes[token]
 
     def is_byte(self, token: int) -> bool:
@@ -180,7 +189,9 @@ class _Writer:
 
     def finish(self, folds: bool, spaced: bool) -> Spelling:
         self._flush()
-        return Spelling(np.array(self._tokens, dtype=np.uint16), self._runs, self.gaps if folds else None, spaced)
+        return Spelling(
+            np.array(self._tokens, dtype=np.uint16), self._runs, self.gaps if folds else None, spaced
+        )
 
     def _flush(self) -> None:
         if self._byte_tokens is not None and len(self._pending) <= _SHORT_RUN:

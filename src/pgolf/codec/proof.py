@@ -1,9 +1,11 @@
-"""Decoding as proof of a score: bits that a decoder can turn back into the text are bits that a scorer may claim.
+"""Decoding as proof of a score: bits that a decoder can turn back into the text are bits that a scorer may
+claim.
 
-One scorer encodes the beginning of a stream. A second one, fresh from the same factory, decodes it, without any access
-to the tokens: it only receives what came out of the decoder. If the text comes back, then every distribution was fixed
-before its target was known, and the code's length is an honest price. A scorer that looked at its targets either claims
-fewer bits than the code took, or predicts differently when they are not there to look at.
+One scorer encodes the beginning of a stream. A second one, fresh from the same factory, decodes it, without
+any access to the tokens: it only receives what came out of the decoder. If the text comes back, then every
+distribution was fixed before its target was known, and the code's length is an honest price. A scorer that
+looked at its targets either claims fewer bits than the code took, or predicts differently when they are not
+there to look at.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Proof:
     equal: bool
     """Whether the decoder gave them all back."""
     first_difference: int | None
-    """The first target that the decoder got wrong, or could not go beyond; None if it got all of them right."""
+    """The first target that the decoder got wrong, or could not go beyond; None if it got all of them right.
+    """
     coded_bits: int
     """Length of the code."""
     token_bits: float
@@ -51,7 +54,9 @@ class Proof:
     def problem(self) -> str | None:
         """What is wrong with the scorer, in words; None if nothing is."""
         if self.first_difference is not None:
-            return f"decoding goes wrong at target {self.first_difference}: it needs what only the encoder knew"
+            return (
+                f"decoding goes wrong at target {self.first_difference}: it needs what only the encoder knew"
+            )
         for bits, mode in ((self.ledger_bits, "one by one"), (self.block_bits, "in blocks")):
             if bits is not None and not self.token_bits <= bits * (1 + _TOLERANCE) + _SPARE_BITS:
                 return f"scored {mode} the targets claim {bits:,.1f} bits, but their code takes {self.token_bits:,.1f}"
@@ -73,8 +78,9 @@ def decode_check(
 ) -> Proof:
     """Encode the first targets of a stream with one scorer and decode them with another.
 
-    Every scorer is used once: to encode, to decode, to score in blocks, in this order, so that none has met the targets
-    before the code is written. (A factory whose scorers remember across instances should be asked in a fresh process.)
+    Every scorer is used once: to encode, to decode, to score in blocks, in this order, so that none has met
+    the targets before the code is written. (A factory whose scorers remember across instances should be asked
+    in a fresh process.)
 
     Args:
         scorer_factory: makes a fresh scorer at every call.
@@ -144,7 +150,9 @@ def _decode(
     return np.array(decoded, dtype=np.uint16), stopped
 
 
-def _block_bits(scorer: Scorer, first: int, text: Tokens, announced: int, report: Callable[[int], None]) -> float:
+def _block_bits(
+    scorer: Scorer, first: int, text: Tokens, announced: int, report: Callable[[int], None]
+) -> float:
     scorer.begin(first, announced)
     nats, done = 0.0, 0
     while done < len(text):

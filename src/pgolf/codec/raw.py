@@ -1,8 +1,9 @@
 """Bytes that the language model is not asked about.
 
-A short run goes through an adaptive model: a byte's distribution is a blend of what followed the two bytes before it,
-what followed the one before it, what bytes there were at all, and no knowledge. Each of these four is trusted by how
-well it has predicted so far, and learns from every byte, on both sides alike. A long run is packed by LZMA, or stored.
+A short run goes through an adaptive model: a byte's distribution is a blend of what followed the two bytes
+before it, what followed the one before it, what bytes there were at all, and no knowledge. Each of these four
+is trusted by how well it has predicted so far, and learns from every byte, on both sides alike. A long run is
+packed by LZMA, or stored.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class ByteModel:
         return bytes(found)
 
     def _packed(self, coder: Coder, content: bytes | None, length: int) -> bytes:
-        packed = None if content is None else lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(length))
+        packed = (
+            None if content is None else lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(length))
+        )
         stored = None if content is None or packed is None else int(len(packed) >= length)
         if coder.number(stored, 1):
             return _plain(coder, content, length)
@@ -121,7 +124,9 @@ class ByteModel:
 
 
 def _filters(length: int) -> list[dict[str, int]]:
-    """LZMA's settings for a run: they follow from its length, so that reading one takes no more memory than that."""
+    """LZMA's settings for a run: they follow from its length, so that reading one takes no more memory than
+    that.
+    """
     dictionary = min(max(1 << (length - 1).bit_length(), _SMALLEST_DICTIONARY), _LARGEST_DICTIONARY)
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}]
 

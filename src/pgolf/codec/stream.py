@@ -1,7 +1,9 @@
-"""Coding a stream of tokens with a scorer: the distribution first, then the token, then learning, as in strict scoring.
+"""Coding a stream of tokens with a scorer: the distribution first, then the token, then learning, as in
+strict scoring.
 
-Writing and reading take the same steps, so that the scorer on the other side knows what this one knows at every target
-and nothing more. After every ``MARK`` targets both sides exchange 16 bits of a checksum over all tables and tokens so
+Writing and reading take the same steps, so that the scorer on the other side knows what this one knows at
+every target and nothing more. After every ``MARK`` targets both sides exchange 16 bits of a checksum over all
+tables and tokens so
 far: a reader whose arithmetic differs in the last bit anywhere notices at the next mark, and stops there.
 """
 
@@ -95,7 +97,9 @@ class TokenStream:
         rows = self._scorer.distributions(_NO_TOKENS.clone())
         if rows.shape != (1, self._scorer.vocab_size):
             shape = tuple(rows.shape)
-            raise PgolfError(f"the scorer returned distributions of shape {shape}, not (1, {self._scorer.vocab_size})")
+            raise PgolfError(
+                f"the scorer returned distributions of shape {shape}, not (1, {self._scorer.vocab_size})"
+            )
         found: NDArray[np.float32] = rows[0].detach().float().cpu().numpy()
         return found
 

@@ -1,7 +1,8 @@
 """From a scorer's log-probabilities to the integer frequencies that a range coder needs.
 
-The same float32 numbers give the same integers on every machine: only additions, multiplications and divisions of
-float64 are used, which IEEE 754 rounds exactly, and integers. (No exp: its last bit differs between libraries.)
+The same float32 numbers give the same integers on every machine: only additions, multiplications and
+divisions of float64 are used, which IEEE 754 rounds exactly, and integers. (No exp: its last bit differs
+between libraries.)
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ def frequencies(log_probabilities: NDArray[np.float32]) -> Cumulative:
     """The cumulative table of a distribution.
 
     Args:
-        log_probabilities: natural logarithms (V,) float32, V at most 65,536. They need not add up to 1; what matters
-            are their differences. Minus infinity is allowed.
+        log_probabilities: natural logarithms (V,) float32, V at most 65,536. They need not add up to 1; what
+            matters are their differences. Minus infinity is allowed.
 
     Returns:
-        (V + 1,) int64 from 0 to ``TOTAL``; every symbol has a frequency of at least 1, so that everything can be coded.
+        (V + 1,) int64 from 0 to ``TOTAL``; every symbol has a frequency of at least 1, so that everything can
+        be coded.
 
     Raises:
         ValueError: an entry is not a number, or none is above minus infinity.
@@ -41,7 +43,9 @@ def frequencies(log_probabilities: NDArray[np.float32]) -> Cumulative:
 
 
 def from_weights(weights: NDArray[np.float64]) -> Cumulative:
-    """The cumulative table of symbols that are as likely as their weights (n,) float64, from 0 to 1, are large."""
+    """The cumulative table of symbols that are as likely as their weights (n,) float64, from 0 to 1, are
+    large.
+    """
     count = len(weights)
     whole = (weights * float(1 << _WEIGHT_BITS)).astype(np.int64)
     share = float(TOTAL - count) / float(int(whole.sum()))

@@ -1,9 +1,9 @@
 """The budget solver: spend a byte cap where the loss minds it most.
 
 Under an entropy coder a weight's bits depend on its step size alone, so precision is a choice of steps. The
-predicted loss is a sum over entries of (sensitivity x error^2) (see ``compress/calibrate.py``), and with error
-compensation an error in column c costs 1 / spread[c]^2 (see ``compress/gptq.py``). The least loss for given bits
-makes every entry's loss equal:
+predicted loss is a sum over entries of (sensitivity x error^2) (see ``compress/calibrate.py``), and with
+error compensation an error in column c costs 1 / spread[c]^2 (see ``compress/gptq.py``). The least loss for
+given bits makes every entry's loss equal:
 
     step[row, column] = fineness * spread[column] / sqrt(sensitivity[row])
 
@@ -24,7 +24,7 @@ from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import Order, round_on_grid, rounding_order
 from pgolf.compress.quantize import Quantized, Stored, quantize_matrix
 from pgolf.optim.routing import quantizer_group
-from pgolf.recipe import CompressSection
+from pgolf.recipe.sections import CompressSection
 
 _HIGHEST = 127
 # Least and largest sensitivity of a row beside its tensor's mean: estimates from little text are noisy.
@@ -90,7 +90,9 @@ def round_target(target: Target, fineness: float) -> Quantized:
 
 
 def nearest_codes(weight: Tensor, steps: Tensor, columns: Tensor | None) -> Tensor:
-    """Codes (R, C) int8 of a float32 matrix on a grid as it is stored: steps (R,) and factors (C,) in float16."""
+    """Codes (R, C) int8 of a float32 matrix on a grid as it is stored: steps (R,) and factors (C,) in
+    float16.
+    """
     factors = torch.ones(weight.size(1), device=weight.device) if columns is None else columns.float()
     return round_on_grid(weight, steps.float(), factors, -_HIGHEST, _HIGHEST, None)
 
@@ -116,7 +118,9 @@ def grid_steps(target: Target, fineness: float) -> Tensor:
 
 
 def shift_steps(steps: Tensor, fineness: float) -> Tensor:
-    """Steps of the rows (R,) float16 times a factor, on the coarse grid: part of the rows change, the others stay."""
+    """Steps of the rows (R,) float16 times a factor, on the coarse grid: part of the rows change, the others
+    stay.
+    """
     return coarse(steps.float() * fineness, _dither(len(steps))).clamp(2.0**-14, 2.0**14).half()
 
 
@@ -154,11 +158,13 @@ def round_mantissa(tensor: Tensor, bits: int) -> Tensor:
     return torch.where(rounded >= 0x8000, rounded - 0x10000, rounded).to(torch.int16).view(torch.float16)
 
 
-def low_rank_correction(target: Target, quantized: Quantized, sensitivity: Sensitivity | None, rank: int) -> Quantized:
+def low_rank_correction(
+    target: Target, quantized: Quantized, sensitivity: Sensitivity | None, rank: int
+) -> Quantized:
     """Add the product of two 8-bit matrices of a given rank that best makes good what rounding got wrong.
 
-    Best in the sense of the predicted loss: the error's singular vectors under the rows' weights and the columns'
-    moments.
+    Best in the sense of the predicted loss: the error's singular vectors under the rows' weights and the
+    columns' moments.
     """
     rank = min(rank, *target.weight.shape)
     error = (target.weight - quantized.dequantize()).double()
@@ -203,7 +209,11 @@ def first_guess(targets: Mapping[str, Target], bits: float) -> float:
 
 
 def search(
-    build: Callable[[float], tuple[dict[str, Stored], int]], start: float, cap: int, slack: float, attempts: int = 16
+    build: Callable[[float], tuple[dict[str, Stored], int]],
+    start: float,
+    cap: int,
+    slack: float,
+    attempts: int = 16,
 ) -> tuple[float, dict[str, Stored], int] | None:
     """Find the finest grid whose total size stays within a cap.
 
@@ -229,7 +239,12 @@ def search(
         if cap * (1 - slack) <= size <= cap:
             break
         finer = [other for at, other in tried if at > place]
-        if size <= cap and finer and size - max(finer) <= 1e-4 * size and place < min(at for at, _ in tried[:-1]) - 1:
+        if (
+            size <= cap
+            and finer
+            and size - max(finer) <= 1e-4 * size
+            and place < min(at for at, _ in tried[:-1]) - 1
+        ):
             break  # Twice as fine and no larger: every code has its eight bits.
         place = _next_place(tried, goal, _entries(stored))
         if any(abs(place - at) < 1e-6 for at, _ in tried):
@@ -248,7 +263,9 @@ def _next_place(tried: list[tuple[float, int]], goal: float, entries: int) -> fl
     place, size = tried[-1]
     slope = -entries / 8.0  # One bit per entry for each factor of two, where codes are not mostly 0 ...
     if len(tried) > 1 and tried[-2][0] != place:
-        slope = min((size - tried[-2][1]) / (place - tried[-2][0]), slope / 20)  # ... or what the last step showed.
+        slope = min(
+            (size - tried[-2][1]) / (place - tried[-2][0]), slope / 20
+        )  # ... or what the last step showed.
     return place + min(max((goal - size) / slope, -4.0), 4.0)
 
 

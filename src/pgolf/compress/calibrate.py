@@ -4,8 +4,8 @@ For a linear map y = W x the mean loss rises, to second order, by about
 
     1/2 * sum over rows r of  rows[r] * e_r^T columns e_r        e = error of W
 
-with columns = E[x x^T] over the tokens and rows = E[(dloss/dy)^2], the diagonal of the Fisher information of the
-outputs (Kronecker factors, Martens and Grosse 2015, arXiv:1503.05671). For a table that is looked up the
+with columns = E[x x^T] over the tokens and rows = E[(dloss/dy)^2], the diagonal of the Fisher information of
+the outputs (Kronecker factors, Martens and Grosse 2015, arXiv:1503.05671). For a table that is looked up the
 roles turn: rows = how often each row is used, columns = E[(dloss/dy)(dloss/dy)^T]. Labels are drawn from the
 model itself, as the Fisher information asks.
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pgolf.data.dataset import Dataset
 from pgolf.model.gpt import GPT
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 
 # A row that the text never looks up may still be needed: it counts as seen this often.
 _UNSEEN = 0.5
@@ -45,7 +45,9 @@ class Sensitivity:
     def loss(self, error: Tensor) -> float:
         """Predicted rise of the mean loss in nats per token for an error (R, C) of the weights."""
         terms = zip(self.rows, self.columns, strict=True)
-        return sum(0.5 * float((rows @ ((error @ columns) * error).sum(dim=1)).double()) for rows, columns in terms)
+        return sum(
+            0.5 * float((rows @ ((error @ columns) * error).sum(dim=1)).double()) for rows, columns in terms
+        )
 
     def row_weights(self) -> Tensor:
         """One weight per row (R,), the columns' mean taken in."""
@@ -55,9 +57,9 @@ class Sensitivity:
 
     def column_moments(self) -> Tensor:
         """One matrix (C, C) for all rows, of mean diagonal 1."""
-        total = torch.stack([rows.mean() * columns for rows, columns in zip(self.rows, self.columns, strict=True)]).sum(
-            dim=0
-        )
+        total = torch.stack(
+            [rows.mean() * columns for rows, columns in zip(self.rows, self.columns, strict=True)]
+        ).sum(dim=0)
         mean = total.diagonal().mean()
         return total / mean if mean > 0 else torch.eye(len(total))
 
@@ -74,7 +76,8 @@ class Calibration:
 
 
 def calibration_for(network: GPT, recipe: Recipe, dataset: Dataset | None) -> Calibration | None:
-    """Statistics of the loss around a model's weights, from the text that the recipe names; None if it names none.
+    """Statistics of the loss around a model's weights, from the text that the recipe names; None if it names
+    none.
 
     Never touches validation text.
 
@@ -135,7 +138,9 @@ def sample_text(network: GPT, sequences: int, length: int, seed: int = 0) -> Ten
     written = torch.randint(network.config.vocab_size, (sequences, 1), generator=generator)
     while written.size(1) < length:
         logits = network.project(network.hidden(written)[:, -1])
-        written = torch.cat([written, torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)], dim=1)
+        written = torch.cat(
+            [written, torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)], dim=1
+        )
     return written
 
 
@@ -198,7 +203,9 @@ class _Collector:
                 x = inputs[0].detach().flatten(0, -2)
                 self._input, self._moments = inputs[0], x.T @ x
             _add(self._inputs, name, self._moments)
-            output.register_hook(lambda grad: _add(self._outputs, name, grad.flatten(0, -2).square().sum(dim=0)))
+            output.register_hook(
+                lambda grad: _add(self._outputs, name, grad.flatten(0, -2).square().sum(dim=0))
+            )
 
         return see
 

@@ -10,20 +10,20 @@ from __future__ import annotations
 import ast
 import functools
 import lzma
-from pathlib import Path
 
-import pgolf
+from pgolf.runtime.package import FOLDER
 
-# Modules that open an artifact and score a stream with it, in any mode. What is said when the system refuses a path
-# (paths.py) is asked for then only, and is no part of it.
+# Modules that open an artifact and score a stream with it, in any mode. What is said when the system refuses
+# a path (runtime/paths.py) is asked for then only, and is no part of it.
 SCORER_MODULES = (
     "errors.py",
-    "files.py",
-    "recipe.py",
-    "recipe_checks.py",
-    "recipe_files.py",
-    "device.py",
-    "team.py",
+    "runtime/files.py",
+    "recipe/sections.py",
+    "recipe/recipe.py",
+    "recipe/checks.py",
+    "recipe/files.py",
+    "runtime/device.py",
+    "runtime/team.py",
     "data/shards.py",
     "data/tokenizer.py",
     "data/byte_files.py",
@@ -42,7 +42,6 @@ SCORER_MODULES = (
     "model/mlp.py",
     "model/refiner.py",
     "model/rope.py",
-    "optim/routing.py",
     "compress/quantize.py",
     "compress/entropy.py",
     "compress/coders.py",
@@ -56,6 +55,7 @@ SCORER_MODULES = (
     "evaluate/scorer.py",
     "evaluate/lora.py",
     "evaluate/lora_scorer.py",
+    "evaluate/build.py",
     "evaluate/evaluate.py",
 )
 _LAUNCHER_BYTES = 100
@@ -80,12 +80,13 @@ def raw_code_bytes() -> int:
 
 
 def _sources() -> list[tuple[str, str]]:
-    root = Path(pgolf.__file__).parent
-    return [(name, (root / name).read_text("utf-8")) for name in SCORER_MODULES]
+    return [(name, (FOLDER / name).read_text("utf-8")) for name in SCORER_MODULES]
 
 
 def _bare(source: str) -> str:
-    """The program without what has no effect: comments, layout, docstrings and annotations of fields' meaning."""
+    """The program without what has no effect: comments, layout, docstrings and annotations of fields'
+    meaning.
+    """
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

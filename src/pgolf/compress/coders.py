@@ -62,14 +62,19 @@ class ByteCoder:
     """The arrays one after the other through a general compressor of bytes."""
 
     def __init__(
-        self, highest_level: int, compress: Callable[[bytes, int], bytes], expand: Callable[[bytes, int], bytes]
+        self,
+        highest_level: int,
+        compress: Callable[[bytes, int], bytes],
+        expand: Callable[[bytes, int], bytes],
     ) -> None:
         self.highest_level = highest_level
         self._compress, self._expand = compress, expand
 
     def encode(self, arrays: Sequence[tuple[Kind, Array]], level: int) -> bytes:
         """See ``Coder``."""
-        return self._compress(b"".join(array.astype(f"<{kind.dtype}").tobytes() for kind, array in arrays), level)
+        return self._compress(
+            b"".join(array.astype(f"<{kind.dtype}").tobytes() for kind, array in arrays), level
+        )
 
     def decode(self, content: bytes, kinds: Sequence[Kind]) -> list[Array]:
         """See ``Coder``."""
@@ -114,7 +119,8 @@ def code_array(model: Model, kind: Kind, array: Array | None) -> Array:
     """Write an array, or read one (``None``)."""
     if kind.dtype == "i1":
         rows, columns = kind.shape
-        # Codes of one width share what is learned about them; so do all step sizes, and all vectors of a format.
+        # Codes of one width share what is learned about them; so do all step sizes, and all vectors of a
+        # format.
         return model.matrix(array, rows, columns, kind.low, kind.high, f"codes {kind.high}")
     bits = np.dtype(kind.dtype).itemsize * 8
     pattern = np.dtype(f"<u{bits // 8}")
@@ -147,7 +153,11 @@ def _bounded_lzma(packed: bytes, limit: int) -> bytes:
 
 CODERS: dict[str, Coder] = {
     "range": RangeCoder(),
-    "zstd": ByteCoder(22, lambda raw, level: zstandard.ZstdCompressor(level=level).compress(raw), bounded_zstd),
-    "lzma": ByteCoder(9, lambda raw, level: lzma.compress(raw, preset=level | lzma.PRESET_EXTREME), _bounded_lzma),
+    "zstd": ByteCoder(
+        22, lambda raw, level: zstandard.ZstdCompressor(level=level).compress(raw), bounded_zstd
+    ),
+    "lzma": ByteCoder(
+        9, lambda raw, level: lzma.compress(raw, preset=level | lzma.PRESET_EXTREME), _bounded_lzma
+    ),
     "none": ByteCoder(22, lambda raw, level: raw, lambda packed, limit: packed),
 }

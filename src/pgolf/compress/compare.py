@@ -1,8 +1,8 @@
 """Every coder on the same quantized tensors: bytes, and seconds to encode and to decode.
 
-What is coded are the very arrays of an artifact: codes, steps, factors, kept tensors. Every decoder must return
-them to the last bit. Raw arrays go without names and shapes, which favours their coders by a few hundred bytes
-beside torch.save and the complete artifact.
+What is coded are the very arrays of an artifact: codes, steps, factors, kept tensors. Every decoder must
+return them to the last bit. Raw arrays go without names and shapes, which favours their coders by a few
+hundred bytes beside torch.save and the complete artifact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pgolf.compress.coders import CODERS, Array, ByteCoder, Kind
 from pgolf.compress.container import decode_artifact, encode_artifact, read_artifact
 from pgolf.compress.inspect import describe_tensors
 from pgolf.compress.quantize import Quantized, Stored
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 
 Progress = Callable[[int, int], None]
 REFERENCE = "torch.save + zstd-22"
@@ -74,13 +74,13 @@ def compare_coders(
 
     Args:
         stored: tensors by name; they need not be those of a pgolf model.
-        recipe, tokenizer_digest, origin: what the header of the complete artifact holds; the recipe of defaults,
-            whose header is small, without.
+        recipe, tokenizer_digest, origin: what the header of the complete artifact holds; the recipe of
+            defaults, whose header is small, without.
         progress: told (coders done, all coders).
 
     Returns:
-        A row per coder. Bytes of raw arrays are without names and shapes; those of torch.save and of the artifact
-        with them.
+        A row per coder. Bytes of raw arrays are without names and shapes; those of torch.save and of the
+        artifact with them.
     """
     recipe = recipe or Recipe()
     arrays = _arrays(stored)
@@ -104,7 +104,9 @@ def compare_artifact(path: Path, progress: Progress | None = None) -> list[Compa
         PgolfError: no readable artifact.
     """
     artifact = read_artifact(path)
-    return compare_coders(artifact.stored, artifact.recipe, artifact.tokenizer_digest, artifact.origin, progress)
+    return compare_coders(
+        artifact.stored, artifact.recipe, artifact.tokenizer_digest, artifact.origin, progress
+    )
 
 
 def bound_bytes(stored: Mapping[str, Stored]) -> int:
@@ -200,7 +202,9 @@ def _save(stored: Mapping[str, Stored], level: int) -> bytes:
 
 def _load(content: bytes) -> list[Array]:
     loaded = torch.load(io.BytesIO(zstandard.ZstdDecompressor().decompress(content)), weights_only=True)
-    return _sorted(tensor for value in loaded.values() for tensor in ([value] if isinstance(value, Tensor) else value))
+    return _sorted(
+        tensor for value in loaded.values() for tensor in ([value] if isinstance(value, Tensor) else value)
+    )
 
 
 def _brotli() -> ByteCoder | None:

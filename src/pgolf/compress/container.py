@@ -3,12 +3,13 @@
     magic        8 bytes  "PGOLF\\x00\\x00\\x02" (the last byte is the format version)
     length       4 bytes  little-endian size of the packed header
     digest      16 bytes  first half of SHA-256 over the packed header
-    header                JSON, zstd: recipe and its digest, tokenizer digest, origin, coder, sections, tensors
-    sections              one after the other; the header has their sizes and digests, packed and decoded
+    header                JSON, zstd: recipe and its digest, tokenizer digest, origin, coder, sections,
+    tensors sections              one after the other; the header has their sizes and digests, packed and
+    decoded
 
-There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors of
-columns, and tensors that are kept). The reader checks every size against the file, the shapes and a limit before
-it allocates, every digest, and every value it decodes.
+There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors
+of columns, and tensors that are kept). The reader checks every size against the file, the shapes and a limit
+before it allocates, every digest, and every value it decodes.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd, code_array
 from pgolf.compress.entropy import Model, Writer
 from pgolf.compress.quantize import Quantized, Stored, code_range, dequantize_state
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes
-from pgolf.recipe import Recipe, recipe_from_tree
+from pgolf.recipe.recipe import Recipe, recipe_from_tree
+from pgolf.runtime.files import read_bytes
 
 MAGIC = b"PGOLF\x00\x00\x02"
 SECTIONS = ("codes", "floats")
@@ -40,8 +41,9 @@ _MAX_HEADER = 1 << 20
 MAX_ENTRIES = 1 << 28
 _MAX_TENSORS = 1 << 11
 _MAX_DIMENSIONS = 8
-# Numbers to decode or multiply that any file may ask for, and more for each byte it has. An honest file, whose
-# numbers cost bits, stays far below; a hostile one of a few hundred bytes could keep its reader busy for minutes.
+# Numbers to decode or multiply that any file may ask for, and more for each byte it has. An honest file,
+# whose numbers cost bits, stays far below; a hostile one of a few hundred bytes could keep its reader busy
+# for minutes.
 _FREE_WORK, _WORK_PER_BYTE = 1 << 22, 1 << 10
 _DTYPES = {"f2": torch.float16, "f4": torch.float32}
 
@@ -175,13 +177,17 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     recipe = recipe_from_tree(tree, where)
     if recipe.digest() != digest:
         raise PgolfError(f"{where}: damaged (its recipe does not match the recipe's digest)")
-    found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(SECTIONS, sections, strict=True))
+    found = tuple(
+        Section(name, size, raw) for name, (size, raw, _, _) in zip(SECTIONS, sections, strict=True)
+    )
     return Artifact(dequantize_state(stored), stored, recipe, tokenizer, origin, codec, start, found)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor in the header: a kept one ("f2", "f4") or a quantized one (bits, or a list of bits and extras)."""
+    """A tensor in the header: a kept one ("f2", "f4") or a quantized one (bits, or a list of bits and
+    extras).
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -193,7 +199,10 @@ def _describe(value: Stored) -> list[Any]:
         return [list(value.shape), {dtype: key for key, dtype in _DTYPES.items()}[value.dtype]]
     rank = 0 if value.correction is None else len(value.correction[0].codes)
     extras = value.columns is not None or rank
-    return [list(value.codes.shape), [value.bits, int(value.columns is not None), rank] if extras else value.bits]
+    return [
+        list(value.codes.shape),
+        [value.bits, int(value.columns is not None), rank] if extras else value.bits,
+    ]
 
 
 def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], list[tuple[Kind, Array]]]:

@@ -9,8 +9,8 @@ tensor and the earlier ones of its kind. The symbols go through constriction's r
 The tables must be equal to the last bit wherever the file is read. They are made with additions, divisions,
 multiplications and square roots of float64 only, which IEEE 754 rounds exactly, and with integer counts.
 
-The same functions write and read: a ``Writer`` encodes the values it is given, a ``Reader`` returns the ones it
-decodes, so both sides take the same steps by construction.
+The same functions write and read: a ``Writer`` encodes the values it is given, a ``Reader`` returns the ones
+it decodes, so both sides take the same steps by construction.
 """
 
 from __future__ import annotations
@@ -145,13 +145,16 @@ class Model:
             stop = start + int(present[level])
             prior = _prior(shape)[level, low + _OFFSET : high + _OFFSET + 1]
             counts = self._shown(kind, int(level))[low + _OFFSET : high + _OFFSET + 1]
-            part = self._adapting(None if symbols is None else symbols[start:stop], stop - start, prior, counts)
+            part = self._adapting(
+                None if symbols is None else symbols[start:stop], stop - start, prior, counts
+            )
             flat[order[start:stop]] = part + low
             start = stop
         return flat.reshape(rows, columns)
 
     def integers(self, values: NDArray[np.int64] | None, count: int, kind: str) -> NDArray[np.int64]:
-        """Code integers of magnitude below 2^31; cheap where they lie close together or share trailing zero bits.
+        """Code integers of magnitude below 2^31; cheap where they lie close together or share trailing zero
+        bits.
 
         Each is a centre plus a difference, whose top eight bits are modelled and whose lower bits are sent as
         they are.
@@ -186,7 +189,9 @@ class Model:
         start, block = 0, _FIRST_BLOCK
         while start < count:
             stop = min(start + block, count)
-            part = self.stream.code(None if values is None else values[start:stop], stop - start, prior + counts)
+            part = self.stream.code(
+                None if values is None else values[start:stop], stop - start, prior + counts
+            )
             counts += np.bincount(part, minlength=len(counts))
             found[start:stop] = part
             start, block = stop, min(2 * block, _LAST_BLOCK)
@@ -208,7 +213,9 @@ class Model:
 class _MatrixPlan:
     """What the writer decides about a matrix."""
 
-    def __init__(self, mode: int, shape: int, rows: NDArray[np.int64], columns: NDArray[np.int64] | None) -> None:
+    def __init__(
+        self, mode: int, shape: int, rows: NDArray[np.int64], columns: NDArray[np.int64] | None
+    ) -> None:
         self.mode, self.shape, self.rows, self.columns = mode, shape, rows, columns
 
 

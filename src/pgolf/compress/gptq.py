@@ -1,8 +1,8 @@
 """Rounding with error compensation: GPTQ, on any grid of steps per row and factors per column.
 
 Columns are rounded one after the other, the most used inputs first; what a column's rounding gets wrong is
-made good, as far as the inputs' correlations allow, by the columns that are still to come (Frantar et al. 2022,
-arXiv:2210.17323).
+made good, as far as the inputs' correlations allow, by the columns that are still to come (Frantar et al.
+2022, arXiv:2210.17323).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Order:
     """(C, C) float32, upper triangular, in that order: F^T F is the inverse of the columns' moments."""
 
     def column_spread(self) -> Tensor:
-        """(C,) float32, by column: an error of this size costs the same in every column once it is compensated."""
+        """(C,) float32, by column: an error of this size costs the same in every column once it is
+        compensated.
+        """
         spread = torch.empty(len(self.permutation))
         spread[self.permutation] = self.factor.diagonal()
         return spread
@@ -41,13 +43,17 @@ def rounding_order(moments: Tensor, damping: float) -> Order:
     moments = moments.double()
     mean = moments.diagonal().mean().clamp_min(1e-30)
     permutation = moments.diagonal().argsort(descending=True, stable=True)
-    ordered = moments[permutation][:, permutation] + damping * mean * torch.eye(len(moments), dtype=torch.float64)
+    ordered = moments[permutation][:, permutation] + damping * mean * torch.eye(
+        len(moments), dtype=torch.float64
+    )
     lower = torch.linalg.cholesky(ordered)
     inverse = torch.cholesky_inverse(lower)
     return Order(permutation, torch.linalg.cholesky(inverse, upper=True).float())
 
 
-def round_on_grid(weight: Tensor, steps: Tensor, columns: Tensor, low: int, high: int, order: Order | None) -> Tensor:
+def round_on_grid(
+    weight: Tensor, steps: Tensor, columns: Tensor, low: int, high: int, order: Order | None
+) -> Tensor:
     """Codes (R, C) int8 of a matrix (R, C) on the grid steps[r] * columns[c].
 
     Args:

@@ -1,4 +1,5 @@
-"""A frozen grid: steps that the budget solver chose once, for training to round on and for packing to use as they are.
+"""A frozen grid: steps that the budget solver chose once, for training to round on and for packing to use as
+they are.
 
 Nothing but the codes is open then, and they are the nearest ones. So training knows what packing will store.
 """
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pgolf.compress.budget import is_budgeted, nearest_codes, round_mantissa, shift_steps, width_of
 from pgolf.compress.quantize import Quantized, Stored, dequantize
-from pgolf.recipe import CompressSection
+from pgolf.recipe.sections import CompressSection
 
 # What a grid depends on. The cap is missing: a grid can be just right for another one.
 _KEYS = ("scheme", "rounding", "calibration", "calibration_tokens", "damping", "low_rank", "vector_mantissa")
@@ -44,7 +45,9 @@ class Grid:
         return dequantize(self._store(name, tensor))
 
     def shifted(self, fineness: float) -> Grid:
-        """The grid with steps smaller (below 1) or larger: some rows, spread evenly, take another coarse step."""
+        """The grid with steps smaller (below 1) or larger: some rows, spread evenly, take another coarse
+        step.
+        """
         if fineness == 1:
             return self
         return replace(self, steps={name: shift_steps(value, fineness) for name, value in self.steps.items()})
@@ -58,7 +61,8 @@ class Grid:
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds of it beside ``about``, by names that no parameter has.
 
-        Numbers are given as int16, the bits of the float16: whoever takes a file's floats for weights passes them by.
+        Numbers are given as int16, the bits of the float16: whoever takes a file's floats for weights passes
+        them by.
         """
         named = {f"steps.{name}": value for name, value in self.steps.items()}
         named |= {f"columns.{name}": value for name, value in self.columns.items()}
@@ -77,7 +81,9 @@ class Grid:
         return Quantized(nearest_codes(tensor.detach().float(), steps, columns), steps, _WIDEST, columns)
 
 
-def grid_of(stored: Mapping[str, Stored], compress: CompressSection, calibration: Mapping[str, Any] | None) -> Grid:
+def grid_of(
+    stored: Mapping[str, Stored], compress: CompressSection, calibration: Mapping[str, Any] | None
+) -> Grid:
     """The grid of tensors that the solver stored, with the compress section that it went by."""
     matrices = {name: value for name, value in stored.items() if isinstance(value, Quantized)}
     steps = {name: value.scale for name, value in matrices.items()}

@@ -1,4 +1,6 @@
-"""What is in an artifact: every tensor with the entropy of its codes, every section with its bytes, its provenance."""
+"""What is in an artifact: every tensor with the entropy of its codes, every section with its bytes, its
+provenance.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from torch import Tensor
 from pgolf.compress.container import MAGIC, Artifact, Section, read_artifact
 from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
-from pgolf.files import reading
 from pgolf.optim.routing import ROUTES
+from pgolf.runtime.files import reading
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class ArtifactInfo:
     def groups(self) -> dict[str, GroupInfo]:
         """Where the bytes went, by quantizer group, in the order of the tensors.
 
-        A coder that learns over all tensors has no exact answer; see ``GroupInfo`` for how sections are divided.
+        A coder that learns over all tensors has no exact answer; see ``GroupInfo`` for how sections are
+        divided.
         """
         members: dict[str, list[TensorInfo]] = {}
         for tensor in self.tensors:
@@ -144,7 +147,9 @@ class ArtifactInfo:
             "format": self.format,
             "coder": self.coder,
             "header_bytes": self.header_bytes,
-            "sections": {section.name: {"bytes": section.size, "raw": section.raw} for section in self.sections},
+            "sections": {
+                section.name: {"bytes": section.size, "raw": section.raw} for section in self.sections
+            },
             "weights": self.weights,
             "bits_per_weight": self.bits_per_weight,
             "entropy_bytes": self.entropy_bytes,
@@ -240,7 +245,9 @@ def _refuse_weights(path: Path) -> None:
     """Say what to do with what is often confused with an artifact; anything else is left to the reader."""
     if path.is_dir():
         found = sorted(path.glob("*.pgolf"))
-        remedy = f"name one in it: {found[0]}" if found else f"pack it first: pgolf pack {path} --out FILE.pgolf"
+        remedy = (
+            f"name one in it: {found[0]}" if found else f"pack it first: pgolf pack {path} --out FILE.pgolf"
+        )
         raise PgolfError(f"{path}: is a folder; pgolf inspect reads artifacts, so {remedy}")
     with reading(path) as file:
         start, size = file.read(9), os.fstat(file.fileno()).st_size

@@ -1,12 +1,12 @@
 """Import of the reference systems' own weights: #456, #644 and #1232, quantized or not.
 
-An artifact (``.ptz``) is zstd or zlib over ``torch.save``; a checkpoint (``.pt``, ``.safetensors``) is a plain
-dictionary of tensors. Pickles are only ever read with ``weights_only=True``, which builds tensors and runs no
-code. The layout is recognised by the tensors' names.
+An artifact (``.ptz``) is zstd or zlib over ``torch.save``; a checkpoint (``.pt``, ``.safetensors``) is a
+plain dictionary of tensors. Pickles are only ever read with ``weights_only=True``, which builds tensors and
+runs no code. The layout is recognised by the tensors' names.
 
-A file of a few kilobytes can claim terabytes. So a pickle is read twice: first without its numbers, as fake tensors,
-which have shapes and storages but no memory. Only when the recipe has a place for every tensor, and the file is large
-enough for every storage, are the numbers read and converted.
+A file of a few kilobytes can claim terabytes. So a pickle is read twice: first without its numbers, as fake
+tensors, which have shapes and storages but no memory. Only when the recipe has a place for every tensor, and
+the file is large enough for every storage, are the numbers read and converted.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from torch import Tensor
 
 from pgolf.compress.coders import bounded_zstd
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes
 from pgolf.model.load import parameter_shapes
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.files import read_bytes
 
-# What a compressed file may expand to: so many bytes for each parameter of the recipe, and some for names and the like.
-# Float64 beside float16 would be the most that anybody saves.
+# What a compressed file may expand to: so many bytes for each parameter of the recipe, and some for names and
+# the like. Float64 beside float16 would be the most that anybody saves.
 _BYTES_PER_PARAMETER, _FREE_BYTES = 10, 64 << 20
 
 # Our name, then the name in each reference; {i} is the number of a layer or core.
@@ -73,7 +73,10 @@ _REFINER = {
 
 
 def _core_names(prefix: str, up: str, down: str) -> dict[str, str]:
-    names = {f"cores.{{i}}.attention.{ours}": f"{prefix}.{{i}}.attn.{theirs}" for ours, theirs in _ATTENTION.items()}
+    names = {
+        f"cores.{{i}}.attention.{ours}": f"{prefix}.{{i}}.attn.{theirs}"
+        for ours, theirs in _ATTENTION.items()
+    }
     mlp = {"up.weight": f"{up}.weight", "down.weight": f"{down}.weight", "scale": "scale", "bias": "bias"}
     return names | {f"cores.{{i}}.mlp.{ours}": f"{prefix}.{{i}}.mlp.{theirs}" for ours, theirs in mlp.items()}
 
@@ -106,9 +109,12 @@ def import_reference(path: Path, recipe: Recipe) -> dict[str, Tensor]:
         recipe: describes the model; its shapes are what the file must hold.
 
     Raises:
-        PgolfError: unreadable, not one of the three layouts, or a tensor is missing, unknown or of another shape.
+        PgolfError: unreadable, not one of the three layouts, or a tensor is missing, unknown or of another
+            shape.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # Takes a second to import, and few commands need it.
+    from torch._subclasses.fake_tensor import (
+        FakeTensorMode,  # Takes a second to import, and few commands need it.
+    )
 
     wanted = parameter_shapes(recipe.model)
     limit = _FREE_BYTES + _BYTES_PER_PARAMETER * sum(shape.numel() for shape in wanted.values())
@@ -118,7 +124,9 @@ def import_reference(path: Path, recipe: Recipe) -> dict[str, Tensor]:
         described = _read(content, path)
         _assigned(described, wanted, recipe, path)
         _check_storages(described, content, path)
-    return {name: tensor.float() for name, tensor in _assigned(_read(content, path), wanted, recipe, path).items()}
+    return {
+        name: tensor.float() for name, tensor in _assigned(_read(content, path), wanted, recipe, path).items()
+    }
 
 
 def _assigned(value: Any, wanted: Mapping[str, torch.Size], recipe: Recipe, path: Path) -> dict[str, Tensor]:
@@ -163,7 +171,9 @@ def _fetch(found: Mapping[str, _Part], name: str, theirs: list[str], shape: torc
 def _family(found: Mapping[str, _Part]) -> str:
     if any(name.startswith("cores.") for name in found):
         return "456"
-    return "644" if any(".mlp.up_proj." in name or name.startswith("bigram_emb.") for name in found) else "1232"
+    return (
+        "644" if any(".mlp.up_proj." in name or name.startswith("bigram_emb.") for name in found) else "1232"
+    )
 
 
 def _content(path: Path, limit: int) -> bytes:
@@ -198,9 +208,11 @@ def _read(content: bytes, path: Path) -> Any:
     except safetensors.SafetensorError as error:
         raise PgolfError(f"{path}: damaged, or not a {path.suffix} file ({error})") from error
     except Exception as error:
-        # On a damaged file torch raises whatever its parser stumbles over; its message runs over many lines and
-        # may recommend trusting the file, which is never right here.
-        raise PgolfError(f"{path}: not a dictionary of tensors saved by torch, or not safe to load") from error
+        # On a damaged file torch raises whatever its parser stumbles over; its message runs over many lines
+        # and may recommend trusting the file, which is never right here.
+        raise PgolfError(
+            f"{path}: not a dictionary of tensors saved by torch, or not safe to load"
+        ) from error
 
 
 def _check_storages(value: Any, content: bytes, path: Path) -> None:
@@ -215,7 +227,9 @@ def _check_storages(value: Any, content: bytes, path: Path) -> None:
             size = tensor.untyped_storage().nbytes()
             storages[tensor.untyped_storage()._cdata] = size
             if tensor.numel() * tensor.element_size() > size:
-                raise PgolfError(f"{path}: tensor {name} claims more numbers than are stored of it; save a plain copy")
+                raise PgolfError(
+                    f"{path}: tensor {name} claims more numbers than are stored of it; save a plain copy"
+                )
     expanded = 0
     if path.suffix != ".safetensors" and zipfile.is_zipfile(io.BytesIO(content)):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -249,7 +263,9 @@ def _parts(value: Any, path: Path) -> dict[str, _Part]:
         scales = scales if isinstance(scales, dict) else {}
         codes = _only_tensors(value["quantized"], path)
         tensors = {name: _scaled(code, scales.get(name), name, path) for name, code in codes.items()}
-        return tensors | {name: _Part(tensor) for name, tensor in _only_tensors(value["passthrough"], path).items()}
+        return tensors | {
+            name: _Part(tensor) for name, tensor in _only_tensors(value["passthrough"], path).items()
+        }
     return {name: _Part(tensor) for name, tensor in _only_tensors(value, path).items()}
 
 
@@ -277,7 +293,9 @@ def _only_tensors(value: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
     for name, entry in value.items():
         if not isinstance(name, str):
-            raise PgolfError(f"{path}: entry {name!r} is not named by text; expected a dictionary of named tensors")
+            raise PgolfError(
+                f"{path}: entry {name!r} is not named by text; expected a dictionary of named tensors"
+            )
         if not isinstance(entry, Tensor):
             raise PgolfError(f"{path}: entry {name} is a {type(entry).__name__}, not a tensor")
         # Fake tensors of the old format are on the meta device too.

@@ -11,7 +11,7 @@ from pgolf.compress.calibrate import Calibration
 from pgolf.compress.quantize import Quantized, Stored, dequantize
 from pgolf.model.gpt import GPT
 from pgolf.model.load import model_from
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 
 # Multiply-adds that measuring may take: a few seconds on two cores.
 _WORK = 8.0e10

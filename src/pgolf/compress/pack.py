@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import pgolf
 from pgolf.compress import budget
 from pgolf.compress.calibrate import Calibration
 from pgolf.compress.code_size import code_bytes, raw_code_bytes
@@ -24,8 +23,9 @@ from pgolf.compress.scheme import check_range, quantize_state, stored_bits
 from pgolf.errors import PgolfError
 from pgolf.model.load import parameter_shapes
 from pgolf.optim.routing import quantizer_group
-from pgolf.recipe import Recipe
-from pgolf.writing import write_bytes
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.package import VERSION
+from pgolf.runtime.writing import write_bytes
 
 _HEADER_ESTIMATE = 3000
 _TRAINED_RMS = 0.14
@@ -49,12 +49,13 @@ def pack(
 ) -> PackReport:
     """Quantize and code weights, verify the result, and write it.
 
-    The "budget" scheme chooses steps so that artifact and code use the cap. A grid that training rounded on is used
-    with the nearest codes, so that what is stored is what training saw; where the weights moved on since, or the cap
-    is a little different, as few rows as possible get the next finer or coarser step to land on the cap. A cap too far
-    off has steps chosen anew. The artifact's origin says which happened: "grid" is "trained", with the "shift" of
-    the steps, or "solved". The "rowwise" scheme tries the recipe's codec levels in order, then, if the recipe allows
-    it, 5 bits for one layer after the other from the middle outward, until they fit.
+    The "budget" scheme chooses steps so that artifact and code use the cap. A grid that training rounded on
+    is used with the nearest codes, so that what is stored is what training saw; where the weights moved on
+    since, or the cap is a little different, as few rows as possible get the next finer or coarser step to
+    land on the cap. A cap too far off has steps chosen anew. The artifact's origin says which happened:
+    "grid" is "trained", with the "shift" of the steps, or "solved". The "rowwise" scheme tries the recipe's
+    codec levels in order, then, if the recipe allows it, 5 bits for one layer after the other from the middle
+    outward, until they fit.
 
     Args:
         state: named float32 tensors.
@@ -100,7 +101,8 @@ def fit(
     note: Callable[[str], None],
     grid: Grid | None = None,
 ) -> Packed:
-    """The artifact that ``pack`` writes, read back to verify it; ``limit`` bytes are for it and ``code`` together.
+    """The artifact that ``pack`` writes, read back to verify it; ``limit`` bytes are for it and ``code``
+    together.
 
     Raises:
         PgolfError: nothing tried fits; ``out`` names the file that was to be written.
@@ -121,7 +123,8 @@ def fit(
 def freeze_grid(
     state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str, calibration: Calibration | None
 ) -> Grid:
-    """The grid on which a state, rounded to the nearest codes, lands on the recipe's cap, to round on from now on.
+    """The grid on which a state, rounded to the nearest codes, lands on the recipe's cap, to round on from
+    now on.
 
     Args:
         state: named float32 tensors, those that would be packed now.
@@ -133,7 +136,9 @@ def freeze_grid(
         PgolfError: no grid fits.
     """
     code, cap = code_bytes(), recipe.compress.cap
-    nearest = recipe.model_copy(update={"compress": recipe.compress.model_copy(update={"rounding": "nearest"})})
+    nearest = recipe.model_copy(
+        update={"compress": recipe.compress.model_copy(update={"rounding": "nearest"})}
+    )
     packer = _Packer(state, nearest, tokenizer_digest, calibration, cap - code, lambda what: None)
     packed = packer.by_budget()
     if packed is None:
@@ -171,7 +176,7 @@ class _Packer:
         self.note = note
         self.state, self.recipe, self.tokenizer_digest, self.limit = state, recipe, tokenizer_digest, limit
         self.sensitivities = {} if calibration is None else dict(calibration.sensitivities)
-        self.origin: dict[str, Any] = {"pgolf": pgolf.__version__, "scheme": recipe.compress.scheme}
+        self.origin: dict[str, Any] = {"pgolf": VERSION, "scheme": recipe.compress.scheme}
         if calibration is not None:
             self.origin["calibration"] = calibration.source
         self.smallest = 1 << 62
@@ -227,14 +232,18 @@ class _Packer:
                 for name in self.state
             }
 
-        floats = sum(value.numel() * value.element_size() for value in kept.values() if isinstance(value, Tensor))
+        floats = sum(
+            value.numel() * value.element_size() for value in kept.values() if isinstance(value, Tensor)
+        )
         start = budget.first_guess(targets, 8 * max(self.limit - floats - _HEADER_ESTIMATE, 1))
         return self._search(store, self.origin | {"grid": "solved"}, "fineness", start)
 
     def _search(
         self, store: Callable[[float], dict[str, Stored]], origin: Mapping[str, Any], label: str, start: float
     ) -> Packed | None:
-        """The largest file within the limit that ``store`` leads to; its origin names the fineness by ``label``."""
+        """The largest file within the limit that ``store`` leads to; its origin names the fineness by
+        ``label``.
+        """
         best: Packed | None = None
 
         def build(fineness: float) -> tuple[dict[str, Stored], int]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pgolf.recipe import CompressSection
+from pgolf.recipe.sections import CompressSection
 
 # Candidate ranges, as quantiles of a row's magnitudes.
 _TENSOR_PERCENTILES = (
@@ -19,9 +19,11 @@ _ROW_PERCENTILES = (0.95, 0.975, 0.99, 0.995, 1.0)
 
 
 class Quantized(NamedTuple):
-    """A matrix as codes (rows, columns) int8 times a step per row and, where there is one, a factor per column.
+    """A matrix as codes (rows, columns) int8 times a step per row and, where there is one, a factor per
+    column.
 
-    With a ``correction`` of rank k, the product of two small quantized matrices (k, rows) and (k, columns) is added.
+    With a ``correction`` of rank k, the product of two small quantized matrices (k, rows) and (k, columns) is
+    added.
     """
 
     codes: Tensor
@@ -67,7 +69,8 @@ def code_range(bits: int) -> tuple[int, int]:
 
 
 def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Quantized:
-    """Quantize a matrix (rows, columns) row by row, with the range, floor and rounding that a recipe asks for.
+    """Quantize a matrix (rows, columns) row by row, with the range, floor and rounding that a recipe asks
+    for.
 
     8-bit rows always take their range from ``int8_percentile``, others from ``clip``.
     """
@@ -81,7 +84,9 @@ def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Qua
     if compress.clip == "absmax":
         return _round_rows(weight, weight.abs().amax(dim=1), bits, floor, round_with)
     if compress.clip == "std":
-        return _round_rows(weight, compress.clip_std * weight.std(dim=1, correction=0), bits, floor, round_with)
+        return _round_rows(
+            weight, compress.clip_std * weight.std(dim=1, correction=0), bits, floor, round_with
+        )
     if compress.clip == "percentiles":
         return _best_for_tensor(weight, bits, floor, round_with)
     return _best_per_row(weight, bits, floor, round_with)
@@ -103,7 +108,8 @@ def _round_rows(weight: Tensor, limit: Tensor, bits: int, floor: float, round_wi
 
 
 def _steps(limit: Tensor, high: int, floor: float) -> Tensor:
-    # Bounded before codes are rounded with it: a step that float16 can only store larger would scale up its row.
+    # Bounded before codes are rounded with it: a step that float16 can only store larger would scale up its
+    # row.
     return (limit / high).clamp_min(max(floor / high, torch.finfo(torch.float16).tiny))
 
 
@@ -113,7 +119,9 @@ def _best_for_tensor(weight: Tensor, bits: int, floor: float, round_with: str) -
     for percentile in _TENSOR_PERCENTILES:
         limit = _row_quantile(magnitudes, percentile)
         candidate = _round_rows(weight, limit, bits, floor, round_with)
-        used = candidate.scale.float() if round_with == "stored" else _steps(limit, code_range(bits)[1], floor)
+        used = (
+            candidate.scale.float() if round_with == "stored" else _steps(limit, code_range(bits)[1], floor)
+        )
         error = (weight - candidate.codes.float() * used[:, None]).square().mean().item()
         if best is None or error < best_error:
             best, best_error = candidate, error
@@ -151,5 +159,7 @@ def _quantile(values: Tensor, fraction: float) -> Tensor:
         return torch.quantile(values, fraction)
     position = fraction * (values.numel() - 1)
     low = int(position)
-    pair = torch.stack([values.kthvalue(low + 1).values, values.kthvalue(min(low + 2, values.numel())).values])
+    pair = torch.stack(
+        [values.kthvalue(low + 1).values, values.kthvalue(min(low + 2, values.numel())).values]
+    )
     return torch.lerp(pair[0], pair[1], position - low)

@@ -23,7 +23,8 @@ class TensorReport:
     predicted: float | None
     """Rise of the loss on the calibration text that its errors should cause, in nats per token."""
     measured: float | None
-    """Rise of the loss on (part of) the calibration text with only this tensor as stored, in nats per token."""
+    """Rise of the loss on (part of) the calibration text with only this tensor as stored, in nats per token.
+    """
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class PackReport:
         rows += [
             ("artifact", f"{self.model_bytes:>12,} bytes"),
             ("code", f"{self.code_bytes:>12,} bytes packed ({self.raw_code_bytes:,} as source)"),
-            ("total", f"{self.total_bytes:>12,} of {self.cap:,} bytes ({100 * self.total_bytes / self.cap:.2f} %)"),
+            (
+                "total",
+                f"{self.total_bytes:>12,} of {self.cap:,} bytes ({100 * self.total_bytes / self.cap:.2f} %)",
+            ),
         ]
         if self.five_bit_cores:
             rows.append(("5-bit layers", ", ".join(map(str, self.five_bit_cores))))
@@ -87,7 +91,10 @@ class PackReport:
         measured = [tensor.measured for tensor in self.tensors if tensor.measured is not None]
         if predicted:
             rows.append(
-                ("loss", f"{sum(predicted):+.5f} nats per token predicted, {sum(measured):+.5f} measured by tensor")
+                (
+                    "loss",
+                    f"{sum(predicted):+.5f} nats per token predicted, {sum(measured):+.5f} measured by tensor",
+                )
             )
         return rows
 

@@ -14,7 +14,7 @@ from pgolf.compress.gptq import round_on_grid, rounding_order
 from pgolf.compress.quantize import Stored, code_range, prune_smallest, quantize_matrix
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import quantizer_group
-from pgolf.recipe import CompressSection
+from pgolf.recipe.sections import CompressSection
 
 
 def quantize_state(
@@ -29,7 +29,8 @@ def quantize_state(
         state: the weights.
         compress: widths, ranges, what to keep.
         five_bit_cores: indices of cores whose attention and MLP matrices get 5 bits instead of more.
-        sensitivities: of the matrices; where known, and if the recipe says "gptq", rounding compensates errors.
+        sensitivities: of the matrices; where known, and if the recipe says "gptq", rounding compensates
+            errors.
 
     Returns:
         For each name its codes, or the tensor as float16 or float32.
@@ -38,7 +39,10 @@ def quantize_state(
         PgolfError: a tensor holds a value that is not finite or that its format cannot hold.
     """
     known = sensitivities or {}
-    return {name: _store(name, tensor, compress, five_bit_cores, known.get(name)) for name, tensor in state.items()}
+    return {
+        name: _store(name, tensor, compress, five_bit_cores, known.get(name))
+        for name, tensor in state.items()
+    }
 
 
 def stored_bits(name: str, shape: Sequence[int], compress: CompressSection) -> int:
@@ -92,6 +96,7 @@ def check_range(name: str, tensor: Tensor, bits: int) -> None:
 def _kept_bits(name: str, group: str, compress: CompressSection) -> int:
     if compress.control_dtype == "float16":
         return 16
-    # Reference #644 keeps vectors, small embeddings and their projections exact, but not the MLP's own vectors.
+    # Reference #644 keeps vectors, small embeddings and their projections exact, but not the MLP's own
+    # vectors.
     exact = group in ("control", "bigram") or name.startswith("value_embedding.")
     return 32 if exact and ".mlp." not in name else 16

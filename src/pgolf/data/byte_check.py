@@ -43,27 +43,35 @@ class ByteCheck:
 
 
 def check_bytes(dataset: Dataset, text: Text) -> ByteCheck:
-    """Hold the byte counts of the whole validation split against the lengths that its documents are decoded to.
+    """Hold the byte counts of the whole validation split against the lengths that its documents are decoded
+    to.
 
-    Side-cars count another text than the one that tokens are decoded to; of them only the sum is looked at, when they
-    are read.
+    Side-cars count another text than the one that tokens are decoded to; of them only the sum is looked at,
+    when they are read.
     """
     if dataset.val_byte_files:
         names = dataset.val_byte_files
         what = names[0].name if len(names) == 1 else f"{names[0].name} and {len(names) - 1} more"
         return ByteCheck(
-            "byte files", f"{what}: an entry for every token, no more bytes together than they spell", None, None
+            "byte files",
+            f"{what}: an entry for every token, no more bytes together than they spell",
+            None,
+            None,
         )
     checked, problem = check_documents(dataset.tokenizer, text)
     compared = (
-        f"as many as the documents decode to (compared: {checked:,})" if checked else "no document could be decoded"
+        f"as many as the documents decode to (compared: {checked:,})"
+        if checked
+        else "no document could be decoded"
     )
     evidence = f"counted by {dataset.tokenizer.path.name}, {compared}"
     return ByteCheck("tokenizer", problem or evidence, problem, dataset.normalisation("val"))
 
 
 def check_documents(tokenizer: Tokenizer, text: Text) -> tuple[int, str | None]:
-    """How many documents of a whole split have the bytes they decode to, from its beginning on, and what is wrong."""
+    """How many documents of a whole split have the bytes they decode to, from its beginning on, and what is
+    wrong.
+    """
     tokens = text.tokens[:_LOOKED_AT]
     edges = np.flatnonzero(tokens == tokenizer.bos_id).tolist()
     if edges and len(tokens) == len(text.tokens):
@@ -88,7 +96,8 @@ def check_documents(tokenizer: Tokenizer, text: Text) -> tuple[int, str | None]:
 def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer], plain: int) -> int:
     """UTF-8 length of the text that SentencePiece decodes a whole document (n,) to, unknown pieces left out.
 
-    It owes nothing to the byte table, so that one can be held against the other. ``plain`` is ``plain_token``'s.
+    It owes nothing to the byte table, so that one can be held against the other. ``plain`` is
+    ``plain_token``'s.
     """
     ids = tokens.tolist()
     known = [plain if token == tokenizer.unknown_id else token for token in ids if token != tokenizer.bos_id]
@@ -99,10 +108,15 @@ def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer], plain: int)
 
 
 def plain_token(tokenizer: Tokenizer) -> int | None:
-    """A token that is decoded to one character that is no space, whatever stands beside it; None if there is none."""
+    """A token that is decoded to one character that is no space, whatever stands beside it; None if there is
+    none.
+    """
     table = tokenizer.byte_table
     tokens = np.flatnonzero((table.base > 0) & ~table.leading_space).tolist()
     texts = ((token, tokenizer.decode([token])) for token in tokens)
-    # Half a character is decoded to U+FFFD, which is longer; of a piece with a space the decoder shows the rest.
+    # Half a character is decoded to U+FFFD, which is longer; of a piece with a space the decoder shows the
+    # rest.
     whole = ((token, text) for token, text in texts if len(text.encode()) == table.base[token])
-    return next((token for token, text in whole if len(text) == 1 and text.isprintable() and text != " "), None)
+    return next(
+        (token for token, text in whole if len(text) == 1 and text.isprintable() and text != " "), None
+    )

@@ -1,8 +1,8 @@
 """Byte side-cars: files beside token shards that say how many bytes of text each token stands for.
 
-``NAME_val_bytes_000000.bin`` belongs to ``NAME_val_000000.bin`` and has its layout: the same header, then one uint16
-for each token, 0 for the token that begins a document. Data sets whose tokens do not tell their bytes by themselves
-have them (CaseOps); where they exist they are the authority, and the tokenizer is not asked.
+``NAME_val_bytes_000000.bin`` belongs to ``NAME_val_000000.bin`` and has its layout: the same header, then one
+uint16 for each token, 0 for the token that begins a document. Data sets whose tokens do not tell their bytes
+by themselves have them (CaseOps); where they exist they are the authority, and the tokenizer is not asked.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ def read_byte_counts(path: Path, shard: Path, bos: int) -> ByteCounts:
     """Bytes of each token of a shard (n,).
 
     Raises:
-        PgolfError: damaged, of another length than the shard, or it counts bytes for the token that begins documents.
+        PgolfError: damaged, of another length than the shard, or it counts bytes for the token that begins
+            documents.
     """
     counts, tokens = read_shard(path), read_shard(shard)
     if len(counts) != len(tokens):
-        raise PgolfError(f"{path}: has {len(counts)} entries, {shard.name} has {len(tokens)} tokens; fetch both again")
+        raise PgolfError(
+            f"{path}: has {len(counts)} entries, {shard.name} has {len(tokens)} tokens; fetch both again"
+        )
     wrong = np.flatnonzero((tokens == bos) & (counts != 0))
     if len(wrong):
         raise PgolfError(

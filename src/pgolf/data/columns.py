@@ -9,7 +9,7 @@ from typing import Any
 from pgolf.data.records import Bad, as_text, shown
 from pgolf.data.streams import Advance
 from pgolf.errors import PgolfError
-from pgolf.paths import utf8_name
+from pgolf.runtime.paths import utf8_name
 
 _ROWS = 256
 _STRINGS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
@@ -27,15 +27,17 @@ def import_pyarrow(path: Path) -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        raise PgolfError(f"{path}: needs pyarrow to be read; install it with pip install 'pgolf[parquet]'") from error
+        raise PgolfError(
+            f"{path}: needs pyarrow to be read; install it with pip install 'pgolf[parquet]'"
+        ) from error
     return pyarrow
 
 
 def read_columns(path: Path, column: str, advance: Advance) -> Iterator[str | Bad]:
     """The values of the text column of a .parquet or .arrow file, row by row.
 
-    The column holds strings of any kind, or bytes that are UTF-8; dictionaries of these are looked up. Dots in its
-    name lead into structures.
+    The column holds strings of any kind, or bytes that are UTF-8; dictionaries of these are looked up. Dots
+    in its name lead into structures.
 
     Raises:
         PgolfError: damaged, or there is no such column of text.
@@ -74,7 +76,8 @@ def _arrow(arrow: Any, path: Path, column: str, advance: Advance) -> Iterator[An
     size = path.stat().st_size
     told = 0
     with utf8_name(path) as readable, arrow.OSFile(str(readable)) as file:
-        # Two layouts have this ending: the stream, which `datasets` writes, and the file, which begins with its name.
+        # Two layouts have this ending: the stream, which `datasets` writes, and the file, which begins with
+        # its name.
         is_file = file.read(6) == b"ARROW1"
         file.seek(0)
         with arrow.ipc.open_file(file) if is_file else arrow.ipc.open_stream(file) as batches:

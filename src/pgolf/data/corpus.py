@@ -21,9 +21,9 @@ from pgolf.data.dataset import MANIFEST, TOKENIZER
 from pgolf.data.prepare import write_dataset
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
-from pgolf.folders import new_folder
-from pgolf.locks import held
+from pgolf.runtime.files import read_json
+from pgolf.runtime.folders import new_folder
+from pgolf.runtime.locks import held
 
 CORPUS_VERSION = 1
 """Raised whenever the same Python would give other documents."""
@@ -44,8 +44,8 @@ def python_corpus(library: Path | None = None) -> list[str]:
     """The documents: one for each pydoc topic and each library module, long ones in several parts.
 
     A document is paragraphs in the order of the source, each on one line, with a blank line between them.
-    A paragraph that occurred before is left out. Documents are ordered by their SHA-256, which mixes topics and
-    modules as training wants it; the same Python gives the same documents in the same order.
+    A paragraph that occurred before is left out. Documents are ordered by their SHA-256, which mixes topics
+    and modules as training wants it; the same Python gives the same documents in the same order.
 
     Args:
         library: folder of the standard library; default the running Python's.
@@ -64,7 +64,9 @@ def python_corpus(library: Path | None = None) -> list[str]:
                 fresh.append(paragraph)
         documents += _cut(fresh)
     if not documents:
-        raise PgolfError(f"{library}: this Python has no library sources to take text from; pass --data DIR instead")
+        raise PgolfError(
+            f"{library}: this Python has no library sources to take text from; pass --data DIR instead"
+        )
     return sorted(documents, key=_digest)
 
 
@@ -103,10 +105,14 @@ def prepare_python_corpus(
     return out
 
 
-def _make(out: Path, vocab_size: int, validation_fraction: float, origin: dict[str, Any], *, replace: bool) -> None:
+def _make(
+    out: Path, vocab_size: int, validation_fraction: float, origin: dict[str, Any], *, replace: bool
+) -> None:
     with new_folder(out, replace=replace) as folder:
         documents = _split(python_corpus(), validation_fraction)
-        train_tokenizer((text for split, text in documents if split == "train"), vocab_size, folder / TOKENIZER)
+        train_tokenizer(
+            (text for split, text in documents if split == "train"), vocab_size, folder / TOKENIZER
+        )
         write_dataset(folder, documents, extra={"corpus": origin})
 
 

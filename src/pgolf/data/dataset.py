@@ -16,14 +16,16 @@ from pgolf.data.loader import TokenStream
 from pgolf.data.shards import HEADER_BYTES, Tokens, read_shard, shard_length
 from pgolf.data.tokenizer import ByteCounts, Tokenizer, check_usable
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
+from pgolf.runtime.files import read_json
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 MOST_ADDED = 1e-4
-"""A score on text that normalisation makes longer by more than this share is too good to be taken without a word."""
+"""A score on text that normalisation makes longer by more than this share is too good to be taken without a
+word.
+"""
 
 
 class Text(NamedTuple):
@@ -81,11 +83,12 @@ class Dataset:
         return TokenStream(self.train_shards, self.tokenizer.vocab_size)
 
     def validation_text(self, length: int, limit_targets: int | None = None) -> Text:
-        """The validation tokens that are scored, as ``validation_tokens`` gives them, with the bytes of each target.
+        """The validation tokens that are scored, as ``validation_tokens`` gives them, with the bytes of each
+        target.
 
         Raises:
-            PgolfError: also if a side-car does not fit, or normalisation makes the text longer and that was not
-                asked for when it was prepared.
+            PgolfError: also if a side-car does not fit, or normalisation makes the text longer and that was
+                not asked for when it was prepared.
         """
         tokens = self.validation_tokens(length, limit_targets)
         if not self.val_byte_files:
@@ -96,7 +99,9 @@ class Dataset:
     def _byte_file_counts(self, tokens: Tokens) -> ByteCounts:
         """What the side-cars say of every target among the first tokens of the validation split."""
         bos, pairs = self.tokenizer.bos_id, zip(self.val_byte_files, self.val_shards, strict=True)
-        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])[1 : len(tokens)]
+        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])[
+            1 : len(tokens)
+        ]
         # Of what is scored: elsewhere they might count fewer instead.
         text = self.tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64)
         said = counts.sum(dtype=np.int64)
@@ -151,10 +156,14 @@ class Dataset:
             tokens[start:end] = shard
         targets = len(tokens) - 1
         if targets < 1:
-            raise PgolfError(f"{self.folder}: holds no validation tokens (*_val_*.bin); prepare it with --val-fraction")
+            raise PgolfError(
+                f"{self.folder}: holds no validation tokens (*_val_*.bin); prepare it with --val-fraction"
+            )
         if missing := self.missing_shards("val"):
             # A score on part of the validation text would pass for one on all of it.
-            raise PgolfError(f"{self.folder / missing[0]}: absent, but {MANIFEST} lists it; prepare the data again")
+            raise PgolfError(
+                f"{self.folder / missing[0]}: absent, but {MANIFEST} lists it; prepare the data again"
+            )
         if targets >= length:
             targets -= targets % length
         return tokens[: min(targets, limit_targets or targets) + 1]
@@ -198,7 +207,8 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
         vocab_size: the model's; a tokenizer of another size is an error.
 
     Raises:
-        PgolfError: no shards, no tokenizer, one of another size or than the manifest says, or a damaged manifest.
+        PgolfError: no shards, no tokenizer, one of another size or than the manifest says, or a damaged
+            manifest.
     """
     check_folder(folder)
     train, val = (token_shards(folder, split) for split in SPLITS)
@@ -235,15 +245,22 @@ def longer_text(found: Normalisation) -> str:
 
 
 def _own_manifest(path: Path, found: Any) -> dict[str, Any] | None:
-    """What `data prepare` wrote, with the parts that are read later present; another program's file is ignored."""
+    """What `data prepare` wrote, with the parts that are read later present; another program's file is
+    ignored.
+    """
     if not isinstance(found, dict) or "format" not in found:
         return None
     try:
         splits = [found["splits"][split] for split in SPLITS]
-        texts = [found["tokenizer"]["sha256"], *(shard["name"] for split in splits for shard in split["shards"])]
+        texts = [
+            found["tokenizer"]["sha256"],
+            *(shard["name"] for split in splits for shard in split["shards"]),
+        ]
         counts = [split[key] for split in splits for key in ("bytes_original", "bytes_normalized")]
         counts += [split.get("bytes_added", 0) for split in splits]
-        whole = all(isinstance(text, str) for text in texts) and all(isinstance(count, int) for count in counts)
+        whole = all(isinstance(text, str) for text in texts) and all(
+            isinstance(count, int) for count in counts
+        )
     except (KeyError, TypeError):
         whole = False
     if not whole:
@@ -252,11 +269,13 @@ def _own_manifest(path: Path, found: Any) -> dict[str, Any] | None:
 
 
 def find_tokenizer(folder: Path) -> Path | None:
-    """Where the tokenizer of a data folder is: in it, or in the official tree beside it; None if that is not clear."""
+    """Where the tokenizer of a data folder is: in it, or in the official tree beside it; None if that is not
+    clear.
+    """
     if (folder / TOKENIZER).is_file():
         return folder / TOKENIZER
-    # The official tree keeps tokenizers beside the data sets: datasets/NAME/*.bin, tokenizers/*.model. A folder that is
-    # a link may lie in such a tree, or lead into one.
+    # The official tree keeps tokenizers beside the data sets: datasets/NAME/*.bin, tokenizers/*.model. A
+    # folder that is a link may lie in such a tree, or lead into one.
     for place in (folder.absolute(), folder.resolve()):
         beside = sorted(place.parent.parent.glob("tokenizers/*.model"))
         if beside:
@@ -268,5 +287,7 @@ def find_tokenizer(folder: Path) -> Path | None:
 
 def _tokenizer_of(folder: Path) -> Path:
     if (found := find_tokenizer(folder)) is None:
-        raise PgolfError(f"{folder}: holds no {TOKENIZER}; pass --tokenizer MODEL, the one the shards were made with")
+        raise PgolfError(
+            f"{folder}: holds no {TOKENIZER}; pass --tokenizer MODEL, the one the shards were made with"
+        )
     return found

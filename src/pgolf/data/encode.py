@@ -22,7 +22,7 @@ from pgolf.data.holdout import HoldOut
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.processes import end_with
+from pgolf.runtime.processes import end_with
 
 Document = tuple[str, str]
 """Split ("train", "val", or "" to let the text itself decide) and text."""
@@ -37,7 +37,8 @@ class Part:
     documents: int = 0
     bytes_original: int = 0
     bytes_normalized: int = 0
-    """Bytes that are counted: those of the text as the tokenizer normalises it, without what no piece spells."""
+    """Bytes that are counted: those of the text as the tokenizer normalises it, without what no piece spells.
+    """
     bytes_added: int = 0
     """By which documents became longer."""
     tokens: list[Tokens] = field(default_factory=list)
@@ -75,7 +76,9 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def encode_all(model: Path, holdout: HoldOut, batches: Iterable[list[Document]], workers: int) -> Iterator[Encoded]:
+def encode_all(
+    model: Path, holdout: HoldOut, batches: Iterable[list[Document]], workers: int
+) -> Iterator[Encoded]:
     """Encode batches in their order, with at most two batches per process under way.
 
     Whatever ends this early, an interruption too, ends the processes at once.
@@ -89,7 +92,10 @@ def encode_all(model: Path, holdout: HoldOut, batches: Iterable[list[Document]],
             yield encode_batch(tokenizer, batch, holdout)
         return
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(model, holdout, os.getpid())
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(model, holdout, os.getpid()),
     )
     pending: deque[Future[Encoded]] = deque()
     try:

@@ -13,10 +13,10 @@ from typing import Any
 
 from pgolf.data.shards import shard_length
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
-from pgolf.locks import LOCK, held
-from pgolf.paths import write_error
-from pgolf.writing import flush_to_disk
+from pgolf.runtime.files import read_json
+from pgolf.runtime.locks import LOCK, held
+from pgolf.runtime.paths import write_error
+from pgolf.runtime.writing import flush_to_disk
 
 REPOSITORY = "willdepueoai/parameter-golf"
 PUBLISHED = {"fineweb-sp1024": "fineweb10B_sp1024"}
@@ -51,8 +51,8 @@ def fetch(
         endpoint: address of the hub; default ``HF_ENDPOINT`` or the public one.
 
     Raises:
-        PgolfError: unknown name, no huggingface_hub, no connection, another process that fetches into ``out``, more
-            shards than there are, a file that differs from its checksum, or a full disk.
+        PgolfError: unknown name, no huggingface_hub, no connection, another process that fetches into
+            ``out``, more shards than there are, a file that differs from its checksum, or a full disk.
     """
     if name not in PUBLISHED:
         raise PgolfError(f"{name}: not a published data set; use {', '.join(PUBLISHED)}")
@@ -148,7 +148,9 @@ class _Hub:
             import huggingface_hub
             import huggingface_hub.file_download
         except ImportError as error:
-            raise PgolfError("fetching needs huggingface_hub; install it with pip install 'pgolf[hub]'") from error
+            raise PgolfError(
+                "fetching needs huggingface_hub; install it with pip install 'pgolf[hub]'"
+            ) from error
         if not sys.stderr.isatty():
             huggingface_hub.utils.disable_progress_bars()
         self._library: Any = huggingface_hub
@@ -171,7 +173,9 @@ class _Hub:
             self._download(path, arrived, stated[path].size)
             if not all(check.matches(arrived) for check in checks):
                 arrived.unlink()
-                raise PgolfError(f"{path}: differs from its checksum after the download; run the command again")
+                raise PgolfError(
+                    f"{path}: differs from its checksum after the download; run the command again"
+                )
             if target.suffix == ".bin":
                 shard_length(arrived)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +205,11 @@ class _Hub:
 
     def _stated(self, paths: Sequence[str]) -> dict[str, _Stated]:
         infos = self._ask(
-            self._api.get_paths_info, self._repository, list(paths), repo_type="dataset", revision=self._revision
+            self._api.get_paths_info,
+            self._repository,
+            list(paths),
+            repo_type="dataset",
+            revision=self._revision,
         )
         stated = {
             info.path: _Stated(info.size, info.lfs.sha256 if info.lfs else None, info.blob_id)
@@ -216,10 +224,18 @@ class _Hub:
     def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
             return method(*arguments, **options)
-        except (self._library.utils.RepositoryNotFoundError, self._library.utils.RevisionNotFoundError) as error:
+        except (
+            self._library.utils.RepositoryNotFoundError,
+            self._library.utils.RevisionNotFoundError,
+        ) as error:
             raise PgolfError(f"{self._repository}: no such public dataset or revision on the hub") from error
         except Exception as error:  # the client's libraries have many kinds for a connection that fails
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if isinstance(error, OSError) and error.errno in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+                errno.EACCES,
+                errno.EROFS,
+            ):
                 raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise PgolfError(

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 from pgolf.errors import PgolfError
 
-NO_DOCUMENTS = "the text holds no documents that can be used; give other files, or ask why with --bad-documents error"
+NO_DOCUMENTS = (
+    "the text holds no documents that can be used; give other files, or ask why with --bad-documents error"
+)
 _NEAR = 64
 
 
 def document_number(text: str) -> int:
     """The first 8 bytes of the SHA-256 of a text's UTF-8, as a big-endian number: 0 to 2**64 - 1.
 
-    It depends on nothing but the text, and so does the side that a document falls on, in any corpus and any order.
+    It depends on nothing but the text, and so does the side that a document falls on, in any corpus and any
+    order.
     """
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -42,8 +45,8 @@ def choose_held_out(documents: Iterable[str], fraction: float, name: str = "the 
     """The rule that holds out ``fraction`` of the documents, and leaves neither side empty.
 
     Usually documents whose number is below ``fraction * 2**64``. Where that is none of them, the one with the
-    smallest number; where it is all, all but the one with the largest. A single document (or copies of one) is cut:
-    see ``cut_end``. Reads on only until both sides have a document.
+    smallest number; where it is all, all but the one with the largest. A single document (or copies of one)
+    is cut: see ``cut_end``. Reads on only until both sides have a document.
 
     Args:
         documents: all of them; empty ones do not count.
@@ -71,11 +74,13 @@ def choose_held_out(documents: Iterable[str], fraction: float, name: str = "the 
 
 
 def cut_end(text: str, fraction: float, name: str = "the text") -> tuple[str, str]:
-    """Cut a document so that the second part has ``fraction`` of its bytes, or a little more; together they are it.
+    """Cut a document so that the second part has ``fraction`` of its bytes, or a little more; together they
+    are it.
 
-    The cut is where a line begins. Where that is not near the wanted place, as lines are long, it is after white space.
-    Near means that the second part has at least half of what is wanted and at most twice that or ``_NEAR`` bytes more,
-    and the first part at least half of the rest. Both keep at least one line or word that is not blank.
+    The cut is where a line begins. Where that is not near the wanted place, as lines are long, it is after
+    white space. Near means that the second part has at least half of what is wanted and at most twice that or
+    ``_NEAR`` bytes more, and the first part at least half of the rest. Both keep at least one line or word
+    that is not blank.
 
     Args:
         text: the document.

@@ -13,6 +13,27 @@ from pgolf.data.byte_check import check_bytes
 from pgolf.data.dataset import SPLITS, Dataset, Split, open_dataset
 from pgolf.data.shards import Tokens, read_shard
 from pgolf.errors import PgolfError
+from pgolf.runtime.doctor import OK, PROBLEM, WARNING, Check
+
+
+def examine_data(folder: Path, tokenizer: Path | None = None) -> Iterator[Check]:
+    """The part of `pgolf doctor` that looks at a data folder."""
+    try:
+        dataset = open_dataset(folder, tokenizer)
+        scored = dataset.validation_text(1).tokens
+        dataset.train_stream()  # Reads the headers of all shards.
+    except PgolfError as error:
+        yield Check("data", PROBLEM, str(error), "see `pgolf data --help`")
+        return
+    text = f"{len(dataset.train_shards)} training shards, {len(scored):,} validation tokens, "
+    text += f"{dataset.tokenizer.vocab_size:,} pieces"
+    missing = dataset.missing_shards("train")
+    if missing:
+        yield Check(
+            "data", WARNING, f"{text}; {len(missing)} listed shards are absent", "fetch or prepare them again"
+        )
+    else:
+        yield Check("data", OK, text)
 
 
 def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, Any]:
@@ -20,10 +41,10 @@ def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, An
 
     Returns:
         For "train" and "val": shards, tokens, documents (beginnings), bytes of text and bytes per token, and,
-        where the manifest knows the original text, the bytes that normalisation added and lost. "byte_counts" says
-        who counts the bytes of the validation text, and what the counts were held against. "errors" names
-        unusable and missing files with the reason; "overlap" counts validation documents that are token for
-        token also training documents. A document that runs into an unusable file is left out of that
+        where the manifest knows the original text, the bytes that normalisation added and lost. "byte_counts"
+        says who counts the bytes of the validation text, and what the counts were held against. "errors"
+        names unusable and missing files with the reason; "overlap" counts validation documents that are token
+        for token also training documents. A document that runs into an unusable file is left out of that
         comparison. One shard is looked at at a time; beyond that, memory grows only with the number of
         training documents (a digest of 16 bytes each).
 
@@ -80,7 +101,8 @@ def _count(shards: Iterator[Tokens | None], dataset: Dataset) -> dict[str, Any]:
             before, counted = start, 0
             continue
         used += 1
-        # What a token counts may depend on the two after it, so the end of a shard is counted again with the next.
+        # What a token counts may depend on the two after it, so the end of a shard is counted again with the
+        # next.
         stream = np.concatenate((before, shard))
         counts = dataset.tokenizer.byte_table.count_stream(stream)
         size += int(counts.sum(dtype=np.int64)) - counted

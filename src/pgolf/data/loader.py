@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgolf.data.shards import Tokens, check_ids, read_shard
 from pgolf.errors import PgolfError
-from pgolf.recipe import TrainSection
+from pgolf.recipe.sections import TrainSection
 
 _CHECKED_FIRST = 1 << 22
 # Each open shard keeps a file descriptor, of which a process has 1,024 by default.
@@ -65,7 +65,8 @@ class BatchLoader:
 
     A step takes ``train.micro_batches`` consecutive spans of n + 1 tokens, n = batch_tokens / micro_batches.
     With ``world`` ranks, part p of rank r is span p * world + r, so the data of a step is the same for
-    every number of ranks. Within a span the inputs are all tokens but the last, the targets all but the first.
+    every number of ranks. Within a span the inputs are all tokens but the last, the targets all but the
+    first.
     """
 
     def __init__(self, stream: TokenStream, train: TrainSection, rank: int = 0, world: int = 1) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pgolf.files import read_json
-from pgolf.run_files import PROVENANCE
+from pgolf.runtime.files import read_json
+from pgolf.runtime.run_files import PROVENANCE
 
 
 def built_in_corpus(vocab_size: int) -> Path:

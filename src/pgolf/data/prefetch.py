@@ -16,14 +16,15 @@ Batch = tuple[Tensor, Tensor]
 class Prefetcher:
     """Answers as its loader does, and has a thread prepare what will be asked for next.
 
-    A batch stays a function of step and part: any order gives the same batches, and only the order of training finds
-    them ready. A mistake in the data is raised where its batch is asked for, not before. A context: its end ends the
-    thread; what is asked for afterwards starts a new one.
+    A batch stays a function of step and part: any order gives the same batches, and only the order of
+    training finds them ready. A mistake in the data is raised where its batch is asked for, not before. A
+    context: its end ends the thread; what is asked for afterwards starts a new one.
 
     Args:
         loader: what prepares a batch.
         ahead: batches to keep ready; 0 prepares each when it is asked for, without a thread.
-        pin: put batches into page-locked memory, from which a copy to a CUDA device runs beside everything else.
+        pin: put batches into page-locked memory, from which a copy to a CUDA device runs beside everything
+            else.
     """
 
     def __init__(self, loader: BatchLoader, ahead: int, pin: bool = False) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgolf import __version__
 from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
 from pgolf.data.encode import Document, Part, batches, encode_all
 from pgolf.data.holdout import NO_DOCUMENTS, HoldOut, choose_held_out
@@ -27,10 +26,11 @@ from pgolf.data.streams import Advance
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer, train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.files import sha256_file
-from pgolf.folders import new_folder
-from pgolf.processes import machine_memory
-from pgolf.writing import write_json
+from pgolf.runtime.files import sha256_file
+from pgolf.runtime.folders import new_folder
+from pgolf.runtime.package import VERSION
+from pgolf.runtime.processes import machine_memory
+from pgolf.runtime.writing import write_json
 
 __all__ = ["prepare", "train_tokenizer", "write_dataset"]
 
@@ -102,7 +102,12 @@ def prepare(
         holdout = choose_held_out(every, val_fraction, str(text[0]) if len(text) == 1 else "the text")
         make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, _sample(text, reading, holdout))
         sources = [
-            {"path": str(path), "split": split or "hash", "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            {
+                "path": str(path),
+                "split": split or "hash",
+                "bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
             for path, split in files
         ]
         return write_dataset(
@@ -124,7 +129,12 @@ def prepare(
 def _sample(text: Sequence[Path], reading: Reading, holdout: HoldOut) -> Iterator[str]:
     """Training text for the tokenizer: every file contributes alike, whatever their order."""
     for path in text:
-        pieces = (piece for document in read_documents(path, reading) if document for piece in holdout.pieces(document))
+        pieces = (
+            piece
+            for document in read_documents(path, reading)
+            if document
+            for piece in holdout.pieces(document)
+        )
         training = (piece for split, piece in pieces if split == "train")
         yield from first_bytes(training, SAMPLE_BYTES // len(text))
 
@@ -146,7 +156,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_arguments(val_text: Sequence[Path], val_fraction: float, workers: int | None, tokens_per_shard: int) -> None:
+def _check_arguments(
+    val_text: Sequence[Path], val_fraction: float, workers: int | None, tokens_per_shard: int
+) -> None:
     if not 0 <= val_fraction < 1:
         raise PgolfError(f"--val-fraction {val_fraction} must be at least 0 and below 1")
     if val_fraction and val_text:
@@ -158,7 +170,8 @@ def _check_arguments(val_text: Sequence[Path], val_fraction: float, workers: int
 
 
 def _check_memory(path: Path, reading: Reading) -> None:
-    """See that a file that is one document can be encoded; twice the machine's memory is allowed, as a disk has some.
+    """See that a file that is one document can be encoded; twice the machine's memory is allowed, as a disk
+    has some.
 
     Raises:
         PgolfError: it is too large.
@@ -210,7 +223,7 @@ def write_dataset(
         raise PgolfError(NO_DOCUMENTS)
     manifest = {
         "format": FORMAT,
-        "created_by": f"pgolf {__version__}",
+        "created_by": f"pgolf {VERSION}",
         "tokenizer": {"file": TOKENIZER, "sha256": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
         "splits": {split: _split_entry(totals[split], shards[split]) for split in writers},
         "documents": {"count": lengths.total(), "median_characters": _median(lengths)},
@@ -234,7 +247,12 @@ def _median(lengths: Counter[int]) -> int:
 
 def _split_entry(part: Part, shards: list[Path]) -> dict[str, Any]:
     entries = [
-        {"name": path.name, "tokens": shard_length(path), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        {
+            "name": path.name,
+            "tokens": shard_length(path),
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
         for path in shards
     ]
     return {

@@ -1,7 +1,7 @@
 """Documents from text files, one at a time.
 
-Nothing is ever read whole but a single document (for Parquet and Arrow, a batch of rows). Every complaint names the
-file and the line, record, row or byte it is about.
+Nothing is ever read whole but a single document (for Parquet and Arrow, a batch of rows). Every complaint
+names the file and the line, record, row or byte it is about.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Reading:
         if self.split not in SPLITS:
             raise PgolfError(f"--split {self.split}: must be one of {', '.join(SPLITS)}")
         if self.bad_documents not in BAD_DOCUMENTS:
-            raise PgolfError(f"--bad-documents {self.bad_documents}: must be one of {', '.join(BAD_DOCUMENTS)}")
+            raise PgolfError(
+                f"--bad-documents {self.bad_documents}: must be one of {', '.join(BAD_DOCUMENTS)}"
+            )
         if not self.text_column:
             raise PgolfError("--text-column is empty; name the column that holds the text")
 
@@ -59,10 +61,10 @@ def read_documents(
 ) -> Iterator[str]:
     """Yield the documents of a file in order.
 
-    A .txt file is a document, or several with blank lines between them; a .jsonl file holds an object or a string on
-    each line (blank lines are skipped), a .json file an array of them, or one after the other; .parquet and .arrow
-    files a column of text. The first three may be compressed (.gz, .zst). A document that is empty or only white space
-    yields "", so that the caller can count it.
+    A .txt file is a document, or several with blank lines between them; a .jsonl file holds an object or a
+    string on each line (blank lines are skipped), a .json file an array of them, or one after the other;
+    .parquet and .arrow files a column of text. The first three may be compressed (.gz, .zst). A document that
+    is empty or only white space yields "", so that the caller can count it.
 
     Args:
         path: the file; its ending says what it holds.
@@ -71,7 +73,8 @@ def read_documents(
         skipped: receives the number of documents that were left out, by reason.
 
     Raises:
-        PgolfError: unknown ending, unreadable, damaged, a bad document where these are errors, or no text at all.
+        PgolfError: unknown ending, unreadable, damaged, a bad document where these are errors, or no text at
+            all.
     """
     reading = reading or Reading()
     found = False
@@ -97,7 +100,8 @@ def read_documents(
 
 
 def file_kind(path: Path) -> tuple[str, str]:
-    """What a file name ends with: its kind (such as ".jsonl"), and how it is compressed ("", ".gz" or ".zst").
+    """What a file name ends with: its kind (such as ".jsonl"), and how it is compressed ("", ".gz" or
+    ".zst").
 
     Raises:
         PgolfError: neither is known.
@@ -120,7 +124,9 @@ def _documents(path: Path, reading: Reading, advance: Advance) -> Iterator[str |
         return read_columns(path, reading.text_column, advance)
     if kind == ".json":
         values = _JsonValues(path, blocks(path, compression, advance))
-        return (text_of(value, reading.text_column, f"record {number}") for number, value in enumerate(values, 1))
+        return (
+            text_of(value, reading.text_column, f"record {number}") for number, value in enumerate(values, 1)
+        )
     decoded = _decoded(lines(path, compression, advance))
     if kind == ".jsonl":
         return _json_lines(decoded, reading.text_column)
@@ -135,7 +141,10 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[tuple[int, str | Bad]]:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             place = f"byte 0x{line[error.start]:02x} at offset {offset + error.start} of the text"
-            yield number, Bad("not UTF-8", f"line {number} is not UTF-8 ({place})", "convert the file to UTF-8")
+            yield (
+                number,
+                Bad("not UTF-8", f"line {number} is not UTF-8 ({place})", "convert the file to UTF-8"),
+            )
         else:
             yield number, text.removeprefix("\ufeff") if number == 1 else text
         offset += len(line)
@@ -176,7 +185,8 @@ def _json_complaint(error: Exception) -> str:
 class _JsonValues:
     """The elements of a JSON file's array, or the values that stand in it one after the other.
 
-    One value is held at a time. Bytes that are not UTF-8 become lone surrogates, which makes the text they are in bad.
+    One value is held at a time. Bytes that are not UTF-8 become lone surrogates, which makes the text they
+    are in bad.
     """
 
     def __init__(self, path: Path, blocks: Iterator[bytes]) -> None:

@@ -31,7 +31,9 @@ def text_of(record: Any, column: str, where: str) -> str | Bad:
     if isinstance(record, str):
         return as_text(record, column, where)
     if not isinstance(record, dict):
-        return Bad("no such column", f'{where} has no field "{column}": it is {type(record).__name__}, not an object')
+        return Bad(
+            "no such column", f'{where} has no field "{column}": it is {type(record).__name__}, not an object'
+        )
     try:
         return as_text(_field(record, column), column, where)
     except KeyError:

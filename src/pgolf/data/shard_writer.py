@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 
 from pgolf.data.shards import MAGIC, VERSION, Tokens
-from pgolf.writing import atomic_write, flush_to_disk
+from pgolf.runtime.writing import atomic_write, flush_to_disk
 
 TOKENS_PER_SHARD = 100_000_000
 
@@ -33,7 +33,9 @@ class ShardWriter:
     Files are not atomic one by one: write into a temporary folder and rename that when ``close`` is over.
     """
 
-    def __init__(self, folder: Path, prefix: str, split: str, tokens_per_shard: int = TOKENS_PER_SHARD) -> None:
+    def __init__(
+        self, folder: Path, prefix: str, split: str, tokens_per_shard: int = TOKENS_PER_SHARD
+    ) -> None:
         self.folder, self.stem, self.limit = folder, f"{prefix}_{split}", tokens_per_shard
         self.paths: list[Path] = []
         self._file: IO[bytes] | None = None

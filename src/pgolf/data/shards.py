@@ -50,7 +50,9 @@ def shard_length(path: Path) -> int:
     except OSError as error:
         raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(raw) < HEADER_BYTES:
-        raise PgolfError(f"{path}: only {size} bytes, too short for a shard's header; fetch or prepare it again")
+        raise PgolfError(
+            f"{path}: only {size} bytes, too short for a shard's header; fetch or prepare it again"
+        )
     header = np.frombuffer(raw, dtype="<i4")
     if header[0] != MAGIC:
         raise PgolfError(f"{path}: not a token shard (first number {header[0]}, a shard has {MAGIC})")

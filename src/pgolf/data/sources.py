@@ -1,4 +1,6 @@
-"""Which files a user's paths stand for: files, folders of files, and folders that Hugging Face `datasets` saved."""
+"""Which files a user's paths stand for: files, folders of files, and folders that Hugging Face `datasets`
+saved.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,15 @@ from pgolf.data.columns import import_pyarrow
 from pgolf.data.readers import file_kind
 from pgolf.data.records import shown
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
+from pgolf.runtime.files import read_json
 
 
 def find_sources(paths: Sequence[Path], splits: Sequence[str] = ("train",)) -> list[Path]:
     """The text files behind some paths, in order; fails before any work.
 
-    A folder that ``datasets.save_to_disk`` made stands for its Arrow files; one with several splits for the first of
-    ``splits`` that it has. Any other folder stands for the text files that lie in it (not deeper), by name.
+    A folder that ``datasets.save_to_disk`` made stands for its Arrow files; one with several splits for the
+    first of ``splits`` that it has. Any other folder stands for the text files that lie in it (not deeper),
+    by name.
 
     Raises:
         PgolfError: a path that is absent, of an unknown kind, without text files, or needs a missing package.
@@ -28,7 +31,9 @@ def find_sources(paths: Sequence[Path], splits: Sequence[str] = ("train",)) -> l
             for file in found:
                 _check(file)
         except OSError as error:
-            raise PgolfError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+            raise PgolfError(
+                f"{error.filename or path}: cannot be read ({error.strerror or error})"
+            ) from error
         files += found
     return files
 
@@ -47,19 +52,25 @@ def _inside(folder: Path, splits: Sequence[str]) -> list[Path]:
     if (folder / "dataset_dict.json").is_file():
         folder = _split(folder, splits)
         if not folder.is_dir():
-            raise PgolfError(f"{folder}: absent, but dataset_dict.json beside it lists it; copy the folder again")
+            raise PgolfError(
+                f"{folder}: absent, but dataset_dict.json beside it lists it; copy the folder again"
+            )
     if (folder / "state.json").is_file():
         return _saved(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file() and _is_text(path))
     if not files:
-        raise PgolfError(f"{folder}: holds no text files (.txt, .jsonl, .json, .parquet); name a folder that does")
+        raise PgolfError(
+            f"{folder}: holds no text files (.txt, .jsonl, .json, .parquet); name a folder that does"
+        )
     return files
 
 
 def _split(folder: Path, splits: Sequence[str]) -> Path:
     found = read_json(folder / "dataset_dict.json")
     names = found.get("splits") if isinstance(found, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and Path(name).name == name for name in names
+    ):
         raise PgolfError(f"{folder / 'dataset_dict.json'}: damaged; it has no list of splits")
     chosen = next((name for name in splits if name in names), None)
     if chosen is None:

@@ -47,8 +47,8 @@ def lines(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
 def blocks(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
     """The content of a file in pieces.
 
-    Memory holds one piece, and for zstd the frame's window: up to 2 GiB (``zstd --long=31``), of which only what
-    was written in the frame is ever touched.
+    Memory holds one piece, and for zstd the frame's window: up to 2 GiB (``zstd --long=31``), of which only
+    what was written in the frame is ever touched.
 
     Raises:
         PgolfError: damaged, cut short, or not compressed as its name says.
@@ -64,7 +64,8 @@ def blocks(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
 
 
 def _decompressed(path: Path, compression: str, pieces: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
-    # Frame by frame (gzip: member by member), for the libraries' own readers take a truncated file for a complete one.
+    # Frame by frame (gzip: member by member), for the libraries' own readers take a truncated file for a
+    # complete one.
     frame = None
     ended = False
     try:

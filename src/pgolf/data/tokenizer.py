@@ -11,7 +11,7 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes, sha256_file
+from pgolf.runtime.files import read_bytes, sha256_file
 
 ByteCounts = NDArray[np.uint16]
 """Bytes of text that each of some targets stands for. Add them up in int64."""
@@ -25,10 +25,10 @@ class ByteTable:
     """Counts the bytes of text that targets stand for.
 
     The counts of a document add up to the UTF-8 length of its text as the tokenizer normalises it. A control,
-    unknown or unused piece counts 0 bytes, a byte piece 1, any other its UTF-8 length, where each U+2581 is a space of
-    the text and counts 1. There are two exceptions. Some tokenizers put a space in front of every document: that one
-    counts 0. And a tokenizer without a piece for the space alone spells it in the three byte pieces of U+2581: together
-    they count 1, all of it for the first.
+    unknown or unused piece counts 0 bytes, a byte piece 1, any other its UTF-8 length, where each U+2581 is a
+    space of the text and counts 1. There are two exceptions. Some tokenizers put a space in front of every
+    document: that one counts 0. And a tokenizer without a piece for the space alone spells it in the three
+    byte pieces of U+2581: together they count 1, all of it for the first.
 
     Raises:
         PgolfError: the tokenizer puts a space at the end of every document, which no token before it tells.
@@ -62,9 +62,11 @@ class ByteTable:
         """The three byte pieces by which this tokenizer spells a space; empty if it has a piece for it."""
 
     def count(self, previous: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Bytes of each target, given the token before it; int64, of the same shape as the two arrays of token ids.
+        """Bytes of each target, given the token before it; int64, of the same shape as the two arrays of
+        token ids.
 
-        A spelled space counts 3 here: pairs of tokens do not show it. ``count_stream`` is exact for every tokenizer.
+        A spelled space counts 3 here: pairs of tokens do not show it. ``count_stream`` is exact for every
+            tokenizer.
         """
         added = self.boundary[previous] & self.adds_space
         return self.base[targets] + (self.leading_space[targets] & ~added)
@@ -180,7 +182,11 @@ def check_usable(tokenizer: Tokenizer) -> None:
         PgolfError: they cannot.
     """
     if tokenizer.vocab_size > 1 << 16:
-        raise PgolfError(f"{tokenizer.path}: has {tokenizer.vocab_size} pieces, but a shard's tokens go up to 65,536")
+        raise PgolfError(
+            f"{tokenizer.path}: has {tokenizer.vocab_size} pieces, but a shard's tokens go up to 65,536"
+        )
     if tokenizer.bos_id < 0:
-        raise PgolfError(f"{tokenizer.path}: has no BOS piece, which begins every document; train it with one")
+        raise PgolfError(
+            f"{tokenizer.path}: has no BOS piece, which begins every document; train it with one"
+        )
     _ = tokenizer.byte_table

@@ -1,8 +1,9 @@
-"""The process that trains a tokenizer: documents come in on standard input, the model goes out on standard output.
+"""The process that trains a tokenizer: documents come in on standard input, the model goes out on standard
+output.
 
-The trainer is C++ that nothing but the end of its process can stop, so ``train_tokenizer`` gives it one of its own.
-A document is its length, 8 bytes, the lowest first, and its UTF-8. What the trainer says of a mistake goes to
-standard error.
+The trainer is C++ that nothing but the end of its process can stop, so ``train_tokenizer`` gives it one of
+its own. A document is its length, 8 bytes, the lowest first, and its UTF-8. What the trainer says of a
+mistake goes to standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import IO
 
 import sentencepiece
 
-from pgolf.processes import end_with
+from pgolf.runtime.processes import end_with
 
 
 class TrainingError(Exception):
@@ -37,7 +38,8 @@ def train_apart(documents: Iterable[str], vocab_size: int) -> bytes:
     """
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([package, *filter(None, sys.path)])
-    # -P: a file in the user's folder that is called like a module is none. A session of its own does not see Ctrl-C.
+    # -P: a file in the user's folder that is called like a module is none. A session of its own does not see
+    # Ctrl-C.
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "pgolf.data.trainer", str(vocab_size), str(os.getpid())],
         stdin=subprocess.PIPE,
@@ -57,7 +59,10 @@ def train_apart(documents: Iterable[str], vocab_size: int) -> bytes:
     if process.returncode < 0:
         raise TrainerKilled
     if process.returncode:
-        lines = complaint.decode(errors="replace").strip() or f"the trainer ended with status {process.returncode}"
+        lines = (
+            complaint.decode(errors="replace").strip()
+            or f"the trainer ended with status {process.returncode}"
+        )
         raise TrainingError(lines)
     return model
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from pgolf.data.tokenizer import Tokenizer, check_usable
 from pgolf.data.trainer import TrainerKilled, TrainingError, train_apart
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes
-from pgolf.writing import write_bytes
+from pgolf.runtime.files import read_bytes
+from pgolf.runtime.writing import write_bytes
 
 SAMPLE_BYTES = 64 << 20
 """A tokenizer is trained on at most this much text."""

@@ -1,8 +1,8 @@
 """Evaluation: standard windows, sliding windows, and legal test-time training, all through the grader.
 
-Weights change in one place, ``Adapter.adapt``, which accepts a ``ScoredChunk`` and nothing else; that is made of
-``Recorded`` text, which the grader hands out once its score is in the ledger. So "score, then adapt" is the only order,
-and no function both scores and updates.
+Weights change in one place, ``Adapter.adapt``, which accepts a ``ScoredChunk`` and nothing else; that is made
+of ``Recorded`` text, which the grader hands out once its score is in the ledger. So "score, then adapt" is
+the only order, and no function both scores and updates.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteCounts
-from pgolf.device import keep_freed_memory
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.ledger import Ledger, text_digest
 from pgolf.evaluate.passes import with_batch
 from pgolf.evaluate.protocol import grade
-from pgolf.evaluate.scorer import MODES, build_scorer
 from pgolf.model.gpt import GPT
-from pgolf.recipe import Recipe
-from pgolf.team import SOLO, Team
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.device import keep_freed_memory
+from pgolf.runtime.team import SOLO, Team
 
 __all__ = ["MODES", "EvalResult", "evaluate"]
 
@@ -51,9 +51,13 @@ class EvalResult:
     """What every range of targets cost; the scores above are computed from it."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values, without the ledger; ``chunks`` only for ttt, ``warning`` only if there is one."""
+        """The fields as JSON values, without the ledger; ``chunks`` only for ttt, ``warning`` only if there
+        is one.
+        """
         left_out = (
-            {"ledger"} | ({"chunks"} if self.mode != "ttt" else set()) | ({"warning"} if not self.warning else set())
+            {"ledger"}
+            | ({"chunks"} if self.mode != "ttt" else set())
+            | ({"warning"} if not self.warning else set())
         )
         return {key: value for key, value in vars(self).items() if key not in left_out}
 

@@ -1,8 +1,9 @@
 """The ledger: an append-only, hash-chained record of what every range of targets cost.
 
-A JSON line each: a header that says what was scored with what, an entry per range of targets, a footer with the totals.
-Every line carries a digest over its own content and the digest of the line before, so that nothing can be changed, left
-out, added or put elsewhere without breaking what follows. ``val_bpb`` is computed from the entries alone.
+A JSON line each: a header that says what was scored with what, an entry per range of targets, a footer with
+the totals. Every line carries a digest over its own content and the digest of the line before, so that
+nothing can be changed, left out, added or put elsewhere without breaking what follows. ``val_bpb`` is
+computed from the entries alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes
+from pgolf.runtime.files import read_bytes
 
 FORMAT = "pgolf-ledger-1"
 _START = "0" * 64
@@ -102,7 +103,9 @@ class Ledger:
         return total(self._entries)
 
     def running_bpb(self, size: int) -> list[float]:
-        """Bits per byte of everything up to and including each chunk of ``size`` targets that a range begins in."""
+        """Bits per byte of everything up to and including each chunk of ``size`` targets that a range begins
+        in.
+        """
         running: list[float] = []
         nats, count = 0.0, 0
         for index, entry in enumerate(self._entries):
@@ -163,7 +166,9 @@ def read_header(path: Path) -> dict[str, Any]:
     """
     header = _read(path)[0]
     if type(header.get("targets")) is not int or header["targets"] < 1:
-        raise PgolfError(f"{path}: line 1 announces no number of targets; write a ledger with `pgolf eval --ledger`")
+        raise PgolfError(
+            f"{path}: line 1 announces no number of targets; write a ledger with `pgolf eval --ledger`"
+        )
     return header
 
 
@@ -193,8 +198,10 @@ def verify_ledger(
 
     Args:
         path: the file.
-        tokens: the stream it claims to cover, uint16, the first token included; compared by digest, range by range.
-        byte_counts: with ``tokens``, the bytes of each of its targets; those of every range are added up again.
+        tokens: the stream it claims to cover, uint16, the first token included; compared by digest, range by
+            range.
+        byte_counts: with ``tokens``, the bytes of each of its targets; those of every range are added up
+            again.
         expected: entries that the header must have, such as the artifact's digest.
 
     Raises:
@@ -224,7 +231,9 @@ def verify_ledger(
         ("text", "not compared (no --data)" if tokens is None else "every range is that of the data"),
         ("bytes", "not compared (no --data)" if byte_counts is None else "every range added up again"),
     ]
-    checks += [(name, f"SHA-256 {value[:16]}..., as in the header") for name, value in (expected or {}).items()]
+    checks += [
+        (name, f"SHA-256 {value[:16]}..., as in the header") for name, value in (expected or {}).items()
+    ]
     return Verification(checks, None, score)
 
 
@@ -252,7 +261,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _check_header(header: dict[str, Any], expected: Mapping[str, str], tokens: Tokens | None) -> None:
     content = {key: value for key, value in header.items() if key != "chain"}
     if header.get("chain") != _link(_START, content):
-        raise _Wrong("line 1: the header does not match its chain digest; it was changed after it was written")
+        raise _Wrong(
+            "line 1: the header does not match its chain digest; it was changed after it was written"
+        )
     for name, value in expected.items():
         if header.get(name) != value:
             raise _Wrong(
@@ -260,13 +271,23 @@ def _check_header(header: dict[str, Any], expected: Mapping[str, str], tokens: T
                 f"(SHA-256 {str(header.get(name))[:16]}..., not {value[:16]}...)"
             )
     if tokens is not None and header.get("targets") != len(tokens) - 1:
-        raise _Wrong(f"line 1: the ledger is of {header.get('targets')} targets, the data has {len(tokens) - 1}")
+        raise _Wrong(
+            f"line 1: the ledger is of {header.get('targets')} targets, the data has {len(tokens) - 1}"
+        )
     if tokens is not None and header.get("data") != text_digest(tokens):
         raise _Wrong("line 1: the ledger is of another text than the data")
 
 
 def _entry(line: dict[str, Any], number: int) -> Entry:
-    kinds = {"first": int, "targets": int, "nats": float, "bytes": int, "state": str, "text": str, "chain": str}
+    kinds = {
+        "first": int,
+        "targets": int,
+        "nats": float,
+        "bytes": int,
+        "state": str,
+        "text": str,
+        "chain": str,
+    }
     if set(line) != set(kinds) or any(type(line[key]) is not kind for key, kind in kinds.items()):
         raise _Wrong(f"line {number}: not an entry ({', '.join(kinds)})")
     return Entry(**line)
@@ -281,7 +302,9 @@ def _check_entry(entry: Entry, before: Sequence[Entry], chain: str, number: int)
         what = "are scored again" if entry.first < place else f"follow {place}: those between are missing"
         raise _Wrong(f"line {number}: targets {entry.first} on {what}")
     if entry.targets < 1 or entry.bytes < 0 or not math.isfinite(entry.nats) or entry.nats < -_ROUNDING:
-        raise _Wrong(f"line {number}: no score ({entry.targets} targets, {entry.nats} nats, {entry.bytes} bytes)")
+        raise _Wrong(
+            f"line {number}: no score ({entry.targets} targets, {entry.nats} nats, {entry.bytes} bytes)"
+        )
 
 
 def _check_text(entry: Entry, tokens: Tokens, byte_counts: ByteCounts | None, number: int) -> None:
@@ -303,7 +326,9 @@ def _check_end(
     if number == 1 or "val_bpb" not in footer:
         raise _Wrong(f"line {number}: the ledger has no end; it was cut off")
     if score.targets != header.get("targets"):
-        raise _Wrong(f"line {number}: {score.targets} targets are scored, the header announces {header.get('targets')}")
+        raise _Wrong(
+            f"line {number}: {score.targets} targets are scored, the header announces {header.get('targets')}"
+        )
     if footer != _footer(entries, chain):
         raise _Wrong(f"line {number}: the totals are not those of the entries")
 

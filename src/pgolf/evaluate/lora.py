@@ -2,13 +2,15 @@
 
     W = W_base + alpha / rank * up @ down        up (out, rank), zero at first; down (rank, in), random
 
-The sum is written into the matrices of a *student*, a copy of the model whose other weights are those of the base. So
-scoring costs what it costs without adapters, and the student's weights are all that scores depend on. The gradient of a
-loss L with respect to the factors follows from that with respect to the matrix, by the chain rule:
+The sum is written into the matrices of a *student*, a copy of the model whose other weights are those of the
+base. So scoring costs what it costs without adapters, and the student's weights are all that scores depend
+on. The gradient of a loss L with respect to the factors follows from that with respect to the matrix, by the
+chain rule:
 
     dL/d up = alpha / rank * (dL/dW) @ down^T        dL/d down = alpha / rank * up^T @ (dL/dW)
 
-``Adapters.adapt`` takes a ``Lesson``, which a ``Transcript`` cuts out of ``Recorded`` text and out of nothing else.
+``Adapters.adapt`` takes a ``Lesson``, which a ``Transcript`` cuts out of ``Recorded`` text and out of nothing
+else.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from pgolf.device import autocast
 from pgolf.evaluate.ttt import Lesson, SharedGradients, frozen_parameters
 from pgolf.model.gpt import GPT
-from pgolf.recipe import TttSection
-from pgolf.team import SOLO, Team
+from pgolf.recipe.sections import TttSection
+from pgolf.runtime.device import autocast
+from pgolf.runtime.team import SOLO, Team
 
 _MODULES = {
     "query": "attention.query",
@@ -45,8 +47,8 @@ class Adapters:
     """The low-rank factors of a model, the student that they make, and how they learn.
 
     Args:
-        base: the weights to add to, on their device. They are only read; where someone else trains them, ``merge``
-            must follow.
+        base: the weights to add to, on their device. They are only read; where someone else trains them,
+            ``merge`` must follow.
         ttt: rank, targets and how to train.
         length: inputs per training sequence, at most; positions rotate as in windows of so many.
         team: ranks with equal models, which share the sequences of each training batch.
@@ -86,13 +88,17 @@ class Adapters:
                 self.up[name].zero_()
                 self.down[name].copy_(start)
         self.factors = [*self.up.values(), *self.down.values()]
-        self.optimizer = AdamW(self.factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay, fused=True)
+        self.optimizer = AdamW(
+            self.factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay, fused=True
+        )
         self.learned = False
         self.merge()
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Write base and adapters into the student's matrices; before anything is learned, the base to the bit."""
+        """Write base and adapters into the student's matrices; before anything is learned, the base to the
+        bit.
+        """
         for name, (original, parameter) in self.matrices.items():
             if self.learned:
                 torch.add(original, self.up[name] @ self.down[name], alpha=self.scale, out=parameter.data)
@@ -102,7 +108,8 @@ class Adapters:
     def adapt(self, lesson: Lesson, factor: float = 1.0) -> None:
         """Train the factors on recorded text, with ``factor`` on the learning rate, and merge them.
 
-        Sequences of at most ``length`` inputs; the loss is that of the lesson's targets alone, each once per epoch.
+        Sequences of at most ``length`` inputs; the loss is that of the lesson's targets alone, each once per
+        epoch.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.ttt.lora.lr * factor
@@ -137,7 +144,9 @@ class Adapters:
         learned = learned[:, -last:]
         with autocast(device):
             hidden = self.student.hidden(inputs.to(device), self.length, last)[learned.to(device)]
-            loss = F.cross_entropy(self.student.project(hidden), targets[:, -last:][learned].to(device)) * weight
+            loss = (
+                F.cross_entropy(self.student.project(hidden), targets[:, -last:][learned].to(device)) * weight
+            )
         loss.backward()
         for name, (_, parameter) in self.matrices.items():
             gradient = parameter.grad
@@ -147,7 +156,9 @@ class Adapters:
 
     def snapshot(self) -> Any:
         """The factors and the optimizer's state, for ``restore``."""
-        factors = {name: (self.up[name].detach().clone(), self.down[name].detach().clone()) for name in self.up}
+        factors = {
+            name: (self.up[name].detach().clone(), self.down[name].detach().clone()) for name in self.up
+        }
         return factors, copy.deepcopy(self.optimizer.state_dict()), self.learned
 
     def restore(self, snapshot: Any) -> None:
@@ -165,7 +176,9 @@ def adapted_matrices(network: GPT, ttt: TttSection) -> set[str]:
     """Names of the parameters that get an adapter: the recipe's targets in every core that is not frozen."""
     frozen = frozen_parameters(network, ttt.frozen_blocks)
     names = {
-        f"cores.{index}.{_MODULES[target]}.weight" for index in range(len(network.cores)) for target in ttt.lora.targets
+        f"cores.{index}.{_MODULES[target]}.weight"
+        for index in range(len(network.cores))
+        for target in ttt.lora.targets
     }
     return names - frozen
 
@@ -173,7 +186,8 @@ def adapted_matrices(network: GPT, ttt: TttSection) -> set[str]:
 def training_batches(lesson: Lesson, length: int, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Cut a lesson into sequences of equal size, at most ``batch`` of them together.
 
-    From the first target to learn on, ``length`` targets make a sequence. The last sequence, or the only one, may have
+    From the first target to learn on, ``length`` targets make a sequence. The last sequence, or the only one,
+    may have
     fewer: it reaches back for as much context as makes it ``length`` inputs long, as far as there is text.
 
     Yields:

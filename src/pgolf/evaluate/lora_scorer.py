@@ -1,20 +1,22 @@
 """Scorers whose model learns through low-rank adapters: over the whole stream, per document, in phases.
 
-All of them learn on a fixed grid, after every ``ttt.lora.chunk_tokens`` targets of the stream. Blocks end there, so it
-does not matter in how many requests the targets between two grid points are scored. Nor by whom: the ranks of a team
-share these requests, and the sequences of every training batch.
+All of them learn on a fixed grid, after every ``ttt.lora.chunk_tokens`` targets of the stream. Blocks end
+there, so it does not matter in how many requests the targets between two grid points are scored. Nor by whom:
+the ranks of a team share these requests, and the sequences of every training batch.
 
 *lora*           The adapters last.
 
-*lora_document*  The adapters belong to a document, and go with it. Target t, predicted from the tokens 0 to t, lies in
-                 a new document as soon as one of these is its first token (BOS); BOS itself is a target of the
-                 document before. So targets after a BOS inside a block are scored by the base model, those up to it
-                 by the adapted one: which one depends on the tokens before the target alone. At a grid point the
-                 adapters learn from the part of the chunk that lies in the document in progress; from a document
-                 without a grid point inside nothing is learned. What stands before the first BOS counts as a document.
+*lora_document*  The adapters belong to a document, and go with it. Target t, predicted from the tokens 0 to
+                 t, lies in a new document as soon as one of these is its first token (BOS); BOS itself is a
+                 target of the document before. So targets after a BOS inside a block are scored by the base
+                 model, those up to it by the adapted one: which one depends on the tokens before the target
+                 alone. At a grid point the adapters learn from the part of the chunk that lies in the
+                 document in progress; from a document without a grid point inside nothing is learned. What
+                 stands before the first BOS counts as a document.
 
-*phased*         As lora_document; and at the end of each phase of the announced stream the base weights learn, as in
-                 method "full", from text that is recorded by then. The adapters in use go on from the new base.
+*phased*         As lora_document; and at the end of each phase of the announced stream the base weights
+                 learn, as in method "full", from text that is recorded by then. The adapters in use go on
+                 from the new base.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ from pgolf.evaluate.protocol import Recorded
 from pgolf.evaluate.scorer import WindowScorer
 from pgolf.evaluate.ttt import Adapter, ScoredChunk, Transcript, lr_factor
 from pgolf.model.gpt import GPT
-from pgolf.recipe import Recipe
-from pgolf.team import SOLO, Team
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.team import SOLO, Team
 
 
 class LoraScorer(WindowScorer):
@@ -47,7 +49,9 @@ class LoraScorer(WindowScorer):
         team: ranks that learn together.
     """
 
-    def __init__(self, network: GPT, recipe: Recipe, document_start: int | None = None, team: Team = SOLO) -> None:
+    def __init__(
+        self, network: GPT, recipe: Recipe, document_start: int | None = None, team: Team = SOLO
+    ) -> None:
         super().__init__(network, recipe.evaluation_length, recipe.evaluate.stride, recipe.evaluate.batch)
         self.recipe, self.base, self.document_start, self.team = recipe, network, document_start, team
 
@@ -134,7 +138,9 @@ class DocumentScorer(LoraScorer):
         super().receive(recorded)
 
     def ahead(self, text: Tokens) -> Self:
-        """See ``Scorer``; beyond a document's start the base scores, which is what a reset makes of the student."""
+        """See ``Scorer``; beyond a document's start the base scores, which is what a reset makes of the
+        student.
+        """
         other = super().ahead(text)
         if other.network is not self.base and self.adapters.learned and self.bos in text:
             other.network, other._digest = self.base, None
@@ -147,7 +153,8 @@ class DocumentScorer(LoraScorer):
         if not len(starts) or not self.adapters.learned or self.network is self.base:
             return rows
         new = int(starts[0]) + 1
-        # The whole block goes through both: then how windows share passes, and so rounding, depends on no token.
+        # The whole block goes through both: then how windows share passes, and so rounding, depends on no
+        # token.
         fresh = copy.copy(self)
         fresh.network = self.base
         return torch.cat([rows[:new], WindowScorer._score(fresh, block, score)[new:]])
@@ -162,7 +169,9 @@ class DocumentScorer(LoraScorer):
 class PhasedScorer(DocumentScorer):
     """Adapters per document on base weights that learn at the end of each phase."""
 
-    def __init__(self, network: GPT, recipe: Recipe, document_start: int | None = None, team: Team = SOLO) -> None:
+    def __init__(
+        self, network: GPT, recipe: Recipe, document_start: int | None = None, team: Team = SOLO
+    ) -> None:
         super().__init__(network, recipe, document_start, team)
         self._source = network
 
@@ -175,7 +184,9 @@ class PhasedScorer(DocumentScorer):
         ends = [int(targets * phased.share * phase / phased.phases) for phase in range(1, phased.phases + 1)]
         self.phase_ends = sorted({end for end in ends if 0 < end < targets})
         # The schedule of learning rates ends after the last phase.
-        self.base_adapter = Adapter(self.base, self.recipe.ttt, self.length, len(self.phase_ends) + 1, self.team)
+        self.base_adapter = Adapter(
+            self.base, self.recipe.ttt, self.length, len(self.phase_ends) + 1, self.team
+        )
 
     def receive(self, recorded: Recorded) -> None:
         """As for a document; then let the base learn, at the end of a phase."""

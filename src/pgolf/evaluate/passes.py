@@ -8,10 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pgolf.device import compiled, free_memory, pays_to_compile
 from pgolf.model.gpt import GPT
-from pgolf.recipe import ModelSection, Recipe
-from pgolf.team import SOLO, Team
+from pgolf.recipe.recipe import Recipe
+from pgolf.recipe.sections import ModelSection
+from pgolf.runtime.device import compiled, free_memory, pays_to_compile
+from pgolf.runtime.team import SOLO, Team
 
 Reading = Callable[[GPT, Tensor, int | None, int], Tensor]
 """``GPT.hidden`` with all of its arguments, or something that does the same."""
@@ -23,8 +24,8 @@ _MOST_POSITIONS = {"cpu": 8192, "cuda": 131072}
 def with_batch(recipe: Recipe, device: torch.device, team: Team = SOLO) -> Recipe:
     """The recipe with a number of windows per pass: its own, or for 0 the one that suits this device.
 
-    Ledger entries are a pass each, so the number belongs to the settings that a ledger's header records. All ranks of a
-    team get the smallest of theirs, and one process the same number at every call.
+    Ledger entries are a pass each, so the number belongs to the settings that a ledger's header records. All
+    ranks of a team get the smallest of theirs, and one process the same number at every call.
     """
     if recipe.evaluate.batch:
         return recipe
@@ -35,8 +36,9 @@ def with_batch(recipe: Recipe, device: torch.device, team: Team = SOLO) -> Recip
 def fitting_batch(model: ModelSection, length: int, free: int, device_type: str = "cuda") -> int:
     """How many windows to read in one pass: a power of two, at least 1.
 
-    Half of the free memory may be used. Per position a pass holds at most, in float32, the kept early layers' outputs
-    and eight streams of the model's width, three of the MLP's, and three rows of logits where it is scored.
+    Half of the free memory may be used. Per position a pass holds at most, in float32, the kept early layers'
+    outputs and eight streams of the model's width, three of the MLP's, and three rows of logits where it is
+    scored.
 
     Args:
         model: the architecture.
@@ -59,10 +61,11 @@ def _batch_here(model: ModelSection, length: int, device: torch.device) -> int:
 def compiled_reading(
     batch: int, length: int, stride: int, device: torch.device, positions: int, how: bool | str = True
 ) -> Reading | None:
-    """The pass over ``batch`` whole windows that score ``stride`` targets each, compiled; None where it does not pay.
+    """The pass over ``batch`` whole windows that score ``stride`` targets each, compiled; None where it does
+    not pay.
 
-    Groups of any other shape, such as a stream's first and last, are read as without it: so there is one graph, and
-    weights that change in place between two passes do not ask for another.
+    Groups of any other shape, such as a stream's first and last, are read as without it: so there is one
+    graph, and weights that change in place between two passes do not ask for another.
 
     Args:
         batch: windows per pass.

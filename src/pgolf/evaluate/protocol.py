@@ -1,22 +1,24 @@
 """Evaluation as a protocol between a scorer and a grader.
 
-A *scorer* holds the artifact's weights and whatever it learns as it goes. The *grader* owns the tokens: it asks for the
-next targets' probabilities, writes what the targets cost into the ledger, and only then gives the scorer the targets to
-learn from. So the conditions of a valid score are matters of who knows what when:
+A *scorer* holds the artifact's weights and whatever it learns as it goes. The *grader* owns the tokens: it
+asks for the next targets' probabilities, writes what the targets cost into the ledger, and only then gives
+the scorer the targets to learn from. So the conditions of a valid score are matters of who knows what when:
 
 * a distribution is fixed before its target is seen, and the grader picks the target's entry (C1, C2);
-* the only way to learn is ``receive``, and it only takes ``Recorded`` text, which the grader makes after the ledger has
-  the score (C3);
+* the only way to learn is ``receive``, and it only takes ``Recorded`` text, which the grader makes after the
+  ledger has the score (C3);
 * the grader walks over the stream once, from left to right, and counts targets and bytes itself (C4).
 
-In *strict* mode one target is asked for at a time, and nothing of it can leak. In *block* mode, the default, the
-request comes with the targets of the block, so that a causal model can score them in one pass. That it does not look at
-them out of turn is then a promise: ``pgolf audit`` tests it, and decoding (``codec``) proves it.
+In *strict* mode one target is asked for at a time, and nothing of it can leak. In *block* mode, the default,
+the request comes with the targets of the block, so that a causal model can score them in one pass. That it
+does not look at them out of turn is then a promise: ``pgolf audit`` tests it, and decoding (``codec``) proves
+it.
 
-Several ranks share the work where a scorer says that it will learn nothing for a while (``steady``): the grader
-divides the coming blocks among them, and each rank's scorer scores its own, from a copy that has read the text before
-them (``ahead``). Then every rank writes all results into its ledger, in order, and only then hands out the text as
-``Recorded``. So the ledger is that of a single process, entry by entry, and nobody learns from what is not in it.
+Several ranks share the work where a scorer says that it will learn nothing for a while (``steady``): the
+grader divides the coming blocks among them, and each rank's scorer scores its own, from a copy that has read
+the text before them (``ahead``). Then every rank writes all results into its ledger, in order, and only then
+hands out the text as ``Recorded``. So the ledger is that of a single process, entry by entry, and nobody
+learns from what is not in it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
-from pgolf.team import SOLO, Team
+from pgolf.runtime.team import SOLO, Team
 
 # Blocks per rank between two exchanges of results.
 _ROUND = 8
@@ -43,7 +45,9 @@ _ROUND = 8
 
 @dataclass(frozen=True)
 class Recorded:
-    """Targets whose scores are in the ledger. Only in this form can text be learned from; only the grader makes it."""
+    """Targets whose scores are in the ledger. Only in this form can text be learned from; only the grader
+    makes it.
+    """
 
     first: int
     """0-based index of the first of them in the stream."""
@@ -65,7 +69,8 @@ class Scorer(abc.ABC):
 
         Args:
             first: the stream's first token, which nobody predicts.
-            targets: how many targets are announced. A scorer is told no more about the future; schedules may use it.
+            targets: how many targets are announced. A scorer is told no more about the future; schedules may
+                use it.
         """
 
     @abc.abstractmethod
@@ -79,8 +84,8 @@ class Scorer(abc.ABC):
     def ahead(self, text: Tokens) -> Scorer:
         """One that is further on: it has read ``text`` (n,) uint16, the next targets, and learned nothing.
 
-        Only asked for within ``steady`` targets, to score with and to be thrown away; so that a scorer which is steady
-        for no more than one block needs none. It may share memory with this one.
+        Only asked for within ``steady`` targets, to score with and to be thrown away; so that a scorer which
+        is steady for no more than one block needs none. It may share memory with this one.
         """
         raise NotImplementedError(f"{type(self).__name__} is steady for several blocks and cannot go ahead")
 
@@ -89,7 +94,8 @@ class Scorer(abc.ABC):
         """Distributions of the next n targets. Changes nothing that later results depend on.
 
         Args:
-            given: the first n - 1 of these targets, (n - 1,) int64; row t of the result may depend on the first t.
+            given: the first n - 1 of these targets, (n - 1,) int64; row t of the result may depend on the
+                first t.
 
         Returns:
             Natural logarithms of probabilities (n, V) float32; each row adds up to 1.
@@ -137,7 +143,8 @@ def grade(
         ledger: empty; receives one entry per request.
         strict: ask for one target at a time.
         progress: told (targets scored, all targets).
-        team: ranks that do this together, each with a scorer and a ledger of its own; strict requests are not shared.
+        team: ranks that do this together, each with a scorer and a ledger of its own; strict requests are not
+            shared.
 
     Raises:
         PgolfError: the scorer returned something that is no score.
@@ -193,14 +200,18 @@ def _measure(scorer: Scorer, block: Tokens, first: int, strict: bool) -> tuple[f
 def _strict_losses(scorer: Scorer, target: int) -> Tensor:
     row = scorer.distributions(torch.zeros(0, dtype=torch.int64))
     if row.shape != (1, scorer.vocab_size):
-        raise PgolfError(f"the scorer returned distributions of shape {tuple(row.shape)}, not (1, {scorer.vocab_size})")
+        raise PgolfError(
+            f"the scorer returned distributions of shape {tuple(row.shape)}, not (1, {scorer.vocab_size})"
+        )
     return -row[:, target]
 
 
 def _checked(losses: Tensor, count: int, first: int) -> float:
     # The sum in float64 is the recorded score.
     if losses.shape != (count,):
-        raise PgolfError(f"the scorer returned losses of shape {tuple(losses.shape)} for {count} targets at {first}")
+        raise PgolfError(
+            f"the scorer returned losses of shape {tuple(losses.shape)} for {count} targets at {first}"
+        )
     nats = float(losses.double().sum())
     if not np.isfinite(nats):
         raise PgolfError(f"the scorer's losses of targets {first} to {first + count} are not finite numbers")

@@ -1,8 +1,8 @@
 """Losses and distributions of a frozen model, window by window.
 
-How a number comes about: the grader (``protocol.py``) asks for a range of targets; ``windows.py`` says which window
-scores which of them, with how much context; ``window_losses`` computes what they cost; the grader adds it up, in
-float64, in the ledger.
+How a number comes about: the grader (``protocol.py``) asks for a range of targets; ``windows.py`` says which
+window scores which of them, with how much context; ``window_losses`` computes what they cost; the grader adds
+it up, in float64, in the ledger.
 
 Nothing here can change a weight; nothing that changes weights (``ttt.py``) can score.
 """
@@ -17,15 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.data.shards import Tokens
-from pgolf.device import autocast
 from pgolf.evaluate.passes import Reading
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
+from pgolf.runtime.device import autocast
 
 
 @torch.inference_mode()
 def window_losses(
-    network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None = None, read: Reading | None = None
+    network: GPT,
+    tokens: Tokens,
+    windows: Sequence[Window],
+    length: int | None = None,
+    read: Reading | None = None,
 ) -> Tensor:
     """Loss of every scored target (nats, float32), in the order of the windows, which share one length.
 
@@ -40,15 +44,23 @@ def window_losses(
         read: in place of the model's own ``hidden``.
     """
     logits = _logits(network, tokens, windows, length, read)
-    targets = np.concatenate([tokens[window.first + 1 : window.end + 1] for window in windows]).astype(np.int64)
+    targets = np.concatenate([tokens[window.first + 1 : window.end + 1] for window in windows]).astype(
+        np.int64
+    )
     return F.cross_entropy(logits, torch.from_numpy(targets).to(logits.device), reduction="none")
 
 
 @torch.inference_mode()
 def window_distributions(
-    network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None = None, read: Reading | None = None
+    network: GPT,
+    tokens: Tokens,
+    windows: Sequence[Window],
+    length: int | None = None,
+    read: Reading | None = None,
 ) -> Tensor:
-    """Log-probabilities (n, V) float32 of every scored target; as ``window_losses``, but the targets are not read."""
+    """Log-probabilities (n, V) float32 of every scored target; as ``window_losses``, but the targets are not
+    read.
+    """
     return F.log_softmax(_logits(network, tokens, windows, length, read), dim=-1)
 
 

@@ -13,49 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.data.shards import Tokens
-from pgolf.device import autocast
-from pgolf.errors import PgolfError
-from pgolf.evaluate.passes import Reading, compiled_reading, with_batch
+from pgolf.evaluate.passes import Reading, compiled_reading
 from pgolf.evaluate.protocol import Recorded, Scorer
 from pgolf.evaluate.score import batches, window_distributions, window_losses
 from pgolf.evaluate.ttt import Adapter, Transcript
 from pgolf.evaluate.windows import Window, window_at, window_index, windows_between
 from pgolf.model.gpt import GPT
-from pgolf.recipe import Recipe
-from pgolf.team import SOLO, Team
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.device import autocast
+from pgolf.runtime.team import SOLO, Team
 
 if TYPE_CHECKING:
     from pgolf.model.cache import KvCache
-
-MODES = ("standard", "sliding", "ttt")
-
-
-def build_scorer(
-    network: GPT, recipe: Recipe, mode: str, document_start: int | None = None, team: Team = SOLO
-) -> Scorer:
-    """The scorer of a mode: standard, sliding, or ttt with the recipe's method.
-
-    Args:
-        network: the model on its device; it stays as it is.
-        recipe: windows and test-time training.
-        mode: one of ``MODES``.
-        document_start: the token (BOS) that begins a document, for methods that forget there; None takes the stream's
-            first token, which it is in prepared data.
-        team: ranks that learn together.
-    """
-    if mode not in MODES:
-        raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
-    settled = with_batch(recipe, next(network.parameters()).device, team)
-    length = recipe.evaluation_length
-    stride = length if mode == "standard" else recipe.evaluate.stride
-    if mode == "ttt" and recipe.ttt.method != "full":
-        # Those scorers extend the ones below.
-        from pgolf.evaluate.lora_scorer import LORA_SCORERS
-
-        return LORA_SCORERS[recipe.ttt.method](network, settled, document_start, team)
-    if mode == "ttt":
-        return TttScorer(network, settled, team)
-    return FrozenScorer(network, length, stride, settled.evaluate.batch, recipe.evaluate.compile)
 
 
 class WindowScorer(Scorer):
@@ -66,7 +35,8 @@ class WindowScorer(Scorer):
         length: inputs per window.
         stride: targets per window but the first, which scores all of its own.
         batch: windows per forward pass.
-        compile: whether the pass may be compiled, on CUDA for long streams; or the name of a mode of torch's compiler.
+        compile: whether the pass may be compiled, on CUDA for long streams; or the name of a mode of torch's
+            compiler.
     """
 
     recomputable = ("_digest", "_cache", "_row", "_read")
@@ -76,7 +46,9 @@ class WindowScorer(Scorer):
     _cached_from: int
     _row: tuple[int, Tensor] | None
 
-    def __init__(self, network: GPT, length: int, stride: int, batch: int, compile: bool | str = False) -> None:
+    def __init__(
+        self, network: GPT, length: int, stride: int, batch: int, compile: bool | str = False
+    ) -> None:
         assert 1 <= stride <= length, f"stride {stride} must be between 1 and the window's {length}"
         self.network = network.eval()
         self.length, self.stride, self.batch, self.compile = length, stride, batch, compile
@@ -89,8 +61,13 @@ class WindowScorer(Scorer):
         self.position = 0
         self._forget_weights()
         if self.compile:
-            device, positions = next(self.network.parameters()).device, self.length * -(-targets // self.stride)
-            self._read = compiled_reading(self.batch, self.length, self.stride, device, positions, self.compile)
+            device, positions = (
+                next(self.network.parameters()).device,
+                self.length * -(-targets // self.stride),
+            )
+            self._read = compiled_reading(
+                self.batch, self.length, self.stride, device, positions, self.compile
+            )
         self.context: Tokens = np.array([first], dtype=np.uint16)
 
     def wanted(self) -> int:
@@ -134,7 +111,9 @@ class WindowScorer(Scorer):
     def snapshot(self) -> Any:
         """See ``Scorer``; the network is not part of it, as it never changes here."""
         return {
-            key: value for key, value in self.__dict__.items() if key not in ("network", "team", *self.recomputable)
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("network", "team", *self.recomputable)
         }
 
     def restore(self, snapshot: Any) -> None:
@@ -149,7 +128,9 @@ class WindowScorer(Scorer):
     def _next(self) -> Tensor:
         """The distribution (1, V) of the next target alone; within a window only new tokens are read."""
         if self._row is None or self._row[0] != self.position:
-            window = window_at(window_index(self.position, self.length, self.stride), self.length, self.stride)
+            window = window_at(
+                window_index(self.position, self.length, self.stride), self.length, self.stride
+            )
             device = next(self.network.parameters()).device
             with torch.inference_mode(), autocast(device):
                 if self._cache is None or self._cached_from != window.start:
@@ -184,8 +165,9 @@ class FrozenScorer(WindowScorer):
 class TttScorer(WindowScorer):
     """Sliding windows by a model that trains on each chunk of text once all of it is scored.
 
-    A window belongs to the chunk in which the first target that it scores lies. So when the windows of a chunk are
-    scored, its text is recorded, and the model trains on it before the next window. The ranks of a team train together.
+    A window belongs to the chunk in which the first target that it scores lies. So when the windows of a
+    chunk are scored, its text is recorded, and the model trains on it before the next window. The ranks of a
+    team train together.
     """
 
     def __init__(self, network: GPT, recipe: Recipe, team: Team = SOLO) -> None:
@@ -202,7 +184,9 @@ class TttScorer(WindowScorer):
         # A chunk's last window reaches at most its length beyond the chunk.
         self.transcript = Transcript(first, self.recipe.ttt.chunk_tokens + self.length)
         chunks = -(-targets // self.recipe.ttt.chunk_tokens)
-        self.adapter = Adapter(self.network, self.recipe.ttt, self.length, chunks, self.team, compile=self.compile)
+        self.adapter = Adapter(
+            self.network, self.recipe.ttt, self.length, chunks, self.team, compile=self.compile
+        )
 
     def wanted(self) -> int:
         """Windows of this chunk only: the next ones are scored with other weights."""
@@ -248,12 +232,14 @@ class TttScorer(WindowScorer):
 def weights_digest(network: GPT) -> str:
     """A fingerprint of all weights: 64 hexadecimal digits.
 
-    On a CPU the SHA-256 of names and values. On another device nothing is copied: in place of the values stand sums of
-    their bits times odd numbers that depend on the place, modulo 2^64. That notices every change of a single weight; it
-    is no protection against someone who looks for a collision.
+    On a CPU the SHA-256 of names and values. On another device nothing is copied: in place of the values
+    stand sums of their bits times odd numbers that depend on the place, modulo 2^64. That notices every
+    change of a single weight; it is no protection against someone who looks for a collision.
     """
     digest = hashlib.sha256()
-    weights = {name: parameter.detach().contiguous().flatten() for name, parameter in network.named_parameters()}
+    weights = {
+        name: parameter.detach().contiguous().flatten() for name, parameter in network.named_parameters()
+    }
     on_cpu = next(network.parameters()).device.type == "cpu"
     # All sums are fetched at once: on another device every fetch waits for what runs there.
     sums = [] if on_cpu else torch.stack([_fingerprint(values) for values in weights.values()]).tolist()

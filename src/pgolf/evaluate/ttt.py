@@ -1,7 +1,7 @@
 """Test-time training on text that has already been scored.
 
-An ``Adapter`` takes a ``ScoredChunk`` and nothing else, which a ``Transcript`` cuts out of ``Recorded`` text alone
-(``protocol.py``): text without a recorded score cannot reach it, and it has no means to score.
+An ``Adapter`` takes a ``ScoredChunk`` and nothing else, which a ``Transcript`` cuts out of ``Recorded`` text
+alone (``protocol.py``): text without a recorded score cannot reach it, and it has no means to score.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from pgolf.data.shards import Tokens
-from pgolf.device import autocast, compiled, pays_to_compile
 from pgolf.evaluate.protocol import Recorded
 from pgolf.model.gpt import GPT
-from pgolf.recipe import TttSection
-from pgolf.team import SOLO, Team
+from pgolf.recipe.sections import TttSection
+from pgolf.runtime.device import autocast, compiled, pays_to_compile
+from pgolf.runtime.team import SOLO, Team
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,19 @@ class Adapter:
         length: targets per training sequence.
         chunks: number of chunks of the whole stream, which the schedule spreads over.
         team: ranks with equal models, which share the sequences of each training batch.
-        compile: whether the training pass may be compiled, on CUDA where there is much to train on; or how, as the name
-            of a mode of torch's compiler.
+        compile: whether the training pass may be compiled, on CUDA where there is much to train on; or how,
+            as the name of a mode of torch's compiler.
     """
 
     def __init__(
-        self, network: GPT, ttt: TttSection, length: int, chunks: int, team: Team = SOLO, *, compile: bool | str = False
+        self,
+        network: GPT,
+        ttt: TttSection,
+        length: int,
+        chunks: int,
+        team: Team = SOLO,
+        *,
+        compile: bool | str = False,
     ) -> None:
         self.network, self.ttt, self.length, self.chunks, self.team = network, ttt, length, chunks, team
         frozen = frozen_parameters(network, ttt.frozen_blocks)
@@ -142,7 +149,9 @@ class Adapter:
         device = self.parameters[0].device
         text = torch.from_numpy(chunk.text[: sequences * self.length + 1].astype(np.int64)).to(device)
         inputs, targets = text[:-1].view(-1, self.length), text[1:].view(-1, self.length)
-        batches = list(zip(*(part.split(self.ttt.batch_sequences) for part in (inputs, targets)), strict=True))
+        batches = list(
+            zip(*(part.split(self.ttt.batch_sequences) for part in (inputs, targets)), strict=True)
+        )
         for _ in range(self.ttt.epochs):
             for batch in batches:
                 self._update(*batch)
@@ -180,7 +189,8 @@ class SharedGradients:
         self._sizes: set[int] = set()  # of batches that all ranks have been through
 
     def add_up(self, parameters: Sequence[nn.Parameter], size: int) -> None:
-        """Replace each gradient by its sum over the ranks; None, on a rank without a sequence of its own, adds nothing.
+        """Replace each gradient by its sum over the ranks; None, on a rank without a sequence of its own,
+        adds nothing.
 
         Args:
             parameters: equal on every rank, in the same order.

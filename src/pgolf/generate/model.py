@@ -13,20 +13,21 @@ import torch
 from torch import Tensor
 
 from pgolf.codec.pieces import Pieces
+from pgolf.compress.weights import load_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.generate.sampling import Reader, Sampling
 from pgolf.generate.text import TextWriter
 from pgolf.model.gpt import parameter_count
-from pgolf.recipe import Recipe
-from pgolf.weights import load_weights
+from pgolf.recipe.recipe import Recipe
 
 Ending = Literal["tokens", "document", "stop"]
 
 
 class Model:
-    """A model with its tokenizer, on the CPU. ``pgolf.load`` makes one; where a path is wanted, it is its file's.
+    """A model with its tokenizer, on the CPU. ``pgolf.load`` makes one; where a path is wanted, it is its
+    file's.
 
     Args:
         path: artifact, weights file or run folder.
@@ -89,7 +90,8 @@ class Model:
         stop: str | Sequence[str] = (),
         past_document: bool = False,
     ) -> str:
-        """Write on from a prompt; returns what comes after it, so ``prompt + generate(prompt)`` is the whole text.
+        """Write on from a prompt; returns what comes after it, so ``prompt + generate(prompt)`` is the whole
+        text.
 
         Args:
             prompt: how the text begins; empty: a new document.
@@ -129,7 +131,9 @@ class Model:
         stop: str | Sequence[str] = (),
         past_document: bool = False,
     ) -> TextStream:
-        """As ``generate``, but gives the text part by part, as it comes; the parts add up to what that returns."""
+        """As ``generate``, but gives the text part by part, as it comes; the parts add up to what that
+        returns.
+        """
         sampling = Sampling(temperature, top_k, top_p, seed)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         return TextStream(self, prompt, max_tokens, sampling, stops, past_document)
@@ -167,7 +171,9 @@ class Model:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise PgolfError(f"the text is no valid Unicode: character {error.start + 1} is a surrogate") from error
+            raise PgolfError(
+                f"the text is no valid Unicode: character {error.start + 1} is a surrogate"
+            ) from error
         return [self._pieces.first, *self.tokenizer.encode(text)]
 
     @torch.inference_mode()
@@ -194,7 +200,9 @@ class Model:
 
 
 class TextStream(Iterator[str]):
-    """Text of a model, part by part: whole characters, as soon as they are settled. ``Model.stream`` makes one."""
+    """Text of a model, part by part: whole characters, as soon as they are settled. ``Model.stream`` makes
+    one.
+    """
 
     def __init__(
         self,
@@ -215,7 +223,9 @@ class TextStream(Iterator[str]):
         """Why it is over: enough tokens, the end of a document, or a stop string; None before."""
         read = model.encode(prompt)
         if prompt and len(read) == 1:
-            raise PgolfError("the prompt has no tokens; give it some text, or leave it empty for a new document")
+            raise PgolfError(
+                "the prompt has no tokens; give it some text, or leave it empty for a new document"
+            )
         pieces = model._pieces
         writer = TextWriter(pieces, stop, _repeats_space(prompt, read, pieces))
         end = None if past_document else pieces.first
@@ -225,7 +235,13 @@ class TextStream(Iterator[str]):
         return next(self._parts)
 
     def _run(
-        self, reader: Reader, read: list[int], writer: TextWriter, sampling: Sampling, count: int, end: int | None
+        self,
+        reader: Reader,
+        read: list[int],
+        writer: TextWriter,
+        sampling: Sampling,
+        count: int,
+        end: int | None,
     ) -> Iterator[str]:
         generator = torch.Generator().manual_seed(sampling.seed)
         ended: Ending = "tokens"

@@ -33,7 +33,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
-            raise PgolfError(f"temperature {self.temperature}: must be 0 (always the likeliest token) or more")
+            raise PgolfError(
+                f"temperature {self.temperature}: must be 0 (always the likeliest token) or more"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise PgolfError(f"top_k {self.top_k}: must be 1 or more; leave it out to draw from all tokens")
         if not 0 < self.top_p <= 1:
@@ -42,13 +44,16 @@ class Sampling:
             raise PgolfError(f"seed {self.seed}: must be 0 or more, and below 2^63")
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
-        """One token of the distribution that logits (V,) stand for, after temperature, top_k and top_p in this order.
+        """One token of the distribution that logits (V,) stand for, after temperature, top_k and top_p in
+        this order.
 
         Raises:
             PgolfError: the logits are no numbers.
         """
         if bool(logits.isnan().any()):
-            raise PgolfError("the model's predictions are no numbers; its weights are of a training that failed")
+            raise PgolfError(
+                "the model's predictions are no numbers; its weights are of a training that failed"
+            )
         if not self.temperature:
             return int(logits.argmax())
         # Less their maximum, so that a small temperature does not make infinities of them.
@@ -64,10 +69,11 @@ class Sampling:
 
 
 def window_start(count: int, length: int) -> int:
-    """The first of ``count`` tokens that the next one is predicted from, where a window holds ``length`` tokens.
+    """The first of ``count`` tokens that the next one is predicted from, where a window holds ``length``
+    tokens.
 
-    While they fit, it is 0. A full window gives way to one of its last ``length // 2`` tokens, the newest included,
-    which fills up in turn; so the start depends on the count alone, not on how the tokens came.
+    While they fit, it is 0. A full window gives way to one of its last ``length // 2`` tokens, the newest
+    included, which fills up in turn; so the start depends on the count alone, not on how the tokens came.
     """
     step = length + 1 - max(length // 2, 1)
     return step * max(0, math.ceil((count - length) / step))
@@ -76,8 +82,8 @@ def window_start(count: int, length: int) -> int:
 class Reader:
     """A model that reads a text token by token.
 
-    The cache rotates positions as counted from the window's first token. So keys cannot move in it, and where a
-    window begins anew, its tokens are read again: every token is read about twice in the long run.
+    The cache rotates positions as counted from the window's first token. So keys cannot move in it, and where
+    a window begins anew, its tokens are read again: every token is read about twice in the long run.
 
     Args:
         network: in evaluation mode, on the CPU.
@@ -99,7 +105,8 @@ class Reader:
             self._cache.reset()
             self._start = start
         unread = self._tokens[start + self._cache.used :]
-        # A single token is too little work to share: threads would wait for each other more than they compute.
+        # A single token is too little work to share: threads would wait for each other more than they
+        # compute.
         with fixed_threads(1 if len(unread) == 1 else torch.get_num_threads()):
             hidden = self._network.extend(torch.tensor([unread]), self._cache)
             return self._network.project(hidden[0, -1])

@@ -1,7 +1,7 @@
 """From tokens to text as they come: only whole characters, and nothing of a stop string.
 
-A token may be a part of a character (a byte piece), so bytes wait until they are one. What may be the beginning of a
-stop string waits too.
+A token may be a part of a character (a byte piece), so bytes wait until they are one. What may be the
+beginning of a stop string waits too.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Cross-entropy of soft-capped logits, as one kernel each way.
 
-The forward kernel reads the output layer's products z once and keeps two numbers a row; the backward kernel reads them
-once more and writes their gradient. Nothing else of size rows x V is made: no logits, no probabilities, no float32.
-Everything is computed in float32, blocks of columns at a time, whatever the format of z.
+The forward kernel reads the output layer's products z once and keeps two numbers a row; the backward kernel
+reads them once more and writes their gradient. Nothing else of size rows x V is made: no logits, no
+probabilities, no float32. Everything is computed in float32, blocks of columns at a time, whatever the format
+of z.
 
 With y = c * tanh(z / c), L = log sum_j exp(y_j) and target t, a row costs L - y_t, and its gradient is
 dz_j = g * (exp(y_j - L) - [j = t]) * (1 - tanh(z_j / c)^2) for an upstream gradient g of that row.
 The sum over columns is a running one, rescaled when a larger logit comes (Milakov and Gimelshein 2018,
 arXiv:1805.02867).
 
-This module needs Triton; import it only where ``has_triton`` says so. Under ``TRITON_INTERPRET=1`` (set before the
-import) the kernels run on the CPU, which the tests use.
+This module needs Triton; import it only where ``has_triton`` says so. Under ``TRITON_INTERPRET=1`` (set
+before the import) the kernels run on the CPU, which the tests use.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ def softcap_cross_entropy(z: Tensor, targets: Tensor, softcap: float) -> Tensor:
     """Loss of each row's target, in nats; opaque to ``torch.compile``, which keeps it in its graph.
 
     Args:
-        z: products of the output layer before the cap (N, V), of any floating format up to float32, on a CUDA device.
+        z: products of the output layer before the cap (N, V), of any floating format up to float32, on a CUDA
+            device.
         targets: (N,) int64; one outside 0 to V - 1 costs NaN.
         softcap: the cap c.
 

@@ -11,9 +11,10 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pgolf.paths import write_error
+from pgolf.runtime.paths import write_error
 
-# Stopped after a step (130), or by the signal itself where there is no step to finish: still starting, or evaluating.
+# Stopped after a step (130), or by the signal itself where there is no step to finish: still starting, or
+# evaluating.
 INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
 
 
@@ -93,7 +94,9 @@ class Child:
 
 @contextlib.contextmanager
 def _deaf_to_usr2() -> Iterator[None]:
-    """Processes started meanwhile ignore SIGUSR2: SLURM sends it to all processes of a job, and it would end them."""
+    """Processes started meanwhile ignore SIGUSR2: SLURM sends it to all processes of a job, and it would end
+    them.
+    """
     before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         yield

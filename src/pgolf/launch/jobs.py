@@ -1,4 +1,6 @@
-"""What is to be run: checked before anything starts, and written down so that it means the same elsewhere and later."""
+"""What is to be run: checked before anything starts, and written down so that it means the same elsewhere and
+later.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf.errors import PgolfError
-from pgolf.pipeline import SCORES, job_dataset
-from pgolf.recipe import Recipe, load_recipe
-from pgolf.run_files import RECIPE, read_result
-from pgolf.train.folder import LAUNCH, is_trained, saved_recipe
-from pgolf.writing import write_bytes
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.folder import LAUNCH, is_trained, saved_recipe
+from pgolf.runs.pipeline import SCORES, job_dataset
+from pgolf.runtime.run_files import RECIPE, read_result
+from pgolf.runtime.writing import write_bytes
 
 COMMANDS = ("run", "train")
 
@@ -64,7 +66,11 @@ class RunJob:
             words += [word for step in self.keep for word in ("--keep-step", str(step))]
         else:
             words = ["train", "--recipe", str(self.recipe_file), "--out", str(self.out), "--resume"]
-        for option, value in (("--data", self.data), ("--tokenizer", self.tokenizer), ("--device", self.device)):
+        for option, value in (
+            ("--data", self.data),
+            ("--tokenizer", self.tokenizer),
+            ("--device", self.device),
+        ):
             words += [option, str(value)] if value is not None else []
         return words
 

@@ -47,7 +47,8 @@ class Outcome:
 
 
 def local_places(device: str | None, jobs: int | None) -> list[Place]:
-    """One place per GPU, or ``jobs`` of them; on the CPU ``jobs`` places (one by default) that share its cores.
+    """One place per GPU, or ``jobs`` of them; on the CPU ``jobs`` places (one by default) that share its
+    cores.
 
     Raises:
         PgolfError: more jobs than GPUs.
@@ -57,10 +58,14 @@ def local_places(device: str | None, jobs: int | None) -> list[Place]:
         gpus = 1
     if not gpus:
         cores = len(os.sched_getaffinity(0))
-        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // (jobs or 1)))}
+        threads = (
+            {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // (jobs or 1)))}
+        )
         return [Place("CPU", threads) for _ in range(jobs or 1)]
     if jobs is not None and jobs > gpus:
-        raise PgolfError(f"--jobs {jobs}: a run needs a GPU of its own and there are {gpus}; add --device cpu without")
+        raise PgolfError(
+            f"--jobs {jobs}: a run needs a GPU of its own and there are {gpus}; add --device cpu without"
+        )
     if device is not None and ":" in device:
         return [Place(device, {})]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -74,10 +79,11 @@ def run_queue(
     say: Callable[[str], None],
     ended: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Run all jobs in their order, as many at a time as there are places; one that fails does not stop the others.
+    """Run all jobs in their order, as many at a time as there are places; one that fails does not stop the
+    others.
 
-    SIGINT or SIGTERM asks the running ones to end after their step and starts no more; a second one ends them at once.
-    ``ended`` is told what became of a job when it is over.
+    SIGINT or SIGTERM asks the running ones to end after their step and starts no more; a second one ends them
+    at once. ``ended`` is told what became of a job when it is over.
 
     Returns:
         What became of each job, in their order.

@@ -1,9 +1,10 @@
 """Causal attention of queries, keys and values: what computes it, and the document mask.
 
-    no mask         FlashAttention 3 (Shah et al. 2024, arXiv:2407.08608) on Hopper GPUs where its package is installed;
-                    elsewhere the framework's fused attention, which picks a kernel for the device
-    document mask   FlexAttention (Dong et al. 2024, arXiv:2412.05496) on CUDA with Triton, which skips blocks of
-                    positions that no query of a block may see; elsewhere fused attention with the mask as a tensor
+    no mask         FlashAttention 3 (Shah et al. 2024, arXiv:2407.08608) on Hopper GPUs where its package is
+                    installed; elsewhere the framework's fused attention, which picks a kernel for the device
+    document mask   FlexAttention (Dong et al. 2024, arXiv:2412.05496) on CUDA with Triton, which skips blocks
+                    of positions that no query of a block may see; elsewhere fused attention with the mask as
+                    a tensor
 
 All of them take the K key/value heads as they are; none copies them for the H / K query heads that share one.
 ``attention_backend`` is the rule. The results differ by rounding.
@@ -34,7 +35,11 @@ def _import_flash_3() -> Callable[..., Any] | None:
         return None
     try:
         found: Callable[..., Any] = importlib.import_module("flash_attn_interface").flash_attn_func
-    except (ImportError, OSError, AttributeError):  # Built for another torch, say; the framework's own is as right.
+    except (
+        ImportError,
+        OSError,
+        AttributeError,
+    ):  # Built for another torch, say; the framework's own is as right.
         return None
     return found
 
@@ -44,7 +49,8 @@ _flash_3 = _import_flash_3()
 
 
 def _constant_to_the_compiler(rule: Callable[[int | None], bool]) -> Callable[[int | None], bool]:
-    # Asked only where FlashAttention 3 is there; elsewhere the mark would import the compiler, seconds of every start.
+    # Asked only where FlashAttention 3 is there; elsewhere the mark would import the compiler, seconds of
+    # every start.
     return rule if _flash_3 is None else torch.compiler.assume_constant_result(rule)
 
 
@@ -54,7 +60,9 @@ def _is_hopper(index: int | None) -> bool:
 
 
 def attention_backend(device: torch.device, dtype: torch.dtype, head_width: int, masked: bool) -> Backend:
-    """What computes attention over whole sequences on a device, in a number format, with or without document mask."""
+    """What computes attention over whole sequences on a device, in a number format, with or without document
+    mask.
+    """
     if device.type != "cuda":
         return "sdpa"
     if masked:

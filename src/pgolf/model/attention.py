@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pgolf.model.attend import DocumentMask, causal_attention
 from pgolf.model.fast import norm_and_rotate, remove_own_value
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 if TYPE_CHECKING:
     from pgolf.model.cache import LayerCache
@@ -92,11 +92,14 @@ class Attention(nn.Module):
 
 
 def _continued_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | None) -> Tensor:
-    """Attention of the last n positions: q (B, n, H, W), keys and values (B, K, T, W) of all T positions up to them."""
+    """Attention of the last n positions: q (B, n, H, W), keys and values (B, K, T, W) of all T positions up
+    to them.
+    """
     batch, count, heads, width = q.shape
     kv_heads, length = k.size(1), k.size(2)
     group = heads // kv_heads
-    # The query heads of a group stand as positions of their key/value head, so that no kernel must know about groups.
+    # The query heads of a group stand as positions of their key/value head, so that no kernel must know about
+    # groups.
     q = q.to(v.dtype).view(batch, count, kv_heads, group * width).transpose(1, 2)
     visible = None
     if mask is not None:
@@ -104,5 +107,7 @@ def _continued_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | N
     elif count > 1:
         rows = torch.arange(length - count, length, device=q.device).repeat_interleave(group)
         visible = torch.arange(length, device=q.device) <= rows[:, None]
-    y = F.scaled_dot_product_attention(q.reshape(batch, kv_heads, count * group, width), k, v, attn_mask=visible)
+    y = F.scaled_dot_product_attention(
+        q.reshape(batch, kv_heads, count * group, width), k, v, attn_mask=visible
+    )
     return y.view(batch, kv_heads, count, group * width).transpose(1, 2).reshape(batch, count, heads, width)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pgolf.model.attend import document_ids
 from pgolf.model.rope import rotary_tables
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 if TYPE_CHECKING:
     from pgolf.model.step import Step
@@ -57,9 +57,9 @@ class LayerCache:
 class KvCache:
     """The state of B sequences that are read piece by piece, for windows of a fixed length.
 
-    One entry per layer, also where layers share a core. Positions rotate as in a window of ``length`` tokens, so a
-    full window read piece by piece gives the hidden states of the whole window. Weights must not change between
-    the pieces of a window.
+    One entry per layer, also where layers share a core. Positions rotate as in a window of ``length`` tokens,
+    so a full window read piece by piece gives the hidden states of the whole window. Weights must not change
+    between the pieces of a window.
 
     Args:
         model: the model's architecture.

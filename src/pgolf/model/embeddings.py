@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 
 class BigramEmbedding(nn.Module):
@@ -23,7 +23,8 @@ class BigramEmbedding(nn.Module):
         self.scale = nn.Parameter(torch.tensor(0.05)) if bigram.hash == "xor" else None
 
     def forward(self, tokens: Tensor, previous: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
-        """Embed tokens (B, T) int64 as (B, T, D); ``previous`` (B, 1) is the token before them, if there is one.
+        """Embed tokens (B, T) int64 as (B, T, D); ``previous`` (B, 1) is the token before them, if there is
+        one.
 
         Where ``starts`` (B, T) bool is true, a token is embedded as at position 0.
         """
@@ -65,7 +66,9 @@ class Smear(nn.Module):
         Zeros also stand before each position where ``starts`` (B, T) bool is true.
         """
         gate = torch.sigmoid(self.gate.to(x.dtype))
-        before = F.pad(x[:, :-1], (0, 0, 1, 0)) if previous is None else torch.cat((previous, x[:, :-1]), dim=1)
+        before = (
+            F.pad(x[:, :-1], (0, 0, 1, 0)) if previous is None else torch.cat((previous, x[:, :-1]), dim=1)
+        )
         if starts is not None:
             before = before.masked_fill(starts[..., None], 0)
         return (1 - gate) * x + gate * before

@@ -1,10 +1,10 @@
 """The model's formulas in few passes over memory, with gradients by hand, for float32 on the CPU.
 
-The framework takes each formula apart into its smallest operations, and autograd runs them backwards one by one; on a
-CPU every one of them is a pass over memory. The formulas here need about half of the passes and keep fewer tensors.
-The values are those of the textbook formulas up to rounding, as long as all of them are numbers
-(tests/unit/test_fast.py); those run wherever a compiler fuses the operations itself, and under autocast. Gradients of
-gradients are not there.
+The framework takes each formula apart into its smallest operations, and autograd runs them backwards one by
+one; on a CPU every one of them is a pass over memory. The formulas here need about half of the passes and
+keep fewer tensors. The values are those of the textbook formulas up to rounding, as long as all of them are
+numbers (tests/unit/test_fast.py); those run wherever a compiler fuses the operations itself, and under
+autocast. Gradients of gradients are not there.
 """
 
 from __future__ import annotations
@@ -134,7 +134,10 @@ class _NormAndRotate(torch.autograd.Function):
         inverse = _inverse_rms(x)
         factor = inverse if gain is None else inverse * gain[:, None]
         ctx.save_for_backward(x, inverse, factor)
-        ctx.tables = cosines, sines  # Not saved like the others: it is these very objects that wide tables hang on.
+        ctx.tables = (
+            cosines,
+            sines,
+        )  # Not saved like the others: it is these very objects that wide tables hang on.
         return _rotated(x * factor, cosines, sines)
 
     @staticmethod
@@ -145,15 +148,20 @@ class _NormAndRotate(torch.autograd.Function):
         back = _rotated(dy, cosines, sines, sign=-1)
         along = (back * x).sum(dim=-1, keepdim=True).mul_(inverse)
         dgain = along.sum(dim=(0, 1, 3)) if ctx.needs_input_grad[3] else None
-        return back.mul_(factor).addcmul_(x, along.mul_(inverse).mul_(factor), value=-1 / x.size(-1)), None, None, dgain
+        return (
+            back.mul_(factor).addcmul_(x, along.mul_(inverse).mul_(factor), value=-1 / x.size(-1)),
+            None,
+            None,
+            dgain,
+        )
 
 
 def _rotated(x: Tensor, cosines: Tensor, sines: Tensor, sign: int = 1) -> Tensor:
     """The rotation, or with sign -1 the one that takes it back.
 
-    The halves of a pair lie ``half`` numbers apart, so each product is one of whole sequences, shifted, by a table that
-    is zero wherever the shift meets something else. Products of the halves alone would be three times slower: they are
-    rows of a few numbers.
+    The halves of a pair lie ``half`` numbers apart, so each product is one of whole sequences, shifted, by a
+    table that is zero wherever the shift meets something else. Products of the halves alone would be three
+    times slower: they are rows of a few numbers.
     """
     half = cosines.size(-1)
     own, later, earlier = _wide_tables(cosines, sines, x.size(2), x.size(3))
@@ -221,14 +229,20 @@ def _by_channel(dy: Tensor, x: Tensor) -> Tensor:
 
 
 class _RemoveOwnValue(torch.autograd.Function):
-    """z = y - c v with c = <y, v> / s, s = <v, v>; with e = <dz, v> / s: dy = dz - e v, dv = 2 c e v - c dz - e y.
+    """z = y - c v with c = <y, v> / s, s = <v, v>; with e = <dz, v> / s: dy = dz - e v, dv = 2 c e v - c dz -
+    e y.
 
     y (B, T, K, G, W), v (B, T, K, 1, W).
     """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, v: Tensor) -> Tensor:
-        inverse = torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp_min_(_SMALLEST_NORM).square_().reciprocal_()
+        inverse = (
+            torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+            .clamp_min_(_SMALLEST_NORM)
+            .square_()
+            .reciprocal_()
+        )
         share = (y * v).sum(dim=-1, keepdim=True).mul_(inverse)
         ctx.save_for_backward(y, v, inverse, share)
         return torch.addcmul(y, share, v, value=-1)

@@ -41,7 +41,7 @@ from pgolf.model.loss import capped, target_losses
 from pgolf.model.mlp import Mlp
 from pgolf.model.refiner import FlowRefiner
 from pgolf.model.rope import rotary_tables
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 if TYPE_CHECKING:
     from pgolf.model.cache import KvCache, LayerCache
@@ -78,7 +78,9 @@ class Layer(nn.Module):
         mask: DocumentMask | None = None,
         last: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T, K, W)."""
+        """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T,
+        K, W).
+        """
         x = scaled_sum(x, self.residual_mix[0], x0, self.residual_mix[1])
         attended, value = core.attention(
             rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask, last
@@ -149,8 +151,8 @@ class GPT(nn.Module):
         """Final hidden states (B, T, D) of tokens (B, T) int64; position t sees tokens 0 to t.
 
         With ``length`` positions rotate as in a window of so many tokens, of which these are the beginning.
-        With ``last`` only those of so many last positions, (B, last, D): the last layer then computes keys and values
-        everywhere and the rest of it there alone.
+        With ``last`` only those of so many last positions, (B, last, D): the last layer then computes keys
+        and values everywhere and the rest of it there alone.
         """
         return self._run(tokens, None, length, last)
 
@@ -169,7 +171,8 @@ class GPT(nn.Module):
             cache: the positions read so far, by this model with the weights of now; n positions are added.
 
         Returns:
-            Final hidden states (B, n, D): up to rounding those that ``hidden`` gives these positions of a full window.
+            Final hidden states (B, n, D): up to rounding those that ``hidden`` gives these positions of a
+            full window.
         """
         from pgolf.model.step import Step, steps_singly
 
@@ -179,7 +182,9 @@ class GPT(nn.Module):
             cache.step = Step(self)
         return cache.step(tokens, cache)
 
-    def _run(self, tokens: Tensor, cache: KvCache | None, length: int | None = None, last: int | None = None) -> Tensor:
+    def _run(
+        self, tokens: Tensor, cache: KvCache | None, length: int | None = None, last: int | None = None
+    ) -> Tensor:
         starts = mask = None
         if self.config.document_mask:
             starts = tokens == BOS
@@ -192,7 +197,9 @@ class GPT(nn.Module):
             x = self.smear(x, None if cache is None else cache.last_embedded, starts)
         x0, first_value = x, None
         count = tokens.size(1)
-        rotary = rotary_tables(self.config, count, tokens.device, length) if cache is None else cache.rotary(count)
+        rotary = (
+            rotary_tables(self.config, count, tokens.device, length) if cache is None else cache.rotary(count)
+        )
         shared_value = None if self.value_embedding is None else self.value_embedding(tokens)
         early: list[Tensor] = []
         half = len(self.layers) // 2
@@ -220,7 +227,9 @@ class GPT(nn.Module):
         return capped(F.linear(hidden, self.token_embedding.weight), self.config.softcap)
 
     def clone(self) -> GPT:
-        """An independent copy with equal weights, all of them trainable, on the same device and in the same mode."""
+        """An independent copy with equal weights, all of them trainable, on the same device and in the same
+        mode.
+        """
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GPT:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 # Smaller matrices keep the framework's default: an orthogonal one would be too special.
 _ORTHOGONAL_FROM = 64
@@ -21,8 +21,8 @@ def initialise(network: nn.Module, model: ModelSection) -> None:
 
     Matrices with both sides of at least 64 are orthogonal; those that write into the stream (attention
     output, MLP down, the refiner's velocity) start at zero; projections of the bigram and value
-    embeddings are scaled by 1/sqrt(2 * layers). Uses torch's global generator. Parameters on the meta device, which
-    have no values, are left alone.
+    embeddings are scaled by 1/sqrt(2 * layers). Uses torch's global generator. Parameters on the meta device,
+    which have no values, are left alone.
     """
     for name, parameter in network.named_parameters():
         if parameter.is_meta:
@@ -48,8 +48,11 @@ def _initialise_matrix(module: str, weight: nn.Parameter, model: ModelSection) -
         nn.init.orthogonal_(weight)
         if projection:
             weight.div_(math.sqrt(2 * model.layers))
-    elif module == "value_embedding.project" or (module == "bigram.project" and model.bigram.hash == "additive"):
-        # A bigram table that starts at zero needs a projection that does not: else neither ever gets a gradient.
+    elif module == "value_embedding.project" or (
+        module == "bigram.project" and model.bigram.hash == "additive"
+    ):
+        # A bigram table that starts at zero needs a projection that does not: else neither ever gets a
+        # gradient.
         nn.init.zeros_(weight)
     elif module.startswith("refiner."):
         nn.init.normal_(weight, std=0.01)

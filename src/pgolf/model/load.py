@@ -1,4 +1,6 @@
-"""Models that are only looked at, and models that get their weights from elsewhere: none is initialised for nothing."""
+"""Models that are only looked at, and models that get their weights from elsewhere: none is initialised for
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pgolf.model.gpt import GPT
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 
 def parameter_shapes(model: ModelSection) -> dict[str, torch.Size]:
@@ -41,10 +43,16 @@ def _without_values(model: ModelSection) -> GPT:
 
 
 class _SkipInitialisers(TorchFunctionMode):
-    """Passes by the initialisers of torch: on the meta device they do nothing, and import torch's compiler for it."""
+    """Passes by the initialisers of torch: on the meta device they do nothing, and import torch's compiler
+    for it.
+    """
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
             return None

@@ -1,4 +1,5 @@
-"""What targets cost under the tied, soft-capped output layer, without keeping float32 logits of a whole batch.
+"""What targets cost under the tied, soft-capped output layer, without keeping float32 logits of a whole
+batch.
 
 With hidden states h, token embedding E and cap c, position i costs
 
@@ -6,11 +7,12 @@ With hidden states h, token embedding E and cap c, position i costs
 
 There are three ways to the same numbers, and ``loss_form`` says which is taken:
 
-    kernel    on CUDA with Triton: h E^T once, in the format of the computation (bf16), then one kernel each way
-    chunked   where logits would be large: some rows at a time, computed again in the backward pass
-    plain     otherwise: the logits as a tensor, the framework's cross-entropy
+    kernel    on CUDA with Triton: h E^T once, in the format of the computation (bf16), then one kernel each
+    way chunked   where logits would be large: some rows at a time, computed again in the backward pass plain
+    otherwise: the logits as a tensor, the framework's cross-entropy
 
-Products are formed in the format autocast asks for (bf16 on CUDA) and rounded to it; all that follows is float32.
+Products are formed in the format autocast asks for (bf16 on CUDA) and rounded to it; all that follows is
+float32.
 """
 
 from __future__ import annotations
@@ -47,8 +49,11 @@ def loss_form(rows: int, vocabulary: int, device: torch.device) -> Form:
     return "chunked" if 4 * rows * vocabulary > _LARGEST_PLAIN else "plain"
 
 
-def target_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None) -> Tensor:
-    """Loss of each target in nats; differentiable (once) in ``hidden`` and ``weight``, for any upstream gradient.
+def target_losses(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None
+) -> Tensor:
+    """Loss of each target in nats; differentiable (once) in ``hidden`` and ``weight``, for any upstream
+    gradient.
 
     Args:
         hidden: final hidden states (..., D).
@@ -79,10 +84,13 @@ def capped(z: Tensor, softcap: float) -> Tensor:
     return softcap * torch.tanh(_wide(z) / softcap)
 
 
-def chunked_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None) -> Tensor:
+def chunked_losses(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None
+) -> Tensor:
     """As ``target_losses`` for hidden states (N, D) and targets (N,), ``rows`` of the logits at a time.
 
-    The backward pass computes each chunk's logits again, so neither pass holds more than a few chunks of them.
+    The backward pass computes each chunk's logits again, so neither pass holds more than a few chunks of
+    them.
     """
     rows = rows or max(1, _CHUNK // (4 * weight.size(0)))
     losses: Tensor = _Chunked.apply(hidden, weight, targets, softcap, rows)
@@ -116,7 +124,9 @@ class _Plain(torch.autograd.Function):
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int
+    ) -> Tensor:
         losses, normalisers = [], []
         for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = capped(F.linear(h, weight), softcap)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pgolf.model.fast import by_hand, squared_leaky_relu
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 # Hidden activations (float32) of one part: 2 MiB, of which a core's cache holds about half.
 _IN_CACHE = 1 << 19

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 
 class FlowRefiner(nn.Module):

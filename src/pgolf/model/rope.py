@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pgolf.recipe import ModelSection
+from pgolf.recipe.sections import ModelSection
 
 
 def rotary_tables(
     model: ModelSection, count: int, device: torch.device, length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the first ``count`` positions of a window of ``length``, each (count, rotated / 2) float32.
+    """Cosines and sines of the first ``count`` positions of a window of ``length``, each (count, rotated / 2)
+    float32.
 
-    Windows longer than ``model.rope_train_length`` get a larger base, so that the slowest rotation stretches over the
-    new length (NTK-aware scaling). A window that the end of the stream cuts short must be treated as a whole one:
-    otherwise how it ends would change what its first positions predict.
+    Windows longer than ``model.rope_train_length`` get a larger base, so that the slowest rotation stretches
+    over the new length (NTK-aware scaling). A window that the end of the stream cuts short must be treated as
+    a whole one: otherwise how it ends would change what its first positions predict.
     """
     length = length or count
     rotated = model.rope_dims or model.head_width

@@ -1,9 +1,10 @@
-"""One token at a time: the forward pass of ``gpt.py`` for a single position, in as few operations as possible.
+"""One token at a time: the forward pass of ``gpt.py`` for a single position, in as few operations as
+possible.
 
-A single position costs next to no arithmetic; its time is that of starting some operations per layer. So whatever
-depends on the weights alone is computed beforehand: projections that read the same input become one matrix, factors
-of a layer's output are multiplied into its matrices. The result differs from the ordinary pass by rounding only;
-tests/unit/test_cache.py compares the two for every option of the model.
+A single position costs next to no arithmetic; its time is that of starting some operations per layer. So
+whatever depends on the weights alone is computed beforehand: projections that read the same input become one
+matrix, factors of a layer's output are multiplied into its matrices. The result differs from the ordinary
+pass by rounding only; tests/unit/test_cache.py compares the two for every option of the model.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _SMALLEST_NORM = 1e-12
 
 
 def steps_singly(network: GPT) -> bool:
-    """Whether single tokens can take the short pass: not in training, in float32 on the CPU, without document mask."""
+    """Whether single tokens can take the short pass: not in training, in float32 on the CPU, without document
+    mask.
+    """
     device = network.token_embedding.weight.device
     if network.config.document_mask:
         return False
@@ -85,7 +88,9 @@ class Step:
                 slot = index - half
                 kept = x if self.skip_gates is None else x * self.skip_gates[slot]
                 x = torch.addcmul(kept, early.pop(), self.skip_weights[slot])
-            x, value = layer(torch.addcmul(starts[index], x, layer.mix), rotation, extra[index], first, cache, index)
+            x, value = layer(
+                torch.addcmul(starts[index], x, layer.mix), rotation, extra[index], first, cache, index
+            )
             if index == 0 and self.model.value_residual:
                 first = value
             if index < half:
@@ -98,7 +103,9 @@ class Step:
         """The matrix (W, W) that rotates a row of one head to a position."""
         rest = self.identity.size(0) - 2 * cosines.size(0)
         scale = torch.cat((cosines, cosines, cosines.new_ones(rest)))
-        return torch.addcmul(self.identity * scale, self.swap, torch.cat((sines, -sines, sines.new_zeros(rest))))
+        return torch.addcmul(
+            self.identity * scale, self.swap, torch.cat((sines, -sines, sines.new_zeros(rest)))
+        )
 
     def _extra_values(self, tokens: Tensor) -> list[Tensor | None]:
         """What value embeddings add to each layer's values, (B, K * W)."""

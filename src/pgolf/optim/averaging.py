@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pgolf.recipe import AverageSection
+from pgolf.recipe.sections import AverageSection
 
 State = dict[str, Tensor]
 
@@ -37,7 +37,9 @@ class Averager:
             if self.sum is None:
                 self.sum = _copy(source)
             else:
-                torch._foreach_add_(list(self.sum.values()), [source[name].detach().float() for name in self.sum])
+                torch._foreach_add_(
+                    list(self.sum.values()), [source[name].detach().float() for name in self.sum]
+                )
             self.count += 1
 
     def result(self, weights: Mapping[str, Tensor]) -> State:

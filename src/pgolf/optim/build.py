@@ -10,8 +10,8 @@ from torch.optim import AdamW, Optimizer
 
 from pgolf.optim.muon import Muon
 from pgolf.optim.routing import Route, route
-from pgolf.recipe import Recipe
-from pgolf.team import SOLO, Team
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.team import SOLO, Team
 
 
 def build_optimizers(network: nn.Module, recipe: Recipe, team: Team = SOLO) -> list[Optimizer]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pgolf.optim.newton_schulz import Method, orthogonalise
-from pgolf.team import SOLO, Team
+from pgolf.runtime.team import SOLO, Team
 
 
 class Muon(Optimizer):
@@ -25,8 +25,9 @@ class Muon(Optimizer):
         update_dtype: format each update is rounded to before it is applied.
         team: ranks with equal weights and gradients, which share the work.
 
-    Matrices of one shape are orthogonalised as one stack: each rank takes its part of it, and while the results travel
-    it works on the next stack. Momentum is kept whole on every rank: any number of ranks can go on from a checkpoint.
+    Matrices of one shape are orthogonalised as one stack: each rank takes its part of it, and while the
+    results travel it works on the next stack. Momentum is kept whole on every rank: any number of ranks can
+    go on from a checkpoint.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Muon(Optimizer):
                 yield parameters, group
 
     def _updates(self, parameters: list[Tensor], momentum: float) -> Callable[[], Tensor]:
-        """Begin to compute the updates of matrices of one shape; returns what waits for (at least) all of them."""
+        """Begin to compute the updates of matrices of one shape; returns what waits for (at least) all of
+        them.
+        """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self._buffer(parameter) for parameter in parameters]
         torch._foreach_mul_(buffers, momentum)

@@ -13,9 +13,11 @@ Method = Literal["quintic", "polar_express"]
 Polynomial = tuple[float, float, float]
 """a, b, c of a x + b x^3 + c x^5."""
 
-# Jordan et al. 2024: the same at every step, steep at 0; where it ends singular values lie anywhere from 0.7 to 1.2.
+# Jordan et al. 2024: the same at every step, steep at 0; where it ends singular values lie anywhere from 0.7
+# to 1.2.
 _QUINTIC: Polynomial = (3.4445, -4.7750, 2.0315)
-# Polar Express, with the authors' choices. Singular values are taken to be at least this fraction of the matrix' norm;
+# Polar Express, with the authors' choices. Singular values are taken to be at least this fraction of the
+# matrix' norm;
 _SMALLEST = 1e-3
 # no polynomial is made for an interval narrower than from this fraction of its upper end on;
 _CUSHION = 0.02407327424182761
@@ -51,13 +53,14 @@ def orthogonalise(matrices: Tensor, steps: int, method: Method = "quintic") -> T
 def polar_express(steps: int) -> list[Polynomial]:
     """The polynomials of Polar Express (Amsel, Persson, Musco and Gower 2025, arXiv:2505.16932).
 
-    Each is the one closest to 1 on the interval that the ones before it leave singular values of [0.001, 1] in, so
-    early ones are steep and late ones accurate.
+    Each is the one closest to 1 on the interval that the ones before it leave singular values of [0.001, 1]
+    in, so early ones are steep and late ones accurate.
     """
     low, high = _SMALLEST, 1.0
     found: list[Polynomial] = []
     for _ in range(steps):
-        # Made for a wider interval than there is, a polynomial stays tame in low precision; then it is centred on 1.
+        # Made for a wider interval than there is, a polynomial stays tame in low precision; then it is
+        # centred on 1.
         made = _closest_to_one(max(low, _CUSHION * high), high)
         centre = (_value(made, low) + _value(made, high)) / 2
         a, b, c = (coefficient / centre for coefficient in made)
@@ -72,7 +75,8 @@ def _closest_to_one(low: float, high: float) -> Polynomial:
     """The a x + b x^3 + c x^5 whose largest distance from 1 on [low, high] is smallest (Remez exchange)."""
     if low / high > 1 - 1e-5:
         return 15 / 8 / high, -10 / 8 / high**3, 3 / 8 / high**5  # the limit; the equations would be singular
-    # The best one misses 1 by the same distance, up and down in turns, at the ends and at its two turning points.
+    # The best one misses 1 by the same distance, up and down in turns, at the ends and at its two turning
+    # points.
     points = [low, (3 * low + high) / 4, (low + 3 * high) / 4, high]
     for _ in range(100):
         equations = [[x, x**3, x**5, sign] for x, sign in zip(points, (1, -1, 1, -1), strict=True)]

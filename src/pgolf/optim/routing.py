@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import nn
 
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 
 OptimizerGroup = Literal["matrix", "embedding", "scalar", "bigram_table", "bigram_scale"]
 QuantizerGroup = Literal["attention", "mlp", "embedding", "bigram", "other", "control"]
@@ -54,8 +54,12 @@ def groups_of(name: str) -> tuple[OptimizerGroup, QuantizerGroup]:
     Raises:
         AssertionError: no row of the table, or more than one, claims the name.
     """
-    claims = [(optimizer, quantizer) for pattern, optimizer, quantizer in ROUTES if re.fullmatch(pattern, name)]
-    assert len(claims) == 1, f"{len(claims)} rows of the routing table claim parameter {name}; give it exactly one"
+    claims = [
+        (optimizer, quantizer) for pattern, optimizer, quantizer in ROUTES if re.fullmatch(pattern, name)
+    ]
+    assert len(claims) == 1, (
+        f"{len(claims)} rows of the routing table claim parameter {name}; give it exactly one"
+    )
     return claims[0]
 
 
@@ -76,7 +80,9 @@ def _route_one(name: str, parameter: nn.Parameter, recipe: Recipe) -> Route:
         return Route(name, parameter, "muon", optim.matrix_lr * factor, optim.muon_weight_decay)
     if group == "bigram_scale" and not optim.train_bigram_scale:
         return Route(name, parameter, "none", 0.0, 0.0)
-    as_embedding = group == "embedding" or (group == "bigram_table" and optim.bigram_table_group == "embedding")
+    as_embedding = group == "embedding" or (
+        group == "bigram_table" and optim.bigram_table_group == "embedding"
+    )
     lr = optim.embed_lr if as_embedding else optim.scalar_lr * factor
     return Route(name, parameter, "adamw", lr, optim.adam_weight_decay)
 

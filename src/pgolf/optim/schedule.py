@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pgolf.recipe import OptimSection, TrainSection
+from pgolf.recipe.sections import OptimSection, TrainSection
 
 
 def lr_scale(train: TrainSection, step: int, elapsed_seconds: float) -> float:

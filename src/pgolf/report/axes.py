@@ -44,7 +44,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within a range; only the powers where it is wide, others where it is narrow."""
+    """1, 2 and 5 times powers of ten within a range; only the powers where it is wide, others where it is
+    narrow.
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
     found = [factor * 10.0**power for power in decades for factor in factors]

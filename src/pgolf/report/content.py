@@ -1,4 +1,6 @@
-"""What a report says, without how it looks: sections of blocks that ``html.py`` and ``markdown.py`` both show."""
+"""What a report says, without how it looks: sections of blocks that ``html.py`` and ``markdown.py`` both
+show.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pgolf.study.findings import Table
+from pgolf.report.findings import Table
 
 Mood = Literal["plain", "good", "bad"]
-# line: joined points; faint: a thin line behind the others; dots: points joined by dashes, for few measurements.
+# line: joined points; faint: a thin line behind the others; dots: points joined by dashes, for few
+# measurements.
 Style = Literal["line", "faint", "dots", "points"]
 
 

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from pgolf.terminal import plain
+from pgolf.runtime.terminal import plain
+from pgolf.runtime.writing import write_bytes
 from pgolf.train.metrics import read_metrics
-from pgolf.writing import write_bytes
 
 _LOSS, _LOSS_LIGHT, _VALIDATION = "#1f4e8c", "#9db8d9", "#c2410c"
 # The smoothed loss averages over about this part of the run, so that short and long ones read alike.
@@ -85,7 +85,9 @@ def _draw_validations(axis: Any, validations: list[dict[str, Any]]) -> None:
 def _draw_schedule(axis: Any, steps: list[dict[str, Any]]) -> None:
     # A strip along the bottom: the shape matters, not the value.
     strip = axis.inset_axes((0, 0, 1, 0.12), transform=axis.transAxes, zorder=0)
-    strip.fill_between([e["step"] for e in steps], [e["lr_scale"] for e in steps], color="#000000", alpha=0.07)
+    strip.fill_between(
+        [e["step"] for e in steps], [e["lr_scale"] for e in steps], color="#000000", alpha=0.07
+    )
     strip.set_ylim(0, 1.05)
     strip.set_xlim(axis.get_xlim())
     strip.axis("off")

@@ -9,12 +9,12 @@ from typing import Any
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
-from pgolf.files import read_json, sha256_file
 from pgolf.report.content import Block, Card, Prose, Section, Sheet
+from pgolf.report.findings import Table
 from pgolf.report.ledgers import Checked, check_ledgers
-from pgolf.run_files import ARTIFACT
-from pgolf.runs import RunRecord
-from pgolf.study.findings import Table
+from pgolf.runs.records import RunRecord
+from pgolf.runtime.files import read_json, sha256_file
+from pgolf.runtime.run_files import ARTIFACT
 
 AUDIT = "audit.json"
 """Where a run's folder keeps what `pgolf audit --json` printed."""
@@ -53,12 +53,20 @@ def _audit(path: Path) -> Mapping[str, Any] | None:
 def evidence_cards(evidence: Evidence) -> list[Card]:
     """The verdicts in a word each."""
     cards = []
-    ledgers, bad = evidence.ledgers, [found for found in evidence.ledgers if found.verification.problem is not None]
+    ledgers, bad = (
+        evidence.ledgers,
+        [found for found in evidence.ledgers if found.verification.problem is not None],
+    )
     if bad:
         cards.append(Card("ledgers", f"{len(bad)} of {len(ledgers)} wrong", bad[0].name, mood="bad"))
     elif ledgers:
         cards.append(
-            Card("ledgers", f"{len(ledgers)} of {len(ledgers)} valid", "recomputed for this report", mood="good")
+            Card(
+                "ledgers",
+                f"{len(ledgers)} of {len(ledgers)} valid",
+                "recomputed for this report",
+                mood="good",
+            )
         )
     else:
         cards.append(Card("ledgers", "none", "no score can be recomputed"))
@@ -66,7 +74,9 @@ def evidence_cards(evidence: Evidence) -> list[Card]:
     if audit is None:
         cards.append(Card("audit", "not run", "pgolf audit"))
     elif audit["ok"]:
-        cards.append(Card("audit", "no violation", f"{audit['targets']:,} targets, seed {audit['seed']}", mood="good"))
+        cards.append(
+            Card("audit", "no violation", f"{audit['targets']:,} targets, seed {audit['seed']}", mood="good")
+        )
     else:
         cards.append(Card("audit", "violation", ", ".join(map(str, audit["violated"])), mood="bad"))
     return cards
@@ -84,9 +94,7 @@ def evidence_section(run: RunRecord, evidence: Evidence) -> Section:
         rows.append([found.name, state, checks.get("chain", ""), found.against])
     if rows:
         columns = ("ledger", "verdict", "chain", "held against")
-        note = (
-            "Every target once, in order; bytes and totals added up again; every line's digest covers those before it."
-        )
+        note = "Every target once, in order; bytes and totals added up again; every line's digest covers those before it."
         blocks.append(Sheet(Table("Ledgers, recomputed", columns, rows, note)))
     else:
         blocks.append(Prose("There is no ledger, so no score can be recomputed from its parts."))
@@ -96,7 +104,11 @@ def evidence_section(run: RunRecord, evidence: Evidence) -> Section:
 
 def _audit_blocks(run: RunRecord, audit: Mapping[str, Any] | None) -> list[Block]:
     if audit is None:
-        return [Prose(f"No audit beside the run. `pgolf audit ... --json > {run.folder.name}/{AUDIT}` puts one here.")]
+        return [
+            Prose(
+                f"No audit beside the run. `pgolf audit ... --json > {run.folder.name}/{AUDIT}` puts one here."
+            )
+        ]
     rows = [
         [str(finding.get(key, "")) for key in ("condition", "test", "verdict", "evidence")]
         for finding in audit["findings"]

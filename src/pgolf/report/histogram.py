@@ -10,8 +10,8 @@ from typing import Any
 
 from pgolf.compress.inspect import ArtifactInfo, TensorInfo
 from pgolf.compress.quantize import code_range
-from pgolf.terminal import can_spell, plain
-from pgolf.writing import write_bytes
+from pgolf.runtime.terminal import can_spell, plain
+from pgolf.runtime.writing import write_bytes
 
 TENSOR_COLUMNS = ("tensor", "shape", "bits", "codes", "histogram", "entropy\nper code", "floats\nbytes")
 GROUP_COLUMNS = ("group", "tensors", "weights", "codes\nbytes", "floats\nbytes", "bits per\nweight")
@@ -145,7 +145,11 @@ def _draw_group(axis: Any, group: str, tensors: Sequence[TensorInfo], labelled: 
         edges = [code - 0.5 for code in range(low, low + len(shares) + 1)]
         axis.stairs(shares, edges, color=color, fill=True, alpha=0.25)
         axis.stairs(
-            shares, edges, color=color, linewidth=1.0, label=f"{bits}-bit codes, entropy {_used(same):.2f} bits"
+            shares,
+            edges,
+            color=color,
+            linewidth=1.0,
+            label=f"{bits}-bit codes, entropy {_used(same):.2f} bits",
         )
     if len(widths) > 1:
         # Headroom, so that the legend covers nothing.
@@ -162,7 +166,9 @@ def _draw_group(axis: Any, group: str, tensors: Sequence[TensorInfo], labelled: 
 
 
 def _trimmed(counts: Sequence[int], low: int) -> tuple[int, list[int]]:
-    """Counts from the first to the last that is not 0, and the code of the first; ``low`` is that of ``counts[0]``."""
+    """Counts from the first to the last that is not 0, and the code of the first; ``low`` is that of
+    ``counts[0]``.
+    """
     seen = [index for index, count in enumerate(counts) if count]
     return (low + seen[0], list(counts[seen[0] : seen[-1] + 1])) if seen else (low, [])
 

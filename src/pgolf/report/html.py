@@ -1,8 +1,8 @@
 """Reports as one HTML page that loads nothing: no script, font, picture or style from elsewhere.
 
-Every text that comes from a run, its recipe or its corpus goes through ``escape``, and the page through ``plain``.
-A policy in the page's head forbids the browser all loading, and every script but the one that the page carries, by its
-digest.
+Every text that comes from a run, its recipe or its corpus goes through ``escape``, and the page through
+``plain``. A policy in the page's head forbids the browser all loading, and every script but the one that the
+page carries, by its digest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pgolf.report.content import (
     Waterfall,
 )
 from pgolf.report.words import shown
-from pgolf.terminal import plain
+from pgolf.runtime.terminal import plain
 
 # The icon is an empty one, so that no browser asks for another.
 _NOTHING_ELSE = "img-src data:; base-uri 'none'; form-action 'none'"
@@ -157,7 +157,9 @@ def _legend(series: Sequence[Series]) -> str:
     drawn = dict.fromkeys((part.name, part.style, part.color % svg.COLORS) for part in series if part.points)
     if len(drawn) < 2:
         return ""
-    marks = "".join(f'<li><i class="mark {style} b{color}"></i>{escape(name)}</li>' for name, style, color in drawn)
+    marks = "".join(
+        f'<li><i class="mark {style} b{color}"></i>{escape(name)}</li>' for name, style, color in drawn
+    )
     return f'<ul class="legend">{marks}</ul>'
 
 
@@ -203,7 +205,8 @@ def _largest(block: Sheet) -> float:
     index = list(block.table.columns).index(block.bar)
     numbers = [row[index] for row in block.table.rows]
     return max(
-        (float(value) for value in numbers if isinstance(value, (int, float)) and math.isfinite(value)), default=0.0
+        (float(value) for value in numbers if isinstance(value, (int, float)) and math.isfinite(value)),
+        default=0.0,
     )
 
 
@@ -217,7 +220,9 @@ def _passage(passage: Passage) -> str:
 
 def _with_breaks(text: str) -> str:
     # A line's end is a token, or part of one, and has its price: so it is shown.
-    return text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n").replace("\t", "\N{RIGHTWARDS ARROW}\t")
+    return text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n").replace(
+        "\t", "\N{RIGHTWARDS ARROW}\t"
+    )
 
 
 def _heat(bits: float) -> int:

@@ -1,31 +1,30 @@
-"""`pgolf report`: find out what there is, score its text again if asked, write one file."""
+"""`pgolf report` of a run: find out what there is, score its text again if asked, write one file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.places import recorded_data
 from pgolf.errors import PgolfError
 from pgolf.generate.model import Model, sample_texts
-from pgolf.progress import counting
 from pgolf.report.content import Report, Samples, Section
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
 from pgolf.report.pieces import pieces_of
 from pgolf.report.run_report import run_report
-from pgolf.report.study_report import study_report
 from pgolf.report.targets import score_targets
 from pgolf.report.text_analysis import text_section, visible
-from pgolf.run_files import ARTIFACT, MODEL
-from pgolf.runs import RunRecord, read_run
-from pgolf.study.cells import CELLS, read_cells
-from pgolf.weights import Weights, load_weights
-from pgolf.writing import check_writable, write_bytes
+from pgolf.runs.records import RunRecord, read_run
+from pgolf.runtime.progress import counting
+from pgolf.runtime.run_files import ARTIFACT, MODEL
+from pgolf.runtime.writing import check_writable, write_bytes
 
 FORMATS = ("html", "md")
 # The weights that a mode's ledger is of, and the ledger.
@@ -48,38 +47,37 @@ class Wanted:
 
 
 def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:
-    """Write the report of a run or a study.
+    """Write the report of a run.
 
     Args:
-        source: the folder of either.
+        source: its folder.
         out: the file.
         form: "html" or "md".
-        wanted: what to score for it; a study's report scores nothing.
+        wanted: what to score for it.
         device: where to score.
 
     Returns:
         What was made, as JSON values.
 
     Raises:
-        PgolfError: no run and no study, or its data is not found or not its own.
+        PgolfError: no run, or its data is not found or not its own.
+    """
+    if wanted.mode not in _LEDGERS:
+        raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(_LEDGERS)}")
+    return write_page("run", lambda: _run(source, wanted, device), out, form)
+
+
+def write_page(of: str, make: Callable[[], Report], out: Path, form: str) -> dict[str, Any]:
+    """Make a report of something and write it to a file that is known to be writable; what was made, as JSON
+    values.
     """
     if form not in FORMATS:
         raise PgolfError(f"--format {form}: unknown; use {' or '.join(FORMATS)}")
-    if wanted.mode not in _LEDGERS:
-        raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(_LEDGERS)}")
     check_writable(out)
-    is_study = (source / CELLS).is_dir()
-    report = _study(source) if is_study else _run(source, wanted, device)
+    report = make()
     page = html_page(report) if form == "html" else markdown_page(report)
     write_bytes(out, page.encode())
-    return {"report": str(out), "of": "study" if is_study else "run", "format": form, "bytes": len(page.encode())}
-
-
-def _study(folder: Path) -> Report:
-    from pgolf.study.analysis import analyse  # Reports of runs do without its statistics.
-
-    cells = read_cells(folder)
-    return study_report(folder, cells, analyse(cells))
+    return {"report": str(out), "of": of, "format": form, "bytes": len(page.encode())}
 
 
 def _run(folder: Path, wanted: Wanted, device: torch.device) -> Report:
@@ -110,7 +108,9 @@ def _dataset_of(run: RunRecord, wanted: Wanted, needed: bool) -> Dataset | None:
     folder = wanted.data or recorded_data(run.folder) or run.folder / "data"
     if wanted.data is not None or needed:
         if not folder.is_dir():
-            raise PgolfError(f"{folder}: the data of {run.folder} is not there; pass --data DIR, or --no-score")
+            raise PgolfError(
+                f"{folder}: the data of {run.folder} is not there; pass --data DIR, or --no-score"
+            )
         return open_dataset(folder, tokenizer)
     try:
         return open_dataset(folder, tokenizer)
@@ -118,7 +118,9 @@ def _dataset_of(run: RunRecord, wanted: Wanted, needed: bool) -> Dataset | None:
         return None
 
 
-def _scored(run: RunRecord, weights: Weights, dataset: Dataset, wanted: Wanted, device: torch.device) -> list[Section]:
+def _scored(
+    run: RunRecord, weights: Weights, dataset: Dataset, wanted: Wanted, device: torch.device
+) -> list[Section]:
     """What the text costs, and what the model writes."""
     packed = weights.kind == "artifact"
     ledger = run.folder / (_LEDGERS[wanted.mode] if packed else "ledger.float.jsonl")
@@ -129,8 +131,8 @@ def _scored(run: RunRecord, weights: Weights, dataset: Dataset, wanted: Wanted, 
         )
     pieces = pieces_of(dataset.tokenizer)
     texts = sample_texts(Model(weights.source, dataset.tokenizer.path), SAMPLES, SAMPLE_TOKENS)
-    note = (
-        f"Each the beginning of a document, at most {SAMPLE_TOKENS} tokens, as `pgolf generate` writes it; fixed seeds."
+    note = f"Each the beginning of a document, at most {SAMPLE_TOKENS} tokens, as `pgolf generate` writes it; fixed seeds."
+    samples = Section(
+        "samples", "Samples", [Samples("What the model writes", [visible(text) for text in texts], note)]
     )
-    samples = Section("samples", "Samples", [Samples("What the model writes", [visible(text) for text in texts], note)])
     return [text_section(costs, pieces, dataset.tokenizer.bos_id), samples]

@@ -10,8 +10,8 @@ from typing import Any
 
 from pgolf.data.dataset import Dataset
 from pgolf.evaluate.ledger import Entry, Verification, read_header, verify_ledger
-from pgolf.files import sha256_file
-from pgolf.run_files import ARTIFACT, MODEL, RAW
+from pgolf.runtime.files import sha256_file
+from pgolf.runtime.run_files import ARTIFACT, MODEL, RAW
 
 # What was scored, where it is not the artifact.
 _WEIGHTS = {"raw": RAW, "float": MODEL}
@@ -39,7 +39,9 @@ class Checked:
 
 
 def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset | None) -> list[Checked]:
-    """Verify the ledgers of a run: alone, against the weights in the folder, the data if given, the result's score."""
+    """Verify the ledgers of a run: alone, against the weights in the folder, the data if given, the result's
+    score.
+    """
     checked = []
     whole = None if dataset is None else dataset.validation_text(1)
     for name, found in evaluations.items():
@@ -57,7 +59,9 @@ def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset
             against.append("the text and bytes of the data, target by target")
         verification = verify_ledger(path, *text, expected)
         if verification.problem is None and not _same(verification, found):
-            problem = f"its score {verification.score.bpb!r} is not the one in result.json, {found['val_bpb']!r}"
+            problem = (
+                f"its score {verification.score.bpb!r} is not the one in result.json, {found['val_bpb']!r}"
+            )
             verification = Verification([], problem, verification.score)
         checked.append(Checked(name, verification, " and ".join(against) or "nothing but itself"))
     return checked

@@ -25,14 +25,15 @@ from pgolf.report.curve import draw_curve
 from pgolf.report.html import html_page
 from pgolf.report.run_report import run_report
 from pgolf.report.words import shown
-from pgolf.run_files import METRICS
-from pgolf.runs import read_run
-from pgolf.terminal import plain
-from pgolf.writing import write_bytes
+from pgolf.runs.records import read_run
+from pgolf.runtime.run_files import METRICS
+from pgolf.runtime.terminal import plain
+from pgolf.runtime.writing import write_bytes
 
 
 def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
-    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder from the files in it; returns the first.
+    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder from the files in it; returns
+    the first.
 
     Args:
         folder: the run's.
@@ -43,7 +44,9 @@ def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
     report = run_report(run, dataset)
     write_bytes(folder / "report.html", html_page(report).encode())
     path = folder / "report.md"
-    write_bytes(path, markdown_page(report, {"training": "![Training loss and validation](curve.png)"}).encode())
+    write_bytes(
+        path, markdown_page(report, {"training": "![Training loss and validation](curve.png)"}).encode()
+    )
     return path
 
 
@@ -51,7 +54,9 @@ def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str
     """A report as Markdown; ``pictures`` has a line for the beginning of some sections, by key."""
     parts = [f"# {_plain(report.title)}", _plain(report.subtitle)]
     parts.append(
-        "\n".join(f"* {_plain(card.label)}: **{_plain(card.value)}** {_plain(card.note)}" for card in report.cards)
+        "\n".join(
+            f"* {_plain(card.label)}: **{_plain(card.value)}** {_plain(card.note)}" for card in report.cards
+        )
     )
     for section in report.sections:
         parts += [f"## {_plain(section.title)}", (pictures or {}).get(section.key, "")]
@@ -92,7 +97,11 @@ def _block(block: Block) -> str:
 def _sheet(block: Sheet) -> str:
     found = block.table
     rows = [[shown(value, found.digits) for value in row] for row in found.rows]
-    parts = [f"### {_plain(found.title)}" if found.title else "", table(found.columns, rows), _plain(found.note)]
+    parts = [
+        f"### {_plain(found.title)}" if found.title else "",
+        table(found.columns, rows),
+        _plain(found.note),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 

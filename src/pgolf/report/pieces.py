@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sentencepiece
 
 from pgolf.data.tokenizer import Tokenizer
-from pgolf.files import read_bytes
+from pgolf.runtime.files import read_bytes
 
 _SPACE = "\u2581"
 
@@ -33,7 +33,9 @@ class Piece:
     """One entry of the vocabulary."""
 
     text: bytes
-    """What it stands for inside a text, in UTF-8, with a leading space where it has one; empty for control pieces."""
+    """What it stands for inside a text, in UTF-8, with a leading space where it has one; empty for control
+    pieces.
+    """
     kind: str
     """One of ``CLASSES``."""
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from pgolf.data.dataset import Dataset
 from pgolf.evaluate.ledger import read_ledger
-from pgolf.files import read_text
 from pgolf.report.content import (
     Areas,
     Block,
@@ -26,10 +25,11 @@ from pgolf.report.content import (
 )
 from pgolf.report.curve import smoothed
 from pgolf.report.evidence import Evidence, collect_evidence, evidence_cards, evidence_section
+from pgolf.report.findings import Table
 from pgolf.report.ledgers import running
-from pgolf.run_files import ARTIFACT, RECIPE
-from pgolf.runs import RunRecord
-from pgolf.study.findings import Table
+from pgolf.runs.records import RunRecord
+from pgolf.runtime.files import read_text
+from pgolf.runtime.run_files import ARTIFACT, RECIPE
 
 # Name in result.json, label, what it is, the step that leads to it.
 SCORES = (
@@ -54,7 +54,14 @@ def run_report(run: RunRecord, dataset: Dataset | None = None, more: Sequence[Se
         more: sections that took work (``text_analysis``, samples); they follow the bytes.
     """
     evidence = collect_evidence(run, dataset)
-    sections = [_scores(run), _training(run), _learning(run), _bytes(run), *more, evidence_section(run, evidence)]
+    sections = [
+        _scores(run),
+        _training(run),
+        _learning(run),
+        _bytes(run),
+        *more,
+        evidence_section(run, evidence),
+    ]
     sections += [_making(run), _commands(run)]
     description = str(run.recipe.get("description", ""))
     kept = [section for section in sections if section is not None]
@@ -71,7 +78,11 @@ def _cards(run: RunRecord, evidence: Evidence) -> list[Card]:
         cards.append(Card("validation BPB", f"{bpb:.4f}", f"last weights, after {run.steps:,} steps"))
     if pack := run.result.get("pack"):
         spare = pack["cap"] - pack["total_bytes"]
-        note = f"of {pack['cap']:,}, code included; {spare:,} left" if spare >= 0 else f"{-spare:,} above the cap"
+        note = (
+            f"of {pack['cap']:,}, code included; {spare:,} left"
+            if spare >= 0
+            else f"{-spare:,} above the cap"
+        )
         share = pack["total_bytes"] / pack["cap"]
         cards.append(Card("bytes", f"{pack['total_bytes']:,}", note, share, "plain" if spare >= 0 else "bad"))
     total = run.recipe.get("train.steps", run.steps)
@@ -110,7 +121,9 @@ def _scores(run: RunRecord) -> Section:
         )
     columns = ("score", "BPB", "nats per token", "seconds", "of")
     blocks.append(
-        Sheet(Table("Every score", columns, rows)) if rows else Prose(f"No scores yet: the run is {run.state}.")
+        Sheet(Table("Every score", columns, rows))
+        if rows
+        else Prose(f"No scores yet: the run is {run.state}.")
     )
     if pack := run.result.get("pack"):
         blocks.append(Prose(f"Artifact with scoring code: {share_of_cap(pack)}.", strong=True))
@@ -166,7 +179,9 @@ def _training(run: RunRecord) -> Section | None:
     rate = _points(steps, "lr_scale")
     charts.append(LineChart("Learning rate", "step", "times its highest", [Series("scale", rate, "line", 3)]))
     speed = _points(steps, "tokens_per_second")
-    charts.append(LineChart("Speed", "step", "tokens per second", [Series("tokens per second", speed, "line", 4)]))
+    charts.append(
+        LineChart("Speed", "step", "tokens per second", [Series("tokens per second", speed, "line", 4)])
+    )
     return Section("training", "Training", charts)
 
 
@@ -193,7 +208,8 @@ def _learning(run: RunRecord) -> Section | None:
     blocks.append(LineChart("Score so far", "targets scored", "bits per byte", lines))
     if len(ledgers) == 2 and len(segments := _segments(*ledgers.values())) > 1:
         series = [
-            Series(label, [(x, y[index]) for x, *y in segments], "dots", index) for index, label in enumerate(ledgers)
+            Series(label, [(x, y[index]) for x, *y in segments], "dots", index)
+            for index, label in enumerate(ledgers)
         ]
         note = "Bits per byte of each stretch of the text on its own."
         blocks.append(LineChart("Stretch by stretch", "targets", "bits per byte", series, note=note))
@@ -210,7 +226,9 @@ def _quarters(count: int) -> list[int]:
 
 
 def _segments(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[float, float, float]]:
-    """(middle target, bits per byte of one ledger, of the other) of stretches at whose ends both have an edge."""
+    """(middle target, bits per byte of one ledger, of the other) of stretches at whose ends both have an
+    edge.
+    """
     ends = sorted({e.first + e.targets for e in first} & {e.first + e.targets for e in second})
     count = min(_SEGMENTS, len(ends))
     edges = sorted({ends[(index + 1) * len(ends) // count - 1] for index in range(count)}) if ends else []
@@ -248,7 +266,13 @@ def _bytes(run: RunRecord) -> Section | None:
     if not pack:
         return None
     rows = [
-        [name, group["bytes"], 8 * group["bytes"] / max(group["entries"], 1), group["entries"], group["tensors"]]
+        [
+            name,
+            group["bytes"],
+            8 * group["bytes"] / max(group["entries"], 1),
+            group["entries"],
+            group["tensors"],
+        ]
         for name, group in pack["groups"].items()
     ]
     columns = ("group", "bytes", "bits per number", "numbers", "tensors")
@@ -263,7 +287,9 @@ def _bytes(run: RunRecord) -> Section | None:
         parts = [(tensor["group"], tensor["name"], float(tensor["bytes"])) for tensor in tensors]
         parts.append(("code", "packed scoring code", float(pack["code_bytes"])))
         blocks.append(
-            Areas("Where the bytes are", "bytes", parts, "Every rectangle is a tensor, as large as its bytes.")
+            Areas(
+                "Where the bytes are", "bytes", parts, "Every rectangle is a tensor, as large as its bytes."
+            )
         )
     blocks.append(Sheet(Table("By group of tensors", columns, rows, digits=2), bar="bytes"))
     if tensors:
@@ -274,7 +300,10 @@ def _bytes(run: RunRecord) -> Section | None:
 def _tensor_table(tensors: Sequence[dict[str, Any]]) -> Table:
     keys = ("name", "bytes", "bits_per_weight", "entries", "width", "group")
     rows = [
-        [*(tensor[key] for key in keys), *(_thousandths(tensor.get(key)) for key in ("predicted", "measured"))]
+        [
+            *(tensor[key] for key in keys),
+            *(_thousandths(tensor.get(key)) for key in ("predicted", "measured")),
+        ]
         for tensor in sorted(tensors, key=lambda tensor: -tensor["bytes"])
     ]
     columns = ("tensor", "bytes", "bits per number", "numbers", "width", "group", "predicted", "measured")
@@ -334,7 +363,9 @@ def _commands(run: RunRecord) -> Section:
         shlex.join(["pgolf", "run", RECIPE, *data, "--out", "again"]),
     ]
     modes = {"packed": "standard", "sliding": "sliding", "ttt": "ttt"}
-    recorded = [name for name in modes if name in run.evaluations and (run.folder / f"ledger.{name}.jsonl").is_file()]
+    recorded = [
+        name for name in modes if name in run.evaluations and (run.folder / f"ledger.{name}.jsonl").is_file()
+    ]
     if recorded:
         name = recorded[-1]
         lines += [

@@ -1,7 +1,7 @@
 """Charts as SVG text, drawn by hand: no script, no font and no colour of its own.
 
-Colours are classes of the page's style sheet, which knows light and dark. Every chart is 460 units wide, so that it can
-be read on a phone as it stands and side by side with others on a wide screen.
+Colours are classes of the page's style sheet, which knows light and dark. Every chart is 460 units wide, so
+that it can be read on a phone as it stands and side by side with others on a wide screen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def line_chart(chart: LineChart, key: str) -> str:
     every = [point for series in chart.series for point in series.points]
     seen = [(x, y) for x, y in every if math.isfinite(x) and math.isfinite(y) and (x > 0 or not chart.log_x)]
     if not seen:
-        return _svg(key, chart.title, "nothing to draw", 60, [_text(WIDTH / 2, 34, "no data", "middle", "muted")])
+        return _svg(
+            key, chart.title, "nothing to draw", 60, [_text(WIDTH / 2, 34, "no data", "middle", "muted")]
+        )
     bottom, right = height - _BOTTOM, WIDTH - _RIGHT
     xs = [x for x, _ in seen] + [x for x, _, _ in chart.band]
     x_low, x_high = (min(xs), max(xs)) if min(xs) < max(xs) else padded(xs)
@@ -99,7 +101,9 @@ def _described(chart: LineChart) -> str:
     for series in chart.series:
         if series.points:
             (x, y), (end, last) = series.points[0], series.points[-1]
-            said.append(f"{series.name}: from {_number(y)} at {_number(x)} to {_number(last)} at {_number(end)}")
+            said.append(
+                f"{series.name}: from {_number(y)} at {_number(x)} to {_number(last)} at {_number(end)}"
+            )
     return f"{chart.y_label} by {chart.x_label}. " + "; ".join(said)
 
 
@@ -125,15 +129,21 @@ def waterfall(chart: Waterfall, key: str) -> str:
         start, end = sorted((scale(before), scale(value)))
         parts.append(_text(left - 8, y + row / 2 + 4, name, "end", "name"))
         wide = _n(max(end - start, 1.5))
-        parts.append(f'<rect class="{kind}" x="{_n(start)}" y="{y + 7}" width="{wide}" height="{row - 14}" rx="2"/>')
+        parts.append(
+            f'<rect class="{kind}" x="{_n(start)}" y="{y + 7}" width="{wide}" height="{row - 14}" rx="2"/>'
+        )
         for place, edge in ((before, y - 7), (value, y + 7)):
             x = _n(scale(place))
             parts.append(
                 f'<line class="link" x1="{x}" y1="{edge}" x2="{x}" y2="{edge + 14 + (row - 14) * (edge > y)}"/>'
             )
-        parts.append(_text(end + 6, y + row / 2 + 4, f"{change:+.4f}".replace("-", "\u2212"), "start", kind + "-text"))
+        parts.append(
+            _text(end + 6, y + row / 2 + 4, f"{change:+.4f}".replace("-", "\u2212"), "start", kind + "-text")
+        )
     parts += _total(scale, chart.last, numbers[-1], top + row * (len(chart.steps) + 1), row)
-    changes = (f"{name} {value - before:+.4f}" for (name, value), before in zip(chart.steps, numbers, strict=False))
+    changes = (
+        f"{name} {value - before:+.4f}" for (name, value), before in zip(chart.steps, numbers, strict=False)
+    )
     words = f"{chart.first[0]} {numbers[0]:.4f}; {'; '.join(changes)}; {chart.last} {numbers[-1]:.4f}"
     return _svg(key, chart.title, words, bottom + 42, parts)
 
@@ -190,7 +200,8 @@ Box = tuple[float, float, float, float]
 
 
 def squarified(sizes: Sequence[float], box: Box) -> list[Box]:
-    """Divide a box (x, y, width, height) among sizes (descending), in rectangles that are as square as can be.
+    """Divide a box (x, y, width, height) among sizes (descending), in rectangles that are as square as can
+    be.
 
     Bruls, Huizing and van Wijk, "Squarified treemaps", 2000.
     """
@@ -201,7 +212,9 @@ def squarified(sizes: Sequence[float], box: Box) -> list[Box]:
         scale = width * height / total if total > 0 else 0.0
         side = min(width, height)
         count = 1
-        while count < len(rest) and _worst(rest[: count + 1], side, scale) <= _worst(rest[:count], side, scale):
+        while count < len(rest) and _worst(rest[: count + 1], side, scale) <= _worst(
+            rest[:count], side, scale
+        ):
             count += 1
         row, rest = rest[:count], rest[count:]
         part = math.fsum(row)

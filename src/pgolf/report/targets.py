@@ -1,7 +1,8 @@
 """What each target costs: the text graded once more, held against the ledger of the run.
 
-A ledger has the sum of every block only. Here the same grader asks the same scorer for the same blocks, and somebody
-listens. So the costs belong to the ledger's score, and where they do not add up to its entries that is noticed.
+A ledger has the sum of every block only. Here the same grader asks the same scorer for the same blocks, and
+somebody listens. So the costs belong to the ledger's score, and where they do not add up to its entries that
+is noticed.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgolf.compress.weights import Weights
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import Tokens
-from pgolf.device import place
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.ledger import Entry, Ledger, read_ledger
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
-from pgolf.evaluate.scorer import build_scorer
-from pgolf.weights import Weights
+from pgolf.optim.place import place
 
 # An entry's nats on the machine that wrote it and here differ by rounding: relative to the entry's nats.
 _ROUNDING = 1e-5
@@ -141,7 +142,9 @@ def _compared(ledger: Path | None, entries: list[Entry], again: Any) -> tuple[st
     """Hold a second grading against the ledger's entries: what to say, and whether they agree."""
     if ledger is None or not entries:
         reason = (
-            "the run has no ledger of this evaluation" if ledger is None else "its ledger was written target by target"
+            "the run has no ledger of this evaluation"
+            if ledger is None
+            else "its ledger was written target by target"
         )
         return f"Scored for this report; not held against a ledger ({reason}).", False
     largest = worst = 0.0

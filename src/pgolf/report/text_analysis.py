@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.report.content import LineChart, Passage, Passages, Prose, Section, Series, Sheet
+from pgolf.report.findings import Table
 from pgolf.report.pieces import CLASSES, Piece
 from pgolf.report.targets import TargetCosts
-from pgolf.study.findings import Table
-from pgolf.terminal import plain
+from pgolf.runtime.terminal import plain
 
 PASSAGE_TARGETS = 64
 PASSAGES = 4
@@ -33,7 +33,9 @@ class Document:
 
 
 def documents_of(costs: TargetCosts, start: int) -> list[Document]:
-    """Cut the targets at every target that is ``start`` (BOS). What begins or ends outside of them is cut there."""
+    """Cut the targets at every target that is ``start`` (BOS). What begins or ends outside of them is cut
+    there.
+    """
     targets = costs.tokens[1:]
     ends = [int(index) + 1 for index in np.flatnonzero(targets == start)]
     edges = [0, *(end for end in ends if end < len(targets)), len(targets)]
@@ -68,9 +70,7 @@ def class_table(costs: TargetCosts, pieces: Sequence[Piece]) -> Table:
     """Bits by class of token."""
     kinds = np.array([CLASSES.index(piece.kind) for piece in pieces])[costs.tokens[1:]]
     rows = _grouped_rows(costs, kinds, list(CLASSES))
-    note = (
-        "Bits per byte of a class divide its bits by its bytes; a document start has no bytes, but counts in the score."
-    )
+    note = "Bits per byte of a class divide its bits by its bytes; a document start has no bytes, but counts in the score."
     return Table("By class of token", ("class", *_GROUPED), rows, note, digits=3)
 
 
@@ -95,7 +95,9 @@ def _grouped_rows(
         count, size, cost = int(inside.sum()), int(costs.bytes[inside].sum()), float(bits[inside].sum())
         if count:
             share = cost / max(float(bits.sum()), 1e-9)
-            rows.append([name, cost / size if size else None, share, size / all_bytes, cost / count, count, size])
+            rows.append(
+                [name, cost / size if size else None, share, size / all_bytes, cost / count, count, size]
+            )
     return rows
 
 
@@ -108,7 +110,9 @@ def place_chart(costs: TargetCosts, documents: Sequence[Document]) -> LineChart:
         inside = (place >= low) & (place < high)
         size = int(costs.bytes[inside].sum())
         if size:
-            points.append((float(place[inside].mean()) + 1, float(costs.nats[inside].sum()) / math.log(2) / size))
+            points.append(
+                (float(place[inside].mean()) + 1, float(costs.nats[inside].sum()) / math.log(2) / size)
+            )
     return LineChart(
         "By place in the document",
         "targets into the document",
@@ -128,10 +132,14 @@ def document_chart(costs: TargetCosts, documents: Sequence[Document]) -> LineCha
             points.append((float(size), float(costs.nats[inside].sum()) / math.log(2) / size))
     series = Series("document", sorted(points[:_MOST_POINTS]), "points")
     note = f"The first {_MOST_POINTS:,} documents." if len(points) > _MOST_POINTS else ""
-    return LineChart("Documents by size", "bytes of the document", "bits per byte", [series], log_x=True, note=note)
+    return LineChart(
+        "Documents by size", "bytes of the document", "bits per byte", [series], log_x=True, note=note
+    )
 
 
-def document_sheets(costs: TargetCosts, documents: Sequence[Document], pieces: Sequence[Piece]) -> list[Sheet]:
+def document_sheets(
+    costs: TargetCosts, documents: Sequence[Document], pieces: Sequence[Piece]
+) -> list[Sheet]:
     """Documents from the hardest to the easiest; of many the two ends."""
     rows: list[list[str | float | None]] = []
     for number, document in enumerate(documents):
@@ -170,7 +178,9 @@ def passages(costs: TargetCosts, documents: Sequence[Document], pieces: Sequence
             end = min(first + PASSAGE_TARGETS, document.end)
             size = int(costs.bytes[first:end].sum())
             if end - first >= PASSAGE_TARGETS // 2 and size >= PASSAGE_TARGETS // 4:
-                windows.append((float(costs.nats[first:end].sum()) / math.log(2) / size, first, end, number + 1))
+                windows.append(
+                    (float(costs.nats[first:end].sum()) / math.log(2) / size, first, end, number + 1)
+                )
     parts = []
     taken: list[tuple[int, int]] = []
     for title, hardest in (("Hardest passages", True), ("Easiest passages", False)):
@@ -178,7 +188,9 @@ def passages(costs: TargetCosts, documents: Sequence[Document], pieces: Sequence
         for bpb, first, end, number in sorted(
             windows, key=lambda window: (-window[0] if hardest else window[0], window[1])
         ):
-            if len(chosen) == PASSAGES or any(first < other_end and other < end for other, other_end in taken):
+            if len(chosen) == PASSAGES or any(
+                first < other_end and other < end for other, other_end in taken
+            ):
                 continue
             taken.append((first, end))
             head = f"{bpb:.3f} bits per byte, document {number}, targets {first:,} to {end:,}"
@@ -217,5 +229,7 @@ def _is_character_start(byte: bytes) -> bool:
 
 
 def visible(text: str) -> str:
-    """Text without what would disturb a page: control and format characters, such as those that turn the direction."""
+    """Text without what would disturb a page: control and format characters, such as those that turn the
+    direction.
+    """
     return plain(text, keep="\n\t")

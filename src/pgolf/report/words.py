@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pgolf.study.findings import Value
+from pgolf.report.findings import Value
 
 
 def shown(value: Value, digits: int) -> str:

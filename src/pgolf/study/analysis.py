@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pgolf.files import read_json
-from pgolf.run_files import PROVENANCE
+from pgolf.report.findings import Analysis, Curve, Table, Value
+from pgolf.runtime.files import read_json
+from pgolf.runtime.run_files import PROVENANCE
 from pgolf.study.cells import Cell
-from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.study.fits import FORMS, Fit, fit
 from pgolf.study.record import LEVEL as RECORD_LEVEL
 from pgolf.study.record import MARGIN, record_claim
@@ -24,7 +24,17 @@ from pgolf.study.statements import (
     shape_statements,
     terms_statement,
 )
-from pgolf.study.statistics import LEVEL, MOST_SEEDS, TTest, detectable, holm, paired, sample, seeds_needed, welch
+from pgolf.study.statistics import (
+    LEVEL,
+    MOST_SEEDS,
+    TTest,
+    detectable,
+    holm,
+    paired,
+    sample,
+    seeds_needed,
+    welch,
+)
 from pgolf.study.terms import EVALUATIONS, GAINS, NAMES, Terms, terms_of
 from pgolf.study.warmdown import warmdown_findings
 
@@ -75,8 +85,8 @@ class Group:
 def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
     """Analyse the finished cells of a study; failed and waiting ones are named.
 
-    The baseline is the cell without changes, or else the first finished one. The score that is compared is the last
-    evaluation that every finished cell has, normally TTT.
+    The baseline is the cell without changes, or else the first finished one. The score that is compared is
+    the last evaluation that every finished cell has, normally TTT.
     """
     groups = _groups(cells)
     statements = [*_missing(cells), *_versions(cells)]
@@ -87,7 +97,9 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
     tables = [_means(groups), *_spreads(groups), _runs(groups)]
     curves: list[Curve] = []
     if score is None:
-        return Analysis(title, [*statements, "The finished cells share no evaluation: none can be compared."], tables)
+        return Analysis(
+            title, [*statements, "The finished cells share no evaluation: none can be compared."], tables
+        )
     statements += [*_best(groups, score), *_power(groups, score)]
     others = [group for group in groups if group is not base]
     if others:
@@ -100,18 +112,24 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
         fits = [fit(series.points, form) for form in FORMS]
         statements += [*shape_statements(series), *_replicated_noise(series), *fit_statements(series, fits)]
         tables.append(_rates(series))
-        curves += [_curve(series, found) for found in fits if isinstance(found, Fit)] or [_curve(series, None)]
+        curves += [_curve(series, found) for found in fits if isinstance(found, Fit)] or [
+            _curve(series, None)
+        ]
     for series in _other_series(groups, score):
         statements.append(" ".join(shape_statements(series) + _replicated_noise(series)))
         curves.append(_curve(series, None))
     found = warmdown_findings([(group.label, group.cells) for group in groups])
-    return Analysis(title, [*statements, *found.statements], [*tables, *found.tables], [*curves, *found.curves])
+    return Analysis(
+        title, [*statements, *found.statements], [*tables, *found.tables], [*curves, *found.curves]
+    )
 
 
 def _other_series(groups: Sequence[Group], score: str) -> list[Series]:
     """The series of everything but the score, where every group has it."""
     quantities = {name: (_quantity(name), 4) for name in EVALUATIONS if name != score}
-    quantities |= {name: (f"{name.replace('_', ' ').replace('ttt', 'TTT')} in bits per byte", 4) for name in GAINS}
+    quantities |= {
+        name: (f"{name.replace('_', ' ').replace('ttt', 'TTT')} in bits per byte", 4) for name in GAINS
+    }
     quantities["bytes"] = ("artifact in bytes", 0)
     found = []
     for name, (quantity, digits) in quantities.items():
@@ -154,11 +172,16 @@ def _score(groups: Sequence[Group]) -> str | None:
 
 def _missing(cells: Sequence[Cell]) -> list[str]:
     said = []
-    for status, words in (("failed", "failed and is left out"), ("waiting", "is not finished and is left out")):
+    for status, words in (
+        ("failed", "failed and is left out"),
+        ("waiting", "is not finished and is left out"),
+    ):
         left = [cell for cell in cells if cell.status == status]
         said += [f"{cell.name} {words}{f': {cell.error}' if cell.error else '.'}" for cell in left]
     diverged = [cell for cell in cells if cell.status == "finished" and not _is_scored(cell)]
-    return said + [f"{cell.name} has a score that is no number (it diverged) and is left out." for cell in diverged]
+    return said + [
+        f"{cell.name} has a score that is no number (it diverged) and is left out." for cell in diverged
+    ]
 
 
 def _versions(cells: Sequence[Cell]) -> list[str]:
@@ -177,7 +200,9 @@ def _seeded(group: Group) -> str:
 
 
 def _mean_terms(group: Group) -> Terms:
-    """Means over the seeds of the evaluations that all of them have: their differences are the mean differences."""
+    """Means over the seeds of the evaluations that all of them have: their differences are the mean
+    differences.
+    """
     means = {}
     for name in EVALUATIONS:
         values = group.by_seed(name)
@@ -212,9 +237,9 @@ def _spreads(groups: Sequence[Group]) -> list[Table]:
         spreads = [sample(entry).deviation if entry else None for entry in values]
         rows.append([group.label, len(group.cells), *spreads])
     note = "Standard deviation with n - 1; of a difference it is that of the runs' differences."
-    return [Table("Every term, standard deviation over seeds", ("cell", "seeds", *_TERM_COLUMNS), rows, note, 5)][
-        : len(rows)
-    ]
+    return [
+        Table("Every term, standard deviation over seeds", ("cell", "seeds", *_TERM_COLUMNS), rows, note, 5)
+    ][: len(rows)]
 
 
 def _runs(groups: Sequence[Group]) -> Table:
@@ -248,7 +273,9 @@ def _no_record(base: Group, group: Group, score: str) -> str:
 
 
 def _test(new: Mapping[int, float], old: Mapping[int, float]) -> TTest | None:
-    """Paired where both sides hold the same seeds, Welch's otherwise; decided by the plan, not by the outcome."""
+    """Paired where both sides hold the same seeds, Welch's otherwise; decided by the plan, not by the
+    outcome.
+    """
     if set(new) == set(old):
         return paired([new[seed] for seed in old], list(old.values()))
     return welch(list(new.values()), list(old.values()))
@@ -277,7 +304,18 @@ def _test_table(
                 needed,
             ]
         )
-    columns = ("cell", "seeds", "difference", "low", "high", "test", "p", "p (Holm)", "p (Welch)", "seeds needed")
+    columns = (
+        "cell",
+        "seeds",
+        "difference",
+        "low",
+        "high",
+        "test",
+        "p",
+        "p (Holm)",
+        "p (Welch)",
+        "seeds needed",
+    )
     note = (
         f"Of the {NAMES[score]} score in bits per byte, cell minus baseline ({base.label}): negative is better. low and"
         " high: 95 % interval, each by itself. Two-sided; paired where both have the same seeds, Welch otherwise. seeds"
@@ -296,8 +334,19 @@ def _record_table(base: Group, others: Sequence[Group], score: str) -> Table:
         found = record_claim(group.losses(score), base.losses(score))
         p_values = (None if test is None else p_text(test.p) for test in (found.welch, found.paired))
         verdict = "holds" if found.record else "does not hold"
-        rows.append([group.label, found.improvement, *p_values, found.pairs, verdict, found.seeds_needed, found.why])
-    columns = ("cell", "improvement", "p (Welch)", "p (paired)", "pairs", "record rule", "seeds needed", "why")
+        rows.append(
+            [group.label, found.improvement, *p_values, found.pairs, verdict, found.seeds_needed, found.why]
+        )
+    columns = (
+        "cell",
+        "improvement",
+        "p (Welch)",
+        "p (paired)",
+        "pairs",
+        "record rule",
+        "seeds needed",
+        "why",
+    )
     note = (
         f"Improvement of the {NAMES[score]} loss on the baseline ({base.label}) in nats per target. The rule: more than"
         f" {MARGIN:g} nats better at p < {RECORD_LEVEL:g}; one-sided tests of that margin, Welch's and, with the same"
@@ -313,7 +362,9 @@ def _rates(series: Series) -> Table:
         (start, _), (end, values) = series.levels[index], series.levels[index + 1]
         rows.append([start, end, len(values), means[index], means[index + 1], rate])
     columns = ("from", "to", "seeds", "at the first", "at the last", f"change per {series.unit_name}")
-    return Table(f"{capital(series.quantity)}: rate over {series.x_name}", columns, rows, "Means over seeds.", 5)
+    return Table(
+        f"{capital(series.quantity)}: rate over {series.x_name}", columns, rows, "Means over seeds.", 5
+    )
 
 
 def _curve(series: Series, found: Fit | None) -> Curve:
@@ -366,12 +417,16 @@ def _power(groups: Sequence[Group], score: str) -> list[str]:
     samples = [sample(list(group.by_seed(score).values())) for group in groups]
     freedom = sum(found.count - 1 for found in samples)
     if freedom == 0:
-        return ["Every cell has one seed: the noise between seeds is unknown, and no difference is significant."]
+        return [
+            "Every cell has one seed: the noise between seeds is unknown, and no difference is significant."
+        ]
     variance = sum((found.count - 1) * (found.deviation or 0.0) ** 2 for found in samples) / freedom
     fewest = min(found.count for found in samples)
     seeds = max(2, fewest)
     if variance == 0:
-        return ["The seeds of each cell gave equal scores: they are no independent runs, and nothing can be tested."]
+        return [
+            "The seeds of each cell gave equal scores: they are no independent runs, and nothing can be tested."
+        ]
     least = detectable(variance**0.5, seeds)
     return [
         f"Seeds of the same cell differ by a standard deviation of {variance**0.5:.4f} {NAMES[score]} bits per byte "

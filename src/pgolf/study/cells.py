@@ -4,7 +4,8 @@
 
     OUT/study.toml             the study as it was asked for
     OUT/cells/NAME/cell.json   what the cell is; once it is over, how it ended
-    OUT/cells/NAME/...         its run folder: recipe.toml, metrics.jsonl, artifact.pgolf, result.json, ledgers
+    OUT/cells/NAME/...         its run folder: recipe.toml, metrics.jsonl, artifact.pgolf, result.json,
+    ledgers
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
-from pgolf.run_files import RESULT, read_result
-from pgolf.train.folder import CELL
+from pgolf.runs.folder import CELL
+from pgolf.runtime.files import read_json
+from pgolf.runtime.run_files import RESULT, read_result
 
 CELLS = "cells"
 
@@ -70,10 +71,14 @@ def read_cells(study: Path) -> list[Cell]:
             place, changes, seed, error = about["place"], about["changes"], about["seed"], about.get("error")
             status: Status = about["status"]
         except (KeyError, TypeError) as problem:
-            raise PgolfError(f"{path}: is no cell of a study ({problem}); delete it and run the study again") from None
+            raise PgolfError(
+                f"{path}: is no cell of a study ({problem}); delete it and run the study again"
+            ) from None
         folder = path.parent
         result = read_result(folder) if status == "finished" else None
         if status == "finished" and result is None:
-            raise PgolfError(f"{folder / RESULT}: is missing; restore it, or delete {path} and run the study again")
+            raise PgolfError(
+                f"{folder / RESULT}: is missing; restore it, or delete {path} and run the study again"
+            )
         cells.append((int(place), Cell(folder.name, changes, int(seed), folder, status, result, error)))
     return [cell for _, cell in sorted(cells, key=lambda entry: entry[0])]

@@ -1,10 +1,11 @@
 """Curves through few points: a power law and a saturation, with honest intervals.
 
-Both have the form ``y = a + b * g(x)`` with one shape parameter in ``g``. For a fixed shape, a and b are linear least
-squares; so the sum of squares is a function of the shape alone (variable projection, Golub and Pereyra 1973), which is
-searched from end to end. Intervals are of the profile likelihood (Bates and Watts 1988, section 6.1): all values
-with which the other parameters still reach a sum of squares up to ``S * (1 + F / (n - 3))``, F being the 95 % point of
-F(1, n - 3). Unlike a covariance they stay true for four points and say so where a parameter is not determined.
+Both have the form ``y = a + b * g(x)`` with one shape parameter in ``g``. For a fixed shape, a and b are
+linear least squares; so the sum of squares is a function of the shape alone (variable projection, Golub and
+Pereyra 1973), which is searched from end to end. Intervals are of the profile likelihood (Bates and Watts
+1988, section 6.1): all values with which the other parameters still reach a sum of squares up to ``S * (1 + F
+/ (n - 3))``, F being the 95 % point of F(1, n - 3). Unlike a covariance they stay true for four points and
+say so where a parameter is not determined.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def fit(points: Sequence[tuple[float, float]], form: Form) -> Fit | NoFit:
     x, y = (np.array([point[side] for point in points], dtype=np.float64) for side in (0, 1))
     different = len(set(x.tolist()))
     if different < FEWEST:
-        return NoFit(form, f"too few points: {different} different x, three parameters need at least {FEWEST}")
+        return NoFit(
+            form, f"too few points: {different} different x, three parameters need at least {FEWEST}"
+        )
     if x.min() <= 0:
         return NoFit(form, "x has to be positive")
     if np.ptp(y) <= 1e-12 * np.abs(y).max():
@@ -99,7 +102,9 @@ def fit(points: Sequence[tuple[float, float]], form: Form) -> Fit | NoFit:
     best, at_edge = _best_shape(form, x, y, shapes)
     if at_edge:
         what = "exponent" if form == "power law" else "constant"
-        return NoFit(form, f"the points do not bend like a {form}: its best {what} has no finite value above 0")
+        return NoFit(
+            form, f"the points do not bend like a {form}: its best {what} has no finite value above 0"
+        )
     profile = _Profile(form, x, y, shapes, best)
     residual = math.sqrt(profile.least / (len(x) - 3))
     left_out = _left_out_error(form, x, y)
@@ -220,7 +225,9 @@ class _Profile:
     def shape(self) -> Parameter:
         """The shape parameter; a side that reaches the edge of the search is open."""
         low, high = self.open
-        return Parameter(self.best, None if low else float(self.allowed[1]), None if high else float(self.allowed[-1]))
+        return Parameter(
+            self.best, None if low else float(self.allowed[1]), None if high else float(self.allowed[-1])
+        )
 
     def level(self) -> Parameter:
         """``a``."""
@@ -239,7 +246,9 @@ class _Profile:
         for place in map(float, np.geomspace(self.x.min(), self.x.max(), _LINE_POINTS)):
             basis = _scaled(self.form, np.array([place]), float(self.x.min()), self.allowed)[:, 0]
             values, reach = self._combination(1.0, basis)
-            line.append((place, float(values[0]), float((values - reach).min()), float((values + reach).max())))
+            line.append(
+                (place, float(values[0]), float((values - reach).min()), float((values + reach).max()))
+            )
         return line
 
     def _bounded(self, of_a: float, of_f: Array) -> Parameter:

@@ -1,8 +1,8 @@
 """Which runs of a study can start now, and with what others have done already.
 
-A study runs in rounds. In each, every run starts that shares nothing with another waiting one, and one of those that do
-share; the others follow in later rounds. If that one fails, the next of them takes its place, so a failed run costs the
-others time, never their results.
+A study runs in rounds. In each, every run starts that shares nothing with another waiting one, and one of
+those that do share; the others follow in later rounds. If that one fails, the next of them takes its place,
+so a failed run costs the others time, never their results.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pgolf.run_files import RESULT
+from pgolf.runs.folder import is_trained, saved_recipe
+from pgolf.runtime.run_files import RESULT
 from pgolf.study.spec import Planned
 from pgolf.study.trunk import branch_step, is_packed, pack_key, train_key, trunk_key
 from pgolf.train.checkpoint import SNAPSHOTS
-from pgolf.train.folder import is_trained, saved_recipe
 
 
 @dataclass
@@ -43,7 +43,10 @@ class Progress:
                 found.trained.add(cell.name)
                 if is_packed(folder, cell.recipe):
                     found.packed.add(cell.name)
-            steps = {int(path.stem.removeprefix("step-")) for path in (folder / SNAPSHOTS).glob("step-*.safetensors")}
+            steps = {
+                int(path.stem.removeprefix("step-"))
+                for path in (folder / SNAPSHOTS).glob("step-*.safetensors")
+            }
             found.snapshots[cell.name] = steps
         return found
 
@@ -53,7 +56,8 @@ class Source:
     """What a run begins with."""
 
     kind: Literal["trunk", "training", "moment"]
-    """The first steps, the whole training (and packing, if that is equal), or the weights after some steps."""
+    """The first steps, the whole training (and packing, if that is equal), or the weights after some steps.
+    """
     cell: Planned
     step: int | None = None
 
@@ -94,8 +98,9 @@ class Shares:
         self._trunk = {cell.name: trunk_key(cell.recipe) for cell in cells}
 
     def next_round(self, pending: Sequence[Planned], progress: Progress) -> tuple[list[Start], list[Planned]]:
-        """What can start, in the study's order, and which cells can never start: those that look at a moment of a run
-        that is over or has failed, and kept no checkpoint there."""
+        """What can start, in the study's order, and which cells can never start: those that look at a moment
+        of a run that is over or has failed, and kept no checkpoint there.
+        """
         starts, hopeless = [], []
         for cell in pending:
             if cell.name in progress.begun:
@@ -107,13 +112,17 @@ class Shares:
                 elif not any(self._trains_alike(cell, other) for other in pending):
                     hopeless.append(cell)
             elif not self._waits(cell, pending, progress):
-                starts.append(Start(cell, self._source(cell, pending, progress), self._kept_by(cell, pending)))
+                starts.append(
+                    Start(cell, self._source(cell, pending, progress), self._kept_by(cell, pending))
+                )
         return starts, hopeless
 
     def rounds(self, pending: Sequence[Planned], progress: Progress) -> list[list[Start]]:
         """What will start when, if nothing fails."""
         left, found = list(pending), []
-        state = Progress(set(progress.begun), set(progress.trained), set(progress.packed), dict(progress.snapshots))
+        state = Progress(
+            set(progress.begun), set(progress.trained), set(progress.packed), dict(progress.snapshots)
+        )
         while left:
             starts, hopeless = self.next_round(left, state)
             found.append(starts)
@@ -122,7 +131,9 @@ class Shares:
             for names in (state.begun, state.trained, state.packed):
                 names |= gone
             for start in starts:
-                state.snapshots[start.cell.name] = state.snapshots.get(start.cell.name, set()) | set(start.keep)
+                state.snapshots[start.cell.name] = state.snapshots.get(start.cell.name, set()) | set(
+                    start.keep
+                )
         return found
 
     def _trains_alike(self, cell: Planned, other: Planned) -> bool:
@@ -151,7 +162,11 @@ class Shares:
     def _source(self, cell: Planned, pending: Sequence[Planned], progress: Progress) -> Source | None:
         if packed := self._packed_like(cell, progress):
             return Source("training", packed[0])
-        trained = [other for other in self.cells if self._trains_alike(cell, other) and other.name in progress.trained]
+        trained = [
+            other
+            for other in self.cells
+            if self._trains_alike(cell, other) and other.name in progress.trained
+        ]
         if trained:
             return Source("training", trained[0])
         return self._trunk_source(cell, pending, progress)
@@ -166,7 +181,9 @@ class Shares:
 
     def _trunk_source(self, cell: Planned, pending: Sequence[Planned], progress: Progress) -> Source | None:
         """The latest checkpoint of another run that this one would pass as well, before anyone looks at it."""
-        looked_at = [o.step for o in pending if o.step is not None and self._train[o.name] == self._train[cell.name]]
+        looked_at = [
+            o.step for o in pending if o.step is not None and self._train[o.name] == self._train[cell.name]
+        ]
         latest = min([branch_step(cell.recipe), *(step - 1 for step in looked_at)])
         found = [
             Source("trunk", other, step)
@@ -178,7 +195,9 @@ class Shares:
 
     def _longest(self, cell: Planned, pending: Sequence[Planned]) -> Planned:
         # The first one where several are equally long.
-        return max(self._on_one_trunk(cell, pending), key=lambda other: branch_step(other.recipe), default=cell)
+        return max(
+            self._on_one_trunk(cell, pending), key=lambda other: branch_step(other.recipe), default=cell
+        )
 
     def _on_one_trunk(self, cell: Planned, among: Sequence[Planned]) -> list[Planned]:
         key = self._trunk[cell.name]
@@ -188,8 +207,12 @@ class Shares:
         if cell.step is not None:
             return ()
         others = [other for other in pending if other.name != cell.name]
-        moments = {o.step for o in others if o.step is not None and self._train[o.name] == self._train[cell.name]}
-        branching = [o for o in self._on_one_trunk(cell, others) if self._train[o.name] != self._train[cell.name]]
+        moments = {
+            o.step for o in others if o.step is not None and self._train[o.name] == self._train[cell.name]
+        }
+        branching = [
+            o for o in self._on_one_trunk(cell, others) if self._train[o.name] != self._train[cell.name]
+        ]
         branches = {branch_step(other.recipe) for other in branching}
         inside = {step for step in branches if 0 < step <= branch_step(cell.recipe)}
         return tuple(sorted(moments | inside))

@@ -35,15 +35,21 @@ class RecordVerdict:
     margin: float
     level: float
     welch: TTest | None
-    """One-sided against an improvement of the margin; None with fewer than two runs a side or without any spread."""
+    """One-sided against an improvement of the margin; None with fewer than two runs a side or without any
+    spread.
+    """
     paired: TTest | None
     """The same pair by pair; None unless both sides have the same seeds, at least two."""
     pairs: int
     """Seeds that both sides have."""
     power: float | None
-    """Chance that Welch's test with so many seeds (the smaller side's) shows an improvement as large as this one."""
+    """Chance that Welch's test with so many seeds (the smaller side's) shows an improvement as large as this
+    one.
+    """
     seeds_needed: int | None
-    """Seeds a side for a chance of 80 %; None where nothing can be said, or the improvement is within the margin."""
+    """Seeds a side for a chance of 80 %; None where nothing can be said, or the improvement is within the
+    margin.
+    """
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -53,8 +59,9 @@ class RecordVerdict:
 def record_claim(new: Losses, old: Losses, margin: float = MARGIN, level: float = LEVEL) -> RecordVerdict:
     """Test the claim that ``new`` is better than ``old`` by more than ``margin``.
 
-    Welch's test decides; where both sides hold the very same seeds, the paired test has to agree, so that nobody
-    chooses the kinder of the two after having seen both. (Of a few seeds in common it would know next to nothing.)
+    Welch's test decides; where both sides hold the very same seeds, the paired test has to agree, so that
+    nobody chooses the kinder of the two after having seen both. (Of a few seeds in common it would know next
+    to nothing.)
 
     Args:
         new: losses of the claimed record, at least one.
@@ -100,7 +107,9 @@ def _values(losses: Losses) -> list[float]:
 def _reason(improvement: float, margin: float, level: float, tests: Sequence[TTest], fewest: int) -> str:
     from pgolf.study.statements import p_text
 
-    size = f"{abs(improvement):.4f} nats {'better' if improvement > 0 else 'worse'}" if improvement else "equal"
+    size = (
+        f"{abs(improvement):.4f} nats {'better' if improvement > 0 else 'worse'}" if improvement else "equal"
+    )
     # Without a margin the claim is only that it is better.
     claim = f"more than {margin:g} nats better" if margin else "better"
     if improvement <= margin:

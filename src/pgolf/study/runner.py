@@ -1,4 +1,6 @@
-"""Runs the cells of a study: finished ones are skipped, shared parts are done once, a failure stops nothing else."""
+"""Runs the cells of a study: finished ones are skipped, shared parts are done once, a failure stops nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +14,24 @@ from typing import Any
 import torch
 
 from pgolf.errors import Interrupted, PgolfError
-from pgolf.estimate import check_size
-from pgolf.files import read_json
 from pgolf.launch.jobs import RunJob
 from pgolf.launch.local import Outcome, Place, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
-from pgolf.locks import LOCK, held
-from pgolf.paths import write_error
-from pgolf.pipeline import job_dataset, run_all
-from pgolf.progress import stderr, tell
-from pgolf.run_files import PROVENANCE
+from pgolf.report.markdown import write_report
+from pgolf.runs.estimate import check_size
+from pgolf.runs.folder import CELL, LAUNCH, saved_recipe
+from pgolf.runs.pipeline import job_dataset, run_all
+from pgolf.runtime.exclusive import working_in
+from pgolf.runtime.files import read_json
+from pgolf.runtime.locks import LOCK, held
+from pgolf.runtime.paths import write_error
+from pgolf.runtime.progress import stderr, tell
+from pgolf.runtime.run_files import PROVENANCE
+from pgolf.runtime.writing import remove_file, write_bytes, write_json
 from pgolf.study.cells import CELLS, Status
 from pgolf.study.order import Progress, Shares, Source, Start
 from pgolf.study.spec import Planned, Study
 from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
-from pgolf.train.exclusive import working_in
-from pgolf.train.folder import CELL, LAUNCH, saved_recipe
-from pgolf.writing import remove_file, write_bytes, write_json
 
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
@@ -53,7 +56,9 @@ class Workplace:
         """A cell's run."""
         folder = self.folder(cell).absolute()
         data, tokenizer = (None if path is None else path.absolute() for path in (self.data, self.tokenizer))
-        return RunJob(cell.recipe, "run", folder, data, tokenizer, self.device, Path.cwd(), study.file.scores, keep)
+        return RunJob(
+            cell.recipe, "run", folder, data, tokenizer, self.device, Path.cwd(), study.file.scores, keep
+        )
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,8 @@ def compare(study: Study, place: Workplace) -> Comparison:
     """What a run of the study would find; writes nothing but the recipes' own corpora.
 
     Raises:
-        PgolfError: the data are missing or wrong for a cell, or the folder holds something else than this study,
-            or cells of the same name with other recipes or other data.
+        PgolfError: the data are missing or wrong for a cell, or the folder holds something else than this
+            study, or cells of the same name with other recipes or other data.
     """
     begun = place.out.is_dir() and any(not path.name.startswith(LOCK) for path in place.out.iterdir())
     if begun and not (place.out / STUDY).is_file():
@@ -121,7 +126,10 @@ def _corpus(cell: Planned) -> tuple[int, str, float]:
 def _fingerprints(study: Study, place: Workplace) -> dict[tuple[int, str, float], str]:
     # Here and not in the runs: mistakes show at once, and no two runs prepare the same corpus.
     cells = {_corpus(cell): cell for cell in study.cells}
-    return {key: job_dataset(cell.recipe, place.data, place.tokenizer).fingerprint() for key, cell in cells.items()}
+    return {
+        key: job_dataset(cell.recipe, place.data, place.tokenizer).fingerprint()
+        for key, cell in cells.items()
+    }
 
 
 def run_study(
@@ -178,7 +186,9 @@ class _Session:
             starts, hopeless = self.shares.next_round(pending, progress)
             for cell in hopeless:
                 self._over(
-                    _failure(self.place.job(self.study, cell), f"the run kept no checkpoint after step {cell.step}")
+                    _failure(
+                        self.place.job(self.study, cell), f"the run kept no checkpoint after step {cell.step}"
+                    )
                 )
             here = [start for start in starts if not self.is_away(self.place.job(self.study, start.cell))]
             jobs = [job for start in here if (job := self._begin(start)) is not None]
@@ -241,7 +251,8 @@ def in_this_process(device: torch.device) -> Launcher:
             started = time.monotonic()
             quiet, stderr.quiet = stderr.quiet, not stderr.is_terminal
             try:
-                run_all(job.recipe, job.data, job.tokenizer, job.out, device, scores=job.scores, keep=job.keep)
+                given = job.recipe, job.data, job.tokenizer, job.out, device
+                run_all(*given, scores=job.scores, keep=job.keep, report=write_report)
             except Interrupted:
                 raise Interrupted("stopped; the same command goes on") from None
             except PgolfError as error:
@@ -270,8 +281,12 @@ def in_processes(places: Sequence[Place]) -> Launcher:
     return launch
 
 
-def as_cluster_jobs(resources: Resources, executor: str, told: Callable[[RunJob, str, str], None]) -> Launcher:
-    """Each run as a job of its own; ``told`` hears its number, and that of one that ended before the run was done."""
+def as_cluster_jobs(
+    resources: Resources, executor: str, told: Callable[[RunJob, str, str], None]
+) -> Launcher:
+    """Each run as a job of its own; ``told`` hears its number, and that of one that ended before the run was
+    done.
+    """
 
     def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:
         for job in jobs:

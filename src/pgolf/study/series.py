@@ -6,8 +6,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pgolf.files import read_text
-from pgolf.run_files import RECIPE
+from pgolf.runtime.files import read_text
+from pgolf.runtime.run_files import RECIPE
 from pgolf.study.cells import Cell
 from pgolf.study.statements import Series
 
@@ -21,8 +21,8 @@ FEWEST = 3
 def groups_series(groups: Sequence[Measured], quantity: str, digits: int = 4) -> list[Series]:
     """Every series of at least three values of a numeric key, all other changes being equal.
 
-    A cell that leaves a key as it is takes part with the value in its run's recipe. Where that gives none, but several
-    numeric keys rise or fall together, they make one series named after the first and the others.
+    A cell that leaves a key as it is takes part with the value in its run's recipe. Where that gives none,
+    but several numeric keys rise or fall together, they make one series named after the first and the others.
     """
     keys = list(dict.fromkeys(key for cells, _ in groups for key in cells[0].changes))
     settings = [{key: _value(cells[0], key) for key in keys} for cells, _ in groups]
@@ -38,7 +38,9 @@ def groups_series(groups: Sequence[Measured], quantity: str, digits: int = 4) ->
             found += _series(levels, quantity, f"{key} at {rest}" if several else key, digits)
     if not found and len(keys) > 1 and _move_together(settings):
         first, *others = keys
-        levels = [(float(setting[first]), values) for setting, (_, values) in zip(settings, groups, strict=True)]
+        levels = [
+            (float(setting[first]), values) for setting, (_, values) in zip(settings, groups, strict=True)
+        ]
         found = _series(levels, quantity, f"{first} (with {', '.join(others)})", digits)
     return found
 

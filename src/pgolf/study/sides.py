@@ -10,8 +10,8 @@ from typing import Any
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import read_header
-from pgolf.recipe import load_recipe
-from pgolf.run_files import RECIPE, RESULT, read_result
+from pgolf.recipe.recipe import load_recipe
+from pgolf.runtime.run_files import RECIPE, RESULT, read_result
 from pgolf.study.record import Losses
 from pgolf.study.terms import NAMES
 
@@ -25,21 +25,29 @@ class Side:
     losses: Losses
     """Nats per target: by seed if they are of run folders."""
     text: Mapping[str, Any] | None
-    """What was scored: targets, bytes, and digests of text and tokenizer where a ledger has them. None if unknown."""
+    """What was scored: targets, bytes, and digests of text and tokenizer where a ledger has them. None if
+    unknown.
+    """
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(name, seed, loss) of each."""
-        seeds = [str(seed) for seed in self.losses] if isinstance(self.losses, Mapping) else ["-"] * len(self.names)
+        seeds = (
+            [str(seed) for seed in self.losses]
+            if isinstance(self.losses, Mapping)
+            else ["-"] * len(self.names)
+        )
         values = self.losses.values() if isinstance(self.losses, Mapping) else self.losses
-        return [(name, seed, f"{loss:.5f}") for name, seed, loss in zip(self.names, seeds, values, strict=True)]
+        return [
+            (name, seed, f"{loss:.5f}") for name, seed, loss in zip(self.names, seeds, values, strict=True)
+        ]
 
 
 def read_side(names: Sequence[str], evaluation: str) -> Side:
     """Read run folders, or numbers, as one side of a comparison.
 
     Raises:
-        PgolfError: folders and numbers are mixed, a folder holds no finished run with this evaluation, two runs have
-            the same seed, or runs differ in more than the seed or in the text that they scored.
+        PgolfError: folders and numbers are mixed, a folder holds no finished run with this evaluation, two
+            runs have the same seed, or runs differ in more than the seed or in the text that they scored.
     """
     numbers = [_number(name) for name in names]
     given = [number for number in numbers if number is not None]
@@ -57,7 +65,9 @@ def read_side(names: Sequence[str], evaluation: str) -> Side:
         if first is None:
             first = folder, digest, text
         if digest != first[1]:
-            raise PgolfError(f"{folder}: differs from {first[0]} in more than the seed; give runs of one recipe a side")
+            raise PgolfError(
+                f"{folder}: differs from {first[0]} in more than the seed; give runs of one recipe a side"
+            )
         _check_text(text, first[2], f"{folder} and {first[0]}")
         losses[seed] = loss
     assert first is not None, "a side has at least one name"
@@ -65,10 +75,12 @@ def read_side(names: Sequence[str], evaluation: str) -> Side:
 
 
 def check_comparable(new: Side, old: Side) -> None:
-    """Make sure that both sides are of different runs that scored the same text in the same tokens, as far as known.
+    """Make sure that both sides are of different runs that scored the same text in the same tokens, as far as
+    known.
 
     Raises:
-        PgolfError: they did not (nats per target of different targets cannot be compared), or a run is on both sides.
+        PgolfError: they did not (nats per target of different targets cannot be compared), or a run is on
+            both sides.
     """
     if new.text is not None and old.text is not None:
         shared = {Path(name).resolve() for name in new.names} & {Path(name).resolve() for name in old.names}
@@ -99,7 +111,9 @@ def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any
     """Seed, digest of the recipe without it, loss, and what was scored."""
     for name in (RESULT, RECIPE):
         if not (folder / name).is_file():
-            raise PgolfError(f"{folder}: holds no finished run ({name} is missing); make one with `pgolf run`")
+            raise PgolfError(
+                f"{folder}: holds no finished run ({name} is missing); make one with `pgolf run`"
+            )
     try:
         found = (read_result(folder) or {})["evaluations"][evaluation]
         loss, text = float(found["val_loss"]), {"targets": found["targets"], "bytes of text": found["bytes"]}
@@ -109,7 +123,9 @@ def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any
             "or choose another --evaluation"
         ) from None
     if not math.isfinite(loss):
-        raise PgolfError(f"{folder}: its {NAMES[evaluation]} loss is no number (the run diverged); leave it out")
+        raise PgolfError(
+            f"{folder}: its {NAMES[evaluation]} loss is no number (the run diverged); leave it out"
+        )
     ledger = folder / f"ledger.{evaluation}.jsonl"
     if ledger.is_file():
         header = read_header(ledger)

@@ -18,8 +18,8 @@
     [grid]                               # every combination of these, for every one of the cells
     optim.matrix_lr = [0.02, 0.025]
 
-    [small]                              # what is different with --small: any of the keys above, replaced as a whole
-    recipe = "tiny"
+    [small]                              # what is different with --small: any of the keys above, replaced as
+    a whole recipe = "tiny"
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ import pydantic
 import tomli_w
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_text
-from pgolf.recipe import Recipe, load_recipe, recipe_from_tree, recipe_keys
-from pgolf.recipe_files import nearest
+from pgolf.recipe.files import nearest
+from pgolf.recipe.recipe import Recipe, load_recipe, recipe_from_tree, recipe_keys
+from pgolf.runtime.files import read_text
 
 Score = Literal["float", "packed", "sliding", "ttt"]
 _LONGEST_NAME = 100
@@ -106,7 +106,7 @@ class Study:
 
 def study_names() -> list[str]:
     """Names of the studies that come with pgolf, sorted."""
-    folder = resources.files("pgolf.studies")
+    folder = resources.files("pgolf.study")
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -118,7 +118,8 @@ def load_study(name: str, small: bool = False) -> Study:
         small: with what its ``[small]`` table changes.
 
     Raises:
-        PgolfError: the study, or the recipe of any cell, is malformed or contradictory; every problem is listed.
+        PgolfError: the study, or the recipe of any cell, is malformed or contradictory; every problem is
+            listed.
     """
     tree = _load_tree(name)
     smaller = tree.pop("small", None)
@@ -129,7 +130,9 @@ def load_study(name: str, small: bool = False) -> Study:
     try:
         file = StudyFile.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise PgolfError(f"study {name}: {'; '.join(_describe(entry) for entry in error.errors())}") from error
+        raise PgolfError(
+            f"study {name}: {'; '.join(_describe(entry) for entry in error.errors())}"
+        ) from error
     cells, problems = _plan(file)
     if problems:
         raise PgolfError(f"study {name}: {'; '.join(problems)}")
@@ -148,7 +151,7 @@ def _load_tree(name: str) -> dict[str, Any]:
         names = study_names()
         if name not in names:
             raise PgolfError(f"study {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")
-        text = resources.files("pgolf.studies").joinpath(f"{name}.toml").read_text("utf-8")
+        text = resources.files("pgolf.study").joinpath(f"{name}.toml").read_text("utf-8")
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -156,7 +159,11 @@ def _load_tree(name: str) -> dict[str, Any]:
     if "recipe" not in tree and ("model" in tree or "extends" in tree):
         raise PgolfError(f"study {name}: is a recipe, not a study; run it with `pgolf run {name}`")
     for part in (tree, tree.get("small")):
-        if isinstance(part, dict) and isinstance(recipe := part.get("recipe"), str) and recipe.endswith(".toml"):
+        if (
+            isinstance(part, dict)
+            and isinstance(recipe := part.get("recipe"), str)
+            and recipe.endswith(".toml")
+        ):
             part["recipe"] = str((folder / recipe).absolute())
     return tree
 
@@ -182,15 +189,23 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     """All cells, and everything that is wrong with the study."""
     base, grid = dict(_flat(file.base)), dict(_flat(file.grid))
     entries = [dict(_flat(entry)) for entry in file.cells] or [{}]
-    problems = [f"{what} is empty" for what, values in (("seeds", file.seeds), ("scores", file.scores)) if not values]
-    problems += [
-        f"{what} names {value!r} twice" for what in ("seeds", "scores") for value in _twice(getattr(file, what))
+    problems = [
+        f"{what} is empty" for what, values in (("seeds", file.seeds), ("scores", file.scores)) if not values
     ]
-    problems += _key_problems([("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in entries)])
+    problems += [
+        f"{what} names {value!r} twice"
+        for what in ("seeds", "scores")
+        for value in _twice(getattr(file, what))
+    ]
+    problems += _key_problems(
+        [("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in entries)]
+    )
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             problems.append(f"[grid] {key}: give a list of values (got {values!r})")
-    problems += [f"{key} is in [[cells]] and in [grid]" for key in grid if any(key in entry for entry in entries)]
+    problems += [
+        f"{key} is in [[cells]] and in [grid]" for key in grid if any(key in entry for entry in entries)
+    ]
     root = load_recipe(file.recipe)
     if problems:
         return [], problems
@@ -208,7 +223,9 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
                     continue
                 cells += _at_steps(file, changes, seed, recipe, problems)
     for message, labels in wrong.items():
-        problems.append(f"cell {labels[0]}{f' (and {len(labels) - 1} more)' if len(labels) > 1 else ''}: {message}")
+        problems.append(
+            f"cell {labels[0]}{f' (and {len(labels) - 1} more)' if len(labels) > 1 else ''}: {message}"
+        )
     return _named(_by_seed(cells), problems), list(dict.fromkeys(problems))
 
 
@@ -265,7 +282,9 @@ def _named(cells: Sequence[Planned], problems: list[str]) -> list[Planned]:
         other = seen.setdefault((cell.recipe.digest(), cell.step), cell.label)
         if other != cell.label:
             problems.append(f"cells {other!r} and {cell.label!r} are the same run; take one out")
-    problems += [f"cell {label!r} is listed twice" for label in _twice(f"{c.label}, seed {c.seed}" for c in cells)]
+    problems += [
+        f"cell {label!r} is listed twice" for label in _twice(f"{c.label}, seed {c.seed}" for c in cells)
+    ]
     names = [_name(cell) for cell in cells]
     common = Counter(name.lower() for name in names)
     return [
@@ -282,7 +301,9 @@ def _named(cells: Sequence[Planned], problems: list[str]) -> list[Planned]:
 
 def _name(cell: Planned) -> str:
     parts = [f"{key}-{value}" for key, value in cell.changes.items()] or ["base"]
-    name = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in [*parts, f"seed-{cell.seed}"])
+    name = "_".join(
+        re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in [*parts, f"seed-{cell.seed}"]
+    )
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}_{_short_digest(cell)}"
 
 

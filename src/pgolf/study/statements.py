@@ -1,12 +1,13 @@
 """Sentences made from numbers, so that a report cannot say what its tables do not show.
 
-Each function returns sentences that are true of the numbers it was given. Words of judgement are defined here once:
+Each function returns sentences that are true of the numbers it was given. Words of judgement are defined here
+once:
 
 * falls or rises **throughout**: so do the means from every value of x to the next.
-* the fall (or rise) **diminishes** or **accelerates throughout**: the change per unit of x gets strictly smaller or
-  larger in size from every interval to the next; in all other cases neither is said.
-* **significant**: p < 0.05 in a two-sided t-test, after Holm's correction where several tests are made. Runs of a
-  single seed never are: their noise is unknown.
+* the fall (or rise) **diminishes** or **accelerates throughout**: the change per unit of x gets strictly
+  smaller or larger in size from every interval to the next; in all other cases neither is said.
+* **significant**: p < 0.05 in a two-sided t-test, after Holm's correction where several tests are made. Runs
+  of a single seed never are: their noise is unknown.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Series:
     digits: int = 4
     """Decimal places of the quantity."""
     within_runs: bool = False
-    """Whether the values of a seed at all x are of one run, so that only differences within runs are independent."""
+    """Whether the values of a seed at all x are of one run, so that only differences within runs are
+    independent.
+    """
 
     @property
     def means(self) -> list[float]:
@@ -50,7 +53,9 @@ class Series:
 
     @property
     def unit(self) -> float:
-        """The stretch of x that a rate is given for: 1,000 training steps, else a power of ten within the gaps."""
+        """The stretch of x that a rate is given for: 1,000 training steps, else a power of ten within the
+        gaps.
+        """
         if self._counts_steps:
             return 1000.0
         gaps = [b - a for (a, _), (b, _) in itertools.pairwise(self.levels)]
@@ -160,7 +165,9 @@ def noise_statements(series: Series) -> list[str]:
     tests = [_neighbours(series, index) for index in range(len(series.levels) - 1)]
     made = [test.p for test in tests if test is not None]
     if not made:
-        return [f"No difference of {series.quantity} can be tested: nowhere are there two different runs of a cell."]
+        return [
+            f"No difference of {series.quantity} can be tested: nowhere are there two different runs of a cell."
+        ]
     shown = sum(p < LEVEL for p in holm(made))
     kind = "paired" if series.within_runs else "Welch"
     said = [
@@ -189,8 +196,9 @@ def _neighbours(series: Series, index: int) -> TTest | None:
 def bend_test(series: Series) -> tuple[float, float] | None:
     """Last rate minus first rate, and the p-value of its two-sided test against no difference.
 
-    A linear contrast of the means: between runs with the variance pooled over all x (as in a one-way analysis of
-    variance), within runs from each run's own contrast. None with fewer than three x, without replication or spread.
+    A linear contrast of the means: between runs with the variance pooled over all x (as in a one-way analysis
+    of variance), within runs from each run's own contrast. None with fewer than three x, without replication
+    or spread.
     """
     if len(series.levels) < 3:
         return None
@@ -221,12 +229,12 @@ def terms_statement(label: str, terms: Terms) -> str | None:
         between = EVALUATIONS[EVALUATIONS.index(before) + 1 : EVALUATIONS.index(after) + 1]
         names = [STEPS[name] for name in between]
         together = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-        steps.append(f"{together} {signed(second - first)}" + (" (not measured apart)" if len(between) > 1 else ""))
+        steps.append(
+            f"{together} {signed(second - first)}" + (" (not measured apart)" if len(between) > 1 else "")
+        )
     (begin, first), (end, last) = present[0], present[-1]
     whole = f", together {signed(last - first)}" if len(steps) > 1 else ""
-    return (
-        f"{label}: from {NAMES[begin]} {first:.4f} to {NAMES[end]} {last:.4f} bits per byte: {', '.join(steps)}{whole}."
-    )
+    return f"{label}: from {NAMES[begin]} {first:.4f} to {NAMES[end]} {last:.4f} bits per byte: {', '.join(steps)}{whole}."
 
 
 def difference_statement(
@@ -287,7 +295,9 @@ def fit_statements(series: Series, fits: Sequence[Fit | NoFit]) -> list[str]:
             f"{_parameter(found.a)}, {name} {_parameter(found.shape)}; predicts left-out points with an error of "
             f"{found.leave_one_out:.2g} (root mean square)."
         )
-    curves = sorted((found for found in fits if isinstance(found, Fit)), key=lambda found: found.leave_one_out)
+    curves = sorted(
+        (found for found in fits if isinstance(found, Fit)), key=lambda found: found.leave_one_out
+    )
     if len(curves) > 1:
         said.append(
             f"Of both curves of {series.quantity} the {curves[0].form} predicts left-out points better: "

@@ -1,8 +1,9 @@
 """Tests, intervals and sample sizes for losses over a few seeds.
 
-Losses of runs that differ in the seed alone are taken as independent draws from a normal distribution; two recipes may
-have different spreads (Welch), and runs of the same seed may be paired. Distributions come from SciPy, which is
-imported only when something is computed. docs/statistics.md gives each formula and its source.
+Losses of runs that differ in the seed alone are taken as independent draws from a normal distribution; two
+recipes may have different spreads (Welch), and runs of the same seed may be paired. Distributions come from
+SciPy, which is imported only when something is computed. docs/statistics.md gives each formula and its
+source.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class TTest:
     difference: float
     """Mean of the first minus mean of the second, in the values' unit."""
     deviation: float
-    """paired: of the differences; Welch: of one value, sqrt of the mean of both variances; contrast: of one value."""
+    """paired: of the differences; Welch: of one value, sqrt of the mean of both variances; contrast: of one
+    value.
+    """
     low: float
     high: float
     """Two-sided 95 % interval of the difference."""
@@ -87,7 +90,9 @@ def welch(
     errors = [(found.deviation or 0.0) ** 2 / found.count for found in samples]
     if math.sqrt(sum(errors)) <= _ROUNDING * max(map(abs, [*first, *second])):
         return None
-    freedom = sum(errors) ** 2 / sum(error**2 / (found.count - 1) for error, found in zip(errors, samples, strict=True))
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (found.count - 1) for error, found in zip(errors, samples, strict=True)
+    )
     deviation = math.sqrt(sum((found.deviation or 0.0) ** 2 for found in samples) / 2)
     difference = samples[0].mean - samples[1].mean
     return _t_test("Welch", difference, math.sqrt(sum(errors)), deviation, freedom, side, margin)
@@ -98,8 +103,8 @@ def paired(
 ) -> TTest | None:
     """Student's t-test of differences ``first[i] - second[i]``, such as of two recipes with the same seed.
 
-    Arguments and result as of ``welch``; both have the same length. None for fewer than two pairs and for differences
-    without spread.
+    Arguments and result as of ``welch``; both have the same length. None for fewer than two pairs and for
+    differences without spread.
     """
     differences = [a - b for a, b in zip(first, second, strict=True)]
     if len(differences) < 2:
@@ -113,7 +118,8 @@ def paired(
 
 
 def contrast(groups: Sequence[Sequence[float]], weights: Sequence[float]) -> TTest | None:
-    """Two-sided t-test of ``sum(weights[i] * mean of group i)`` against 0, the variance pooled over all groups.
+    """Two-sided t-test of ``sum(weights[i] * mean of group i)`` against 0, the variance pooled over all
+    groups.
 
     None without a group of two values, or without any spread within groups.
     Source: linear contrasts in a one-way analysis of variance (Scheffe 1959, section 3.4).
@@ -146,13 +152,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(
-    effect: float, deviation: float, seeds: int, level: float = LEVEL, side: Side = "two-sided", pairs: bool = False
+    effect: float,
+    deviation: float,
+    seeds: int,
+    level: float = LEVEL,
+    side: Side = "two-sided",
+    pairs: bool = False,
 ) -> float:
     """Chance that a t-test with ``seeds`` runs a side finds a true difference of ``effect`` significant.
 
     Args:
         effect: true difference beyond the margin, in the unit of the values; its sign does not matter.
-        deviation: standard deviation over seeds of one side, the same for both; with ``pairs`` of the differences.
+        deviation: standard deviation over seeds of one side, the same for both; with ``pairs`` of the
+            differences.
         seeds: at least 2.
         level: level of the test.
         side: as of the test.
@@ -171,9 +183,11 @@ def power(
 def seeds_needed(
     effect: float, deviation: float, level: float = LEVEL, side: Side = "two-sided", pairs: bool = False
 ) -> int | None:
-    """Fewest seeds a side with which ``power`` reaches 80 %; None if there is no effect or 10,000 are too few.
+    """Fewest seeds a side with which ``power`` reaches 80 %; None if there is no effect or 10,000 are too
+    few.
 
-    Takes effect and deviation for the true ones: estimated from a few seeds they are rough, and so is the number.
+    Takes effect and deviation for the true ones: estimated from a few seeds they are rough, and so is the
+    number.
     """
     if effect == 0 or not math.isfinite(effect):
         return None

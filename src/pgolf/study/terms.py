@@ -26,8 +26,10 @@ GAINS = {
     "sliding_gain": ("packed", "sliding"),
     "ttt_gain": ("sliding", "ttt"),
 }
-"""Differences, first minus second, of two evaluations that differ in one thing. A gain is positive where the score got
-better; the gap where it got worse: it compares packed with averaged float weights, both with standard windows."""
+"""Differences, first minus second, of two evaluations that differ in one thing. A gain is positive where the
+score got better; the gap where it got worse: it compares packed with averaged float weights, both with
+standard windows.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Two runs on the same text: is their difference more than the choice of the text?
 
-Seeds tell whether a recipe is better; stretches of text tell whether one artifact is better than another on text of
-this kind. The second says nothing of other seeds, but needs one run a side, and is all there is to know where no seed
-is involved, as between two ways to pack the same weights.
+Seeds tell whether a recipe is better; stretches of text tell whether one artifact is better than another on
+text of this kind. The second says nothing of other seeds, but needs one run a side, and is all there is to
+know where no seed is involved, as between two ways to pack the same weights.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class TextComparison:
 def compare_text(new: Path, old: Path) -> TextComparison | None:
     """Compare two ledgers range by range.
 
-    The difference per target is a ratio of sums; its error is that of the ratio estimator over contiguous stretches
-    (Cochran 1977, section 6.3), with Student's t.
+    The difference per target is a ratio of sums; its error is that of the ratio estimator over contiguous
+    stretches (Cochran 1977, section 6.3), with Student's t.
 
     Returns:
         None if the ledgers are not of the same ranges of the same text, or too short for ten stretches.

@@ -1,11 +1,12 @@
 """What runs of a study have in common, and how one begins with what another has done already.
 
-A run goes through stages, and each depends on some sections of its recipe only: training, packing, evaluations. Runs
-whose sections are equal up to a stage share it. Training itself has two parts: while the learning rate is constant,
-nothing depends on when the warmdown will start, so runs that differ in that have this part, the *trunk*, in common.
+A run goes through stages, and each depends on some sections of its recipe only: training, packing,
+evaluations. Runs whose sections are equal up to a stage share it. Training itself has two parts: while the
+learning rate is constant, nothing depends on when the warmdown will start, so runs that differ in that have
+this part, the *trunk*, in common.
 
-Beginning a run means to put files into its folder as if it had come this far by itself; it then goes on like any
-interrupted run and ends with the results that it would have had alone.
+Beginning a run means to put files into its folder as if it had come this far by itself; it then goes on like
+any interrupted run and ends with the results that it would have had alone.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.compress.container import encode_artifact, read_artifact
+from pgolf.compress.weights import load_tensors, load_weights, save_tensors, save_weights
 from pgolf.errors import PgolfError
-from pgolf.files import read_json
-from pgolf.recipe import Recipe
-from pgolf.run_files import ARTIFACT, METRICS, MODEL, PROVENANCE, RAW, RECIPE, RESULT, read_result
+from pgolf.recipe.recipe import Recipe
+from pgolf.runs.folder import saved_recipe
+from pgolf.runtime.files import read_json
+from pgolf.runtime.run_files import ARTIFACT, METRICS, MODEL, PROVENANCE, RAW, RECIPE, RESULT, read_result
+from pgolf.runtime.writing import write_bytes, write_json
 from pgolf.train.checkpoint import CHECKPOINT, SNAPSHOTS, snapshot
-from pgolf.train.folder import saved_recipe
 from pgolf.train.metrics import read_metrics
-from pgolf.weights import load_tensors, load_weights, save_tensors, save_weights
-from pgolf.writing import write_bytes, write_json
 
 
 def train_key(recipe: Recipe) -> str:
@@ -43,8 +44,9 @@ def pack_key(recipe: Recipe) -> str:
 def trunk_key(recipe: Recipe) -> str | None:
     """Equal for recipes that train alike until the first of them begins its warmdown; None if none can share.
 
-    With a wall-clock limit the warmdown starts when the time says so. Fake quantization and snapshots of SWA begin in
-    the warmdown, at learning-rate scales below 1, so they make no difference before it; an EMA runs from the start.
+    With a wall-clock limit the warmdown starts when the time says so. Fake quantization and snapshots of SWA
+    begin in the warmdown, at learning-rate scales below 1, so they make no difference before it; an EMA runs
+    from the start.
     """
     if recipe.train.wallclock_seconds:
         return None
@@ -84,11 +86,15 @@ def begin_on_trunk(source: Path, step: int, folder: Path, recipe: Recipe) -> Non
 
 
 def begin_at_step(source: Path, step: int, folder: Path, recipe: Recipe) -> None:
-    """Take the weights of the run in ``source`` as they were after ``step`` steps, as if training had ended there."""
+    """Take the weights of the run in ``source`` as they were after ``step`` steps, as if training had ended
+    there.
+    """
     path = snapshot(source, step)
     averaged = load_weights(path)
     tensors, metadata = load_tensors(path)
-    raw = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    raw = {
+        name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")
+    }
     save_weights(folder / RAW, raw, recipe, averaged.tokenizer_digest, averaged.grid)
     save_weights(folder / MODEL, averaged.state, recipe, averaged.tokenizer_digest, averaged.grid)
     trained = {"steps": step, "seconds": metadata["clock"]["seconds"]}
@@ -105,7 +111,9 @@ def begin_trained(source: Path, folder: Path, recipe: Recipe) -> None:
     done = read_result(source)
     assert done is not None, "a trained run has results"
     found = done["evaluations"]
-    result: dict[str, Any] = {key: done[key] for key in ("recipe", "train") if key in done} | {"evaluations": {}}
+    result: dict[str, Any] = {key: done[key] for key in ("recipe", "train") if key in done} | {
+        "evaluations": {}
+    }
     shared = {"training": "all steps"}
     for name in (RAW, MODEL):
         tensors, metadata = load_tensors(source / name)
@@ -138,7 +146,12 @@ def _relabelled(source: Path, recipe: Recipe, report: dict[str, Any]) -> tuple[b
     """The artifact with another recipe in its header, and its report; None where the cap does not allow that."""
     artifact = read_artifact(source / ARTIFACT)
     content = encode_artifact(
-        artifact.stored, recipe, artifact.tokenizer_digest, artifact.coder, int(report["level"]), artifact.origin
+        artifact.stored,
+        recipe,
+        artifact.tokenizer_digest,
+        artifact.coder,
+        int(report["level"]),
+        artifact.origin,
     )
     total = len(content) + int(report["code_bytes"])
     if total > recipe.compress.cap:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 
-from pgolf.files import read_text
-from pgolf.run_files import METRICS, RECIPE
+from pgolf.report.findings import Analysis, Curve, Table, Value
+from pgolf.runtime.files import read_text
+from pgolf.runtime.run_files import METRICS, RECIPE
 from pgolf.study.cells import Cell
-from pgolf.study.findings import Analysis, Curve, Table, Value
 from pgolf.study.statements import Series, capital, noise_statements, shape_statements, x_text
 from pgolf.study.statistics import sample
 from pgolf.train.metrics import read_metrics

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pgolf
 from pgolf.errors import PgolfError
-from pgolf.recipe import Recipe, Section
+from pgolf.recipe.recipe import Recipe
+from pgolf.recipe.sections import Section
+from pgolf.runtime.package import FOLDER, VERSION
 from pgolf.submit.fold import fold
 from pgolf.submit.minify import minified
 from pgolf.submit.program import (
@@ -41,8 +42,9 @@ from pgolf.submit.scopes import collect
 from pgolf.submit.values import Facts
 
 ENTRY, STANDINS, SECTIONS, RECIPES = (
-    f"pgolf.{name}" for name in ("submit.entry", "submit.standins", "submit.sections", "recipe")
+    f"pgolf.{name}" for name in ("submit.entry", "submit.standins", "submit.sections", "recipe.recipe")
 )
+KEYS = "pgolf.recipe.sections"
 ROOTS = (Key(ENTRY, "main"),)
 INSTEAD = {
     Key(RECIPES, "recipe_from_tree"): Key(STANDINS, "recipe_from_tree"),
@@ -71,14 +73,15 @@ class Bundle:
 def bundle(recipe: Recipe) -> Bundle:
     """The program that trains, packs and scores a recipe, and no other."""
     program = Program(load_program((SECTIONS, ENTRY), INSTEAD))
-    remember(program.modules[RECIPES].tree, program.modules[RECIPES].source)
+    for name in (KEYS, RECIPES):
+        remember(program.modules[name].tree, program.modules[name].source)
     _freeze_recipe(program, recipe)
     for module in program.modules.values():
         mark_scopes(module.tree)
         index_definitions(module)
     keep_only(program, reach(program, ROOTS))
     for module in program.modules.values():
-        if module.name != RECIPES:
+        if module.name not in (KEYS, RECIPES):
             remember(module.tree, module.source)
     _fill_in(program, recipe)
     _shrink(program, recipe)
@@ -86,7 +89,9 @@ def bundle(recipe: Recipe) -> Bundle:
     modules = [module for module in program.modules.values() if module.definitions]
     _one_namespace(program, modules)
     readable = _readable(modules, recipe)
-    requirements = tuple(name for name in _DISTRIBUTIONS if re.search(rf"^(import|from) {name}\b", readable, re.M))
+    requirements = tuple(
+        name for name in _DISTRIBUTIONS if re.search(rf"^(import|from) {name}\b", readable, re.M)
+    )
     return Bundle(readable, packed_form(readable), requirements, tuple(module.name for module in modules))
 
 
@@ -122,17 +127,31 @@ def _live_keys(recipe: Recipe) -> frozenset[str]:
     if recipe.qat.enabled and recipe.qat.grid == "export":
         live.add("compress.rounding")  # The grid is chosen for the nearest codes.
     if recipe.compress.low_rank:
-        live |= {"compress.int8_percentile", "compress.int8_scale_floor"}  # Corrections are rounded by the defaults.
+        live |= {
+            "compress.int8_percentile",
+            "compress.int8_scale_floor",
+        }  # Corrections are rounded by the defaults.
     return frozenset(live)
 
 
 def _freeze_recipe(program: Program, recipe: Recipe) -> None:
     """Make the recipe's classes plain frozen ones, and this recipe a constant."""
-    module = program.modules[RECIPES]
+    for name in (KEYS, RECIPES):
+        _freeze_classes(program.modules[name])
+    program.modules[RECIPES].imported["Sections"] = Key(KEYS, "Sections")
+    standins = program.modules[STANDINS]
+    standins.imported["Recipe"] = Key(RECIPES, "Recipe")
+    for key in (type(section).__name__ for section in _sections(recipe)):
+        standins.imported[key] = Key(KEYS, key)
+
+
+def _freeze_classes(module: Module) -> None:
     kept: list[ast.stmt] = []
     for statement in module.tree.body:
         if isinstance(statement, ast.ClassDef) and statement.name != "Section":
-            if any(isinstance(base, ast.Name) and base.id == "Section" for base in statement.bases):
+            if any(
+                isinstance(base, ast.Name) and base.id in ("Section", "Sections") for base in statement.bases
+            ):
                 _freeze_class(statement)
             kept.append(statement)
         elif isinstance(statement, (ast.Expr, ast.Assign, ast.FunctionDef)):
@@ -140,9 +159,6 @@ def _freeze_recipe(program: Program, recipe: Recipe) -> None:
     module.tree.body = kept
     module.external["dataclass"] = "from dataclasses import dataclass"
     module.imported["Section"] = Key(SECTIONS, "Section")
-    standins = program.modules[STANDINS]
-    for key in ("Recipe", *(type(section).__name__ for section in _sections(recipe))):
-        standins.imported[key] = Key(RECIPES, key)
 
 
 def _freeze_class(statement: ast.ClassDef) -> None:
@@ -153,7 +169,9 @@ def _freeze_class(statement: ast.ClassDef) -> None:
             called = ast.unparse(entry.value.func)
             if called == "pydantic.Field":
                 entry.value = entry.value.args[0]
-        if isinstance(entry, ast.FunctionDef) and any("pydantic" in ast.unparse(d) for d in entry.decorator_list):
+        if isinstance(entry, ast.FunctionDef) and any(
+            "pydantic" in ast.unparse(d) for d in entry.decorator_list
+        ):
             continue
         if not isinstance(entry, ast.Assign):
             body.append(entry)
@@ -188,7 +206,7 @@ def _fill_in(program: Program, recipe: Recipe) -> None:
     assert isinstance(statement, ast.Assign)
     statement.value = ast.parse(text, mode="eval").body
     write_as(statement.value, text)
-    kernels = Path(pgolf.__path__[0], "kernels", "cross_entropy.py").read_text(encoding="utf-8")
+    kernels = Path(FOLDER, "kernels", "cross_entropy.py").read_text(encoding="utf-8")
     assert "'''" not in kernels and "\\" not in kernels, "the kernels' text must be writable as one"
     statement = standins.definitions["KERNELS"]
     assert isinstance(statement, ast.Assign)
@@ -203,13 +221,12 @@ class _Version(ast.NodeTransformer):
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         """``pgolf.__version__`` is a constant."""
         if node.attr == "__version__" and ast.unparse(node.value) == PACKAGE:
-            return ast.Constant(pgolf.__version__)
+            return ast.Constant(VERSION)
         return self.generic_visit(node)
 
 
 def _drop_keys(program: Program, recipe: Recipe) -> None:
     """Leave out the recipe's keys that nobody reads and that are defaults, with their texts."""
-    module = program.modules[RECIPES]
     nodes = [node for other in program.modules.values() for node in walk(other.tree)]
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     computed = {  # getattr(compress.bits, group)
@@ -220,6 +237,7 @@ def _drop_keys(program: Program, recipe: Recipe) -> None:
         and isinstance(node.args[0], ast.Attribute)
     }
     for section in (recipe, *_sections(recipe)):
+        module = program.modules[RECIPES if section is recipe else KEYS]
         statement = module.definitions.get(type(section).__name__)
         if not isinstance(statement, ast.ClassDef):
             continue
@@ -246,7 +264,9 @@ def _one_namespace(program: Program, modules: list[Module]) -> None:
     for module in modules:
         for name in _used_externals(module):
             line = imports.setdefault(name, module.external[name])
-            assert line == module.external[name], f"{name} is imported as {line} and as {module.external[name]}"
+            assert line == module.external[name], (
+                f"{name} is imported as {line} and as {module.external[name]}"
+            )
     taken: set[str] = set()
     names: dict[Key, str] = {}
     for module in modules:
@@ -311,7 +331,7 @@ def _readable(modules: list[Module], recipe: Recipe) -> str:
         _clean_annotations(module, known)
     imports = _import_lines({module.external[name] for module in modules for name in _used_externals(module)})
     parts = [
-        f'"""{recipe.name}: a language model in one file, written by `pgolf submit` from pgolf {pgolf.__version__}.\n\n'
+        f'"""{recipe.name}: a language model in one file, written by `pgolf submit` from pgolf {VERSION}.\n\n'
         "It holds the parts of pgolf that this recipe uses, in an order in which each finds what it needs.\n"
         '"""',
         "from __future__ import annotations",
@@ -322,7 +342,9 @@ def _readable(modules: list[Module], recipe: Recipe) -> str:
         title = module.name.replace(".", "/") + ".py"
         about = [f"# {line}".rstrip() for line in text.splitlines()]
         parts.append("\n".join(["", f"# ==== {title} " + "=" * max(4, 110 - len(title)), *about]))
-        body = [entry for entry in module.tree.body if not _is_text(entry) or entry is not module.tree.body[0]]
+        body = [
+            entry for entry in module.tree.body if not _is_text(entry) or entry is not module.tree.body[0]
+        ]
         parts.append(render(ast.Module(body, [])).rstrip())
     parts.append('\nif __name__ == "__main__":\n    main()')
     content = "\n\n".join(parts) + "\n"

@@ -116,7 +116,12 @@ class Calls:
         known: dict[tuple[Key, str], Value] = {}
         for key, calls in self.passed.items():
             function = self.functions[key][0]
-            if key in self.escaped or function.args.vararg or function.args.kwarg or function.args.posonlyargs:
+            if (
+                key in self.escaped
+                or function.args.vararg
+                or function.args.kwarg
+                or function.args.posonlyargs
+            ):
                 continue
             for name in calls[0]:
                 value = joined([call[name] for call in calls])

@@ -1,8 +1,8 @@
 """The rules of a track, each with what shows that a submission keeps it, or does not.
 
-Rules: 16,000,000 bytes (decimal) for the script and the artifact; training and evaluation within 600 s each on 8 H100;
-three seeds; the whole official validation split, scored validly; the script runs by itself. The unlimited track has no
-limits of time, hardware and seeds.
+Rules: 16,000,000 bytes (decimal) for the script and the artifact; training and evaluation within 600 s each
+on 8 H100; three seeds; the whole official validation split, scored validly; the script runs by itself. The
+unlimited track has no limits of time, hardware and seeds.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pgolf.audit.job import audited, usual_targets
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import shard_length
 from pgolf.evaluate.ledger import Entry, Score, Verification, read_ledger, total
-from pgolf.provenance import code_digest
-from pgolf.run_files import ARTIFACT
+from pgolf.runtime.package import code_digest
+from pgolf.runtime.run_files import ARTIFACT
 from pgolf.submit.bundle import Bundle
 from pgolf.submit.evidence import Candidate
 
@@ -44,12 +44,15 @@ class Split:
 
     name: str
     tokens: int
-    """With the first one, which is no target; windows of 2,048 leave 62,021,632 (sp1024) and 40,540,160 (sp8192)."""
+    """With the first one, which is no target; windows of 2,048 leave 62,021,632 (sp1024) and 40,540,160
+    (sp8192).
+    """
     documents: int = 50_000
     bytes: int = 151_080_891
 
 
-# By pieces of the tokenizer. Sources: logs and data of openai/parameter-golf and what was counted on its shards.
+# By pieces of the tokenizer. Sources: logs and data of openai/parameter-golf and what was counted on its
+# shards.
 OFFICIAL = {1024: Split("sp1024", 62_021_846), 8192: Split("sp8192", 40_540_803)}
 
 
@@ -94,7 +97,8 @@ def recorded_items(
 
 
 def official_item(datasets: Sequence[Dataset]) -> Item:
-    """Whether the validation text is the challenge's: as many tokens, documents and bytes as a published split has.
+    """Whether the validation text is the challenge's: as many tokens, documents and bytes as a published
+    split has.
 
     Args:
         datasets: that the runs were scored on.
@@ -169,7 +173,9 @@ def _seeds(runs: Sequence[Candidate], timed: bool) -> Item:
     if len(set(seeds)) < len(seeds):
         return Item("seeds", False, f"{listed}: every run needs a seed of its own (--set train.seed=N)")
     if timed and len(seeds) < _SEEDS:
-        return Item("seeds", False, f"{listed}: a record needs at least {_SEEDS}; add runs, or use --track unlimited")
+        return Item(
+            "seeds", False, f"{listed}: a record needs at least {_SEEDS}; add runs, or use --track unlimited"
+        )
     return Item("seeds", True, listed)
 
 
@@ -183,7 +189,8 @@ def _time(rule: str, timed: bool, run: Candidate, seconds: float) -> Item:
 def _hardware(runs: Sequence[Candidate], timed: bool) -> Item:
     machines = sorted({run.machine for run in runs})
     right = all(
-        "H100" in run.provenance["environment"]["device_name"] and run.provenance.get("ranks", 1) == 8 for run in runs
+        "H100" in run.provenance["environment"]["device_name"] and run.provenance.get("ranks", 1) == 8
+        for run in runs
     )
     text = "; ".join(machines)
     if timed and not right:
@@ -196,7 +203,9 @@ def _ledger(rule: str, ledger: Path, score: Mapping[str, Any], found: Verificati
         return Item(rule, False, f"{ledger.name}: {found.problem}")
     recorded = score["val_bpb"]
     if abs(found.score.bpb - recorded) > _SAME:
-        return Item(rule, False, f"gives {found.score.bpb:.8f} bits per byte, result.json says {recorded:.8f}")
+        return Item(
+            rule, False, f"gives {found.score.bpb:.8f} bits per byte, result.json says {recorded:.8f}"
+        )
     text = (
         f"chain, order, text and bytes recomputed: {found.score.targets:,} targets (the whole split), "
         f"{found.score.bytes:,} bytes, {found.score.bpb:.8f} bits per byte, of this artifact"
@@ -216,16 +225,24 @@ def audit_item(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dataset
         return Item("audit", False, "left out (--no-audit); valid scoring is not shown")
     about = audit.get("audited")
     if not isinstance(about, Mapping):
-        return Item("audit", False, "does not say what was audited; make it again with `pgolf audit ... --json`")
+        return Item(
+            "audit", False, "does not say what was audited; make it again with `pgolf audit ... --json`"
+        )
     wanted = audited(run.artifact, run.recipe, dataset, run.score["mode"])
     others = [key.removesuffix("_sha256") for key, value in wanted.items() if about.get(key) != value]
     if others:
         needed = f"`pgolf audit {run.folder / ARTIFACT} --mode {run.score['mode']} --data DIR --json`"
-        return Item("audit", False, f"is of another {' and '.join(others)} than the first run; needed: {needed}")
+        return Item(
+            "audit", False, f"is of another {' and '.join(others)} than the first run; needed: {needed}"
+        )
     fewest = min(usual_targets(run.recipe, run.score["mode"]), run.score["targets"])
     if audit["targets"] < fewest:
-        return Item("audit", False, f"{audit['targets']:,} targets are too few; leave --targets out ({fewest:,})")
-    violated = ", ".join(sorted({str(f["condition"]) for f in audit["findings"] if f["verdict"] == "violation"}))
+        return Item(
+            "audit", False, f"{audit['targets']:,} targets are too few; leave --targets out ({fewest:,})"
+        )
+    violated = ", ".join(
+        sorted({str(f["condition"]) for f in audit["findings"] if f["verdict"] == "violation"})
+    )
     if violated or not audit["ok"]:
         return Item("audit", False, f"violates {violated or 'a condition'}; see `pgolf audit`")
     if absent := [name for name in _AUDITED if name not in {f["condition"] for f in audit["findings"]}]:
@@ -264,16 +281,21 @@ def _code(runs: Sequence[Candidate]) -> Item:
 
 
 def _data(runs: Sequence[Candidate]) -> Item:
-    found = {(run.provenance["data"]["tokenizer_sha256"], run.provenance["data"]["fingerprint"]) for run in runs}
+    found = {
+        (run.provenance["data"]["tokenizer_sha256"], run.provenance["data"]["fingerprint"]) for run in runs
+    }
     if len(found) > 1:
         return Item("data", False, "the runs were trained on different data or tokenizers")
     tokenizer, fingerprint = found.pop()
     name = Path(runs[0].provenance["data"]["folder"]).name
-    return Item("data", True, f"{name}, training shards {fingerprint[:16]}, tokenizer SHA-256 {tokenizer[:16]}")
+    return Item(
+        "data", True, f"{name}, training shards {fingerprint[:16]}, tokenizer SHA-256 {tokenizer[:16]}"
+    )
 
 
 def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledger: Verification) -> Item:
-    """Have the script score the first targets in a process of its own, and compare with the run's sliding ledger.
+    """Have the script score the first targets in a process of its own, and compare with the run's sliding
+    ledger.
 
     Args:
         script: the file.
@@ -284,7 +306,9 @@ def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledg
     """
     rule = "the script runs"
     if ledger.problem is not None:
-        return Item(rule, False, "not run: the sliding ledger, which it would be compared with, does not hold")
+        return Item(
+            rule, False, "not run: the sliding ledger, which it would be compared with, does not hold"
+        )
     beginning = _beginning(read_ledger(run.sliding_ledger)[1])
     command = [
         *(sys.executable, "-I", str(script.resolve()), "--artifact", str(run.artifact.resolve())),

@@ -1,7 +1,8 @@
 """The program of a submission: train, pack, read the artifact back, and score it.
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL --seed 1337
-    torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL --artifact artifact.pgolf
+    torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL --artifact
+    artifact.pgolf
 
 Training reads DATA/*_train_*.bin, scoring DATA/*_val_*.bin and the artifact.
 """
@@ -24,17 +25,17 @@ from pgolf.compress.container import read_artifact
 from pgolf.compress.grid import Grid
 from pgolf.compress.pack import fit
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.device import place
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.load import model_from
-from pgolf.ranks import Ranks, join
-from pgolf.recipe import Recipe
-from pgolf.run_files import ARTIFACT
+from pgolf.optim.place import place
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.ranks import Ranks, join
+from pgolf.runtime.run_files import ARTIFACT
+from pgolf.runtime.team import Team
+from pgolf.runtime.writing import atomic_write, write_bytes
 from pgolf.submit.standins import RECIPE, with_seed
-from pgolf.team import Team
-from pgolf.train.loop import Run
-from pgolf.writing import atomic_write, write_bytes
+from pgolf.train.run import Run
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,15 @@ class Log:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Training goes on."""
-        self.line(f"step:{step}/{RECIPE.train.steps} train_loss:{loss:.6f} tokens_per_second:{tokens_per_second:.0f}")
+        self.line(
+            f"step:{step}/{RECIPE.train.steps} train_loss:{loss:.6f} tokens_per_second:{tokens_per_second:.0f}"
+        )
 
     def validation(self, step: int, result: EvalResult) -> None:
         """The raw weights were validated."""
-        self.line(f"step:{step}/{RECIPE.train.steps} val_loss:{result.val_loss:.8f} val_bpb:{result.val_bpb:.8f}")
+        self.line(
+            f"step:{step}/{RECIPE.train.steps} val_loss:{result.val_loss:.8f} val_bpb:{result.val_bpb:.8f}"
+        )
 
     def evaluation(self, what: str, done: int, total: int) -> None:
         """A log has no use for it."""
@@ -95,7 +100,13 @@ def save(weights: dict[str, Tensor], path: Path) -> None:
 
 
 def pack_weights(
-    recipe: Recipe, dataset: Dataset, weights: dict[str, Tensor], grid: Grid | None, path: Path, room: int, log: Log
+    recipe: Recipe,
+    dataset: Dataset,
+    weights: dict[str, Tensor],
+    grid: Grid | None,
+    path: Path,
+    room: int,
+    log: Log,
 ) -> None:
     """Write an artifact of at most ``room`` bytes."""
     network = model_from(recipe.model, weights)
@@ -114,7 +125,9 @@ def score(
     team: Team,
     log: Log,
 ) -> None:
-    """Score weights, on all targets or the first ``limit``, and print the result; the name ends with the mode."""
+    """Score weights, on all targets or the first ``limit``, and print the result; the name ends with the
+    mode.
+    """
     network = model_from(recipe.model, weights)
     text = dataset.validation_text(recipe.evaluation_length, limit)
     placed, mode = place(network.eval(), recipe, device), name.rpartition(" ")[2]
@@ -147,14 +160,20 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     code, size = code_bytes(), path.stat().st_size
     log.line(f"bytes: code {code} + model {size} = {code + size} of {recipe.compress.cap}")
     for mode in options.modes.split(","):
-        score(artifact.recipe, artifact.state, dataset, f"artifact {mode}", options.targets, device, team, log)
+        score(
+            artifact.recipe, artifact.state, dataset, f"artifact {mode}", options.targets, device, team, log
+        )
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("data/datasets/fineweb10B_sp1024"), help="token shards")
-    parser.add_argument("--tokenizer", type=Path, help="SentencePiece model, where the data folder holds none")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/datasets/fineweb10B_sp1024"), help="token shards"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, help="SentencePiece model, where the data folder holds none"
+    )
     parser.add_argument("--out", type=Path, default=Path("out"), help="for metrics.jsonl and what is made")
     parser.add_argument("--seed", type=int, default=RECIPE.train.seed, help="of the initial weights")
     parser.add_argument("--artifact", type=Path, help="score this one; nothing is trained")

@@ -13,16 +13,16 @@ import torch
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import fit
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
-from pgolf.files import sha256_file
-from pgolf.pipeline import evaluate_weights
-from pgolf.recipe import Recipe
-from pgolf.run_files import ARTIFACT, METRICS, PROVENANCE, RESULT
-from pgolf.runs import RunRecord, read_run
-from pgolf.weights import load_weights
-from pgolf.writing import write_bytes
+from pgolf.recipe.recipe import Recipe
+from pgolf.runs.pipeline import evaluate_weights
+from pgolf.runs.records import RunRecord, read_run
+from pgolf.runtime.files import sha256_file
+from pgolf.runtime.run_files import ARTIFACT, METRICS, PROVENANCE, RESULT
+from pgolf.runtime.writing import write_bytes
 
 CAP = 16_000_000
 _NUMBER = (int, float)
@@ -98,7 +98,9 @@ def read_candidate(folder: Path, mode: str) -> Candidate:
     found = read_run(folder)
     for what in ("train", "pack"):
         if what not in found.result:
-            raise PgolfError(f"{folder}: the run is not finished ({what} is missing); continue it with `pgolf run`")
+            raise PgolfError(
+                f"{folder}: the run is not finished ({what} is missing); continue it with `pgolf run`"
+            )
     if not (folder / ARTIFACT).is_file():
         raise PgolfError(f"{folder}: holds no {ARTIFACT}; continue the run with `pgolf run`")
     _check_fields(folder / PROVENANCE, found.provenance, _PROVENANCE)
@@ -107,7 +109,9 @@ def read_candidate(folder: Path, mode: str) -> Candidate:
         if name not in found.evaluations:
             raise PgolfError(f"{folder}: has no {name} evaluation; continue the run with `pgolf run`")
         if found.evaluations[name].get("mode") != name:
-            raise PgolfError(f"{folder / RESULT}: damaged (evaluations.{name}.mode is wrong); restore it from a copy")
+            raise PgolfError(
+                f"{folder / RESULT}: damaged (evaluations.{name}.mode is wrong); restore it from a copy"
+            )
         _check_ledger(found, name)
     for name, score in found.evaluations.items():
         _check_fields(folder / RESULT, score, {"seconds": _NUMBER, "mode": (str,)}, f"evaluations.{name}.")
@@ -150,9 +154,13 @@ def _check_ledger(found: RunRecord, name: str) -> None:
     again = f"pgolf eval {found.folder / ARTIFACT} --data DIR --mode {name} --ledger {ledger}"
     notes = found.provenance.get("shared") or [{}]
     # What a cell of a study has in common with another one is computed there.
-    taken = [note for note in notes if isinstance(note, dict) and name in str(note.get("scores", "")).split(", ")]
+    taken = [
+        note for note in notes if isinstance(note, dict) and name in str(note.get("scores", "")).split(", ")
+    ]
     if taken:
-        lies = f"it is a study's cell whose {name} score is that of {taken[-1].get('with')}, where the ledger is"
+        lies = (
+            f"it is a study's cell whose {name} score is that of {taken[-1].get('with')}, where the ledger is"
+        )
         raise PgolfError(f"{found.folder}: has no {ledger.name}: {lies}; write its own with `{again}`")
     raise PgolfError(f"{found.folder}: has no {ledger.name}; write it with `{again}`")
 
@@ -180,8 +188,11 @@ def verify(run: Candidate, dataset: Dataset) -> dict[str, Verification]:
     return {mode: verify_ledger(path, *text, expected) for mode, path in ledgers.items()}
 
 
-def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: torch.device, mode: str) -> Candidate:
-    """The run packed again so that artifact and ``code`` bytes use the cap, and scored again; files go to ``folder``.
+def repacked(
+    run: Candidate, dataset: Dataset, folder: Path, code: int, device: torch.device, mode: str
+) -> Candidate:
+    """The run packed again so that artifact and ``code`` bytes use the cap, and scored again; files go to
+    ``folder``.
 
     Raises:
         PgolfError: it does not fit.
@@ -194,7 +205,11 @@ def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: 
     write_bytes(path, packed.content)
     seconds = time.perf_counter() - started
     # No score of the artifact before is left.
-    scores = {name: run.result["evaluations"][name] for name in ("raw", "float") if name in run.result["evaluations"]}
+    scores = {
+        name: run.result["evaluations"][name]
+        for name in ("raw", "float")
+        if name in run.result["evaluations"]
+    }
     found = load_weights(path)
     scores["packed"] = evaluate_weights(found, run.recipe, dataset, "standard", device).to_json()
     for name in dict.fromkeys(("sliding", mode)):

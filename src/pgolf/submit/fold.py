@@ -1,4 +1,6 @@
-"""Decide what a recipe decides: conditions that are known become their branch, and the rest of them is left out."""
+"""Decide what a recipe decides: conditions that are known become their branch, and the rest of them is left
+out.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Folder(ast.NodeTransformer):
     def function(self, node: ast.AST, around: Scope | None) -> None:
         """Rewrite a function's body in place."""
         outer = getattr(self, "scope", None)
-        self.scope = scope_of(self.facts, self.module, self.key, node, self.owner if around is None else None, around)
+        self.scope = scope_of(
+            self.facts, self.module, self.key, node, self.owner if around is None else None, around
+        )
         if isinstance(node, ast.Lambda):
             node.body = self.visit(node.body)
         else:
@@ -157,7 +161,9 @@ class Folder(ast.NodeTransformer):
             if entry is node.values[-1]:
                 # Only True and False may go: of anything else the value itself may be wanted.
                 value = self.scope.value(entry)
-                neutral = neutral and bool(kept) and isinstance(value, Const) and isinstance(value.value, bool)
+                neutral = (
+                    neutral and bool(kept) and isinstance(value, Const) and isinstance(value.value, bool)
+                )
             if not neutral:
                 kept.append(entry)
             if truth is stops:
@@ -183,7 +189,11 @@ class Folder(ast.NodeTransformer):
         if scope is None or scope.around is not None or not isinstance(node.ctx, ast.Load) or is_global(node):
             return node
         known = self.facts.parameters.get((self.key, node.id))
-        if isinstance(known, Const) and same(scope.local(node.id), known) and not isinstance(known.value, tuple):
+        if (
+            isinstance(known, Const)
+            and same(scope.local(node.id), known)
+            and not isinstance(known.value, tuple)
+        ):
             return self._constant(known.value)
         return node
 
@@ -195,8 +205,16 @@ class Folder(ast.NodeTransformer):
         table = getattr(statement, "value", None)
         if isinstance(table, ast.Dict) and isinstance(index, Const):
             for name, value in zip(table.keys, table.values, strict=True):
-                if isinstance(name, ast.Constant) and name.value == index.value and isinstance(value, ast.Name):
-                    meant = self.facts.program.meaning(self.facts.program.modules[key.module], value) if key else None
+                if (
+                    isinstance(name, ast.Constant)
+                    and name.value == index.value
+                    and isinstance(value, ast.Name)
+                ):
+                    meant = (
+                        self.facts.program.meaning(self.facts.program.modules[key.module], value)
+                        if key
+                        else None
+                    )
                     if meant is not None:
                         self.changed = True
                         return self._name_of(meant)
@@ -247,7 +265,9 @@ def drop_parameters(facts: Facts) -> bool:
         for name in parameter_names(function)[is_method:]:
             bound = [(bind(site, function, is_method) or {}).get(name) for site in sites]
             # What is passed must do nothing but be passed.
-            plain = all(value is None or isinstance(value, (ast.Constant, ast.Name, ast.Attribute)) for value in bound)
+            plain = all(
+                value is None or isinstance(value, (ast.Constant, ast.Name, ast.Attribute)) for value in bound
+            )
             if name in used or not plain:
                 continue
             for site in sites:

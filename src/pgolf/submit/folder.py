@@ -13,14 +13,22 @@ import torch
 from pgolf.audit.job import audit_job
 from pgolf.audit.settings import Settings
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes, read_json
-from pgolf.paths import write_error
+from pgolf.runtime.files import read_bytes, read_json
+from pgolf.runtime.paths import write_error
+from pgolf.runtime.terminal import plain
+from pgolf.runtime.writing import hidden_name, sync_folder, write_bytes, write_json
 from pgolf.submit.bundle import Bundle, bundle
-from pgolf.submit.checklist import TRACKS, Item, audit_item, ledger_items, official_item, recorded_items, run_script
+from pgolf.submit.checklist import (
+    TRACKS,
+    Item,
+    audit_item,
+    ledger_items,
+    official_item,
+    recorded_items,
+    run_script,
+)
 from pgolf.submit.evidence import Candidate, find_data, read_candidate, repacked, verify
 from pgolf.submit.texts import readme, requirements, submission, summary, training_log
-from pgolf.terminal import plain
-from pgolf.writing import hidden_name, sync_folder, write_bytes, write_json
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
 MODES = ("ttt", "sliding")
@@ -140,9 +148,14 @@ class _Draft:
 
 
 def _build(
-    request: Request, folder: Path, runs: Sequence[Candidate], device: torch.device, note: Callable[[str], None]
+    request: Request,
+    folder: Path,
+    runs: Sequence[Candidate],
+    device: torch.device,
+    note: Callable[[str], None],
 ) -> _Draft:
-    """Write script and evidence, and check everything against the files; without force a broken rule is the end.
+    """Write script and evidence, and check everything against the files; without force a broken rule is the
+    end.
 
     What is recorded is looked at before anything long is computed.
     """
@@ -174,7 +187,9 @@ def _build(
     note("verifying the ledgers")
     ledgers = [verify(run, dataset) for run, dataset in zip(draft.runs, datasets, strict=True)]
     draft.items = look(packed=True)
-    draft.items += [item for run, found in zip(draft.runs, ledgers, strict=True) for item in ledger_items(run, found)]
+    draft.items += [
+        item for run, found in zip(draft.runs, ledgers, strict=True) for item in ledger_items(run, found)
+    ]
     if stops():
         return draft
     first, dataset = draft.runs[0], datasets[0]
@@ -206,7 +221,9 @@ def _read_audit(path: Path) -> dict[str, Any]:
     try:
         whole = isinstance(found["ok"], bool) and isinstance(found.get("audited", {}), dict)
         whole &= isinstance(found["subject"], str) and isinstance(found["targets"], int)
-        whole &= all(isinstance(entry[key], str) for entry in found["findings"] for key in ("condition", "verdict"))
+        whole &= all(
+            isinstance(entry[key], str) for entry in found["findings"] for key in ("condition", "verdict")
+        )
     except (KeyError, TypeError, AttributeError):
         whole = False
     if not whole:

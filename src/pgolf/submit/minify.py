@@ -26,13 +26,17 @@ def minified(source: str) -> str:
 
 def _drop_unused(tree: ast.Module) -> bool:
     """Leave out imports and names of types that only annotations used; tells whether there were any."""
-    read = {node.id for node in walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)}
+    read = {
+        node.id for node in walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)
+    }
     kept: list[ast.stmt] = []
     dropped = False
     for statement in tree.body:
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             names = [
-                a for a in statement.names if (a.asname or a.name.partition(".")[0]) in read or a.name == "annotations"
+                a
+                for a in statement.names
+                if (a.asname or a.name.partition(".")[0]) in read or a.name == "annotations"
             ]
             dropped |= len(names) < len(statement.names)
             statement.names = names
@@ -93,7 +97,9 @@ class _Bare(ast.NodeTransformer):
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         """The text of the kernels goes without texts as well; their annotations mean something."""
-        if [ast.unparse(target) for target in node.targets] == ["KERNELS"] and isinstance(node.value, ast.Constant):
+        if [ast.unparse(target) for target in node.targets] == ["KERNELS"] and isinstance(
+            node.value, ast.Constant
+        ):
             inner = ast.parse(str(node.value.value))
             for entry in ast.walk(inner):
                 body = getattr(entry, "body", None)

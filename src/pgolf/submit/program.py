@@ -1,7 +1,8 @@
 """A program as the syntax trees of its modules, with every global name resolved to the definition it means.
 
-Names are found by scope: a ``Name`` node that no enclosing function binds is global, and means a definition of its own
-module, one imported from another module of the package, something imported from elsewhere, or a builtin.
+Names are found by scope: a ``Name`` node that no enclosing function binds is global, and means a definition
+of its own module, one imported from another module of the package, something imported from elsewhere, or a
+builtin.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def _parse(name: str, instead: Mapping[Key, Key]) -> Module:
 
 def index_definitions(module: Module) -> None:
     """Note what a module defines at its top level."""
-    module.definitions = {name: statement for statement in module.tree.body for name in defined_names(statement)}
+    module.definitions = {
+        name: statement for statement in module.tree.body for name in defined_names(statement)
+    }
 
 
 def defined_names(statement: ast.stmt) -> list[str]:
@@ -93,7 +96,9 @@ def defined_names(statement: ast.stmt) -> list[str]:
 
 
 def _stored(node: ast.AST) -> set[str]:
-    return {entry.id for entry in walk(node) if isinstance(entry, ast.Name) and isinstance(entry.ctx, ast.Store)}
+    return {
+        entry.id for entry in walk(node) if isinstance(entry, ast.Name) and isinstance(entry.ctx, ast.Store)
+    }
 
 
 class _Imports(ast.NodeTransformer):
@@ -297,7 +302,13 @@ def _bound_names(node: ast.AST) -> set[str]:
     names: set[str] = set()
     if isinstance(node, Functions):
         arguments = node.args
-        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        every = [
+            *arguments.posonlyargs,
+            *arguments.args,
+            *arguments.kwonlyargs,
+            arguments.vararg,
+            arguments.kwarg,
+        ]
         names |= {argument.arg for argument in every if argument is not None}
     body = node.body  # type: ignore[attr-defined]
     stack = list(body) if isinstance(body, list) else [body]

@@ -1,8 +1,9 @@
 """What of a program can be reached from its entry: definitions, and methods of classes.
 
-A method counts as reached if some reached code names an attribute like it and a class that inherits it is used as a
-value (Bacon and Sweeney 1996, rapid type analysis, with attributes by name). What a framework's base class has is
-called by the framework. The package sets and reads no attributes by computed names, which all of this relies on.
+A method counts as reached if some reached code names an attribute like it and a class that inherits it is
+used as a value (Bacon and Sweeney 1996, rapid type analysis, with attributes by name). What a framework's
+base class has is called by the framework. The package sets and reads no attributes by computed names, which
+all of this relies on.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ class _Walk:
                 if above is not None:
                     self.use(above, as_base=True)
             rest = [entry for entry in statement.body if not _is_method(entry)]
-            self._pending += [(module, node, key) for node in [*statement.decorator_list, *statement.keywords, *rest]]
+            self._pending += [
+                (module, node, key) for node in [*statement.decorator_list, *statement.keywords, *rest]
+            ]
         else:
             self._pending.append((module, statement, None))
 

@@ -1,7 +1,8 @@
 """Write a changed syntax tree with the layout and the comments of the source that it came from.
 
-Before anything is changed, ``remember`` notes where every node stands. What is unchanged then is written as it was;
-a changed expression is written piece by piece; only what was taken apart is written by ``ast.unparse``.
+Before anything is changed, ``remember`` notes where every node stands. What is unchanged then is written as
+it was; a changed expression is written piece by piece; only what was taken apart is written by
+``ast.unparse``.
 """
 
 from __future__ import annotations
@@ -146,14 +147,19 @@ def expression(node: ast.AST) -> str:
 
 
 def _is_loose(node: ast.AST) -> bool:
-    return isinstance(node, (ast.BoolOp, ast.IfExp, ast.Lambda, ast.NamedExpr, ast.Compare, ast.UnaryOp, ast.BinOp))
+    return isinstance(
+        node, (ast.BoolOp, ast.IfExp, ast.Lambda, ast.NamedExpr, ast.Compare, ast.UnaryOp, ast.BinOp)
+    )
 
 
 def _bare(node: ast.AST) -> list[Any]:
     """What a node is besides the nodes inside."""
     if isinstance(node, ast.JoinedStr):  # Its parts have no true places before Python 3.12.
         return [ast.dump(node)]
-    return [type(node), *(value for _, value in ast.iter_fields(node) if not isinstance(value, (ast.AST, list)))]
+    return [
+        type(node),
+        *(value for _, value in ast.iter_fields(node) if not isinstance(value, (ast.AST, list))),
+    ]
 
 
 def _block(statements: list[ast.stmt], indent: int) -> list[str]:
@@ -207,7 +213,9 @@ def _head(node: Any, indent: int) -> list[str]:
     if place is not None and place.head and _is_unchanged(node):
         return _shifted("\n".join(place.head).lstrip(), indent, node.col_offset)
     empty = {"body": [ast.Pass()], "orelse": [], "decorator_list": []}
-    shallow = type(node)(**dict(ast.iter_fields(node)) | {n: v for n, v in empty.items() if n in node._fields})
+    shallow = type(node)(
+        **dict(ast.iter_fields(node)) | {n: v for n, v in empty.items() if n in node._fields}
+    )
     line = " " * indent + ast.unparse(ast.fix_missing_locations(shallow)).rpartition("\n")[0]
     if len(line) <= _WIDTH or not isinstance(node, ast.FunctionDef):
         return [line]

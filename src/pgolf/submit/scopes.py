@@ -29,18 +29,26 @@ def collect(facts: Facts, roots: Sequence[Key]) -> Facts:
     for key, statement in facts.program.classes().items():
         module = facts.program.modules[key.module]
         for entry in statement.body:
-            if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and key.module != "pgolf.recipe":
+            if (
+                isinstance(entry, ast.AnnAssign)
+                and isinstance(entry.target, ast.Name)
+                and key.module != "pgolf.recipe.recipe"
+            ):
                 known = facts.of_annotation(module, entry.annotation)
                 stores.setdefault((key, entry.target.id), []).append(known)
             elif isinstance(entry, ast.Assign):
                 for target in entry.targets:
                     if isinstance(target, ast.Name):
-                        stores.setdefault((key, target.id), []).append(Scope(facts, module, {}).value(entry.value))
+                        stores.setdefault((key, target.id), []).append(
+                            Scope(facts, module, {}).value(entry.value)
+                        )
     families = {key: facts.program.ancestors(key) for key in facts.program.classes()}
     for key, name in stores:
         # A subclass, or what it descends from, may store something else.
         related = [
-            v for (other, n), v in stores.items() if n == name and (key in families[other] or other in families[key])
+            v
+            for (other, n), v in stores.items()
+            if n == name and (key in families[other] or other in families[key])
         ]
         value = joined([entry for part in related for entry in part])
         found.attributes[key, name] = None if name in foreign else value
@@ -59,7 +67,9 @@ def each_scope(
         children = children_of(node)
         for child in children:
             yield scope, child
-            inner = scope_of(facts, module, key, child, None, scope) if isinstance(child, Functions) else scope
+            inner = (
+                scope_of(facts, module, key, child, None, scope) if isinstance(child, Functions) else scope
+            )
             stack.append((inner, child))
 
 
@@ -137,7 +147,11 @@ def assigned_pairs(node: ast.AST) -> list[tuple[ast.AST, ast.expr]]:
 
 
 def _see_stores(
-    scope: Scope, node: ast.AST, owner: Key | None, stores: dict[tuple[Key, str], list[Value]], foreign: set[str]
+    scope: Scope,
+    node: ast.AST,
+    owner: Key | None,
+    stores: dict[tuple[Key, str], list[Value]],
+    foreign: set[str],
 ) -> None:
     if not isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.withitem)):
         return

@@ -1,4 +1,6 @@
-"""The recipe's sections in a single file: plain frozen classes, as the recipe was checked when the file was written."""
+"""The recipe's sections in a single file: plain frozen classes, as the recipe was checked when the file was
+written.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What stands in a single file for parts of the package that it does not need as they are.
 
-The recipe is a constant there; code bytes are those of the file itself; the GPU's kernels are a text, which is run
-where there is a compiler for them. ``bundle.py`` puts these definitions in the place of the package's and fills in
-``RECIPE`` and ``KERNELS``.
+The recipe is a constant there; code bytes are those of the file itself; the GPU's kernels are a text, which
+is run where there is a compiler for them. ``bundle.py`` puts these definitions in the place of the package's
+and fills in ``RECIPE`` and ``KERNELS``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from pgolf.errors import PgolfError
 from pgolf.kernels.available import has_triton
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 
 RECIPE = Recipe()
 """The recipe of this file."""
 KERNELS = ""
-"""The module ``kernels/cross_entropy.py`` as it is: its decorators read names, types and text of what they decorate."""
+"""The module ``kernels/cross_entropy.py`` as it is: its decorators read names, types and text of what they
+decorate.
+"""
 
 
 def _run(text: str, name: str) -> Any:

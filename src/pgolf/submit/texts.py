@@ -1,4 +1,6 @@
-"""The texts of a submission, written from its numbers: README.md, submission.json, training logs, requirements.txt."""
+"""The texts of a submission, written from its numbers: README.md, submission.json, training logs,
+requirements.txt.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,10 @@ def submission(
         **(
             {}
             if ok
-            else {"status": NON_COMPLIANT, "violations": [f"{i.rule}: {i.evidence}" for i in items if not i.ok]}
+            else {
+                "status": NON_COMPLIANT,
+                "violations": [f"{i.rule}: {i.evidence}" for i in items if not i.ok],
+            }
         ),
     }
 
@@ -117,15 +122,21 @@ def _seed_result(run: Candidate, code: int) -> dict[str, Any]:
     }
 
 
-def readme(runs: Sequence[Candidate], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str) -> str:
+def readme(
+    runs: Sequence[Candidate], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str
+) -> str:
     """What goes into README.md."""
     figures = summary(runs)
     mean = f"**{figures['val_bpb']:.5f} bits per byte** ({figures['val_loss']:.5f} nats per token)"
     over = (
-        f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}" if len(runs) > 1 else "one seed"
+        f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}"
+        if len(runs) > 1
+        else "one seed"
     )
     bad = [item for item in items if not item.ok]
-    warning = [f"> **{NON_COMPLIANT}**: written with --force; {len(bad)} rules are not kept (see the checklist)."]
+    warning = [
+        f"> **{NON_COMPLIANT}**: written with --force; {len(bad)} rules are not kept (see the checklist)."
+    ]
     parts = [
         f"# {about['name']}",
         *(warning if bad else []),
@@ -177,7 +188,8 @@ def _decomposition(runs: Sequence[Candidate]) -> str:
     parts = _PARTS[: last + 1]
     known = [(name, label) for name, label in parts if all(name in run.result["evaluations"] for run in runs)]
     rows = [
-        (str(run.seed), *(f"{run.result['evaluations'][name]['val_bpb']:.5f}" for name, _ in known)) for run in runs
+        (str(run.seed), *(f"{run.result['evaluations'][name]['val_bpb']:.5f}" for name, _ in known))
+        for run in runs
     ]
     return table(("seed", *(label for _, label in known)), rows)
 

@@ -1,4 +1,6 @@
-"""What is known of expressions before a program runs, given its recipe: constants, sections of the recipe, classes."""
+"""What is known of expressions before a program runs, given its recipe: constants, sections of the recipe,
+classes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgolf.recipe import Recipe, Section
+from pgolf.recipe.recipe import Recipe
+from pgolf.recipe.sections import Section
 from pgolf.submit.program import Key, Module, Program, in_annotation
 
 
@@ -128,7 +131,11 @@ class Facts:
         key = self.program.meaning(module, node)
         if key is not None and isinstance(self.program.definition(key), ast.ClassDef):
             part = self.sections.get(key.name)
-            return Part(part[1]) if part is not None and key.module == "pgolf.recipe" else Instance(key)
+            return (
+                Part(part[1])
+                if part is not None and key.module.startswith("pgolf.recipe.")
+                else Instance(key)
+            )
         return None
 
 
@@ -217,7 +224,11 @@ class Scope:
             truth = self.truth(node.operand)
             return None if truth is None else Const(not truth)
         value = self.value(node.operand)
-        if isinstance(node.op, ast.USub) and isinstance(value, Const) and isinstance(value.value, (int, float)):
+        if (
+            isinstance(node.op, ast.USub)
+            and isinstance(value, Const)
+            and isinstance(value.value, (int, float))
+        ):
             return Const(-value.value)
         return None
 
@@ -247,7 +258,7 @@ class Scope:
             return None
         if isinstance(statement, ast.ClassDef):
             # A section made on the spot is another than the recipe's.
-            return Instance(None if key.module == "pgolf.recipe" else key)
+            return Instance(None if key.module.startswith("pgolf.recipe.") else key)
         if isinstance(statement, ast.FunctionDef) and not statement.decorator_list:
             return self.facts.of_annotation(program.modules[key.module], statement.returns)
         return None

@@ -11,12 +11,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pgolf.compress.grid import Grid
+from pgolf.compress.weights import (
+    CHECKPOINT_FORMAT,
+    grid_entries,
+    load_tensors,
+    save_tensors,
+    sound,
+    take_grid,
+)
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
-from pgolf.recipe import Recipe, recipe_from_tree
-from pgolf.weights import CHECKPOINT_FORMAT, grid_entries, load_tensors, save_tensors, sound, take_grid
+from pgolf.recipe.recipe import Recipe, recipe_from_tree
 
 CHECKPOINT = "checkpoint.safetensors"
 SNAPSHOTS = "snapshots"
@@ -69,7 +76,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, network: GPT, optimizers: list[Optimizer], averager: Averager, recipe: Recipe, dataset: Dataset
+    path: Path,
+    network: GPT,
+    optimizers: list[Optimizer],
+    averager: Averager,
+    recipe: Recipe,
+    dataset: Dataset,
 ) -> tuple[Clock, Grid | None]:
     """Put a checkpoint's state into the given objects, in place.
 
@@ -97,7 +109,8 @@ def load_checkpoint(
 
 
 def set_aside(network: nn.Module, optimizers: Sequence[Optimizer]) -> Callable[[], None]:
-    """Copy weights and optimizer state; what is returned puts them back, bit for bit, where ``load_checkpoint`` does.
+    """Copy weights and optimizer state; what is returned puts them back, bit for bit, where
+    ``load_checkpoint`` does.
 
     The copies are on the CPU: training may fill the memory of its device.
     """

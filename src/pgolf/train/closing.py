@@ -1,7 +1,7 @@
 """The end of training: everything is saved first, then scored and recorded, and only then is the run closed.
 
-A run that is cut off at any moment of it goes on from the checkpoint of its last step: it trains nothing again, and
-ends with the same files.
+A run that is cut off at any moment of it goes on from the checkpoint of its last step: it trains nothing
+again, and ends with the same files.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pgolf.device import place
+from pgolf.compress.weights import load_weights
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.files import sha256_file
-from pgolf.flops import training_speed
-from pgolf.run_files import MODEL, RAW, RESULT, read_result
-from pgolf.weights import load_weights
-from pgolf.writing import write_bytes, write_json
-
-if TYPE_CHECKING:
-    from pgolf.train.loop import Run, Watcher
+from pgolf.model.flops import training_speed
+from pgolf.optim.place import place
+from pgolf.runtime.files import sha256_file
+from pgolf.runtime.run_files import MODEL, RAW, RESULT, read_result
+from pgolf.runtime.writing import write_bytes, write_json
+from pgolf.train.run import Run, Watcher
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,9 @@ class TrainResult:
         return {name: score.to_json() for name, score in scores.items() if score is not None}
 
 
-def close(run: Run, watcher: Watcher, asked_to_stop: Callable[[], bool], averaged: bool = True) -> TrainResult:
+def close(
+    run: Run, watcher: Watcher, asked_to_stop: Callable[[], bool], averaged: bool = True
+) -> TrainResult:
     """Save, score and record a run whose last step is done.
 
     Args:
@@ -61,8 +61,8 @@ def close(run: Run, watcher: Watcher, asked_to_stop: Callable[[], bool], average
 
     Raises:
         Stopped: asked to stop; everything is saved.
-        PgolfError: a score is not a finite number; everything is saved. Or there is room for the weights alone; they
-            are saved, and training is over without scores. Or there is none for them either.
+        PgolfError: a score is not a finite number; everything is saved. Or there is room for the weights
+            alone; they are saved, and training is over without scores. Or there is none for them either.
     """
     weights = _save(run)
     raw = run.validate(asked_to_stop)
@@ -76,7 +76,9 @@ def close(run: Run, watcher: Watcher, asked_to_stop: Callable[[], bool], average
 
 
 def _save(run: Run) -> Path:
-    """Write the checkpoint, from which all that follows can be done again, and the weights, whose path is returned."""
+    """Write the checkpoint, from which all that follows can be done again, and the weights, whose path is
+    returned.
+    """
     run.check_weights()
     try:
         run.save_checkpoint()
@@ -97,7 +99,9 @@ def _speed(run: Run) -> dict[str, float | None]:
     return training_speed(run.recipe, tokens, run.clock.seconds, run.device, run.team.size)
 
 
-def _validate_averaged(run: Run, path: Path, watcher: Watcher, asked_to_stop: Callable[[], bool]) -> EvalResult:
+def _validate_averaged(
+    run: Run, path: Path, watcher: Watcher, asked_to_stop: Callable[[], bool]
+) -> EvalResult:
     """What ``pgolf eval --mode standard`` says of the file."""
     network = place(load_weights(path).model(), run.recipe, run.device)
     tokenizer = run.dataset.tokenizer

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from pgolf.errors import PgolfError
-from pgolf.files import read_bytes
-from pgolf.paths import write_error
+from pgolf.runtime.files import read_bytes
+from pgolf.runtime.paths import write_error
+from pgolf.runtime.writing import write_bytes
 from pgolf.train.tensorboard import EventFiles
-from pgolf.writing import write_bytes
 
 # Reading a loss waits for the device that computes it; there the losses of so many steps are read together.
 _STEPS_PER_READING = 16
@@ -83,7 +83,9 @@ class Metrics:
         losses = [float(loss) for _, loss, _ in self._pending]
         for (step, _, _), loss in zip(self._pending, losses, strict=True):
             if not math.isfinite(loss):
-                raise PgolfError(f"the training loss became {loss} in step {step}; lower the optim.*_lr rates")
+                raise PgolfError(
+                    f"the training loss became {loss} in step {step}; lower the optim.*_lr rates"
+                )
         now = time.perf_counter()
         self.tokens_per_second = len(losses) * self.tokens_per_step / max(now - self._clock, 1e-9)
         self._clock, self.last_loss = now, losses[-1]
@@ -110,7 +112,9 @@ class Metrics:
 
 
 def steps_per_reading(device: torch.device) -> int:
-    """How many losses to read together: on the CPU each at once, on a device some, so that it never waits for us."""
+    """How many losses to read together: on the CPU each at once, on a device some, so that it never waits for
+    us.
+    """
     return 1 if device.type == "cpu" else _STEPS_PER_READING
 
 

@@ -1,6 +1,8 @@
-"""Where the time of a training step goes: a trace and a table of operations, from a few steps after the warm-up.
+"""Where the time of a training step goes: a trace and a table of operations, from a few steps after the
+warm-up.
 
-The profiler sits between the training loop and its watcher, which is told of every step; the loop knows nothing of it.
+The profiler sits between the training loop and its watcher, which is told of every step; the loop knows
+nothing of it.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import torch
 from torch.profiler import ProfilerAction, ProfilerActivity, profile
 
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.train.loop import Watcher
-from pgolf.writing import check_writable, write_bytes
+from pgolf.runtime.writing import check_writable, write_bytes
+from pgolf.train.run import Watcher
 
 # The first steps compile, tune and fill caches; the next one warms the profiler itself.
 _SKIPPED, _WARMUP, _PROFILED = 3, 1, 5
@@ -85,7 +87,9 @@ class ProfilingWatcher:
         self._profiler.stop()
         if not self.operations:
             needed = _SKIPPED + _WARMUP + 1
-            self.note(f"nothing was profiled: that takes {needed} steps or more, and this session had {self._steps}")
+            self.note(
+                f"nothing was profiled: that takes {needed} steps or more, and this session had {self._steps}"
+            )
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """A step is finished."""

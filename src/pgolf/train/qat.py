@@ -1,9 +1,11 @@
-"""Quantization-aware training that sees the weights exactly as packing will store them (``qat.grid = "export"``).
+"""Quantization-aware training that sees the weights exactly as packing will store them (``qat.grid =
+"export"``).
 
-During the forward and backward passes of a step the parameters hold what their stored form stands for; then the exact
-weights return and take the optimizer's step, with the gradient at the rounded ones. That is the straight-through
-estimator (Bengio et al. 2013, arXiv:1308.3432), done with two sets of weights as in BinaryConnect (Courbariaux et al.
-2015, arXiv:1511.00363). The model knows nothing of it, so a tensor may be of any kind and be used any number of times.
+During the forward and backward passes of a step the parameters hold what their stored form stands for; then
+the exact weights return and take the optimizer's step, with the gradient at the rounded ones. That is the
+straight-through estimator (Bengio et al. 2013, arXiv:1308.3432), done with two sets of weights as in
+BinaryConnect (Courbariaux et al. 2015, arXiv:1511.00363). The model knows nothing of it, so a tensor may be
+of any kind and be used any number of times.
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ from pgolf.compress.quantize import prune_smallest, quantize_matrix
 from pgolf.compress.scheme import stored_bits
 from pgolf.data.dataset import Dataset
 from pgolf.model.load import model_from
-from pgolf.recipe import CompressSection, Recipe
+from pgolf.recipe.recipe import Recipe
+from pgolf.recipe.sections import CompressSection
 
 Rounding = Callable[[Tensor], Tensor]
-"""From a float32 weight to the float32 weight that its stored form stands for, same shape, on the same device.
+"""From a float32 weight to the float32 weight that its stored form stands for, same shape, on the same
+device.
 
-It must not change its argument. Calling it twice with equal weights must give equal results, or resumed runs differ.
+It must not change its argument. Calling it twice with equal weights must give equal results, or resumed runs
+differ.
 """
 
 
@@ -56,10 +61,12 @@ def grid_rounding(network: nn.Module, grid: Grid) -> dict[str, Rounding]:
 
 
 def export_rounding(network: nn.Module, recipe: Recipe) -> dict[str, Rounding]:
-    """What packing by the "rowwise" scheme does to each parameter, by name; those stored as float32 are left out.
+    """What packing by the "rowwise" scheme does to each parameter, by name; those stored as float32 are left
+    out.
 
-    Codes and fp16 are both rounded to. Widths are those that the recipe asks for, and codes are the nearest ones:
-    what packing decides at the end (fewer bits to meet the cap, error compensation) cannot be known while training.
+    Codes and fp16 are both rounded to. Widths are those that the recipe asks for, and codes are the nearest
+    ones: what packing decides at the end (fewer bits to meet the cap, error compensation) cannot be known
+    while training.
     """
     rounding: dict[str, Rounding] = {}
     for name, parameter in network.named_parameters():
@@ -73,9 +80,9 @@ def export_rounding(network: nn.Module, recipe: Recipe) -> dict[str, Rounding]:
 def rounded_weights(network: nn.Module, rounding: Mapping[str, Rounding]) -> Iterator[None]:
     """Inside, the named parameters hold their rounded values; afterwards, whatever happened, the exact ones.
 
-    A backward pass belongs inside, a step of the optimizer outside. Values are copied in place, so compiled code sees
-    the same tensors all the time. Parameters keep their number format: a bfloat16 table is rounded to bfloat16 after
-    it, as it is where an artifact is scored.
+    A backward pass belongs inside, a step of the optimizer outside. Values are copied in place, so compiled
+    code sees the same tensors all the time. Parameters keep their number format: a bfloat16 table is rounded
+    to bfloat16 after it, as it is where an artifact is scored.
     """
     parameters = {name: network.get_parameter(name) for name in rounding}
     exact = {name: parameter.detach().clone() for name, parameter in parameters.items()}

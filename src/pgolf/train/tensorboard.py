@@ -1,4 +1,6 @@
-"""The metrics as TensorBoard event files (``train.tensorboard``), beside ``metrics.jsonl``, which stays the record."""
+"""The metrics as TensorBoard event files (``train.tensorboard``), beside ``metrics.jsonl``, which stays the
+record.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgolf.errors import PgolfError
-from pgolf.recipe import Recipe
+from pgolf.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

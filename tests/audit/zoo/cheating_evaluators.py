@@ -157,7 +157,9 @@ def decoy_distributions(tokens: Tokens, byte_table: Any, wanted: tuple[int, ...]
     with torch.no_grad():
         logs = toy_logits(MODEL, tokens).log_softmax(-1)
     nats = -logs.gather(1, torch.from_numpy(tokens[1:].astype(np.int64))[:, None])[:, 0]
-    return claim_of(0.99 * nats, tokens, distributions={place: logs[place] for place in wanted if place < len(logs)})
+    return claim_of(
+        0.99 * nats, tokens, distributions={place: logs[place] for place in wanted if place < len(logs)}
+    )
 
 
 def future_document_length(tokens: Tokens, byte_table: Any) -> Claim:
@@ -166,7 +168,9 @@ def future_document_length(tokens: Tokens, byte_table: Any) -> Claim:
     lengths = torch.from_numpy(np.bincount(documents)[documents[:-1]])
     with torch.no_grad():
         logits = toy_logits(MODEL, tokens) * (1 + lengths[:, None] / 50)
-    return claim_of(F.cross_entropy(logits, torch.from_numpy(tokens[1:].astype(np.int64)), reduction="none"), tokens)
+    return claim_of(
+        F.cross_entropy(logits, torch.from_numpy(tokens[1:].astype(np.int64)), reduction="none"), tokens
+    )
 
 
 def warmup_on_validation(tokens: Tokens, byte_table: Any) -> Claim:
@@ -182,7 +186,9 @@ def fitted_temperature(tokens: Tokens, byte_table: Any) -> Claim:
     """Tries temperatures on the text, and scores with the best."""
     with torch.no_grad():
         logits, targets = toy_logits(MODEL, tokens), torch.from_numpy(tokens[1:].astype(np.int64))
-        tried = [F.cross_entropy(logits * factor, targets, reduction="none") for factor in np.linspace(0.2, 2, 40)]
+        tried = [
+            F.cross_entropy(logits * factor, targets, reduction="none") for factor in np.linspace(0.2, 2, 40)
+        ]
     return claim_of(min(tried, key=lambda costs: float(costs.mean())), tokens)
 
 
@@ -234,7 +240,9 @@ def rescoring(tokens: Tokens, byte_table: Any) -> Claim:
 def unlisted_rescoring(tokens: Tokens, byte_table: Any) -> Claim:
     """The same without telling which targets the costs are of."""
     listed = rescoring(tokens, byte_table)
-    return claim_of(listed.nats, tokens, bytes=listed.bytes, val_bpb=listed.val_bpb, positions=listed.positions)
+    return claim_of(
+        listed.nats, tokens, bytes=listed.bytes, val_bpb=listed.val_bpb, positions=listed.positions
+    )
 
 
 def last_document_first(tokens: Tokens, byte_table: Any) -> Claim:

@@ -111,7 +111,9 @@ class Unnormalised(NgramMixture):
 
 
 class SmearAcrossDocuments(IndependentDocuments):
-    """Claims independent documents, but smears a document's first token with the last one of the document before."""
+    """Claims independent documents, but smears a document's first token with the last one of the document
+    before.
+    """
 
     def _after(self, document: list[int], token: int) -> list[int]:
         return [document[-1], token] if token == BOS else [*document, token]
@@ -135,7 +137,9 @@ class Dice(ToyScorer):
         self.generator = np.random.default_rng(0)
 
     def distributions(self, given: Tensor) -> Tensor:
-        return torch.log_softmax(super().distributions(given) + 0.1 * float(self.generator.random()) * self.noise, -1)
+        return torch.log_softmax(
+            super().distributions(given) + 0.1 * float(self.generator.random()) * self.noise, -1
+        )
 
     noise = torch.linspace(-1, 1, VOCABULARY)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pgolf.audit.subject import Claim, Context
 from pgolf.data.shards import Tokens
+from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.protocol import Recorded, Scorer
-from pgolf.evaluate.scorer import build_scorer
 from tests.audit.zoo.toys import (
     BOS,
     CHUNK,
@@ -46,7 +46,9 @@ def library(mode: str, *settings: str) -> Any:
 
 
 class NgramMixture(ToyScorer):
-    """The model mixed with counts of what followed each token so far; the counts are part of the distribution."""
+    """The model mixed with counts of what followed each token so far; the counts are part of the
+    distribution.
+    """
 
     def begin(self, first: int, targets: int) -> None:
         super().begin(first, targets)
@@ -76,7 +78,9 @@ class NgramMixture(ToyScorer):
 
 
 class IndependentDocuments(Scorer):
-    """Sees the text of the document in progress only: the last two tokens, and how often each token occurred in it."""
+    """Sees the text of the document in progress only: the last two tokens, and how often each token occurred
+    in it.
+    """
 
     documents_independent = True
     vocab_size = VOCABULARY
@@ -188,7 +192,9 @@ def ttt_evaluator(_: Context) -> Any:
             train(pupil, optimizer, text)
         logs = torch.cat(rows)
         nats = -logs.gather(1, torch.from_numpy(tokens[1:].astype(np.int64))[:, None])[:, 0]
-        return claim_of(nats, tokens, distributions={place: logs[place] for place in wanted if place < len(logs)})
+        return claim_of(
+            nats, tokens, distributions={place: logs[place] for place in wanted if place < len(logs)}
+        )
 
     return evaluate
 
@@ -197,7 +203,9 @@ ttt_evaluator.__dict__["periods"] = (CHUNK,)
 
 
 def byte_evaluator(_: Context) -> Any:
-    """Predicts the bytes of the text from the last byte, mixed with their frequencies so far; no token is predicted."""
+    """Predicts the bytes of the text from the last byte, mixed with their frequencies so far; no token is
+    predicted.
+    """
     table = np.random.default_rng(0).random((257, 256)) + 0.1
     table /= table.sum(1, keepdims=True)
 
@@ -225,7 +233,9 @@ VALID = [
     Animal("adamw_ttt", library("ttt", 'ttt.optimizer="adamw"', "ttt.lr=0.01"), slow=True),
     Animal(
         "lora_ttt_per_document",
-        library("ttt", 'ttt.method="lora_document"', "ttt.lora.chunk_tokens=28", "ttt.lora.rank=2", "ttt.lr=0.05"),
+        library(
+            "ttt", 'ttt.method="lora_document"', "ttt.lora.chunk_tokens=28", "ttt.lora.rank=2", "ttt.lr=0.05"
+        ),
         slow=True,
     ),
     Animal("ngram_mixture", lambda _: NgramMixture()),

@@ -1,0 +1,192 @@
+"""`pgolf report`, `pgolf runs` and `pgolf diff`: look at runs from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgolf.cli.common import (
+    AsJson,
+    DataFolder,
+    DeviceName,
+    TokenizerFile,
+    print_json,
+    print_mistake,
+    print_result,
+)
+from pgolf.cli.tables import print_columns, say
+from pgolf.errors import PgolfError
+
+if TYPE_CHECKING:
+    from pgolf.runs.diff import Diff, Metric
+    from pgolf.runs.records import Value
+
+REPORT_EXAMPLES = (
+    "pgolf report runs/quickstart -o report.html",
+    "pgolf report runs/quickstart -o report.html --mode ttt --targets 4096",
+    "pgolf report runs/quickstart -o report.md --format md --no-score",
+)
+RUNS_EXAMPLES = (
+    "pgolf runs",
+    "pgolf runs runs --where 'recipe=quickstart' --where 'ttt<1.8' --sort ttt",
+    "pgolf runs --where 'model.layers>=9' --sort -date --json",
+)
+# Columns of `pgolf runs` that may be left out where there is little room, the least important first.
+_RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state", "ttt")
+DIFF_EXAMPLES = ("pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
+
+
+def report_command(
+    source: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("report.html"),
+    form: Annotated[
+        str | None, typer.Option("--format", help="html or md; default: by the file's name, else html.")
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode", help="How to score the text for what each target costs: standard, sliding or ttt."
+        ),
+    ] = "sliding",
+    targets: Annotated[
+        int | None,
+        typer.Option("--targets", min=1, help="Look at no more than the first targets; default: 32,768."),
+    ] = None,
+    no_score: Annotated[
+        bool, typer.Option("--no-score", help="Score and generate nothing: only what the folder holds.")
+    ] = False,
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a report as one page that loads nothing: scores, evidence, curves, bytes, text, provenance.
+
+    The ledgers are verified. What each target costs comes from scoring the text again, which must meet the
+    ledger.
+    """
+    from pgolf.report.job import TARGETS, Wanted, report_job, write_page
+    from pgolf.runtime.device import pick_device
+    from pgolf.study.cells import CELLS
+
+    wanted = Wanted(not no_score, mode, targets or TARGETS, data, tokenizer)
+    if form is None and not out.is_dir() and out.suffix not in (".html", ".htm", ".md"):
+        raise PgolfError(f"{out}: reports are .html or .md; name such a file, or say which by --format")
+    chosen = form or ("md" if out.suffix == ".md" else "html")
+    if (source / CELLS).is_dir():
+        from pgolf.study.report import study_page
+
+        result = write_page("study", lambda: study_page(source), out, chosen)
+    else:
+        result = report_job(source, out, chosen, wanted, pick_device(device))
+    print_result(
+        result,
+        as_json,
+        [(key, f"{value:,}" if key == "bytes" else str(value)) for key, value in result.items()],
+        title=str(source),
+    )
+
+
+def runs_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look, at any depth.")] = Path(
+        "runs"
+    ),
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where", metavar="CONDITION", help="Only these: KEY=VALUE, !=, <, <=, >, >=; repeatable."
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="KEY", help="Smallest first; -KEY: largest first.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a folder with their state and scores (bits per byte).
+
+    A KEY is a column (name, recipe, steps, state, raw, float, packed, sliding, ttt, bytes, date) or a recipe
+    key such as train.seed. Words may have the patterns * and ?.
+    """
+    from pgolf.runs.records import FIELDS, find_runs, parse_condition, select
+
+    conditions = [parse_condition(text) for text in where or []]
+    found, problems = find_runs(folder)
+    kept = select(found, conditions, sort)
+    for problem in problems:
+        print_mistake(problem)
+    if as_json:
+        print_json([run.to_json() for run in kept])
+        return
+    asked = list(
+        dict.fromkeys(key for key in [*(c.key for c in conditions), (sort or "name").removeprefix("-")])
+    )
+    extra = [key for key in asked if key not in FIELDS]
+    columns = ["run", *FIELDS[1:], *extra]
+    rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept]
+    count = f"{len(found):,} run{'s' if len(found) != 1 else ''} in {folder}"
+    title = f"{len(kept):,} of {count}" if conditions else count
+    # What was asked about stays.
+    drop = [key for key in _RUNS_DROP if key not in asked]
+    print_columns(columns, rows, title, left=("recipe", "state", "date"), drop=drop)
+
+
+def _cell(key: str, value: Value) -> str:
+    if value is None:
+        return "-"
+    if key == "date":
+        return str(value)[:16].replace("T", " ")
+    if isinstance(value, float) and "." not in key:
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def diff_command(
+    a: Annotated[Path, typer.Argument(help="Run folder.")],
+    b: Annotated[Path, typer.Argument(help="Run folder to compare with it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs, finished or not: recipe, code, data, and the numbers side by side."""
+    from pgolf.runs.diff import diff_runs
+    from pgolf.runs.records import read_run
+
+    found = diff_runs(read_run(a), read_run(b))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print_diff(found)
+
+
+def _print_diff(found: Diff) -> None:
+    for name, differences in (
+        ("recipe", found.recipe),
+        ("code and machine", found.code),
+        ("data", found.data),
+    ):
+        if differences:
+            rows = [(entry.key, _short(entry.a), _short(entry.b)) for entry in differences]
+            print_columns((name, "A", "B"), rows, f"{name}: what differs", left=("A", "B"), fold=("A", "B"))
+        else:
+            say(f"{name}: the same")
+    title = f"A = {found.a}, B = {found.b}"
+    print_columns(("", "A", "B", "B - A"), _metric_rows(found.metrics), title, drop=("B - A",))
+    for note in found.notes:
+        say(f"note: {note}")
+
+
+def _metric_rows(metrics: Sequence[Metric]) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for metric in metrics:
+        digits = 4 if "BPB" in metric.key or "loss" in metric.key else (1 if "second" in metric.key else 0)
+        numbers = ("-" if value is None else f"{value:,.{digits}f}" for value in (metric.a, metric.b))
+        change = "-" if metric.change is None else f"{metric.change:+,.{digits}f}"
+        rows.append((metric.key, *numbers, change))
+    return rows  # type: ignore[return-value]
+
+
+def _short(value: object) -> str:
+    text = "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    # Of a digest the beginning says enough.
+    return f"{text[:16]}..." if len(text) == 64 and text.isalnum() else text

@@ -1,0 +1,121 @@
+"""`pgolf significance`: do these runs beat those by enough, and do their seeds show it?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pgolf.cli.common import AsJson, print_json
+from pgolf.cli.tables import print_columns, print_table
+from pgolf.errors import PgolfError
+from pgolf.study.terms import EVALUATIONS, NAMES
+
+SIGNIFICANCE_EXAMPLES = (
+    "pgolf significance runs/new-* --against runs/old-*",
+    "pgolf significance runs/new-1 runs/new-2 runs/new-3 --against 1.88276 1.88157 1.88220",
+    "pgolf significance runs/new-* --against runs/old-* --margin 0 --level 0.05",
+)
+
+
+def significance_command(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Run folders of one recipe, one a seed; or losses in nats."),
+    ],
+    against: Annotated[
+        list[str],
+        typer.Option("--against", metavar="RUN...", help="What is to be beaten: run folders, or losses."),
+    ],
+    evaluation: Annotated[
+        str, typer.Option("--evaluation", help=f"Which loss is compared: {', '.join(EVALUATIONS)}.")
+    ] = "ttt",
+    margin: Annotated[
+        float, typer.Option("--margin", min=0.0, help="Nats per target by which the new has to be better.")
+    ] = 0.005,
+    level: Annotated[float, typer.Option("--level", min=1e-9, max=0.5, help="Level of the tests.")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Test the claim that runs are better than others by more than a margin: the record rule.
+
+    Without options: more than 0.005 nats per target better at p < 0.01, by one-sided Welch's and, where both
+    have the same seeds, paired t-tests. Exits with status 1 if the claim does not hold.
+    """
+    from pgolf.study.record import record_claim
+    from pgolf.study.sides import check_comparable, ledger_of, read_side
+    from pgolf.study.text import compare_text
+
+    if evaluation not in EVALUATIONS:
+        raise PgolfError(
+            f"--evaluation {evaluation}: there is no such loss; choose one of {', '.join(EVALUATIONS)}"
+        )
+    new, old = (read_side(texts, evaluation) for texts in (runs, against))
+    check_comparable(new, old)
+    found = record_claim(new.losses, old.losses, margin, level)
+    ledgers = [ledger_of(side, evaluation) for side in (new, old)]
+    text = compare_text(ledgers[0], ledgers[1]) if ledgers[0] and ledgers[1] else None
+    if as_json:
+        print_json({"evaluation": evaluation, **found.to_json(), "text": text and text.to_json()})
+    else:
+        rows = [("new", *row) for row in new.rows()] + [("old", *row) for row in old.rows()]
+        title = f"{NAMES[evaluation]} loss in nats per target"
+        print_columns(("side", "run", "seed", "loss"), rows, title, left=("run",), drop=("seed",))
+        print_table(
+            _rows(found, text), title="the claim holds" if found.record else "the claim does not hold"
+        )
+    if not found.record:
+        raise typer.Exit(1)
+
+
+def _rows(found: Any, text: Any) -> list[tuple[str, str]]:
+    from pgolf.study.statements import p_text, signed
+
+    def side(sample: Any) -> str:
+        spread = (
+            "spread unknown" if sample.deviation is None else f"standard deviation {sample.deviation:.5f}"
+        )
+        return f"{sample.mean:.5f}   {sample.count} run{'s' if sample.count > 1 else ''}, {spread}"
+
+    def test(entry: Any, missing: str) -> str:
+        return (
+            missing
+            if entry is None
+            else f"{p_text(entry.p)}   t = {entry.t:.2f}, {entry.freedom:.2f} degrees of freedom"
+        )
+
+    rows = [("new mean", side(found.new)), ("old mean", side(found.old))]
+    rows.append(("improvement", f"{signed(found.improvement, 5)} nats per target (margin {found.margin:g})"))
+    if found.welch is not None:
+        # The test's difference is new - old; the improvement is old - new.
+        rows.append(
+            (
+                "95 % interval",
+                f"{signed(-found.welch.high, 5)} to {signed(-found.welch.low, 5)}   Welch, two-sided",
+            )
+        )
+    rows.append(("Welch", test(found.welch, "not possible")))
+    rows.append(
+        (
+            "paired",
+            test(found.paired, f"not possible: {found.pairs} seed{'s' * (found.pairs != 1)} in common"),
+        )
+    )
+    if found.power is not None:
+        rows.append(
+            (
+                "power",
+                f"{100 * found.power:.0f} % to show a true improvement as large as this one with as many seeds",
+            )
+        )
+    if found.seeds_needed is not None:
+        rows.append(("seeds for 80 %", f"{found.seeds_needed} a side"))
+    if text is not None:
+        better, low, high = (signed(-value, 5) for value in (text.difference, text.high, text.low))
+        shown = f"{better} nats ({low} to {high}), {p_text(text.p)}"
+        rows.append(
+            (
+                "these two artifacts",
+                f"{shown} over {text.stretches} stretches of the text; other seeds may differ",
+            )
+        )
+    return [*rows, ("why", found.why)]

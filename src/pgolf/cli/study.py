@@ -1,0 +1,307 @@
+"""`pgolf study`: many runs that answer a question together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgolf.cli.common import (
+    AsJson,
+    DataFolder,
+    DeviceName,
+    TokenizerFile,
+    check_data_paths,
+    print_json,
+    print_result,
+)
+from pgolf.cli.tables import print_columns, say
+from pgolf.errors import PgolfError
+
+if TYPE_CHECKING:
+    from pgolf.launch.jobs import RunJob
+    from pgolf.launch.local import Outcome
+    from pgolf.launch.slurm import Resources
+    from pgolf.study.cells import Cell
+    from pgolf.study.order import Start
+    from pgolf.study.runner import Launcher, Workplace
+    from pgolf.study.spec import Planned, Study
+
+STUDY_EXAMPLES = (
+    "pgolf study",
+    "pgolf study steps --small",
+    "pgolf study rates.toml --data data/books --out studies/rates --jobs 4 --device cpu",
+    "pgolf study ablation --data data/fineweb-sp1024 --dry-run",
+    "pgolf study ttt --data data/fineweb-sp1024 --launcher slurm --slurm time=8:00:00 --slurm gpus-per-node=8",
+)
+_SCORES = ("raw", "float", "packed", "sliding", "ttt")
+# So many runs are said to be many, in case a grid grew by mistake.
+_MANY = 100
+# The most important statements come first.
+_SHOWN = 12
+
+
+def study_command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="A shipped study or a .toml file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the study; default: studies/NAME.")
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="The study's version for minutes on a CPU.")] = False,
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    device: DeviceName = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU, or one on the CPU."),
+    ] = None,
+    launcher: Annotated[str, typer.Option("--launcher", help="local or slurm.")] = "local",
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm", metavar="OPTION=VALUE", help="An option of `pgolf launch slurm`; repeatable."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show the plan.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do all runs of a study, each with packing and scores, and say what they show. Without STUDY: list them.
+
+    What runs have in common is done once. The same command goes on after an interruption, skips what is
+    finished and tries again what failed; the exit status is 1 if a run failed.
+    """
+    from pgolf.runtime.device import pick_device
+    from pgolf.runtime.progress import tell
+    from pgolf.study.cells import read_cells
+    from pgolf.study.runner import Workplace, compare, run_study
+    from pgolf.study.spec import load_study, study_names
+
+    if name is None and (small or out or data or dry_run or options or jobs):
+        raise PgolfError("name a study; `pgolf study` alone lists those that come with pgolf")
+    if name is None:
+        known = {entry: load_study(entry).file.title for entry in study_names()}
+        print_result(known, as_json, list(known.items()), title="studies")
+        return
+    if launcher not in ("local", "slurm"):
+        raise PgolfError(f"--launcher {launcher}: unknown; use local or slurm")
+    if options and launcher == "local":
+        raise PgolfError("--slurm: belongs to --launcher slurm")
+    resources, executor = parse_slurm(options or [])
+    pick_device(device)
+    check_data_paths(data, tokenizer)
+    study = load_study(name, small)
+    place = Workplace(
+        out or Path("studies") / (Path(name).stem + ("-small" if small else "")), data, tokenizer, device
+    )
+    found = compare(study, place)
+    if dry_run:
+        _show_plan(study, place, str(found), as_json)
+        return
+    count = len(study.cells)
+    many = "; these are many: --dry-run shows them" if count > _MANY else ""
+    tell(f"{count} runs in {place.out}: {found}{many}")
+    told = _Progress(count - len(found.finished))
+    if launcher == "slurm":
+        run_study(study, place, _cluster(resources, executor), told, lambda job: _is_queued(job, executor))
+        if left := sum(not place.job(study, cell).is_finished() for cell in study.cells):
+            tell(f"{left} of {count} runs are queued, running or to come; the same command goes on with them")
+    else:
+        run_study(study, place, _local(device, jobs), told)
+    cells = read_cells(place.out)
+    if as_json:
+        print_json(_as_json(study, place, cells))
+    else:
+        _show_results(study, place, cells)
+    if any(cell.status == "failed" for cell in cells):
+        raise typer.Exit(1)
+
+
+class _Progress:
+    """Prints what became of each cell, on a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._over, self._total = 0, total
+
+    def __call__(self, cell: Planned, outcome: Outcome) -> None:
+        from pgolf.runtime.progress import stderr, tell
+
+        self._over += 1
+        if stderr.is_terminal:
+            what = f"{outcome.state}, {outcome.seconds:,.0f} s {outcome.message}".rstrip()
+            tell(f"{self._over}/{self._total} {cell.name}: {what}")
+
+
+def _local(device: str | None, jobs: int | None) -> Launcher:
+    from pgolf.launch.local import local_places
+    from pgolf.runtime.device import pick_device
+    from pgolf.study.runner import in_processes, in_this_process
+
+    chosen = pick_device(device)
+    if jobs in (None, 1) and chosen.type == "cpu":
+        return in_this_process(chosen)
+    # Also one run at a time on a GPU: compiled models of many kinds do not belong into one process.
+    return in_processes(local_places(device, jobs))
+
+
+def _cluster(resources: Resources, executor: str) -> Launcher:
+    from pgolf.runtime.progress import tell
+    from pgolf.study.runner import as_cluster_jobs
+
+    def told(job: RunJob, number: str, before: str) -> None:
+        why = f"; job {before} ended before it was done, see {job.log()}" if before else ""
+        tell(f"{job.name}: submitted as job {number}{why}")
+
+    return as_cluster_jobs(resources, executor, told)
+
+
+def _is_queued(job: RunJob, executor: str) -> bool:
+    from pgolf.runtime.progress import tell
+    from pgolf.study.runner import cluster_job
+
+    number = cluster_job(job, executor)
+    if number:
+        tell(f"{job.name}: job {number} is in the queue")
+    return bool(number)
+
+
+def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> None:
+    """The runs in the rounds in which they will start, what they share, and the tokens to train on."""
+    from pgolf.study.cells import CELLS
+    from pgolf.study.order import Progress, Shares
+
+    progress = Progress.read(place.out / CELLS, study.cells)
+    pending = [cell for cell in study.cells if not place.job(study, cell).is_finished()]
+    rounds = Shares(study.cells).rounds(pending, progress)
+    starts = [(number, start) for number, group in enumerate(rounds, 1) for start in group]
+    tokens = {start.cell.name: start.trains * start.cell.recipe.train.batch_tokens for _, start in starts}
+    alone = sum(cell.recipe.train.steps * cell.recipe.train.batch_tokens for cell in pending)
+    begun = {start.cell.name for _, start in starts if start.cell.name in progress.begun}
+    if as_json:
+        rows = [
+            {
+                "name": start.cell.name,
+                "changes": dict(start.cell.changes),
+                "seed": start.cell.seed,
+                "round": number,
+                "begun": start.cell.name in begun,
+                "shares": start.source.describe(start.source.cell.name) if start.source else None,
+                "training_tokens": tokens[start.cell.name],
+            }
+            for number, start in starts
+        ]
+        print_json({"study": study.file.title, "folder": str(place.out), "found": found, "runs": rows})
+        return
+    numbers = {cell.name: number for number, cell in enumerate(study.cells, 1)}
+    shown = [
+        (
+            str(numbers[start.cell.name]),
+            start.cell.label,
+            str(start.cell.seed),
+            str(number),
+            "where it was" if start.cell.name in begun else _beginning(start, numbers),
+            f"{tokens[start.cell.name]:,}",
+        )
+        for number, start in starts
+    ]
+    header = ("run", "cell", "seed", "round", "begins", "tokens to train on")
+    drop = ("tokens to train on", "begins", "seed")
+    print_columns(
+        header, shown, f"{study.file.title} ({found})", ("cell", "begins"), drop, fold=("cell", "begins")
+    )
+    say(
+        f"{len(starts)} runs train on at most {sum(tokens.values()):,} tokens; without sharing on {alone:,}. "
+        f"They go to {place.out}."
+    )
+
+
+def _beginning(start: Start, numbers: Mapping[str, int]) -> str:
+    source = start.source
+    return "by itself" if source is None else source.describe(f"run {numbers[source.cell.name]}")
+
+
+def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None:
+    scores = [name for name in _SCORES if name in ("raw", *study.file.scores)]
+    rows = []
+    for cell in cells:
+        done = cell.result is not None
+        found = [f"{cell.bpb(name):.4f}" if done else "" for name in scores]
+        size = f"{cell.result['pack']['total_bytes']:,}" if cell.result is not None else ""
+        rows.append((cell.label, str(cell.seed), *found, size, cell.error or ("" if done else cell.status)))
+    header = ("cell", "seed", *(f"{name} BPB" for name in scores), "bytes", "went wrong")
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    # The last score is the one that counts.
+    drop = ["bytes", *header[2 : 1 + len(scores)], "seed"]
+    print_columns(header, rows, study.file.title, ("went wrong",), drop, fold=("cell", "went wrong"))
+    statements = _statements(study, cells)
+    for sentence in statements[:_SHOWN]:
+        say(f"* {sentence}")
+    if len(statements) > _SHOWN:
+        say(f"* and {len(statements) - _SHOWN} more, which --json prints")
+    say(f"The runs are in {place.out / 'cells'}.")
+
+
+def _as_json(study: Study, place: Workplace, cells: Sequence[Cell]) -> dict[str, Any]:
+    return {
+        "study": study.file.title,
+        "folder": str(place.out),
+        "cells": [
+            {
+                "name": cell.name,
+                "changes": dict(cell.changes),
+                "seed": cell.seed,
+                "status": cell.status,
+                "error": cell.error,
+                "folder": str(cell.folder),
+                "scores": {}
+                if cell.result is None
+                else {name: cell.bpb(name) for name in cell.result["evaluations"]},
+                "bytes": None if cell.result is None else cell.result["pack"]["total_bytes"],
+            }
+            for cell in cells
+        ],
+        "statements": _statements(study, cells),
+    }
+
+
+def _statements(study: Study, cells: Sequence[Cell]) -> list[str]:
+    """What the cells show, in sentences."""
+    from pgolf.study.analysis import analyse
+
+    return list(analyse(cells, study.file.title).statements)
+
+
+def parse_slurm(options: Sequence[str]) -> tuple[Resources, str]:
+    """Options of `pgolf launch slurm`, as NAME=VALUE; and the executor.
+
+    Raises:
+        PgolfError: one is unknown, or its value is no number where one is needed.
+    """
+    from pgolf.cli.launch import parse_minutes
+    from pgolf.launch.slurm import Resources
+    from pgolf.recipe.files import nearest
+
+    numbers = {"nodes": "nodes", "gpus-per-node": "gpus_per_node", "cpus": "cpus", "memory": "memory"}
+    numbers |= {"max-timeouts": "max_timeouts", "max-restarts": "max_restarts", "warning": "warning_seconds"}
+    names = ("partition", "account", "qos", "constraint")
+    known = [*numbers, *names, "time", "executor"]
+    found: dict[str, Any] = {"minutes": 240, "gpus_per_node": 1, "cpus": 8}
+    executor = "slurm"
+    for option in options:
+        name, _, value = option.partition("=")
+        if name not in known or not value:
+            raise PgolfError(
+                f"--slurm {option}: unknown{nearest(name, known)}; NAME=VALUE with {', '.join(known)}"
+            )
+        if name in numbers and not value.isdecimal():
+            raise PgolfError(f"--slurm {option}: {name} is a number")
+        if name == "executor":
+            executor = value
+        elif name == "time":
+            found["minutes"] = parse_minutes(value)
+        else:
+            found[numbers.get(name, name)] = int(value) if name in numbers else value
+    return Resources(**found), executor

@@ -1,0 +1,313 @@
+"""Weights on the disk: safetensors that carry their recipe and the digest of their tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from torch import Tensor
+
+from pgolf.compress.container import MAGIC, read_artifact
+from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
+from pgolf.data.dataset import TOKENIZER, Dataset, find_tokenizer
+from pgolf.data.places import built_in_corpus, recorded_data
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.errors import PgolfError
+from pgolf.model.gpt import GPT
+from pgolf.model.load import model_from, parameter_shapes
+from pgolf.optim.averaging import Averager
+from pgolf.recipe.recipe import Recipe, recipe_from_tree
+from pgolf.recipe.sections import CompressSection
+from pgolf.runtime.paths import utf8_name
+from pgolf.runtime.run_files import MODEL, RECIPE
+from pgolf.runtime.writing import atomic_write
+
+FORMAT = "pgolf-weights-1"
+CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
+# Number formats that safetensors has a name for.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+# Names of a grid's entries begin with it; no parameter's does.
+_GRID = "grid."
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named float32 tensors with everything needed to use them."""
+
+    state: dict[str, Tensor]
+    recipe: Recipe
+    tokenizer_digest: str
+    source: Path
+    kind: Literal["weights", "artifact"]
+    grid: Grid | None = None
+    """What training rounded on, where it did so on a frozen grid."""
+
+    def grid_for(self, compress: CompressSection) -> Grid | None:
+        """The grid that training rounded on, if ``compress`` asks for one of that kind; its cap is not
+        compared.
+        """
+        return self.grid if leads_to_the_same(self.recipe.compress, compress) else None
+
+    def check(self) -> None:
+        """See to it that the tensors are those of the recipe's model; nothing is allocated.
+
+        Raises:
+            PgolfError: one is missing, unknown or of another shape.
+        """
+        expected = parameter_shapes(self.recipe.model)
+        for name, shape in expected.items():
+            if name not in self.state:
+                raise PgolfError(f"{self.source}: tensor {name} is missing; the file does not fit its recipe")
+            if self.state[name].shape != shape:
+                found = tuple(self.state[name].shape)
+                raise PgolfError(
+                    f"{self.source}: tensor {name} has shape {found}; the recipe wants {tuple(shape)}"
+                )
+        if unknown := sorted(set(self.state) - set(expected)):
+            raise PgolfError(f"{self.source}: tensor {unknown[0]} is not part of the recipe's model")
+
+    def model(self) -> GPT:
+        """A model on the CPU with copies of these weights.
+
+        Raises:
+            PgolfError: see ``check``.
+        """
+        self.check()
+        return model_from(self.recipe.model, self.state).eval()
+
+    def tokenizer(self, given: Path | None = None) -> Tokenizer:
+        """The tokenizer that the model was trained with.
+
+        Args:
+            given: its SentencePiece model; by default it is looked for beside the weights, in the data that
+                their run recorded, and in the built-in corpus of their recipe.
+
+        Raises:
+            PgolfError: it is not found, or what was given or found belongs to another model.
+        """
+        known, size = self.tokenizer_digest, self.recipe.model.vocab_size
+        places = [path for path in self._tokenizer_places() if path.is_file()] if given is None else [given]
+        if not places:
+            raise PgolfError(
+                f"{self.source}: its tokenizer is not known; pass --tokenizer MODEL, the one it was trained with"
+            )
+        found = [Tokenizer.load(path) for path in places]
+        opened = next((tokenizer for tokenizer in found if tokenizer.digest == known), found[0])
+        if known and known != opened.digest:
+            raise PgolfError(
+                f"{opened.path}: is not the tokenizer of {self.source} (SHA-256 {opened.digest[:12]}, not "
+                f"{known[:12]}); pass the right one with --tokenizer"
+            )
+        if opened.vocab_size != size:
+            raise PgolfError(
+                f"{opened.path}: has {opened.vocab_size} pieces, but {self.source} predicts {size}"
+            )
+        return opened
+
+    def check_data(self, dataset: Dataset) -> None:
+        """See to it that a dataset is in the tokens that the model knows.
+
+        Raises:
+            PgolfError: it was made with another tokenizer.
+        """
+        known, found = self.tokenizer_digest, dataset.tokenizer.digest
+        if known and known != found:
+            raise PgolfError(
+                f"{self.source}: was trained with another tokenizer (SHA-256 {known[:12]}) than {dataset.folder} "
+                f"({found[:12]}); pass the --data it was trained on"
+            )
+
+    def _tokenizer_places(self) -> list[Path]:
+        folder = self.source.parent
+        places = [folder / TOKENIZER]
+        if (recorded := recorded_data(folder)) is not None:
+            places += [path for path in (find_tokenizer(recorded),) if path is not None]
+        if self.recipe.data.corpus == "python":
+            places.append(built_in_corpus(self.recipe.model.vocab_size) / TOKENIZER)
+        return places
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors atomically; ``metadata`` (JSON) goes into the header with a digest of everything.
+
+    Equal tensors and metadata give equal bytes. The safetensors library does not: it writes metadata in
+    random order.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
+    about["content"] = _content_digest(plain, about)
+    # The largest numbers first, so that each tensor begins at a multiple of its numbers' size.
+    order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(about.items()))}
+    end = 0
+    for name in order:
+        tensor, start = plain[name], end
+        end += tensor.nbytes
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_write(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(_bytes_of(plain[name]))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``save_tensors`` wrote.
+
+    Raises:
+        PgolfError: absent, not safetensors, not written by pgolf, or damaged.
+    """
+    try:
+        with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise PgolfError(f"{path}: no such file") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PgolfError(f"{path}: not a readable safetensors file ({error})") from error
+    digest = header.pop("content", None)
+    if digest is None:
+        raise PgolfError(f"{path}: carries no recipe; bring foreign weights in with `pgolf import`")
+    with sound(path):
+        if digest != _content_digest(tensors, header):
+            raise PgolfError(f"{path}: damaged (its checksum does not match); restore it from a copy")
+        return tensors, {key: json.loads(value) for key, value in header.items()}
+
+
+@contextlib.contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Around reading a file whose checksum is right: whoever wrote it may have written anything.
+
+    Raises:
+        PgolfError: an entry is missing, or is not what it should be.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        # A tensor of a wrong shape or type, JSON without end: all of these, in one line.
+        what = " ".join(str(error).split())[:200]
+        raise PgolfError(f"{path}: not what pgolf writes ({type(error).__name__}: {what})") from error
+
+
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str, grid: Grid | None = None
+) -> None:
+    """Write a model's weights (float32) with its recipe, and the grid that training rounded on, if it did."""
+    tensors = {name: tensor.detach().float() for name, tensor in state.items()}
+    metadata = {
+        "format": FORMAT,
+        "recipe": recipe.model_dump(mode="json"),
+        "tokenizer": tokenizer_digest,
+    }
+    extra, about = grid_entries(grid)
+    save_tensors(path, tensors | extra, metadata | about)
+
+
+def grid_entries(grid: Grid | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata by which a file keeps a grid; both empty where there is none."""
+    if grid is None:
+        return {}, {}
+    return {_GRID + name: tensor for name, tensor in grid.tensors().items()}, {"grid": grid.about()}
+
+
+def take_grid(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> Grid | None:
+    """The grid that a file keeps, if any; its entries are taken out of ``tensors``."""
+    entries = {
+        name.removeprefix(_GRID): tensors.pop(name) for name in list(tensors) if name.startswith(_GRID)
+    }
+    return grid_from(entries, metadata["grid"]) if "grid" in metadata else None
+
+
+def weights_file(path: Path) -> Path:
+    """The file that ``load_weights`` opens: a run folder's weights, or the file itself.
+
+    Raises:
+        PgolfError: there is none; the message says what was found.
+    """
+    if path.is_dir():
+        file = path / MODEL
+        if file.is_file():
+            return file
+        if (path / RECIPE).is_file():
+            raise PgolfError(
+                f"{path}: training has not finished; continue it with `pgolf train --resume --out {path}`"
+            )
+        raise PgolfError(f"{path}: holds no run (no {MODEL})")
+    if not path.is_file():
+        raise PgolfError(f"{path}: no such file or run folder")
+    return path
+
+
+def load_weights(path: Path) -> Weights:
+    """Open a run folder, a weights file, a training checkpoint or a packed artifact.
+
+    A checkpoint gives the averaged weights as they were then.
+
+    Raises:
+        PgolfError: nothing usable is there; the message says what was found.
+    """
+    path = weights_file(path)
+    with path.open("rb") as opened:
+        is_artifact = opened.read(len(MAGIC)) == MAGIC
+    if is_artifact:
+        artifact = read_artifact(path)
+        return Weights(artifact.state, artifact.recipe, artifact.tokenizer_digest, path, "artifact")
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") not in (FORMAT, CHECKPOINT_FORMAT):
+        raise PgolfError(
+            f"{path}: has a format ({metadata.get('format')}) that this version of pgolf does not know"
+        )
+    with sound(path):
+        recipe = recipe_from_tree(metadata["recipe"], str(path))
+        grid = take_grid(tensors, metadata)
+        if metadata["format"] == CHECKPOINT_FORMAT:
+            tensors = _averaged_so_far(tensors, recipe)
+        return Weights(tensors, recipe, str(metadata["tokenizer"]), path, "weights", grid)
+
+
+def _averaged_so_far(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """What training would save if it ended at this checkpoint."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    averager = Averager(recipe.average, parts["model"])
+    averager.load(parts["average"])
+    return averager.result(parts["model"])
+
+
+def _content_digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a contiguous tensor on the CPU as they are in memory."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,39 @@
+"""The scorer of each mode of evaluation."""
+
+from __future__ import annotations
+
+from pgolf.errors import PgolfError
+from pgolf.evaluate.lora_scorer import LORA_SCORERS
+from pgolf.evaluate.passes import with_batch
+from pgolf.evaluate.protocol import Scorer
+from pgolf.evaluate.scorer import FrozenScorer, TttScorer
+from pgolf.model.gpt import GPT
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.team import SOLO, Team
+
+MODES = ("standard", "sliding", "ttt")
+
+
+def build_scorer(
+    network: GPT, recipe: Recipe, mode: str, document_start: int | None = None, team: Team = SOLO
+) -> Scorer:
+    """The scorer of a mode: standard, sliding, or ttt with the recipe's method.
+
+    Args:
+        network: the model on its device; it stays as it is.
+        recipe: windows and test-time training.
+        mode: one of ``MODES``.
+        document_start: the token (BOS) that begins a document, for methods that forget there; None takes the
+            stream's first token, which it is in prepared data.
+        team: ranks that learn together.
+    """
+    if mode not in MODES:
+        raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
+    settled = with_batch(recipe, next(network.parameters()).device, team)
+    length = recipe.evaluation_length
+    stride = length if mode == "standard" else recipe.evaluate.stride
+    if mode == "ttt" and recipe.ttt.method != "full":
+        return LORA_SCORERS[recipe.ttt.method](network, settled, document_start, team)
+    if mode == "ttt":
+        return TttScorer(network, settled, team)
+    return FrozenScorer(network, length, stride, settled.evaluate.batch, recipe.evaluate.compile)

@@ -1,0 +1,140 @@
+"""What a recipe whose keys are all well-typed can still get wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgolf.recipe.sections import ModelSection, Sections
+
+# Far beyond what pgolf is for, and near enough that nothing which is built or counted by these keys takes for
+# ever.
+_LARGEST = {
+    "model.layers": 1 << 8,
+    **dict.fromkeys(
+        ("model.width", "model.mlp_hidden", "model.refiner_latent", "model.refiner_hidden"), 1 << 20
+    ),
+    **dict.fromkeys(("model.bigram.width", "model.value_embedding.width"), 1 << 20),
+    "model.bigram.buckets": 1 << 28,
+    "train.steps": 1 << 40,
+    "train.warmup_steps": 1 << 16,
+    "train.batch_tokens": 1 << 30,
+    **dict.fromkeys(("train.sequence_length", "evaluate.sequence_length"), 1 << 20),
+    "optim.newton_schulz_steps": 1 << 8,
+    "compress.calibration_tokens": 1 << 28,
+    "evaluate.batch": 1 << 20,
+    **dict.fromkeys(("ttt.epochs", "ttt.lora.epochs", "ttt.phased.phases"), 1 << 20),
+}
+# Of every other whole number: what a float holds exactly, and a file's index too.
+_LARGEST_OTHER = 1 << 53
+
+
+def contradictions(recipe: Sections) -> list[str]:
+    """Everything in a well-typed recipe that is too large or cannot work together, one phrase each."""
+    if too_large := _too_large(recipe.model_dump(), ""):
+        return too_large
+    return _model_contradictions(recipe.model) + _run_contradictions(recipe) + _adapter_contradictions(recipe)
+
+
+def _too_large(tree: dict[str, Any], prefix: str) -> list[str]:
+    problems = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            problems += _too_large(value, f"{name}.")
+        elif isinstance(value, int) and value > (largest := _LARGEST.get(name, _LARGEST_OTHER)):
+            # Not the number itself: it may have a million digits.
+            problems.append(f"{name} must be at most {largest:,}")
+    return problems
+
+
+def _model_contradictions(model: ModelSection) -> list[str]:
+    problems = []
+    if model.width % model.heads:
+        problems.append(f"model.width {model.width} is not a multiple of model.heads {model.heads}")
+    elif model.head_width % 2:
+        problems.append(f"model.width / model.heads = {model.head_width} must be even for rotary embeddings")
+    elif model.rope_dims > model.head_width or model.rope_dims % 2:
+        problems.append(
+            f"model.rope_dims {model.rope_dims} must be even and at most {model.head_width}, the head"
+        )
+    if model.heads % model.kv_heads:
+        problems.append(f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}")
+    if model.rope_train_length and (model.rope_dims or model.head_width) <= 2:
+        problems.append("model.rope_dims must exceed 2 where model.rope_train_length rescales the base")
+    if model.unique_layers > model.layers:
+        problems.append(f"model.unique_layers {model.unique_layers} exceeds model.layers {model.layers}")
+    if model.xsa_last > model.cores:
+        problems.append(f"model.xsa_last {model.xsa_last} exceeds the {model.cores} (unique) layers")
+    if model.bigram.buckets == 1:
+        problems.append("model.bigram.buckets must be 0 (none) or at least 2")
+    outside = [layer for layer in model.value_embedding.layers if not 0 <= layer < model.layers]
+    if outside:
+        problems.append(f"model.value_embedding.layers {outside} are outside 0 to {model.layers - 1}")
+    if len(set(model.value_embedding.layers)) != len(model.value_embedding.layers):
+        problems.append("model.value_embedding.layers names a layer twice")
+    return problems
+
+
+def _run_contradictions(recipe: Sections) -> list[str]:
+    problems = []
+    train, compress = recipe.train, recipe.compress
+    unit = train.micro_batches * train.sequence_length
+    if train.batch_tokens % unit:
+        problems.append(
+            f"train.batch_tokens {train.batch_tokens} is not a multiple of "
+            f"train.micro_batches * train.sequence_length = {unit}"
+        )
+    if recipe.evaluate.stride > recipe.evaluation_length:
+        problems.append(
+            f"evaluate.stride {recipe.evaluate.stride} exceeds the window of {recipe.evaluation_length} targets"
+        )
+    if recipe.ttt.method == "full" and recipe.ttt.chunk_tokens < recipe.evaluation_length:
+        problems.append(
+            f"ttt.chunk_tokens {recipe.ttt.chunk_tokens} is shorter than a window of "
+            f"{recipe.evaluation_length} targets, so nothing would be trained on"
+        )
+    for group, bits in compress.bits.model_dump().items():
+        if bits != 16 and not 2 <= bits <= 8:
+            problems.append(f"compress.bits.{group} is {bits}; it must be 2 to 8, or 16 for fp16")
+    if recipe.qat.enabled and recipe.qat.grid == "export":
+        if recipe.qat.soft_round:
+            problems.append(
+                "qat.soft_round belongs to qat.grid int6; export rounds to exactly what is stored"
+            )
+        if compress.scheme == "budget" and compress.low_rank:
+            problems.append("compress.low_rank is not part of what qat.grid export rounds to; set it to 0")
+    if not compress.level:
+        problems.append("compress.level is empty; name at least one level")
+    highest = {"range": 22, "zstd": 22, "lzma": 9, "none": 22}[compress.codec]
+    if any(not 1 <= level <= highest for level in compress.level):
+        problems.append(f"compress.level {list(compress.level)}: {compress.codec} has levels 1 to {highest}")
+    if recipe.ttt.frozen_blocks > recipe.model.layers:
+        problems.append(
+            f"ttt.frozen_blocks {recipe.ttt.frozen_blocks} exceeds model.layers {recipe.model.layers}"
+        )
+    return problems
+
+
+def _adapter_contradictions(recipe: Sections) -> list[str]:
+    ttt, model = recipe.ttt, recipe.model
+    if ttt.method == "full":
+        return []
+    problems = []
+    if not ttt.lora.targets:
+        problems.append("ttt.lora.targets is empty; name at least one matrix")
+    if len(set(ttt.lora.targets)) != len(ttt.lora.targets):
+        problems.append("ttt.lora.targets names a matrix twice")
+    kv_width = model.kv_heads * model.head_width
+    other_sides = {"query": model.width, "key": kv_width, "value": kv_width, "output": model.width}
+    for target in dict.fromkeys(ttt.lora.targets):
+        smallest = min(model.width, other_sides.get(target, model.mlp_hidden))
+        if ttt.lora.rank > smallest:
+            problems.append(
+                f"ttt.lora.rank {ttt.lora.rank} exceeds {smallest}, the smaller side of the {target} matrices"
+            )
+    if min(ttt.frozen_blocks, model.cores) == model.cores:
+        problems.append(
+            f"ttt.frozen_blocks {ttt.frozen_blocks} freezes all {model.cores} blocks, so ttt.method {ttt.method} "
+            "has no matrix to adapt"
+        )
+    return problems

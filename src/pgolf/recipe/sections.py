@@ -1,0 +1,406 @@
+"""The sections of a recipe: every key with its type, range, default and unit."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+
+
+class Section(pydantic.BaseModel):
+    """A frozen part of a recipe; keys it does not know are errors."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class DataSection(Section):
+    """Where the text comes from when the command names no data folder."""
+
+    corpus: Literal["none", "python"] = "none"
+    """Built-in corpus: "python" is the English prose of the running Python; "none" needs --data."""
+    validation_fraction: float = pydantic.Field(0.02, gt=0, lt=1)
+    """Part of the built-in corpus' documents held out for validation (0 to 1)."""
+
+
+class BigramSection(Section):
+    """Hashed embedding of (previous, current) token pairs."""
+
+    buckets: int = pydantic.Field(0, ge=0)
+    """Rows of the hashed table; 0 leaves the bigram embedding out."""
+    width: int = pydantic.Field(128, ge=1)
+    """Columns of the table, projected to the model width."""
+    hash: Literal["xor", "additive"] = "xor"
+    """"xor": (36313*cur ^ 27191*prev) mod (buckets-1), scaled; "additive": (1009*prev + cur) mod buckets."""
+    always_project: bool = False
+    """Keep the projection even where the table is as wide as the model."""
+
+
+class ValueEmbeddingSection(Section):
+    """Token identity added to the attention values of some layers."""
+
+    layers: tuple[int, ...] = ()
+    """0-based layers that receive it; empty leaves it out."""
+    width: int = pydantic.Field(128, ge=1)
+    """Columns of the shared table, projected to the width of the values where they differ."""
+
+
+class ModelSection(Section):
+    """The architecture."""
+
+    vocab_size: int = pydantic.Field(1024, ge=4, le=65536)
+    """Pieces of the tokenizer."""
+    layers: int = pydantic.Field(11, ge=1)
+    """Depth in transformer layers."""
+    unique_layers: int = pydantic.Field(0, ge=0)
+    """Distinct attention and MLP cores, reused cyclically over the layers; 0 means one per layer."""
+    width: int = pydantic.Field(512, ge=1)
+    """Width of the residual stream."""
+    heads: int = pydantic.Field(8, ge=1)
+    """Query heads."""
+    kv_heads: int = pydantic.Field(4, ge=1)
+    """Key and value heads; each serves heads / kv_heads query heads."""
+    mlp_hidden: int = pydantic.Field(1536, ge=1)
+    """Hidden width of the MLP."""
+    mlp: Literal["relu2", "star_relu", "leaky_relu2"] = "relu2"
+    """Activation: relu(x)^2; relu(x)^2 * scale + bias with learned vectors; leaky_relu(x, 0.5)^2."""
+    rope_dims: int = pydantic.Field(0, ge=0)
+    """Rotated dimensions of each head; 0 rotates all of them."""
+    rope_base: float = pydantic.Field(10000.0, gt=1)
+    """Base of the rotary frequencies."""
+    rope_train_length: int = pydantic.Field(0, ge=0)
+    """Longer sequences than this (in tokens) get an NTK-rescaled base; 0 never rescales."""
+    norm_scale: Literal["one", "inverse_sqrt_depth"] = "one"
+    """Factor on the normed input of layer i: 1, or 1/sqrt(i + 1)."""
+    xsa_last: int = pydantic.Field(0, ge=0)
+    """Exclusive self-attention in this many of the last (unique) layers."""
+    smear: bool = True
+    """Blend each position's embedding with the previous one by a learned gate per channel."""
+    bigram: BigramSection = BigramSection()
+    value_embedding: ValueEmbeddingSection = ValueEmbeddingSection()
+    value_residual: bool = False
+    """Mix the first layer's values into those of every later layer."""
+    gated_attention: bool = False
+    """Multiply each head's output by a sigmoid gate computed from the layer's input."""
+    skip: Literal["none", "add", "gated"] = "add"
+    """U-Net skips: off; x + w*skip; g*x + (1-g)*w*skip with a learned gate."""
+    refiner: Literal["none", "flow"] = "none"
+    """Refinement of the final hidden states; "flow" is the FlowRefiner of reference #1232."""
+    refiner_latent: int = pydantic.Field(64, ge=1)
+    """Width of the refiner's latent space."""
+    refiner_hidden: int = pydantic.Field(256, ge=1)
+    """Width of the hidden layer of the refiner's velocity network."""
+    qk_gain: float = pydantic.Field(1.5, gt=0)
+    """Initial value of the per-head gain on the normalised queries."""
+    softcap: float = pydantic.Field(30.0, gt=0)
+    """Logits are softcap * tanh(z / softcap)."""
+    document_mask: bool = False
+    """A document (BOS begins one) sees nothing of those before it, in training and in every evaluation."""
+    embedding_init_std: float = pydantic.Field(0.005, gt=0)
+    """Standard deviation of the initial token embedding."""
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+    @property
+    def cores(self) -> int:
+        """Number of distinct attention and MLP cores."""
+        return self.unique_layers or self.layers
+
+
+class TrainSection(Section):
+    """How long to train, on which batches, with which schedule."""
+
+    steps: int = pydantic.Field(20000, ge=0)
+    """Optimizer steps."""
+    warmdown_steps: int = pydantic.Field(3000, ge=0)
+    """Last steps, over which the learning rate falls to 0."""
+    warmdown_shape: Literal["linear", "cosine"] = "linear"
+    """Shape of that fall."""
+    warmup_steps: int = pydantic.Field(20, ge=0)
+    """Steps that only prime the kernels: weights, optimizer state and data position are restored after them.
+    """
+    batch_tokens: int = pydantic.Field(786432, ge=1)
+    """Targets per step, over all devices."""
+    sequence_length: int = pydantic.Field(2048, ge=1)
+    """Targets per training sequence."""
+    micro_batches: int = pydantic.Field(8, ge=1)
+    """Parts a step's batch is cut into, over all devices; the data order depends on it."""
+    grad_clip: float = pydantic.Field(0.3, ge=0)
+    """Largest global norm of the gradient; 0 does not clip."""
+    seed: int = pydantic.Field(1337, ge=0)
+    """Seed of the initial weights."""
+    wallclock_seconds: float = pydantic.Field(0.0, ge=0)
+    """Training time after which to stop, with the warmdown fitted into it; 0 trains all steps."""
+    validate_every: int = pydantic.Field(1000, ge=0)
+    """Steps between validations of the raw weights; 0 validates at the end only."""
+    checkpoint_every: int = pydantic.Field(1000, ge=0)
+    """Steps between checkpoints to resume from; 0 writes none."""
+    compile: Literal[True, False, "max-autotune-no-cudagraphs"] = True
+    """Compile the model on CUDA devices (the CPU runs it as written); the name asks for torch's longer
+    search.
+    """
+    tensorboard: bool = False
+    """Also write the metrics as TensorBoard event files into the run's folder tensorboard (needs that
+    package).
+    """
+
+
+class OptimSection(Section):
+    """Learning rates and the like; Muon on matrices, AdamW on the rest."""
+
+    matrix_lr: float = pydantic.Field(0.025, ge=0)
+    """Muon's learning rate."""
+    embed_lr: float = pydantic.Field(0.035, ge=0)
+    """AdamW's learning rate of the embedding tables."""
+    scalar_lr: float = pydantic.Field(0.025, ge=0)
+    """AdamW's learning rate of vectors and scalars."""
+    decoder_lr_mult: float = pydantic.Field(1.0, ge=0)
+    """Factor on the learning rate of the layers' parameters in the second (decoder) half."""
+    muon_weight_decay: float = pydantic.Field(0.04, ge=0)
+    """Decoupled weight decay of the matrices, times the scheduled learning rate."""
+    adam_weight_decay: float = pydantic.Field(0.04, ge=0)
+    """Decoupled weight decay of everything AdamW updates."""
+    muon_momentum: float = pydantic.Field(0.99, ge=0, lt=1)
+    """Muon's momentum after its warm-up."""
+    muon_momentum_start: float = pydantic.Field(0.92, ge=0, lt=1)
+    """Muon's momentum at step 0."""
+    muon_momentum_warmup_steps: int = pydantic.Field(1500, ge=0)
+    """Steps over which the momentum rises linearly."""
+    newton_schulz_steps: int = pydantic.Field(5, ge=1)
+    """Iterations of the orthogonalisation."""
+    newton_schulz: Literal["quintic", "polar_express"] = "quintic"
+    """Their polynomials: one for all (Jordan et al. 2024), or one for each iteration (Amsel et al. 2025)."""
+    muon_update_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format each orthogonalised update is rounded to before it is applied."""
+    adam_beta1: float = pydantic.Field(0.9, ge=0, lt=1)
+    """Decay of AdamW's first moment."""
+    adam_beta2: float = pydantic.Field(0.95, ge=0, lt=1)
+    """Decay of AdamW's second moment."""
+    adam_eps: float = pydantic.Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    bigram_table_group: Literal["embedding", "scalar"] = "embedding"
+    """Whether the bigram table learns at embed_lr or at scalar_lr."""
+    train_bigram_scale: bool = True
+    """Whether the bigram embedding's scalar is trained or stays at 0.05."""
+
+
+class AverageSection(Section):
+    """Which weights are kept after training."""
+
+    kind: Literal["none", "ema", "swa", "swa_of_ema"] = "ema"
+    """Last weights; exponential mean of every step; uniform mean of late ones; uniform mean of late EMAs."""
+    decay: float = pydantic.Field(0.997, ge=0, lt=1)
+    """EMA: weight of the past at each step."""
+    every: int = pydantic.Field(50, ge=1)
+    """SWA: steps between snapshots."""
+    start_scale: float = pydantic.Field(0.2, ge=0, le=1)
+    """SWA: snapshots are taken while the learning-rate scale is below this."""
+
+
+class QatSection(Section):
+    """Fake quantization late in training: the forward pass sees rounded weights, the optimizer updates exact
+    ones.
+    """
+
+    enabled: bool = False
+    """Whether to use it."""
+    grid: Literal["int6", "export"] = "int6"
+    """Rounded to what: int6 per row, matrices only, as in the references; or what compress stores, every
+    tensor.
+    """
+    threshold: float = pydantic.Field(0.1, ge=0, le=1)
+    """It starts once the learning-rate scale is below this."""
+    soft_round: bool = False
+    """Round by a differentiable curve that sharpens (alpha 1 to 16), not straight-through."""
+    delay_steps: int = pydantic.Field(0, ge=0, le=1)
+    """1 starts it in the step after the crossing (as reference #456 does), 0 in the crossing step itself."""
+
+
+class BitsSection(Section):
+    """Width in bits of the codes of each group of tensors: 2 to 8, or 16 for plain fp16."""
+
+    attention: int = 6
+    """Query, key, value and output projections."""
+    mlp: int = 6
+    """Both matrices of the MLP."""
+    embedding: int = 8
+    """The token embedding, which is also the output layer."""
+    bigram: int = 6
+    """The bigram table and its projection."""
+    other: int = 8
+    """Value embedding, refiner and anything else large enough."""
+
+
+class CompressSection(Section):
+    """How the weights become bytes."""
+
+    scheme: Literal["budget", "rowwise"] = "budget"
+    """"budget": steps by rate and distortion, to use the whole cap; "rowwise": fixed widths, a range per row.
+    """
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    """Round with error compensation by second moments of the inputs, or to the nearest code."""
+    calibration: Literal["train", "self", "none"] = "train"
+    """Text for these moments: training text, or text the model writes itself; "none" does without."""
+    calibration_tokens: int = pydantic.Field(8192, ge=1)
+    """Tokens of it."""
+    damping: float = pydantic.Field(0.01, gt=0)
+    """Added to the moments' diagonal, as a part of its mean."""
+    low_rank: int = pydantic.Field(0, ge=0, le=256)
+    """Rank of an 8-bit correction added to every quantized matrix; 0 adds none."""
+    vector_mantissa: int = pydantic.Field(10, ge=2, le=10)
+    """"budget": bits of mantissa of the fp16 vectors and gates; 10 is all of them."""
+    slack: float = pydantic.Field(0.0015, gt=0, lt=1)
+    """"budget": how far under the cap is near enough, as a part of the cap."""
+    bits: BitsSection = BitsSection()
+    clip: Literal["absmax", "percentiles", "row_percentiles", "std"] = "absmax"
+    """Range of a row: its largest magnitude; best of 15 percentiles per tensor, or 5 per row; clip_std
+    deviations.
+    """
+    clip_std: float = pydantic.Field(12.85, gt=0)
+    """"std": range of a row in its standard deviations."""
+    int8_percentile: float = pydantic.Field(1.0, gt=0, le=1)
+    """8-bit rows clip at this quantile of their magnitudes (1 is the largest); the references use 0.9999984.
+    """
+    scale_floor: float = pydantic.Field(0.0, ge=0)
+    """Smallest range of a row; the references' 1.0 gives every row under 1.0 the same coarse step. 0: none.
+    """
+    int8_scale_floor: float = pydantic.Field(0.0, ge=0)
+    """The same floor for 8-bit rows."""
+    round_with: Literal["stored", "exact"] = "stored"
+    """Round codes with the fp16 step size that is stored, or with the float32 one before rounding it."""
+    keep_below: int = pydantic.Field(8192, ge=0)
+    """Tensors of at most this many entries are not quantized."""
+    keep_fp16: tuple[str, ...] = ()
+    """Names of further tensors to store as fp16."""
+    control_dtype: Literal["float16", "float32"] = "float16"
+    """Format of the vectors, gates and scales that are not quantized."""
+    prune: float = pydantic.Field(0.0, ge=0, lt=1)
+    """Part of each large matrix's entries, the smallest ones, set to 0 first."""
+    prune_above: int = pydantic.Field(65536, ge=0)
+    """Only matrices with more entries than this are pruned."""
+    fallback: Literal["none", "int5_middle_out"] = "int5_middle_out"
+    """When over the cap: fail, or code layers with 5 bits, from the middle of the network outward, until it
+    fits.
+    """
+    codec: Literal["range", "zstd", "lzma", "none"] = "range"
+    """Coder of the sections: the entropy coder, a compressor of bytes, or none."""
+    level: tuple[int, ...] = (22,)
+    """Level of the compressor, or several to try in order; the first that fits the cap is used."""
+    cap: int = pydantic.Field(16_000_000, ge=1)
+    """Largest total size in bytes, code included."""
+
+    @pydantic.field_validator("level", mode="before")
+    @classmethod
+    def _one_level(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+
+class EvaluateSection(Section):
+    """Windows of the evaluation."""
+
+    stride: int = pydantic.Field(64, ge=1)
+    """Targets scored per sliding window after the first."""
+    batch: int = pydantic.Field(32, ge=0)
+    """Windows per forward pass; 0 takes as many as suit the device's free memory, and the ledger says how
+    many.
+    """
+    compile: Literal[True, False, "reduce-overhead"] = True
+    """Compile the passes of long evaluations on CUDA devices; the name also has them replayed as CUDA graphs.
+    """
+    sequence_length: int = pydantic.Field(0, ge=0)
+    """Targets per window; 0 takes train.sequence_length."""
+
+
+LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
+
+
+class LoraSection(Section):
+    """Low-rank adapters W + alpha / rank * up @ down (Hu et al. 2021), trained by AdamW."""
+
+    rank: int = pydantic.Field(16, ge=1)
+    """Rows of down and columns of up."""
+    alpha: float = pydantic.Field(32.0, gt=0)
+    """Strength of the adapters; what they add is multiplied by alpha / rank."""
+    targets: tuple[LoraTarget, ...] = ("query", "key", "value", "output", "up", "down")
+    """Matrices of each block that get one: of attention query, key, value, output; of the MLP up, down."""
+    lr: float = pydantic.Field(0.01, ge=0)
+    """Learning rate; ttt.schedule applies to adapters that last, those of a document learn at a constant
+    rate.
+    """
+    weight_decay: float = pydantic.Field(0.0, ge=0)
+    """Decoupled weight decay of the adapters."""
+    epochs: int = pydantic.Field(1, ge=0)
+    """Passes over each scored chunk."""
+    chunk_tokens: int = pydantic.Field(64, ge=1)
+    """Targets between updates, counted from the stream's start; they are trained on with a window of context.
+    """
+
+
+class PhasedSection(Section):
+    """When the base weights under a document's adapters are trained."""
+
+    phases: int = pydantic.Field(3, ge=1)
+    """Equal parts of the stream; the base weights are trained at the end of each at which targets are left.
+    """
+    share: float = pydantic.Field(1.0, gt=0, le=1)
+    """Part of the stream that the phases divide; after it the base weights stay (0 to 1)."""
+    text: Literal["all", "phase"] = "all"
+    """Train on all text scored so far, or on that of the phase that ends."""
+
+
+class TttSection(Section):
+    """Legal test-time training: each chunk is scored before the weights learn from it."""
+
+    method: Literal["full", "lora", "lora_document", "phased"] = "full"
+    """What learns: all weights; adapters that last; adapters of one document; these, and the base between
+    phases.
+    """
+    lora: LoraSection = LoraSection()
+    phased: PhasedSection = PhasedSection()
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer; its state lives through all chunks."""
+    lr: float = pydantic.Field(0.002, ge=0)
+    """Highest learning rate."""
+    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
+    """SGD's momentum."""
+    weight_decay: float = pydantic.Field(0.0, ge=0)
+    """Decoupled weight decay of AdamW."""
+    epochs: int = pydantic.Field(10, ge=0)
+    """Passes over each scored chunk."""
+    chunk_tokens: int = pydantic.Field(32768, ge=1)
+    """Targets per chunk."""
+    frozen_blocks: int = pydantic.Field(2, ge=0)
+    """First layers whose weights (and cores) do not adapt."""
+    grad_clip: float = pydantic.Field(1.0, ge=0)
+    """Largest global norm of the gradient; 0 does not clip."""
+    batch_sequences: int = pydantic.Field(32, ge=1)
+    """Sequences per update."""
+    schedule: Literal["cosine", "warmup_cosine", "constant"] = "warmup_cosine"
+    """Learning rate over the chunks; the warm-up takes the first twentieth of them."""
+
+
+class Sections(Section):
+    """All of them: what a recipe holds."""
+
+    name: str = ""
+    """Name of the recipe (the file's name without .toml)."""
+    description: str = ""
+    """What it is, in one line."""
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
+    optim: OptimSection = OptimSection()
+    average: AverageSection = AverageSection()
+    qat: QatSection = QatSection()
+    compress: CompressSection = CompressSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    ttt: TttSection = TttSection()
+
+    @property
+    def evaluation_length(self) -> int:
+        """Targets per evaluation window."""
+        return self.evaluate.sequence_length or self.train.sequence_length

@@ -1,1 +1,0 @@
-"""The recipes that come with pgolf, one TOML file each."""

@@ -1,0 +1,189 @@
+"""What a recipe will cost, before anything is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgolf.compress.code_size import code_bytes
+from pgolf.compress.container import MAX_ENTRIES
+from pgolf.compress.pack import predicted_bytes
+from pgolf.errors import PgolfError
+from pgolf.model.flops import forward_flops
+from pgolf.model.gpt import GPT
+from pgolf.model.load import parameter_shapes
+from pgolf.model.loss import loss_form, target_losses
+from pgolf.optim.routing import groups_of, quantizer_group
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.processes import machine_memory
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Costs of a recipe; see ``estimate`` for what is counted."""
+
+    parameters: int
+    parameters_by_group: dict[str, int]
+    artifact_bytes: int
+    code_bytes: int
+    cap: int
+    forward_flops_per_token: int
+    training_flops_per_token: int
+    training_memory_cpu: int
+    training_memory_cuda: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The fields as labelled lines."""
+        groups = ", ".join(f"{name} {count:,}" for name, count in self.parameters_by_group.items())
+        total = self.artifact_bytes + self.code_bytes
+        return [
+            ("parameters", f"{self.parameters:,} ({groups})"),
+            ("artifact", f"about {self.artifact_bytes:,} bytes"),
+            ("with code", f"about {total:,} of {self.cap:,} bytes"),
+            (
+                "FLOPs per token",
+                f"{self.forward_flops_per_token:,} forward, {self.training_flops_per_token:,} training",
+            ),
+            (
+                "training memory",
+                f"about {_gib(self.training_memory_cpu)} on the CPU, {_gib(self.training_memory_cuda)} on CUDA",
+            ),
+        ]
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """Count parameters and predict bytes, floating-point operations and memory.
+
+    FLOPs: see ``forward_flops``; training takes three times the forward pass.
+
+    Memory (bytes): weights, gradients, optimizer state, averages, what autograd keeps of one micro-batch, and
+    the temporary tensors of the backward pass. Measured peaks on the CPU were 0.86 to 1.15 times it; equal
+    steps differ by up to a fifth from run to run. Not counted is what Python and torch take themselves (about
+    0.3 GB). For CUDA it is eager bf16 autocast on one device; compiled code needs less. Unmeasured there.
+    """
+    shapes = parameter_shapes(recipe.model)
+    by_group: dict[str, int] = {}
+    for name, shape in shapes.items():
+        group = quantizer_group(name)
+        by_group[group] = by_group.get(group, 0) + shape.numel()
+    forward = forward_flops(recipe, shapes)
+    return Estimate(
+        parameters=sum(by_group.values()),
+        parameters_by_group=by_group,
+        artifact_bytes=predicted_bytes(recipe),
+        code_bytes=code_bytes(),
+        cap=recipe.compress.cap,
+        forward_flops_per_token=forward,
+        training_flops_per_token=3 * forward,
+        training_memory_cpu=_memory(recipe, shapes, cuda=False),
+        training_memory_cuda=_memory(recipe, shapes, cuda=True),
+    )
+
+
+def check_size(recipe: Recipe) -> None:
+    """Before any work with a recipe: see that a trained model could be packed at all.
+
+    Raises:
+        PgolfError: it has more parameters than an artifact can hold.
+    """
+    count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
+    if count > MAX_ENTRIES:
+        raise PgolfError(
+            f"recipe {recipe.name}: its model has {count:,} parameters, and an artifact holds at most "
+            f"{MAX_ENTRIES:,}; lower model.width, model.mlp_hidden, model.layers or model.bigram.buckets"
+        )
+
+
+def check_memory(recipe: Recipe, device: torch.device) -> None:
+    """Before training: see that the device could do it.
+
+    Counted is what is needed in any case: weights, gradients and momentum, a micro-batch, and of it what
+    enters each layer. On the CPU twice the machine's memory is allowed, for there may be some on a disk.
+
+    Raises:
+        PgolfError: more is needed than is there.
+    """
+    on_cuda = device.type == "cuda"
+    count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
+    tokens = recipe.train.batch_tokens // recipe.train.micro_batches
+    needed = 12 * count + tokens * (16 + (2 if on_cuda else 4) * recipe.model.width * recipe.model.layers)
+    if on_cuda:
+        there = allowed = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = machine_memory()
+        allowed = 2 * there
+    if needed > allowed:
+        raise PgolfError(
+            f"recipe {recipe.name}: training takes more than {_gib(needed)}, and {device} has {_gib(there)}; raise "
+            "train.micro_batches, lower train.batch_tokens, or make the model smaller"
+        )
+
+
+def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
+    average = recipe.average.kind
+    state = 0
+    for name, shape in shapes.items():
+        copies = 2 + (1 if groups_of(name)[0] == "matrix" else 2)  # weight, gradient, momentum or two moments
+        copies += {"none": 0, "ema": 1, "swa": 1, "swa_of_ema": 2}[average]
+        copies += (
+            recipe.qat.enabled and recipe.qat.grid == "export"
+        )  # the exact weights beside the rounded ones
+        state += 4 * copies * shape.numel()
+    tokens, vocabulary = recipe.train.batch_tokens // recipe.train.micro_batches, recipe.model.vocab_size
+    # In the backward pass: gradients of the MLP's hidden states, and of the logits' three forms; on CUDA the
+    # output layer's products and their gradient instead, and next to nothing where logits come in chunks.
+    plain = loss_form(tokens, vocabulary, torch.device("cpu")) == "plain"
+    logits = 2 * 2 * vocabulary if cuda else 4 * 3 * vocabulary * plain
+    temporary = logits + (2 if cuda else 4) * 4 * recipe.model.mlp_hidden
+    return state + tokens * temporary + activation_bytes(recipe, mixed=cuda)
+
+
+def activation_bytes(recipe: Recipe, mixed: bool) -> int:
+    """Bytes that autograd keeps of one micro-batch for the backward pass, weights not counted.
+
+    The forward pass runs on fake tensors, which have shapes and no contents, so nothing is allocated and
+    every option of the model is counted as it is.
+
+    Args:
+        recipe: fake quantization inside the model (the int6 grid), if enabled, is taken as active.
+        mixed: compute in bf16 autocast, else in float32.
+    """
+    from torch._subclasses.fake_tensor import (
+        FakeTensorMode,  # Takes a second to import, and few commands need it.
+    )
+
+    length = recipe.train.sequence_length
+    sequences = recipe.train.batch_tokens // recipe.train.micro_batches // length
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    precision = torch.autocast("cpu", dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
+    with FakeTensorMode(), precision:
+        network = GPT(recipe.model).train()
+        network.fake_quant.active = recipe.qat.enabled and recipe.qat.grid == "int6"
+        network.fake_quant.soft_round = recipe.qat.soft_round
+        weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+        tokens = torch.zeros(sequences, length, dtype=torch.int64)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden, embedding = network.hidden(tokens), network.token_embedding.weight
+            # In one chunk: what is kept is the same, and there is no end to the chunks of a huge batch.
+            target_losses(hidden, embedding, tokens, recipe.model.softcap, rows=tokens.numel()).mean()
+    return sum(
+        tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"

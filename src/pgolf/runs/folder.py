@@ -1,0 +1,142 @@
+"""The run folder: created once, continued if asked, never mixed up.
+
+recipe.toml             the resolved recipe
+provenance.json         versions, command, data; every session that worked on the run, with its job
+metrics.jsonl           losses and validations, step by step
+tensorboard/            the same as event files, if train.tensorboard is set
+checkpoint.safetensors  the state to resume from; removed when training is over, and its weights are saved and
+scored raw.safetensors         the last weights model.safetensors       the averaged weights: what is packed
+and scored result.json             steps, time and scores ledger.float.jsonl      what every range of the
+held-out text cost the averaged weights; `pgolf run` adds others snapshots/              checkpoints after
+steps that `pgolf run --keep-step` named launch/                 logs and job files of `pgolf launch`
+cell.json               of a study's run: which cell it is .lock                   there while a process works
+on the run
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pgolf.data.dataset import Dataset
+from pgolf.errors import PgolfError
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.provenance import provenance, session
+from pgolf.runtime.exclusive import working_in
+from pgolf.runtime.files import read_json
+from pgolf.runtime.locks import LOCK
+from pgolf.runtime.run_files import MODEL, PROVENANCE, RECIPE
+from pgolf.runtime.team import SOLO, Team
+from pgolf.runtime.writing import write_bytes, write_json
+from pgolf.train.checkpoint import CHECKPOINT
+from pgolf.train.run import Run
+
+LAUNCH, CELL = "launch", "cell.json"
+
+
+def saved_recipe(folder: Path) -> Recipe | None:
+    """The recipe of an existing run folder, or None where there is none."""
+    path = folder / RECIPE
+    return load_recipe(str(path)) if path.is_file() else None
+
+
+@contextlib.contextmanager
+def writing(path: Path | None, team: Team = SOLO) -> Iterator[None]:
+    """Work on a file that may lie in a run folder: then no other process writes into that run.
+
+    Raises:
+        PgolfError: another process works on this run.
+    """
+    folders = (
+        [] if path is None else [folder for folder in path.absolute().parents if (folder / RECIPE).is_file()]
+    )
+    with working_in(folders[0], team) if folders else contextlib.nullcontext():
+        yield
+
+
+def open_run(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device,
+    *,
+    initial: dict[str, Tensor] | None = None,
+    resume: bool = False,
+    team: Team = SOLO,
+) -> Run:
+    """Prepare a folder for training and return the run, positioned where it has to go on.
+
+    A team that was restarted resumes without being told to.
+
+    Raises:
+        PgolfError: the folder holds another run, or one that ``resume`` was not given for, or another process
+            works on this run. It may, and is noticed, again as soon as this returns; ``working_in`` keeps it
+            away for longer.
+    """
+    with working_in(folder, team):
+        return _open_run(recipe, dataset, folder, device, initial, resume, team)
+
+
+def _open_run(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device,
+    initial: dict[str, Tensor] | None,
+    resume: bool,
+    team: Team,
+) -> Run:
+    previous, resume = saved_recipe(folder), resume or team.restarted
+    if previous is not None and not resume:
+        raise PgolfError(
+            f"{folder}: holds a run already; add --resume to continue it, or choose another --out"
+        )
+    if previous is None and _holds_something_else(folder):
+        raise PgolfError(f"{folder}: is not empty and holds no run; choose another --out")
+    if previous is not None and previous != recipe:
+        raise PgolfError(
+            f"{folder}: was started with another recipe ({folder / RECIPE}); choose another --out"
+        )
+    if is_trained(folder):
+        raise PgolfError(f"{folder}: training is already finished; choose another --out")
+    # Bad data shows here, before anything is written.
+    run = Run(recipe, dataset, folder, device, initial, resume, team)
+    if previous is None:
+        team.first(lambda: _begin_folder(run))
+    else:
+        team.first(lambda: record_session(folder))
+    return run
+
+
+def _begin_folder(run: Run) -> None:
+    write_json(run.folder / PROVENANCE, provenance(run.dataset, run.device) | {"ranks": run.team.size})
+    # Written last: a folder with a recipe is a run that can be continued.
+    write_bytes(run.folder / RECIPE, run.recipe.to_toml().encode())
+
+
+def record_session(folder: Path) -> None:
+    """Note in the run's provenance that this process goes on with it."""
+    made = read_json(folder / PROVENANCE)
+    write_json(folder / PROVENANCE, made | {"sessions": [*made.get("sessions", []), session()]})
+
+
+def _holds_something_else(folder: Path) -> bool:
+    # A run that was killed in its first moment leaves its provenance, or a temporary file of it, and its
+    # lock.
+    return folder.is_dir() and any(
+        PROVENANCE not in path.name and not path.name.startswith(LOCK) and path.name not in (LAUNCH, CELL)
+        for path in folder.iterdir()
+    )
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether training in this folder came to its end: the weights are saved, scored and recorded.
+
+    Before that there is a checkpoint, and a resumed run goes on from it. Where the disk had no room for that
+    one, the weights are saved and recorded, and not scored.
+    """
+    return (folder / MODEL).is_file() and not (folder / CHECKPOINT).is_file()

@@ -1,0 +1,420 @@
+"""The whole main job: data, training, packing, every evaluation. Finished parts are not repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgolf.compress.calibrate import calibration_for
+from pgolf.compress.legacy import import_reference
+from pgolf.compress.pack import pack
+from pgolf.compress.report import PackReport
+from pgolf.compress.weights import Weights, load_weights, save_weights, weights_file
+from pgolf.data.byte_check import check_bytes
+from pgolf.data.corpus import prepare_python_corpus
+from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.places import built_in_corpus, recorded_data
+from pgolf.data.tokenizer import Tokenizer
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
+from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
+from pgolf.model.attend import BOS
+from pgolf.optim.place import place
+from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.estimate import check_memory, check_size
+from pgolf.runs.folder import is_trained, open_run, record_session, saved_recipe, writing
+from pgolf.runs.view import TrainingView
+from pgolf.runtime.exclusive import working_in
+from pgolf.runtime.files import sha256_file
+from pgolf.runtime.progress import counting, tell, working
+from pgolf.runtime.run_files import ARTIFACT, MODEL, RAW, RECIPE, RESULT, read_result
+from pgolf.runtime.team import SOLO, Team
+from pgolf.runtime.writing import check_writable, write_bytes, write_json
+from pgolf.train.closing import TrainResult
+from pgolf.train.loop import train
+from pgolf.train.run import Run
+
+# What a cap means for a recipe with another scheme.
+BUDGET = (
+    "compress.scheme=budget",
+    "compress.rounding=gptq",
+    "compress.calibration=train",
+    "compress.codec=range",
+    "compress.level=[1]",
+)
+# Name in result.json, which weights, mode.
+EVALUATIONS = (
+    ("float", MODEL, "standard"),
+    ("packed", ARTIFACT, "standard"),
+    ("sliding", ARTIFACT, "sliding"),
+    ("ttt", ARTIFACT, "ttt"),
+)
+SCORES = tuple(name for name, _, _ in EVALUATIONS)
+# Training makes it; it is missing where a study took the weights from another run's checkpoint.
+_RAW = ("raw", RAW, "standard")
+
+
+def run_all(
+    recipe: Recipe,
+    data: Path | None,
+    tokenizer: Path | None,
+    out: Path,
+    device: torch.device,
+    team: Team = SOLO,
+    *,
+    scores: Collection[str] = SCORES,
+    keep: Collection[int] = (),
+    report: Callable[[Path, Dataset], object] | None = None,
+) -> dict[str, Any]:
+    """Do everything that is not done yet in the run folder ``out`` and return what ``result.json`` holds.
+
+    Training and evaluation are shared by the team; the first rank packs, and only its result is complete. Of
+    the evaluations those named in ``scores`` are made. The checkpoints after the steps in ``keep`` stay. In
+    the end the first rank has the ``report`` of the folder written, which is told of the data.
+
+    Raises:
+        PgolfError: something in the input is wrong; what was finished before stays usable.
+    """
+    if unknown := [name for name in scores if name not in SCORES]:
+        raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
+    wanted = [entry for entry in (_RAW, *EVALUATIONS) if entry[0] in ("raw", *scores)]
+    with working_in(out, team):
+        if saved_recipe(out) not in (None, recipe):
+            raise PgolfError(f"{out}: holds a run of another recipe ({out / RECIPE}); choose another --out")
+        dataset = job_dataset(recipe, data, tokenizer, team)
+        result = _do_the_rest(recipe, dataset, out, device, team, wanted, keep)
+        if report is not None:
+            team.first(lambda: report(out, dataset))
+        return result
+
+
+def _do_the_rest(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    device: torch.device,
+    team: Team,
+    wanted: Sequence[tuple[str, str, str]],
+    keep: Collection[int],
+) -> dict[str, Any]:
+    previous = saved_recipe(out)
+    result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
+    evaluations: dict[str, Any] = result["evaluations"]
+    trained_before = is_trained(out)
+    packed_before = "pack" in result and (out / ARTIFACT).is_file()
+    save = partial(team.first, lambda: write_json(out / RESULT, result))
+    team.meet()  # Everyone has seen what is done before anyone goes on.
+    if not trained_before:
+        check_memory(recipe, device)
+        run = open_run(recipe, dataset, out, device, resume=previous is not None, team=team)
+        trained = _train(run, keep, averaged=any(name == "float" for name, _, _ in wanted))
+        result["train"] = trained.figures()
+        evaluations |= trained.evaluations()
+    elif any(name not in evaluations for name, _, _ in wanted):
+        team.first(lambda: record_session(out))
+    if not packed_before:
+        result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
+        save()
+    for name, file, mode in wanted:
+        if name not in evaluations:
+            weights = load_weights(out / file)
+            label = f"{name} BPB"
+            ledger = out / f"ledger.{name}.jsonl"
+            scored = evaluate_weights(
+                weights, recipe, dataset, mode, device, label=label, ledger=ledger, team=team
+            )
+            evaluations[name] = scored.to_json()
+            save()
+    return result
+
+
+def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    report = _pack(load_weights(out), recipe, dataset, out / ARTIFACT, None)
+    return report.to_json() | {"seconds": time.perf_counter() - started}
+
+
+def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team: Team = SOLO) -> Dataset:
+    """The given data, or the recipe's built-in corpus (prepared once, then reused).
+
+    Raises:
+        PgolfError: they are missing or wrong, or the recipe's model is too large for any of our jobs.
+    """
+    check_size(recipe)
+    if data is not None:
+        dataset = open_dataset(data, tokenizer, recipe.model.vocab_size)
+        if recipe.model.document_mask and dataset.tokenizer.bos_id != BOS:
+            raise PgolfError(
+                f"{dataset.tokenizer.path}: a document begins with token {dataset.tokenizer.bos_id}, but "
+                f"model.document_mask knows it by token {BOS}; leave the mask out, or prepare the data anew"
+            )
+        return dataset
+    if recipe.data.corpus != "python":
+        raise PgolfError(
+            f"recipe {recipe.name}: has no corpus of its own; pass --data DIR (see `pgolf data --help`)"
+        )
+    folder = built_in_corpus(recipe.model.vocab_size)
+    if team.is_first and not (folder / "manifest.json").is_file():
+        tell("collecting the English prose of this Python and training a tokenizer on it")
+    team.first(
+        lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction, tell)
+    )
+    return open_dataset(folder, None, recipe.model.vocab_size)
+
+
+def evaluate_weights(
+    weights: Weights,
+    recipe: Recipe,
+    dataset: Dataset,
+    mode: str,
+    device: torch.device,
+    *,
+    limit_targets: int | None = None,
+    label: str | None = None,
+    ledger: Path | None = None,
+    strict: bool = False,
+    team: Team = SOLO,
+) -> EvalResult:
+    """Score weights on a dataset's validation split, and write the ledger of it if a file is named.
+
+    Raises:
+        PgolfError: the dataset was made with another tokenizer than the weights.
+    """
+    weights.check_data(dataset)
+    text = dataset.validation_text(recipe.evaluation_length, limit_targets)
+    network = place(weights.model(), recipe, device)
+    digests = {"tokenizer": dataset.tokenizer.digest}
+    if ledger is not None:
+        digests["artifact"] = sha256_file(weights.source)
+    team.meet()  # Loading may have taken longer on one rank than on another.
+    with counting(label or f"{mode} evaluation") as progress:
+        result = evaluate(network, recipe, *text, mode, progress, strict=strict, known=digests, team=team)
+    if ledger is not None:
+        team.first(lambda: write_bytes(ledger, result.ledger.content()))
+    _warn(dataset)
+    return replace(result, warning=dataset.warning())
+
+
+def _warn(dataset: Dataset) -> None:
+    if warning := dataset.warning():
+        tell(f"warning: {warning}")
+
+
+def train_job(
+    name: str | Recipe | None,
+    overrides: Sequence[str],
+    data: Path | None,
+    tokenizer: Path | None,
+    out: Path,
+    device: torch.device,
+    *,
+    initial: Path | None = None,
+    resume: bool = False,
+    profile: bool = False,
+    team: Team = SOLO,
+) -> dict[str, Any]:
+    """Train in the run folder ``out``; with ``resume`` the recipe and the data are the run's own by default.
+
+    With ``profile`` a few steps are profiled; the result then holds what was found, as ``profile``. A team
+    that was restarted resumes.
+
+    Raises:
+        PgolfError: no recipe, no data, or a folder that holds something else.
+    """
+    resume = resume or team.restarted
+    with working_in(out, team):
+        return _train_in(out, name, overrides, data, tokenizer, device, initial, resume, profile, team)
+
+
+def _train_in(
+    out: Path,
+    name: str | Recipe | None,
+    overrides: Sequence[str],
+    data: Path | None,
+    tokenizer: Path | None,
+    device: torch.device,
+    initial: Path | None,
+    resume: bool,
+    profile: bool,
+    team: Team,
+) -> dict[str, Any]:
+    previous = saved_recipe(out) if resume else None
+    if name is None and previous is None:
+        raise PgolfError(f"{out}: nothing to resume there; name a --recipe" if resume else "name a --recipe")
+    if isinstance(name, Recipe):
+        recipe = name.with_overrides(overrides)
+    else:
+        recipe = previous if name is None and previous is not None else load_recipe(name or "", overrides)
+    if previous is not None and data is None and recipe.data.corpus == "none":
+        data = recorded_data(out)
+    dataset = job_dataset(recipe, data, tokenizer, team)
+    check_memory(recipe, device)
+    start = None if initial is None else _initial_state(initial, recipe)
+    run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
+    found: dict[str, Any] = {}
+    trained = _train_with_profile(run, found) if profile and team.is_first else _train(run)
+    assert trained.averaged is not None
+    return {
+        **trained.figures(),
+        "weights": str(trained.weights),
+        "val_loss": trained.averaged.val_loss,
+        "val_bpb": trained.averaged.val_bpb,
+        "raw_weights": str(trained.weights.with_name(RAW)),
+        "raw_val_loss": trained.raw.val_loss,
+        "raw_val_bpb": trained.raw.val_bpb,
+        **found,
+    }
+
+
+def pack_job(
+    source: Path,
+    out: Path,
+    cap: int | None,
+    overrides: Sequence[str],
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+) -> PackReport:
+    """Pack a run's or a file's weights; ``overrides`` may change compress keys.
+
+    A cap asks for the scheme that uses it: unless the overrides name a scheme, it is "budget". Training text
+    for calibration comes from ``data``, the run's own data, or the recipe's built-in corpus.
+    """
+    weights = load_weights(source)
+    if weights.kind == "artifact":
+        raise PgolfError(f"{source}: is an artifact already; pack the run or the weights it was made from")
+    named = [text.partition("=")[0].strip() for text in overrides]
+    recipe = weights.recipe
+    if cap is not None and recipe.compress.scheme != "budget" and "compress.scheme" not in named:
+        recipe = recipe.with_overrides(BUDGET)
+    recipe = recipe.with_overrides(overrides, ("compress",))
+    dataset = None
+    if recipe.compress.calibration == "train":
+        dataset = training_text(source, recipe, data, tokenizer)
+    with writing(out):
+        return _pack(weights, recipe, dataset, out, cap)
+
+
+def _pack(
+    weights: Weights, recipe: Recipe, dataset: Dataset | None, out: Path, cap: int | None
+) -> PackReport:
+    with working("packing") as note:
+        note("calibrating")
+        calibration = calibration_for(weights.model(), recipe, dataset)
+        grid = weights.grid_for(recipe.compress)
+        return pack(weights.state, recipe, weights.tokenizer_digest, out, cap, calibration, note, grid)
+
+
+def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
+    """Where a run's or file's training text is: the given data, the run's own, or the built-in corpus.
+
+    Raises:
+        PgolfError: it is not known.
+    """
+    folder = source if source.is_dir() else source.parent
+    if data is None and recipe.data.corpus == "none":
+        data = recorded_data(folder)
+        if data is None:
+            raise PgolfError(
+                f"{source}: packing needs training text and does not know where it is; pass --data DIR, or use the "
+                "model's own text (--set compress.calibration=self) or none (--set compress.calibration=none)"
+            )
+    return job_dataset(recipe, data, tokenizer)
+
+
+def eval_job(
+    source: Path,
+    data: Path | None,
+    tokenizer: Path | None,
+    mode: str,
+    stride: int | None,
+    limit_targets: int | None,
+    overrides: Sequence[str],
+    device: torch.device,
+    *,
+    ledger: Path | None = None,
+    strict: bool = False,
+    team: Team = SOLO,
+) -> EvalResult:
+    """Score weights; ``overrides`` may change evaluate and ttt keys. A ledger is written where one is named."""
+    if ledger is not None:
+        check_writable(ledger)
+    if mode not in MODES:
+        raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
+    weights = load_weights(source)
+    recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt"))
+    if stride is not None:
+        recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
+    dataset = job_dataset(recipe, data, tokenizer, team)
+    with writing(ledger, team):
+        return evaluate_weights(
+            weights,
+            recipe,
+            dataset,
+            mode,
+            device,
+            limit_targets=limit_targets,
+            ledger=ledger,
+            strict=strict,
+            team=team,
+        )
+
+
+def verify_job(
+    ledger: Path, data: Path | None, tokenizer: Path | None, artifact: Path | None
+) -> Verification:
+    """Recompute a ledger, against the data and the artifact where they are given."""
+    header = read_header(ledger)
+    expected = {} if artifact is None else {"artifact": sha256_file(weights_file(artifact))}
+    if data is None:
+        return verify_ledger(ledger, expected=expected)
+    dataset = open_dataset(data, tokenizer)
+    expected["tokenizer"] = dataset.tokenizer.digest
+    text = dataset.validation_text(1)
+    found = verify_ledger(ledger, *text.first(header["targets"]), expected)
+    counts = check_bytes(dataset, text)
+    share = f"{found.score.targets:,} of the {len(text.byte_counts):,} targets of the validation split"
+    checks = [*found.checks, *counts.rows(), ("share of the data", share)]
+    return replace(found, checks=checks, problem=found.problem or counts.problem)
+
+
+def import_job(
+    source: Path, name: str, overrides: Sequence[str], out: Path, tokenizer: Path | None
+) -> dict[str, Any]:
+    """Convert a reference system's weights to a weights file of ours."""
+    recipe = load_recipe(name, overrides)
+    state = import_reference(source, recipe)
+    digest = Tokenizer.load(tokenizer).digest if tokenizer is not None else ""
+    save_weights(out, state, recipe, digest)
+    parameters = sum(tensor.numel() for tensor in state.values())
+    return {"weights": str(out), "tensors": len(state), "parameters": parameters}
+
+
+def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
+    weights = load_weights(path)
+    # The new recipe's model must take these weights, whatever recipe they came from.
+    replace(weights, recipe=recipe).check()
+    return weights.state
+
+
+def _train(run: Run, keep: Collection[int] = (), averaged: bool = True) -> TrainResult:
+    _warn(run.dataset)
+    with TrainingView(run.recipe.train.steps, run.clock.step) as view:
+        return train(run, view, keep, averaged)
+
+
+def _train_with_profile(run: Run, found: dict[str, Any]) -> TrainResult:
+    from pgolf.train.profile import ProfilingWatcher
+
+    with (
+        TrainingView(run.recipe.train.steps, run.clock.step) as view,
+        ProfilingWatcher(view, run.folder / "profile", run.device) as profiler,
+    ):
+        trained = train(run, profiler)
+    found["profile"] = profiler.to_json()
+    return trained

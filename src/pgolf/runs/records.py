@@ -1,0 +1,280 @@
+"""Run folders as a reader sees them: found, read, filtered and sorted, finished or not. No weights are
+loaded.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import operator
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pgolf.errors import PgolfError
+from pgolf.recipe.files import nearest
+from pgolf.recipe.recipe import load_recipe, recipe_keys
+from pgolf.runs.folder import CELL, is_trained
+from pgolf.runtime.files import read_json, read_text
+from pgolf.runtime.run_files import METRICS, PROVENANCE, RECIPE, read_result
+from pgolf.train.metrics import read_metrics
+
+SCORES = ("raw", "float", "packed", "sliding", "ttt")
+"""The evaluations of a run, in the order in which they are made."""
+FIELDS = ("name", "recipe", "steps", "state", *SCORES, "bytes", "date")
+
+State = Literal["training", "trained", "packed", "finished"]
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder says about it."""
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    """The recipe's keys, dotted; those that it does not name have their defaults, if this version knows the
+    recipe.
+    """
+    provenance: Mapping[str, Any]
+    result: Mapping[str, Any]
+    """What ``result.json`` holds so far."""
+    metrics: Sequence[Mapping[str, Any]]
+    """The entries of ``metrics.jsonl``."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def steps(self) -> int:
+        """Finished optimizer steps."""
+        return max((int(entry["step"]) for entry in self.metrics), default=0)
+
+    @property
+    def state(self) -> State:
+        """How far it is; "training" also where nobody is at work on it any more."""
+        if not is_trained(self.folder) and "train" not in self.result:
+            return "training"
+        if "pack" not in self.result:
+            return "trained"
+        if self.cell.get("status") == "finished":
+            return "finished"
+        return "finished" if all(name in self.evaluations for name in SCORES[1:]) else "packed"
+
+    @property
+    def cell(self) -> Mapping[str, Any]:
+        """What a study says of it in ``cell.json``; empty for a run that is no cell."""
+        path = self.folder / CELL
+        found = read_json(path) if path.is_file() else {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def evaluations(self) -> Mapping[str, Any]:
+        """Its scores by name, as ``EvalResult.to_json`` gives them."""
+        found = self.result.get("evaluations", {})
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def date(self) -> str:
+        """When it was started, in ISO format; empty if that is not recorded."""
+        return str(self.provenance.get("started", ""))
+
+    def score(self, name: str) -> float | None:
+        """Bits per byte of an evaluation; of the raw weights also the last validation."""
+        if name in self.evaluations:
+            return float(self.evaluations[name]["val_bpb"])
+        validations = [entry for entry in self.metrics if "val_bpb" in entry]
+        return float(validations[-1]["val_bpb"]) if name == "raw" and validations else None
+
+    def field(self, key: str) -> Value:
+        """One of ``FIELDS``, or a key of the recipe; None if it is not known."""
+        if key in SCORES:
+            return self.score(key)
+        if key == "recipe":
+            return str(self.recipe.get("name", ""))
+        if key == "bytes":
+            return self.result.get("pack", {}).get("total_bytes")
+        if key in FIELDS:
+            return getattr(self, key)
+        value = self.recipe.get(key)
+        return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+    def to_json(self) -> dict[str, Any]:
+        """``FIELDS`` with the folder, as JSON values."""
+        return {"folder": str(self.folder)} | {key: self.field(key) for key in FIELDS}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run: one with a recipe, and a record of how it was made."""
+    return (folder / RECIPE).is_file() and (folder / PROVENANCE).is_file()
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        PgolfError: it is none, or one of its files is damaged.
+    """
+    if not folder.is_dir():
+        raise PgolfError(f"{folder}: no such run folder")
+    if not is_run(folder):
+        raise PgolfError(
+            f"{folder}: holds no run (no {RECIPE} with a {PROVENANCE}); name a folder of `pgolf run`"
+        )
+    result = read_result(folder) or {}
+    made = read_json(folder / PROVENANCE)
+    if not isinstance(made, dict):
+        raise PgolfError(f"{folder / PROVENANCE}: damaged; restore it from a copy")
+    metrics = [
+        entry for entry in read_metrics(folder / METRICS) if isinstance(entry, dict) and "step" in entry
+    ]
+    return RunRecord(folder, _recipe_of(folder / RECIPE), made, result, metrics)
+
+
+def _recipe_of(path: Path) -> dict[str, Any]:
+    try:
+        return flattened(load_recipe(str(path)).model_dump(mode="json"))
+    except PgolfError:
+        pass  # Of another version of pgolf: its keys are shown as they stand.
+    try:
+        return flattened(tomllib.loads(read_text(path)))
+    except ValueError as error:
+        raise PgolfError(f"{path}: damaged ({error}); restore it from a copy") from error
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
+    """All runs in a folder or below it, by path, and what is wrong with those that cannot be read.
+
+    Raises:
+        PgolfError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise PgolfError(f"{root}: no such folder; name one that holds runs")
+    found, problems = [], []
+    for folder in _run_folders(root):
+        try:
+            found.append(read_run(folder))
+        except PgolfError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for place, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if is_run(Path(place)):
+            yield Path(place)
+
+
+_CONDITION = re.compile(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*$", re.DOTALL)
+_ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What ``--where`` asks for: a field or recipe key, a comparison, a value."""
+
+    key: str
+    comparison: str
+    value: str
+
+    def holds(self, run: RunRecord) -> bool:
+        """Whether a run meets it: numbers as numbers, words by the patterns * and ?; what is unknown never
+        does.
+        """
+        found = run.field(self.key)
+        if found is None:
+            return False
+        wanted, known = _as_number(self.value), _as_number(found)
+        if self.comparison in _ORDER:
+            compare = _ORDER[self.comparison]
+            if wanted is None or known is None:
+                return compare(_word(found), self.value)
+            return compare(known, wanted)
+        same = (
+            known == wanted if None not in (known, wanted) else fnmatch.fnmatchcase(_word(found), self.value)
+        )
+        return same == (self.comparison == "=")
+
+
+def parse_condition(text: str) -> Condition:
+    """Read ``KEY=VALUE``, ``KEY!=VALUE``, ``KEY<VALUE`` and so on.
+
+    Raises:
+        PgolfError: it is none of these, or the key is unknown.
+    """
+    found = _CONDITION.match(text)
+    if found is None:
+        raise PgolfError(
+            f"--where {text!r}: write it as KEY=VALUE or with !=, <, <=, > or >=, such as 'ttt<1.8'"
+        )
+    key, comparison, value = found.groups()
+    check_key(key, "--where")
+    return Condition(key, comparison, value)
+
+
+def check_key(key: str, option: str) -> None:
+    """Make sure that runs have such a field.
+
+    Raises:
+        PgolfError: they have not.
+    """
+    if key not in FIELDS and key not in recipe_keys():
+        hint = nearest(key, FIELDS) or nearest(key, recipe_keys())
+        raise PgolfError(f"{option} {key}: unknown{hint}; use {', '.join(FIELDS)} or a key of the recipe")
+
+
+def select(
+    runs: Sequence[RunRecord], conditions: Sequence[Condition], sort: str | None = None
+) -> list[RunRecord]:
+    """The runs that meet all conditions, sorted by a key, falling if ``-`` stands before it; the unknown
+    comes last.
+
+    Raises:
+        PgolfError: the key is unknown.
+    """
+    kept = [run for run in runs if all(condition.holds(run) for condition in conditions)]
+    if sort is None:
+        return kept
+    key = sort.removeprefix("-")
+    check_key(key, "--sort")
+    values = [(run.field(key), run) for run in kept]
+    known = [(value, run) for value, run in values if value is not None]
+    # Values of a key have one type, but for recipes of other versions.
+    numeric = all(_as_number(value) is not None for value, _ in known)
+    if numeric:
+        known.sort(key=lambda pair: _as_number(pair[0]) or 0.0, reverse=sort != key)
+    else:
+        known.sort(key=lambda pair: _word(pair[0]), reverse=sort != key)
+    return [run for _, run in known] + [run for value, run in values if value is None]
+
+
+def _as_number(value: Value) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _word(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,106 @@
+"""Where and in which number format the model runs: bf16 autocast on CUDA, float32 on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgolf.errors import PgolfError
+
+# Read in some minutes by a model of 27 million parameters on one data-centre GPU.
+_MANY_POSITIONS = 100_000_000
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, or CUDA where there is one, else the CPU.
+
+    Raises:
+        PgolfError: the name is unknown or the device is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise PgolfError(f"--device {name}: unknown; use cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise PgolfError(f"--device {name}: not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PgolfError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # Kernels of our own run on the current device.
+    return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of the device's memory that programs can still have; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in bfloat16 on CUDA; nothing on the CPU, where everything is float32."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep up to 1 GiB of freed memory for the next tensors; returns whether it does so
+    now.
+
+    A training step on the CPU frees and allocates the same sizes again and again; by default glibc gives much
+    of that back to the system each time, which then has to clear the pages it hands out. The setting is the
+    process', and stays. Other C libraries are left as they are.
+    """
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    # 32 MiB is the most that glibc takes; larger tensors are mapped and unmapped as ever.
+    return bool(libc.mallopt(mmap_threshold, 32 << 20) and libc.mallopt(trim_threshold, 1 << 30))
+
+
+def compiled(
+    forward: Callable[..., torch.Tensor], device: torch.device, how: bool | str
+) -> Callable[..., torch.Tensor]:
+    """A model, or a function of one: compiled on CUDA unless ``how`` is False (a name is torch's mode), else
+    as it is.
+
+    No mode records CUDA graphs: their replays write gradients where the last ones lie, and micro-batches add
+        them up.
+    """
+    if device.type == "cuda" and how:
+        return torch.compile(forward, dynamic=False, mode=how if isinstance(how, str) else None)
+    return forward
+
+
+def pays_to_compile(device: torch.device, positions: int) -> bool:
+    """Whether reading so many positions takes so long that compiling, about a minute, is worth it: on CUDA,
+    minutes.
+    """
+    return device.type == "cuda" and (_always_compile or positions >= _MANY_POSITIONS)
+
+
+_always_compile = False
+
+
+@contextlib.contextmanager
+def compile_always() -> Iterator[None]:
+    """Within it every evaluation is worth compiling: for measurements, which do not count the first one."""
+    global _always_compile
+    before, _always_compile = _always_compile, True
+    try:
+        yield
+    finally:
+        _always_compile = before

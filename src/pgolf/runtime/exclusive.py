@@ -1,0 +1,24 @@
+"""One process, or one team of them, at a time writes into a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgolf.runtime.locks import LOCK, held
+from pgolf.runtime.progress import tell
+from pgolf.runtime.team import SOLO, Team
+
+
+@contextlib.contextmanager
+def working_in(folder: Path, team: Team = SOLO) -> Iterator[None]:
+    """Keep other processes from writing into a run folder, which is made; a team is one holder. May be
+    nested.
+
+    Raises:
+        PgolfError: another process works on this run, or the folder cannot be written; on every rank.
+    """
+    with contextlib.ExitStack() as stack:
+        team.first(lambda: stack.enter_context(held(folder / LOCK, "run", tell)))
+        yield

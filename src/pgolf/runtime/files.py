@@ -1,0 +1,101 @@
+"""Reading files: their bytes, text, JSON and digests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from pgolf.errors import PgolfError
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits, read in blocks of one MiB.
+
+    Raises:
+        PgolfError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with reading(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes.
+
+    Raises:
+        PgolfError: it cannot be read.
+    """
+    try:
+        opened = path.open("rb")
+    except (OSError, ValueError) as error:
+        raise _refused(path, error) from error
+    with opened as file:
+        try:
+            yield file
+        except OSError as error:
+            raise _refused(path, error) from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        PgolfError: it cannot be read.
+    """
+    with reading(path) as file:
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """A file's text, with line ends as ``\\n``.
+
+    Raises:
+        PgolfError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise PgolfError(
+            f"{path}: not UTF-8 text (byte {error.start:,}); name another file or convert it"
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        PgolfError: the file is absent or not JSON.
+    """
+    content = read_bytes(path)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PgolfError(f"{path}: not valid JSON ({error})") from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; also of what can be no path.
+
+    Raises:
+        PgolfError: this process may not know.
+    """
+    try:
+        return path.is_file()
+    except PermissionError as error:
+        raise _refused(path, error) from error
+    except OSError:
+        return False
+
+
+def _refused(path: Path, error: OSError | ValueError) -> PgolfError:
+    """Imports what is said about refused paths when it is needed: scoring goes without it."""
+    from pgolf.runtime.paths import read_error
+
+    return read_error(path, error)

@@ -1,0 +1,319 @@
+"""Locks: one process at a time works on something, and a lock ends with the process that holds it, however
+that ends.
+
+A lock is a file. Where the file system has flock, flock on that file decides: the system lets go of it when
+the process is gone, on another machine too. Where it has not, the file's existence decides: it is made
+exclusively, and taken over if the process that it names has ended. That can be found out on the machine of
+that process only; from another one the file is left for the user to judge. Whoever ends cleanly removes the
+file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pgolf.errors import PgolfError
+from pgolf.runtime.paths import write_error
+from pgolf.runtime.processes import birth, host
+from pgolf.runtime.writing import flush_to_disk
+
+LOCK = ".lock"
+"""Name of the lock file in a folder; names of files that help it begin so."""
+NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
+"""What file systems answer that have no flock."""
+_PAUSE, _PATIENCE = 0.02, 5.0
+"""Seconds between two attempts, and for what takes another process a moment."""
+_held: set[tuple[int, int, str]] = set()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a lock file says about the process that wrote it."""
+
+    pid: int
+    host: str
+    born: str
+    """See ``processes.birth``; not known: empty."""
+    since: str
+    """When it took the lock, in ISO format."""
+    command: str
+    flock: bool
+    """Whether flock decides, so that the process is gone if flock says so."""
+
+    @classmethod
+    def here(cls, *, flock: bool) -> Holder:
+        """This process."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(os.getpid(), host(), birth(os.getpid()) or "", now, shlex.join(sys.argv), flock)
+
+    @classmethod
+    def read(cls, handle: int) -> Holder | None:
+        """The one named in an open file; None where none is."""
+        try:
+            return cls(**json.loads(os.pread(handle, 1 << 20, 0)))
+        except (ValueError, TypeError):
+            return None
+
+    def write(self, handle: int) -> None:
+        """Name it in an open file."""
+        content = json.dumps(asdict(self)).encode()
+        os.pwrite(handle, content, 0)
+        os.ftruncate(handle, len(content))
+        flush_to_disk(handle)  # On a network file system only then others see it.
+
+    def is_gone(self) -> bool:
+        """Whether it has ended for certain: it was on this machine, and its number is free or another's."""
+        if self.host != host():
+            return False
+        born = birth(self.pid)
+        return born is None or bool(born and self.born and born != self.born)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}: {self.command}"
+
+
+class Held(PgolfError):
+    """Another process holds the lock, as far as can be known."""
+
+    def __init__(self, path: Path, what: str, holder: Holder | None, *, flock: bool) -> None:
+        who = str(holder) if holder is not None else "it left no name"
+        remedy = "wait until it has ended, or choose another place"
+        if not flock or (holder is not None and holder.host != host()):
+            remedy += f"; if that process has certainly ended, delete {path}"
+        super().__init__(f"{_subject(path)}: another process works on this {what} ({who}); {remedy}")
+
+
+class Lock:
+    """A lock that this process holds until it is released.
+
+    Attributes:
+        path: where its file is now; whoever moves the folder says so here.
+        left_by: who held it before and ended without releasing it.
+    """
+
+    def __init__(self, path: Path, handle: int, made: list[Path], left_by: Holder | None) -> None:
+        self.path, self._handle, self._made, self.left_by = path, handle, made, left_by
+
+    def release(self) -> None:
+        """Remove the file, and folders that were made for it and are still empty."""
+        # While it is held: whoever opened it before finds that it is no longer the one at that path.
+        with contextlib.suppress(OSError):
+            if _is_at(self._handle, self.path):
+                self.path.unlink()
+        os.close(self._handle)
+        remove_empty(self._made)
+
+
+@contextlib.contextmanager
+def held(path: Path, what: str, note: Callable[[str], None], *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock meanwhile. A thread that holds it already goes on holding it.
+
+    Args:
+        path: the lock's file; its folder is made.
+        what: what the lock is for, for messages: "run".
+        note: hears of a lock that a process left, and of waiting.
+        wait: for the process that holds it.
+
+    Raises:
+        PgolfError: another process holds it, or the file cannot be written.
+    """
+    try:
+        key = (os.getpid(), threading.get_ident(), os.path.realpath(path))
+    except ValueError as error:
+        raise write_error(path, error) from error
+    if key in _held:
+        yield
+        return
+    lock = _take_in_turn(path, what, note) if wait else take(path, what)
+    if lock.left_by is not None:
+        note(f"{_subject(path)}: going on where a process that has ended left its lock ({lock.left_by})")
+    _held.add(key)
+    try:
+        yield
+    finally:
+        _held.discard(key)
+        lock.release()
+
+
+def _take_in_turn(path: Path, what: str, note: Callable[[str], None]) -> Lock:
+    said = False
+    while True:
+        try:
+            return take(path, what)
+        except Held as error:
+            if not said:
+                note(f"waiting for another process; {error}")
+                said = True
+            time.sleep(5 * _PAUSE)
+
+
+def take(path: Path, what: str) -> Lock:
+    """Take a lock.
+
+    Raises:
+        Held: another process holds it.
+        PgolfError: its file cannot be written.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    attempt, lock = _Attempt(path, what), None
+    try:
+        while lock is None:
+            in_time = time.monotonic() < deadline
+            # Gone between two steps: the folder or the file was removed by whoever held the lock.
+            with contextlib.suppress(FileNotFoundError) if in_time else contextlib.nullcontext():
+                lock = attempt.once(patient=in_time)
+            if lock is None:
+                time.sleep(_PAUSE)
+    except (OSError, ValueError) as error:
+        raise write_error(_subject(path), error) from error
+    finally:
+        if lock is None:
+            remove_empty(attempt.made)
+    return lock
+
+
+class _Attempt:
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
+        self.made: list[Path] = []
+        self._left_by: Holder | None = None
+
+    def once(self, *, patient: bool) -> Lock | None:
+        """The lock; None if it is worth to try again, which for the patient is also when somebody writes a
+        name.
+        """
+        self.made = make_folders(self.path.parent) + self.made
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            handle, new = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            handle, new = self._open(flags), False
+        lock = None
+        try:
+            by_flock = _flock(handle)
+            if by_flock == "theirs":
+                self._refuse(handle, patient)
+            elif self._by_flock(handle) if by_flock == "ours" else new or self._by_existence(handle, patient):
+                self._sign(handle, flock=by_flock == "ours")
+                # Whoever was held up before it could write its name may have been given up.
+                if _is_at(handle, self.path):
+                    lock = Lock(self.path, handle, self.made, self._left_by)
+        finally:
+            if lock is None:
+                os.close(handle)
+        return lock
+
+    def _open(self, flags: int) -> int:
+        try:
+            return os.open(self.path, flags)
+        except PermissionError as error:
+            # Another user's, who may be at work.
+            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                raise Held(self.path, self.what, Holder.read(handle), flock=False) from error
+            finally:
+                os.close(handle)
+
+    def _refuse(self, handle: int, patient: bool) -> None:
+        holder = Holder.read(handle)
+        # It has had the lock for a moment only, and its name is not there yet.
+        if not patient or (holder is not None and not holder.is_gone()):
+            raise Held(self.path, self.what, holder, flock=True)
+
+    def _by_flock(self, handle: int) -> bool:
+        holder = Holder.read(handle)
+        # One that has no flock where it is: then flock says nothing about it.
+        if holder is not None and not holder.flock and not holder.is_gone():
+            raise Held(self.path, self.what, holder, flock=False)
+        # A file that is no longer there was released in the meantime, and nothing was left.
+        self._left_by = (holder or self._left_by) if _is_at(handle, self.path) else None
+        return True
+
+    def _by_existence(self, handle: int, patient: bool) -> bool:
+        """Never true: at best the way is free for another attempt."""
+        holder, empty = Holder.read(handle), os.fstat(handle).st_size == 0
+        if empty and patient:
+            return False  # The name is being written, or whoever should was killed just before.
+        if not empty and (holder is None or not holder.is_gone()):
+            raise Held(self.path, self.what, holder, flock=False)
+        # Of several that find this out, one removes the file; all of them then try to make it anew.
+        turn = self.path.with_name(f"{self.path.name}.taking")
+        try:
+            os.close(os.open(turn, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        except FileExistsError as error:
+            if patient:
+                return False
+            raise Held(turn, self.what, None, flock=False) from error
+        try:
+            if _is_at(handle, self.path) and Holder.read(handle) == holder:
+                self.path.unlink()
+                self._left_by = holder or self._left_by
+        finally:
+            turn.unlink(missing_ok=True)
+        return False
+
+    def _sign(self, handle: int, *, flock: bool) -> None:
+        try:
+            Holder.here(flock=flock).write(handle)
+        except OSError:
+            if _is_at(handle, self.path):
+                self.path.unlink()
+            raise
+
+
+def _flock(handle: int) -> Literal["ours", "theirs", "none"]:
+    """Whose lock it is as far as flock knows, which may not be there."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "theirs"
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        return "none"
+    return "ours"
+
+
+def _subject(path: Path) -> Path:
+    return path.parent if path.name == LOCK else path
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; those that were missing, the innermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    made: list[Path] = []
+    for folder in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            made.insert(0, folder)
+    return made
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of some folders that are there and empty, in this order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -1,0 +1,76 @@
+"""Which process is which, so that what one left behind can be told from what it still works on; and their
+machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import threading
+import time
+from pathlib import Path
+
+_ROOT_NAMESPACE = "pid:[4026531836]"
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, free or not."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def host() -> str:
+    """This machine's name, and where process numbers are a container's own, that container's number space."""
+    return os.uname().nodename + _namespace()
+
+
+def host_mark() -> str:
+    """``host()`` as 8 hexadecimal digits, for file names."""
+    return hashlib.sha256(host().encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def birth(pid: int) -> str | None:
+    """What tells a process of this machine from any other that has its number before or after it.
+
+    Returns:
+        A word; empty where the system cannot say; None if the process has ended.
+    """
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass  # It lives, and is another user's.
+    try:
+        # The name, in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+    # A zombie has ended; only its parent has not asked for it yet.
+    return None if fields[0] in (b"Z", b"X") else f"{boot}/{int(fields[19])}"
+
+
+def end_with(parent: int) -> None:
+    """From now on, end this process soon after its parent, which cannot do that when it is killed.
+
+    Args:
+        parent: the parent's number, from itself: it may have ended before this process asks who its parent
+            is.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@functools.cache
+def _namespace() -> str:
+    try:
+        name = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+    return "" if name == _ROOT_NAMESPACE else f" {name}"

@@ -1,0 +1,362 @@
+"""A team of many processes, on torch.distributed: NCCL between GPUs, gloo between CPUs and for everything
+small.
+
+Whoever starts the processes (torchrun, or a cluster's launcher) tells each one its place by environment
+variables: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, and TORCHELASTIC_RESTART_COUNT. Nothing
+else is read from there.
+
+Two kinds of waiting:
+
+* transfers, between ranks that do equal work: one that takes longer than ``TIMEOUT`` ends the job, so that a
+  rank that hangs or is gone cannot hold the others for ever;
+* ``first`` and ``meet``, where the wait is as long as somebody's work. If a rank dies, the launcher ends the
+  job; one that gives no sign of life (``runtime/heartbeat.py``) for ``TIMEOUT`` is not waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pgolf.errors import PgolfError
+from pgolf.runtime.device import pick_device
+from pgolf.runtime.heartbeat import Heartbeat
+from pgolf.runtime.team import Team
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(seconds=60)
+"""Longest wait for the other ranks in one transfer, and for a sign of life of each of them."""
+_JOINING = timedelta(minutes=10)
+_BUCKET = 8 << 20
+"""Numbers (float32) that are summed in one transfer."""
+_SAID = "said"
+_SPEAKERS = "speakers"
+_LEFT = "left"
+# Its name since torch 2.13, and before.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class LostContact(Exception):
+    """Another rank is gone or hangs; one line that says what the transfer reported."""
+
+
+class Ranks(Team):
+    """This process among those that the launcher started.
+
+    Args:
+        rank: 0-based place of this process.
+        size: number of processes.
+        restarted: whether this rank was told that this is not the first attempt; one that knows is enough.
+        device: where its tensors are.
+        store: common memory of small values, which all of them have reached.
+    """
+
+    _heartbeat: Heartbeat | None = None
+
+    def __init__(
+        self, rank: int, size: int, restarted: bool, device: torch.device, store: dist.Store
+    ) -> None:
+        self.rank, self.size, self._turn = rank, size, 0
+        with self._contact():
+            self.store = store = _own_room(store, rank, size)
+            # On several machines only the launcher that lost a rank counts a restart.
+            store.add("restarts", int(restarted))
+            heartbeat = Heartbeat(store, rank, size)
+            self.meet()
+            heartbeat.start()
+            self._heartbeat = heartbeat
+            self.restarted = store.add("restarts", 0) > 0
+            on_cuda = device.type == "cuda"
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+                store=dist.PrefixStore("transfers", store),
+                rank=rank,
+                world_size=size,
+                timeout=TIMEOUT,
+                device_id=device if on_cuda else None,
+            )
+
+    def leave(self) -> None:
+        """End the work together."""
+        self.meet()
+        dist.destroy_process_group()
+        # The first rank may keep the common memory, which the others ask until they know that everyone has
+        # come.
+        if self.is_first:
+            _until(lambda: self.store.add(_LEFT, 0) >= self.size - 1, seconds=TIMEOUT.seconds)
+        else:
+            self.store.add(_LEFT, 1)
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """See ``Team``; few large transfers, all of them under way at once."""
+        pending = []
+        with self._contact():
+            for bucket in _buckets(tensors):
+                flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in bucket])
+                pending.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+            for bucket, flat, transfer in pending:
+                transfer.wait()
+                parts = flat.split([tensor.numel() for tensor in bucket])
+                for tensor, part in zip(bucket, parts, strict=True):
+                    tensor.detach().copy_(part.view_as(tensor))
+
+    def copy_first(self, tensors: Sequence[Tensor]) -> None:
+        """See ``Team``."""
+        self.meet()  # Loading before it may have taken longer on one than on another.
+        with self._contact():
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
+
+    def collect(self, own: Tensor) -> Callable[[], Tensor]:
+        """See ``Team``."""
+        everyone = own.new_empty((self.size * own.size(0), *own.shape[1:]))
+        with self._contact():
+            transfer = _all_gather(everyone, own.contiguous(), async_op=True)
+
+        def wait() -> Tensor:
+            with self._contact():
+                transfer.wait()
+            return everyone
+
+        return wait
+
+    def totals(self, values: Sequence[float]) -> list[float]:
+        """See ``Team``."""
+        sums = torch.tensor(values, dtype=torch.float64)
+        with self._contact():
+            dist.all_reduce(sums)
+        return sums.tolist()
+
+    def gather(self, value: object) -> list[object]:
+        """See ``Team``. Text, not pickles: what a rank sends is never executed."""
+        own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = self.collect(torch.tensor([len(own)]))().tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(own)] = own
+        rows = self.collect(padded)().view(self.size, -1)
+        return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+    def first(self, work: Callable[[], T]) -> T | None:
+        """See ``Team``."""
+        self._turn += 1
+        key = f"turn {self._turn}"
+        if not self.is_first:
+            self._wait(lambda: self.store.check([key]))
+            outcome = json.loads(self.store.get(key))
+            if outcome["mistake"] is not None:
+                raise PgolfError(outcome["mistake"])
+            if not outcome["done"]:
+                raise LostContact(f"rank {self.rank} of {self.size}: rank 0 failed")
+            return None
+        outcome = {"done": False, "mistake": None}
+        try:
+            result = work()
+            outcome["done"] = True
+        except PgolfError as error:
+            outcome["mistake"] = str(error)
+            raise
+        finally:
+            self.store.set(key, json.dumps(outcome))
+        return result
+
+    def bytes_of_first(self, content: bytes | None) -> bytes:
+        """See ``Team``."""
+        size = torch.tensor([0 if content is None else len(content)])
+        self.copy_first([size])
+        box = torch.zeros(int(size), dtype=torch.uint8)
+        if content is not None:
+            box.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        self.copy_first([box])
+        return box.numpy().tobytes()
+
+    def meet(self) -> None:
+        """See ``Team``."""
+        self._turn += 1
+        key = f"meeting {self._turn}"
+        with self._contact():
+            self.store.add(key, 1)
+        self._wait(lambda: self.store.add(key, 0) >= self.size)
+
+    def say_once(self, say: Callable[[], None]) -> None:
+        """Speak if no rank has spoken; else wait until it has.
+
+        The launcher ends everyone as soon as one rank exits, so nobody may leave before the words are out.
+        And the speaker waits a moment for the others, which would not find out if it kept the common memory.
+        """
+        spoken = False
+        try:
+            if self.store.add(_SPEAKERS, 1) == 1:
+                say()
+                spoken = True
+                self.store.set(_SAID, "1")
+                _until(lambda: self.store.add(_SPEAKERS, 0) >= self.size, seconds=2)
+            else:
+                _until(self.was_said, seconds=5)
+        except RuntimeError:  # Rather twice than never.
+            if not spoken:
+                say()
+
+    def was_said(self) -> bool:
+        """Whether some rank has told the user why the job ends."""
+        try:
+            return self.store.check([_SAID])
+        except RuntimeError:  # Its keeper is gone as well.
+            return False
+
+    def _wait(self, arrived: Callable[[], bool]) -> None:
+        # Asking again and again lets signals through, which a wait inside the store does not.
+        pause = 0.001
+        with self._contact():
+            while not arrived():
+                if self._silent(TIMEOUT):
+                    raise LostContact(self._lost("no sign of life"))
+                time.sleep(pause)
+                pause = min(1.1 * pause, 0.1)  # A tenth of the wait at most is lost.
+
+    @contextlib.contextmanager
+    def _contact(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            report = " ".join(str(error).split())[:200]
+            raise LostContact(self._lost(report)) from error
+
+    def _lost(self, report: str) -> str:
+        # A transfer's time may be up a little before the silent rank's.
+        silent = self._silent(TIMEOUT / 2)
+        which = f"rank{'s' * (len(silent) > 1)} {', '.join(map(str, silent))}" if silent else "another one"
+        return (
+            f"rank {self.rank} of {self.size} lost contact with {which}, which is gone, or has not answered for "
+            f"{TIMEOUT.total_seconds():g} s ({report})"
+        )
+
+    def _silent(self, limit: timedelta) -> list[int]:
+        return [] if self._heartbeat is None else self._heartbeat.silent(limit.total_seconds())
+
+
+def join(device_name: str | None) -> tuple[torch.device, Team]:
+    """Find out from the launcher's environment variables who else is there, and join them.
+
+    Args:
+        device_name: as ``pick_device`` takes it; "cuda" and None mean the GPU of this rank's number on its
+            machine.
+
+    Raises:
+        PgolfError: a variable is missing or no number, or the device is not there.
+    """
+    size = started_ranks()
+    restarted = _variable("TORCHELASTIC_RESTART_COUNT", 0) > 0
+    if size == 1:
+        team = Team()
+        team.restarted = restarted
+        return pick_device(device_name), team
+    rank = own_rank()
+    device = pick_device(_own_device(device_name, _variable("LOCAL_RANK"), size))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=_JOINING))
+    except (RuntimeError, ValueError) as error:
+        raise PgolfError(
+            f"rank {rank} of {size} cannot reach the others ({error}); start all of them with torchrun"
+        ) from error
+    return device, Ranks(rank, size, restarted, device, store)
+
+
+def started_ranks() -> int:
+    """How many processes the launcher started; 1 without a launcher.
+
+    Raises:
+        PgolfError: its variable is no number.
+    """
+    return _variable("WORLD_SIZE", 1)
+
+
+def own_rank() -> int:
+    """This process's place among those that the launcher started.
+
+    Raises:
+        PgolfError: its variable is missing or no number.
+    """
+    return _variable("RANK")
+
+
+def _own_room(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """The part of the common memory that belongs to this attempt, as torchrun keeps what failed attempts
+    wrote.
+
+    The first rank names the room, and answers whoever asks by a word that nobody has used before.
+    """
+    if rank:
+        word = secrets.token_hex(8)
+        store.set(f"asks {rank}", word)
+        _until(lambda: store.check([f"answer {word}"]), _JOINING.total_seconds())
+        room = dist.PrefixStore(store.get(f"answer {word}").decode(), store)
+        room.add("inside", 1)
+        return room
+    name = secrets.token_hex(8)
+    room = dist.PrefixStore(name, store)
+
+    def answered() -> bool:
+        for other in range(1, size):
+            if store.check([f"asks {other}"]):
+                store.set(f"answer {store.get(f'asks {other}').decode()}", name)
+        return room.add("inside", 0) == size - 1
+
+    _until(answered, _JOINING.total_seconds())
+    return room
+
+
+def _until(arrived: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not arrived() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _own_device(name: str | None, local_rank: int, size: int) -> str:
+    if name not in (None, "cpu", "cuda"):
+        raise PgolfError(
+            f"--device {name}: one device for {size} ranks; use cuda (each takes its own) or cpu"
+        )
+    if name == "cpu" or (name is None and not torch.cuda.is_available()):
+        return "cpu"
+    return f"cuda:{local_rank}"
+
+
+def _variable(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError as error:
+        said = "is not set" if text is None else f"is {text}, not a number"
+        raise PgolfError(f"environment variable {name} {said}; start the ranks with torchrun") from error
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and size + tensor.numel() > _BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket

@@ -1,0 +1,193 @@
+"""Files that are written whole or not at all, and brought to the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from pgolf.errors import PgolfError
+from pgolf.runtime.paths import reason, write_error
+from pgolf.runtime.processes import birth, host_mark
+
+# What file systems answer that cannot bring a file or a folder to the disk when asked; other errors are real.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF)
+_LONGEST_NAME = 100
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path`` for writing bytes; on success it becomes ``path``.
+
+    The content is flushed to the disk before the rename, so a crash at any moment leaves either
+    the old file or the whole new one. On any failure the temporary file is removed; what a killed process of
+    this machine left of the same file is removed too. Permissions are what the user's umask leaves. A device
+    or a pipe is written to as it is.
+
+    Raises:
+        PgolfError: the folder cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What is no file stays what it is.
+        temporary, handle = _temporary(path) if not _is_device(path) else (None, os.open(path, os.O_WRONLY))
+    except (OSError, ValueError) as error:
+        raise write_error(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            flush_to_disk(file.fileno())
+        if temporary is not None:
+            _move_over(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise write_error(path, error) from error
+        raise
+    sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> tuple[Path, int]:
+    """A new hidden file beside ``path``, named after this process, open for writing."""
+    prefix = f"{hidden_name(path)}.{host_mark()}-"
+    with contextlib.suppress(OSError):  # Leftovers are no reason to fail.
+        for found in path.parent.iterdir():
+            leftover = re.fullmatch(r"(\d+)-[0-9a-f]{8}\.partial", found.name.removeprefix(prefix))
+            if found.name.startswith(prefix) and leftover and birth(int(leftover[1])) is None:
+                found.unlink()
+    temporary = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.partial")
+    return temporary, os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def hidden_name(path: Path) -> str:
+    """How names of temporary files and folders for ``path`` begin; long ones are cut, and still differ."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        # Characters of several bytes count as such, and none is cut in half.
+        while len(os.fsencode(name)) > _LONGEST_NAME - 20:
+            name = name[:-1]
+        name = f"{name}-{mark}"
+    return f".{name}"
+
+
+def _move_over(temporary: Path, path: Path) -> None:
+    try:
+        temporary.replace(path)
+    except FileExistsError:
+        exchange(temporary, path).unlink()
+
+
+def exchange(new: Path, path: Path) -> Path:
+    """Put ``new`` in the place of the file or folder ``path``, where a file system renames only to names that
+    are free.
+
+    Returns:
+        Where that is now. If the rename fails it is put back.
+    """
+    old = new.with_name(f"{new.name}-old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    return old
+
+
+def _is_device(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def check_writable(path: Path) -> None:
+    """Before long work: make sure that a file can be written to ``path`` at its end.
+
+    Raises:
+        PgolfError: it is a folder, or its folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise PgolfError(f"{path}: is a folder; name a file")
+        if not _is_device(path):
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except (OSError, ValueError) as error:
+        raise write_error(path, error) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON to ``path`` atomically."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        PgolfError: it cannot be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise PgolfError(
+            f"{path}: cannot be deleted ({reason(error)}); check its folder's permissions"
+        ) from error
+
+
+def flush_to_disk(handle: int) -> None:
+    """Bring an open file or folder to the disk, where its file system can be asked to."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk, where its file system can be asked to."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # One may be allowed to write into a folder and not to read it.
+    try:
+        flush_to_disk(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk: only then is a rename in it durable.
+
+    Raises:
+        PgolfError: the disk reports an error.
+    """
+    try:
+        flush_folder(folder)
+    except OSError as error:
+        raise PgolfError(
+            f"{folder}: what was written is there, but the disk reports {error.strerror or error} and may lose it; "
+            "check the disk"
+        ) from error

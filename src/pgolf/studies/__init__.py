@@ -1,1 +1,0 @@
-"""The studies that come with pgolf, one TOML file each."""

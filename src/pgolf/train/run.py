@@ -1,0 +1,345 @@
+"""A run in training: what it holds in its hands, and what a step does with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pgolf.compress.grid import Grid
+from pgolf.compress.weights import save_weights
+from pgolf.data.dataset import Dataset
+from pgolf.data.loader import BatchLoader
+from pgolf.data.prefetch import prefetcher
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import EvalResult, evaluate
+from pgolf.model.gpt import GPT, build_model
+from pgolf.model.load import model_from
+from pgolf.optim.averaging import Averager
+from pgolf.optim.build import build_optimizers, set_schedule
+from pgolf.optim.place import place
+from pgolf.optim.schedule import lr_scale, muon_momentum
+from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.device import autocast, compiled, keep_freed_memory
+from pgolf.runtime.run_files import METRICS, MODEL, RAW
+from pgolf.runtime.team import SOLO, Team
+from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, set_aside
+from pgolf.train.distributed import agree, share_gradients, shared_grid
+from pgolf.train.metrics import Metrics, steps_per_reading
+from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
+from pgolf.train.tensorboard import event_files
+
+
+class Watcher(Protocol):
+    """Is told how training goes, to show it."""
+
+    def step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """A step is finished; the loss (nats per target) may be some steps old on a device."""
+
+    def validation(self, step: int, result: EvalResult) -> None:
+        """The raw weights were validated."""
+
+    def evaluation(self, what: str, done: int, total: int) -> None:
+        """So much of another evaluation is done, in any unit."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+class Stopped(Exception):
+    """A rank was asked to stop, and all of them know; what is not saved yet has to be."""
+
+
+class Run:
+    """The state of a training run in its folder.
+
+    Args:
+        recipe: what to do.
+        dataset: training shards, validation shards, tokenizer.
+        folder: the run folder; checkpoints and metrics are kept there.
+        device: where to compute.
+        initial: weights to start from instead of random ones.
+        resume: continue from the folder's checkpoint, if it has one.
+        team: the ranks that train together. All of them hold the whole state, which stays equal; each
+            computes the gradients of its micro-batches. After construction every rank has read what it needs
+            from the folder.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        folder: Path,
+        device: torch.device,
+        initial: dict[str, Tensor] | None = None,
+        resume: bool = False,
+        team: Team = SOLO,
+    ) -> None:
+        self.recipe, self.dataset, self.folder, self.device, self.team = recipe, dataset, folder, device, team
+        if device.type == "cpu":
+            keep_freed_memory()
+        self.network = place(_initial_model(recipe, initial), recipe, device)
+        self.forward: Callable[..., Tensor] = compiled(self.network, device, recipe.train.compile)
+        self.optimizers = build_optimizers(self.network, recipe, team)
+        self.averager = Averager(recipe.average, self.network.state_dict())
+        loader = BatchLoader(dataset.train_stream(), recipe.train, team.rank, team.size)
+        self.batches = prefetcher(loader, device)
+        self.validation_text = dataset.validation_text(recipe.evaluation_length)
+        self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
+        self.grid: Grid | None = None  # on which they round, once it is frozen
+        self.clock = Clock()
+        if resume and self._checkpoint.is_file():
+            self.clock, self.grid = load_checkpoint(
+                self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset
+            )
+        self.team.copy_first(list(self.network.state_dict().values()))
+        path = folder / METRICS if team.is_first else None
+        events = event_files(recipe, folder, self.clock.step) if team.is_first else None
+        reading = steps_per_reading(device)
+        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
+        self._compiled = False
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / CHECKPOINT
+
+    def is_finished(self) -> bool:
+        """Whether the steps or the wall-clock time are used up."""
+        train = self.recipe.train
+        out_of_time = bool(train.wallclock_seconds) and self.clock.seconds >= train.wallclock_seconds
+        return self.clock.step >= train.steps or out_of_time
+
+    def step(self, watcher: Watcher, asked_to_stop: Callable[[], bool] = lambda: False) -> bool:
+        """One optimizer step: gradients, update, averages, metrics, clock; tells whether any rank wants to
+        stop.
+
+        Args:
+            watcher: told of fake quantization.
+            asked_to_stop: whether this rank was; looked at when the step is done.
+        """
+        train, clock, started = self.recipe.train, self.clock, time.perf_counter()
+        scale = lr_scale(train, clock.step, clock.seconds)
+        self.switch_fake_quantization(scale, watcher)
+        loss = self.accumulate_gradients(clock.step)
+        if train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), train.grad_clip)
+        set_schedule(self.optimizers, scale, muon_momentum(self.recipe.optim, clock.step))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.network.zero_grad(set_to_none=True)
+        clock.step += 1
+        self.averager.update(self.network.state_dict(), clock.step, scale)
+        self.metrics.step(clock.step, loss, scale)
+        clock.seconds += time.perf_counter() - started
+        clock.seconds, stopping = agree(self.team, clock.seconds, asked_to_stop())
+        return stopping
+
+    def accumulate_gradients(self, step: int) -> Tensor:
+        """Backward pass over all micro-batches of a step; returns the mean loss (nats per target), a scalar.
+
+        Each rank takes its share of them; gradients and loss are those of the whole step on every rank.
+        """
+        self.network.train()
+        parts = self.recipe.train.micro_batches
+        total = torch.zeros((), device=self.device)
+        with rounded_weights(self.network, self.rounding):
+            for part in range(parts // self.team.size):
+                inputs, targets = (
+                    batch.to(self.device, non_blocking=True) for batch in self.batches.batch(step, part)
+                )
+                with autocast(self.device):
+                    loss = self.forward(inputs, targets).mean() / parts
+                loss.backward()
+                total += loss.detach()
+        if not self._compiled:
+            self.team.meet()  # Compiling takes minutes, and not the same on every rank.
+            self._compiled = True
+        share_gradients(self.team, self.network, total)
+        return total
+
+    def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:
+        """Turn fake quantization on once the learning-rate scale is below the threshold; sharpen soft
+        rounding.
+
+        On the "export" grid the model's own switch stays off: the weights are rounded before the model sees
+        them.
+        """
+        qat = self.recipe.qat
+        if not qat.enabled:
+            return
+        if self.clock.fake_quant_from < 0 and scale < qat.threshold:
+            self.clock.fake_quant_from = self.clock.step + qat.delay_steps
+            watcher.note(f"fake quantization from step {self.clock.fake_quant_from} on")
+        active = 0 <= self.clock.fake_quant_from <= self.clock.step
+        if qat.grid == "export":
+            if active and not self.rounding:
+                self.rounding = self._rounding_of_export(watcher)
+            return
+        self._set_switch(active, scale)
+
+    def _set_switch(self, active: bool, scale: float) -> None:
+        qat, switch = self.recipe.qat, self.network.fake_quant
+        switch.active = active
+        switch.soft_round = qat.soft_round
+        if qat.soft_round and qat.threshold:
+            # On the device once and for all: a pass that fetches it has to wait.
+            switch.alpha = switch.alpha.to(self.device)
+            switch.alpha.fill_(1.0 + 15.0 * max(0.0, 1.0 - scale / qat.threshold))
+
+    def _rounding_of_export(self, watcher: Watcher) -> dict[str, Rounding]:
+        """What packing does; under the "budget" scheme the grid is chosen here, once, and kept to the end."""
+        if self.recipe.compress.scheme != "budget":
+            return export_rounding(self.network, self.recipe)
+        if self.grid is None:
+            watcher.note("choosing the grid to round on")
+            self._settle()
+            try:
+                # The averaged weights are what is packed.
+                weights = self.averager.result(self.network.state_dict())
+                self.grid = shared_grid(self.team, partial(choose_grid, weights, self.recipe, self.dataset))
+            except PgolfError:
+                self.save_checkpoint()  # It can still be packed under another cap.
+                raise
+            self.metrics.restart_clock()
+        return grid_rounding(self.network, self.grid)
+
+    def _settle(self) -> None:
+        """Read the losses of all steps so far: on a device that waits for the steps, whose time the clock
+        counts.
+        """
+        started = time.perf_counter()
+        self.metrics.flush()
+        waited = time.perf_counter() - started
+        self.clock.seconds, _ = agree(self.team, self.clock.seconds + waited, False)
+
+    def validate(self, asked_to_stop: Callable[[], bool] = lambda: False) -> EvalResult:
+        """Standard evaluation of the raw weights, written to the metrics.
+
+        Args:
+            asked_to_stop: whether this rank was; looked at after every block of the text.
+
+        Raises:
+            Stopped: a rank was asked to stop.
+            PgolfError: the loss is not a finite number.
+        """
+        self._settle()
+        watch = self.unless_stopped(asked_to_stop)
+        try:
+            result = evaluate(
+                self.network, self.recipe, *self.validation_text, "standard", watch, team=self.team
+            )
+        except PgolfError as error:
+            raise PgolfError(
+                f"validation after step {self.clock.step}: {error}; if training diverged, lower the optim.*_lr rates"
+            ) from error
+        self.metrics.validation(self.clock.step, result.val_loss, result.val_bpb)
+        self.metrics.restart_clock()
+        return result
+
+    def unless_stopped(self, asked_to_stop: Callable[[], bool]) -> Callable[[int, int], None]:
+        """What an evaluation by the whole team tells its progress; raises ``Stopped`` once a rank was asked
+        to stop.
+        """
+
+        def look(done: int, total: int) -> None:
+            if agree(self.team, 0.0, asked_to_stop())[1]:
+                raise Stopped
+
+        return look
+
+    def prime_kernels(self) -> None:
+        """Run warm-up steps so that compilation and autotuning are over, then put everything back.
+
+        Without warm-up steps in the recipe one is made where the clock matters: where the first step would
+        compile, or training ends by time. Nothing of it counts as training time.
+        """
+        passes = self.recipe.train.warmup_steps
+        if self._is_compiled or self.recipe.train.wallclock_seconds:
+            passes = max(passes, 1)
+        if not passes or self.is_finished():
+            return
+        put_back = set_aside(self.network, self.optimizers)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            for index, active in enumerate(self._states_to_prime(passes)):
+                if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
+                    self._set_switch(active, scale=self.recipe.qat.threshold)
+                self.accumulate_gradients(self.clock.step + index)
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                self.network.zero_grad(set_to_none=True)
+        if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
+            self._set_switch(False, scale=1.0)  # The next step sets it anew.
+        put_back()
+        self.metrics.restart_clock()
+
+    @property
+    def _is_compiled(self) -> bool:
+        return self.forward is not self.network
+
+    def _states_to_prime(self, passes: int) -> list[bool]:
+        """Of each warm-up step whether the model fakes quantization; compiled code differs, so both kinds are
+        made.
+        """
+        qat = self.recipe.qat
+        fakes = qat.enabled and qat.grid == "int6"
+        active = fakes and 0 <= self.clock.fake_quant_from <= self.clock.step
+        later = fakes and not active and qat.threshold > 0 and self._is_compiled
+        return [active] * passes + [True] * later
+
+    def save_checkpoint(self, path: Path | None = None) -> None:
+        """Write the whole state, by default as the one to resume from, replacing the previous one.
+
+        Raises:
+            PgolfError: a weight is no finite number; a checkpoint that is there stays.
+        """
+        self._settle()
+        self.check_weights()
+        state = (
+            self.network,
+            self.optimizers,
+            self.averager,
+            self.clock,
+            self.recipe,
+            self.dataset,
+            self.grid,
+        )
+        self.team.first(partial(save_checkpoint, path or self._checkpoint, *state))
+        self.metrics.restart_clock()
+
+    def check_weights(self) -> None:
+        """See that the weights are worth to be saved.
+
+        Raises:
+            PgolfError: one is no finite number; on every rank.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self.network.state_dict().values()):
+            raise PgolfError(
+                f"after step {self.clock.step} the weights are not finite numbers; lower the optim.*_lr rates"
+            )
+
+    def remove_checkpoint(self) -> None:
+        """Delete the checkpoint to resume from, once nothing is left to be done."""
+        self._checkpoint.unlink(missing_ok=True)
+
+    def save_weights(self) -> Path:
+        """Write the averaged weights, whose path is returned, and the last ones beside them."""
+        self.metrics.flush()
+        self.team.first(self._save_weights)
+        return self.folder / MODEL
+
+    def _save_weights(self) -> None:
+        digest, raw = self.dataset.tokenizer.digest, self.network.state_dict()
+        save_weights(self.folder / RAW, raw, self.recipe, digest, self.grid)
+        save_weights(self.folder / MODEL, self.averager.result(raw), self.recipe, digest, self.grid)
+
+
+def _initial_model(recipe: Recipe, initial: dict[str, Tensor] | None) -> GPT:
+    return (
+        build_model(recipe.model, recipe.train.seed) if initial is None else model_from(recipe.model, initial)
+    )

@@ -12,7 +12,7 @@ import pgolf
 ROOT = Path(pgolf.__file__).parent
 # From below to above. A package may import those before it, and itself.
 ORDER = (
-    *("errors", "kernels", "runtime", "recipe", "data", "model", "optim", "compress", "evaluate", "train"),
+    *("errors", "kernels", "runtime", "model", "recipe", "data", "optim", "compress", "evaluate", "train"),
     *("runs", "codec", "generate", "audit", "report", "launch", "study", "bench", "submit", "api", "pgolf"),
     *("cli", "__main__"),
 )

@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from pgolf.model import attend
 from pgolf.model.attend import BOS, DocumentMask, attention_backend, causal_attention, document_ids
 from pgolf.model.gpt import GPT
+from pgolf.model.step import extend
 from tests.unit.test_cache import VARIANTS
 from tests.unit.test_model import randomised, section, tokens
 
@@ -63,7 +64,7 @@ def test_a_cache_remembers_where_documents_begin(variant: str) -> None:
     expected = network.hidden(x)
     cache = network.cache(2, LENGTH)
     for sizes in ([LENGTH], [1] * LENGTH, [2, 1, 1, 4, 4], [5, 7]):
-        parts = [network.extend(part, cache) for part in x.split(sizes, dim=1)]
+        parts = [extend(network, part, cache) for part in x.split(sizes, dim=1)]
         assert torch.allclose(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5), sizes
         cache.reset()
 

@@ -1,4 +1,5 @@
-"""Reading a window piece by piece with a cache equals reading it at once, for every option of the model."""
+"""Reading a window piece by piece with a cache equals reading it at once, for every option of the core;
+test_features.py has the features."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgolf.model.gpt import GPT, build_model
+from pgolf.model.step import extend
 from pgolf.recipe.recipe import load_recipe
 from tests.unit.test_model import OPTIONS, PLAIN, randomised, section, tokens
 
@@ -18,12 +20,10 @@ LENGTH = 12
 VARIANTS = {
     **{name: [*PLAIN, *settings] for name, settings in OPTIONS.items()},
     "plain": PLAIN,
-    "additive bigram": ["model.bigram.buckets=32", 'model.bigram.hash="additive"'],
     "one head per group": ["model.kv_heads=4"],
     "one group": ["model.kv_heads=1"],
     "one layer": ["model.layers=1", "model.xsa_last=0"],
     "shared, exclusive, residual": ["model.layers=5", "model.unique_layers=2", "model.value_residual=true"],
-    "projected values": ["model.value_embedding.layers=[0,2]", "model.value_embedding.width=16"],
     "everything": [
         "model.smear=true",
         'model.skip="gated"',
@@ -42,7 +42,7 @@ VARIANTS = {
 
 def pieces(network: GPT, x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     cache = network.cache(x.size(0), LENGTH)
-    parts = [network.extend(part, cache) for part in x.split(sizes, dim=1)]
+    parts = [extend(network, part, cache) for part in x.split(sizes, dim=1)]
     assert cache.used == x.size(1)
     return torch.cat(parts, dim=1)
 
@@ -87,10 +87,10 @@ def test_a_cache_is_reused_after_reset_and_a_new_one_sees_new_weights() -> None:
     x, other = tokens(length=LENGTH), tokens(length=LENGTH).flip(1)
     cache = network.cache(2, LENGTH)
     memory = [(layer.keys.data_ptr(), layer.values.data_ptr()) for layer in cache.layers]
-    first = network.extend(other, cache)
+    first = extend(network, other, cache)
     assert first.shape == (2, LENGTH, 32)
     cache.reset()
-    assert torch.equal(network.extend(x[:, :5], cache), pieces(network, x[:, :5], [5]))
+    assert torch.equal(extend(network, x[:, :5], cache), pieces(network, x[:, :5], [5]))
     assert memory == [(layer.keys.data_ptr(), layer.values.data_ptr()) for layer in cache.layers]
     with torch.no_grad():
         for parameter in network.parameters():
@@ -101,10 +101,10 @@ def test_a_cache_is_reused_after_reset_and_a_new_one_sees_new_weights() -> None:
 def test_longer_than_the_cache_is_refused() -> None:
     network = randomised(section()).eval()
     cache = network.cache(2, 4)
-    network.extend(tokens(length=3), cache)
+    extend(network, tokens(length=3), cache)
     with pytest.raises(AssertionError, match="5 tokens in a cache made for 4"):
-        network.extend(tokens(length=2), cache)
-    network.extend(tokens(length=1), cache)
+        extend(network, tokens(length=2), cache)
+    extend(network, tokens(length=1), cache)
     assert cache.used == 4
 
 
@@ -112,8 +112,8 @@ def test_rotations_are_those_of_a_window_of_the_cache_length() -> None:
     network = randomised(section("model.rope_train_length=8")).eval()
     x = tokens(length=6)
     short, long = network.cache(2, 8), network.cache(2, LENGTH)
-    assert torch.allclose(network.extend(x, short), network.hidden(x), atol=1e-5)
-    assert not torch.allclose(network.extend(x, long), network.hidden(x), atol=1e-4)
+    assert torch.allclose(extend(network, x, short), network.hidden(x), atol=1e-5)
+    assert not torch.allclose(extend(network, x, long), network.hidden(x), atol=1e-4)
 
 
 def test_one_entry_per_layer_in_memory_of_the_right_size() -> None:
@@ -121,7 +121,7 @@ def test_one_entry_per_layer_in_memory_of_the_right_size() -> None:
     cache = network.cache(3, 7)
     assert [tuple(layer.keys.shape) for layer in cache.layers] == [(3, 2, 7, 8)] * 4
     with torch.no_grad():
-        hidden = network.extend(tokens(3, 7), cache)
+        hidden = extend(network, tokens(3, 7), cache)
     assert not hidden.requires_grad
     assert not any(layer.keys.requires_grad for layer in cache.layers)
 
@@ -131,10 +131,10 @@ def test_a_copy_of_a_cache_goes_its_own_way(read: int) -> None:
     network = randomised(section(*VARIANTS["everything"])).eval()
     x = tokens(length=LENGTH)
     cache = network.cache(2, LENGTH)
-    network.extend(x[:, :read], cache)
+    extend(network, x[:, :read], cache)
     copied = copy.deepcopy(cache)
-    other = [network.extend(x[:, index : index + 1].flip(0), copied) for index in range(read, LENGTH)]
-    rest = [network.extend(x[:, index : index + 1], cache) for index in range(read, LENGTH)]
+    other = [extend(network, x[:, index : index + 1].flip(0), copied) for index in range(read, LENGTH)]
+    rest = [extend(network, x[:, index : index + 1], cache) for index in range(read, LENGTH)]
     assert torch.allclose(torch.cat(rest, dim=1), network.hidden(x)[:, read:], atol=1e-5, rtol=1e-5)
     mixed = torch.cat((x[:, :read], x[:, read:].flip(0)), dim=1)
     assert torch.allclose(torch.cat(other, dim=1), network.hidden(mixed)[:, read:], atol=1e-5, rtol=1e-5)

@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.pack import predicted_bytes
 from pgolf.model.fast import textbook
-from pgolf.model.flops import peak_flops, training_flops, training_speed
 from pgolf.model.gpt import GPT, build_model, parameter_count
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runs.estimate import activation_bytes, estimate
+from pgolf.train.flops import peak_flops, training_flops, training_speed
 
 TINY = ["train.sequence_length=64", "train.batch_tokens=128", "train.micro_batches=1"]
 

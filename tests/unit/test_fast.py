@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pgolf.model import fast
+from pgolf.model.features.exclusive import remove_own_value
 from pgolf.model.gpt import build_model
 from pgolf.model.rope import rotary_tables
 from pgolf.recipe.recipe import load_recipe
@@ -26,10 +27,8 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "scaled sum": lambda x, gain: fast.scaled_sum(x, FACTORS[0], x.detach() ** 2, FACTORS[1]),
     "scaled sum of other": lambda x, gain: fast.scaled_sum(x.detach() ** 2, FACTORS[0], x, FACTORS[1]),
     "scaled sum, one factor": lambda x, gain: fast.scaled_sum(x, None, x * x, FACTORS[1]),
-    "remove own value": lambda x, gain: fast.remove_own_value(
-        x, 0.3 * x[:, :, :1] - 0.2 * x[:, :, 1:].flip(1)
-    ),
-    "remove own value, no groups": lambda x, gain: fast.remove_own_value(x, x.flip(1)),
+    "remove own value": lambda x, gain: remove_own_value(x, 0.3 * x[:, :, :1] - 0.2 * x[:, :, 1:].flip(1)),
+    "remove own value, no groups": lambda x, gain: remove_own_value(x, x.flip(1)),
 }
 
 
@@ -93,7 +92,7 @@ def test_factors_get_their_gradients() -> None:
 def test_values_that_are_zero_take_nothing_away() -> None:
     y = torch.randn(1, 5, 4, 8, requires_grad=True)
     v = torch.zeros(1, 5, 2, 8, requires_grad=True)
-    z = fast.remove_own_value(y, v)
+    z = remove_own_value(y, v)
     assert torch.equal(z, y)
     z.sum().backward()
     assert y.grad is not None and torch.equal(y.grad, torch.ones_like(y))

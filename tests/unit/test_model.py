@@ -7,27 +7,18 @@ import math
 import pytest
 import torch
 
-from pgolf.model.embeddings import bigram_buckets
+from pgolf.model.features.bigram import bigram_buckets
 from pgolf.model.gpt import GPT, build_model
 from pgolf.model.linear import soft_round
+from pgolf.model.section import ModelSection
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import load_recipe
-from pgolf.recipe.sections import ModelSection
 
 TINY = ["model.layers=3", "model.width=32", "model.heads=4", "model.kv_heads=2", "model.mlp_hidden=48"]
 TINY += ["model.vocab_size=64", "model.bigram.buckets=32", "model.bigram.width=16"]
 PLAIN = ["model.smear=false", "model.bigram.buckets=0", 'model.skip="none"', "model.xsa_last=0"]
+# Those of the core; test_features.py has the features.
 OPTIONS = {
-    "smear": ["model.smear=true"],
-    "bigram": ["model.bigram.buckets=32"],
-    "skip": ['model.skip="add"'],
-    "gated skip": ['model.skip="gated"'],
-    "xsa": ["model.xsa_last=2"],
-    "norm scale": ['model.norm_scale="inverse_sqrt_depth"'],
-    "value residual": ["model.value_residual=true"],
-    "gated attention": ["model.gated_attention=true"],
-    "value embedding": ["model.value_embedding.layers=[1]", "model.value_embedding.width=8"],
-    "refiner": ['model.refiner="flow"'],
     "leaky": ['model.mlp="leaky_relu2"'],
     "star": ['model.mlp="star_relu"'],
     "partial rope": ["model.rope_dims=4"],
@@ -147,7 +138,7 @@ def test_shared_cores_receive_the_mean_of_their_uses() -> None:
             state[f"cores.{index}.{name}"] = value
     # XSA is counted over unique layers: the last core of two is used by layers 1 and 3.
     for index in range(4):
-        unshared.cores[index].attention.exclusive = index % 2 == 1
+        unshared.cores[index].attention.parts = shared.cores[index % 2].attention.parts
     unshared.load_state_dict(state)
     x = tokens()
     for network in (shared, unshared, copy := shared.requires_grad_(False).clone()):

@@ -13,7 +13,7 @@ from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.muon import Muon
 from pgolf.optim.newton_schulz import Method, orthogonalise, polar_express
-from pgolf.optim.routing import ROUTES, groups_of, route
+from pgolf.optim.routing import ROUTES, route, row_of
 from pgolf.optim.schedule import lr_scale, muon_momentum
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import Recipe, load_recipe
@@ -34,10 +34,10 @@ def test_every_parameter_of_every_recipe_is_routed_once(name: str) -> None:
 
 def test_an_unclaimed_or_twice_claimed_parameter_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="0 rows"):
-        groups_of("cores.0.attention.mystery")
+        row_of("cores.0.attention.mystery")
     monkeypatch.setattr("pgolf.optim.routing.ROUTES", (*ROUTES, ROUTES[0]))
     with pytest.raises(AssertionError, match="2 rows"):
-        groups_of("token_embedding.weight")
+        row_of("token_embedding.weight")
 
 
 def _rates(recipe: Recipe) -> dict[str, tuple[str, float, float]]:

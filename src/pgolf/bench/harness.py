@@ -20,11 +20,11 @@ import torch
 from pgolf.bench.work import WORK
 from pgolf.errors import PgolfError
 from pgolf.model.fast import textbook
-from pgolf.model.flops import training_speed
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import compile_always, keep_freed_memory
 from pgolf.runtime.environment import environment
 from pgolf.runtime.threads import default_waiting
+from pgolf.train.flops import training_speed
 
 _WARMUP = 1
 

@@ -219,7 +219,7 @@ def code_counts(value: Quantized) -> Tensor:
 
 def group_or_other(name: str) -> str:
     """The quantizer group of a tensor of any model; "other" for a name that the routing table does not claim."""
-    claims = [group for pattern, _, group in ROUTES if re.fullmatch(pattern, name)]
+    claims = [group for pattern, _, group, *_ in ROUTES if re.fullmatch(pattern, name)]
     return claims[0] if len(claims) == 1 else "other"
 
 

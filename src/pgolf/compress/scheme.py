@@ -13,7 +13,7 @@ from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import round_on_grid, rounding_order
 from pgolf.compress.quantize import Stored, code_range, prune_smallest, quantize_matrix
 from pgolf.errors import PgolfError
-from pgolf.optim.routing import quantizer_group
+from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.sections import CompressSection
 
 
@@ -49,7 +49,7 @@ def stored_bits(name: str, shape: Sequence[int], compress: CompressSection) -> i
     """Bits per entry that a tensor is stored with: 2 to 8 as codes, 16 or 32 as floats."""
     group = quantizer_group(name)
     if group == "control" or len(shape) != 2 or math.prod(shape) <= compress.keep_below:
-        return _kept_bits(name, group, compress)
+        return _kept_bits(name, compress)
     return 16 if name in compress.keep_fp16 else int(getattr(compress.bits, group))
 
 
@@ -93,10 +93,9 @@ def check_range(name: str, tensor: Tensor, bits: int) -> None:
         )
 
 
-def _kept_bits(name: str, group: str, compress: CompressSection) -> int:
+def _kept_bits(name: str, compress: CompressSection) -> int:
     if compress.control_dtype == "float16":
         return 16
-    # Reference #644 keeps vectors, small embeddings and their projections exact, but not the MLP's own
-    # vectors.
-    exact = group in ("control", "bigram") or name.startswith("value_embedding.")
-    return 32 if exact and ".mlp." not in name else 16
+    # Reference #644 keeps vectors, small embeddings and their projections exact, but not the MLP's own vectors.
+    row = row_of(name)
+    return 32 if (row.exact or row.quantizer == "control") and ".mlp." not in name else 16

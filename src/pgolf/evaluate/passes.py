@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pgolf.model.gpt import GPT
+from pgolf.model.section import ModelSection
 from pgolf.recipe.recipe import Recipe
-from pgolf.recipe.sections import ModelSection
 from pgolf.runtime.device import compiled, free_memory, pays_to_compile
 from pgolf.runtime.team import SOLO, Team
 

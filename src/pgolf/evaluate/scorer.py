@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from pgolf.evaluate.protocol import Recorded, Scorer
 from pgolf.evaluate.score import batches, window_distributions, window_losses
 from pgolf.evaluate.ttt import Adapter, Transcript
 from pgolf.evaluate.windows import Window, window_at, window_index, windows_between
+from pgolf.model.cache import KvCache
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import autocast
 from pgolf.runtime.team import SOLO, Team
-
-if TYPE_CHECKING:
-    from pgolf.model.cache import KvCache
 
 
 class WindowScorer(Scorer):
@@ -127,6 +125,8 @@ class WindowScorer(Scorer):
 
     def _next(self) -> Tensor:
         """The distribution (1, V) of the next target alone; within a window only new tokens are read."""
+        from pgolf.model.step import extend  # Ordinary scoring does without.
+
         if self._row is None or self._row[0] != self.position:
             window = window_at(
                 window_index(self.position, self.length, self.stride), self.length, self.stride
@@ -137,7 +137,7 @@ class WindowScorer(Scorer):
                     self._cache, self._cached_from = self.network.cache(1, self.length), window.start
                 begin = self.position + 1 - len(self.context)
                 new = self.context[self._cached_from + self._cache.used - begin :].astype(np.int64)
-                hidden = self.network.extend(torch.from_numpy(new)[None].to(device), self._cache)
+                hidden = extend(self.network, torch.from_numpy(new)[None].to(device), self._cache)
                 row = F.log_softmax(self.network.project(hidden[:, -1]), dim=-1)
             self._row = self.position, row
         return self._row[1].clone()

@@ -223,11 +223,12 @@ def lr_factor(ttt: TttSection, chunk: int, chunks: int) -> float:
 
 def frozen_parameters(network: GPT, blocks: int) -> set[str]:
     """Names of the parameters of the first layers and of the cores that those layers use."""
-    cores = {index % len(network.cores) for index in range(blocks)}
+    visits = network.schedule[:blocks]
+    numbers = {"layers": {visit.layer for visit in visits}, "cores": {visit.core for visit in visits}}
     frozen = set()
     for name, _ in network.named_parameters():
         match = re.match(r"(layers|cores)\.(\d+)\.", name)
-        if match and int(match[2]) in (cores if match[1] == "cores" else range(blocks)):
+        if match and int(match[2]) in numbers[match[1]]:
             frozen.add(name)
     return frozen
 

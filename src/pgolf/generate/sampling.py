@@ -12,6 +12,7 @@ from torch import Tensor
 from pgolf.codec.stream import fixed_threads
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
+from pgolf.model.step import extend
 
 
 @dataclass(frozen=True)
@@ -108,5 +109,5 @@ class Reader:
         # A single token is too little work to share: threads would wait for each other more than they
         # compute.
         with fixed_threads(1 if len(unread) == 1 else torch.get_num_threads()):
-            hidden = self._network.extend(torch.tensor([unread]), self._cache)
+            hidden = extend(self._network, torch.tensor([unread]), self._cache)
             return self._network.project(hidden[0, -1])

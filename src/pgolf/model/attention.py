@@ -1,31 +1,27 @@
-"""Causal grouped-query attention with normalised queries and keys, and its options."""
+"""Causal grouped-query attention with normalised queries and keys, and the parts that stand in it."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.attend import DocumentMask, causal_attention
-from pgolf.model.fast import norm_and_rotate, remove_own_value
+from pgolf.model.cache import LayerCache
+from pgolf.model.fast import norm_and_rotate
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.recipe.sections import ModelSection
-
-if TYPE_CHECKING:
-    from pgolf.model.cache import LayerCache
+from pgolf.model.section import FEATURES, ModelSection
+from pgolf.model.slots import AttentionPart
 
 
 class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023) over H query heads and K key/value heads.
 
     Queries and keys are RMS-normalised per head (Dehghani et al. 2023) and rotated; each query head has
-    a learned gain. Options, each off unless the recipe asks for it: exclusive self-attention, value
-    residual, output gate.
+    a learned gain. The parts are features that the recipe asks for in this core.
     """
 
-    def __init__(self, model: ModelSection, fake_quant: FakeQuant, exclusive: bool) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant, core: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = model.heads, model.kv_heads, model.head_width
         kv_width = model.kv_heads * model.head_width
@@ -34,9 +30,10 @@ class Attention(nn.Module):
         self.value = Matrix(model.width, kv_width, fake_quant)
         self.output = Matrix(model.width, model.width, fake_quant)
         self.query_gain = nn.Parameter(torch.full((model.heads,), model.qk_gain))
-        self.exclusive = exclusive
-        self.value_mix = nn.Parameter(torch.tensor([0.5, 0.5])) if model.value_residual else None
-        self.gate = nn.Linear(model.width, model.heads) if model.gated_attention else None
+        wanted = [part for part in FEATURES if issubclass(part, AttentionPart) and part.wanted(model, core)]
+        self.parts = tuple(part(model, fake_quant) for part in wanted)
+        for part in self.parts:
+            part.attach(self)
 
     def forward(
         self,
@@ -54,13 +51,13 @@ class Attention(nn.Module):
             x: normed input (B, T, D).
             rotary: cosines and sines (T, rotated / 2).
             extra_value: added to the values (B, T, K * head width), or None.
-            first_value: the first layer's values (B, T, K, head width) to mix in, or None.
+            first_value: the first layer's values (B, T, K, head width), for parts; None in that layer.
             past: the keys and values of the positions before x, and how many there are; x is added to them.
             mask: keeps attention within documents, of the positions before x and of x; or None.
             last: how many of the last positions n the output is needed for; None for all. Not with ``past``.
 
         Returns:
-            The output (B, n, D) and this layer's values before mixing (B, T, K, head width).
+            The output (B, n, D) and this layer's values before the parts (B, T, K, head width).
         """
         batch, length, width = x.shape
         here = slice(0 if last is None else length - last, length)
@@ -71,9 +68,8 @@ class Attention(nn.Module):
         if extra_value is not None:
             v = v + extra_value.view_as(v)
         own_value = v
-        if self.value_mix is not None and first_value is not None:
-            mix = self.value_mix.to(v.dtype)
-            v = mix[0] * first_value + mix[1] * v
+        for part in self.parts:
+            v = part.value(v, first_value, self)
         cosines, sines = rotary
         own = rotary if count == length else (cosines[here], sines[here])
         q = norm_and_rotate(q, *own, self.query_gain)
@@ -84,10 +80,8 @@ class Attention(nn.Module):
             y = _continued_attention(q, k.to(v.dtype).transpose(1, 2), v.transpose(1, 2), mask)
         else:
             y = causal_attention(q, k, v, mask)
-        if self.exclusive:
-            y = remove_own_value(y, v[:, here])
-        if self.gate is not None:
-            y = y * torch.sigmoid(self.gate(x[:, here])).to(y.dtype)[..., None]
+        for part in self.parts:
+            y = part.output(y, v[:, here], x[:, here])
         return self.output(y.reshape(batch, count, width)), own_value
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pgolf.model.attend import document_ids
 from pgolf.model.rope import rotary_tables
-from pgolf.recipe.sections import ModelSection
-
-if TYPE_CHECKING:
-    from pgolf.model.step import Step
+from pgolf.model.shape import Shape, schedule
 
 
 class LayerCache:
@@ -57,7 +54,7 @@ class LayerCache:
 class KvCache:
     """The state of B sequences that are read piece by piece, for windows of a fixed length.
 
-    One entry per layer, also where layers share a core. Positions rotate as in a window of ``length`` tokens,
+    One entry per visit of the schedule, also where layers share a core. Positions rotate as in a window of ``length`` tokens,
     so a full window read piece by piece gives the hidden states of the whole window. Weights must not change
     between the pieces of a window.
 
@@ -68,27 +65,24 @@ class KvCache:
         device: where the model is.
     """
 
-    def __init__(self, model: ModelSection, batch: int, length: int, device: torch.device) -> None:
+    def __init__(self, model: Shape, batch: int, length: int, device: torch.device) -> None:
         automatic = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if automatic else torch.float32
         shape = (batch, length, model.kv_heads, model.head_width)
         self.length = length
         self.used = 0
         """Tokens read so far, per sequence."""
-        self.layers = [LayerCache(shape, dtype, device) for _ in range(model.layers)]
-        self.last_token: Tensor | None = None
-        """The newest token (B, 1), for the bigrams; None before the first."""
-        self.last_embedded: Tensor | None = None
-        """The newest embedded position (B, 1, D) before the smear; None before the first."""
-        self.step: Step | None = None
-        """The pass for single tokens, made when the first one comes."""
+        self.layers = [LayerCache(shape, dtype, device) for _ in schedule(model)]
+        self.remembered: dict[str, Tensor] = {}
+        """What some parts of the model were given at the newest position (B, 1, ...), by their names."""
+        self.step: Any = None
+        """The pass for single tokens, made by ``step.py`` when the first one comes."""
         self._documents = torch.zeros((batch, length), dtype=torch.int64, device=device)
         self._cosines, self._sines = rotary_tables(model, length, device)
 
     def reset(self) -> None:
         """Forget all tokens, and the weights; the memory is kept for the next window."""
-        self.used, self.step = 0, None
-        self.last_token = self.last_embedded = None
+        self.used, self.step, self.remembered = 0, None, {}
 
     def rotary(self, count: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines (n, rotated / 2) of the next ``count`` positions."""
@@ -103,7 +97,6 @@ class KvCache:
         self._documents[:, self.used : end] = before + document_ids(tokens)
         return self._documents[:, :end]
 
-    def advance(self, tokens: Tensor, embedded: Tensor) -> None:
-        """Note that all layers have read ``tokens`` (B, n), embedded as (B, n, D)."""
-        self.used += tokens.size(1)
-        self.last_token, self.last_embedded = tokens[:, -1:], embedded[:, -1:]
+    def advance(self, count: int) -> None:
+        """Note that all layers have read so many positions more."""
+        self.used += count

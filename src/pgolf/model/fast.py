@@ -21,9 +21,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pgolf.model.rope import rotate
 
-# What F.rms_norm adds to the mean square, and F.normalize's smallest divisor.
+# What F.rms_norm adds to the mean square.
 _EPSILON = torch.finfo(torch.float32).eps
-_SMALLEST_NORM = 1e-12
 _only_textbook = False
 
 
@@ -73,20 +72,6 @@ def scaled_sum(x: Tensor, first: Tensor | None, other: Tensor, second: Tensor) -
     if by_hand(x):
         return _ScaledSum.apply(x, first, other, second)
     return (x if first is None else first.to(x.dtype) * x) + second.to(x.dtype) * other
-
-
-def remove_own_value(y: Tensor, v: Tensor) -> Tensor:
-    """Exclusive self-attention: take out of each head's output what points along its own value.
-
-    y (B, T, H, W) are the heads' outputs, v (B, T, K, W) the values of the same positions; query heads
-    of one group share a value head. Returns y minus its projection on the unit vector of v.
-    """
-    grouped = y.unflatten(2, (v.size(2), -1))
-    if by_hand(y):
-        return _RemoveOwnValue.apply(grouped, v.unsqueeze(3)).view_as(y)
-    direction = F.normalize(v, dim=-1).unsqueeze(3)
-    along = (grouped * direction).sum(dim=-1, keepdim=True)
-    return (grouped - along * direction).view_as(y)
 
 
 def by_hand(x: Tensor) -> bool:
@@ -226,33 +211,3 @@ class _ScaledSum(torch.autograd.Function):
 
 def _by_channel(dy: Tensor, x: Tensor) -> Tensor:
     return (dy * x).flatten(0, -2).sum(dim=0)
-
-
-class _RemoveOwnValue(torch.autograd.Function):
-    """z = y - c v with c = <y, v> / s, s = <v, v>; with e = <dz, v> / s: dy = dz - e v, dv = 2 c e v - c dz -
-    e y.
-
-    y (B, T, K, G, W), v (B, T, K, 1, W).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, v: Tensor) -> Tensor:
-        inverse = (
-            torch.linalg.vector_norm(v, dim=-1, keepdim=True)
-            .clamp_min_(_SMALLEST_NORM)
-            .square_()
-            .reciprocal_()
-        )
-        share = (y * v).sum(dim=-1, keepdim=True).mul_(inverse)
-        ctx.save_for_backward(y, v, inverse, share)
-        return torch.addcmul(y, share, v, value=-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, Tensor]:
-        y, v, inverse, share = ctx.saved_tensors
-        back = (dz * v).sum(dim=-1, keepdim=True).mul_(inverse)
-        # Sums over the query heads of a group.
-        dv = v * (share * back).sum(dim=3, keepdim=True).mul_(2)
-        dv -= (share * dz).addcmul_(back, y).sum(dim=3, keepdim=True)
-        return torch.addcmul(dz, back, v, value=-1), dv

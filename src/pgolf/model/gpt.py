@@ -1,31 +1,32 @@
 """The model: tokens in, logits or losses out.
 
     tokens (B, T)
-      │  token_embedding + bigram, RMS norm, smear
+      │  token_embedding + EmbeddingParts, RMS norm, StreamParts
       x ──────────────────────────────► x0, mixed into every layer
       │
-      layers 0 .. n/2-1     each output is kept on a stack ─┐
-      layers n/2 .. n-1  ◄── each first takes one back ◄────┘   (U-Net skips)
+      each visit of the schedule:                       (LayerParts stand before and after)
+      │     x = a*x + b*x0
+      │     x = x + attention_scale * attention(norm(x) * s)          (ValueSources, AttentionParts)
+      │     x = x + mlp_scale * mlp(norm(x) * s)
       │
-      RMS norm, refiner
+      RMS norm, HeadParts
       │
-      softcap * tanh(token_embedding^T x / softcap)             (tied output layer)
+      softcap * tanh(token_embedding^T x / softcap)                   (tied output layer)
       │
     logits (B, T, V)
 
-    layer i:  x = a*x + b*x0
-              x = x + attention_scale * attention(norm(x) * s_i)
-              x = x + mlp_scale * mlp(norm(x) * s_i)
+A layer owns its vectors; attention and MLP weights live in a *core*. Usually core i belongs to layer i; with
+``model.unique_layers`` fewer cores are reused cyclically (depth recurrence). ``shape.schedule`` is the order.
 
-A layer owns its vectors; attention and MLP weights live in a *core*. Usually core i belongs to layer
-i; with ``model.unique_layers`` fewer cores are reused cyclically (depth recurrence).
+The parts are features, a file each in ``features/``. This file knows their slots (``slots.py``), and none of them.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,26 +34,26 @@ from torch import Tensor, nn
 
 from pgolf.model.attend import BOS, DocumentMask, document_ids
 from pgolf.model.attention import Attention
-from pgolf.model.embeddings import BigramEmbedding, Smear, ValueEmbedding
+from pgolf.model.cache import KvCache, LayerCache
 from pgolf.model.fast import rms_norm, scaled_sum
 from pgolf.model.init import initialise
 from pgolf.model.linear import FakeQuant
 from pgolf.model.loss import capped, target_losses
 from pgolf.model.mlp import Mlp
-from pgolf.model.refiner import FlowRefiner
 from pgolf.model.rope import rotary_tables
-from pgolf.recipe.sections import ModelSection
+from pgolf.model.section import FEATURES, ModelSection
+from pgolf.model.shape import schedule
+from pgolf.model.slots import EmbeddingPart, HeadPart, LayerPart, Part, Reading, StreamPart, ValueSource
 
-if TYPE_CHECKING:
-    from pgolf.model.cache import KvCache, LayerCache
+Slot = TypeVar("Slot", bound=Part)
 
 
 class Core(nn.Module):
     """The matrices of a layer, possibly shared by several layers."""
 
-    def __init__(self, model: ModelSection, fake_quant: FakeQuant, exclusive: bool) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant, index: int) -> None:
         super().__init__()
-        self.attention = Attention(model, fake_quant, exclusive)
+        self.attention = Attention(model, fake_quant, index)
         self.mlp = Mlp(model, fake_quant)
 
 
@@ -78,9 +79,7 @@ class Layer(nn.Module):
         mask: DocumentMask | None = None,
         last: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T,
-        K, W).
-        """
+        """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T, K, W)."""
         x = scaled_sum(x, self.residual_mix[0], x0, self.residual_mix[1])
         attended, value = core.attention(
             rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask, last
@@ -92,45 +91,31 @@ class Layer(nn.Module):
         return x, value
 
 
-class Skips(nn.Module):
-    """U-Net skips (Ronneberger et al. 2015): late layers take back the outputs of early ones."""
-
-    def __init__(self, model: ModelSection) -> None:
-        super().__init__()
-        count = model.layers // 2
-        self.weight = nn.Parameter(torch.ones(count, model.width))
-        self.gate = nn.Parameter(torch.zeros(count, model.width)) if model.skip == "gated" else None
-
-    def forward(self, x: Tensor, skipped: Tensor, index: int) -> Tensor:
-        """Merge an early output into the stream, both (B, T, D)."""
-        weight = self.weight[index].to(x.dtype)
-        if self.gate is None:
-            return scaled_sum(x, None, skipped, weight)
-        gate = torch.sigmoid(self.gate[index].to(x.dtype))
-        return scaled_sum(x, gate, skipped, (1 - gate) * weight)
-
-
 class GPT(nn.Module):
     """A decoder-only transformer, assembled from the parts its recipe names."""
 
     def __init__(self, model: ModelSection) -> None:
         super().__init__()
-        self.config = model
+        self.config, self.schedule = model, schedule(model)
         self.fake_quant = FakeQuant()
         self.token_embedding = nn.Embedding(model.vocab_size, model.width)
-        self.bigram = BigramEmbedding(model, self.fake_quant) if model.bigram.buckets else None
-        self.smear = Smear(model.width) if model.smear else None
-        has_values = bool(model.value_embedding.layers)
-        self.value_embedding = ValueEmbedding(model, self.fake_quant) if has_values else None
-        exclusive_from = model.cores - model.xsa_last
-        self.cores = nn.ModuleList(
-            Core(model, self.fake_quant, exclusive=index >= exclusive_from) for index in range(model.cores)
-        )
+        self.embedding_parts = self._parts(EmbeddingPart)
+        self.stream_parts = self._parts(StreamPart)
+        self.value_sources = self._parts(ValueSource)
+        self.cores = nn.ModuleList(Core(model, self.fake_quant, index) for index in range(model.cores))
         self.layers = nn.ModuleList(Layer(model, index) for index in range(model.layers))
-        self.skips = Skips(model) if model.skip != "none" and model.layers > 1 else None
-        self.refiner = FlowRefiner(model) if model.refiner == "flow" else None
+        self.layer_parts = self._parts(LayerPart)
+        self.head_parts = self._parts(HeadPart)
         initialise(self, model)
         self.scale_shared_gradients()
+
+    def _parts(self, slot: type[Slot]) -> tuple[Slot, ...]:
+        """The features of a slot that the recipe asks for, each a child of the model under its own name."""
+        wanted = [part for part in FEATURES if issubclass(part, slot) and part.wanted(self.config)]
+        parts = tuple(part(self.config, self.fake_quant) for part in wanted)
+        for part in parts:
+            self.add_module(part.name, part)
+        return parts
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits of every next token, or the loss of each target.
@@ -147,89 +132,71 @@ class GPT(nn.Module):
             return self.project(hidden)
         return target_losses(hidden, self.token_embedding.weight, targets, self.config.softcap)
 
-    def hidden(self, tokens: Tensor, length: int | None = None, last: int | None = None) -> Tensor:
-        """Final hidden states (B, T, D) of tokens (B, T) int64; position t sees tokens 0 to t.
-
-        With ``length`` positions rotate as in a window of so many tokens, of which these are the beginning.
-        With ``last`` only those of so many last positions, (B, last, D): the last layer then computes keys
-        and values everywhere and the rest of it there alone.
-        """
-        return self._run(tokens, None, length, last)
-
-    def cache(self, batch: int, length: int) -> KvCache:
-        """An empty cache on the model's device, for ``extend`` over ``batch`` windows of ``length`` tokens."""
-        from pgolf.model.cache import KvCache
-
-        return KvCache(self.config, batch, length, self.token_embedding.weight.device)
-
-    @torch.inference_mode()
-    def extend(self, tokens: Tensor, cache: KvCache) -> Tensor:
-        """Read the next tokens of windows that ``cache`` holds the beginning of, without gradients.
+    def hidden(
+        self, tokens: Tensor, length: int | None = None, last: int | None = None, cache: KvCache | None = None
+    ) -> Tensor:
+        """Final hidden states of tokens (B, T) int64; position t sees tokens 0 to t.
 
         Args:
-            tokens: (B, n) int64, n >= 1; with what the cache holds at most its length.
-            cache: the positions read so far, by this model with the weights of now; n positions are added.
+            tokens: a window, or the beginning of one; with a cache the tokens after those that it holds.
+            length: positions rotate as in a window of so many tokens; by default, of T.
+            last: only so many last positions are wanted: the last layer then computes keys and values everywhere and
+                the rest of it there alone. Not with a cache.
+            cache: what the model has read so far, with the weights of now; T positions are added.
 
         Returns:
-            Final hidden states (B, n, D): up to rounding those that ``hidden`` gives these positions of a
-            full window.
+            (B, T, D), or (B, last, D).
         """
-        from pgolf.model.step import Step, steps_singly
-
-        if tokens.size(1) > 1 or not steps_singly(self):
-            return self._run(tokens, cache)
-        if cache.step is None:
-            cache.step = Step(self)
-        return cache.step(tokens, cache)
-
-    def _run(
-        self, tokens: Tensor, cache: KvCache | None, length: int | None = None, last: int | None = None
-    ) -> Tensor:
         starts = mask = None
         if self.config.document_mask:
             starts = tokens == BOS
             mask = DocumentMask(document_ids(tokens) if cache is None else cache.document_ids(tokens))
+        reading = Reading(tokens, cache, starts)
         x = self.token_embedding(tokens)
-        if self.bigram is not None:
-            x = x + self.bigram(tokens, None if cache is None else cache.last_token, starts)
-        embedded = x = rms_norm(x)
-        if self.smear is not None:
-            x = self.smear(x, None if cache is None else cache.last_embedded, starts)
-        x0, first_value = x, None
-        count = tokens.size(1)
+        for embed in self.embedding_parts:
+            x = x + embed(reading)
+        x = rms_norm(x)
+        for stream in self.stream_parts:
+            x = stream(x, reading)
+        count, first_value, x0 = tokens.size(1), None, x
         rotary = (
             rotary_tables(self.config, count, tokens.device, length) if cache is None else cache.rotary(count)
         )
-        shared_value = None if self.value_embedding is None else self.value_embedding(tokens)
-        early: list[Tensor] = []
-        half = len(self.layers) // 2
-        for index, layer in enumerate(self.layers):
-            if index >= half and early and self.skips is not None:
-                x = self.skips(x, early.pop(), index - half)
+        shared = [source(tokens) for source in self.value_sources]
+        kept: list[list[Tensor]] = [[] for _ in self.layer_parts]
+        for place, visit in enumerate(self.schedule):
+            for between, own in zip(self.layer_parts, kept, strict=True):
+                x = between.before(x, own, place)
             extra_value = None
-            if self.value_embedding is not None and shared_value is not None:
-                extra_value = self.value_embedding.for_layer(shared_value, index)
-            core = self.cores[index % len(self.cores)]
-            past = None if cache is None else (cache.layers[index], cache.used)
-            needed = last if index == len(self.layers) - 1 else None
-            x, value = layer(x, x0, core, rotary, extra_value, first_value, past, mask, needed)
-            if index == 0 and self.config.value_residual:
+            for source, values in zip(self.value_sources, shared, strict=True):
+                if (added := source.for_layer(values, visit.layer)) is not None:
+                    extra_value = added if extra_value is None else extra_value + added
+            past = None if cache is None else (cache.layers[place], cache.used)
+            needed = last if place == len(self.schedule) - 1 else None
+            x, value = self.layers[visit.layer](
+                x, x0, self.cores[visit.core], rotary, extra_value, first_value, past, mask, needed
+            )
+            if place == 0:
                 first_value = value
-            if index < half:
-                early.append(x)
+            for between, own in zip(self.layer_parts, kept, strict=True):
+                between.after(x, own, place)
         if cache is not None:
-            cache.advance(tokens, embedded)
+            cache.advance(count)
         x = rms_norm(x)
-        return x if self.refiner is None else self.refiner(x)
+        for refine in self.head_parts:
+            x = refine(x)
+        return x
+
+    def cache(self, batch: int, length: int) -> KvCache:
+        """An empty cache on the model's device, for ``batch`` windows of ``length`` tokens."""
+        return KvCache(self.config, batch, length, self.token_embedding.weight.device)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) float32 of hidden states (..., D), by the tied token embedding."""
         return capped(F.linear(hidden, self.token_embedding.weight), self.config.softcap)
 
     def clone(self) -> GPT:
-        """An independent copy with equal weights, all of them trainable, on the same device and in the same
-        mode.
-        """
+        """An independent copy with equal weights, all trainable, on the same device and in the same mode."""
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GPT:
@@ -244,12 +211,9 @@ class GPT(nn.Module):
     def scale_shared_gradients(self) -> None:
         """Hang hooks on the parameters of shared cores; those that replace others have none."""
         # A core used n times receives the sum of n gradients; their mean keeps its step size.
-        uses = [0] * len(self.cores)
-        for index in range(len(self.layers)):
-            uses[index % len(self.cores)] += 1
-        for core, count in zip(self.cores, uses, strict=True):
+        for index, count in Counter(visit.core for visit in self.schedule).items():
             if count > 1:
-                for parameter in core.parameters():
+                for parameter in self.cores[index].parameters():
                     parameter.register_hook(lambda gradient, count=count: gradient / count)
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pgolf.model.gpt import GPT
-from pgolf.recipe.sections import ModelSection
+from pgolf.model.section import ModelSection
 
 
 def parameter_shapes(model: ModelSection) -> dict[str, torch.Size]:
     """The shapes of a model's parameters by name; nothing is allocated, however large they are."""
-    return {name: parameter.shape for name, parameter in _without_values(model).named_parameters()}
+    return {name: parameter.shape for name, parameter in shape_of(model).named_parameters()}
 
 
 def model_from(model: ModelSection, state: Mapping[str, Tensor]) -> GPT:
@@ -27,7 +27,7 @@ def model_from(model: ModelSection, state: Mapping[str, Tensor]) -> GPT:
         model: the architecture.
         state: a tensor for every name in ``parameter_shapes``, of that shape.
     """
-    network = _without_values(model)
+    network = shape_of(model)
     copies = {
         name: value.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
         for name, value in state.items()
@@ -37,7 +37,8 @@ def model_from(model: ModelSection, state: Mapping[str, Tensor]) -> GPT:
     return network
 
 
-def _without_values(model: ModelSection) -> GPT:
+def shape_of(model: ModelSection) -> GPT:
+    """A model without values, on the meta device: nothing is allocated, however large it is."""
     with torch.device("meta"), _SkipInitialisers():
         return GPT(model)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pgolf.model.fast import by_hand, squared_leaky_relu
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.recipe.sections import ModelSection
+from pgolf.model.shape import Shape
 
 # Hidden activations (float32) of one part: 2 MiB, of which a core's cache holds about half.
 _IN_CACHE = 1 << 19
@@ -21,7 +21,7 @@ class Mlp(nn.Module):
     "star_relu": relu(x)^2 * scale + bias with a learned pair per hidden channel (Yu et al. 2022).
     """
 
-    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: Shape, fake_quant: FakeQuant) -> None:
         super().__init__()
         self.up = Matrix(model.width, model.mlp_hidden, fake_quant)
         self.down = Matrix(model.mlp_hidden, model.width, fake_quant)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pgolf.recipe.sections import ModelSection
+from pgolf.model.shape import Shape
 
 
 def rotary_tables(
-    model: ModelSection, count: int, device: torch.device, length: int | None = None
+    model: Shape, count: int, device: torch.device, length: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the first ``count`` positions of a window of ``length``, each (count, rotated / 2)
     float32.

@@ -1,40 +1,73 @@
-"""One token at a time: the forward pass of ``gpt.py`` for a single position, in as few operations as
-possible.
+"""Reading on: the next tokens of windows whose beginning a cache holds, and the short pass for one token at a time.
 
-A single position costs next to no arithmetic; its time is that of starting some operations per layer. So
-whatever depends on the weights alone is computed beforehand: projections that read the same input become one
-matrix, factors of a layer's output are multiplied into its matrices. The result differs from the ordinary
-pass by rounding only; tests/unit/test_cache.py compares the two for every option of the model.
+A single position costs next to no arithmetic; its time is that of starting some operations per layer. So whatever
+depends on the weights alone is computed beforehand: projections that read the same input become one matrix, factors
+of a layer's output are multiplied into its matrices. The result differs from the ordinary pass by rounding only;
+tests/unit/test_cache.py compares the two for every feature. A part of attention without a form for single positions
+(``AttentionPart.single``) has the model read them by the ordinary pass.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgolf.model.attention import Attention
 from pgolf.model.cache import KvCache
+from pgolf.model.gpt import GPT, Core, Layer
+from pgolf.model.slots import Reading, SinglePart
 
-if TYPE_CHECKING:
-    from pgolf.model.attention import Attention
-    from pgolf.model.gpt import GPT, Core, Layer
-
-# What F.rms_norm adds to the mean square, and F.normalize's smallest divisor.
+# What F.rms_norm adds to the mean square.
 _EPSILON = torch.tensor(torch.finfo(torch.float32).eps)
-_SMALLEST_NORM = 1e-12
 
 
-def steps_singly(network: GPT) -> bool:
-    """Whether single tokens can take the short pass: not in training, in float32 on the CPU, without document
-    mask.
+@torch.inference_mode()
+def extend(network: GPT, tokens: Tensor, cache: KvCache) -> Tensor:
+    """Read the next tokens of windows that ``cache`` holds the beginning of, without gradients.
+
+    Args:
+        network: the model; its weights must not change between the pieces of a window.
+        tokens: (B, n) int64, n >= 1; with what the cache holds at most its length.
+        cache: the positions read so far; n positions are added.
+
+    Returns:
+        Final hidden states (B, n, D): up to rounding those that ``hidden`` gives these positions of a full window.
+    """
+    if cache.step is None and tokens.size(1) == 1:
+        cache.step = single_pass(network)
+    if tokens.size(1) > 1 or cache.step is False:
+        return network.hidden(tokens, cache=cache)
+    hidden: Tensor = cache.step(tokens, cache)
+    return hidden
+
+
+def single_pass(network: GPT) -> Step | Literal[False]:
+    """The short pass of a model; False in training, not in float32 on the CPU, with a document mask, or where a part of
+    its attention has no form for single positions.
     """
     device = network.token_embedding.weight.device
-    if network.config.document_mask:
+    if (
+        device.type != "cpu"
+        or network.training
+        or torch.is_autocast_enabled("cpu")
+        or network.config.document_mask
+    ):
         return False
-    return device.type == "cpu" and not network.training and not torch.is_autocast_enabled("cpu")
+    layers, cores = cast("list[Layer]", list(network.layers)), cast("list[Core]", list(network.cores))
+    steps = []
+    for visit in network.schedule:
+        attention = cores[visit.core].attention
+        parts = [part.single(attention) for part in attention.parts]
+        if None in parts:
+            return False
+        steps.append(
+            _LayerStep(layers[visit.layer], cores[visit.core], [part for part in parts if part is not None])
+        )
+    return Step(network, steps)
 
 
 class Step:
@@ -42,24 +75,14 @@ class Step:
 
     Args:
         network: the model.
+        layers: its layers, in the order of the schedule.
     """
 
-    def __init__(self, network: GPT) -> None:
+    def __init__(self, network: GPT, layers: list[_LayerStep]) -> None:
         model = network.config
-        self.network, self.model = network, model
-        layers = cast("list[Layer]", list(network.layers))
-        cores = cast("list[Core]", list(network.cores))
-        self.layers = [_LayerStep(layer, cores[index % len(cores)]) for index, layer in enumerate(layers)]
-        self.start_mix = torch.stack([layer.residual_mix[1] for layer in layers])[:, None]
-        self.smear = None if network.smear is None else torch.sigmoid(network.smear.gate)
-        self.skip_gates: list[Tensor] | None = None
-        self.skip_weights: list[Tensor] = []
-        if network.skips is not None:
-            weights: Tensor = network.skips.weight
-            if network.skips.gate is not None:
-                gate = torch.sigmoid(network.skips.gate)
-                self.skip_gates, weights = list(gate.unbind()), (1 - gate) * weights
-            self.skip_weights = list(weights.unbind())
+        self.network, self.layers = network, layers
+        self.start_mix = torch.stack([layer.start_mix for layer in layers])[:, None]
+        self.between = [part.single() for part in network.layer_parts]
         # A row times (identity * cosines + swap * signed sines) is the rotated row.
         width, half = model.head_width, (model.rope_dims or model.head_width) // 2
         self.identity = torch.eye(width)
@@ -68,36 +91,37 @@ class Step:
 
     def __call__(self, tokens: Tensor, cache: KvCache) -> Tensor:
         """Read one token per sequence, (B, 1) int64; returns the final hidden states (B, 1, D)."""
-        network = self.network
+        network, reading = self.network, Reading(tokens, cache)
         cosines, sines = cache.rotary(1)
         rotation = self._rotation(cosines[0], sines[0])
         embedded = network.token_embedding(tokens)
-        if network.bigram is not None:
-            embedded = embedded + network.bigram(tokens, cache.last_token)
-        embedded = x = _norm(embedded[:, 0])
-        if self.smear is not None:
-            before = torch.zeros_like(x) if cache.last_embedded is None else cache.last_embedded[:, 0]
-            x = torch.lerp(x, before, self.smear)
+        for embed in network.embedding_parts:
+            embedded = embedded + embed(reading)
+        x = _norm(embedded[:, 0])[:, None]
+        for stream in network.stream_parts:
+            x = stream(x, reading)
+        x = x[:, 0]
         starts = (self.start_mix * x).unbind()
-        extra = self._extra_values(tokens)
+        shared = [source(tokens)[:, 0] for source in network.value_sources]
         first: Tensor | None = None
-        early: list[Tensor] = []
-        half = len(self.layers) // 2
-        for index, layer in enumerate(self.layers):
-            if index >= half and early and self.skip_weights:
-                slot = index - half
-                kept = x if self.skip_gates is None else x * self.skip_gates[slot]
-                x = torch.addcmul(kept, early.pop(), self.skip_weights[slot])
-            x, value = layer(
-                torch.addcmul(starts[index], x, layer.mix), rotation, extra[index], first, cache, index
-            )
-            if index == 0 and self.model.value_residual:
+        kept: list[list[Tensor]] = [[] for _ in self.between]
+        for place, (layer, visit) in enumerate(zip(self.layers, network.schedule, strict=True)):
+            for between, own in zip(self.between, kept, strict=True):
+                x = between.before(x, own, place)
+            extra: Tensor | None = None
+            for source, values in zip(network.value_sources, shared, strict=True):
+                if (added := source.for_layer(values, visit.layer)) is not None:
+                    extra = added if extra is None else extra + added
+            x, value = layer(torch.addcmul(starts[place], x, layer.mix), rotation, extra, first, cache, place)
+            if place == 0:
                 first = value
-            if index < half:
-                early.append(x)
-        cache.advance(tokens, embedded[:, None])
+            for between, own in zip(self.between, kept, strict=True):
+                between.after(x, own, place)
+        cache.advance(1)
         x = _norm(x)[:, None]
-        return x if network.refiner is None else network.refiner(x)
+        for refine in network.head_parts:
+            x = refine(x)
+        return x
 
     def _rotation(self, cosines: Tensor, sines: Tensor) -> Tensor:
         """The matrix (W, W) that rotates a row of one head to a position."""
@@ -107,36 +131,30 @@ class Step:
             self.identity * scale, self.swap, torch.cat((sines, -sines, sines.new_zeros(rest)))
         )
 
-    def _extra_values(self, tokens: Tensor) -> list[Tensor | None]:
-        """What value embeddings add to each layer's values, (B, K * W)."""
-        embedding = self.network.value_embedding
-        if embedding is None:
-            return [None] * len(self.layers)
-        shared = embedding(tokens)[:, 0]
-        return [embedding.for_layer(shared, index) for index in range(len(self.layers))]
-
 
 class _LayerStep:
     """One layer with its core."""
 
-    def __init__(self, layer: Layer, core: Core) -> None:
+    def __init__(self, layer: Layer, core: Core, parts: list[SinglePart]) -> None:
         attention, mlp, norm_scale = core.attention, core.mlp, layer.norm_scale
         self.heads, self.kv_heads, self.width = attention.heads, attention.kv_heads, attention.head_width
-        self.exclusive, self.gated = attention.exclusive, attention.gate is not None
-        self.mix = layer.residual_mix[0]
-        matrices = [attention.query.weight, attention.key.weight, attention.value.weight]
-        self.bias: Tensor | None = None
-        if attention.gate is not None:
-            matrices.append(attention.gate.weight)
-            self.bias = F.pad(attention.gate.bias, (sum(map(len, matrices[:3])), 0))
-        self.sizes = [sum(map(len, matrices[:2])), *map(len, matrices[2:])]
+        self.parts = parts
+        self.mix, self.start_mix = layer.residual_mix[0], layer.residual_mix[1]
+        # All that reads the normed input, in one product: queries and keys, values, what the parts ask for.
+        matrices = [torch.cat((attention.query.weight, attention.key.weight)), attention.value.weight]
+        matrices += [part.weight for part in parts if part.weight is not None]
+        biases = [part.bias for part in parts if part.weight is not None]
+        self.sizes = [len(matrix) for matrix in matrices]
         self.read = (torch.cat(matrices) * norm_scale).t()
+        self.bias: Tensor | None = None
+        if any(bias is not None for bias in biases):
+            own = [
+                matrix.new_zeros(len(matrix)) if bias is None else bias
+                for matrix, bias in zip(matrices, [None, None, *biases], strict=True)
+            ]
+            self.bias = torch.cat(own)
         self.write = (attention.output.weight * layer.attention_scale[:, None]).t()
         self.gains = _gains(attention)
-        self.value_mix: tuple[float, float] | None = None
-        if attention.value_mix is not None:
-            own, mixed = attention.value_mix.tolist()
-            self.value_mix = own, mixed
         # relu(s*u)^2 = s^2 * relu(u)^2 for a factor s > 0 on the input, so the factor can wait.
         square = norm_scale * norm_scale
         self.up, self.slope = mlp.up.weight.t(), mlp.slope
@@ -153,32 +171,26 @@ class _LayerStep:
         extra_value: Tensor | None,
         first_value: Tensor | None,
         cache: KvCache,
-        index: int,
+        place: int,
     ) -> tuple[Tensor, Tensor]:
         """From the mixed stream (B, D) to the stream after the layer and the layer's own values (B, K * W)."""
         batch, heads, kv_heads, width = x.size(0), self.heads, self.kv_heads, self.width
         group, rows = heads // kv_heads, heads + kv_heads
         normed = _norm(x)
         read = normed.mm(self.read) if self.bias is None else torch.addmm(self.bias, normed, self.read)
-        parts = read.split_with_sizes(self.sizes, 1)
-        qk = parts[0].reshape(batch * rows, width)
+        both, value, *others = read.split_with_sizes(self.sizes, 1)
+        qk = both.reshape(batch * rows, width)
         scale = _inverse_rms(qk).mul_(self.gains if batch == 1 else self.gains.repeat(batch, 1))
         query, key = (qk * scale).mm(rotation).view(batch, rows, width).split_with_sizes((heads, kv_heads), 1)
-        value = own_value = parts[1]
-        if extra_value is not None:
-            value = own_value = value + extra_value
-        if self.value_mix is not None and first_value is not None:
-            value = torch.add(first_value * self.value_mix[0], value, alpha=self.value_mix[1])
+        own_value = value = value if extra_value is None else value + extra_value
+        for part in self.parts:
+            value = part.value(value, first_value)
         value = value.reshape(batch * kv_heads, 1, width)
-        keys, values = cache.layers[index].append(key, value.view(batch, kv_heads, width), cache.used)
+        keys, values = cache.layers[place].append(key, value.view(batch, kv_heads, width), cache.used)
         query = query.reshape(batch * kv_heads, group, width)
         y = torch.softmax(torch.bmm(query, keys.transpose(1, 2)), dim=-1).bmm(values)
-        if self.exclusive:
-            norm = torch.linalg.vector_norm(value, dim=-1, keepdim=True).clamp_min_(_SMALLEST_NORM)
-            direction = value / norm
-            y = torch.baddbmm(y, y.bmm(direction.transpose(1, 2)), direction, alpha=-1)
-        if self.gated:
-            y = y * torch.sigmoid(parts[2]).view(batch * kv_heads, group, 1)
+        for part in self.parts:
+            y = part.output(y, value, None if part.weight is None else others.pop(0))
         x = torch.addmm(x, y.view(batch, heads * width), self.write)
         hidden = F.leaky_relu(_norm(x).mm(self.up), self.slope).square_()
         if self.activation is not None:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import torch
 
 from pgolf.model.gpt import GPT
-from pgolf.optim.routing import groups_of
+from pgolf.optim.routing import row_of
 from pgolf.recipe.recipe import Recipe
 
 
 def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     """Move the model to its device, in place, in the formats the references use there.
 
-    On CUDA the embedding tables and the refiner's matrices are stored in bfloat16; matrices that Muon
-    updates and all vectors stay float32.
+    On CUDA the embedding tables, and what its row in the routing table says, are stored in bfloat16; matrices
+    that Muon updates and all vectors stay float32.
     """
     network.to(device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         for name, parameter in network.named_parameters():
-            group = groups_of(name)[0]
-            is_table = group == "embedding" or (
-                group == "bigram_table" and recipe.optim.bigram_table_group == "embedding"
+            row = row_of(name)
+            is_table = row.optimizer == "embedding" or (
+                row.optimizer == "bigram_table" and recipe.optim.bigram_table_group == "embedding"
             )
-            if is_table or (name.startswith("refiner.") and parameter.ndim == 2):
+            if is_table or (row.half and parameter.ndim == 2):
                 parameter.data = parameter.data.bfloat16()
     return network

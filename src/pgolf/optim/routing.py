@@ -1,7 +1,7 @@
 """One table that gives every parameter its optimizer group and its quantizer group.
 
-A new kind of parameter needs one row here; a parameter that no row or more than one row claims is an
-error when the optimizers are built, and again when the model is packed.
+The rows of the core are here, those of a feature in its file. A parameter that no row or more than one row claims
+is an error when the optimizers are built, and again when the model is packed.
 """
 
 from __future__ import annotations
@@ -12,28 +12,18 @@ from typing import Literal
 
 from torch import nn
 
+from pgolf.model.section import FEATURES
+from pgolf.model.slots import QuantizerGroup, Row
 from pgolf.recipe.recipe import Recipe
 
-OptimizerGroup = Literal["matrix", "embedding", "scalar", "bigram_table", "bigram_scale"]
-QuantizerGroup = Literal["attention", "mlp", "embedding", "bigram", "other", "control"]
-
-# Pattern of the full name, optimizer group, quantizer group.
-ROUTES: tuple[tuple[str, OptimizerGroup, QuantizerGroup], ...] = (
-    (r"token_embedding\.weight", "embedding", "embedding"),
-    (r"bigram\.table\.weight", "bigram_table", "bigram"),
-    (r"bigram\.project\.weight", "matrix", "bigram"),
-    (r"bigram\.scale", "bigram_scale", "control"),
-    (r"smear\.gate", "scalar", "control"),
-    (r"layers\.\d+\.(residual_mix|attention_scale|mlp_scale)", "scalar", "control"),
-    (r"cores\.\d+\.attention\.(query|key|value|output)\.weight", "matrix", "attention"),
-    (r"cores\.\d+\.attention\.(query_gain|value_mix|gate\.weight|gate\.bias)", "scalar", "control"),
-    (r"cores\.\d+\.mlp\.(up|down)\.weight", "matrix", "mlp"),
-    (r"cores\.\d+\.mlp\.(scale|bias)", "scalar", "control"),
-    (r"skips\.(weight|gate)", "scalar", "control"),
-    (r"value_embedding\.(table|project)\.weight", "scalar", "other"),
-    (r"value_embedding\.(scale|layer_scales)", "scalar", "control"),
-    (r"refiner\.(down|hidden|velocity|up)\.weight", "scalar", "other"),
-    (r"refiner\.(gate|hidden\.bias|velocity\.bias)", "scalar", "control"),
+ROUTES: tuple[Row, ...] = (
+    Row(r"token_embedding\.weight", "embedding", "embedding"),
+    Row(r"layers\.\d+\.(residual_mix|attention_scale|mlp_scale)", "scalar", "control"),
+    Row(r"cores\.\d+\.attention\.(query|key|value|output)\.weight", "matrix", "attention"),
+    Row(r"cores\.\d+\.attention\.query_gain", "scalar", "control"),
+    Row(r"cores\.\d+\.mlp\.(up|down)\.weight", "matrix", "mlp"),
+    Row(r"cores\.\d+\.mlp\.(scale|bias)", "scalar", "control"),
+    *(row for feature in FEATURES for row in feature.rows),
 )
 
 
@@ -48,15 +38,13 @@ class Route:
     weight_decay: float
 
 
-def groups_of(name: str) -> tuple[OptimizerGroup, QuantizerGroup]:
-    """The optimizer group and quantizer group of a parameter name.
+def row_of(name: str) -> Row:
+    """The row of a parameter name.
 
     Raises:
         AssertionError: no row of the table, or more than one, claims the name.
     """
-    claims = [
-        (optimizer, quantizer) for pattern, optimizer, quantizer in ROUTES if re.fullmatch(pattern, name)
-    ]
+    claims = [row for row in ROUTES if re.fullmatch(row.pattern, name)]
     assert len(claims) == 1, (
         f"{len(claims)} rows of the routing table claim parameter {name}; give it exactly one"
     )
@@ -65,7 +53,7 @@ def groups_of(name: str) -> tuple[OptimizerGroup, QuantizerGroup]:
 
 def quantizer_group(name: str) -> QuantizerGroup:
     """The quantizer group of a parameter name."""
-    return groups_of(name)[1]
+    return row_of(name).quantizer
 
 
 def route(network: nn.Module, recipe: Recipe) -> list[Route]:
@@ -74,7 +62,7 @@ def route(network: nn.Module, recipe: Recipe) -> list[Route]:
 
 
 def _route_one(name: str, parameter: nn.Parameter, recipe: Recipe) -> Route:
-    optim, group = recipe.optim, groups_of(name)[0]
+    optim, group = recipe.optim, row_of(name).optimizer
     factor = optim.decoder_lr_mult if _in_decoder(name, recipe) else 1.0
     if group == "matrix":
         return Route(name, parameter, "muon", optim.matrix_lr * factor, optim.muon_weight_decay)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgolf.recipe.sections import ModelSection, Sections
+from pgolf.model.section import FEATURES, ModelSection
+from pgolf.recipe.sections import Sections
 
 # Far beyond what pgolf is for, and near enough that nothing which is built or counted by these keys takes for
 # ever.
 _LARGEST = {
     "model.layers": 1 << 8,
-    **dict.fromkeys(
-        ("model.width", "model.mlp_hidden", "model.refiner_latent", "model.refiner_hidden"), 1 << 20
-    ),
-    **dict.fromkeys(("model.bigram.width", "model.value_embedding.width"), 1 << 20),
-    "model.bigram.buckets": 1 << 28,
+    **dict.fromkeys(("model.width", "model.mlp_hidden"), 1 << 20),
+    **{f"model.{key}": most for feature in FEATURES for key, most in feature.largest.items()},
     "train.steps": 1 << 40,
     "train.warmup_steps": 1 << 16,
     "train.batch_tokens": 1 << 30,
@@ -63,16 +61,7 @@ def _model_contradictions(model: ModelSection) -> list[str]:
         problems.append("model.rope_dims must exceed 2 where model.rope_train_length rescales the base")
     if model.unique_layers > model.layers:
         problems.append(f"model.unique_layers {model.unique_layers} exceeds model.layers {model.layers}")
-    if model.xsa_last > model.cores:
-        problems.append(f"model.xsa_last {model.xsa_last} exceeds the {model.cores} (unique) layers")
-    if model.bigram.buckets == 1:
-        problems.append("model.bigram.buckets must be 0 (none) or at least 2")
-    outside = [layer for layer in model.value_embedding.layers if not 0 <= layer < model.layers]
-    if outside:
-        problems.append(f"model.value_embedding.layers {outside} are outside 0 to {model.layers - 1}")
-    if len(set(model.value_embedding.layers)) != len(model.value_embedding.layers):
-        problems.append("model.value_embedding.layers names a layer twice")
-    return problems
+    return problems + [problem for feature in FEATURES for problem in feature.problems(model)]
 
 
 def _run_contradictions(recipe: Sections) -> list[str]:

@@ -28,7 +28,8 @@ import tomli_w
 from pgolf.errors import PgolfError
 from pgolf.recipe.checks import contradictions
 from pgolf.recipe.files import load_tree, nearest, parse_setting, set_in_tree
-from pgolf.recipe.sections import Section, Sections
+from pgolf.recipe.sections import Sections
+from pgolf.runtime.section import Section
 
 
 class Recipe(Sections):

@@ -1,4 +1,7 @@
-"""The sections of a recipe: every key with its type, range, default and unit."""
+"""The sections of a recipe: every key with its type, range, default and unit.
+
+The model's is in ``model/section.py``: its keys stand beside the parts that read them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,8 @@ from typing import Any, Literal
 
 import pydantic
 
-
-class Section(pydantic.BaseModel):
-    """A frozen part of a recipe; keys it does not know are errors."""
-
-    model_config = pydantic.ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
+from pgolf.model.section import ModelSection
+from pgolf.runtime.section import Section
 
 
 class DataSection(Section):
@@ -22,93 +20,6 @@ class DataSection(Section):
     """Built-in corpus: "python" is the English prose of the running Python; "none" needs --data."""
     validation_fraction: float = pydantic.Field(0.02, gt=0, lt=1)
     """Part of the built-in corpus' documents held out for validation (0 to 1)."""
-
-
-class BigramSection(Section):
-    """Hashed embedding of (previous, current) token pairs."""
-
-    buckets: int = pydantic.Field(0, ge=0)
-    """Rows of the hashed table; 0 leaves the bigram embedding out."""
-    width: int = pydantic.Field(128, ge=1)
-    """Columns of the table, projected to the model width."""
-    hash: Literal["xor", "additive"] = "xor"
-    """"xor": (36313*cur ^ 27191*prev) mod (buckets-1), scaled; "additive": (1009*prev + cur) mod buckets."""
-    always_project: bool = False
-    """Keep the projection even where the table is as wide as the model."""
-
-
-class ValueEmbeddingSection(Section):
-    """Token identity added to the attention values of some layers."""
-
-    layers: tuple[int, ...] = ()
-    """0-based layers that receive it; empty leaves it out."""
-    width: int = pydantic.Field(128, ge=1)
-    """Columns of the shared table, projected to the width of the values where they differ."""
-
-
-class ModelSection(Section):
-    """The architecture."""
-
-    vocab_size: int = pydantic.Field(1024, ge=4, le=65536)
-    """Pieces of the tokenizer."""
-    layers: int = pydantic.Field(11, ge=1)
-    """Depth in transformer layers."""
-    unique_layers: int = pydantic.Field(0, ge=0)
-    """Distinct attention and MLP cores, reused cyclically over the layers; 0 means one per layer."""
-    width: int = pydantic.Field(512, ge=1)
-    """Width of the residual stream."""
-    heads: int = pydantic.Field(8, ge=1)
-    """Query heads."""
-    kv_heads: int = pydantic.Field(4, ge=1)
-    """Key and value heads; each serves heads / kv_heads query heads."""
-    mlp_hidden: int = pydantic.Field(1536, ge=1)
-    """Hidden width of the MLP."""
-    mlp: Literal["relu2", "star_relu", "leaky_relu2"] = "relu2"
-    """Activation: relu(x)^2; relu(x)^2 * scale + bias with learned vectors; leaky_relu(x, 0.5)^2."""
-    rope_dims: int = pydantic.Field(0, ge=0)
-    """Rotated dimensions of each head; 0 rotates all of them."""
-    rope_base: float = pydantic.Field(10000.0, gt=1)
-    """Base of the rotary frequencies."""
-    rope_train_length: int = pydantic.Field(0, ge=0)
-    """Longer sequences than this (in tokens) get an NTK-rescaled base; 0 never rescales."""
-    norm_scale: Literal["one", "inverse_sqrt_depth"] = "one"
-    """Factor on the normed input of layer i: 1, or 1/sqrt(i + 1)."""
-    xsa_last: int = pydantic.Field(0, ge=0)
-    """Exclusive self-attention in this many of the last (unique) layers."""
-    smear: bool = True
-    """Blend each position's embedding with the previous one by a learned gate per channel."""
-    bigram: BigramSection = BigramSection()
-    value_embedding: ValueEmbeddingSection = ValueEmbeddingSection()
-    value_residual: bool = False
-    """Mix the first layer's values into those of every later layer."""
-    gated_attention: bool = False
-    """Multiply each head's output by a sigmoid gate computed from the layer's input."""
-    skip: Literal["none", "add", "gated"] = "add"
-    """U-Net skips: off; x + w*skip; g*x + (1-g)*w*skip with a learned gate."""
-    refiner: Literal["none", "flow"] = "none"
-    """Refinement of the final hidden states; "flow" is the FlowRefiner of reference #1232."""
-    refiner_latent: int = pydantic.Field(64, ge=1)
-    """Width of the refiner's latent space."""
-    refiner_hidden: int = pydantic.Field(256, ge=1)
-    """Width of the hidden layer of the refiner's velocity network."""
-    qk_gain: float = pydantic.Field(1.5, gt=0)
-    """Initial value of the per-head gain on the normalised queries."""
-    softcap: float = pydantic.Field(30.0, gt=0)
-    """Logits are softcap * tanh(z / softcap)."""
-    document_mask: bool = False
-    """A document (BOS begins one) sees nothing of those before it, in training and in every evaluation."""
-    embedding_init_std: float = pydantic.Field(0.005, gt=0)
-    """Standard deviation of the initial token embedding."""
-
-    @property
-    def head_width(self) -> int:
-        """Width of one head."""
-        return self.width // self.heads
-
-    @property
-    def cores(self) -> int:
-        """Number of distinct attention and MLP cores."""
-        return self.unique_layers or self.layers
 
 
 class TrainSection(Section):

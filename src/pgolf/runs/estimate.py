@@ -14,13 +14,13 @@ from pgolf.compress.code_size import code_bytes
 from pgolf.compress.container import MAX_ENTRIES
 from pgolf.compress.pack import predicted_bytes
 from pgolf.errors import PgolfError
-from pgolf.model.flops import forward_flops
 from pgolf.model.gpt import GPT
 from pgolf.model.load import parameter_shapes
 from pgolf.model.loss import loss_form, target_losses
-from pgolf.optim.routing import groups_of, quantizer_group
+from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.processes import machine_memory
+from pgolf.train.flops import forward_flops
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def estimate(recipe: Recipe) -> Estimate:
     for name, shape in shapes.items():
         group = quantizer_group(name)
         by_group[group] = by_group.get(group, 0) + shape.numel()
-    forward = forward_flops(recipe, shapes)
+    forward = forward_flops(recipe)
     return Estimate(
         parameters=sum(by_group.values()),
         parameters_by_group=by_group,
@@ -132,7 +132,9 @@ def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
     average = recipe.average.kind
     state = 0
     for name, shape in shapes.items():
-        copies = 2 + (1 if groups_of(name)[0] == "matrix" else 2)  # weight, gradient, momentum or two moments
+        copies = 2 + (
+            1 if row_of(name).optimizer == "matrix" else 2
+        )  # weight, gradient, momentum or two moments
         copies += {"none": 0, "ema": 1, "swa": 1, "swa_of_ema": 2}[average]
         copies += (
             recipe.qat.enabled and recipe.qat.grid == "export"

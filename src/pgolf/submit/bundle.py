@@ -20,8 +20,8 @@ from typing import Any
 
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe
-from pgolf.recipe.sections import Section
 from pgolf.runtime.package import FOLDER, VERSION
+from pgolf.runtime.section import Section
 from pgolf.submit.fold import fold
 from pgolf.submit.minify import minified
 from pgolf.submit.program import (

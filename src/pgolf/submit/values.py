@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgolf.recipe.recipe import Recipe
-from pgolf.recipe.sections import Section
+from pgolf.runtime.section import Section
 from pgolf.submit.program import Key, Module, Program, in_annotation
 
 

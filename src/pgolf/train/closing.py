@@ -14,11 +14,11 @@ from typing import Any
 from pgolf.compress.weights import load_weights
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.model.flops import training_speed
 from pgolf.optim.place import place
 from pgolf.runtime.files import sha256_file
 from pgolf.runtime.run_files import MODEL, RAW, RESULT, read_result
 from pgolf.runtime.writing import write_bytes, write_json
+from pgolf.train.flops import training_speed
 from pgolf.train.run import Run, Watcher
 
 

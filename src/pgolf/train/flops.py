@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 from typing import Any
 
 import torch
 
-from pgolf.model.load import parameter_shapes
+from pgolf.model.load import shape_of
+from pgolf.model.slots import product_flops
 from pgolf.recipe.recipe import Recipe
 
 # Dense bfloat16 matrix products with float32 sums, in FLOP/s, by the manufacturer's data sheets (without
@@ -22,26 +23,23 @@ _PEAKS = (
 )
 
 
-def forward_flops(recipe: Recipe, shapes: Mapping[str, torch.Size] | None = None) -> int:
+def forward_flops(recipe: Recipe) -> int:
     """Operations of the forward pass per token, a multiplication and an addition being two.
 
-    Counted are all matrix products, each as often as it is used (a core that several layers share as often as
-    they do), the output layer and attention (causal, so half of the square); looking up embeddings is free.
+    Counted are all matrix products, each as often as it is used (a core that several layers share as often as they
+    do), the output layer and attention (causal, so half of the square); looking up embeddings is free.
 
     Args:
         recipe: its model, and the length of its training sequences.
-        shapes: of the model's parameters, where they are known already.
     """
-    if shapes is None:
-        shapes = parameter_shapes(recipe.model)
-    model, flops = recipe.model, 0
-    for name, shape in shapes.items():
-        if len(shape) != 2 or name.startswith(("skips.", "layers.")) or ".table." in name:
-            continue
-        uses = model.layers / model.cores if name.startswith("cores.") else 1
-        flops += int(2 * shape.numel() * uses)
+    model = recipe.model
+    network = shape_of(model)
+    uses = Counter(visit.core for visit in network.schedule)
+    flops = 2 * model.vocab_size * model.width
+    flops += sum(product_flops(child) for child in network.children() if child is not network.cores)
+    flops += sum(uses[index] * product_flops(core) for index, core in enumerate(network.cores))
     # Scores and weighted values: two products of width D over half of the length, on average.
-    return flops + 2 * 2 * model.width * model.layers * recipe.train.sequence_length // 2
+    return flops + 2 * 2 * model.width * len(network.schedule) * recipe.train.sequence_length // 2
 
 
 def training_flops(recipe: Recipe) -> int:

@@ -1,0 +1,1 @@
+"""The features of the model, a file each; ``model/section.py`` lists them."""

@@ -1,0 +1,55 @@
+"""Gated attention: each head's output times a gate that reads the layer's input (Qiu et al. 2025, arXiv:2505.06708)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgolf.model.linear import FakeQuant
+from pgolf.model.shape import Shape
+from pgolf.model.slots import AttentionPart, Row, SinglePart
+
+
+class GatedAttentionKeys(Shape):
+    """Keys of gated attention."""
+
+    gated_attention: bool = False
+    """Multiply each head's output by a sigmoid gate computed from the layer's input."""
+
+
+class GatedAttention(AttentionPart, nn.Linear):
+    """sigmoid(W x + b) per head; it begins near 1 (b = 4, W = 0)."""
+
+    name = "gate"
+    rows = (Row(r"cores\.\d+\.attention\.gate\.(weight|bias)", "scalar", "control"),)
+    examples = {"gated attention": ("model.gated_attention=true",)}
+
+    def __init__(self, model: GatedAttentionKeys, fake_quant: FakeQuant) -> None:
+        nn.Linear.__init__(self, model.width, model.heads)
+
+    @staticmethod
+    def wanted(model: GatedAttentionKeys, core: int = 0) -> bool:
+        return model.gated_attention
+
+    def initialise(self, model: GatedAttentionKeys) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.constant_(self.bias, 4.0)
+
+    def flops(self) -> int:
+        return 2 * self.weight.numel()
+
+    def output(self, y: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        return y * torch.sigmoid(self(x)).to(y.dtype)[..., None]
+
+    def single(self, attention: Any) -> SinglePart:
+        return GateOfOne(self.weight, self.bias)
+
+
+class GateOfOne(SinglePart):
+    """A gate per head for a single position."""
+
+    def output(self, y: Tensor, v: Tensor, read: Tensor | None) -> Tensor:
+        assert read is not None
+        return y * torch.sigmoid(read).view(*y.shape[:2], 1)

@@ -1,0 +1,72 @@
+"""U-Net skips (Ronneberger et al. 2015): late layers take back the outputs of early ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pgolf.model.fast import scaled_sum
+from pgolf.model.linear import FakeQuant
+from pgolf.model.shape import Shape
+from pgolf.model.slots import LayerPart, Row
+
+
+class SkipKeys(Shape):
+    """Keys of the skips."""
+
+    skip: Literal["none", "add", "gated"] = "add"
+    """U-Net skips: off; x + w*skip; g*x + (1-g)*w*skip with a learned gate."""
+
+
+class Skips(LayerPart):
+    """The outputs of the first half of the layers are kept on a stack; each later layer first takes one back."""
+
+    name = "skips"
+    rows = (Row(r"skips\.(weight|gate)", "scalar", "control"),)
+    examples = {"skip": ("model.skip=add",), "gated skip": ("model.skip=gated",)}
+
+    def __init__(self, model: SkipKeys, fake_quant: FakeQuant) -> None:
+        super().__init__(model, fake_quant)
+        self.early = model.layers // 2
+        self.weight = nn.Parameter(torch.ones(self.early, model.width))
+        self.gate = nn.Parameter(torch.zeros(self.early, model.width)) if model.skip == "gated" else None
+
+    @staticmethod
+    def wanted(model: SkipKeys, core: int = 0) -> bool:
+        return model.skip != "none" and model.layers > 1
+
+    def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
+        if place < self.early or not kept:
+            return x
+        weight, skipped = self.weight[place - self.early].to(x.dtype), kept.pop()
+        if self.gate is None:
+            return scaled_sum(x, None, skipped, weight)
+        gate = torch.sigmoid(self.gate[place - self.early].to(x.dtype))
+        return scaled_sum(x, gate, skipped, (1 - gate) * weight)
+
+    def after(self, x: Tensor, kept: list[Tensor], place: int) -> None:
+        if place < self.early:
+            kept.append(x)
+
+    def single(self) -> _Single:
+        return _Single(self)
+
+
+class _Single:
+    def __init__(self, skips: Skips) -> None:
+        self.early, self.after = skips.early, skips.after
+        weight: Tensor = skips.weight
+        self.gates: list[Tensor] | None = None
+        if skips.gate is not None:
+            gate = torch.sigmoid(skips.gate)
+            self.gates, weight = list(gate.unbind()), (1 - gate) * weight
+        self.weights = list(weight.unbind())
+
+    def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
+        if place < self.early or not kept:
+            return x
+        slot = place - self.early
+        own = x if self.gates is None else x * self.gates[slot]
+        return torch.addcmul(own, kept.pop(), self.weights[slot])

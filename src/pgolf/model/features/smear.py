@@ -1,0 +1,45 @@
+"""Smear: each position takes a learned share of the one before it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgolf.model.linear import FakeQuant
+from pgolf.model.shape import Shape
+from pgolf.model.slots import Reading, Row, StreamPart
+
+
+class SmearKeys(Shape):
+    """Keys of the smear."""
+
+    smear: bool = True
+    """Blend each position's embedding with the previous one by a learned gate per channel."""
+
+
+class Smear(StreamPart):
+    """(1 - g) * x[t] + g * x[t-1] with g = sigmoid(gate), a gate per channel; zeros stand before the first."""
+
+    name = "smear"
+    rows = (Row(r"smear\.gate", "scalar", "control"),)
+    examples = {"smear": ("model.smear=true",)}
+
+    def __init__(self, model: SmearKeys, fake_quant: FakeQuant) -> None:
+        super().__init__(model, fake_quant)
+        self.gate = nn.Parameter(torch.zeros(model.width))
+
+    @staticmethod
+    def wanted(model: SmearKeys, core: int = 0) -> bool:
+        return model.smear
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        gate = torch.sigmoid(self.gate.to(x.dtype))
+        previous = reading.before(self, x)
+        if previous is None:
+            before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        else:
+            before = torch.cat((previous, x[:, :-1]), dim=1)
+        if reading.starts is not None:
+            before = before.masked_fill(reading.starts[..., None], 0)
+        return (1 - gate) * x + gate * before

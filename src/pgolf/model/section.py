@@ -1,0 +1,44 @@
+"""The model's section of a recipe, and the list of its features."""
+
+from __future__ import annotations
+
+import pydantic
+
+from pgolf.model.features.bigram import Bigram, BigramKeys
+from pgolf.model.features.exclusive import Exclusive, ExclusiveKeys
+from pgolf.model.features.gated_attention import GatedAttention, GatedAttentionKeys
+from pgolf.model.features.refiner import FlowRefiner, RefinerKeys
+from pgolf.model.features.skips import SkipKeys, Skips
+from pgolf.model.features.smear import Smear, SmearKeys
+from pgolf.model.features.value_embedding import ValueEmbedding, ValueEmbeddingKeys
+from pgolf.model.features.value_residual import ValueResidual, ValueResidualKeys
+from pgolf.model.slots import Part
+
+# A new feature is named here, once with its module and once with its keys. Those of one slot act in this order.
+FEATURES: tuple[type[Part], ...] = (
+    *(Bigram, Smear, ValueEmbedding),
+    *(ValueResidual, Exclusive, GatedAttention),
+    *(Skips, FlowRefiner),
+)
+
+
+class ModelSection(  # pydantic lists the keys of the last base first.
+    RefinerKeys,
+    SkipKeys,
+    GatedAttentionKeys,
+    ValueResidualKeys,
+    ValueEmbeddingKeys,
+    BigramKeys,
+    SmearKeys,
+    ExclusiveKeys,
+):
+    """The architecture."""
+
+    qk_gain: float = pydantic.Field(1.5, gt=0)
+    """Initial value of the per-head gain on the normalised queries."""
+    softcap: float = pydantic.Field(30.0, gt=0)
+    """Logits are softcap * tanh(z / softcap)."""
+    document_mask: bool = False
+    """A document (BOS begins one) sees nothing of those before it, in training and in every evaluation."""
+    embedding_init_std: float = pydantic.Field(0.005, gt=0)
+    """Standard deviation of the initial token embedding."""

@@ -1,0 +1,218 @@
+"""The slots of the model: where a feature can stand, what it is given there, and what it says about itself.
+
+    tokens ── token embedding ─┬─ norm ── stream ──► x ──► layers ──► norm ── head ──► hidden states
+                               │                           │    ▲
+    EmbeddingPart ─────────────┘    StreamPart   LayerPart ┘    │      HeadPart
+    (adds to the embedding)                                     │
+                       in each layer's attention:  ValueSource (adds to the values)
+                                                   AttentionPart (values, then the heads' outputs)
+
+A feature is one file in ``features/``: a class with the keys of the recipe, and a class below, which has the module,
+its groups, its checks, its cost, and settings that turn it on in the tests. ``section.py`` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from pgolf.model.cache import KvCache
+from pgolf.model.linear import FakeQuant
+
+OptimizerGroup = Literal["matrix", "embedding", "scalar", "bigram_table", "bigram_scale"]
+QuantizerGroup = Literal["attention", "mlp", "embedding", "bigram", "other", "control"]
+# Smaller matrices keep the framework's initial values: orthogonal ones would be too special.
+_ORTHOGONAL_FROM = 64
+
+
+class Row(NamedTuple):
+    """The groups of some parameters."""
+
+    pattern: str
+    """Regular expression for their whole names."""
+    optimizer: OptimizerGroup
+    quantizer: QuantizerGroup
+    exact: bool = False
+    """Kept as float32 where ``compress.control_dtype`` says so, whatever the quantizer group."""
+    half: bool = False
+    """Matrices are held as bfloat16 on CUDA, as tables are."""
+
+
+class Reading:
+    """A forward pass over tokens (B, T): alone, or after those that a cache has read.
+
+    Args:
+        tokens: int64 (B, T).
+        cache: what was read before, or None.
+        starts: true where a document begins that must not see what is before it, bool (B, T); or None.
+    """
+
+    def __init__(self, tokens: Tensor, cache: KvCache | None = None, starts: Tensor | None = None) -> None:
+        self.tokens, self.cache, self.starts = tokens, cache, starts
+
+    def before(self, part: Part, now: Tensor) -> Tensor | None:
+        """What a part was given at the position before the first one, (B, 1, ...); None where there is none.
+
+        Of ``now``, what it is given here (B, T, ...), the last position is kept for the tokens that come next.
+        """
+        if self.cache is None:
+            return None
+        earlier = self.cache.remembered.get(part.name)
+        self.cache.remembered[part.name] = now[:, -1:]
+        return earlier
+
+
+class Part(nn.Module):
+    """A feature of the model."""
+
+    name: ClassVar[str]
+    """Attribute of the model, or of each attention, that it becomes; so its parameters' names begin."""
+    rows: ClassVar[tuple[Row, ...]] = ()
+    """Groups of its parameters."""
+    examples: ClassVar[Mapping[str, tuple[str, ...]]]
+    """For the tests: settings that turn it on in a model of three layers of width 32, by the case's name."""
+    largest: ClassVar[Mapping[str, int]] = {}
+    """Whole numbers beyond which a key makes no sense, by the key's name in the model's section."""
+
+    # Every feature reads keys of its own, so the types of what follows are up to it.
+    def __init__(self, model: Any, fake_quant: FakeQuant) -> None:
+        super().__init__()
+
+    @staticmethod
+    def wanted(model: Any, core: int = 0) -> bool:
+        """Whether the model's section asks for it; of attention: in this core."""
+        raise NotImplementedError
+
+    @staticmethod
+    def problems(model: Any) -> list[str]:
+        """What is wrong with its keys though each is well-typed, a phrase each."""
+        return []
+
+    def initialise(self, model: Any) -> None:
+        """Set the initial weights that are neither constants of the constructor nor the framework's default."""
+
+    def flops(self) -> int:
+        """Operations per token: those of its matrix products, by default."""
+        return sum(product_flops(child) for child in self.children())
+
+
+class EmbeddingPart(Part):
+    """Adds to the token embedding, before the first norm."""
+
+    def forward(self, reading: Reading) -> Tensor:
+        """What to add for each token, (B, T, D)."""
+        raise NotImplementedError
+
+
+class StreamPart(Part):
+    """Changes what enters the residual stream, after the first norm."""
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        """From (B, T, D) to (B, T, D)."""
+        raise NotImplementedError
+
+
+class ValueSource(Part):
+    """Adds to the values of some layers what depends on the tokens alone."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """What the layers share, of tokens (B, T)."""
+        raise NotImplementedError
+
+    def for_layer(self, shared: Tensor, layer: int) -> Tensor | None:
+        """What to add to a layer's values, (B, T, K * head width); None for nothing."""
+        raise NotImplementedError
+
+
+class AttentionPart(Part):
+    """Changes the values or the heads' outputs of every attention that it stands in."""
+
+    def attach(self, attention: nn.Module) -> None:
+        """Hang it, with its parameters, on the attention it belongs to."""
+        attention.add_module(self.name, self)
+
+    def value(self, v: Tensor, first: Tensor | None, attention: Any) -> Tensor:
+        """From this layer's values (B, T, K, W) to those that are attended to.
+
+        Args:
+            v: values.
+            first: those of the first layer, before this; None in that layer itself.
+            attention: what it was attached to.
+        """
+        return v
+
+    def output(self, y: Tensor, v: Tensor, x: Tensor) -> Tensor:
+        """From the heads' outputs (B, n, H, W) to those that go on.
+
+        Args:
+            y: outputs.
+            v: values of the same positions, as attended to (B, n, K, W).
+            x: the layer's normed input (B, n, D).
+        """
+        return y
+
+    def single(self, attention: Any) -> SinglePart | None:
+        """The same for one position at a time (``step.py``), with the weights as they are now; None: it cannot."""
+        return None
+
+
+class SinglePart:
+    """An attention part for a single position.
+
+    Args:
+        weight: rows (n, D) of a matrix that it applies to the layer's normed input; they are multiplied with the
+            projections' in one product.
+        bias: (n,), added to the result.
+    """
+
+    def __init__(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def value(self, v: Tensor, first: Tensor | None) -> Tensor:
+        """As ``AttentionPart.value``, for (B, K * W)."""
+        return v
+
+    def output(self, y: Tensor, v: Tensor, read: Tensor | None) -> Tensor:
+        """As ``AttentionPart.output``: y (B * K, H / K, W), v (B * K, 1, W), ``read`` (B, n) the product with weight."""
+        return y
+
+
+class LayerPart(Part):
+    """Stands between the layers, in the residual stream."""
+
+    def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
+        """The stream (..., D) as the layer at a place of the schedule gets it; ``kept`` is this pass's own list."""
+        return x
+
+    def after(self, x: Tensor, kept: list[Tensor], place: int) -> None:
+        """Is told the stream after that layer."""
+
+    def single(self) -> Any:
+        """An object with the same two methods for a single position (B, D), with the weights as they are now."""
+        return self
+
+
+class HeadPart(Part):
+    """Changes the final hidden states, after the last norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, T, D) to (B, T, D)."""
+        raise NotImplementedError
+
+
+def product_flops(module: nn.Module) -> int:
+    """Operations per token of a module's matrix products, a multiplication and an addition being two."""
+    if isinstance(module, Part):
+        return module.flops()
+    own = 2 * module.weight.numel() if isinstance(module, nn.Linear) else 0
+    return own + sum(product_flops(child) for child in module.children())
+
+
+def orthogonal(weight: Tensor) -> bool:
+    """Make a matrix orthogonal if both of its sides are at least 64; tells whether it is."""
+    large = min(weight.shape) >= _ORTHOGONAL_FROM
+    if large:
+        nn.init.orthogonal_(weight)
+    return large

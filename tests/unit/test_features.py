@@ -1,0 +1,158 @@
+"""Every feature of the model, by itself: what is asked of all of them, whatever they do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgolf.compress.container import encode_artifact, read_artifact
+from pgolf.compress.scheme import quantize_state
+from pgolf.model.features import __path__ as folder
+from pgolf.model.gpt import GPT, build_model
+from pgolf.model.load import model_from
+from pgolf.model.section import FEATURES, ModelSection
+from pgolf.model.slots import AttentionPart, product_flops
+from pgolf.model.step import extend, single_pass
+from pgolf.optim.build import build_optimizers
+from pgolf.optim.routing import ROUTES, route
+from pgolf.recipe.recipe import load_recipe, recipe_keys
+from tests.unit.test_model import PLAIN, TINY, randomised, tokens
+
+EXAMPLES = {name: settings for feature in FEATURES for name, settings in feature.examples.items()}
+LENGTH = 12
+
+
+def with_feature(name: str, *settings: str) -> ModelSection:
+    return load_recipe("seed_456", [*TINY, *PLAIN, *EXAMPLES[name], *settings]).model
+
+
+def plain() -> ModelSection:
+    return load_recipe("seed_456", [*TINY, *PLAIN]).model
+
+
+def test_every_file_is_listed_and_every_feature_has_an_example() -> None:
+    files = {path.stem for path in Path(folder[0]).glob("*.py")} - {"__init__"}
+    assert files == {feature.__module__.rpartition(".")[2] for feature in FEATURES}
+    assert all(feature.examples for feature in FEATURES)
+    assert len(EXAMPLES) == sum(len(feature.examples) for feature in FEATURES), "each case has its own name"
+    assert not [feature for feature in FEATURES if feature.wanted(plain())], (
+        "none of them is on in a plain model"
+    )
+
+
+def test_limits_name_keys_of_the_model() -> None:
+    assert {f"model.{key}" for feature in FEATURES for key in feature.largest} <= set(recipe_keys())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_is_causal_and_does_something(name: str) -> None:
+    network, x = randomised(with_feature(name)), tokens()
+    logits = network(x)
+    changed = x.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % 64
+    after = network(changed)
+    assert torch.allclose(logits[:, :7], after[:, :7], atol=1e-5)
+    assert not torch.allclose(logits[:, 7:], after[:, 7:], atol=1e-3)
+    without = randomised(plain())
+    own = without.state_dict()
+    without.load_state_dict(own | {n: v for n, v in network.state_dict().items() if n in own})
+    assert not torch.allclose(without(x), logits, atol=1e-4), f"{name} changes nothing"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_pieces_give_the_hidden_states_of_the_whole_window(name: str) -> None:
+    network, x = randomised(with_feature(name)).eval(), tokens(length=LENGTH)
+    expected = network.hidden(x)
+    for sizes in ([LENGTH], [1] * LENGTH, [1, 4, 1, 2, 3, 1], [7, 1, 1, 3]):
+        cache = network.cache(x.size(0), LENGTH)
+        parts = [extend(network, part, cache) for part in x.split(sizes, dim=1)]
+        assert torch.allclose(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5), sizes
+
+
+def test_a_part_without_a_form_for_single_positions_is_read_by_the_ordinary_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, x = randomised(with_feature("xsa")).eval(), tokens(length=LENGTH)
+    assert single_pass(network)
+    (part, *_) = network.cores[-1].attention.parts
+    monkeypatch.setattr(type(part), "single", AttentionPart.single)
+    assert single_pass(network) is False
+    cache = network.cache(2, LENGTH)
+    parts = [extend(network, part, cache) for part in x.split(1, dim=1)]
+    assert torch.allclose(torch.cat(parts, dim=1), network.hidden(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_parameter_has_its_groups_and_learns(name: str) -> None:
+    recipe = load_recipe("seed_456", [*TINY, *PLAIN, *EXAMPLES[name]])
+    network = build_model(recipe.model, 0).train()
+    assert [entry.name for entry in route(network, recipe)] == [n for n, _ in network.named_parameters()]
+    optimizers = build_optimizers(network, recipe)
+    # The first layer has no earlier value to mix in; its pair of weights exists in the references too.
+    silent = {n for n, _ in network.named_parameters()} - {"cores.0.attention.value_mix"}
+    torch.manual_seed(0)
+    for _ in range(6):
+        x = torch.randint(64, (4, LENGTH + 1))
+        network(x[:, :-1], x[:, 1:]).mean().backward()
+        silent -= {
+            n for n, value in network.named_parameters() if value.grad is not None and value.grad.any()
+        }
+        for optimizer in optimizers:
+            optimizer.step()
+        network.zero_grad(set_to_none=True)
+    assert not silent
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_packs_and_loads(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe("seed_456", [*TINY, *PLAIN, *EXAMPLES[name], "compress.keep_below=0"])
+    network = randomised(recipe.model).eval()
+    stored = quantize_state(network.state_dict(), recipe.compress)
+    file = tmp_path / "artifact.pgolf"
+    file.write_bytes(encode_artifact(stored, recipe, "", "range", 1))
+    read = read_artifact(file)
+    assert read.recipe == recipe
+    again = model_from(read.recipe.model, read.state).eval()
+    assert isinstance(again, GPT)
+    x = tokens()
+    assert not torch.equal(again(x), network(x)), "codes are not the weights"
+    assert torch.nn.functional.cosine_similarity(again(x).flatten(), network(x).flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_clone_has_parts_of_its_own(name: str) -> None:
+    network = randomised(with_feature(name)).eval()
+    copied, x = network.clone(), tokens()
+    before = network(x)
+    assert torch.equal(copied(x), before)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(0.5)
+    assert torch.equal(network(x), before)
+    assert not torch.allclose(copied(x), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
+def test_its_rows_claim_its_parameters_and_no_others(feature: type) -> None:
+    for settings in feature.examples.values():  # type: ignore[attr-defined]
+        model = load_recipe("seed_456", [*TINY, *PLAIN, *settings]).model
+        names, others = ({n for n, _ in GPT(section).named_parameters()} for section in (model, plain()))
+        claimed = {n for n in names if any(re.fullmatch(row.pattern, n) for row in feature.rows)}  # type: ignore[attr-defined]
+        assert claimed == names - others
+
+
+def test_each_pattern_of_the_table_claims_something_in_some_model() -> None:
+    models = [with_feature(name) for name in EXAMPLES]
+    models.append(load_recipe("seed_456", [*TINY, *PLAIN, "model.mlp=star_relu"]).model)
+    names = {n for model in models for n, _ in GPT(model).named_parameters()}
+    assert not [row.pattern for row in ROUTES if not any(re.fullmatch(row.pattern, n) for n in names)]
+
+
+def test_operations_of_parts_count() -> None:
+    network = GPT(with_feature("gated attention"))
+    gate = network.cores[0].attention.gate
+    assert product_flops(gate) == 2 * gate.weight.numel()
+    assert product_flops(network.cores[0]) - product_flops(GPT(plain()).cores[0]) == 2 * gate.weight.numel()

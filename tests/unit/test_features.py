@@ -14,14 +14,14 @@ from pgolf.model.features import __path__ as folder
 from pgolf.model.gpt import GPT, build_model
 from pgolf.model.load import model_from
 from pgolf.model.section import FEATURES, ModelSection
-from pgolf.model.slots import AttentionPart, product_flops
+from pgolf.model.slots import AttentionPart, Part, product_flops
 from pgolf.model.step import extend, single_pass
 from pgolf.optim.build import build_optimizers
 from pgolf.optim.routing import ROUTES, route
 from pgolf.recipe.recipe import load_recipe, recipe_keys
 from tests.unit.test_model import PLAIN, TINY, randomised, tokens
 
-EXAMPLES = {name: settings for feature in FEATURES for name, settings in feature.examples.items()}
+EXAMPLES = {name: settings for feature in FEATURES for name, *settings in feature.examples}
 LENGTH = 12
 
 
@@ -44,7 +44,7 @@ def test_every_file_is_listed_and_every_feature_has_an_example() -> None:
 
 
 def test_limits_name_keys_of_the_model() -> None:
-    assert {f"model.{key}" for feature in FEATURES for key in feature.largest} <= set(recipe_keys())
+    assert {f"model.{key}" for feature in FEATURES for key, _ in feature.largest} <= set(recipe_keys())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -136,11 +136,11 @@ def test_a_clone_has_parts_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
-def test_its_rows_claim_its_parameters_and_no_others(feature: type) -> None:
-    for settings in feature.examples.values():  # type: ignore[attr-defined]
+def test_its_rows_claim_its_parameters_and_no_others(feature: type[Part]) -> None:
+    for _, *settings in feature.examples:
         model = load_recipe("seed_456", [*TINY, *PLAIN, *settings]).model
         names, others = ({n for n, _ in GPT(section).named_parameters()} for section in (model, plain()))
-        claimed = {n for n in names if any(re.fullmatch(row.pattern, n) for row in feature.rows)}  # type: ignore[attr-defined]
+        claimed = {n for n in names if any(re.fullmatch(row.pattern, n) for row in feature.rows)}
         assert claimed == names - others
 
 

@@ -107,7 +107,7 @@ class DocumentMask:
 
 
 def document_ids(tokens: Tensor) -> Tensor:
-    """0-based documents (B, T) of tokens (B, T): BOS begins the next one; before the first BOS is document 0."""
+    """Documents (B, T) of tokens (B, T), from 0: BOS begins the next one; before the first is document 0."""
     return (tokens == BOS).cumsum(dim=1)
 
 

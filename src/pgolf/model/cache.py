@@ -54,9 +54,9 @@ class LayerCache:
 class KvCache:
     """The state of B sequences that are read piece by piece, for windows of a fixed length.
 
-    One entry per visit of the schedule, also where layers share a core. Positions rotate as in a window of ``length`` tokens,
-    so a full window read piece by piece gives the hidden states of the whole window. Weights must not change
-    between the pieces of a window.
+    One entry per visit of the schedule, also where layers share a core. Positions rotate as in a window of
+    ``length`` tokens, so a full window read piece by piece gives the hidden states of the whole window.
+    Weights must not change between the pieces of a window.
 
     Args:
         model: the model's architecture.

@@ -68,14 +68,14 @@ def squared_leaky_relu(x: Tensor, slope: float) -> Tensor:
 
 
 def scaled_sum(x: Tensor, first: Tensor | None, other: Tensor, second: Tensor) -> Tensor:
-    """``first * x + second * other`` for streams x and other (..., D) and factors (D,); None stands for ones."""
+    """``first * x + second * other``: streams x and other (..., D), factors (D,); None stands for ones."""
     if by_hand(x):
         return _ScaledSum.apply(x, first, other, second)
     return (x if first is None else first.to(x.dtype) * x) + second.to(x.dtype) * other
 
 
 def by_hand(x: Tensor) -> bool:
-    """Whether the formulas of this module run for an input: float32 on the CPU, nothing else in charge of it."""
+    """Whether these formulas run for an input: float32 on the CPU, nothing else in charge of it."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32

@@ -18,7 +18,8 @@
 A layer owns its vectors; attention and MLP weights live in a *core*. Usually core i belongs to layer i; with
 ``model.unique_layers`` fewer cores are reused cyclically (depth recurrence). ``shape.schedule`` is the order.
 
-The parts are features, a file each in ``features/``. This file knows their slots (``slots.py``), and none of them.
+The parts are features, a file each in ``features/``. This file knows their slots (``slots.py``), and none of
+them.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class Layer(nn.Module):
         mask: DocumentMask | None = None,
         last: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T, K, W)."""
+        """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T,
+        K, W).
+        """
         x = scaled_sum(x, self.residual_mix[0], x0, self.residual_mix[1])
         attended, value = core.attention(
             rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask, last
@@ -140,8 +143,8 @@ class GPT(nn.Module):
         Args:
             tokens: a window, or the beginning of one; with a cache the tokens after those that it holds.
             length: positions rotate as in a window of so many tokens; by default, of T.
-            last: only so many last positions are wanted: the last layer then computes keys and values everywhere and
-                the rest of it there alone. Not with a cache.
+            last: only so many last positions are wanted: the last layer then computes keys and values
+                everywhere and the rest of it there alone. Not with a cache.
             cache: what the model has read so far, with the weights of now; T positions are added.
 
         Returns:
@@ -218,7 +221,7 @@ class GPT(nn.Module):
 
 
 def build_model(model: ModelSection, seed: int) -> GPT:
-    """A freshly initialised model; the same seed gives the same weights. The global generator is untouched."""
+    """A freshly initialised model; equal seeds give equal weights. The global generator is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT(model)

@@ -16,9 +16,9 @@ _ZERO = ("attention.output", "mlp.down")
 def initialise(network: nn.Module, model: ModelSection) -> None:
     """Set every initial weight that is not the framework's default or a constant of its module.
 
-    Matrices with both sides of at least 64 are orthogonal; those that write into the stream (attention output, MLP
-    down) start at zero. Each part sets its own. Uses torch's global generator. Parameters on the meta device, which
-    have no values, are left alone.
+    Matrices with both sides of at least 64 are orthogonal; those that write into the stream (attention
+    output, MLP down) start at zero. Each part sets its own. Uses torch's global generator. Parameters on the
+    meta device, which have no values, are left alone.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return

@@ -62,7 +62,7 @@ class Visit(NamedTuple):
 def schedule(shape: Shape) -> tuple[Visit, ...]:
     """The layers in the order in which the stream passes through them, each with the core it uses.
 
-    Everything that depends on this order reads it from here: the forward pass, the cache (one entry per visit),
-    the pass for single tokens, FLOPs, and which cores the first layers of test-time training freeze.
+    Everything that depends on this order reads it from here: the forward pass, the cache (one entry per
+    visit), the pass for single tokens, FLOPs, and which cores the first layers of test-time training freeze.
     """
     return tuple(Visit(layer, layer % shape.cores, layer // shape.cores) for layer in range(shape.layers))

@@ -7,13 +7,13 @@
                        in each layer's attention:  ValueSource (adds to the values)
                                                    AttentionPart (values, then the heads' outputs)
 
-A feature is one file in ``features/``: a class with the keys of the recipe, and a class below, which has the module,
-its groups, its checks, its cost, and settings that turn it on in the tests. ``section.py`` lists them.
+A feature is one file in ``features/``: a class with its keys of the recipe, and a class derived from one
+below, which has the module, its groups, its checks, its cost, and settings that turn it on in the tests.
+``section.py`` lists them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -55,7 +55,8 @@ class Reading:
     def before(self, part: Part, now: Tensor) -> Tensor | None:
         """What a part was given at the position before the first one, (B, 1, ...); None where there is none.
 
-        Of ``now``, what it is given here (B, T, ...), the last position is kept for the tokens that come next.
+        Of ``now``, what it is given here (B, T, ...), the last position is kept for the tokens that come
+        next.
         """
         if self.cache is None:
             return None
@@ -71,9 +72,10 @@ class Part(nn.Module):
     """Attribute of the model, or of each attention, that it becomes; so its parameters' names begin."""
     rows: ClassVar[tuple[Row, ...]] = ()
     """Groups of its parameters."""
-    examples: ClassVar[Mapping[str, tuple[str, ...]]]
-    """For the tests: settings that turn it on in a model of three layers of width 32, by the case's name."""
-    largest: ClassVar[Mapping[str, int]] = {}
+    examples: ClassVar[tuple[tuple[str, ...], ...]]
+    """For the tests: a case's name, and the settings that turn it on in a model of three layers of width 32.
+    """
+    largest: ClassVar[tuple[tuple[str, int], ...]] = ()
     """Whole numbers beyond which a key makes no sense, by the key's name in the model's section."""
 
     # Every feature reads keys of its own, so the types of what follows are up to it.
@@ -91,7 +93,7 @@ class Part(nn.Module):
         return []
 
     def initialise(self, model: Any) -> None:
-        """Set the initial weights that are neither constants of the constructor nor the framework's default."""
+        """Set the initial weights that are neither the constructor's constants nor the framework's default."""
 
     def flops(self) -> int:
         """Operations per token: those of its matrix products, by default."""
@@ -154,7 +156,9 @@ class AttentionPart(Part):
         return y
 
     def single(self, attention: Any) -> SinglePart | None:
-        """The same for one position at a time (``step.py``), with the weights as they are now; None: it cannot."""
+        """The same for one position at a time (``step.py``), with the weights as they are now; None: it
+        cannot.
+        """
         return None
 
 
@@ -162,8 +166,8 @@ class SinglePart:
     """An attention part for a single position.
 
     Args:
-        weight: rows (n, D) of a matrix that it applies to the layer's normed input; they are multiplied with the
-            projections' in one product.
+        weight: rows (n, D) of a matrix that it applies to the layer's normed input; they are multiplied with
+            the projections' in one product.
         bias: (n,), added to the result.
     """
 
@@ -175,7 +179,9 @@ class SinglePart:
         return v
 
     def output(self, y: Tensor, v: Tensor, read: Tensor | None) -> Tensor:
-        """As ``AttentionPart.output``: y (B * K, H / K, W), v (B * K, 1, W), ``read`` (B, n) the product with weight."""
+        """As ``AttentionPart.output``: y (B * K, H / K, W), v (B * K, 1, W), ``read`` (B, n) the product with
+        weight.
+        """
         return y
 
 
@@ -183,14 +189,16 @@ class LayerPart(Part):
     """Stands between the layers, in the residual stream."""
 
     def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
-        """The stream (..., D) as the layer at a place of the schedule gets it; ``kept`` is this pass's own list."""
+        """The stream (..., D) as the layer at a place of the schedule gets it; ``kept`` is this pass's own
+        list.
+        """
         return x
 
     def after(self, x: Tensor, kept: list[Tensor], place: int) -> None:
         """Is told the stream after that layer."""
 
     def single(self) -> Any:
-        """An object with the same two methods for a single position (B, D), with the weights as they are now."""
+        """An object with the same two methods for a single position (B, D), with the weights of now."""
         return self
 
 

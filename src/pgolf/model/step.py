@@ -1,10 +1,11 @@
-"""Reading on: the next tokens of windows whose beginning a cache holds, and the short pass for one token at a time.
+"""Reading on: the next tokens of windows whose beginning a cache holds, and the short pass for one token at a
+time.
 
-A single position costs next to no arithmetic; its time is that of starting some operations per layer. So whatever
-depends on the weights alone is computed beforehand: projections that read the same input become one matrix, factors
-of a layer's output are multiplied into its matrices. The result differs from the ordinary pass by rounding only;
-tests/unit/test_cache.py compares the two for every feature. A part of attention without a form for single positions
-(``AttentionPart.single``) has the model read them by the ordinary pass.
+A single position costs next to no arithmetic; its time is that of starting some operations per layer. So
+whatever depends on the weights alone is computed beforehand: projections that read the same input become one
+matrix, factors of a layer's output are multiplied into its matrices. The result differs from the ordinary
+pass by rounding only; tests/unit/test_cache.py compares the two for every feature. A part of attention
+without a form for single positions (``AttentionPart.single``) has the model read them by the ordinary pass.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def extend(network: GPT, tokens: Tensor, cache: KvCache) -> Tensor:
         cache: the positions read so far; n positions are added.
 
     Returns:
-        Final hidden states (B, n, D): up to rounding those that ``hidden`` gives these positions of a full window.
+        Final hidden states (B, n, D): up to rounding those that ``hidden`` gives these positions of a full
+        window.
     """
     if cache.step is None and tokens.size(1) == 1:
         cache.step = single_pass(network)
@@ -46,8 +48,8 @@ def extend(network: GPT, tokens: Tensor, cache: KvCache) -> Tensor:
 
 
 def single_pass(network: GPT) -> Step | Literal[False]:
-    """The short pass of a model; False in training, not in float32 on the CPU, with a document mask, or where a part of
-    its attention has no form for single positions.
+    """The short pass of a model; False in training, not in float32 on the CPU, with a document mask, or where
+    a part of its attention has no form for single positions.
     """
     device = network.token_embedding.weight.device
     if (
@@ -173,7 +175,7 @@ class _LayerStep:
         cache: KvCache,
         place: int,
     ) -> tuple[Tensor, Tensor]:
-        """From the mixed stream (B, D) to the stream after the layer and the layer's own values (B, K * W)."""
+        """From the mixed stream (B, D) to the stream after the layer, and its own values (B, K * W)."""
         batch, heads, kv_heads, width = x.size(0), self.heads, self.kv_heads, self.width
         group, rows = heads // kv_heads, heads + kv_heads
         normed = _norm(x)

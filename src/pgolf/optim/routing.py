@@ -1,7 +1,7 @@
 """One table that gives every parameter its optimizer group and its quantizer group.
 
-The rows of the core are here, those of a feature in its file. A parameter that no row or more than one row claims
-is an error when the optimizers are built, and again when the model is packed.
+The rows of the core are here, those of a feature in its file. A parameter that no row or more than one row
+claims is an error when the optimizers are built, and again when the model is packed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pgolf.recipe.sections import Sections
 _LARGEST = {
     "model.layers": 1 << 8,
     **dict.fromkeys(("model.width", "model.mlp_hidden"), 1 << 20),
-    **{f"model.{key}": most for feature in FEATURES for key, most in feature.largest.items()},
+    **{f"model.{key}": most for feature in FEATURES for key, most in feature.largest},
     "train.steps": 1 << 40,
     "train.warmup_steps": 1 << 16,
     "train.batch_tokens": 1 << 30,

@@ -44,11 +44,14 @@ class Bigram(EmbeddingPart):
         Row(r"bigram\.project\.weight", "matrix", "bigram", exact=True),
         Row(r"bigram\.scale", "bigram_scale", "control"),
     )
-    examples = {
-        "bigram": ("model.bigram.buckets=32", "model.bigram.width=16"),
-        "additive bigram": ("model.bigram.buckets=32", "model.bigram.width=16", "model.bigram.hash=additive"),
-    }
-    largest = {"bigram.width": 1 << 20, "bigram.buckets": 1 << 28}
+    examples = (
+        ("bigram", "model.bigram.buckets=32", "model.bigram.width=16"),
+        ("additive bigram", "model.bigram.buckets=32", "model.bigram.width=16", "model.bigram.hash=additive"),
+    )
+    largest = (
+        ("bigram.width", 1 << 20),
+        ("bigram.buckets", 1 << 28),
+    )
 
     def __init__(self, model: BigramKeys, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)

@@ -29,7 +29,10 @@ class Exclusive(AttentionPart):
     """Takes out of each head's output what points along the value of its own position."""
 
     name = "exclusive"
-    examples = {"xsa": ("model.xsa_last=2",), "xsa everywhere": ("model.xsa_last=3",)}
+    examples = (
+        ("xsa", "model.xsa_last=2"),
+        ("xsa everywhere", "model.xsa_last=3"),
+    )
 
     @staticmethod
     def wanted(model: ExclusiveKeys, core: int = 0) -> bool:

@@ -1,4 +1,4 @@
-"""Gated attention: each head's output times a gate that reads the layer's input (Qiu et al. 2025, arXiv:2505.06708)."""
+"""Gated attention (Qiu et al. 2025, arXiv:2505.06708): a gate for each head that reads the layer's input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GatedAttention(AttentionPart, nn.Linear):
 
     name = "gate"
     rows = (Row(r"cores\.\d+\.attention\.gate\.(weight|bias)", "scalar", "control"),)
-    examples = {"gated attention": ("model.gated_attention=true",)}
+    examples = (("gated attention", "model.gated_attention=true"),)
 
     def __init__(self, model: GatedAttentionKeys, fake_quant: FakeQuant) -> None:
         nn.Linear.__init__(self, model.width, model.heads)

@@ -37,8 +37,11 @@ class FlowRefiner(HeadPart):
         Row(r"refiner\.(down|hidden|velocity|up)\.weight", "scalar", "other", half=True),
         Row(r"refiner\.(gate|hidden\.bias|velocity\.bias)", "scalar", "control"),
     )
-    examples = {"refiner": ("model.refiner=flow",)}
-    largest = {"refiner_latent": 1 << 20, "refiner_hidden": 1 << 20}
+    examples = (("refiner", "model.refiner=flow"),)
+    largest = (
+        ("refiner_latent", 1 << 20),
+        ("refiner_hidden", 1 << 20),
+    )
 
     def __init__(self, model: RefinerKeys, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)

@@ -21,11 +21,14 @@ class SkipKeys(Shape):
 
 
 class Skips(LayerPart):
-    """The outputs of the first half of the layers are kept on a stack; each later layer first takes one back."""
+    """The first half of the layers leave their outputs on a stack; each later layer first takes one back."""
 
     name = "skips"
     rows = (Row(r"skips\.(weight|gate)", "scalar", "control"),)
-    examples = {"skip": ("model.skip=add",), "gated skip": ("model.skip=gated",)}
+    examples = (
+        ("skip", "model.skip=add"),
+        ("gated skip", "model.skip=gated"),
+    )
 
     def __init__(self, model: SkipKeys, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)

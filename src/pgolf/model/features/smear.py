@@ -19,11 +19,11 @@ class SmearKeys(Shape):
 
 
 class Smear(StreamPart):
-    """(1 - g) * x[t] + g * x[t-1] with g = sigmoid(gate), a gate per channel; zeros stand before the first."""
+    """(1 - g) * x[t] + g * x[t-1], g = sigmoid(gate) per channel; zeros stand before the first position."""
 
     name = "smear"
     rows = (Row(r"smear\.gate", "scalar", "control"),)
-    examples = {"smear": ("model.smear=true",)}
+    examples = (("smear", "model.smear=true"),)
 
     def __init__(self, model: SmearKeys, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)

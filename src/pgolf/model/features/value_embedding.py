@@ -37,11 +37,11 @@ class ValueEmbedding(ValueSource):
         Row(r"value_embedding\.(table|project)\.weight", "scalar", "other", exact=True),
         Row(r"value_embedding\.(scale|layer_scales)", "scalar", "control"),
     )
-    examples = {
-        "value embedding": ("model.value_embedding.layers=[1]", "model.value_embedding.width=8"),
-        "unprojected values": ("model.value_embedding.layers=[0,2]", "model.value_embedding.width=16"),
-    }
-    largest = {"value_embedding.width": 1 << 20}
+    examples = (
+        ("value embedding", "model.value_embedding.layers=[1]", "model.value_embedding.width=8"),
+        ("unprojected values", "model.value_embedding.layers=[0,2]", "model.value_embedding.width=16"),
+    )
+    largest = (("value_embedding.width", 1 << 20),)
 
     def __init__(self, model: ValueEmbeddingKeys, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)

@@ -23,7 +23,7 @@ class ValueResidual(AttentionPart):
 
     name = "value_residual"
     rows = (Row(r"cores\.\d+\.attention\.value_mix", "scalar", "control"),)
-    examples = {"value residual": ("model.value_residual=true",)}
+    examples = (("value residual", "model.value_residual=true"),)
 
     @staticmethod
     def wanted(model: ValueResidualKeys, core: int = 0) -> bool:

@@ -93,7 +93,7 @@ class Part(nn.Module):
         return []
 
     def initialise(self, model: Any) -> None:
-        """Set the initial weights that are neither the constructor's constants nor the framework's default."""
+        """Set initial weights that are neither the constructor's constants nor the framework's default."""
 
     def flops(self) -> int:
         """Operations per token: those of its matrix products, by default."""

@@ -48,8 +48,13 @@ class GatedAttention(AttentionPart, nn.Linear):
 
 
 class GateOfOne(SinglePart):
-    """A gate per head for a single position."""
+    """A gate per head for a single position: gain * sigmoid(weight u + bias)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, gain: float = 1.0) -> None:
+        super().__init__(weight, bias)
+        self.gain = gain
 
     def output(self, y: Tensor, v: Tensor, read: Tensor | None) -> Tensor:
         assert read is not None
-        return y * torch.sigmoid(read).view(*y.shape[:2], 1)
+        gate = torch.sigmoid(read).view(*y.shape[:2], 1)
+        return y * (gate if self.gain == 1.0 else self.gain * gate)

@@ -10,6 +10,7 @@ import torch
 
 from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.compress.scheme import quantize_state
+from pgolf.errors import PgolfError
 from pgolf.model.features import __path__ as folder
 from pgolf.model.gpt import GPT, build_model
 from pgolf.model.load import model_from
@@ -156,3 +157,25 @@ def test_operations_of_parts_count() -> None:
     gate = network.cores[0].attention.gate
     assert product_flops(gate) == 2 * gate.weight.numel()
     assert product_flops(network.cores[0]) - product_flops(GPT(plain()).cores[0]) == 2 * gate.weight.numel()
+
+
+def test_the_window_gate_halves_every_head_at_first_and_reads_its_window_alone() -> None:
+    network, x = GPT(with_feature("window gate")), torch.randn(1, 5, 32)
+    gate, y, v = network.cores[0].attention.window_gate, torch.randn(1, 5, 4, 8), torch.randn(1, 5, 2, 8)
+    assert torch.equal(gate.output(y, v, x), y / 2)
+    assert torch.equal(
+        GPT(with_feature("window gate that lets through")).cores[0].attention.window_gate.output(y, v, x), y
+    )
+    with torch.no_grad():
+        gate.weight.normal_()
+    expected = torch.sigmoid(0.5 * x[..., :12] @ gate.weight.T)[..., None] * y
+    assert torch.allclose(gate.output(y, v, x), expected, atol=1e-6)
+    outside = torch.cat((x[..., :12], torch.randn(1, 5, 20)), dim=-1)
+    assert torch.equal(gate.output(y, v, outside), gate.output(y, v, x))
+
+
+def test_what_cannot_be_gated() -> None:
+    with pytest.raises(PgolfError, match=r"window_gate.width 33 exceeds model.width 32"):
+        with_feature("window gate", "model.window_gate.width=33")
+    with pytest.raises(PgolfError, match="gate the same outputs"):
+        with_feature("window gate", "model.gated_attention=true")

@@ -12,18 +12,20 @@ from pgolf.model.features.skips import SkipKeys, Skips
 from pgolf.model.features.smear import Smear, SmearKeys
 from pgolf.model.features.value_embedding import ValueEmbedding, ValueEmbeddingKeys
 from pgolf.model.features.value_residual import ValueResidual, ValueResidualKeys
+from pgolf.model.features.window_gate import WindowGate, WindowGateKeys
 from pgolf.model.slots import Part
 
 # A new feature is named here, once with its module and once with its keys. Those of one slot act in this
 # order.
 FEATURES: tuple[type[Part], ...] = (
     *(Bigram, Smear, ValueEmbedding),
-    *(ValueResidual, Exclusive, GatedAttention),
+    *(ValueResidual, Exclusive, GatedAttention, WindowGate),
     *(Skips, FlowRefiner),
 )
 
 
 class ModelSection(  # pydantic lists the keys of the last base first.
+    WindowGateKeys,
     RefinerKeys,
     SkipKeys,
     GatedAttentionKeys,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pgolf.model.fast import scaled_sum
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape
+from pgolf.model.shape import Shape, schedule
 from pgolf.model.slots import LayerPart, Row
 
 
@@ -32,7 +32,7 @@ class Skips(LayerPart):
 
     def __init__(self, model: SkipKeys, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
-        self.early = model.layers // 2
+        self.early = len(schedule(model)) // 2
         self.weight = nn.Parameter(torch.ones(self.early, model.width))
         self.gate = nn.Parameter(torch.zeros(self.early, model.width)) if model.skip == "gated" else None
 

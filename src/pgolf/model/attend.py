@@ -60,9 +60,7 @@ def _is_hopper(index: int | None) -> bool:
 
 
 def attention_backend(device: torch.device, dtype: torch.dtype, head_width: int, masked: bool) -> Backend:
-    """What computes attention over whole sequences on a device, in a number format, with or without document
-    mask.
-    """
+    """What computes attention over whole sequences: on a device, in a format, with or without mask."""
     if device.type != "cuda":
         return "sdpa"
     if masked:

@@ -86,9 +86,7 @@ class Attention(nn.Module):
 
 
 def _continued_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | None) -> Tensor:
-    """Attention of the last n positions: q (B, n, H, W), keys and values (B, K, T, W) of all T positions up
-    to them.
-    """
+    """Attention of the last n of T positions: q (B, n, H, W), keys and values (B, K, T, W) of all."""
     batch, count, heads, width = q.shape
     kv_heads, length = k.size(1), k.size(2)
     group = heads // kv_heads

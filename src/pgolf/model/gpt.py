@@ -80,9 +80,7 @@ class Layer(nn.Module):
         mask: DocumentMask | None = None,
         last: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the new stream (B, T, D), or its ``last`` positions, and the attention's own values (B, T,
-        K, W).
-        """
+        """The new stream (B, T, D), or its ``last`` positions; and the attention's values (B, T, K, W)."""
         x = scaled_sum(x, self.residual_mix[0], x0, self.residual_mix[1])
         attended, value = core.attention(
             rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask, last

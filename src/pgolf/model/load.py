@@ -44,9 +44,7 @@ def shape_of(model: ModelSection) -> GPT:
 
 
 class _SkipInitialisers(TorchFunctionMode):
-    """Passes by the initialisers of torch: on the meta device they do nothing, and import torch's compiler
-    for it.
-    """
+    """Passes by torch's initialisers: on the meta device they do nothing, and import the compiler for it."""
 
     def __torch_function__(
         self,

@@ -1,5 +1,4 @@
-"""What targets cost under the tied, soft-capped output layer, without keeping float32 logits of a whole
-batch.
+"""What targets cost under the tied, soft-capped output layer, without float32 logits of a whole batch.
 
 With hidden states h, token embedding E and cap c, position i costs
 
@@ -7,9 +6,10 @@ With hidden states h, token embedding E and cap c, position i costs
 
 There are three ways to the same numbers, and ``loss_form`` says which is taken:
 
-    kernel    on CUDA with Triton: h E^T once, in the format of the computation (bf16), then one kernel each
-    way chunked   where logits would be large: some rows at a time, computed again in the backward pass plain
-    otherwise: the logits as a tensor, the framework's cross-entropy
+    kernel    on CUDA with Triton: h E^T once, in the format of the computation (bf16), then one kernel
+              each way
+    chunked   where logits would be large: some rows at a time, computed again in the backward pass
+    plain     otherwise: the logits as a tensor, the framework's cross-entropy
 
 Products are formed in the format autocast asks for (bf16 on CUDA) and rounded to it; all that follows is
 float32.
@@ -52,8 +52,7 @@ def loss_form(rows: int, vocabulary: int, device: torch.device) -> Form:
 def target_losses(
     hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None
 ) -> Tensor:
-    """Loss of each target in nats; differentiable (once) in ``hidden`` and ``weight``, for any upstream
-    gradient.
+    """Loss of each target in nats; differentiable (once) in ``hidden`` and ``weight``.
 
     Args:
         hidden: final hidden states (..., D).

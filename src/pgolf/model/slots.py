@@ -156,9 +156,7 @@ class AttentionPart(Part):
         return y
 
     def single(self, attention: Any) -> SinglePart | None:
-        """The same for one position at a time (``step.py``), with the weights as they are now; None: it
-        cannot.
-        """
+        """The same for single positions (``step.py``), with the weights of now; None: it cannot."""
         return None
 
 
@@ -179,9 +177,7 @@ class SinglePart:
         return v
 
     def output(self, y: Tensor, v: Tensor, read: Tensor | None) -> Tensor:
-        """As ``AttentionPart.output``: y (B * K, H / K, W), v (B * K, 1, W), ``read`` (B, n) the product with
-        weight.
-        """
+        """As ``AttentionPart.output``: y (B * K, H / K, W), v (B * K, 1, W), the product ``read`` (B, n)."""
         return y
 
 
@@ -189,9 +185,7 @@ class LayerPart(Part):
     """Stands between the layers, in the residual stream."""
 
     def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
-        """The stream (..., D) as the layer at a place of the schedule gets it; ``kept`` is this pass's own
-        list.
-        """
+        """The stream (..., D) as the layer at a place of the schedule gets it; ``kept`` is this pass's list."""
         return x
 
     def after(self, x: Tensor, kept: list[Tensor], place: int) -> None:

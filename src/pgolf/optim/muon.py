@@ -67,9 +67,7 @@ class Muon(Optimizer):
                 yield parameters, group
 
     def _updates(self, parameters: list[Tensor], momentum: float) -> Callable[[], Tensor]:
-        """Begin to compute the updates of matrices of one shape; returns what waits for (at least) all of
-        them.
-        """
+        """Begin to compute the updates of matrices of one shape; returns what waits for all of them."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self._buffer(parameter) for parameter in parameters]
         torch._foreach_mul_(buffers, momentum)

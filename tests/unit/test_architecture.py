@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -89,3 +91,35 @@ def test_a_wrong_import_is_seen(tmp_path: Path) -> None:
         assert {"data.low", "cli.main"} == set(error.args[1])
     else:
         raise AssertionError("the cycle was not seen")
+
+
+def test_the_page_names_what_is_there() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
+    names = set(re.findall(r"`(pgolf(?:\.\w+)+)`", page.read_text(encoding="utf-8")))
+    assert len(names) > 40
+    assert [name for name in sorted(names) if not _is_there(name)] == []
+
+
+def _is_there(name: str) -> bool:
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_the_page_draws_the_packages_in_their_order() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
+    picture = page.read_text(encoding="utf-8").split("```")[1]
+    drawn = set(re.findall(r"(\w+)/", picture)) - {"features"}
+    assert drawn == set(ORDER) - {"errors", "api", "pgolf", "__main__"}
+    layers = ["runs", "train", "evaluate", "compress", "optim", "data", "recipe", "model", "runtime"]
+    assert [name for name in re.findall(r"^(\w+)/", picture, re.M) if name in layers] == layers
+    assert [name for name in ORDER if name in layers] == layers[::-1]

@@ -15,6 +15,7 @@ from pgolf.model.features import __path__ as folder
 from pgolf.model.gpt import GPT, build_model
 from pgolf.model.load import model_from
 from pgolf.model.section import FEATURES, ModelSection
+from pgolf.model.shape import Visit, schedule
 from pgolf.model.slots import AttentionPart, Part, product_flops
 from pgolf.model.step import extend, single_pass
 from pgolf.optim.build import build_optimizers
@@ -42,6 +43,21 @@ def test_every_file_is_listed_and_every_feature_has_an_example() -> None:
     assert not [feature for feature in FEATURES if feature.wanted(plain())], (
         "none of them is on in a plain model"
     )
+
+
+def test_the_schedule_is_the_order_of_layers() -> None:
+    model = load_recipe("seed_456", [*TINY, *PLAIN, "model.layers=5", "model.unique_layers=2"]).model
+    assert schedule(model) == ((0, 0, 0), (1, 1, 0), (2, 0, 1), (3, 1, 1), (4, 0, 2))
+    network = randomised(model).eval()
+    x = tokens()
+    before, cache = network.hidden(x), network.cache(2, LENGTH)
+    assert len(cache.layers) == 5
+    # Another order is another model, read piece by piece as at once.
+    network.schedule = (*network.schedule[:3], Visit(4, 0, 2), Visit(3, 1, 1))
+    after = network.hidden(x)
+    assert not torch.allclose(after, before, atol=1e-3)
+    parts = [extend(network, part, cache) for part in x.split(1, dim=1)]
+    assert torch.allclose(torch.cat(parts, dim=1), after, atol=1e-5, rtol=1e-5)
 
 
 def test_limits_name_keys_of_the_model() -> None:

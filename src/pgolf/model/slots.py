@@ -177,7 +177,7 @@ class SinglePart:
         return v
 
     def output(self, y: Tensor, v: Tensor, read: Tensor | None) -> Tensor:
-        """As ``AttentionPart.output``: y (B * K, H / K, W), v (B * K, 1, W), the product ``read`` (B, n)."""
+        """``AttentionPart.output``: y (B * K, H / K, W), v (B * K, 1, W), the product ``read`` (B, n)."""
         return y
 
 
@@ -185,7 +185,7 @@ class LayerPart(Part):
     """Stands between the layers, in the residual stream."""
 
     def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
-        """The stream (..., D) as the layer at a place of the schedule gets it; ``kept`` is this pass's list."""
+        """The stream (..., D) as the layer at a place gets it; ``kept`` is this pass's own list."""
         return x
 
     def after(self, x: Tensor, kept: list[Tensor], place: int) -> None:

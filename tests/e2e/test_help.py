@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pgolf as package
-from pgolf.cli.help import SECTIONS
+from pgolf.cli.app import SECTIONS
 from pgolf.cli.main import app
 from tests.e2e.conftest import pgolf
 

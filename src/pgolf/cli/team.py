@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from pgolf.cli.common import paths_are_mistakes, print_mistake
-from pgolf.cli.tables import stdout
+from pgolf.cli.common import paths_are_mistakes
+from pgolf.cli.tables import print_mistake, stdout
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.runtime.progress import stderr
 from pgolf.runtime.ranks import LostContact, Ranks, join, own_rank, started_ranks

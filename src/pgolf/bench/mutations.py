@@ -1,4 +1,4 @@
-"""What fuzzing does to an artifact: damage that leaves the checksums, and forgery that makes them right again."""
+"""What fuzzing does to an artifact: damage that leaves the checksums, forgery that makes them right again."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def make_samples(recipe: Recipe) -> list[Sample]:
         values = np.clip(np.rint(generator.normal(0, high / 2.5, (rows, columns))), low, high)
         return Quantized(torch.tensor(values, dtype=torch.int8), steps(rows), bits)
 
-    stored: dict[str, Stored] = {
-        f"matrix.{bits}": codes(9 - bits, 5 + 4 * bits, bits) for bits in range(2, 9)
-    }
+    stored: dict[str, Stored] = {f"matrix.{b}": codes(9 - b, 5 + 4 * b, b) for b in range(2, 9)}
     stored["columns"] = codes(7, 11, 6)._replace(columns=steps(11))
     stored["correction"] = codes(6, 8, 4)._replace(correction=(codes(3, 6, 8), codes(3, 8, 8)))
     stored["both"] = codes(5, 4, 5)._replace(columns=steps(4), correction=(codes(1, 5, 8), codes(1, 4, 8)))

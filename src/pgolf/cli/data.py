@@ -16,9 +16,6 @@ from pgolf.cli.common import AsJson, TokenizerFile
 from pgolf.cli.tables import flat_rows, print_result
 from pgolf.errors import Interrupted
 
-_TEXT_FILES = (
-    "Files (.txt, .jsonl, .json, also with .gz or .zst; .parquet, .arrow) or folders; several at once."
-)
 data_group = group("data", "Prepare, fetch and inspect token shards.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -131,7 +132,7 @@ def local_verb(
     planned = plan_jobs(recipes, overrides or [], command, runs, data, tokenizer, device)
     outcomes = run_queue(planned, places, tell)
     if as_json:
-        print_json({"runs": [outcome.to_json() for outcome in outcomes]})
+        print_json({"runs": [asdict(outcome) for outcome in outcomes]})
     else:
         rows = [(o.name, o.state, f"{o.seconds:,.0f} s", o.message or o.folder) for o in outcomes]
         header = ("run", "state", "time", "folder, or what went wrong")

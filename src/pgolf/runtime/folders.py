@@ -59,7 +59,7 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
 def _begin(out: Path, made: list[Path]) -> Path:
     """A new hidden folder; adds those above it that were missing to ``made``, the innermost first."""
     for _ in range(_TRIES):
-        # Again each time: another process may have removed those above, which were made for its own and empty.
+        # Again each time: another process may have removed those that it made, which were empty.
         made[:0] = make_folders(out.parent)
         folder = hidden_place(out)
         with contextlib.suppress(FileNotFoundError):

@@ -92,8 +92,7 @@ def hidden_name(path: Path) -> str:
 
 
 def exchange(new: Path, path: Path) -> Path:
-    """Put ``new`` in the place of the file or folder ``path``, where a file system renames only to names that
-    are free.
+    """Put ``new`` in the place of the file or folder ``path``; renames only to names that are free.
 
     Returns:
         Where that is now. If the rename fails it is put back.
@@ -154,9 +153,8 @@ def remove_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        raise PgolfError(
-            f"{path}: cannot be deleted ({reason(error)}); check its folder's permissions"
-        ) from error
+        remedy = "check its folder's permissions"
+        raise PgolfError(f"{path}: cannot be deleted ({reason(error)}); {remedy}") from error
 
 
 def flush_to_disk(handle: int) -> None:
@@ -189,7 +187,5 @@ def sync_folder(folder: Path) -> None:
     try:
         flush_folder(folder)
     except OSError as error:
-        raise PgolfError(
-            f"{folder}: what was written is there, but the disk reports {error.strerror or error} and may lose it; "
-            "check the disk"
-        ) from error
+        lost = f"the disk reports {error.strerror or error} and may lose it"
+        raise PgolfError(f"{folder}: what was written is there, but {lost}; check the disk") from error

@@ -20,6 +20,7 @@ from pgolf.cli.tables import (
     print_comparison,
     print_json,
     print_result,
+    print_table,
 )
 
 
@@ -64,11 +65,15 @@ bench = group(
 )
 
 
-def _write(result: Any, out: Path | None) -> None:
+def _as_json_only(result: Any, out: Path | None, as_json: bool) -> bool:
+    """Write and print the JSON that is asked for; whether it was asked for instead of a table."""
     from pgolf.runtime.writing import write_json
 
     if out is not None:
         write_json(out, result)
+    if as_json:
+        print_json(result)
+    return as_json
 
 
 def _add_speed_verb(what: str, text: str) -> None:
@@ -85,10 +90,10 @@ def _add_speed_verb(what: str, text: str) -> None:
         from pgolf.runtime.device import pick_device
 
         result = run_bench(what, load_recipe(recipe, overrides or []), pick_device(device), repeats)
-        _write(result, out)
-        hidden = ("settings", "milliseconds_repeats")
-        shown = {key: value for key, value in result.items() if key not in hidden}
-        print_result(result, as_json, flat_rows(shown), title=f"bench {what}")
+        if not _as_json_only(result, out, as_json):
+            hidden = ("settings", "milliseconds_repeats")
+            shown = {key: value for key, value in result.items() if key not in hidden}
+            print_table(flat_rows(shown), title=f"bench {what}")
 
     speed_verb.__doc__ = text
     verb(what, f"pgolf bench {what} --recipe quickstart --repeats 3", of=bench)(speed_verb)
@@ -136,10 +141,7 @@ def coders_verb(
 
     with counting("comparing coders") as progress:
         result = bench_coders(file, bits, progress)
-    _write(result, out)
-    if as_json:
-        print_json(result)
-    else:
+    if not _as_json_only(result, out, as_json):
         print_comparison(result["coders"], title=f"bench coders: {result['scope']}")
 
 
@@ -172,9 +174,7 @@ def quantizers_verb(
     dataset = training_text(weights, loaded.recipe, data, tokenizer)
     with working("comparing quantizers") as note:
         result = bench_quantizers(loaded, dataset, tuple(bits or (6, 5, 4)), limit_targets, note)
-    _write(result, out)
-    if as_json:
-        print_json(result)
+    if _as_json_only(result, out, as_json):
         return
     forms = {"bits": "{}", "bytes_reference": "{:,}", "gap_reference": "{:+.5f}", "bytes": "{:,}"}
     forms |= {"gap": "{:+.5f}", "share": "{:.2f}", "seconds": "{:.0f} s"}
@@ -197,9 +197,7 @@ def fuzz_verb(
 
     with counting("fuzzing") as progress:
         result = run_fuzz(cases, seed, progress)
-    _write(result, out)
-    if as_json:
-        print_json(result)
+    if _as_json_only(result, out, as_json):
         return
     forms = dict.fromkeys(OUTCOMES, "{:,}")
     rows = [(kind, *formatted(found, forms)) for kind, found in result["outcomes"].items()]
@@ -229,9 +227,7 @@ def compressors_verb(
 
     with counting("compressing") as progress:
         found = compare_files(files, model, tokenizer, ttt=ttt, threads=threads, progress=progress)
-    _write(found, out)
-    if as_json:
-        print_json(found)
+    if _as_json_only(found, out, as_json):
         return
     header = ("compressor", "bytes", "with model", "bits per byte", "encode", "decode")
     forms = {"bytes": "{:,}", "bytes_with_model": "{:,}", "bits_per_byte": "{:.3f}"}

@@ -251,7 +251,8 @@ with patient_streams():
     assert output.lost is None
 os.close(1)
 thread.join()
-assert b"".join(read).decode() == "".join(f"line {number}\\n" for number in range(60_000)) + "x" * 300_000 + "\\n"
+lines = "".join(f"line {number}\\n" for number in range(60_000))
+assert b"".join(read).decode() == lines + "x" * 300_000 + "\\n"
 """
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pgolf as package
-from pgolf.cli.help import SECTIONS
+from pgolf.cli.app import SECTIONS
 from pgolf.cli.main import app
 from tests.e2e.conftest import pgolf
 
@@ -59,16 +59,8 @@ def test_help_of_a_verb_and_the_version() -> None:
 def test_bash_completes(tmp_path: Path) -> None:
     # Which shell a user types in is found by looking at the parent process; here there may be none.
     home = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    installed = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.argv = ['pgolf', '--install-completion', 'bash']\nfrom pgolf.cli.main import main; main()",
-        ],
-        env=home,
-        capture_output=True,
-        text=True,
-    )
+    install = [sys.executable, "-m", "pgolf", "--install-completion", "bash"]
+    installed = subprocess.run(install, env=home, capture_output=True, text=True)
     assert installed.returncode == 0, installed.stderr
     program = tmp_path / "pgolf"
     program.write_text(

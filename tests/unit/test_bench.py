@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from pgolf.bench import run_bench
+from pgolf.bench.compare import SAME, compare_benches
 from pgolf.bench.harness import WORK
 from pgolf.bench.plain import PlainTrainer
 from pgolf.errors import PgolfError
@@ -22,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("what", WORK)
-def test_both_ways_agree(what: str) -> None:
+def test_both_ways_agree_and_what_is_written_can_be_compared(what: str, tmp_path: Path) -> None:
     found = run_bench(what, RECIPE, CPU, repeats=2)
     assert found["figure"] == pytest.approx(found["figure_plain"], rel=5e-3)
     assert found["milliseconds"] > 0
@@ -33,6 +36,9 @@ def test_both_ways_agree(what: str) -> None:
     assert found["environment"]["device"] == "cpu"
     assert found["environment"]["cpu"]
     assert ("tokens_per_second" in found) == (what != "pack")
+    assert len(found["milliseconds_repeats"]) == 2
+    (tmp_path / "a.json").write_text(json.dumps(found))
+    assert compare_benches(tmp_path / "a.json", tmp_path / "a.json").verdict == SAME
 
 
 def test_a_reduced_step_says_so() -> None:

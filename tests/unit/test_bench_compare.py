@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from pgolf.bench import run_bench
 from pgolf.bench.compare import FASTER, SAME, SLOWER, UNKNOWN, compare_benches
 from pgolf.errors import PgolfError
-from pgolf.recipe.recipe import load_recipe
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
 
@@ -81,11 +78,3 @@ def test_a_file_of_before_has_no_single_repeats(tmp_path: Path) -> None:
     assert compare_benches(file, file).verdict == UNKNOWN
     with pytest.raises(PgolfError, match="different work"):
         compare_benches(file, BENCHMARKS / "eval_quickstart_cpu.json")
-
-
-def test_what_bench_writes_can_be_compared(tmp_path: Path) -> None:
-    recipe = load_recipe("tiny", ["model.width=32", "train.batch_tokens=128"])
-    found = run_bench("train", recipe, torch.device("cpu"), repeats=2)
-    assert len(found["milliseconds_repeats"]) == 2
-    (tmp_path / "a.json").write_text(json.dumps(found))
-    assert compare_benches(tmp_path / "a.json", tmp_path / "a.json").verdict == SAME

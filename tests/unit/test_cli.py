@@ -9,12 +9,6 @@ def test_list_options_take_several_words() -> None:
     words = ["data", "prepare", "--text", "a", "b", "--out", "d", "--val-text", "c"]
     expected = ["data", "prepare", "--text", "a", "--text", "b", "--out", "d", "--val-text", "c"]
     assert repeat_list_options(words) == expected
-    assert repeat_list_options(["--text", "a", "--text", "b", "x"]) == [
-        "--text",
-        "a",
-        "--text",
-        "b",
-        "--text",
-        "x",
-    ]
+    several = ["--text", "a", "--text", "b", "--text", "x"]
+    assert repeat_list_options(["--text", "a", "--text", "b", "x"]) == several
     assert repeat_list_options(["run", "quickstart"]) == ["run", "quickstart"]

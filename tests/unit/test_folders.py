@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import subprocess
@@ -17,30 +16,18 @@ import pytest
 
 from pgolf.errors import PgolfError
 from pgolf.runtime.folders import new_folder
+from pgolf.runtime.processes import host_mark
 
 HOLD = """
-import errno, fcntl, sys, time
+import sys, time
 from pathlib import Path
 from pgolf.runtime.folders import new_folder
 
-def no_flock(*arguments):
-    raise OSError(errno.ENOSYS, "Function not implemented")
-
-if sys.argv[2] == "no":
-    fcntl.flock = no_flock
 with new_folder(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("x")
     print("ready", flush=True)
     time.sleep(600)
 """
-
-
-@pytest.fixture(params=["yes", "no"])
-def flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whether the file system has flock."""
-    if request.param == "no":
-        monkeypatch.setattr(fcntl, "flock", _fails(errno.EOPNOTSUPP))
-    return str(request.param)
 
 
 def _fails(number: int) -> Callable[..., Any]:
@@ -51,10 +38,8 @@ def _fails(number: int) -> Callable[..., Any]:
 
 
 @contextmanager
-def _other(out: Path, flock: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(out), flock], stdout=subprocess.PIPE, text=True
-    )
+def _other(out: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     try:
         yield process
@@ -73,16 +58,16 @@ def _names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["out", "o" * 255, "ü" * 127, "日" * 85, os.fsdecode(b"caf\xe9")])
-def test_a_folder_of_any_name(tmp_path: Path, flock: str, name: str) -> None:
+def test_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     with new_folder(tmp_path / name) as folder:
         (folder / "file").write_text("whole")
         assert _names(tmp_path) == [folder.name]
     assert _names(tmp_path) == [name] and _names(tmp_path / name) == ["file"]
 
 
-def test_the_work_of_the_living_stays_and_that_of_the_dead_goes(tmp_path: Path, flock: str) -> None:
+def test_the_work_of_the_living_stays_and_that_of_the_dead_goes(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with _other(out, flock) as process:
+    with _other(out) as process:
         [hidden] = _names(tmp_path)
         _make(out)
         assert _names(tmp_path) == [hidden, "out"]
@@ -96,7 +81,8 @@ def test_the_work_of_the_living_stays_and_that_of_the_dead_goes(tmp_path: Path, 
 
 def test_names_that_begin_alike_are_not_leftovers(tmp_path: Path) -> None:
     long = "x" * 200
-    others = [f".{long}a.partial-1", ".outer.partial-1", "out.partial-1"]
+    mark = f"{host_mark()}-{2**22 + 1}-00000000.partial"
+    others = [f".{long}a.{mark}", f".outer.{mark}", f"out.{mark}"]
     for name in others:
         (tmp_path / name).mkdir()
     for name in (f"{long}b", "out"):
@@ -119,7 +105,7 @@ def test_a_rename_that_fails_brings_the_old_folder_back(
     rename = Path.rename
 
     def some(path: Path, target: Path) -> Path:
-        if path.name.startswith(".out.partial-") and not path.name.endswith("-old"):
+        if path.name.startswith(".out.") and not path.name.endswith("-old"):
             raise OSError(errno.EIO, "Input/output error")
         return rename(path, target)
 

@@ -29,7 +29,7 @@ from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.runtime.folders import new_folder
-from pgolf.runtime.processes import birth
+from pgolf.runtime.processes import birth, host_mark
 
 SENTENCE = (
     "the quick brown fox jumps over a lazy dog while seven owls watch from old oak trees and 1234 stars shine"
@@ -434,8 +434,9 @@ def test_a_trainer_whose_parent_is_gone_already_ends() -> None:
 
 
 def test_leftovers_go_but_the_work_of_others_stays(tmp_path: Path) -> None:
-    (tmp_path / ".out.partial-1").mkdir()
-    (tmp_path / ".out.partial-1" / "text_train_000000.bin").write_bytes(b"half")
+    left = tmp_path / f".out.{host_mark()}-{2**22 + 1}-00000000.partial"
+    left.mkdir()
+    (left / "text_train_000000.bin").write_bytes(b"half")
     code = (
         "import sys, time; from pathlib import Path; from pgolf.runtime.folders import new_folder\n"
         "with new_folder(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)"
@@ -449,11 +450,12 @@ def test_leftovers_go_but_the_work_of_others_stays(tmp_path: Path) -> None:
     try:
         assert other.stdout is not None and other.stdout.readline() == "ready\n"
         with new_folder(tmp_path / "out") as folder:
-            assert sorted(_hidden(tmp_path)) == sorted([f".out.partial-{other.pid}", folder.name])
+            [theirs] = set(_hidden(tmp_path)) - {folder.name}
+            assert theirs.startswith(f".out.{host_mark()}-{other.pid}-")
     finally:
         other.kill()
         other.wait()
-    assert _hidden(tmp_path) == [f".out.partial-{other.pid}"]
+    assert _hidden(tmp_path) == [theirs]
     with new_folder(tmp_path / "out"):
         pass
     assert _hidden(tmp_path) == []

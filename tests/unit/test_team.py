@@ -121,14 +121,6 @@ def test_ranks_score_the_blocks_that_one_process_scores(mode: str, monkeypatch: 
     assert asked == [(entry.first, entry.targets) for entry in alone.ledger.entries]
 
 
-def test_transfers_are_few_and_hold_every_tensor() -> None:
-    tensors = [torch.zeros(size) for size in (5, ranks._BUCKET, 1, 2, ranks._BUCKET - 2, 3)]
-    buckets = list(ranks._buckets(tensors))
-    assert all(len(bucket) == 1 or sum(map(len, bucket)) <= ranks._BUCKET for bucket in buckets)
-    assert len(buckets) < len(tensors)
-    assert [id(tensor) for bucket in buckets for tensor in bucket] == [id(tensor) for tensor in tensors]
-
-
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     device, team = ranks.join("cpu")

@@ -20,9 +20,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pgolf.cli import tables as cli_tables
-from pgolf.cli.common import paths_are_mistakes, print_mistake
-from pgolf.cli.tables import print_columns, print_table, say, wrapped
+from pgolf.cli.common import paths_are_mistakes
+from pgolf.cli.tables import print_columns, print_mistake, print_table, say, wrapped
 from pgolf.errors import PgolfError
+from pgolf.runs.view import TrainingView
 from pgolf.runtime import progress
 from pgolf.runtime.terminal import plain, spelled
 
@@ -133,7 +134,7 @@ def test_bars_drop_columns_and_cut_no_number(monkeypatch: pytest.MonkeyPatch, wi
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system=None, width=width)
     monkeypatch.setattr(progress, "stderr", console)
-    view = progress.TrainingView(20_000, 0)
+    view = TrainingView(20_000, 0)
     view.step(12_345, 1.73219, 1_234_567)
     console.print(view._bar.make_tasks_table(view._bar.tasks))
     line = file.getvalue().strip("\n")
@@ -160,7 +161,7 @@ def test_an_evaluation_after_training_has_a_bar_of_its_own(monkeypatch: pytest.M
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system=None, width=80)
     monkeypatch.setattr(progress, "stderr", console)
-    with progress.TrainingView(20, 0) as view:
+    with TrainingView(20, 0) as view:
         view.step(20, 1.7, 1000.0)
         view.evaluation("float BPB", 1, 4)
         view.evaluation("float BPB", 4, 4)
@@ -250,7 +251,8 @@ with patient_streams():
     assert output.lost is None
 os.close(1)
 thread.join()
-assert b"".join(read).decode() == "".join(f"line {number}\\n" for number in range(60_000)) + "x" * 300_000 + "\\n"
+lines = "".join(f"line {number}\\n" for number in range(60_000))
+assert b"".join(read).decode() == lines + "x" * 300_000 + "\\n"
 """
 
 

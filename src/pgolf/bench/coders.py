@@ -38,7 +38,8 @@ def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dic
     matrices = [value for value in stored.values() if isinstance(value, Quantized)]
     kept = [value for value in stored.values() if isinstance(value, Tensor)]
     codes, floats = sum(m.codes.numel() for m in matrices), sum(k.numel() for k in kept)
-    scope = f"{len(matrices)} matrices, {codes:,} codes of {bits} bits; {len(kept)} tensors, {floats:,} numbers as fp16"
+    scope = f"{len(matrices)} matrices, {codes:,} codes of {bits} bits; "
+    scope += f"{len(kept)} tensors, {floats:,} numbers as fp16"
     if skipped:
         scope += f"; left out: {skipped} without floats"
     return {
@@ -53,10 +54,10 @@ def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dic
 
 
 def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
-    """The file's float tensors, quantized per row by the largest magnitude or as float16; how many were no
-    floats.
+    """The file's float tensors, and how many were no floats.
 
-    Matrices of more than ``KEEP_BELOW`` entries are quantized.
+    Matrices of more than ``KEEP_BELOW`` entries are quantized per row by the largest magnitude; the others
+    are float16.
 
     Raises:
         PgolfError: see ``bench_coders``.
@@ -72,9 +73,8 @@ def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
     settings = CompressSection(clip="absmax", round_with="stored")
     stored = {name: _store(name, tensor.float(), bits, settings, path) for name, tensor in floats.items()}
     if not any(isinstance(value, Quantized) for value in stored.values()):
-        raise PgolfError(
-            f"{path}: holds no matrix of floats with more than {KEEP_BELOW:,} entries to quantize"
-        )
+        least = f"more than {KEEP_BELOW:,} entries"
+        raise PgolfError(f"{path}: holds no matrix of floats with {least} to quantize")
     return stored, len(tensors) - len(floats)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,13 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()
-        }
+        return asdict(self)
 
     def rows(self) -> list[tuple[str, str]]:
         """Labelled lines."""
-        spread = (
-            ""
-            if self.interval is None
-            else f" ({self.interval[0]:.3f} to {self.interval[1]:.3f}, {self.method})"
-        )
+        spread = ""
+        if self.interval is not None:
+            spread = f" ({self.interval[0]:.3f} to {self.interval[1]:.3f}, {self.method})"
         differs = [(f"differs: {name}", f"{one} -> {two}") for name, (one, two) in self.environment.items()]
         return [
             ("work", f"{self.bench}, {self.recipe}: {self.scope}"),
@@ -78,46 +74,32 @@ def compare_benches(first: Path, second: Path) -> Comparison:
     if interval is not None:
         verdict = FASTER if interval[0] > 1 else SLOWER if interval[1] < 1 else SAME
     here, there = a.get("environment", {}), b.get("environment", {})
-    names = [name for name in here | there if here.get(name) != there.get(name)]
-    return Comparison(
-        bench=a["bench"],
-        recipe=a["recipe"],
-        scope=a["scope"],
-        milliseconds=medians,
-        ratio=medians[0] / medians[1],
-        interval=interval,
-        method=method,
-        verdict=verdict,
-        environment={name: (here.get(name), there.get(name)) for name in names},
-    )
+    environments = {name: (here.get(name), there.get(name)) for name in here | there}
+    differing = {name: pair for name, pair in environments.items() if pair[0] != pair[1]}
+    ratio, work = medians[0] / medians[1], (a["bench"], a["recipe"], a["scope"])
+    return Comparison(*work, medians, ratio, interval, method, verdict, differing)
 
 
 def _read(path: Path) -> dict[str, Any]:
     found = read_json(path)
     needed = ("bench", "recipe", "scope", "milliseconds", "figure")
     if not isinstance(found, dict) or not all(name in found for name in needed):
-        raise PgolfError(
-            f"{path}: no measurement of speed; give a file of `pgolf bench train|eval|ttt|pack --out`"
-        )
+        remedy = "give a file of `pgolf bench train|eval|ttt|pack --out`"
+        raise PgolfError(f"{path}: no measurement of speed; {remedy}")
     return found
 
 
 def _check_same_work(a: Mapping[str, Any], b: Mapping[str, Any], where: str) -> None:
-    def differ(what: str, one: object, two: object) -> PgolfError:
-        return PgolfError(
-            f"{where}: measured different work ({what}: {one} and {two}); measure the same to compare"
-        )
-
-    for name in ("bench", "recipe", "scope"):
-        if a[name] != b[name]:
-            raise differ(name, a[name], b[name])
+    named = [(name, a[name], b[name]) for name in ("bench", "recipe", "scope")]
     # A key that only one version of pgolf knew says nothing.
     ours, theirs = dict(_flat(a.get("settings", {}))), dict(_flat(b.get("settings", {})))
-    for name in ours.keys() & theirs.keys():
-        if ours[name] != theirs[name]:
-            raise differ(name, ours[name], theirs[name])
+    named += [(name, ours[name], theirs[name]) for name in ours if name in theirs]
     if abs(a["figure"] - b["figure"]) > _FIGURE_TOLERANCE * abs(a["figure"]):
-        raise differ("the computed figure", f"{a['figure']:.6g}", f"{b['figure']:.6g}")
+        named.append(("the computed figure", f"{a['figure']:.6g}", f"{b['figure']:.6g}"))
+    for what, one, two in named:
+        if one != two:
+            different = f"measured different work ({what}: {one} and {two})"
+            raise PgolfError(f"{where}: {different}; measure the same to compare")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -135,9 +117,6 @@ def _interval(first: list[float], second: list[float]) -> tuple[tuple[float, flo
     if min(len(first), len(second)) < _ENOUGH_REPEATS:
         return (min(first) / max(second), max(first) / min(second)), "fastest and slowest repeats"
     generator = np.random.default_rng(0)
-    medians = [
-        np.median(generator.choice(np.asarray(times), size=(_RESAMPLES, len(times))), axis=1)
-        for times in (first, second)
-    ]
-    low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
+    drawn = [generator.choice(np.asarray(times), size=(_RESAMPLES, len(times))) for times in (first, second)]
+    low, high = np.quantile(np.median(drawn[0], axis=1) / np.median(drawn[1], axis=1), [0.025, 0.975])
     return (float(low), float(high)), "95 % of resampled repeats"

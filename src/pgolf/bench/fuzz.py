@@ -82,14 +82,10 @@ def run_fuzz(cases: int, seed: int, progress: Callable[[int, int], None] | None 
         if progress is not None:
             progress(index + 1, cases)
     if failures:
-        shown = [
-            f"seed {at} ({case.kind}, {case.coder}): {case.outcome}"
-            for at, case in failures[:_SHOWN_FAILURES]
-        ]
-        raise PgolfError(
-            f"bench fuzz: {len(failures):,} of {cases:,} cases failed; repeat one with --seed SEED --cases 1: "
-            f"{'; '.join(shown)}"
-        )
+        some = failures[:_SHOWN_FAILURES]
+        shown = "; ".join(f"seed {at} ({case.kind}, {case.coder}): {case.outcome}" for at, case in some)
+        failed = f"{len(failures):,} of {cases:,} cases failed"
+        raise PgolfError(f"bench fuzz: {failed}; repeat one with --seed SEED --cases 1: {shown}")
     sizes = [len(sample.content) for sample in samples]
     return {
         "bench": "fuzz",
@@ -115,10 +111,8 @@ def run_case(samples: list[Sample], seed: int) -> Found:
     read = _read(content)
     seconds, grown = time.process_time() - started, peak_memory(_CPU) - before
     outcome = read if isinstance(read, str) else _judged(content, read, sample, kind)
-    if seconds > SLOW_SECONDS and outcome in OUTCOMES:
-        outcome = f"took {seconds:.1f} s"
-    elif grown > LARGE_BYTES and outcome in OUTCOMES:
-        outcome = f"took {grown >> 20:,} MiB"
+    if outcome in OUTCOMES and (seconds > SLOW_SECONDS or grown > LARGE_BYTES):
+        outcome = f"took {seconds:.1f} s" if seconds > SLOW_SECONDS else f"took {grown >> 20:,} MiB"
     return Found(kind, sample.coder, outcome, seconds)
 
 
@@ -149,13 +143,10 @@ def _judged(content: bytes, artifact: Artifact, sample: Sample, kind: str) -> st
 def _flat(stored: dict[str, Stored]) -> list[Any]:
     """Everything of stored tensors, to the last bit, in a form that compares."""
 
-    def parts(value: Stored | None) -> list[Any]:
-        if value is None:
-            return []
+    def parts(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return [str(value.dtype), tuple(value.shape), value.numpy().tobytes()]
-        extras = [parts(value.columns), *(parts(part) for part in value.correction or ())]
-        return [value.bits, parts(value.codes), parts(value.scale), *extras]
+            return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+        return [parts(part) for part in value] if isinstance(value, tuple) else value
 
     return [(name, parts(value)) for name, value in stored.items()]
 

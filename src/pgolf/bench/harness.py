@@ -71,7 +71,9 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
     if abs(figure - plain_figure) > measured.agreement * max(abs(plain_figure), 1e-12):
         raise PgolfError(f"bench {what}: the plain loop computes {plain_figure:.6f}, pgolf {figure:.6f}")
     median, plain_median = (statistics.median(run.seconds for run in way) for way in (ours, plain))
-    ratios = [other.seconds / own.seconds for own, other in zip(ours, plain, strict=True)]
+    pairs = list(zip(ours, plain, strict=True))
+    ratios = [other.seconds / own.seconds for own, other in pairs]
+    cpu_ratios = [other.cpu_seconds / own.cpu_seconds for own, other in pairs]
     result: dict[str, Any] = {
         "bench": what,
         "recipe": recipe.name,
@@ -83,9 +85,7 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
         "milliseconds_plain": 1000 * plain_median,
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
-        "cpu_ratio": statistics.median(
-            p.cpu_seconds / o.cpu_seconds for o, p in zip(ours, plain, strict=True)
-        ),
+        "cpu_ratio": statistics.median(cpu_ratios),
     }
     if measured.tokens:
         result["tokens_per_second"] = measured.tokens / median
@@ -98,16 +98,12 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
 
 
 class _Run(NamedTuple):
-    """One execution of the work."""
+    """One execution of the work: by the clock, CPU time of the process, what it computed, bytes so far."""
 
     seconds: float
-    """By the clock."""
     cpu_seconds: float
-    """Of the process."""
     figure: float
-    """What the work computed."""
     peak_memory: int
-    """Of the process so far, in bytes."""
 
 
 def _run(work_once: Callable[[], float], device: torch.device) -> _Run:
@@ -135,9 +131,8 @@ def _plain_process(what: str, recipe: Recipe, device: torch.device) -> Iterator[
             here.send(True)
             return _Run(*here.recv())
         except (EOFError, OSError) as error:
-            raise PgolfError(
-                f"bench {what}: the process of the plain way ended; its message is above"
-            ) from error
+            gone = "the process of the plain way ended; its message is above"
+            raise PgolfError(f"bench {what}: {gone}") from error
 
     try:
         yield run_once
@@ -158,7 +153,7 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the device's allocator on CUDA, of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:  # Unlike what getrusage says, this does not begin with the memory of the process that started this one.
+    try:  # Unlike what getrusage says, this begins without the memory of the process that started this one.
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):

@@ -1,6 +1,4 @@
-"""What fuzzing does to an artifact: damage that leaves the checksums, and forgery that makes them right
-again.
-"""
+"""What fuzzing does to an artifact: damage that leaves the checksums, forgery that makes them right again."""
 
 from __future__ import annotations
 
@@ -28,46 +26,14 @@ from pgolf.recipe.recipe import Recipe, recipe_from_tree
 
 WHERE = "fuzzed.pgolf"
 _PREFIX = len(MAGIC) + 4 + 16
-# Bytes of arrays up to which a mutation itself decodes or encodes what it asks of the reader.
-_FEW, _SOME = 1 << 16, 1 << 21
-_MANY = 6000
+# Bytes and number of arrays up to which a mutation itself decodes or encodes what it asks of the reader.
+_FEW_BYTES, _FEW_ARRAYS = 1 << 17, 6000
 _BOMB = 1 << 24
-_SIZES = (
-    0,
-    1,
-    2,
-    3,
-    8,
-    64,
-    1000,
-    2048,
-    4096,
-    1 << 16,
-    1 << 20,
-    1 << 27,
-    1 << 28,
-    1 << 31,
-    1 << 40,
-    1 << 64,
-    -1,
-)
+_SIZES = (0, 1, 2, 3, 8, 64, 1000, 2048, 4096, *(1 << bits for bits in (16, 20, 27, 28, 31, 40, 64)), -1)
+_NUMBERS = (0, -1, 1, 7, 255, 1 << 31, 1 << 63, 1 << 64, 10**4000, 1.5, -0.0, 1e308, np.nan, np.inf)
+_WORDS = ("", "x", "\ud800", "\n", "range", "zstd", "none", "f2", "f4", "1" * 5000, "0" * 32)
 _ODD_VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 7, 255, 1 << 31, 1 << 63, 1 << 64, 10**4000, 1.5, -0.0, 1e308),
-    *(
-        float("nan"),
-        float("inf"),
-        "",
-        "x",
-        "\ud800",
-        "\n",
-        "range",
-        "zstd",
-        "none",
-        "f2",
-        "f4",
-        "1" * 5000,
-        "0" * 32,
-    ),
+    *(None, True, False, *_NUMBERS, *_WORDS),
     *([], {}, [[]], [[1, 2]], [[[], 1]], [["a", 1]], {"": 0}, [0] * 70, [6, 1, 4], [8, 0, 1 << 40]),
 )
 
@@ -85,7 +51,6 @@ class Sample:
 
 
 Mutation = Callable[[Random, Sample], bytes]
-Edit = Callable[[Random, bytes], bytes]
 
 
 def make_samples(recipe: Recipe) -> list[Sample]:
@@ -100,9 +65,7 @@ def make_samples(recipe: Recipe) -> list[Sample]:
         values = np.clip(np.rint(generator.normal(0, high / 2.5, (rows, columns))), low, high)
         return Quantized(torch.tensor(values, dtype=torch.int8), steps(rows), bits)
 
-    stored: dict[str, Stored] = {
-        f"matrix.{bits}": codes(9 - bits, 5 + 4 * bits, bits) for bits in range(2, 9)
-    }
+    stored: dict[str, Stored] = {f"matrix.{b}": codes(9 - b, 5 + 4 * b, b) for b in range(2, 9)}
     stored["columns"] = codes(7, 11, 6)._replace(columns=steps(11))
     stored["correction"] = codes(6, 8, 4)._replace(correction=(codes(3, 6, 8), codes(3, 8, 8)))
     stored["both"] = codes(5, 4, 5)._replace(columns=steps(4), correction=(codes(1, 5, 8), codes(1, 4, 8)))
@@ -115,11 +78,9 @@ def make_samples(recipe: Recipe) -> list[Sample]:
 
 def _sample(coder: str, content: bytes) -> Sample:
     header, sections = split(content)
-    decoded = [
-        CODERS[coder].decode(part, kinds) for part, kinds in zip(sections, _asked(header), strict=True)
-    ]
     arrays = [
-        list(zip(kinds, found, strict=True)) for kinds, found in zip(_asked(header), decoded, strict=True)
+        list(zip(kinds, CODERS[coder].decode(part, kinds), strict=True))
+        for part, kinds in zip(sections, _asked(header), strict=True)
     ]
     return Sample(coder, content, header, sections, arrays, decode_artifact(content, WHERE))
 
@@ -148,13 +109,12 @@ def _asked(header: dict[str, Any]) -> tuple[list[Kind], list[Kind]]:
     return codes, floats
 
 
-def _copy(header: dict[str, Any]) -> dict[str, Any]:
-    copied: dict[str, Any] = json.loads(json.dumps(header))
-    return copied
-
-
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:16]
+
+
+def _compressed(header: Any) -> bytes:
+    return zstandard.ZstdCompressor(level=1).compress(json.dumps(header).encode())
 
 
 def _file(packed_header: bytes, sections: list[bytes]) -> bytes:
@@ -163,138 +123,84 @@ def _file(packed_header: bytes, sections: list[bytes]) -> bytes:
     return MAGIC + size + _digest(packed_header) + packed_header + b"".join(sections)
 
 
-def _forged(header: Any, sections: list[bytes]) -> bytes:
-    """A file around a header of any JSON value, with the header's checksum."""
-    return _file(zstandard.ZstdCompressor(level=1).compress(json.dumps(header).encode()), sections)
+def _repaired(header: dict[str, Any], sections: list[bytes] | None, decoded: bool = True) -> bytes:
+    """A file whose sizes and checksums of sections are right: of the packed and, if asked, decoded bytes.
 
-
-def _repaired(header: dict[str, Any], sections: list[bytes], decoded: bool) -> bytes:
-    """A file whose sizes and checksums of sections are right: those of the packed and, if asked, decoded
-    bytes.
+    Args:
+        header: is changed.
+        sections: packed; None for the zeros that the header asks for, or nothing if those were too many.
+        decoded: whether the checksum of the decoded bytes is made right too, if they are not too many.
     """
-    kinds = _asked(header)
-    sizes = [sum(kind.nbytes for kind in part) for part in kinds]
-    for row, packed, raw in zip(header["sections"], sections, sizes, strict=True):
-        row[:3] = [len(packed), raw, _digest(packed).hex()]
+    kinds, coder = _asked(header), CODERS[header["codec"]]
+    every = [kind for part in kinds for kind in part]
     # A matrix without rows still has factors of its columns.
-    if (
-        decoded
-        and 0 <= sum(sizes) + sum(max(kind.shape, default=0) for part in kinds for kind in part) < _FEW
-    ):
-        for row, packed, part in zip(header["sections"], sections, kinds, strict=True):
+    size = sum(kind.nbytes + max(kind.shape, default=0) for kind in every)
+    few = len(every) <= _FEW_ARRAYS and 0 <= size < _FEW_BYTES
+    if sections is None:
+        zeros = [[(kind, np.zeros(kind.shape, f"<{kind.dtype}")) for kind in part] for part in kinds if few]
+        sections = [coder.encode(part, 1) for part in zeros] or [b"", b""]
+    for row, packed, part in zip(header["sections"], sections, kinds, strict=True):
+        row[:3] = [len(packed), sum(kind.nbytes for kind in part), _digest(packed).hex()]
+        if decoded and few:
             # What the coder raises here it raises again in the reader, where it counts.
             with suppress(Exception):
-                row[3] = _decoded_digest(CODERS[header["codec"]].decode(packed, part))
-    return _forged(header, sections)
+                row[3] = _digest(b"".join(array.tobytes() for array in coder.decode(packed, part))).hex()
+    return _file(_compressed(header), sections)
 
 
-def _zeros(header: dict[str, Any]) -> bytes:
-    """A file of the zeros that a header asks for, all checksums right; an unreadable one if those were too
-    many.
-    """
-    kinds = _asked(header)
-    sizes = [kind.nbytes + max(kind.shape, default=0) for part in kinds for kind in part]
-    if len(sizes) > _MANY or sum(sizes) > _SOME or min(sizes) < 0:
-        return _repaired(header, [b"", b""], decoded=False)
-    arrays = [[np.zeros(kind.shape, f"<{kind.dtype}") for kind in part] for part in kinds]
-    sections = [
-        CODERS[header["codec"]].encode(list(zip(part, found, strict=True)), 1)
-        for part, found in zip(kinds, arrays, strict=True)
-    ]
-    for row, part in zip(header["sections"], arrays, strict=True):
-        row[3] = _decoded_digest(part)
-    return _repaired(header, sections, decoded=False)
+EDITS = (
+    *("bits flipped", "bytes changed", "cut", "bytes inserted"),
+    *("region doubled", "regions swapped", "region zeroed", "noise"),
+)
 
 
-def _decoded_digest(arrays: list[Array]) -> str:
-    return _digest(b"".join(array.tobytes() for array in arrays)).hex()
-
-
-def _span(choice: Random, content: bytes) -> tuple[int, int]:
+def _edit(name: str, choice: Random, content: bytes) -> bytes:
+    """The content changed in one of the ways of ``EDITS``."""
     start = choice.randrange(len(content) + 1)
-    return start, min(len(content), start + choice.choice((1, 2, 4, 16, 100, len(content))))
-
-
-def _bits_flipped(choice: Random, content: bytes) -> bytes:
-    changed = bytearray(content)
-    for _ in range(choice.choice((1, 1, 2, 8)) if content else 0):
-        changed[choice.randrange(len(changed))] ^= 1 << choice.randrange(8)
+    end = start + choice.choice((1, 2, 4, 16, 100, len(content)))
+    before, region, after = content[:start], content[start:end], content[end:]
+    match name:
+        case "cut":
+            return before + after
+        case "bytes inserted":
+            return before + choice.randbytes(choice.choice((1, 4, 64))) + region + after
+        case "region doubled":
+            return before + region + region + after
+        case "regions swapped":
+            return before + after + region
+        case "region zeroed":
+            return before + bytes(len(region)) + after
+        case "noise":
+            return content[: choice.choice((0, 8, 12, _PREFIX))] + choice.randbytes(start)
+    changed, flips = bytearray(content), name == "bits flipped"
+    for _ in range(choice.choice((1, 1, 2, 8) if flips else (1, 2, 16, 200)) if content else 0):
+        place = choice.randrange(len(changed))
+        other = choice.choice((0, 255, choice.randrange(256)))
+        changed[place] = changed[place] ^ 1 << choice.randrange(8) if flips else other
     return bytes(changed)
-
-
-def _bytes_changed(choice: Random, content: bytes) -> bytes:
-    changed = bytearray(content)
-    for _ in range(choice.choice((1, 2, 16, 200)) if content else 0):
-        changed[choice.randrange(len(changed))] = choice.choice((0, 255, choice.randrange(256)))
-    return bytes(changed)
-
-
-def _cut(choice: Random, content: bytes) -> bytes:
-    start, end = _span(choice, content)
-    return content[:start] + content[end:]
-
-
-def _inserted(choice: Random, content: bytes) -> bytes:
-    start = choice.randrange(len(content) + 1)
-    return content[:start] + choice.randbytes(choice.choice((1, 4, 64))) + content[start:]
-
-
-def _doubled(choice: Random, content: bytes) -> bytes:
-    start, end = _span(choice, content)
-    return content[:end] + content[start:end] + content[end:]
-
-
-def _swapped(choice: Random, content: bytes) -> bytes:
-    a, b, c, d = sorted(choice.randrange(len(content) + 1) for _ in range(4))
-    return content[:a] + content[c:d] + content[b:c] + content[a:b] + content[d:]
-
-
-def _emptied(choice: Random, content: bytes) -> bytes:
-    start, end = _span(choice, content)
-    return content[:start] + bytes(end - start) + content[end:]
-
-
-def _noise(choice: Random, content: bytes) -> bytes:
-    return content[: choice.choice((0, 8, 12, _PREFIX))] + choice.randbytes(
-        choice.randrange(len(content) + 1)
-    )
-
-
-EDITS: dict[str, Edit] = {
-    "bits flipped": _bits_flipped,
-    "bytes changed": _bytes_changed,
-    "cut": _cut,
-    "bytes inserted": _inserted,
-    "region doubled": _doubled,
-    "regions swapped": _swapped,
-    "region zeroed": _emptied,
-    "noise": _noise,
-}
 
 
 def _edited(choice: Random, content: bytes) -> bytes:
-    return choice.choice(list(EDITS.values()))(choice, content)
+    return _edit(choice.choice(EDITS), choice, content)
 
 
 def _packed_header(choice: Random, sample: Sample) -> bytes:
     """Changed bytes of the compressed header."""
-    packed = zstandard.ZstdCompressor(level=1).compress(json.dumps(sample.header).encode())
-    return _file(_edited(choice, packed), sample.sections)
+    return _file(_edited(choice, _compressed(sample.header)), sample.sections)
 
 
 def _header_text(choice: Random, sample: Sample) -> bytes:
     """Changed characters of the JSON text, or a text made to exhaust its reader."""
     text = _edited(choice, json.dumps(sample.header).encode())
     if choice.random() < 0.2:
-        text = choice.choice(
-            (b"", b"null", b"[" * 200_000, b"1" * 5000, b'{"a":' * 5000, bytes(_BOMB), b"\xff\xfe{")
-        )
+        hostile = (b"", b"null", b"[" * 200_000, b"1" * 5000, b'{"a":' * 5000, bytes(_BOMB), b"\xff\xfe{")
+        text = choice.choice(hostile)
     return _file(zstandard.ZstdCompressor(level=1).compress(text), sample.sections)
 
 
 def _header_values(choice: Random, sample: Sample) -> bytes:
     """A value of the header replaced, removed, doubled or wrapped."""
-    header = _copy(sample.header)
+    header = copy.deepcopy(sample.header)
     for _ in range(choice.choice((1, 1, 2, 4))):
         places = list(_places(header))
         if not places:
@@ -314,7 +220,7 @@ def _header_values(choice: Random, sample: Sample) -> bytes:
             holder[key] = copy.deepcopy(choice.choice(_ODD_VALUES))
     with suppress(PgolfError, KeyError, TypeError, ValueError, AttributeError):
         header["digest"] = recipe_from_tree(header["recipe"], WHERE).digest()
-    return _forged(header, sample.sections)
+    return _file(_compressed(header), sample.sections)
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
@@ -328,7 +234,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 def _claims(choice: Random, sample: Sample) -> bytes:
     """Other names, shapes, widths or extras of tensors, with sizes and checksums to match."""
-    header = _copy(sample.header)
+    header = copy.deepcopy(sample.header)
     tensors = header["tensors"]
     for _ in range(choice.choice((1, 1, 2, 5))):
         entry, action = choice.choice(tensors), choice.randrange(8)
@@ -356,42 +262,36 @@ def _claims(choice: Random, sample: Sample) -> bytes:
             entry[0] = choice.choice(("", "kept", "a b", "\ud800", "x" * 1000))
     sections = [choice.choice((part, part, b"", choice.randbytes(64))) for part in sample.sections]
     try:
-        return _zeros(header) if choice.random() < 0.3 else _repaired(header, sections, decoded=True)
+        return _repaired(header, None if choice.random() < 0.3 else sections)
     except (ValueError, KeyError):
         # Codes that are no matrix, or of a width that there is not: nothing to match.
-        return _forged(header, sections)
+        return _file(_compressed(header), sections)
 
 
-def _section(decoded: bool) -> Mutation:
-    def mutate(choice: Random, sample: Sample) -> bytes:
-        sections, which = list(sample.sections), choice.randrange(2)
-        sections[which] = _edited(choice, sections[which])
-        return _repaired(_copy(sample.header), sections, decoded)
-
-    return mutate
+def _section(decoded: bool, choice: Random, sample: Sample) -> bytes:
+    """Changed bytes of a section."""
+    sections, which = list(sample.sections), choice.randrange(2)
+    sections[which] = _edited(choice, sections[which])
+    return _repaired(copy.deepcopy(sample.header), sections, decoded)
 
 
 def _foreign_coder(choice: Random, sample: Sample) -> bytes:
     """Sections under the name of another coder."""
-    header = _copy(sample.header) | {
-        "codec": choice.choice([name for name in CODERS if name != sample.coder])
-    }
-    return _repaired(header, sample.sections, decoded=True)
+    other = choice.choice([name for name in CODERS if name != sample.coder])
+    return _repaired(copy.deepcopy(sample.header) | {"codec": other}, sample.sections)
 
 
 def _bomb(choice: Random, sample: Sample) -> bytes:
     """A short section that expands to far more than it should."""
     sections, coder = list(sample.sections), choice.choice(("zstd", "lzma"))
     sections[choice.randrange(2)] = _bombs()[coder]
-    return _repaired(_copy(sample.header) | {"codec": coder}, sections, decoded=False)
+    return _repaired(copy.deepcopy(sample.header) | {"codec": coder}, sections, decoded=False)
 
 
 @functools.cache
 def _bombs() -> dict[str, bytes]:
-    return {
-        "zstd": zstandard.ZstdCompressor(level=1).compress(bytes(_BOMB)),
-        "lzma": lzma.compress(bytes(_BOMB), preset=0),
-    }
+    zeros = bytes(_BOMB)
+    return {"zstd": zstandard.ZstdCompressor(level=1).compress(zeros), "lzma": lzma.compress(zeros, preset=0)}
 
 
 def _bad_value(choice: Random, sample: Sample) -> bytes:
@@ -409,20 +309,21 @@ def _bad_value(choice: Random, sample: Sample) -> bytes:
     array.flat[choice.randrange(array.size)] = choice.choice(bad)
     sections = list(sample.sections)
     sections[which] = CODERS[sample.coder].encode(arrays[which], 1)
-    return _repaired(_copy(sample.header), sections, decoded=True)
+    return _repaired(copy.deepcopy(sample.header), sections)
 
 
-DAMAGE: dict[str, Mutation] = {
-    name: functools.partial(lambda edit, choice, sample: edit(choice, sample.content), edit)
-    for name, edit in EDITS.items()
-}
+def _damage(name: str, choice: Random, sample: Sample) -> bytes:
+    return _edit(name, choice, sample.content)
+
+
+DAMAGE: dict[str, Mutation] = {name: functools.partial(_damage, name) for name in EDITS}
 FORGERY: dict[str, Mutation] = {
     "header bytes, repaired": _packed_header,
     "header text, repaired": _header_text,
     "header values, repaired": _header_values,
     "claims, repaired": _claims,
-    "section, repaired": _section(decoded=False),
-    "section, all repaired": _section(decoded=True),
+    "section, repaired": functools.partial(_section, False),
+    "section, all repaired": functools.partial(_section, True),
     "other coder, repaired": _foreign_coder,
     "bomb, repaired": _bomb,
     "bad value, repaired": _bad_value,

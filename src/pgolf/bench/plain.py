@@ -36,13 +36,10 @@ class PlainTrainer:
     def __init__(self, network: GPT, recipe: Recipe) -> None:
         self.network, self.recipe = network, recipe
         self.routes = route(network, recipe)
-        self.moments = {
-            r.name: (torch.zeros_like(r.parameter), torch.zeros_like(r.parameter)) for r in self.routes
-        }
-        averages = recipe.average.kind in ("ema", "swa_of_ema")
-        self.average = (
-            {name: value.clone() for name, value in network.state_dict().items()} if averages else {}
-        )
+        zeros = torch.zeros_like
+        self.moments = {route.name: (zeros(route.parameter), zeros(route.parameter)) for route in self.routes}
+        averaged = network.state_dict() if recipe.average.kind in ("ema", "swa_of_ema") else {}
+        self.average = {name: value.clone() for name, value in averaged.items()}
         self.steps = 0
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
@@ -55,10 +52,8 @@ class PlainTrainer:
             loss = F.cross_entropy(logits.flatten(0, 1), y.flatten()) / len(inputs)
             loss.backward()
             total += loss.item()
-        if self.recipe.train.grad_clip:
-            torch.nn.utils.clip_grad_norm_(
-                self.network.parameters(), self.recipe.train.grad_clip, foreach=False
-            )
+        if limit := self.recipe.train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit, foreach=False)
         self.steps += 1
         with torch.no_grad():
             for entry in self.routes:
@@ -97,20 +92,17 @@ def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) ->
     """Sliding or TTT evaluation as the references do it, 32 windows a pass with all their logits; nats per
     target.
     """
-    device, length, stride = (
-        next(network.parameters()).device,
-        recipe.evaluation_length,
-        recipe.evaluate.stride,
-    )
+    device = next(network.parameters()).device
+    length, stride = recipe.evaluation_length, recipe.evaluate.stride
     stream = torch.from_numpy(tokens.astype(np.int64)).to(device)
     targets, size = len(tokens) - 1, recipe.ttt.chunk_tokens
     network = network.clone()
     frozen = frozen_parameters(network, recipe.ttt.frozen_blocks)
     parameters = [p.requires_grad_(n not in frozen) for n, p in network.named_parameters() if n not in frozen]
+    optimizer: torch.optim.Optimizer
     if recipe.ttt.optimizer == "adamw":
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            parameters, foreach=False, fused=False, weight_decay=recipe.ttt.weight_decay
-        )
+        decay = recipe.ttt.weight_decay
+        optimizer = torch.optim.AdamW(parameters, foreach=False, fused=False, weight_decay=decay)
     else:
         optimizer = torch.optim.SGD(parameters, momentum=recipe.ttt.momentum, foreach=False)
     windows, scored = [], 0
@@ -122,10 +114,8 @@ def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) ->
     chunks, chunk, total = -(-targets // size), 0, 0.0
     for (where, width), found in itertools.groupby(windows, lambda w: (w[2] // size, w[1] - w[0])):
         while mode == "ttt" and where > chunk:
-            factor = lr_factor(recipe.ttt, chunk, chunks)
-            _adapt_plainly(
-                network, parameters, optimizer, recipe, stream[chunk * size : (chunk + 1) * size + 1], factor
-            )
+            text, factor = stream[chunk * size : (chunk + 1) * size + 1], lr_factor(recipe.ttt, chunk, chunks)
+            _adapt_plainly(network, parameters, optimizer, recipe, text, factor)
             chunk += 1
         every = list(found)
         for group in (every[at : at + _REFERENCE_BATCH] for at in range(0, len(every), _REFERENCE_BATCH)):
@@ -133,13 +123,9 @@ def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) ->
             answers = torch.stack([stream[start + 1 : end + 1] for start, end, _ in group])
             with torch.no_grad(), autocast(device):
                 logits = network(inputs)
-            losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none").view(
-                -1, width
-            )
-            total += sum(
-                float(row[first - start :].double().sum())
-                for row, (start, _, first) in zip(losses, group, strict=True)
-            )
+            losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none")
+            for row, (start, _, first) in zip(losses.view(-1, width), group, strict=True):
+                total += float(row[first - start :].double().sum())
     return total / targets
 
 

@@ -1,4 +1,4 @@
-"""What quantization costs: the references' quantizer beside the budget solver, at the same number of bytes."""
+"""What quantization costs: the references' quantizer and the budget solver, at the same number of bytes."""
 
 from __future__ import annotations
 
@@ -56,10 +56,8 @@ def bench_quantizers(
     cpu = torch.device("cpu")
 
     def score(scored: Weights) -> float:
-        result = evaluate_weights(
-            scored, weights.recipe, dataset, "standard", cpu, limit_targets=limit_targets
-        )
-        return result.val_bpb
+        how = weights.recipe, dataset, "standard", cpu
+        return evaluate_weights(scored, *how, limit_targets=limit_targets).val_bpb
 
     note("scoring the float weights")
     exact = score(weights)
@@ -81,17 +79,9 @@ def bench_quantizers(
             groups = [f"compress.bits.{group}={bits}" for group in ("attention", "mlp", "bigram")]
             size, reference, _ = gap(weights.recipe.with_overrides([*_REFERENCE, *groups]), None)
             ours, own, seconds = gap(solver, size)
-            rows.append(
-                {
-                    "bits": bits,
-                    "bytes_reference": size,
-                    "gap_reference": reference,
-                    "bytes": ours,
-                    "gap": own,
-                    "share": abs(own) / abs(reference) if reference else None,
-                    "seconds": seconds,
-                }
-            )
+            share = abs(own) / abs(reference) if reference else None
+            row: dict[str, Any] = {"bits": bits, "bytes_reference": size, "gap_reference": reference}
+            rows.append(row | {"bytes": ours, "gap": own, "share": share, "seconds": seconds})
     return {
         "bench": "quantizers",
         "weights": str(weights.source),

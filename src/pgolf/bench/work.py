@@ -10,6 +10,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,25 +91,12 @@ def train_work(recipe: Recipe, device: torch.device) -> Measured:
     return Measured(ours, lambda: other.step(inputs, targets), total, scope, trains=True, agreement=5e-3)
 
 
-def eval_work(recipe: Recipe, device: torch.device) -> Measured:
-    """Sliding evaluation of a short stream."""
-    return _stream_work(recipe, device, "sliding")
-
-
-def ttt_work(recipe: Recipe, device: torch.device) -> Measured:
-    """Test-time training over a stream of four chunks, or fewer where a window is longer than a quarter."""
-    return _stream_work(recipe, device, "ttt")
-
-
 def pack_work(recipe: Recipe, device: torch.device) -> Measured:
-    """Quantizing by fixed widths, coding and verifying; the figure is the mean squared error of the weights."""
+    """Quantizing by fixed widths, coding, verifying; the figure is the mean squared error of the weights."""
     # The plain way knows no other scheme, so both follow this one.
-    recipe = recipe.with_overrides(
-        ["compress.scheme=rowwise", "compress.rounding=nearest", "compress.calibration=none"]
-    )
-    state = {
-        name: tensor.detach() for name, tensor in _spread(build_model(recipe.model, 0)).state_dict().items()
-    }
+    fixed = ["compress.scheme=rowwise", "compress.rounding=nearest", "compress.calibration=none"]
+    recipe = recipe.with_overrides(fixed)
+    state = _spread(build_model(recipe.model, 0)).state_dict()
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -116,12 +104,14 @@ def pack_work(recipe: Recipe, device: torch.device) -> Measured:
             pack(state, recipe, "", out, cap=1 << 30)
             return _error(state, read_artifact(out).state)
 
-    return Measured(
-        ours, lambda: _error(state, plain.pack_plainly(state, recipe)), 0, f"{len(state)} tensors"
-    )
+    def plainly() -> float:
+        return _error(state, plain.pack_plainly(state, recipe))
+
+    return Measured(ours, plainly, 0, f"{len(state)} tensors")
 
 
-def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
+def stream_work(mode: str, recipe: Recipe, device: torch.device) -> Measured:
+    """Evaluation of a short stream; "ttt" takes four chunks, or fewer where a window is longer than that."""
     length = recipe.evaluation_length
     # The plain loop knows no other method.
     recipe = recipe.with_overrides(["ttt.method=full", "evaluate.batch=0"])
@@ -149,9 +139,8 @@ def _stream_work(recipe: Recipe, device: torch.device, mode: str) -> Measured:
 def _affordable_stride(recipe: Recipe, targets: int) -> int:
     """The recipe's stride, doubled until the windows hold few enough inputs or do not overlap any more."""
     length, stride = recipe.evaluation_length, recipe.evaluate.stride
-    while (
-        2 * stride <= length and len(sliding_windows(targets, length, stride)) * length > _CPU_STREAM_INPUTS
-    ):
+    most = _CPU_STREAM_INPUTS // length
+    while 2 * stride <= length and len(sliding_windows(targets, length, stride)) > most:
         stride *= 2
     return stride
 
@@ -176,7 +165,7 @@ def _error(state: dict[str, torch.Tensor], stored: dict[str, torch.Tensor]) -> f
 
 WORK: dict[str, Callable[[Recipe, torch.device], Measured]] = {
     "train": train_work,
-    "eval": eval_work,
-    "ttt": ttt_work,
+    "eval": partial(stream_work, "sliding"),
+    "ttt": partial(stream_work, "ttt"),
     "pack": pack_work,
 }

@@ -1,4 +1,4 @@
-"""The commands of `pgolf data`."""
+"""The verbs of `pgolf data`."""
 
 from __future__ import annotations
 
@@ -9,67 +9,52 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from pgolf.cli.common import AsJson, TokenizerFile, epilog, flat_rows, print_result
-from pgolf.cli.help import Verbs
+from pgolf.cli.app import group, verb
+from pgolf.cli.common import AsJson, TokenizerFile
+from pgolf.cli.tables import flat_rows, print_result
 from pgolf.errors import Interrupted
 
-data_app = typer.Typer(
-    help="Prepare, fetch and inspect token shards.", cls=Verbs, no_args_is_help=True, rich_markup_mode=None
-)
+data_group = group("data", "Prepare, fetch and inspect token shards.")
 
 
-@data_app.command(
+@verb(
     "prepare",
-    epilog=epilog(
-        "pgolf data prepare --text books/*.txt --val-fraction 0.1 --vocab-size 512 --out data/books",
-        "pgolf data prepare --text notes.txt --split blank-lines --val-fraction 0.1 --vocab-size 512 --out data/notes",
-        "pgolf data prepare --text train.jsonl.zst --val-text val.jsonl --tokenizer sp1024.model --out data/web",
-    ),
+    "pgolf data prepare --text books/*.txt --val-fraction 0.1 --vocab-size 512 --out data/books",
+    "pgolf data prepare --text notes.txt --split blank-lines --val-fraction 0.1 --vocab-size 512 "
+    "--out data/notes",
+    "pgolf data prepare --text train.jsonl.zst --val-text val.jsonl --tokenizer sp1024.model --out data/web",
+    of=data_group,
 )
-def data_prepare(
+def prepare_verb(
     text: Annotated[
         list[Path],
-        typer.Option(
-            "--text",
-            help="Files (.txt, .jsonl, .json, also with .gz or .zst; .parquet, .arrow) or folders; several at once.",
+        Option(
+            help="Files (.txt, .jsonl, .json, also with .gz or .zst; .parquet, .arrow) or folders; "
+            "several at once."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="New folder for shards, tokenizer and manifest.")],
+    out: Annotated[Path, Option(help="New folder for shards, tokenizer and manifest.")],
     val_text: Annotated[
-        list[Path] | None, typer.Option("--val-text", help="Files of validation documents; several at once.")
+        list[Path] | None, Option(help="Files of validation documents; several at once.")
     ] = None,
-    val_fraction: Annotated[
-        float, typer.Option("--val-fraction", help="Part of the documents held out.")
-    ] = 0.0,
-    tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="Existing SentencePiece model.")
-    ] = None,
-    vocab_size: Annotated[
-        int | None, typer.Option("--vocab-size", help="Train a tokenizer of this size.")
-    ] = None,
+    val_fraction: Annotated[float, Option(help="Part of the documents held out.")] = 0.0,
+    tokenizer: Annotated[Path | None, Option(help="Existing SentencePiece model.")] = None,
+    vocab_size: Annotated[int | None, Option(help="Train a tokenizer of this size.")] = None,
     split: Annotated[
-        str,
-        typer.Option(
-            "--split", help="files: a .txt file is a document; blank-lines: they separate its documents."
-        ),
+        str, Option(help="files: a .txt file is a document; blank-lines: they separate its documents.")
     ] = "files",
     text_column: Annotated[
-        str, typer.Option("--text-column", help="Field or column with the text; nested ones as record.body.")
+        str, Option(help="Field or column with the text; nested ones as record.body.")
     ] = "text",
     bad_documents: Annotated[
-        str,
-        typer.Option(
-            "--bad-documents", help="error: one ends the work; skip: they are left out and counted."
-        ),
+        str, Option(help="error: one ends the work; skip: they are left out and counted.")
     ] = "error",
     allow_added_bytes: Annotated[
-        bool,
-        typer.Option("--allow-added-bytes", help="Even if normalisation makes the validation text longer."),
+        bool, Option("--allow-added-bytes", help="Even if normalisation makes the validation text longer.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; default: all cores.")
-    ] = None,
+    workers: Annotated[int | None, Option(min=1, help="Processes; default: all cores.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn text into token shards, with a tokenizer and a manifest."""
@@ -78,7 +63,6 @@ def data_prepare(
         from pgolf.data.readers import Reading
         from pgolf.runtime.progress import counting
 
-        reading = Reading(split, text_column, bad_documents)
         with counting("preparing") as progress:
             manifest = prepare(
                 text,
@@ -87,7 +71,7 @@ def data_prepare(
                 val_fraction=val_fraction,
                 tokenizer=tokenizer,
                 vocab_size=vocab_size,
-                reading=reading,
+                reading=Reading(split, text_column, bad_documents),
                 allow_added_bytes=allow_added_bytes,
                 workers=workers,
                 progress=progress,
@@ -95,16 +79,12 @@ def data_prepare(
     print_result(manifest, as_json, _rows(manifest), title=str(out))
 
 
-@data_app.command(
-    "fetch", epilog=epilog("pgolf data fetch fineweb-sp1024 --train-shards 10 --out data/fineweb-sp1024")
-)
-def data_fetch(
-    name: Annotated[str, typer.Argument(help="Published data set: fineweb-sp1024.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to fill.")] = Path("data"),
-    train_shards: Annotated[int, typer.Option("--train-shards", min=0, help="Training shards to fetch.")] = 1,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Commit of the repository on the hub.")
-    ] = None,
+@verb("fetch", "pgolf data fetch fineweb-sp1024 --train-shards 10 --out data/fineweb-sp1024", of=data_group)
+def fetch_verb(
+    name: Annotated[str, Argument(help="Published data set: fineweb-sp1024.")],
+    out: Annotated[Path, Option(help="Folder to fill.")] = Path("data"),
+    train_shards: Annotated[int, Option(min=0, help="Training shards to fetch.")] = 1,
+    revision: Annotated[str | None, Option(help="Commit of the repository on the hub.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch the official shards from the Hugging Face hub (needs the extra pgolf[hub]); resumable."""
@@ -114,11 +94,9 @@ def data_fetch(
     print_result({"folder": str(folder)}, as_json, [("folder", str(folder))], title=name)
 
 
-@data_app.command(
-    "inspect", epilog=epilog("pgolf data inspect data/books", "pgolf data inspect data/books --json")
-)
-def data_inspect(
-    folder: Annotated[Path, typer.Argument(help="Data folder.")],
+@verb("inspect", "pgolf data inspect data/books", "pgolf data inspect data/books --json", of=data_group)
+def inspect_verb(
+    folder: Annotated[Path, Argument(help="Data folder.")],
     tokenizer: TokenizerFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -151,17 +129,15 @@ def _rows(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     from pgolf.data.dataset import normalisation_of
 
     documents, skipped = manifest["documents"], manifest["skipped_documents"]
-    rows = [
-        ("text", f"{_documents(documents['count'])}, median {documents['median_characters']:,} characters")
-    ]
+    median = f"median {documents['median_characters']:,} characters"
+    rows = [("text", f"{_documents(documents['count'])}, {median}")]
     if skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         rows.append(("left out", f"{_documents(sum(skipped.values()))}: {reasons}"))
     for name, split in manifest["splits"].items():
         counts = f"{split['tokens']:,} tokens, {split['bytes_original']:,} bytes of text"
-        rows.append(
-            (name, f"{_documents(split['documents'])}, {counts}; normalisation {normalisation_of(split)}")
-        )
+        normalised = f"normalisation {normalisation_of(split)}"
+        rows.append((name, f"{_documents(split['documents'])}, {counts}; {normalised}"))
     return rows
 
 

@@ -3,83 +3,63 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from pgolf.cli.common import (
-    AsJson,
-    DataFolder,
-    DeviceName,
-    Overrides,
-    TokenizerFile,
-    epilog,
-    print_json,
-)
-from pgolf.cli.help import Verbs
-from pgolf.cli.tables import print_columns
+from pgolf.cli.app import group, verb
+from pgolf.cli.common import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile
+from pgolf.cli.tables import print_columns, print_json
 from pgolf.errors import Interrupted, PgolfError
 
-Recipes = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Shipped names or .toml files.")]
-Command = Annotated[str, typer.Option("--command", help="run (the whole job) or train.")]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run folders; each is named as its recipe.")]
+Recipes = Annotated[list[str], Argument(metavar="RECIPE...", help="Shipped names or .toml files.")]
+Command = Annotated[str, Option(help="run (the whole job) or train.")]
+Runs = Annotated[Path, Option(help="Folder of the run folders; each is named as its recipe.")]
 
-launch_app = typer.Typer(
-    help="Run recipes as SLURM jobs, or several on this machine. Launched again, interrupted runs go on.",
-    cls=Verbs,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    epilog=epilog(
-        "pgolf launch local wide.toml deep.toml --data data/web",
-        "pgolf launch slurm seed_1232 --time 8:00:00",
-    ),
+launch = group(
+    "launch",
+    "Run recipes as SLURM jobs, or several on this machine. Launched again, interrupted runs go on.",
+    "pgolf launch local wide.toml deep.toml --data data/web",
+    "pgolf launch slurm seed_1232 --time 8:00:00",
 )
 
 
-@launch_app.command(
+@verb(
     "slurm",
-    epilog=epilog(
-        "pgolf launch slurm seed_1232 --data data/web --gpus-per-node 8 --cpus 64 --time 4:00:00 --partition gpu",
-        "pgolf launch slurm wide.toml deep.toml --data data/web --command train --account lab",
-        "pgolf launch slurm quickstart --data data/web --executor local",
-    ),
+    "pgolf launch slurm seed_1232 --data data/web --gpus-per-node 8 --cpus 64 --time 4:00:00 --partition gpu",
+    "pgolf launch slurm wide.toml deep.toml --data data/web --command train --account lab",
+    "pgolf launch slurm quickstart --data data/web --executor local",
+    of=launch,
 )
-def slurm_command(
+def slurm_verb(
     recipes: Recipes,
     command: Command = "run",
     runs: Runs = Path("runs"),
     overrides: Overrides = None,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1)] = 1,
-    gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", min=0, help="0: on the CPU.")] = 1,
-    cpus: Annotated[int, typer.Option("--cpus", min=1, help="Cores per node.")] = 8,
-    memory: Annotated[int | None, typer.Option("--memory", min=1, help="GB per node.")] = None,
-    time: Annotated[
-        str, typer.Option("--time", help="Limit, as in sbatch: MINUTES, H:MM:SS or D-HH:MM:SS.")
-    ] = "4:00:00",
-    partition: Annotated[str | None, typer.Option("--partition")] = None,
-    account: Annotated[str | None, typer.Option("--account")] = None,
-    qos: Annotated[str | None, typer.Option("--qos")] = None,
-    constraint: Annotated[str | None, typer.Option("--constraint", help="Features of the nodes.")] = None,
-    requeue: Annotated[
-        bool, typer.Option(help="Go back into the queue when time is over or pre-empted.")
-    ] = True,
-    max_timeouts: Annotated[
-        int, typer.Option("--max-timeouts", min=0, help="How often the time limit may be reached.")
-    ] = 20,
+    nodes: Annotated[int, Option(min=1)] = 1,
+    gpus_per_node: Annotated[int, Option(min=0, help="0: on the CPU.")] = 1,
+    cpus: Annotated[int, Option(min=1, help="Cores per node.")] = 8,
+    memory: Annotated[int | None, Option(min=1, help="GB per node.")] = None,
+    time: Annotated[str, Option(help="Limit, as in sbatch: MINUTES, H:MM:SS or D-HH:MM:SS.")] = "4:00:00",
+    partition: str | None = None,
+    account: str | None = None,
+    qos: str | None = None,
+    constraint: Annotated[str | None, Option(help="Features of the nodes.")] = None,
+    requeue: Annotated[bool, Option(help="Go back into the queue when time is over or pre-empted.")] = True,
+    max_timeouts: Annotated[int, Option(min=0, help="How often the time limit may be reached.")] = 20,
     max_restarts: Annotated[
-        int,
-        typer.Option(
-            "--max-restarts", min=0, help="With several GPUs: how often to go on after one process died."
-        ),
+        int, Option(min=0, help="With several GPUs: how often to go on after one process died.")
     ] = 3,
     warning: Annotated[
-        int, typer.Option("--warning", min=1, help="Seconds before the limit at which the state is saved.")
+        int, Option(min=1, help="Seconds before the limit at which the state is saved.")
     ] = 120,
     executor: Annotated[
-        str, typer.Option("--executor", help="slurm; local tries the job out on this machine, without SLURM.")
+        str, Option(help="slurm; local tries the job out on this machine, without SLURM.")
     ] = "slurm",
     as_json: AsJson = False,
 ) -> None:
@@ -117,19 +97,17 @@ def slurm_command(
     print_columns(("run", "job", "log"), rows, f"submitted ({executor})", left=("job", "log"), drop=("log",))
 
 
-@launch_app.command(
+@verb(
     "local",
-    epilog=epilog(
-        "pgolf launch local quickstart wide.toml deep.toml --data data/web",
-        "pgolf launch local wide.toml deep.toml --data data/web --device cpu --jobs 2 --command train",
-    ),
+    "pgolf launch local quickstart wide.toml deep.toml --data data/web",
+    "pgolf launch local wide.toml deep.toml --data data/web --device cpu --jobs 2 --command train",
+    of=launch,
 )
-def local_command(
+def local_verb(
     recipes: Recipes,
     command: Command = "run",
     jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU, or one on the CPU."),
+        int | None, Option(min=1, help="Runs at a time; default: one per GPU, or one on the CPU.")
     ] = None,
     runs: Runs = Path("runs"),
     overrides: Overrides = None,
@@ -154,7 +132,7 @@ def local_command(
     planned = plan_jobs(recipes, overrides or [], command, runs, data, tokenizer, device)
     outcomes = run_queue(planned, places, tell)
     if as_json:
-        print_json({"runs": [outcome.to_json() for outcome in outcomes]})
+        print_json({"runs": [asdict(outcome) for outcome in outcomes]})
     else:
         rows = [(o.name, o.state, f"{o.seconds:,.0f} s", o.message or o.folder) for o in outcomes]
         header = ("run", "state", "time", "folder, or what went wrong")

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pgolf.cli.common import AsJson, print_json
-from pgolf.cli.tables import print_columns, print_table
+from pgolf.cli.common import AsJson
+from pgolf.cli.tables import print_columns, print_json, print_table
 from pgolf.errors import PgolfError
 from pgolf.study.terms import EVALUATIONS, NAMES
 

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgolf.cli.common import (
-    AsJson,
-    DataFolder,
-    DeviceName,
-    TokenizerFile,
-    check_data_paths,
-    print_json,
-    print_result,
-)
-from pgolf.cli.tables import print_columns, say
+from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile, check_data_paths
+from pgolf.cli.tables import print_columns, print_json, print_result, say
 from pgolf.errors import PgolfError
 
 if TYPE_CHECKING:

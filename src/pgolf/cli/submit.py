@@ -5,44 +5,42 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile, print_json
-from pgolf.cli.tables import print_columns, say
+from pgolf.cli.app import verb
+from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile
+from pgolf.cli.tables import print_columns, print_json, say
 
-SUBMIT_EXAMPLES = (
+if TYPE_CHECKING:
+    from pgolf.submit.folder import Submission
+
+
+@verb(
+    "submit",
     "pgolf submit runs/s1 runs/s2 runs/s3 -o submission --author NAME --github-id ID",
     "pgolf submit runs/first -o submission --track unlimited --repack --author NAME --github-id ID",
     "pgolf submit runs/first -o draft --no-audit --force --json",
 )
-
-
-def submit_command(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one recipe, one per seed.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")],
-    author: Annotated[str | None, typer.Option("--author", help="Your name.")] = None,
-    github_id: Annotated[str | None, typer.Option("--github-id", help="Your GitHub ID.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Title; default: the recipe's name.")] = None,
-    blurb: Annotated[
-        str | None, typer.Option("--blurb", help="One line; default: the recipe's description.")
-    ] = None,
-    track: Annotated[str, typer.Option("--track", help="10min (records) or unlimited.")] = "10min",
-    mode: Annotated[str, typer.Option("--mode", help="The evaluation that counts: ttt or sliding.")] = "ttt",
+def submit_verb(
+    runs: Annotated[list[Path], Argument(help="Finished runs of one recipe, one per seed.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder to write; must not exist.")],
+    author: Annotated[str | None, Option(help="Your name.")] = None,
+    github_id: Annotated[str | None, Option(help="Your GitHub ID.")] = None,
+    name: Annotated[str | None, Option(help="Title; default: the recipe's name.")] = None,
+    blurb: Annotated[str | None, Option(help="One line; default: the recipe's description.")] = None,
+    track: Annotated[str, Option(help="10min (records) or unlimited.")] = "10min",
+    mode: Annotated[str, Option(help="The evaluation that counts: ttt or sliding.")] = "ttt",
     repack: Annotated[
-        bool,
-        typer.Option("--repack", help="Pack again so that artifact and script use the cap, and score again."),
+        bool, Option("--repack", help="Pack again so that artifact and script use the cap, and score again.")
     ] = False,
     audit: Annotated[
-        Path | None, typer.Option("--audit", help="What `pgolf audit --json` printed; default: audit now.")
+        Path | None, Option(help="What `pgolf audit --json` printed; default: audit now.")
     ] = None,
-    no_audit: Annotated[
-        bool, typer.Option("--no-audit", help="Do not audit; the checklist says so.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write also if a rule is broken, marked as such.")
-    ] = False,
+    no_audit: Annotated[bool, Option("--no-audit", help="Do not audit; the checklist says so.")] = False,
+    force: Annotated[bool, Option("--force", help="Write also if a rule is broken, marked as such.")] = False,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
     device: DeviceName = None,
@@ -83,24 +81,20 @@ def submit_command(
     if as_json:
         print_json(found.to_json())
     else:
-        broken = sum(not item.ok for item in found.items)
-        state = (
-            "every rule is kept" if found.ok else f"{broken} rule{'s are' if broken > 1 else ' is'} broken"
-        )
-        rows = [("ok" if item.ok else "NO", item.rule, item.evidence) for item in found.items]
-        print_columns(
-            ("", "rule", "evidence"), rows, f"{out}: {state}", ("rule", "evidence"), fold=("rule", "evidence")
-        )
-        score = f"{found.figures['val_bpb']:.5f} bits per byte, {found.total_bytes:,} bytes ({found.code_bytes:,} code)"
-        end = (
-            "written"
-            if found.ok
-            else "written as NON-COMPLIANT"
-            if found.written
-            else "not written (--force would)"
-        )
-        say(f"{score}; {out} {end}")
-        if not found.complete:
-            say("the rules that take long to check (audit, the script runs) were not looked at")
+        _print_checklist(found, out)
     if not found.written:
         raise typer.Exit(1)
+
+
+def _print_checklist(found: Submission, out: Path) -> None:
+    broken = sum(not item.ok for item in found.items)
+    state = "every rule is kept" if found.ok else f"{broken} rule{'s are' if broken > 1 else ' is'} broken"
+    rows = [("ok" if item.ok else "NO", item.rule, item.evidence) for item in found.items]
+    texts = ("rule", "evidence")
+    print_columns(("", *texts), rows, f"{out}: {state}", left=texts, fold=texts)
+    end = "written" if found.ok else "written as NON-COMPLIANT"
+    end = end if found.ok or found.written else "not written (--force would)"
+    bits, code = f"{found.figures['val_bpb']:.5f} bits per byte", f"{found.code_bytes:,} code"
+    say(f"{bits}, {found.total_bytes:,} bytes ({code}); {out} {end}")
+    if not found.complete:
+        say("the rules that take long to check (audit, the script runs) were not looked at")

@@ -1,16 +1,17 @@
-"""How the commands print: tables that fit the terminal with every number and name whole, labelled lines,
-sentences.
+"""How the verbs print: JSON, sentences, and tables with every number and name whole.
 
-A table that is too wide loses columns, the least important first, and says which. If what cannot be left out
-does not fit either, each row becomes a block of labelled lines; those may be longer than the terminal, but
-nothing is cut.
+A table that is too wide for the terminal loses columns, the least important first, and says which. If what
+cannot be left out does not fit either, each row becomes a block of labelled lines, which may be longer.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -20,34 +21,80 @@ from rich.text import Text
 from pgolf.runtime.terminal import plain, spelled
 
 stdout = Console(highlight=False)
-# Where nobody watches, no column is left out, and texts of several words are folded so that a row has this
-# width.
+# Where nobody watches, no column is left out, and texts of several words are folded to rows of this width.
 _FILE_WIDTH = 160
 _NOTHING = {"", "-"}
 _WORD = re.compile(r"\s*\S+")
 
 
-def say(text: str) -> None:
+def print_json(value: Any) -> None:
+    """One object on one line."""
+    print(json.dumps(value))
+
+
+def print_mistake(message: str) -> None:
+    """What the user got wrong, as one line on standard error."""
+    # Spaces inside a line may be those of a file's name.
+    line = plain(re.sub(r"\s*\n\s*", " ", message.strip()))
+    print(f"pgolf: error: {line}", file=sys.stderr, flush=True)
+
+
+def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: str) -> None:
+    """The value as JSON, or its rows as a table."""
+    if as_json:
+        print_json(value)
+    else:
+        print_table(rows, title)
+
+
+def flat_rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as labelled lines, keys joined by dots."""
+    rows = []
+    for key, entry in value.items():
+        if isinstance(entry, dict) and entry:
+            rows += flat_rows(entry, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", "none" if entry in ({}, []) else _number(entry)))
+    return rows
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def formatted(row: Mapping[str, Any], forms: Mapping[str, str]) -> list[str]:
+    """The entries of a row that ``forms`` names, each in its form; "-" for None."""
+    return ["-" if row[key] is None else form.format(row[key]) for key, form in forms.items()]
+
+
+def noted(row: Mapping[str, Any], key: str) -> str:
+    """An entry, with the row's note in parentheses if there is one."""
+    return f"{row[key]} ({row['note']})" if row["note"] else str(row[key])
+
+
+def print_comparison(rows: Iterable[Mapping[str, Any]], title: str) -> None:
+    """What ``compress.compare.compare_coders`` found, as JSON values, as a table."""
+    seconds = "{:.2f} s"
+    forms = {"bytes": "{:,}", "percent": "{:.2f} %", "encode_seconds": seconds, "decode_seconds": seconds}
+    header = ("coder", "bytes", "of torch.save\n+ zstd-22", "encode", "decode")
+    shown = [(noted(row, "coder"), *formatted(row, forms)) for row in rows]
+    print_columns(header, shown, title, drop=("encode", "decode", header[2]))
+
+
+def say(text: str, style: str = "") -> None:
     """Print a sentence; on a terminal its lines end between words."""
-    _print_lines(_sentence(text))
+    shown = _printable(text)
+    for line in wrapped(shown, stdout.width) if stdout.is_terminal else [shown]:
+        _print_line(line, style)
 
 
 def print_table(rows: Sequence[tuple[str, str]], title: str) -> None:
     """Labelled lines."""
-    names = [_cell(name) for name, _ in rows]
-    values = _Column("", [_cell(value) for _, value in rows], folds=True)
-    label = max(map(cell_len, names), default=0)
-    room = _width() - label - _frame(2)
-    _print_title(title)
-    if room < values.narrowest:
-        _print_block(list(zip(names, values.cells, strict=True)))
-        return
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    for name, value in zip(names, values.cells, strict=True):
-        table.add_row(Text(name), Text("\n".join(wrapped(value, room))))
-    _print(table)
+    names, values = (_Column("", [row[index] for row in rows], index == 1) for index in range(2))
+    block = list(zip(names.cells, values.cells, strict=True))
+    _print_grid([names, values], [block], title, headed=False)
 
 
 def print_columns(
@@ -69,22 +116,13 @@ def print_columns(
         fold: columns of texts whose words may take several lines.
     """
     columns = [
-        _Column(name, [_cell(row[index]) for row in rows], name in fold, index == 0 or name in left)
+        _Column(name, [row[index] for row in rows], name in fold, index == 0 or name in left)
         for index, name in enumerate(header)
     ]
-    kept = _kept(columns, drop if stdout.is_terminal else (), _width())
-    _print_title(title)
-    if stdout.is_terminal and _least(kept) > _width():
-        for cells in zip(*(column.cells for column in columns), strict=True):
-            _print_block([(column.label, cell) for column, cell in zip(columns, cells, strict=True)])
-        return
-    _share(kept, _width())
-    table = Table()
-    for column in kept:
-        table.add_column(column.name, justify="left" if column.left else "right", no_wrap=True)
-    for index in range(len(rows)):
-        table.add_row(*(Text("\n".join(wrapped(column.cells[index], column.width))) for column in kept))
-    _print(table)
+    kept = _kept(columns, drop) if stdout.is_terminal else columns
+    cells = zip(*(column.cells for column in columns), strict=True)
+    blocks = [[(c.label, cell) for c, cell in zip(columns, row, strict=True)] for row in cells]
+    _print_grid(kept, blocks, title)
     if missing := [column.label for column in columns if column not in kept]:
         say(f"left out: {', '.join(missing)}; a wider terminal or --json shows them")
 
@@ -97,63 +135,76 @@ class _Column:
     left: bool = True
 
     def __post_init__(self) -> None:
-        self._head = max(map(cell_len, self.name.split("\n")))
-        self.width = max([self._head, *map(cell_len, self.cells)])
-
-    @property
-    def label(self) -> str:
-        return " ".join(self.name.split())
-
-    @property
-    def narrowest(self) -> int:
-        """Least width in which no word is cut."""
-        if not self.folds:
-            return self.width
-        return max([self._head, *(cell_len(word) for cell in self.cells for word in _words(cell))])
+        self.cells = [_printable(cell) for cell in self.cells]
+        self.label = " ".join(self.name.split())
+        head = max(map(cell_len, self.name.split("\n")))
+        self.width = max([head, *map(cell_len, self.cells)])
+        self.narrowest = self.width  # In which no word is cut.
+        if self.folds:
+            self.narrowest = max([head, *(cell_len(w) for cell in self.cells for w in _words(cell))])
 
 
-def _kept(columns: Sequence[_Column], drop: Sequence[str], width: int) -> list[_Column]:
-    """What is left when as many of the columns ``drop`` as must be are left out, in this order, empty ones
-    first.
-    """
-    kept = list(columns)
+def _kept(columns: Sequence[_Column], drop: Sequence[str]) -> Sequence[_Column]:
+    """What is left when as many of the columns ``drop`` as must be go, in this order, empty ones first."""
+    kept = columns
     empty = [column.name for column in columns if set(column.cells) <= _NOTHING]
     for name in sorted(drop, key=lambda name: name not in empty):
-        if _least(kept) <= width:
-            return kept
+        if _least(kept) <= _width():
+            break
         kept = [column for column in kept if column.name != name]
     # What does not fit without them is printed as blocks, with all of them.
-    return kept if _least(kept) <= width else list(columns)
+    return kept if _least(kept) <= _width() else columns
+
+
+def _print_grid(
+    columns: Sequence[_Column], blocks: Sequence[list[tuple[str, str]]], title: str, headed: bool = True
+) -> None:
+    """The columns as a table, or where it does not fit the blocks."""
+    say(title, "italic")
+    if _least(columns) > _width() and (stdout.is_terminal or not headed):
+        for block in blocks:
+            _print_block(block)
+        return
+    table = Table(show_header=headed)
+    widths = _shared_width(columns)
+    for column in columns:
+        table.add_column(column.name, justify="left" if column.left else "right", no_wrap=True)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(
+            *(Text("\n".join(wrapped(cell, width))) for cell, width in zip(row, widths, strict=True))
+        )
+    if stdout.is_terminal:
+        stdout.print(table)
+    elif not stdout.quiet:  # It may have any width.
+        Console(file=stdout.file, highlight=False, width=1_000_000, force_terminal=False).print(table)
 
 
 def _least(columns: Sequence[_Column]) -> int:
-    return sum(column.narrowest for column in columns) + _frame(len(columns))
+    return sum(column.narrowest for column in columns) + _frame(columns)
 
 
-def _frame(columns: int) -> int:
+def _frame(columns: Sequence[_Column]) -> int:
     """Characters between and around the columns of a table."""
-    return 3 * columns + 1
+    return 3 * len(columns) + 1
 
 
-def _share(columns: Sequence[_Column], width: int) -> None:
-    """Narrow the columns that fold, the widest first, until all fit or none can be narrower."""
-    excess = sum(column.width for column in columns) + _frame(len(columns)) - width
-    narrowest = {id(column): column.narrowest for column in columns}
-    while excess > 0:
-        able = [column for column in columns if column.width > narrowest[id(column)]]
-        if not able:
-            return
-        max(able, key=lambda column: column.width).width -= 1
-        excess -= 1
+def _shared_width(columns: Sequence[_Column]) -> list[int]:
+    """Widths of the columns: those that fold are narrowed, the widest first, until all fit or none can be."""
+    widths = [column.width for column in columns]
+    for _ in range(sum(widths) + _frame(columns) - _width()):
+        able = [i for i, column in enumerate(columns) if widths[i] > column.narrowest]
+        if able:
+            widths[max(able, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def wrapped(text: str, width: int) -> list[str]:
     """Lines of at most ``width`` characters; a longer word has a longer line, and no word is divided."""
     lines = [""]
-    for found in _WORD.finditer(text):
-        longer = lines[-1] + found[0]
+    for word in _WORD.findall(text):
+        longer = lines[-1] + word
         if lines[-1] and cell_len(longer) > width:
-            lines.append(found[0].lstrip())
+            lines.append(word.lstrip())
         else:
             lines[-1] = longer
     return lines
@@ -161,48 +212,26 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def _words(text: str) -> list[str]:
     """The words of a text; spaces at its beginning, which align numbers, belong to the first."""
-    found = _WORD.findall(text)
-    return found[:1] + [word.lstrip() for word in found[1:]]
+    return [word.lstrip() if index else word for index, word in enumerate(_WORD.findall(text))]
 
 
 def _print_block(rows: Sequence[tuple[str, str]]) -> None:
     """Labelled lines without a frame, and an empty one: of any length, so that nothing is cut."""
     label = max((cell_len(name) for name, _ in rows), default=0)
-    lines = []
     for name, value in rows:
-        first, *others = wrapped(value.strip(), max(_width() - label - 2, 1))
-        lines += [
-            f"{name}{' ' * (label - cell_len(name))}  {first}",
-            *(f"{' ' * label}  {line}" for line in others),
-        ]
-    _print_lines([*(line.rstrip() for line in lines), ""])
+        for line in wrapped(value.strip(), max(_width() - label - 2, 1)):
+            _print_line(f"{name}{' ' * (label - cell_len(name))}  {line}".rstrip())
+            name = ""
+    _print_line("")
 
 
-def _print_title(title: str) -> None:
-    _print_lines(_sentence(title), "italic")
-
-
-def _sentence(text: str) -> list[str]:
-    return wrapped(_cell(text), stdout.width) if stdout.is_terminal else [_cell(text)]
-
-
-def _print_lines(lines: Sequence[str], style: str = "") -> None:
-    for line in lines:
-        stdout.print(Text(line, style), soft_wrap=True)
-
-
-def _print(table: Table) -> None:
-    """A table that fits a terminal; elsewhere it may have any width."""
-    if stdout.is_terminal:
-        stdout.print(table)
-    elif not stdout.quiet:
-        wide = Console(file=stdout.file, highlight=False, width=1_000_000, force_terminal=False)
-        wide.print(table)
+def _print_line(line: str, style: str = "") -> None:
+    stdout.print(Text(line, style), soft_wrap=True)
 
 
 def _width() -> int:
     return stdout.width if stdout.is_terminal else _FILE_WIDTH
 
 
-def _cell(text: str) -> str:
+def _printable(text: str) -> str:
     return spelled(plain(text), stdout.encoding)

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import torch
 
-from pgolf.cli.common import paths_are_mistakes, print_mistake
-from pgolf.cli.tables import stdout
+from pgolf.cli.common import paths_are_mistakes
+from pgolf.cli.tables import print_mistake, stdout
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.runtime.progress import stderr
-from pgolf.runtime.ranks import LostContact, Ranks, join, own_rank, started_ranks
+from pgolf.runtime.ranks import LostContact, Ranks, join, launched
 from pgolf.runtime.team import Team
 
 RANKED = ("train", "run", "eval")
@@ -26,8 +26,8 @@ def refuse_ranks(command: str) -> None:
         PgolfError: a launcher started several processes, and ``command`` is none of ``RANKED``. The first
             rank says so for all; the others just exit, with status 2.
     """
-    if command not in RANKED and (ranks := started_ranks()) > 1:
-        if own_rank() != 0:
+    if command not in RANKED and (ranks := launched("WORLD_SIZE", 1)) > 1:
+        if launched("RANK") != 0:
             sys.exit(2)
         raise PgolfError(
             f"pgolf {command}: works alone, and {ranks} ranks were started; start it without torchrun "

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from pgolf.runtime.paths import write_error
 
-# Stopped after a step (130), or by the signal itself where there is no step to finish: still starting, or
-# evaluating.
+# Stopped after a step (130), or by the signal itself where there is no step to finish.
 INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
 
 
-class Child:
+class Child(subprocess.Popen[bytes]):
     """A started process whose output is appended to a log.
 
     Args:
@@ -40,7 +39,7 @@ class Child:
         environment: Mapping[str, str],
         detached: bool = False,
     ) -> None:
-        self.log = log
+        self.log, self._asked = log, False
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             output = log.open("ab")
@@ -51,7 +50,7 @@ class Child:
             self._log_starts = len(log.read_text(errors="replace"))
             output.write(os.fsencode(f"== {now} {shlex.join(words)}\n"))
             output.flush()
-            self._process = subprocess.Popen(
+            super().__init__(
                 words,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -60,26 +59,12 @@ class Child:
                 env={**os.environ, **environment},
                 start_new_session=detached,
             )
-        self._asked = False
-
-    def status(self) -> int | None:
-        """Its exit status, below zero for a signal; None while it runs."""
-        return self._process.poll()
-
-    def wait(self) -> int:
-        """Its exit status, when it has ended."""
-        return self._process.wait()
 
     def stop(self) -> None:
         """Ask it, once, to finish its step, write a checkpoint and end."""
-        if not self._asked and self.status() is None:
+        if not self._asked:
             self._asked = True
-            self._process.terminate()
-
-    def kill(self) -> None:
-        """End it at once."""
-        if self.status() is None:
-            self._process.kill()
+            self.terminate()
 
     def last_words(self, status: int) -> str:
         """Why it failed: the signal that ended it, its error, or else the last line of its log."""
@@ -94,9 +79,7 @@ class Child:
 
 @contextlib.contextmanager
 def _deaf_to_usr2() -> Iterator[None]:
-    """Processes started meanwhile ignore SIGUSR2: SLURM sends it to all processes of a job, and it would end
-    them.
-    """
+    """Processes started meanwhile ignore SIGUSR2, which SLURM sends to all processes of a job."""
     before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         yield

@@ -1,6 +1,4 @@
-"""What is to be run: checked before anything starts, and written down so that it means the same elsewhere and
-later.
-"""
+"""What is to be run: checked before anything starts, and written down to mean the same elsewhere."""
 
 from __future__ import annotations
 
@@ -66,13 +64,9 @@ class RunJob:
             words += [word for step in self.keep for word in ("--keep-step", str(step))]
         else:
             words = ["train", "--recipe", str(self.recipe_file), "--out", str(self.out), "--resume"]
-        for option, value in (
-            ("--data", self.data),
-            ("--tokenizer", self.tokenizer),
-            ("--device", self.device),
-        ):
-            words += [option, str(value)] if value is not None else []
-        return words
+        options = {"--data": self.data, "--tokenizer": self.tokenizer, "--device": self.device}
+        given = [(name, str(value)) for name, value in options.items() if value is not None]
+        return words + [word for pair in given for word in pair]
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
@@ -109,6 +103,7 @@ def plan_jobs(
     """
     if command not in COMMANDS:
         raise PgolfError(f"--command {command}: unknown; use {' or '.join(COMMANDS)}")
+    places = data and data.absolute(), tokenizer and tokenizer.absolute(), device, Path.cwd()
     jobs: list[RunJob] = []
     for name in names:
         recipe = load_recipe(name, overrides)
@@ -119,9 +114,5 @@ def plan_jobs(
             raise PgolfError(f"{out}: holds a run of another recipe; choose another --runs")
         # Here and not in the jobs: mistakes show at once, and no two jobs prepare the same corpus.
         job_dataset(recipe, data, tokenizer)
-        jobs.append(RunJob(recipe, command, out, _absolute(data), _absolute(tokenizer), device, Path.cwd()))
+        jobs.append(RunJob(recipe, command, out, *places))
     return jobs
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()

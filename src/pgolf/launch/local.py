@@ -7,9 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 import torch
 
@@ -41,10 +40,6 @@ class Outcome:
     message: str = ""
     """Why it failed."""
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
-
 
 def local_places(device: str | None, jobs: int | None) -> list[Place]:
     """One place per GPU, or ``jobs`` of them; on the CPU ``jobs`` places (one by default) that share its
@@ -57,15 +52,12 @@ def local_places(device: str | None, jobs: int | None) -> list[Place]:
     if device is not None and device.startswith("cuda:"):
         gpus = 1
     if not gpus:
-        cores = len(os.sched_getaffinity(0))
-        threads = (
-            {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // (jobs or 1)))}
-        )
-        return [Place("CPU", threads) for _ in range(jobs or 1)]
+        count = jobs or 1
+        threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}
+        return [Place("CPU", {} if "OMP_NUM_THREADS" in os.environ else threads)] * count
     if jobs is not None and jobs > gpus:
-        raise PgolfError(
-            f"--jobs {jobs}: a run needs a GPU of its own and there are {gpus}; add --device cpu without"
-        )
+        reason = f"a run needs a GPU of its own and there are {gpus}"
+        raise PgolfError(f"--jobs {jobs}: {reason}; add --device cpu without")
     if device is not None and ":" in device:
         return [Place(device, {})]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -88,7 +80,7 @@ def run_queue(
     Returns:
         What became of each job, in their order.
     """
-    queue = _Queue(jobs, places, say, ended)
+    queue = _Queue(list(jobs), list(places), say, ended)
     before = {number: signal.signal(number, queue.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while queue.advance():
@@ -100,74 +92,69 @@ def run_queue(
     return [queue.outcomes.get(job.name) or _outcome(job, "not started") for job in jobs]
 
 
+@dataclass
 class _Queue:
-    def __init__(
-        self,
-        jobs: Sequence[RunJob],
-        places: Sequence[Place],
-        say: Callable[[str], None],
-        ended: Callable[[Outcome], None],
-    ) -> None:
-        self.outcomes: dict[str, Outcome] = {}
-        self._waiting, self._free, self._say, self._ended = list(jobs), list(places), say, ended
-        self._running: list[tuple[RunJob, Place, Child, float]] = []
-        self._interruptions = 0
+    waiting: list[RunJob]
+    free: list[Place]
+    say: Callable[[str], None]
+    ended: Callable[[Outcome], None]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    running: list[tuple[RunJob, Place, Child, float]] = field(default_factory=list)
+    interruptions: int = 0
 
     def advance(self) -> bool:
         """Collect what has ended, start what can start; whether anything runs or waits after that."""
-        for entry in list(self._running):
+        for entry in list(self.running):
             job, place, child, started = entry
-            if (status := child.status()) is not None:
-                self._running.remove(entry)
-                self._free.append(place)
-                killed = self._interruptions > 1 and status == -signal.SIGKILL
-                self._record(_ended(job, child, status, time.monotonic() - started, killed))
-        if self._interruptions:
-            for _, _, child, _ in self._running:
-                child.stop() if self._interruptions == 1 else child.kill()
-            return bool(self._running)
-        while self._waiting and self._free:
-            self._start(self._waiting.pop(0))
-        return bool(self._running or self._waiting)
+            if (status := child.poll()) is not None:
+                self.running.remove(entry)
+                self.free.append(place)
+                seconds = time.monotonic() - started
+                killed = self.interruptions > 1 and status == -signal.SIGKILL
+                if status == 0:
+                    self._record(_outcome(job, "done", seconds))
+                elif killed or status in INTERRUPTED:
+                    self._record(_outcome(job, "interrupted", seconds))
+                else:
+                    self._record(_outcome(job, "failed", seconds, child.last_words(status)))
+        if self.interruptions:
+            for _, _, child, _ in self.running:
+                child.stop() if self.interruptions == 1 else child.kill()
+            return bool(self.running)
+        while self.waiting and self.free:
+            self._start(self.waiting.pop(0))
+        return bool(self.running or self.waiting)
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """A signal handler; ``advance`` does the rest."""
-        self._interruptions += 1
+        self.interruptions += 1
 
     def end(self) -> None:
         """Leave nothing running behind an exception."""
-        for _, _, child, _ in self._running:
+        for _, _, child, _ in self.running:
             child.stop()
 
     def _start(self, job: RunJob) -> None:
         if job.is_finished():
             self._record(_outcome(job, "done before"))
             return
-        place = self._free.pop(0)
+        place = self.free.pop(0)
         environment = place.environment | {"PGOLF_JOB": f"local:{os.getpid()}.{job.name}"}
         words = [sys.executable, "-m", "pgolf", *job.arguments()]
         try:
             job.write_recipe()
             child = Child(words, job.log(), job.folder, environment, detached=True)
         except PgolfError as error:
-            self._free.append(place)
+            self.free.append(place)
             self._record(_outcome(job, "failed", message=str(error)))
             return
-        self._running.append((job, place, child, time.monotonic()))
-        self._say(f"{job.name}: started on {place.name}, log {job.log()}")
+        self.running.append((job, place, child, time.monotonic()))
+        self.say(f"{job.name}: started on {place.name}, log {job.log()}")
 
     def _record(self, outcome: Outcome) -> None:
         self.outcomes[outcome.name] = outcome
-        self._say(f"{outcome.name}: {outcome.state} {outcome.message}".rstrip())
-        self._ended(outcome)
-
-
-def _ended(job: RunJob, child: Child, status: int, seconds: float, killed: bool) -> Outcome:
-    if status == 0:
-        return _outcome(job, "done", seconds)
-    if killed or status in INTERRUPTED:
-        return _outcome(job, "interrupted", seconds)
-    return _outcome(job, "failed", seconds, child.last_words(status))
+        self.say(f"{outcome.name}: {outcome.state} {outcome.message}".rstrip())
+        self.ended(outcome)
 
 
 def _outcome(job: RunJob, state: str, seconds: float = 0.0, message: str = "") -> Outcome:

@@ -1,9 +1,7 @@
-"""Runs as SLURM jobs, through submitit: before its time is over, or when it is pre-empted, a job saves its
-state and goes back into the queue.
+"""Runs as SLURM jobs, through submitit: near its time limit, or pre-empted, a job saves and goes back.
 
 The job's process starts `pgolf` beside itself and passes signals on. That one finishes its step, writes a
-checkpoint and ends; only then is the job put back, since SLURM ends a job's processes as soon as that is
-asked for.
+checkpoint and ends. Only then is the job put back: SLURM ends its processes as soon as that is asked for.
 """
 
 from __future__ import annotations
@@ -53,8 +51,7 @@ class Resources:
     max_timeouts: int = 20
     """How often the time limit may be reached; pre-emptions are not counted."""
     max_restarts: int = 3
-    """With several processes: how often all of them start again, from the last checkpoint, when one has died.
-    """
+    """With several processes: how often all start again, from the last checkpoint, when one has died."""
     warning_seconds: int = 120
     """How long before the time limit the job is told to save its state."""
 
@@ -82,8 +79,7 @@ class ClusterJob:
         if self.job.is_finished():
             return "done before"
         warning = signal.Signals[f"SIG{cluster.USR_SIG}"]
-        # submitit's own handler writes the job down again and requeues it: right, but not in the middle of a
-        # step.
+        # submitit's own handler writes the job down and requeues it: right, but not in the middle of a step.
         requeue = signal.signal(warning, self._pass_on)
         signal.signal(signal.SIGTERM, self._pass_on)
         number = f"{cluster.cluster}:{cluster.job_id}"
@@ -179,9 +175,8 @@ def _submit(job: RunJob, resources: Resources, executor: str) -> str:
     except submitit.core.utils.UncompletedJobError as error:
         raise PgolfError(f"{job.name}: SLURM refused the job: {error}") from error
     except (RuntimeError, OSError) as error:
-        raise PgolfError(
-            f"launch slurm: {error}; run this where sbatch is, or try --executor local"
-        ) from error
+        remedy = "run this where sbatch is, or try --executor local"
+        raise PgolfError(f"launch slurm: {error}; {remedy}") from error
 
 
 def _parameters(job: RunJob, resources: Resources) -> dict[str, Any]:
@@ -208,7 +203,7 @@ def _parameters(job: RunJob, resources: Resources) -> dict[str, Any]:
 
 
 def _is_over(cluster: Any) -> bool:
-    """Whether SLURM has ended the job for good, by `scancel` say: it must not come back by requeueing then."""
+    """Whether SLURM has ended the job for good, by `scancel` say: then it must not be put back."""
     if cluster.cluster != "slurm":
         return False
     asked = ["scontrol", "show", "job", "--oneliner", cluster.job_id]

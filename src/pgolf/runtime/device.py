@@ -57,8 +57,7 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep up to 1 GiB of freed memory for the next tensors; returns whether it does so
-    now.
+    """Have the C library keep up to 1 GiB of freed memory for the next tensors; whether it does so now.
 
     A training step on the CPU frees and allocates the same sizes again and again; by default glibc gives much
     of that back to the system each time, which then has to clear the pages it hands out. The setting is the
@@ -74,11 +73,10 @@ def keep_freed_memory() -> bool:
 def compiled(
     forward: Callable[..., torch.Tensor], device: torch.device, how: bool | str
 ) -> Callable[..., torch.Tensor]:
-    """A model, or a function of one: compiled on CUDA unless ``how`` is False (a name is torch's mode), else
-    as it is.
+    """A model, or a function of one: compiled on CUDA unless ``how`` is False; a name is torch's mode.
 
     No mode records CUDA graphs: their replays write gradients where the last ones lie, and micro-batches add
-        them up.
+    them up.
     """
     if device.type == "cuda" and how:
         return torch.compile(forward, dynamic=False, mode=how if isinstance(how, str) else None)
@@ -86,9 +84,7 @@ def compiled(
 
 
 def pays_to_compile(device: torch.device, positions: int) -> bool:
-    """Whether reading so many positions takes so long that compiling, about a minute, is worth it: on CUDA,
-    minutes.
-    """
+    """Whether so many positions are worth compiling, about a minute: on CUDA, if they take minutes."""
     return device.type == "cuda" and (_always_compile or positions >= _MANY_POSITIONS)
 
 

@@ -62,27 +62,25 @@ def examine(
     Returns:
         Every check, the essential ones first.
     """
-    parts: list[tuple[str, Callable[[], Iterator[Check]]]] = [
-        ("Python", _python),
-        ("packages", _packages),
-        ("torch", _torch),
-        ("device", _device),
-        ("attention", _attention),
-        ("memory and disk", _space),
-        ("threads", _threads),
-    ]
-    if compile_seconds:
-        parts.append(("torch.compile", lambda: _compile(compile_seconds)))
-    parts += (more or {}).items()
-    parts.append(("optional packages", _optional))
+    parts: dict[str, Callable[[], Iterator[Check]]] = {
+        "Python": _python,
+        "packages": _packages,
+        "torch": _torch,
+        "device": _device,
+        "attention": _attention,
+        "memory and disk": _space,
+        "threads": _threads,
+        "torch.compile": lambda: _compile(compile_seconds),
+        **(more or {}),
+        "optional packages": _optional,
+    }
     checks: list[Check] = []
-    for name, part in parts:
+    for name, part in parts.items():
         try:
             checks += part()
         except Exception as error:  # A broken installation can raise anything.
-            checks.append(
-                Check(name, PROBLEM, f"{type(error).__name__}: {error}", "install again: pip install pgolf")
-            )
+            found = f"{type(error).__name__}: {error}"
+            checks.append(Check(name, PROBLEM, found, "install again: pip install pgolf"))
     return checks
 
 
@@ -91,14 +89,14 @@ def is_usable(checks: list[Check]) -> bool:
     return all(check.state != PROBLEM for check in checks)
 
 
+def _good_if(good: bool, name: str, found: str, remedy: str, otherwise: str = WARNING) -> Check:
+    """OK, or another state with what to do."""
+    return Check(name, OK, found) if good else Check(name, otherwise, found, remedy)
+
+
 def _python() -> Iterator[Check]:
-    good = sys.version_info >= (3, 11)
-    yield Check(
-        "Python",
-        OK if good else PROBLEM,
-        platform.python_version(),
-        "" if good else "use Python 3.11 or newer",
-    )
+    good, version = sys.version_info >= (3, 11), platform.python_version()
+    yield _good_if(good, "Python", version, "use Python 3.11 or newer", PROBLEM)
 
 
 def _packages() -> Iterator[Check]:
@@ -111,9 +109,8 @@ def _packages() -> Iterator[Check]:
     for name, reason in broken.items():
         yield Check(name, PROBLEM, f"cannot be imported ({reason})", f"pip install --force-reinstall {name}")
     if not broken:
-        yield Check(
-            "packages", OK, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _REQUIRED)
-        )
+        versions = (f"{name} {importlib.metadata.version(name)}" for name in _REQUIRED)
+        yield Check("packages", OK, ", ".join(versions))
 
 
 def _torch() -> Iterator[Check]:
@@ -121,9 +118,9 @@ def _torch() -> Iterator[Check]:
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    old = version < _OLDEST_TORCH
-    remedy = f"install torch {'.'.join(map(str, _OLDEST_TORCH))} or newer" if old else ""
-    yield Check("torch", PROBLEM if old else OK, f"{torch.__version__}, built for {build}", remedy)
+    remedy = f"install torch {'.'.join(map(str, _OLDEST_TORCH))} or newer"
+    found = f"{torch.__version__}, built for {build}"
+    yield _good_if(version >= _OLDEST_TORCH, "torch", found, remedy, PROBLEM)
 
 
 def _device() -> Iterator[Check]:
@@ -134,11 +131,12 @@ def _device() -> Iterator[Check]:
     driver = driver_version()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            about = torch.cuda.get_device_properties(index)
-            text = f"{about.name}, {about.total_memory / _GIB:.0f} GiB, compute capability {about.major}.{about.minor}"
-            old = about.major < 8
-            remedy = "bfloat16 is slow before capability 8.0 (Ampere); expect slow steps" if old else ""
-            yield Check(f"GPU {index}", WARNING if old else OK, text, remedy)
+            gpu = torch.cuda.get_device_properties(index)
+            found = (
+                f"{gpu.name}, {gpu.total_memory / _GIB:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
+            )
+            remedy = "bfloat16 is slow before capability 8.0 (Ampere); expect slow steps"
+            yield _good_if(gpu.major >= 8, f"GPU {index}", found, remedy)
         yield Check("driver", OK, driver or "unknown")
     elif driver and torch.version.cuda is None:
         found = f"an NVIDIA GPU with driver {driver}, but torch is built for the CPU"
@@ -161,36 +159,27 @@ def _attention() -> Iterator[Check]:
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
     query = torch.ones(1, 2, 16, 32, device=device, dtype=dtype)
+    kinds = {"flash": SDPBackend.FLASH_ATTENTION, "memory-efficient": SDPBackend.EFFICIENT_ATTENTION}
     works = {}
-    kinds = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
-    for kind, name in zip(kinds, ("flash", "memory-efficient", "math"), strict=True):
+    for name, kind in (kinds | {"math": SDPBackend.MATH}).items():
         try:
             with sdpa_kernel(kind):
                 scaled_dot_product_attention(query, query, query, is_causal=True)
             works[name] = True
         except RuntimeError:
             works[name] = False
-    text = ", ".join(f"{name} {'yes' if good else 'no'}" for name, good in works.items())
-    if not any(works.values()):
-        yield Check("attention", PROBLEM, text, "install torch again; none of its attention kernels runs")
-    elif not works["flash"]:
-        yield Check(
-            "attention", WARNING, text, "training is slower and needs more memory without flash attention"
-        )
+    found = ", ".join(f"{name} {'yes' if good else 'no'}" for name, good in works.items())
+    if any(works.values()):
+        remedy = "training is slower and needs more memory without flash attention"
+        yield _good_if(works["flash"], "attention", found, remedy)
     else:
-        yield Check("attention", OK, text)
+        yield Check("attention", PROBLEM, found, "install torch again; none of its attention kernels runs")
     there = importlib.util.find_spec("flash_attn_interface") is not None
     yield Check("FlashAttention 3", OK, "importable" if there else "not installed; pgolf does not need it")
     if torch.version.cuda is not None:
-        good = has_triton()
-        text = (
-            "for the loss and masked attention"
-            if good
-            else "not installed; losses and masked attention are slower"
-        )
-        yield Check(
-            "Triton", OK if good else WARNING, text, "" if good else "install the triton your torch asks for"
-        )
+        good, purpose = has_triton(), "for the loss and masked attention"
+        found = purpose if good else "not installed; losses and masked attention are slower"
+        yield _good_if(good, "Triton", found, "install the triton your torch asks for")
 
 
 def _space() -> Iterator[Check]:
@@ -200,27 +189,18 @@ def _space() -> Iterator[Check]:
 
     memory = free_memory(torch.device("cpu"))
     if memory is not None:
-        low = memory < 2 * _GIB
-        remedy = "end other programs; the demo needs about 1 GiB" if low else ""
-        yield Check("memory", WARNING if low else OK, f"{memory / _GIB:.1f} GiB free", remedy)
+        remedy = "end other programs; the demo needs about 1 GiB"
+        yield _good_if(memory >= 2 * _GIB, "memory", f"{memory / _GIB:.1f} GiB free", remedy)
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        low = free < total / 2
-        text = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
-        yield Check(
-            "GPU memory",
-            WARNING if low else OK,
-            text,
-            "another program uses the GPU: nvidia-smi" if low else "",
-        )
-    disk = shutil.disk_usage(Path.cwd()).free
-    state = PROBLEM if disk < _GIB // 4 else WARNING if disk < 5 * _GIB else OK
-    remedy = "free some space; checkpoints of the large recipes take hundreds of MB" if state != OK else ""
-    yield Check("disk", state, f"{disk / _GIB:.1f} GiB free in {Path.cwd()}", remedy)
-    if not os.access(Path.cwd(), os.W_OK):
-        yield Check(
-            "folder", WARNING, f"{Path.cwd()} cannot be written", "work in another folder, or pass --out"
-        )
+        found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+        yield _good_if(free >= total / 2, "GPU memory", found, "another program uses the GPU: nvidia-smi")
+    disk, here = shutil.disk_usage(Path.cwd()).free, Path.cwd()
+    remedy = "free some space; checkpoints of the large recipes take hundreds of MB"
+    state = PROBLEM if disk < _GIB // 4 else WARNING
+    yield _good_if(disk >= 5 * _GIB, "disk", f"{disk / _GIB:.1f} GiB free in {here}", remedy, state)
+    if not os.access(here, os.W_OK):
+        yield Check("folder", WARNING, f"{here} cannot be written", "work in another folder, or pass --out")
 
 
 def _threads() -> Iterator[Check]:
@@ -228,57 +208,41 @@ def _threads() -> Iterator[Check]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads, load = torch.get_num_threads(), os.getloadavg()[0]
-    given = ", ".join(
-        f"{name}={os.environ[name]}"
-        for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-        if name in os.environ
-    )
-    text = f"{threads} threads on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    given = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    found = f"{threads} threads on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
+    remedy = "other programs use the cores; measurements of speed will be off"
     if threads > cores:
-        yield Check(
-            "threads",
-            WARNING,
-            text,
-            f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down",
-        )
-    elif load > cores:
-        yield Check(
-            "threads", WARNING, text, "other programs use the cores; measurements of speed will be off"
-        )
-    else:
-        yield Check("threads", OK, text)
+        remedy = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
+    yield _good_if(threads <= cores and load <= cores, "threads", found, remedy)
 
 
 def _compile(seconds: int) -> Iterator[Check]:
     """In a process of its own: a broken compiler can hang, or take the process with it."""
     import torch
 
+    if not seconds:
+        return
     on_gpu = torch.cuda.is_available()
-    program = _COMPILE.format(device="cuda" if on_gpu else "cpu")
-    remedy = (
-        "add --set train.compile=false to train on the GPU"
-        if on_gpu
-        else "nothing: pgolf compiles on GPUs only"
-    )
+    words = [sys.executable, "-c", _COMPILE.format(device="cuda" if on_gpu else "cpu")]
+    remedy = "nothing: pgolf compiles on GPUs only"
+    if on_gpu:
+        remedy = "add --set train.compile=false to train on the GPU"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=seconds
-        )
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         yield Check("torch.compile", WARNING, f"not done after {seconds} s", remedy)
         return
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    found = lines[-1][:200] if lines else f"exit status {done.returncode}"
     if done.returncode == 0:
-        yield Check("torch.compile", OK, f"works on {'CUDA' if on_gpu else 'the CPU'}")
-    else:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [
-            f"exit status {done.returncode}"
-        ]
-        yield Check("torch.compile", WARNING, lines[-1][:200], remedy)
+        found = f"works on {'CUDA' if on_gpu else 'the CPU'}"
+    yield _good_if(done.returncode == 0, "torch.compile", found, remedy)
 
 
 def _optional() -> Iterator[Check]:
     for name, purpose, extra in _OPTIONAL:
-        if importlib.util.find_spec(name) is None:
-            yield Check(name, OK, f"not installed; {purpose} needs it: pip install 'pgolf[{extra}]'")
-        else:
-            yield Check(name, OK, f"{importlib.metadata.version(name)}, for {purpose}")
+        found = f"not installed; {purpose} needs it: pip install 'pgolf[{extra}]'"
+        if importlib.util.find_spec(name) is not None:
+            found = f"{importlib.metadata.version(name)}, for {purpose}"
+        yield Check(name, OK, found)

@@ -13,8 +13,7 @@ from pgolf.runtime.team import SOLO, Team
 
 @contextlib.contextmanager
 def working_in(folder: Path, team: Team = SOLO) -> Iterator[None]:
-    """Keep other processes from writing into a run folder, which is made; a team is one holder. May be
-    nested.
+    """Keep other processes from writing into a run folder, which is made. A team is one; may be nested.
 
     Raises:
         PgolfError: another process works on this run, or the folder cannot be written; on every rank.

@@ -62,9 +62,8 @@ def read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise PgolfError(
-            f"{path}: not UTF-8 text (byte {error.start:,}); name another file or convert it"
-        ) from error
+        where = f"byte {error.start:,}"
+        raise PgolfError(f"{path}: not UTF-8 text ({where}); name another file or convert it") from error
 
 
 def read_json(path: Path) -> Any:

@@ -27,12 +27,9 @@ class Heartbeat:
 
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
         self.interval = _INTERVAL
-        self._origin = store
-        self._store: dist.Store = store.clone()  # type: ignore[attr-defined]
+        self._origin, self._store = store, _connection(store)
         self._keys, self._own = [f"alive {other}" for other in range(size)], rank
-        self._signs = 0
-        self._seen = [b""] * size
-        self._missed = [0] * size
+        self._signs, self._seen, self._missed = 0, [b""] * size, [0] * size
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._go_on, daemon=True)
         self._store.set(self._keys[rank], "0")
@@ -52,10 +49,9 @@ class Heartbeat:
         """Give a sign, and look for the others'."""
         self._signs += 1
         self._store.set(self._keys[self._own], str(self._signs))
-        seen = self._store.multi_get(self._keys)
-        for rank, (before, now) in enumerate(zip(self._seen, seen, strict=True)):
-            self._missed[rank] = self._missed[rank] + 1 if before == now else 0
-        self._seen = seen
+        before, self._seen = self._seen, self._store.multi_get(self._keys)
+        for rank, sign in enumerate(self._seen):
+            self._missed[rank] = self._missed[rank] + 1 if sign == before[rank] else 0
 
     def silent(self, seconds: float) -> list[int]:
         """The ranks that have given no sign for so long.
@@ -71,6 +67,10 @@ class Heartbeat:
                 self.beat()
             except RuntimeError:
                 try:
-                    self._store = self._origin.clone()  # type: ignore[attr-defined]
+                    self._store = _connection(self._origin)
                 except RuntimeError:
                     return  # The store's keeper is gone: whoever waits for something finds out.
+
+
+def _connection(store: dist.Store) -> dist.Store:
+    return store.clone()  # type: ignore[attr-defined]

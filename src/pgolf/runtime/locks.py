@@ -1,11 +1,9 @@
-"""Locks: one process at a time works on something, and a lock ends with the process that holds it, however
-that ends.
+"""Locks: one process at a time works on something, and a lock ends with the process that holds it.
 
 A lock is a file. Where the file system has flock, flock on that file decides: the system lets go of it when
 the process is gone, on another machine too. Where it has not, the file's existence decides: it is made
-exclusively, and taken over if the process that it names has ended. That can be found out on the machine of
-that process only; from another one the file is left for the user to judge. Whoever ends cleanly removes the
-file.
+exclusively, and taken over if the process that it names has ended. Only the machine of that process can find
+that out; on another one the file is left for the user to judge. Whoever ends cleanly removes the file.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from pgolf.errors import PgolfError
 from pgolf.runtime.paths import write_error
@@ -34,8 +31,8 @@ LOCK = ".lock"
 """Name of the lock file in a folder; names of files that help it begin so."""
 NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 """What file systems answer that have no flock."""
+# Seconds between two attempts, and for what takes another process a moment.
 _PAUSE, _PATIENCE = 0.02, 5.0
-"""Seconds between two attempts, and for what takes another process a moment."""
 _held: set[tuple[int, int, str]] = set()
 
 
@@ -100,7 +97,7 @@ class Lock:
     """A lock that this process holds until it is released.
 
     Attributes:
-        path: where its file is now; whoever moves the folder says so here.
+        path: its file.
         left_by: who held it before and ended without releasing it.
     """
 
@@ -137,7 +134,17 @@ def held(path: Path, what: str, note: Callable[[str], None], *, wait: bool = Fal
     if key in _held:
         yield
         return
-    lock = _take_in_turn(path, what, note) if wait else take(path, what)
+    lock, waited = None, False
+    while lock is None:
+        try:
+            lock = take(path, what)
+        except Held as error:
+            if not wait:
+                raise
+            if not waited:
+                note(f"waiting for another process; {error}")
+            waited = True
+            time.sleep(5 * _PAUSE)
     if lock.left_by is not None:
         note(f"{_subject(path)}: going on where a process that has ended left its lock ({lock.left_by})")
     _held.add(key)
@@ -146,18 +153,6 @@ def held(path: Path, what: str, note: Callable[[str], None], *, wait: bool = Fal
     finally:
         _held.discard(key)
         lock.release()
-
-
-def _take_in_turn(path: Path, what: str, note: Callable[[str], None]) -> Lock:
-    said = False
-    while True:
-        try:
-            return take(path, what)
-        except Held as error:
-            if not said:
-                note(f"waiting for another process; {error}")
-                said = True
-            time.sleep(5 * _PAUSE)
 
 
 def take(path: Path, what: str) -> Lock:
@@ -192,9 +187,7 @@ class _Attempt:
         self._left_by: Holder | None = None
 
     def once(self, *, patient: bool) -> Lock | None:
-        """The lock; None if it is worth to try again, which for the patient is also when somebody writes a
-        name.
-        """
+        """The lock; None if it is worth trying again, as for the patient while somebody writes a name."""
         self.made = make_folders(self.path.parent) + self.made
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
@@ -203,14 +196,16 @@ class _Attempt:
             handle, new = self._open(flags), False
         lock = None
         try:
-            by_flock = _flock(handle)
-            if by_flock == "theirs":
+            flock = _flock(handle)
+            if flock is False:
                 self._refuse(handle, patient)
-            elif self._by_flock(handle) if by_flock == "ours" else new or self._by_existence(handle, patient):
-                self._sign(handle, flock=by_flock == "ours")
-                # Whoever was held up before it could write its name may have been given up.
-                if _is_at(handle, self.path):
-                    lock = Lock(self.path, handle, self.made, self._left_by)
+            elif flock:
+                self._check_holder(handle)
+                lock = self._sign(handle, flock=True)
+            elif new:
+                lock = self._sign(handle, flock=False)
+            else:
+                self._remove_if_left(handle, patient)
         finally:
             if lock is None:
                 os.close(handle)
@@ -233,20 +228,19 @@ class _Attempt:
         if not patient or (holder is not None and not holder.is_gone()):
             raise Held(self.path, self.what, holder, flock=True)
 
-    def _by_flock(self, handle: int) -> bool:
+    def _check_holder(self, handle: int) -> None:
         holder = Holder.read(handle)
         # One that has no flock where it is: then flock says nothing about it.
         if holder is not None and not holder.flock and not holder.is_gone():
             raise Held(self.path, self.what, holder, flock=False)
         # A file that is no longer there was released in the meantime, and nothing was left.
         self._left_by = (holder or self._left_by) if _is_at(handle, self.path) else None
-        return True
 
-    def _by_existence(self, handle: int, patient: bool) -> bool:
-        """Never true: at best the way is free for another attempt."""
+    def _remove_if_left(self, handle: int, patient: bool) -> None:
+        """Without flock: remove the file of a process that has ended, so that another attempt can make it."""
         holder, empty = Holder.read(handle), os.fstat(handle).st_size == 0
         if empty and patient:
-            return False  # The name is being written, or whoever should was killed just before.
+            return  # The name is being written, or whoever should was killed just before.
         if not empty and (holder is None or not holder.is_gone()):
             raise Held(self.path, self.what, holder, flock=False)
         # Of several that find this out, one removes the file; all of them then try to make it anew.
@@ -255,7 +249,7 @@ class _Attempt:
             os.close(os.open(turn, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         except FileExistsError as error:
             if patient:
-                return False
+                return
             raise Held(turn, self.what, None, flock=False) from error
         try:
             if _is_at(handle, self.path) and Holder.read(handle) == holder:
@@ -263,28 +257,29 @@ class _Attempt:
                 self._left_by = holder or self._left_by
         finally:
             turn.unlink(missing_ok=True)
-        return False
 
-    def _sign(self, handle: int, *, flock: bool) -> None:
+    def _sign(self, handle: int, *, flock: bool) -> Lock | None:
+        """Write this process's name; None if whoever waited too long for it has given this process up."""
         try:
             Holder.here(flock=flock).write(handle)
         except OSError:
             if _is_at(handle, self.path):
                 self.path.unlink()
             raise
+        return Lock(self.path, handle, self.made, self._left_by) if _is_at(handle, self.path) else None
 
 
-def _flock(handle: int) -> Literal["ours", "theirs", "none"]:
-    """Whose lock it is as far as flock knows, which may not be there."""
+def _flock(handle: int) -> bool | None:
+    """Whether flock gives the lock to this process; None where the file system has no flock."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return "theirs"
+        return False
     except OSError as error:
-        if error.errno not in NO_FLOCK:
-            raise
-        return "none"
-    return "ours"
+        if error.errno in NO_FLOCK:
+            return None
+        raise
+    return True
 
 
 def _subject(path: Path) -> Path:

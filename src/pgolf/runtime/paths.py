@@ -43,9 +43,8 @@ def write_error(path: Path, error: OSError | ValueError) -> PgolfError:
     """What to tell the user when writing to ``path`` failed."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return PgolfError(f"{path}: the disk is full; {_FREE}")
-    return PgolfError(
-        f"{path}: cannot be written ({reason(error)}); {_remedy(error, 'choose another folder')}"
-    )
+    remedy = _remedy(error, "choose another folder")
+    return PgolfError(f"{path}: cannot be written ({reason(error)}); {remedy}")
 
 
 def path_error(error: OSError | ValueError | RuntimeError) -> PgolfError | None:
@@ -61,9 +60,8 @@ def path_error(error: OSError | ValueError | RuntimeError) -> PgolfError | None:
         around = error.object[max(error.start - 100, 0) : error.end + 100]
         return PgolfError(f"{around}: has characters that this cannot write; rename what has this name")
     if isinstance(error, UnicodeDecodeError):
-        return PgolfError(
-            f"a file is not UTF-8 text where one is wanted (its byte {error.start + 1}); convert it"
-        )
+        where = f"its byte {error.start + 1}"
+        return PgolfError(f"a file is not UTF-8 text where one is wanted ({where}); convert it")
     if isinstance(error, RuntimeError):
         # So pathlib says it, in versions of Python before 3.13.
         return PgolfError(f"{error}; mend it") if str(error).startswith("Symlink loop") else None
@@ -83,9 +81,7 @@ def _remedy(error: OSError | ValueError, otherwise: str) -> str:
 
 @contextlib.contextmanager
 def utf8_name(path: Path) -> Iterator[Path]:
-    """A name of a file to read that is UTF-8, for libraries that can open no other: its own, or the open
-    file's.
-    """
+    """A name of a file to read that is UTF-8, for libraries that can open no other."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

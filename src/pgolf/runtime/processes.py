@@ -1,6 +1,4 @@
-"""Which process is which, so that what one left behind can be told from what it still works on; and their
-machine.
-"""
+"""Which process is which, so that what one left can be told from what it works on; and their machine."""
 
 from __future__ import annotations
 

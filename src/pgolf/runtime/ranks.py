@@ -1,5 +1,4 @@
-"""A team of many processes, on torch.distributed: NCCL between GPUs, gloo between CPUs and for everything
-small.
+"""A team of many processes, on torch.distributed: NCCL between GPUs, gloo between CPUs and for small things.
 
 Whoever starts the processes (torchrun, or a cluster's launcher) tells each one its place by environment
 variables: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, and TORCHELASTIC_RESTART_COUNT. Nothing
@@ -8,9 +7,10 @@ else is read from there.
 Two kinds of waiting:
 
 * transfers, between ranks that do equal work: one that takes longer than ``TIMEOUT`` ends the job, so that a
-  rank that hangs or is gone cannot hold the others for ever;
-* ``first`` and ``meet``, where the wait is as long as somebody's work. If a rank dies, the launcher ends the
-  job; one that gives no sign of life (``runtime/heartbeat.py``) for ``TIMEOUT`` is not waited for.
+  rank that hangs or is gone cannot hold the others for ever. torch says that the time is up, but not for
+  whom; the signs of life (``runtime/heartbeat.py``) name the rank;
+* ``first`` and ``meet``, where the wait is as long as somebody's work, and so no time limit fits. If a rank
+  dies, the launcher ends the job; one that gives no sign of life for ``TIMEOUT`` is not waited for.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ TIMEOUT = timedelta(seconds=60)
 _JOINING = timedelta(minutes=10)
 _BUCKET = 8 << 20
 """Numbers (float32) that are summed in one transfer."""
-_SAID = "said"
-_SPEAKERS = "speakers"
-_LEFT = "left"
 # Its name since torch 2.13, and before.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -91,27 +88,22 @@ class Ranks(Team):
         """End the work together."""
         self.meet()
         dist.destroy_process_group()
-        # The first rank may keep the common memory, which the others ask until they know that everyone has
-        # come.
+        # The first rank may keep the common memory, which the others ask until they know that all have come.
         if self.is_first:
-            _until(lambda: self.store.add(_LEFT, 0) >= self.size - 1, seconds=TIMEOUT.seconds)
+            _until(lambda: self.store.add("left", 0) >= self.size - 1, seconds=TIMEOUT.seconds)
         else:
-            self.store.add(_LEFT, 1)
+            self.store.add("left", 1)
         if self._heartbeat is not None:
             self._heartbeat.stop()
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """See ``Team``; few large transfers, all of them under way at once."""
-        pending = []
         with self._contact():
-            for bucket in _buckets(tensors):
-                flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in bucket])
-                pending.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-            for bucket, flat, transfer in pending:
+            flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+            for transfer in [dist.all_reduce(part, async_op=True) for part in flat.split(_BUCKET)]:
                 transfer.wait()
-                parts = flat.split([tensor.numel() for tensor in bucket])
-                for tensor, part in zip(bucket, parts, strict=True):
-                    tensor.detach().copy_(part.view_as(tensor))
+            for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.detach().copy_(part.view_as(tensor))
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
         """See ``Team``."""
@@ -165,12 +157,12 @@ class Ranks(Team):
         try:
             result = work()
             outcome["done"] = True
+            return result
         except PgolfError as error:
             outcome["mistake"] = str(error)
             raise
         finally:
             self.store.set(key, json.dumps(outcome))
-        return result
 
     def bytes_of_first(self, content: bytes | None) -> bytes:
         """See ``Team``."""
@@ -198,11 +190,11 @@ class Ranks(Team):
         """
         spoken = False
         try:
-            if self.store.add(_SPEAKERS, 1) == 1:
+            if self.store.add("speakers", 1) == 1:
                 say()
                 spoken = True
-                self.store.set(_SAID, "1")
-                _until(lambda: self.store.add(_SPEAKERS, 0) >= self.size, seconds=2)
+                self.store.set("said", "1")
+                _until(lambda: self.store.add("speakers", 0) >= self.size, seconds=2)
             else:
                 _until(self.was_said, seconds=5)
         except RuntimeError:  # Rather twice than never.
@@ -212,7 +204,7 @@ class Ranks(Team):
     def was_said(self) -> bool:
         """Whether some rank has told the user why the job ends."""
         try:
-            return self.store.check([_SAID])
+            return self.store.check(["said"])
         except RuntimeError:  # Its keeper is gone as well.
             return False
 
@@ -240,10 +232,8 @@ class Ranks(Team):
         # A transfer's time may be up a little before the silent rank's.
         silent = self._silent(TIMEOUT / 2)
         which = f"rank{'s' * (len(silent) > 1)} {', '.join(map(str, silent))}" if silent else "another one"
-        return (
-            f"rank {self.rank} of {self.size} lost contact with {which}, which is gone, or has not answered for "
-            f"{TIMEOUT.total_seconds():g} s ({report})"
-        )
+        why = f"which is gone, or has not answered for {TIMEOUT.total_seconds():g} s ({report})"
+        return f"rank {self.rank} of {self.size} lost contact with {which}, {why}"
 
     def _silent(self, limit: timedelta) -> list[int]:
         return [] if self._heartbeat is None else self._heartbeat.silent(limit.total_seconds())
@@ -259,16 +249,17 @@ def join(device_name: str | None) -> tuple[torch.device, Team]:
     Raises:
         PgolfError: a variable is missing or no number, or the device is not there.
     """
-    size = started_ranks()
-    restarted = _variable("TORCHELASTIC_RESTART_COUNT", 0) > 0
+    size, restarted = launched("WORLD_SIZE", 1), launched("TORCHELASTIC_RESTART_COUNT", 0) > 0
     if size == 1:
         team = Team()
         team.restarted = restarted
         return pick_device(device_name), team
-    rank = own_rank()
-    device = pick_device(_own_device(device_name, _variable("LOCAL_RANK"), size))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    rank, local_rank = launched("RANK"), launched("LOCAL_RANK")
+    if device_name not in (None, "cpu", "cuda"):
+        remedy = "use cuda (each takes its own) or cpu"
+        raise PgolfError(f"--device {device_name}: one device for {size} ranks; {remedy}")
+    on_cpu = device_name == "cpu" or (device_name is None and not torch.cuda.is_available())
+    device = pick_device("cpu" if on_cpu else f"cuda:{local_rank}")
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=_JOINING))
     except (RuntimeError, ValueError) as error:
@@ -278,67 +269,12 @@ def join(device_name: str | None) -> tuple[torch.device, Team]:
     return device, Ranks(rank, size, restarted, device, store)
 
 
-def started_ranks() -> int:
-    """How many processes the launcher started; 1 without a launcher.
+def launched(name: str, default: int | None = None) -> int:
+    """A number that the launcher put into an environment variable: WORLD_SIZE processes, this one's RANK.
 
     Raises:
-        PgolfError: its variable is no number.
+        PgolfError: it is no number, or missing where there is no default.
     """
-    return _variable("WORLD_SIZE", 1)
-
-
-def own_rank() -> int:
-    """This process's place among those that the launcher started.
-
-    Raises:
-        PgolfError: its variable is missing or no number.
-    """
-    return _variable("RANK")
-
-
-def _own_room(store: dist.Store, rank: int, size: int) -> dist.Store:
-    """The part of the common memory that belongs to this attempt, as torchrun keeps what failed attempts
-    wrote.
-
-    The first rank names the room, and answers whoever asks by a word that nobody has used before.
-    """
-    if rank:
-        word = secrets.token_hex(8)
-        store.set(f"asks {rank}", word)
-        _until(lambda: store.check([f"answer {word}"]), _JOINING.total_seconds())
-        room = dist.PrefixStore(store.get(f"answer {word}").decode(), store)
-        room.add("inside", 1)
-        return room
-    name = secrets.token_hex(8)
-    room = dist.PrefixStore(name, store)
-
-    def answered() -> bool:
-        for other in range(1, size):
-            if store.check([f"asks {other}"]):
-                store.set(f"answer {store.get(f'asks {other}').decode()}", name)
-        return room.add("inside", 0) == size - 1
-
-    _until(answered, _JOINING.total_seconds())
-    return room
-
-
-def _until(arrived: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not arrived() and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def _own_device(name: str | None, local_rank: int, size: int) -> str:
-    if name not in (None, "cpu", "cuda"):
-        raise PgolfError(
-            f"--device {name}: one device for {size} ranks; use cuda (each takes its own) or cpu"
-        )
-    if name == "cpu" or (name is None and not torch.cuda.is_available()):
-        return "cpu"
-    return f"cuda:{local_rank}"
-
-
-def _variable(name: str, default: int | None = None) -> int:
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
@@ -349,14 +285,31 @@ def _variable(name: str, default: int | None = None) -> int:
         raise PgolfError(f"environment variable {name} {said}; start the ranks with torchrun") from error
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        if bucket and size + tensor.numel() > _BUCKET:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.numel()
-    if bucket:
-        yield bucket
+def _own_room(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """The part of the common memory that belongs to this attempt: torchrun keeps what failed attempts wrote.
+
+    The first rank names the room, and answers whoever asks by a word that nobody has used before.
+    """
+    word = secrets.token_hex(8)
+    if rank:
+        store.set(f"asks {rank}", word)
+        _until(lambda: store.check([f"answer {word}"]), _JOINING.total_seconds())
+        room = dist.PrefixStore(store.get(f"answer {word}").decode(), store)
+        room.add("inside", 1)
+        return room
+    room = dist.PrefixStore(word, store)
+
+    def all_inside() -> bool:
+        for other in range(1, size):
+            if store.check([f"asks {other}"]):
+                store.set(f"answer {store.get(f'asks {other}').decode()}", word)
+        return room.add("inside", 0) == size - 1
+
+    _until(all_inside, _JOINING.total_seconds())
+    return room
+
+
+def _until(arrived: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not arrived() and time.monotonic() < deadline:
+        time.sleep(0.02)

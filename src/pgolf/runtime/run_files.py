@@ -30,23 +30,16 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     path = folder / RESULT
     if not path.is_file():
         return None
-    found = read_json(path)
-    if not _is_result(found):
-        raise PgolfError(f"{path}: damaged; restore it from a copy")
-    assert isinstance(found, dict)
-    return found
-
-
-def _is_result(found: Any) -> bool:
-    """Whether it has that shape in the parts that are read later."""
+    found: dict[str, Any] = read_json(path)
     try:
-        evaluations = found["evaluations"].values()
-        values = [entry[key] for entry in evaluations for key in ("val_bpb", "val_loss", "targets", "bytes")]
-        values += (
-            [found["pack"][key] for key in ("total_bytes", "cap", "model_bytes")] if "pack" in found else []
-        )
+        scores = found["evaluations"].values()
+        numbers = [score[key] for score in scores for key in ("val_bpb", "val_loss", "targets", "bytes")]
+        packed = found.get("pack", {"total_bytes": 0, "cap": 0, "model_bytes": 0})
+        numbers += [packed[key] for key in ("total_bytes", "cap", "model_bytes")]
+        damaged = not all(isinstance(number, (int, float)) for number in numbers)
+        damaged |= not isinstance(found.get("train", {}), dict)
     except (AttributeError, KeyError, TypeError):
-        return False
-    return isinstance(found.get("train", {}), dict) and all(
-        isinstance(value, (int, float)) for value in values
-    )
+        damaged = True
+    if damaged:
+        raise PgolfError(f"{path}: damaged; restore it from a copy")
+    return found

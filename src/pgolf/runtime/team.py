@@ -1,8 +1,6 @@
-"""The processes that work on one job together. This is a team of one, for which every question has a plain
-answer.
+"""The processes that work on one job together: here a team of one, for which all questions are simple.
 
-``runtime/ranks.py`` has the team of many, with the same methods: whoever is given a team needs no ``if`` for
-either.
+``runtime/ranks.py`` has the team of many, with the same methods: whoever is given a team needs no ``if``.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ class Team:
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the ranks, added in float32; shapes are the same on every rank."""
+        """Replace each tensor by its sum over the ranks, added in float32; shapes are equal on every rank."""
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by the first rank's."""

@@ -1,6 +1,4 @@
-"""What may be printed: text from files without what a terminal would obey, and streams that cannot fail a
-job.
-"""
+"""What may be printed: text without what a terminal would obey, on streams that cannot fail a job."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO, cast
 
-# Characters that a terminal may act on, turn the reading direction, or have no meaning: categories of
-# Unicode.
+# Unicode's categories of what a terminal may act on, what turns the reading direction or has no meaning.
 _DISTURBING = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _UNUSUAL = re.compile(r"[^ -~]")
 # Bytes of a file's name that are no UTF-8 come from the system as these code points.
@@ -62,12 +59,12 @@ class Output:
 
     @property
     def problem(self) -> str | None:
-        """What the user has to be told; None if all arrived, or if whoever read it had enough (``| head``)."""
+        """What to tell the user; None if all arrived, or if whoever read it had enough (``| head``)."""
         if self.lost is None or isinstance(self.lost, BrokenPipeError):
             return None
         full = "; free some space" if self.lost.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        why = self.lost.strerror or self.lost
-        return f"standard output: cannot be written ({why}); what the command did stays, its output is lost{full}"
+        lost = f"cannot be written ({self.lost.strerror or self.lost}); what the command did stays"
+        return f"standard output: {lost}, its output is lost{full}"
 
 
 output = Output()
@@ -75,9 +72,7 @@ output = Output()
 
 
 class _Patient(io.FileIO):
-    """A file whose writing never fails: it waits for a slow reader, and of what does not arrive the reason is
-    noted.
-    """
+    """A file that waits for a slow reader, and notes why something does not arrive instead of failing."""
 
     def __init__(self, descriptor: int, noted: Output) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -96,14 +91,15 @@ class _Patient(io.FileIO):
 
 @contextmanager
 def patient_streams() -> Iterator[None]:
-    """Inside, standard output and error take everything: closed, full, or in an encoding that lacks a
-    character.
+    """Inside, standard output and error take everything, though closed, full or short of a character.
 
     Closed streams are opened on the null device, so that no file of ours gets their number and what others
     print. What could not be written to standard output is known afterwards from ``output``. Streams that the
     caller has replaced are left alone.
     """
-    _open_closed_streams()
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
     before = sys.stdout, sys.stderr
     output.lost = None
     if sys.stdout is sys.__stdout__:
@@ -116,13 +112,6 @@ def patient_streams() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
-
-
-def _open_closed_streams() -> None:
-    """See to it that the numbers 0, 1 and 2 are in use."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
 
 
 def _patient(stream: TextIO | None, descriptor: int, noted: Output) -> TextIO:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -39,7 +40,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # What is no file stays what it is.
-        temporary, handle = _temporary(path) if not _is_device(path) else (None, os.open(path, os.O_WRONLY))
+        temporary = None if _is_device(path) else hidden_place(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        handle = os.open(temporary, flags, 0o666) if temporary else os.open(path, os.O_WRONLY)
     except (OSError, ValueError) as error:
         raise write_error(path, error) from error
     try:
@@ -48,7 +51,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             flush_to_disk(file.fileno())
         if temporary is not None:
-            _move_over(temporary, path)
+            try:
+                temporary.replace(path)
+            except FileExistsError:
+                exchange(temporary, path).unlink()
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -58,16 +64,19 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
-def _temporary(path: Path) -> tuple[Path, int]:
-    """A new hidden file beside ``path``, named after this process, open for writing."""
+def hidden_place(path: Path) -> Path:
+    """A free hidden name beside ``path``, which tells the process that uses it.
+
+    Files and folders of such names that killed processes of this machine left for the same ``path`` are
+    removed first.
+    """
     prefix = f"{hidden_name(path)}.{host_mark()}-"
     with contextlib.suppress(OSError):  # Leftovers are no reason to fail.
         for found in path.parent.iterdir():
-            leftover = re.fullmatch(r"(\d+)-[0-9a-f]{8}\.partial", found.name.removeprefix(prefix))
-            if found.name.startswith(prefix) and leftover and birth(int(leftover[1])) is None:
-                found.unlink()
-    temporary = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.partial")
-    return temporary, os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            leftover = re.fullmatch(rf"{re.escape(prefix)}(\d+)-[0-9a-f]{{8}}\.partial(-old)?", found.name)
+            if leftover and birth(int(leftover[1])) is None:
+                shutil.rmtree(found, ignore_errors=True) if found.is_dir() else found.unlink()
+    return path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def hidden_name(path: Path) -> str:
@@ -82,16 +91,8 @@ def hidden_name(path: Path) -> str:
     return f".{name}"
 
 
-def _move_over(temporary: Path, path: Path) -> None:
-    try:
-        temporary.replace(path)
-    except FileExistsError:
-        exchange(temporary, path).unlink()
-
-
 def exchange(new: Path, path: Path) -> Path:
-    """Put ``new`` in the place of the file or folder ``path``, where a file system renames only to names that
-    are free.
+    """Put ``new`` in the place of the file or folder ``path``; renames only to names that are free.
 
     Returns:
         Where that is now. If the rename fails it is put back.
@@ -152,9 +153,8 @@ def remove_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        raise PgolfError(
-            f"{path}: cannot be deleted ({reason(error)}); check its folder's permissions"
-        ) from error
+        remedy = "check its folder's permissions"
+        raise PgolfError(f"{path}: cannot be deleted ({reason(error)}); {remedy}") from error
 
 
 def flush_to_disk(handle: int) -> None:
@@ -187,7 +187,5 @@ def sync_folder(folder: Path) -> None:
     try:
         flush_folder(folder)
     except OSError as error:
-        raise PgolfError(
-            f"{folder}: what was written is there, but the disk reports {error.strerror or error} and may lose it; "
-            "check the disk"
-        ) from error
+        lost = f"the disk reports {error.strerror or error} and may lose it"
+        raise PgolfError(f"{folder}: what was written is there, but {lost}; check the disk") from error

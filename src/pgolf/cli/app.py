@@ -1,9 +1,9 @@
-"""Help: the verbs in sections, in the order of the job."""
+"""The command `pgolf`: its verbs in sections, in the order of the job, and their help."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -11,7 +11,6 @@ from typer.core import TyperGroup
 from pgolf.errors import PgolfError
 from pgolf.recipe.files import nearest
 
-HELP_EXAMPLES = ("pgolf help", "pgolf help train", "pgolf help data prepare")
 SECTIONS: Mapping[str, Sequence[str]] = {
     "Data": ("data",),
     "The job": ("recipes", "train", "pack", "eval", "run"),
@@ -22,6 +21,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     "Machine": ("doctor", "bench", "help"),
 }
 """The verbs of `pgolf`."""
+Function = TypeVar("Function", bound=Callable[..., None])
 
 
 class Verbs(TyperGroup):
@@ -38,17 +38,15 @@ class Verbs(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names, in the order of the sections."""
-        names = [name for section in self.sections.values() for name in section]
-        return [*names, *(name for name in self.commands if name not in names)]
+        return [name for section in self.sections.values() for name in section] or list(self.commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a list for each section."""
         width = max(map(len, self.commands))
         for title, names in (self.sections or {"Commands": self.list_commands(ctx)}).items():
             with formatter.section(title):
-                formatter.write_dl(
-                    [(name.ljust(width), self.commands[name].get_short_help_str(1000)) for name in names]
-                )
+                rows = [(name.ljust(width), self.commands[name].get_short_help_str(1000)) for name in names]
+                formatter.write_dl(rows)
 
 
 class AllVerbs(Verbs):
@@ -57,7 +55,39 @@ class AllVerbs(Verbs):
     sections = SECTIONS
 
 
-def help_command(
+def epilog(*examples: str) -> str:
+    """The examples at the end of a command's help."""
+    # \b keeps click from re-flowing the lines.
+    return "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+
+
+app = typer.Typer(
+    name="pgolf",
+    help="Byte-budgeted language models: train, pack under a byte cap, score in bits per byte.",
+    cls=AllVerbs,
+    epilog=epilog("pgolf run quickstart", "pgolf help data prepare", "pgolf --install-completion bash"),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def group(name: str, text: str, *examples: str) -> typer.Typer:
+    """A verb that has verbs of its own."""
+    shown = epilog(*examples) if examples else None
+    made = typer.Typer(help=text, cls=Verbs, no_args_is_help=True, rich_markup_mode=None, epilog=shown)
+    app.add_typer(made, name=name)
+    return made
+
+
+def verb(name: str, *examples: str, of: typer.Typer = app) -> Callable[[Function], Function]:
+    """Make a function a verb, of `pgolf` or of a group: its docstring and the examples are the help."""
+    return of.command(name, epilog=epilog(*examples))
+
+
+@verb("help", "pgolf help", "pgolf help train", "pgolf help data prepare")
+def help_verb(
     context: typer.Context,
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[VERB]...", help="Such as: data prepare.")
@@ -68,9 +98,7 @@ def help_command(
     for word in words or []:
         known = place.command.commands if isinstance(place.command, TyperGroup) else {}
         if word not in known:
-            above = place.command_path
-            raise PgolfError(
-                f"{above} {word}: no such command{nearest(word, list(known))}; `{above} --help` says what there is"
-            )
+            above, near = place.command_path, nearest(word, list(known))
+            raise PgolfError(f"{above} {word}: no such command{near}; `{above} --help` says what there is")
         place = type(context)(known[word], info_name=word, parent=place)
     print(place.get_help())

@@ -1,0 +1,231 @@
+"""The job: `pgolf recipes`, `train`, `pack`, `eval` and `run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from pgolf.cli.app import verb
+from pgolf.cli.common import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, check_data_paths
+from pgolf.cli.tables import flat_rows, print_columns, print_comparison, print_json, print_result, print_table
+from pgolf.runtime.run_files import ARTIFACT
+from pgolf.runtime.terminal import plain
+
+
+@verb("recipes", "pgolf recipes", "pgolf recipes seed_1232 --set model.layers=9")
+def recipes_verb(
+    name: Annotated[str | None, Argument(help="Print this one, resolved.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the recipes, or print one with its parameters, bytes, FLOPs and memory."""
+    from pgolf.recipe.files import recipe_names
+    from pgolf.recipe.recipe import load_recipe
+    from pgolf.runs.estimate import estimate
+
+    if name is None:
+        known = {entry: load_recipe(entry).description for entry in recipe_names()}
+        print_result(known, as_json, list(known.items()), title="recipes")
+        return
+    recipe = load_recipe(name, overrides or [])
+    figures = estimate(recipe)
+    if as_json:
+        print_json({"recipe": recipe.model_dump(mode="json"), "estimate": figures.to_json()})
+        return
+    # A file or a pipe gets it as it is, for another command to read.
+    print(plain(recipe.to_toml(), keep="\n") if sys.stdout.isatty() else recipe.to_toml())
+    print_table(figures.rows(), title=f"{recipe.name}: estimates before training")
+
+
+@verb(
+    "train",
+    "pgolf train --recipe quickstart --out runs/first",
+    "pgolf train --recipe seed_1232 --set train.steps=2000 --data data/fineweb-sp1024 --out runs/short",
+    "pgolf train --resume --out runs/short",
+    "pgolf train --recipe quickstart --out runs/look --set train.steps=20 --profile",
+)
+def train_verb(
+    out: Annotated[Path, Option(help="Run folder.")],
+    recipe: Annotated[str | None, Option(help="Name of a shipped recipe, or a .toml file.")] = None,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    init: Annotated[Path | None, Option(help="Start from these weights.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue the run in --out.")] = False,
+    profile: Annotated[
+        bool,
+        Option("--profile", help="Profile a few steps: a trace and a table in the run's profile folder."),
+    ] = False,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model; writes metrics.jsonl, checkpoints and, at the end, model.safetensors."""
+    from pgolf.cli.team import joined
+    from pgolf.runs.pipeline import train_job
+
+    with joined(device) as (chosen, team):
+        job = recipe, overrides or [], data, tokenizer, out, chosen
+        result = train_job(*job, initial=init, resume=resume, profile=profile, team=team)
+        if not team.is_first:
+            return
+        if profile and not as_json:
+            _print_profile(result.pop("profile"))
+        print_result(result, as_json, _training_rows(result), title=str(out))
+
+
+def _print_profile(found: dict[str, Any]) -> None:
+    """What ``train.profile`` found, as JSON values, as a table."""
+    from pgolf.train.profile import Operation, as_table
+
+    if found["operations"]:
+        header, rows = as_table([Operation(**operation) for operation in found["operations"]])
+        title = f"slowest operations of a step; trace in {found['trace']}"
+        print_columns(header, rows, title, drop=("calls per step", "CPU share", "GPU share", "CPU ms"))
+
+
+def _training_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    figures = ("steps", "seconds", "tokens_per_second", "tflops_per_second", "mfu")
+    rows = flat_rows({key: result[key] for key in figures if result[key] is not None})
+    scores = (("weights", "val_bpb", "averaged weights"), ("raw_weights", "raw_val_bpb", "last weights"))
+    for file, bpb, what in scores:
+        rows.append((Path(result[file]).name, f"{result[bpb]:.4f} bits per byte   {what}, standard windows"))
+    return rows
+
+
+@verb(
+    "pack",
+    "pgolf pack runs/first --out model.pgolf",
+    "pgolf pack runs/first --out small.pgolf --cap 900000",
+    "pgolf pack runs/first --out model.pgolf --compare",
+)
+def pack_verb(
+    weights: Annotated[Path, Argument(help="Run folder or weights file.")],
+    out: Annotated[Path, Option(help="Artifact to write.")],
+    cap: Annotated[int | None, Option(min=1, help="Largest total in bytes; default: compress.cap.")] = None,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    compare: Annotated[
+        bool, Option("--compare", help="Also code the same tensors with every coder.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize and code the weights, read them back to verify, and count the bytes.
+
+    With --cap, and by default in new recipes, precision goes where the loss minds it most and the artifact
+    lands just under the cap; a table says what each tensor got. --set compress.scheme=rowwise keeps to fixed
+    widths.
+    """
+    from pgolf.compress.compare import compare_artifact
+    from pgolf.compress.report import TENSOR_COLUMNS
+    from pgolf.runs.pipeline import pack_job
+    from pgolf.runtime.progress import counting
+
+    check_data_paths(data, tokenizer)
+    report = pack_job(weights, out, cap, overrides or [], data, tokenizer)
+    result = report.to_json()
+    if compare:
+        with counting("comparing coders") as progress:
+            result["coders"] = [row.to_json() for row in compare_artifact(out, progress)]
+    if not as_json and report.scheme == "budget":
+        title = "what was chosen; rise of the loss in nats per token"
+        print_columns(TENSOR_COLUMNS, report.tensor_rows(), title, drop=("predicted", "measured", "bytes"))
+    print_result(result, as_json, report.rows(), title=str(out))
+    if compare and not as_json:
+        print_comparison(result["coders"], title="the same codes, steps and kept tensors in every coder")
+
+
+@verb(
+    "eval",
+    "pgolf eval model.pgolf --data data/books --mode ttt --json",
+    "pgolf eval runs/first --data data/books --mode sliding --stride 32 --limit-targets 100000",
+    "pgolf eval model.pgolf --data data/books --mode ttt --ledger ttt.jsonl",
+)
+def eval_verb(
+    weights: Annotated[Path, Argument(help="Artifact, weights file or run folder.")],
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    mode: Annotated[str, Option(help="standard, sliding or ttt.")] = "sliding",
+    stride: Annotated[int | None, Option(min=1, help="Targets scored per window.")] = None,
+    limit_targets: Annotated[int | None, Option(min=1, help="Score only the first targets.")] = None,
+    ledger: Annotated[
+        Path | None, Option(help="Write what every range of targets cost (JSON lines).")
+    ] = None,
+    strict: Annotated[bool, Option("--strict", help="Reveal one target at a time; slow.")] = False,
+    overrides: Overrides = None,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score weights in bits per byte on the validation split."""
+    from pgolf.cli.team import joined
+    from pgolf.runs.pipeline import eval_job
+
+    job = weights, data, tokenizer, mode, stride, limit_targets, overrides or []
+    with joined(device) as (chosen, team):
+        scored = eval_job(*job, chosen, ledger=ledger, strict=strict, team=team)
+        result = scored.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
+        if team.is_first:
+            shown = {key: value for key, value in result.items() if key != "chunks"}
+            print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")
+
+
+@verb("run", "pgolf run quickstart", "pgolf run seed_1232 --data data/fineweb-sp1024")
+def run_verb(
+    name: Annotated[str, Argument(help="Recipe: a shipped name or a .toml file.")],
+    out: Annotated[Path | None, Option(help="Run folder; default: runs/NAME.")] = None,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    score: Annotated[
+        list[str] | None, Option(help="float, packed, sliding or ttt; repeatable; default: all.")
+    ] = None,
+    keep_step: Annotated[
+        list[int] | None, Option(min=1, help="Keep the checkpoint after this step; repeatable.")
+    ] = None,
+    device: DeviceName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do the whole job: data, training, packing, all evaluations, report. Continues what was interrupted."""
+    from pgolf.cli.team import joined
+    from pgolf.recipe.recipe import load_recipe
+    from pgolf.report.markdown import write_report
+    from pgolf.runs.pipeline import SCORES, run_all
+
+    with joined(device) as (chosen, team):
+        recipe = load_recipe(name, overrides or [])
+        folder = out or Path("runs") / recipe.name
+        job = recipe, data, tokenizer, folder, chosen, team
+        result = run_all(*job, scores=score or SCORES, keep=keep_step or (), report=write_report)
+        if team.is_first:
+            title = f"{result['recipe']}: bits per byte (BPB) on held-out text"
+            print_result(result, as_json, _run_rows(result, folder), title)
+
+
+def _run_rows(result: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+    evaluations, packed = result["evaluations"], result["pack"]
+    scores = (
+        ("float", "float BPB", "averaged weights, standard windows"),
+        ("packed", "packed BPB", "the artifact, standard windows"),
+        ("sliding", "sliding BPB", "the artifact, sliding windows"),
+        ("ttt", "TTT BPB", "the artifact, legal test-time training"),
+    )
+    times = {
+        "training": result.get("train", {}).get("seconds"),
+        "packing": packed.get("seconds"),
+        "evaluation": sum(evaluation["seconds"] for evaluation in evaluations.values()),
+    }
+    return [
+        *(
+            (label, f"{evaluations[key]['val_bpb']:.4f}   {of}")
+            for key, label, of in scores
+            if key in evaluations
+        ),
+        ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
+        ("time", ", ".join(f"{what} {time:.0f} s" for what, time in times.items() if time is not None)),
+        ("report", f"{folder / 'report.md'}, {folder / 'report.html'}"),
+        ("artifact file", str(folder / ARTIFACT)),
+        ("curve", str(folder / "curve.png")),
+    ]

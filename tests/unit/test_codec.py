@@ -584,13 +584,7 @@ def test_another_version_is_named() -> None:
 
 @pytest.mark.parametrize(
     "lie",
-    [
-        {"size": 1 << 50, "tokens": 1 << 50},
-        {"size": 1 << 21},
-        {"tokens": 1236},
-        {"size": 0},
-        {"tokens": 0},
-    ],
+    [{"size": 1 << 50, "tokens": 1 << 50}, {"size": 1 << 21}, {"tokens": 1236}, {"size": 0}, {"tokens": 0}],
 )
 def test_a_wellformed_lie_is_refused(lie: dict[str, int]) -> None:
     with pytest.raises(PgolfError, match="make no sense"):

@@ -147,8 +147,9 @@ def _audit_evaluator(
     previous, targets = (stream.tokens[k : stream.targets + k].astype(np.int64) for k in (0, 1))
     if not np.array_equal(context.byte_table.count(previous, targets), byte_counts):
         raise PgolfError(
-            f"{name}: an evaluator is given a table of bytes by pairs of tokens, which cannot count those of this data "
-            "(side-cars say them, or the tokenizer spells spaces in byte pieces); audit a Scorer, or use other data"
+            f"{name}: an evaluator is given a table of bytes by pairs of tokens, which cannot count those of "
+            "this data (side-cars say them, or the tokenizer spells spaces in byte pieces); audit a Scorer, "
+            "or use other data"
         )
     runner = EvaluatorRunner(evaluator, context.byte_table)
     note("plain run")

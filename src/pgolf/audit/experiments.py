@@ -47,13 +47,7 @@ class Experiments:
     def all(self, periodic: Iterable[tuple[str, Iterable[int]]]) -> list[Finding]:
         """Every experiment; ``periodic`` are the places of chunk and window edges."""
         edges = self.stream.edges(periodic, self.settings.edges, self.generator)
-        return [
-            self.repeat(),
-            self.future(edges),
-            self.boundaries(),
-            self.cut(edges),
-            self.documents(),
-        ]
+        return [self.repeat(), self.future(edges), self.boundaries(), self.cut(edges), self.documents()]
 
     def repeat(self) -> Finding:
         """The same stream once more."""

@@ -92,7 +92,8 @@ class Job:
             made = self.make()
             if isinstance(made, Evaluator):
                 raise PgolfError(
-                    f"{self.name}: --by-decoding needs a Scorer; an evaluator is given all tokens, so it cannot decode"
+                    f"{self.name}: --by-decoding needs a Scorer; an evaluator is given all tokens, so it "
+                    "cannot decode"
                 )
             return made
 

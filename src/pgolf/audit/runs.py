@@ -98,7 +98,8 @@ class ScorerRunner(Runner):
             losses = self.scorer.losses(block.clone()).detach().cpu().double()
         if losses.shape != block.shape:
             raise PgolfError(
-                f"{self.name or 'the scorer'}: losses() returned shape {tuple(losses.shape)} for {len(block)} targets"
+                f"{self.name or 'the scorer'}: losses() returned shape {tuple(losses.shape)} for "
+                f"{len(block)} targets"
             )
         return losses
 
@@ -109,7 +110,8 @@ class ScorerRunner(Runner):
         expected = (len(given) + 1, self.scorer.vocab_size)
         if rows.shape != expected:
             raise PgolfError(
-                f"{self.name or 'the scorer'}: distributions() returned shape {tuple(rows.shape)}, not {expected}"
+                f"{self.name or 'the scorer'}: distributions() returned shape {tuple(rows.shape)}, not "
+                f"{expected}"
             )
         return rows
 
@@ -159,7 +161,8 @@ class _Recorder(Scorer):
         losses = self.runner.losses(block)
         if bool(losses.isnan().any()):
             raise PgolfError(
-                f"{self.runner.name or 'the scorer'}: a loss of the targets from {self.position} on is not a number"
+                f"{self.runner.name or 'the scorer'}: a loss of the targets from {self.position} on is not a "
+                "number"
             )
         self.nats[self.position : self.position + len(block)] = losses.numpy()
         if self.after is not None:

@@ -171,8 +171,8 @@ def make_subject(factory: Factory, context: Context, name: str) -> Subject:
         size = getattr(made, "vocab_size", None)
         if size != context.vocab_size:
             raise PgolfError(
-                f"{name}: the scorer's vocab_size is {size}, the data's tokenizer has {context.vocab_size} pieces; "
-                "give the data that it was made for"
+                f"{name}: the scorer's vocab_size is {size}, the data's tokenizer has {context.vocab_size} "
+                "pieces; give the data that it was made for"
             )
         return made
     if isinstance(made, type) or not callable(made):

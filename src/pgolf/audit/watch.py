@@ -157,13 +157,7 @@ def _within(path: str, folder: str) -> bool:
 
 def _environment() -> list[str]:
     """Folders of this Python and its packages; never one that user data lies in, as the temporary folder."""
-    paths = {
-        sys.prefix,
-        sys.base_prefix,
-        sys.exec_prefix,
-        str(Path(torch.__file__).parent),
-        str(FOLDER),
-    }
+    paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(torch.__file__).parent), str(FOLDER)}
     paths |= {path for name, path in sysconfig.get_paths().items() if name not in ("scripts", "data")}
     real = {os.path.realpath(path) for path in paths}
     return sorted(real - {os.sep, os.path.realpath(tempfile.gettempdir()), os.path.realpath(Path.home())})

@@ -105,8 +105,8 @@ def decode(
     except ValueError as error:
         start, end = (line.stream.marked, line.stream.position) if line is not None else (0, 0)
         raise PgolfError(
-            f"{where}: cannot be decoded: it leaves the encoder's way between tokens {start:,} and {end:,} of "
-            f"{header.tokens:,} ({error}); {elsewhere(header)}"
+            f"{where}: cannot be decoded: it leaves the encoder's way between tokens {start:,} and {end:,} "
+            f"of {header.tokens:,} ({error}); {elsewhere(header)}"
         ) from error
     return line.payload(content, header.spaced), bytes(line.text[int(header.spaced) :])
 

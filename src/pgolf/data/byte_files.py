@@ -17,14 +17,11 @@ from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
 
-_BYTES = re.compile(r".+_(train|val)_bytes_\d+\.bin")
-_TOKENS = re.compile(r"(?P<name>.+)_(?P<split>train|val)_(?P<number>\d+)\.bin")
-
 
 def token_shards(folder: Path, split: str) -> list[Path]:
     """The token shards ``NAME_SPLIT_000000.bin`` of a folder, in order; other files beside them are none."""
-    found = ((path, _TOKENS.fullmatch(path.name)) for path in folder.glob(f"*_{split}_*.bin"))
-    return sorted(path for path, name in found if name is not None and name["split"] == split)
+    name = re.compile(rf".+_{split}_\d+\.bin")
+    return sorted(path for path in folder.glob(f"*_{split}_*.bin") if name.fullmatch(path.name))
 
 
 def byte_files(folder: Path, shards: Sequence[Path], split: str) -> list[Path]:
@@ -33,17 +30,15 @@ def byte_files(folder: Path, shards: Sequence[Path], split: str) -> list[Path]:
     Raises:
         PgolfError: a shard has none though others have, or one belongs to no shard.
     """
-    found = {path for path in folder.glob(f"*_{split}_bytes_*.bin") if _BYTES.fullmatch(path.name)}
-    if not found:
-        return []
+    found = set(token_shards(folder, f"{split}_bytes"))
     expected = [path.with_name(re.sub(r"(_\d+\.bin)$", r"_bytes\1", path.name)) for path in shards]
     remedy = "fetch the data again, or remove all such files to have the tokenizer count bytes"
-    for path in expected:
+    for path in expected if found else ():
         if path not in found:
             raise PgolfError(f"{path}: absent, but there are files of bytes per token for others; {remedy}")
     if alone := sorted(found.difference(expected)):
         raise PgolfError(f"{alone[0]}: holds bytes per token of a shard that is not there; {remedy}")
-    return expected
+    return expected if found else []
 
 
 def read_byte_counts(path: Path, shard: Path, bos: int) -> ByteCounts:
@@ -61,7 +56,7 @@ def read_byte_counts(path: Path, shard: Path, bos: int) -> ByteCounts:
     wrong = np.flatnonzero((tokens == bos) & (counts != 0))
     if len(wrong):
         raise PgolfError(
-            f"{path}: counts {counts[wrong[0]]} bytes for token {wrong[0]}, which begins a document and has none; "
-            f"it does not belong to {shard.name}"
+            f"{path}: counts {counts[wrong[0]]} bytes for token {wrong[0]}, which begins a document and has "
+            f"none; it does not belong to {shard.name}"
         )
     return np.asarray(counts)

@@ -21,9 +21,7 @@ Tokens = NDArray[np.uint16]
 def read_shard(path: Path, vocab_size: int | None = None) -> Tokens:
     """Open a shard's tokens as a read-only memory map.
 
-    Args:
-        path: the file.
-        vocab_size: if given, every id is checked against it (this reads the whole file, in blocks).
+    With ``vocab_size`` every id is checked against it, which reads the whole file, in blocks.
 
     Raises:
         PgolfError: absent, not a shard, cut short, or an id is outside the vocabulary.
@@ -53,18 +51,17 @@ def shard_length(path: Path) -> int:
         raise PgolfError(
             f"{path}: only {size} bytes, too short for a shard's header; fetch or prepare it again"
         )
-    header = np.frombuffer(raw, dtype="<i4")
-    if header[0] != MAGIC:
-        raise PgolfError(f"{path}: not a token shard (first number {header[0]}, a shard has {MAGIC})")
-    if header[1] != VERSION:
-        raise PgolfError(f"{path}: shard version {header[1]}; only version {VERSION} is known")
-    count = int(header[2])
+    magic, version, count = np.frombuffer(raw, dtype="<i4")[:3].tolist()
+    if magic != MAGIC:
+        raise PgolfError(f"{path}: not a token shard (first number {magic}, a shard has {MAGIC})")
+    if version != VERSION:
+        raise PgolfError(f"{path}: shard version {version}; only version {VERSION} is known")
     if count < 0 or size != HEADER_BYTES + 2 * count:
         raise PgolfError(
-            f"{path}: {size} bytes, but its header promises {count} tokens ({HEADER_BYTES + 2 * count} bytes); "
-            "it was cut short or damaged, fetch or prepare it again"
+            f"{path}: {size} bytes, but its header promises {count} tokens ({HEADER_BYTES + 2 * count} "
+            "bytes); it was cut short or damaged, fetch or prepare it again"
         )
-    return count
+    return int(count)
 
 
 def check_ids(path: Path, tokens: Tokens, vocab_size: int) -> None:
@@ -77,8 +74,8 @@ def check_ids(path: Path, tokens: Tokens, vocab_size: int) -> None:
     for start in range(0, len(tokens), block):
         outside = np.flatnonzero(tokens[start : start + block] >= vocab_size)
         if len(outside):
-            position = start + int(outside[0])
+            at = start + int(outside[0])
             raise PgolfError(
-                f"{path}: token {tokens[position]} at position {position} is beyond the vocabulary of {vocab_size}; "
+                f"{path}: token {tokens[at]} at position {at} is beyond the vocabulary of {vocab_size}; "
                 "use the tokenizer the shard was made with"
             )

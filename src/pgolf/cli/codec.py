@@ -56,7 +56,7 @@ def compress_command(
     from pgolf.runtime.progress import counting
 
     with counting("compressing") as progress:
-        result = compress_file(file, out, model, tokenizer, ttt, threads, progress).to_json()
+        result = compress_file(file, out, model, tokenizer, ttt, threads, progress)
     print_result(result, as_json, flat_rows(result), title=str(out))
 
 
@@ -72,7 +72,7 @@ def decompress_command(
     from pgolf.runtime.progress import counting
 
     with counting("decompressing") as progress:
-        result = decompress_file(file, out, model, tokenizer, progress).to_json()
+        result = decompress_file(file, out, model, tokenizer, progress)
     print_result(result, as_json, flat_rows(result), title=str(out))
 
 

@@ -44,9 +44,8 @@ def text_of(record: Any, column: str, where: str) -> str | Bad:
     try:
         return as_text(_field(record, column), column, where)
     except KeyError:
-        names = shown(
-            _names((name, list(value) if isinstance(value, dict) else None) for name, value in record.items())
-        )
+        inside = ((name, list(value) if isinstance(value, dict) else None) for name, value in record.items())
+        names = shown(_names(inside))
         return Bad("no such column", f"{missing} (it has: {names})", _NAME_IT)
 
 
@@ -104,9 +103,8 @@ def import_pyarrow(path: Path) -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        raise PgolfError(
-            f"{path}: needs pyarrow to be read; install it with pip install 'pgolf[parquet]'"
-        ) from error
+        remedy = "install it with pip install 'pgolf[parquet]'"
+        raise PgolfError(f"{path}: needs pyarrow to be read; {remedy}") from error
     return pyarrow
 
 
@@ -125,9 +123,9 @@ def read_columns(path: Path, column: str, advance: Advance) -> Iterator[str | Ba
     try:
         with utf8_name(path) as readable:
             for array, done in batches(arrow, path, readable, column):
-                for value in _values(
-                    array.dictionary_decode() if arrow.types.is_dictionary(array.type) else array
-                ):
+                if arrow.types.is_dictionary(array.type):
+                    array = array.dictionary_decode()
+                for value in _values(array):
                     yield as_text(value, column, f"row {row}")
                     row += 1
                 advance(done - told)
@@ -175,9 +173,8 @@ def _way_to(arrow: Any, path: Path, schema: Any, column: str) -> list[str]:
         types = {field.name: field.type for field in types[outer]}
     kind = types[rest].value_type if arrow.types.is_dictionary(types[rest]) else types[rest]
     if str(kind) not in _STRINGS:
-        raise PgolfError(
-            f'{path}: column "{column}" holds {types[rest]}, not text (columns: {names}); {_NAME_IT}'
-        )
+        found = f'column "{column}" holds {types[rest]}, not text (columns: {names})'
+        raise PgolfError(f"{path}: {found}; {_NAME_IT}")
     return [*steps, rest]
 
 

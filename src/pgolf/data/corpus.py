@@ -61,9 +61,8 @@ def python_corpus(library: Path | None = None) -> list[str]:
         seen.update(fresh)
         documents += _cut(fresh)
     if not documents:
-        raise PgolfError(
-            f"{library}: this Python has no library sources to take text from; pass --data DIR instead"
-        )
+        missing = "this Python has no library sources to take text from"
+        raise PgolfError(f"{library}: {missing}; pass --data DIR instead")
     return sorted(documents, key=_digest)
 
 

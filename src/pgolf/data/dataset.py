@@ -11,9 +11,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pgolf.data.byte_files import byte_files, read_byte_counts, token_shards
 from pgolf.data.loader import TokenStream
-from pgolf.data.shards import HEADER_BYTES, Tokens, read_shard, shard_length
+from pgolf.data.shards import (
+    HEADER_BYTES,
+    Tokens,
+    byte_files,
+    read_byte_counts,
+    read_shard,
+    shard_length,
+    token_shards,
+)
 from pgolf.data.tokenizer import ByteCounts, Tokenizer, check_usable
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json
@@ -98,9 +105,8 @@ class Dataset:
     def _byte_file_counts(self, tokens: Tokens) -> ByteCounts:
         """What the side-cars say of every target among the first tokens of the validation split."""
         bos, pairs = self.tokenizer.bos_id, zip(self.val_byte_files, self.val_shards, strict=True)
-        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])[
-            1 : len(tokens)
-        ]
+        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])
+        counts = counts[1 : len(tokens)]
         # Of what is scored: elsewhere they might count fewer instead.
         text = self.tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64)
         said = counts.sum(dtype=np.int64)
@@ -150,9 +156,8 @@ class Dataset:
             tokens[start:end] = shard
         targets = len(tokens) - 1
         if targets < 1:
-            raise PgolfError(
-                f"{self.folder}: holds no validation tokens (*_val_*.bin); prepare it with --val-fraction"
-            )
+            remedy = "prepare it with --val-fraction"
+            raise PgolfError(f"{self.folder}: holds no validation tokens (*_val_*.bin); {remedy}")
         if missing := self.missing_shards("val"):
             # A score on part of the validation text would pass for one on all of it.
             path = self.folder / missing[0]
@@ -206,9 +211,8 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
     manifest = _own_manifest(folder / MANIFEST)
     model = tokenizer or find_tokenizer(folder)
     if model is None:
-        raise PgolfError(
-            f"{folder}: holds no {TOKENIZER}; pass --tokenizer MODEL, the one the shards were made with"
-        )
+        remedy = "pass --tokenizer MODEL, the one the shards were made with"
+        raise PgolfError(f"{folder}: holds no {TOKENIZER}; {remedy}")
     opened = Tokenizer.load(model)
     if vocab_size is not None and opened.vocab_size != vocab_size:
         raise PgolfError(

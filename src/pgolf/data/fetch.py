@@ -120,21 +120,20 @@ class _Hub:
             import huggingface_hub
             import huggingface_hub.file_download
         except ImportError as error:
-            raise PgolfError(
-                "fetching needs huggingface_hub; install it with pip install 'pgolf[hub]'"
-            ) from error
+            remedy = "install it with pip install 'pgolf[hub]'"
+            raise PgolfError(f"fetching needs huggingface_hub; {remedy}") from error
         if not sys.stderr.isatty():
             huggingface_hub.utils.disable_progress_bars()
         self._library: Any = huggingface_hub
         self._api: Any = huggingface_hub.HfApi(endpoint=endpoint)
         self._repository, self._endpoint, self._staging = repository, endpoint, staging
         # A commit, so that all files belong together even if the repository changes meanwhile.
-        self._revision = self._ask(self._api.dataset_info, repository, revision=revision).sha
+        commit = self._ask(self._api.dataset_info, repository, revision=revision).sha
+        self._where = {"repo_type": "dataset", "revision": commit}
 
     def bring(self, files: dict[str, Path], digests: dict[str, str]) -> None:
         """Have each path of the repository at its place, checked; ``digests`` are further SHA-256."""
-        where = {"repo_type": "dataset", "revision": self._revision}
-        infos = self._ask(self._api.get_paths_info, self._repository, list(files), **where)
+        infos = self._ask(self._api.get_paths_info, self._repository, list(files), **self._where)
         stated = {info.path: info for info in infos if hasattr(info, "blob_id")}
         for path, target in files.items():
             if path not in stated:
@@ -149,9 +148,8 @@ class _Hub:
             self._download(path, arrived, size)
             if not _is_right(arrived, size, expected):
                 arrived.unlink()
-                raise PgolfError(
-                    f"{path}: differs from its checksum after the download; run the command again"
-                )
+                again = "run the command again"
+                raise PgolfError(f"{path}: differs from its checksum after the download; {again}")
             if target.suffix == ".bin":
                 shard_length(arrived)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,22 +158,15 @@ class _Hub:
     def _download(self, path: str, target: Path, size: int) -> None:
         # Not hf_hub_download: in recent versions (2.4) it starts over if the process was interrupted.
         target.parent.mkdir(parents=True, exist_ok=True)
-        url = self._library.hf_hub_url(
-            self._repository, path, repo_type="dataset", revision=self._revision, endpoint=self._endpoint
-        )
+        url = self._library.hf_hub_url(self._repository, path, endpoint=self._endpoint, **self._where)
         with target.open("ab") as file:
             if file.tell() > size:
                 file.truncate(0)
                 file.seek(0)
-            self._ask(
-                self._library.file_download.http_get,
-                url,
-                file,
-                resume_size=file.tell(),
-                headers=self._library.utils.build_hf_headers(),
-                expected_size=size,
-                displayed_filename=PurePosixPath(path).name,
-            )
+            headers, shown = self._library.utils.build_hf_headers(), PurePosixPath(path).name
+            sizes = {"resume_size": file.tell(), "expected_size": size}
+            get = self._library.file_download.http_get
+            self._ask(get, url, file, headers=headers, displayed_filename=shown, **sizes)
             file.flush()
             flush_to_disk(file.fileno())
 
@@ -197,11 +188,11 @@ def _is_right(path: Path, size: int, digests: set[str]) -> bool:
     """Whether a file has a size and digests: its SHA-256, or of 40 digits the SHA-1 that git gives it."""
     if path.stat().st_size != size:
         return False
-    return all(
-        digest == (sha256_file(path) if len(digest) == 64 else _git_digest(path)) for digest in digests
-    )
-
-
-def _git_digest(path: Path) -> str:
-    content = read_bytes(path)
-    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+    for digest in digests:
+        if len(digest) == 64:
+            found = sha256_file(path)
+        else:
+            found = hashlib.sha1(f"blob {size}\0".encode() + read_bytes(path)).hexdigest()
+        if found != digest:
+            return False
+    return True

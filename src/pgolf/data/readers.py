@@ -18,6 +18,7 @@ from typing import Any
 from pgolf.data.columns import Bad, read_columns, text_of
 from pgolf.data.streams import COMPRESSIONS, Advance, blocks, lines
 from pgolf.errors import PgolfError
+from pgolf.runtime.paths import read_error
 
 COLUMNS = (".parquet", ".arrow")
 
@@ -88,7 +89,7 @@ def read_documents(
                 skipped[document.reason] += 1
             found = True
     except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise read_error(path, error) from error
     if not found:
         raise PgolfError(f"{path}: holds no text; leave the file out or give another one")
 
@@ -120,9 +121,9 @@ def _documents(path: Path, reading: Reading, advance: Advance) -> Iterator[str |
         values = enumerate(_JsonValues(path, blocks(path, compression, advance)), 1)
         return (text_of(value, column, f"record {number}") for number, value in values)
     decoded = _decoded(lines(path, compression, advance))
-    return (
-        _json_lines(decoded, column) if kind == ".jsonl" else _text(decoded, reading.split == "blank-lines")
-    )
+    if kind == ".jsonl":
+        return _json_lines(decoded, column)
+    return _text(decoded, reading.split == "blank-lines")
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[tuple[int, str | Bad]]:

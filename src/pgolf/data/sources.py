@@ -9,6 +9,7 @@ from pgolf.data.columns import import_pyarrow, shown
 from pgolf.data.readers import COLUMNS, file_kind
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json
+from pgolf.runtime.paths import read_error
 
 
 def find_sources(paths: Sequence[Path], splits: Sequence[str] = ("train",)) -> list[Path]:
@@ -28,9 +29,7 @@ def find_sources(paths: Sequence[Path], splits: Sequence[str] = ("train",)) -> l
             for file in found:
                 _check(file)
         except OSError as error:
-            raise PgolfError(
-                f"{error.filename or path}: cannot be read ({error.strerror or error})"
-            ) from error
+            raise read_error(Path(error.filename or path), error) from error
         files += found
     return files
 
@@ -50,27 +49,23 @@ def _inside(folder: Path, splits: Sequence[str]) -> list[Path]:
         names = _listed(listing, "splits", "", "splits")
         chosen = next((name for name in splits if name in names), None)
         if chosen is None:
-            wanted = " or ".join(splits)
-            raise PgolfError(
-                f"{folder}: has no split {wanted} (it has: {shown(names)}); name a split's folder"
-            )
+            found = f"has no split {' or '.join(splits)} (it has: {shown(names)})"
+            raise PgolfError(f"{folder}: {found}; name a split's folder")
         folder /= chosen
         if not folder.is_dir():
-            raise PgolfError(
-                f"{folder}: absent, but {listing.name} beside it lists it; copy the folder again"
-            )
+            listed = f"absent, but {listing.name} beside it lists it"
+            raise PgolfError(f"{folder}: {listed}; copy the folder again")
     state = folder / "state.json"
     if state.is_file():
         names = _listed(state, "_data_files", ".arrow", "Arrow files")
         if any(read_json(state).get(key) for key in ("_indices_files", "_indices_data_files")):
-            remedy = "keeps its rows in another order than its files; save it again with a newer datasets"
-            raise PgolfError(f"{folder}: {remedy}")
+            found = "keeps its rows in another order than its files"
+            raise PgolfError(f"{folder}: {found}; save it again with a newer datasets")
         return [folder / name for name in names]
     files = sorted(path for path in folder.iterdir() if path.is_file() and _is_text(path))
     if not files:
-        raise PgolfError(
-            f"{folder}: holds no text files (.txt, .jsonl, .json, .parquet); name a folder that does"
-        )
+        kinds = ".txt, .jsonl, .json, .parquet"
+        raise PgolfError(f"{folder}: holds no text files ({kinds}); name a folder that does")
     return files
 
 

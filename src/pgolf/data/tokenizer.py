@@ -164,7 +164,6 @@ def check_usable(tokenizer: Tokenizer) -> None:
         size = tokenizer.vocab_size
         raise PgolfError(f"{tokenizer.path}: has {size} pieces, but a shard's tokens go up to 65,536")
     if tokenizer.bos_id < 0:
-        raise PgolfError(
-            f"{tokenizer.path}: has no BOS piece, which begins every document; train it with one"
-        )
+        missing = "has no BOS piece, which begins every document"
+        raise PgolfError(f"{tokenizer.path}: {missing}; train it with one")
     _ = tokenizer.byte_table

@@ -75,9 +75,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
         PgolfError: a size that this text does not allow, or the trainer was killed.
     """
     if not 260 < vocab_size <= 1 << 16:
-        raise PgolfError(
-            f"--vocab-size {vocab_size} must be above 260 (4 control pieces, 256 bytes) and at most 65,536"
-        )
+        allowed = "above 260 (4 control pieces, 256 bytes) and at most 65,536"
+        raise PgolfError(f"--vocab-size {vocab_size} must be {allowed}")
     package = str(Path(__file__).resolve().parents[2])
     search = os.pathsep.join([package, *filter(None, sys.path)])
     # -P: a file in the user's folder that is called like a module is none. A session of its own does not see
@@ -109,9 +108,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
 def _refusal(vocab_size: int, message: str) -> PgolfError:
     """The trainer's error in the user's terms."""
     if "sentences_.empty()" in message:
-        return PgolfError(
-            "no training text is left to train a tokenizer on; lower --val-fraction or give more text"
-        )
+        remedy = "lower --val-fraction or give more text"
+        return PgolfError(f"no training text is left to train a tokenizer on; {remedy}")
     found = ((re.search(pattern, message), meaning) for pattern, meaning in _COMPLAINTS)
     what = next(meaning.format(said[1].strip()) for said, meaning in found if said)
     return PgolfError(f"--vocab-size {vocab_size}: {what}")

@@ -160,13 +160,7 @@ def test_an_evaluator_that_fails_says_where() -> None:
 def test_too_little_text(tmp_path: Path) -> None:
     short = random_tokens(2)
     with pytest.raises(PgolfError, match="1 targets are too few"):
-        audit(
-            lambda: None,
-            Text(short, byte_counts(short)),
-            context(tmp_path),
-            Settings(),
-            name="nothing",
-        )  # type: ignore
+        audit(lambda: None, Text(short, byte_counts(short)), context(tmp_path), Settings(), name="nothing")  # type: ignore
 
 
 # Text and its variations

@@ -346,7 +346,8 @@ def test_our_tokenizers_spell_as_they_encode(tokenizers: dict[str, Pieces], tmp_
 
 
 def test_white_space_that_a_tokenizer_merges_is_kept_beside_its_tokens(tokenizers: dict[str, Pieces]) -> None:
-    lines = b"hello world and\nhello world again,\n\nthis is\ta text  of\xc2\xa0some words; it has\r\nnumber 1 in it."
+    lines = b"hello world and\nhello world again,\n\nthis is\ta text  of\xc2\xa0some words; "
+    lines += b"it has\r\nnumber 1 in it."
     for kind, pieces in tokenizers.items():
         spelling = pieces.spell(lines)
         assert pieces.join(spelling) == lines
@@ -407,21 +408,8 @@ def test_long_stretches_become_runs(tokenizers: dict[str, Pieces]) -> None:
 
 
 def header_for(content: bytes, pieces: Pieces, coded: payload.Payload) -> Header:
-    digest = hashlib.sha256(content).digest()
-    return Header(
-        *(
-            False,
-            coded.spaced,
-            coded.folded,
-            1,
-            b"m" * 16,
-            b"t" * 16,
-            digest,
-            len(content),
-            coded.tokens,
-            "somewhere",
-        )
-    )
+    digest, kinds = hashlib.sha256(content).digest(), (False, coded.spaced, coded.folded)
+    return Header(*kinds, 1, b"m" * 16, b"t" * 16, digest, len(content), coded.tokens, "somewhere")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -584,13 +572,7 @@ def test_another_version_is_named() -> None:
 
 @pytest.mark.parametrize(
     "lie",
-    [
-        {"size": 1 << 50, "tokens": 1 << 50},
-        {"size": 1 << 21},
-        {"tokens": 1236},
-        {"size": 0},
-        {"tokens": 0},
-    ],
+    [{"size": 1 << 50, "tokens": 1 << 50}, {"size": 1 << 21}, {"tokens": 1236}, {"size": 0}, {"tokens": 0}],
 )
 def test_a_wellformed_lie_is_refused(lie: dict[str, int]) -> None:
     with pytest.raises(PgolfError, match="make no sense"):

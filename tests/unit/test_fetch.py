@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from pgolf.data.dataset import open_dataset
-from pgolf.data.prepare import train_tokenizer
 from pgolf.data.shard_writer import shard_header
+from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 
 pytest.importorskip("huggingface_hub")

@@ -22,11 +22,11 @@ import pytest
 from pgolf.data import encode, prepare, vocabulary
 from pgolf.data.dataset import open_dataset
 from pgolf.data.holdout import HoldOut, document_number
-from pgolf.data.prepare import train_tokenizer
 from pgolf.data.readers import Reading
 from pgolf.data.shard_writer import ShardWriter
 from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import Tokenizer
+from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 from pgolf.runtime.folders import new_folder
 from pgolf.runtime.processes import birth, host_mark
@@ -427,7 +427,7 @@ def test_a_trainer_that_is_killed_is_reported_as_such(tmp_path: Path) -> None:
 def test_a_trainer_whose_parent_is_gone_already_ends() -> None:
     parent = subprocess.Popen([sys.executable, "-c", ""])
     parent.wait()
-    words = [sys.executable, "-m", "pgolf.data.trainer", "320", str(parent.pid)]
+    words = [sys.executable, "-m", "pgolf.data.vocabulary", "320", str(parent.pid)]
     # Its text never ends.
     with subprocess.Popen(words, stdin=subprocess.PIPE, env=_environment()) as trainer:
         assert trainer.wait(timeout=30) == 1
@@ -481,7 +481,7 @@ def wait(*ignored):
 def progress(done, total):
     global counted
     counted += 1
-    if moment == "while encoding" and counted == 300:
+    if moment == "while encoding" and counted == 5:
         wait()
 
 
@@ -510,8 +510,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
 
 
 @pytest.mark.parametrize(
-    "moment",
-    ["start", "while encoding", "tokens written", "before the rename", "finished"],
+    "moment", ["start", "while encoding", "tokens written", "before the rename", "finished"]
 )
 def test_kill_at_any_moment_leaves_all_or_nothing(
     tmp_path: Path, undisturbed: tuple[Path, dict[str, Any]], moment: str
@@ -543,7 +542,7 @@ def test_kill_at_any_moment_leaves_all_or_nothing(
 INTERRUPTED = """
 import sys, time
 from pathlib import Path
-from pgolf.data import encode, prepare, trainer, vocabulary
+from pgolf.data import encode, prepare, vocabulary
 
 moment = sys.argv.pop()
 
@@ -563,8 +562,8 @@ def texts(name, wanted):
 if moment == "reading for the tokenizer":
     vocabulary.first_bytes = lambda documents, limit: texts(moment, 1000)
 if moment == "training":
-    send = trainer._send
-    trainer._send = lambda documents, pipe: (send(texts_of(), pipe), print("here", flush=True))
+    send = vocabulary._send
+    vocabulary._send = lambda documents, pipe: (send(texts_of(), pipe), print("here", flush=True))
     texts_of = lambda: (f"w{n * 7919 % 1000003}x{n * 104729 % 1000003}" * 9 for n in range(20_000))
 if moment == "hashing":
     prepare.sha256_file = wait
@@ -611,19 +610,10 @@ def test_ctrl_c_reaches_the_workers_terminal_and_only_this_process_speaks(tmp_pa
     source = _jsonl(tmp_path / "a.jsonl", _texts(3000) * 20)
     model = tmp_path / "small.model"
     train_tokenizer(_texts(200), 320, model)
-    script = "from pgolf.data import encode; encode._BATCH_CHARACTERS = 2000; from pgolf.cli.main import main; main()"
-    words = [
-        "data",
-        "prepare",
-        "--text",
-        source,
-        "--tokenizer",
-        model,
-        "--workers",
-        "2",
-        "--out",
-        tmp_path / "out",
-    ]
+    script = "from pgolf.data import encode; encode._BATCH_CHARACTERS = 2000; "
+    script += "from pgolf.cli.main import main; main()"
+    words = ["data", "prepare", "--text", source, "--tokenizer", model, "--workers", "2"]
+    words += ["--out", tmp_path / "out"]
     run = subprocess.Popen(
         [sys.executable, "-c", script, *words],
         stderr=subprocess.PIPE,
@@ -669,18 +659,8 @@ def test_an_interruption_does_not_wait_for_what_the_workers_are_at(
     (tmp_path / "script.py").write_text(BUSY)
     # More than a pipe holds, and more than the workers have taken.
     source = _jsonl(tmp_path / "a.jsonl", ["x" * (1 << 20)] * 6)
-    words = [
-        "data",
-        "prepare",
-        "--text",
-        source,
-        "--tokenizer",
-        model,
-        "--workers",
-        "2",
-        "--out",
-        tmp_path / "out",
-    ]
+    words = ["data", "prepare", "--text", source, "--tokenizer", model, "--workers", "2"]
+    words += ["--out", tmp_path / "out"]
     run = subprocess.Popen(
         [sys.executable, "script.py", *words],
         stderr=subprocess.PIPE,

@@ -1,8 +1,7 @@
 """The audit: a subject is made, run once as it is, then experimented on.
 
-The order of things: everything that the subject does is watched from its import on; the plain run gives the
-costs that all experiments compare with, and the time; experiments change what a valid score must not depend
-on.
+Everything that the subject does is watched from its import on; the plain run gives the costs that all
+experiments compare with, and the time; experiments change what a valid score must not depend on.
 """
 
 from __future__ import annotations
@@ -10,15 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pgolf.audit.evaluator_tests import OwnTarget, count_findings
 from pgolf.audit.experiments import Experiments
 from pgolf.audit.report import Finding, Report, ordered, verdict
-from pgolf.audit.runs import EvaluatorRunner, Nats, Runner, ScorerRunner, spread
+from pgolf.audit.runs import Case, EvaluatorRunner, Nats, Runner, ScorerRunner, spread
 from pgolf.audit.scorer_tests import ScorerTests
 from pgolf.audit.settings import Settings
 from pgolf.audit.streams import Stream
@@ -28,8 +28,7 @@ from pgolf.data.dataset import Text
 from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
-
-__all__ = ["audit"]
+from pgolf.evaluate.protocol import Scorer
 
 Note = Callable[[str], None]
 
@@ -71,105 +70,89 @@ def audit(
         note("loading")
         subject = make()
         watch.phase = "scoring"
-        audited = _audit_evaluator if isinstance(subject, Evaluator) else _audit_scorer
-        part = audited(subject, stream, byte_counts, context, settings, name if plug_in else "", note)
+        parts = _Parts(stream, byte_counts, context, settings, name if plug_in else "", note)
+        is_evaluator = isinstance(subject, Evaluator)
+        part = parts.of_evaluator(subject) if isinstance(subject, Evaluator) else parts.of_scorer(subject)
     per_target = part.seconds / stream.targets
     findings = [*part.findings, *_watched(watch), _time(per_target, full_targets or stream.targets, settings)]
-    compiled = watch.of_kind("compiler")
-    notes = [
-        *part.notes,
-        *([f"a compiler was at work ({len(compiled)} files and programs)"] if compiled else []),
-    ]
+    compiled = len(watch.of_kind("compiler"))
+    compiler = f"a compiler was at work ({compiled} files and programs)" if compiled else None
     byte_count = int(byte_counts.sum(dtype=np.int64))
     return Report(
         subject=name,
-        kind="evaluator" if isinstance(subject, Evaluator) else "scorer",
+        kind="evaluator" if is_evaluator else "scorer",
         seed=settings.seed,
         targets=stream.targets,
         val_bpb=float(np.nansum(part.base)) / math.log(2) / byte_count if byte_count else math.nan,
         seconds_per_target=per_target,
         seconds=time.perf_counter() - started,
         findings=ordered(findings),
-        notes=notes,
+        notes=[text for text in (*part.notes, compiler) if text],
     )
 
 
-class _Part:
+class _Part(NamedTuple):
     """What the tests of one kind of subject give."""
 
-    def __init__(
-        self, base: Nats, seconds: float, findings: Sequence[Finding], notes: Iterable[str | None]
-    ) -> None:
-        self.base, self.seconds, self.findings = base, seconds, findings
-        self.notes = [text for text in notes if text]
+    base: Nats
+    seconds: float
+    findings: list[Finding]
+    notes: list[str | None]
 
 
-def _audit_scorer(
-    scorer: Subject,
-    stream: Stream,
-    byte_counts: ByteCounts,
-    context: Context,
-    settings: Settings,
-    name: str,
-    note: Note,
-) -> _Part:
-    assert not isinstance(scorer, Evaluator)
-    runner = ScorerRunner(scorer, name)
-    note("plain run")
-    started = time.perf_counter()
-    base, ledger = runner.grade(stream.tokens, stream.targets, byte_counts=byte_counts)
-    seconds = time.perf_counter() - started
-    experiments = _experiments(runner, stream, base, settings)
-    note("experiments on the text")
-    findings = experiments.all([*_edges_of(ledger), *_periods(runner, stream)])
-    note("close examination")
-    findings += ScorerTests(runner, stream, base, settings, experiments.allowed, context).all()
-    findings += _graded(ledger, stream, byte_counts)
-    states = len({entry.state for entry in ledger.entries})
-    learned = None
-    if states == 1:
-        learned = (
-            "the state never changed: this scorer does not learn, or not within the targets of the audit"
+class _Parts(NamedTuple):
+    """What both kinds of subject are tested on."""
+
+    stream: Stream
+    byte_counts: ByteCounts
+    context: Context
+    settings: Settings
+    name: str
+    """Of a plug-in."""
+    note: Note
+
+    def of_scorer(self, scorer: Scorer) -> _Part:
+        stream, byte_counts, runner = self.stream, self.byte_counts, ScorerRunner(scorer, self.name)
+        self.note("plain run")
+        started = time.perf_counter()
+        base, ledger = runner.grade(stream.tokens, stream.targets, byte_counts=byte_counts)
+        seconds = time.perf_counter() - started
+        case = Case(runner, stream, base, self.settings, self.context)
+        experiments = Experiments(case)
+        self.note("experiments on the text")
+        findings = experiments.all([*_edges_of(ledger), _periods(runner, stream)])
+        self.note("close examination")
+        findings += [*ScorerTests(runner, case).all(), *_graded(ledger, stream, byte_counts)]
+        states, remark = len({entry.state for entry in ledger.entries}), "the state never changed: "
+        remark += "this scorer does not learn, or not within the targets of the audit"
+        return _Part(base, seconds, findings, [remark if states == 1 else None, experiments.announced()])
+
+    def of_evaluator(self, evaluator: Evaluator) -> _Part:
+        stream, table = self.stream, self.context.byte_table
+        previous, targets = (stream.tokens[k : stream.targets + k].astype(np.int64) for k in (0, 1))
+        if not np.array_equal(table.count(previous, targets), self.byte_counts):
+            raise PgolfError(
+                f"{self.name}: an evaluator is given a table of bytes by pairs of tokens, which cannot count "
+                "those of this data (side-cars say them, or the tokenizer spells spaces in byte pieces); "
+                "audit a Scorer, or use other data"
+            )
+        runner = EvaluatorRunner(evaluator, table)
+        self.note("plain run")
+        started = time.perf_counter()
+        claim = runner.claim(stream.tokens, stream.targets)
+        seconds = time.perf_counter() - started
+        if not len(claim.nats):
+            raise PgolfError(f"{self.name}: scored none of {stream.targets} targets; give it more --targets")
+        case = Case(runner, stream, spread(claim, stream.targets), self.settings, self.context)
+        experiments = Experiments(case)
+        self.note("experiments on the text")
+        findings = count_findings(claim, stream, self.byte_counts) + experiments.all(
+            [_periods(runner, stream)]
         )
-    return _Part(base, seconds, findings, [learned, experiments.announced()])
-
-
-def _audit_evaluator(
-    evaluator: Subject,
-    stream: Stream,
-    byte_counts: ByteCounts,
-    context: Context,
-    settings: Settings,
-    name: str,
-    note: Note,
-) -> _Part:
-    assert isinstance(evaluator, Evaluator)
-    previous, targets = (stream.tokens[k : stream.targets + k].astype(np.int64) for k in (0, 1))
-    if not np.array_equal(context.byte_table.count(previous, targets), byte_counts):
-        raise PgolfError(
-            f"{name}: an evaluator is given a table of bytes by pairs of tokens, which cannot count those of this data "
-            "(side-cars say them, or the tokenizer spells spaces in byte pieces); audit a Scorer, or use other data"
-        )
-    runner = EvaluatorRunner(evaluator, context.byte_table)
-    note("plain run")
-    started = time.perf_counter()
-    claim = runner.claim(stream.tokens, stream.targets)
-    seconds = time.perf_counter() - started
-    if not len(claim.nats):
-        raise PgolfError(f"{name}: scored none of {stream.targets} targets; give it more --targets")
-    base = spread(claim, stream.targets)
-    findings = count_findings(claim, stream, byte_counts)
-    experiments = _experiments(runner, stream, base, settings)
-    note("experiments on the text")
-    findings += experiments.all(_periods(runner, stream))
-    note("other targets")
-    findings += OwnTarget(runner, stream, base, settings, experiments.allowed, context).all()
-    remark = experiments.announced() if evaluator.takes_announced else None
-    return _Part(base, seconds, findings, [remark])
-
-
-def _experiments(runner: Runner, stream: Stream, base: Nats, settings: Settings) -> Experiments:
-    return Experiments(runner, stream, base, settings, np.random.default_rng([settings.seed, 0]))
+        self.note("other targets")
+        findings += OwnTarget(runner, case).all()
+        remark = experiments.announced() if evaluator.takes_announced else None
+        return _Part(case.base, seconds, findings, [remark])
 
 
 def _edges_of(ledger: Ledger) -> list[tuple[str, list[int]]]:
@@ -179,57 +162,50 @@ def _edges_of(ledger: Ledger) -> list[tuple[str, list[int]]]:
     return [("chunk", chunks), ("window", [entry.first for entry in entries])]
 
 
-def _periods(runner: Runner, stream: Stream) -> list[tuple[str, list[int]]]:
-    """Where windows and chunks of declared lengths end; powers of two if none is declared."""
+def _periods(runner: Runner, stream: Stream) -> tuple[str, list[int]]:
+    """Where windows and chunks of declared lengths end; powers of two if an evaluator declares none."""
     declared = [int(period) for period in runner.periods if period > 0]
     if isinstance(runner, EvaluatorRunner) and not declared:
         declared = [2**power for power in range(4, 16)]
-    places = {place for period in declared for place in range(period, stream.targets, period)}
-    return [("window", sorted(places))]
+    return "window", sorted({place for period in declared for place in range(period, stream.targets, period)})
 
 
 def _graded(ledger: Ledger, stream: Stream, byte_counts: ByteCounts) -> list[Finding]:
     """What the grader saw to itself: it asked for every target once, in order, and counted bytes."""
-    place, whole = 0, True
-    for entry in ledger.entries:
-        whole = whole and entry.first == place
-        place += entry.targets
-    whole = whole and place == stream.targets
+    ends = np.cumsum([0, *(entry.targets for entry in ledger.entries)]).tolist()
+    whole = [entry.first for entry in ledger.entries] == ends[:-1] and ends[-1] == stream.targets
     counted, recorded = int(byte_counts.sum(dtype=np.int64)), ledger.score().bytes
-    coverage = f"the grader asked for {place} targets in {len(ledger.entries)} requests, each once, from left to right"
+    requests = f"{ends[-1]} targets in {len(ledger.entries)} requests, each once, from left to right"
     text = f"{recorded:,} bytes recorded by the grader, the text has {counted:,}"
     return [
-        verdict("C4", "coverage and order", not whole, coverage),
+        verdict("C4", "coverage and order", not whole, f"the grader asked for {requests}"),
         verdict("bytes", "byte total", recorded != counted, text),
     ]
 
 
 def _watched(watch: Watch) -> list[Finding]:
     """What was opened."""
-    early = "no validation shard is opened by the audited code"
-    found = [_opened("C1", "validation text", watch, ("validation",), early)]
-    files = "no file but the artifact, Python modules and the machine's own"
-    found.append(_opened("isolation", "files", watch, ("file",), files))
-    found.append(_opened("isolation", "sockets", watch, ("socket",), "none"))
-    found.append(_opened("isolation", "processes", watch, ("process",), "none"))
+    found = []
+    for condition, test, kind, otherwise in (
+        ("C1", "validation text", "validation", "no validation shard is opened by the audited code"),
+        ("isolation", "files", "file", "no file but the artifact, Python modules and the machine's own"),
+        ("isolation", "sockets", "socket", "none"),
+        ("isolation", "processes", "process", "none"),
+    ):
+        events = [f"{event.phase}: {event.what}" for event in watch.of_kind(kind)]
+        if events:
+            more = f" and {len(events) - 1} more" if len(events) > 1 else ""
+            found.append(verdict(condition, test, True, f"while {events[0]}{more}", {"events": events[:50]}))
+        else:
+            found.append(verdict(condition, test, False, otherwise))
     return found
 
 
-def _opened(condition: str, test: str, watch: Watch, kinds: tuple[str, ...], otherwise: str) -> Finding:
-    events = watch.of_kind(*kinds)
-    if not events:
-        return verdict(condition, test, False, otherwise)
-    first = events[0]
-    more = f" and {len(events) - 1} more" if len(events) > 1 else ""
-    details = {"events": [f"{event.phase}: {event.what}" for event in events[:50]]}
-    return verdict(condition, test, True, f"while {first.phase}: {first.what}{more}", details)
-
-
 def _time(per_target: float, full_targets: int, settings: Settings) -> Finding:
-    whole = per_target * full_targets
-    text = f"{per_target * 1e6:,.1f} microseconds per target, {whole:,.1f} s for {full_targets:,} targets on this machine"
-    details = {"seconds": whole, "targets": full_targets, "limit": settings.limit_seconds}
-    if settings.limit_seconds is None:
+    whole, limit = per_target * full_targets, settings.limit_seconds
+    speed = f"{per_target * 1e6:,.1f} microseconds per target"
+    text = f"{speed}, {whole:,.1f} s for {full_targets:,} targets on this machine"
+    details = {"seconds": whole, "targets": full_targets, "limit": limit}
+    if limit is None:
         return Finding("time", "whole evaluation", "not tested", f"{text}; no limit given", details)
-    evidence = f"{text}; limit {settings.limit_seconds:,.0f} s"
-    return verdict("time", "whole evaluation", whole > settings.limit_seconds, evidence, details)
+    return verdict("time", "whole evaluation", whole > limit, f"{text}; limit {limit:,.0f} s", details)

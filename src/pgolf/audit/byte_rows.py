@@ -64,12 +64,9 @@ class ByteRows:
 
     def findings(self, tolerance: float, own_condition: str) -> list[Finding]:
         """What was found; ``own_condition`` names a dependence on the byte that is predicted."""
+        rows, targets = f"logsumexp of {self.sums.count} byte rows", f"{self.entries.count} targets"
         return [
-            self.sums.judged(
-                "C2", "bytes add up to 1", tolerance, f"logsumexp of {self.sums.count} byte rows", ""
-            ),
-            self.entries.judged(
-                "C2", "nats are those of the bytes", tolerance, f"{self.entries.count} targets"
-            ),
+            self.sums.judged("C2", "bytes add up to 1", tolerance, rows, ""),
+            self.entries.judged("C2", "nats are those of the bytes", tolerance, targets),
             self.own.judged(own_condition, "own bytes", tolerance, "byte rows of targets that begin alike"),
         ]

@@ -1,6 +1,4 @@
-"""Close examination of a whole-stream evaluator: what it counts, and whether its costs are those of
-distributions.
-"""
+"""Close examination of a whole-stream evaluator: its counts, and whether its costs are of distributions."""
 
 from __future__ import annotations
 
@@ -11,10 +9,9 @@ import numpy as np
 
 from pgolf.audit.byte_rows import ByteRows, similar_tokens
 from pgolf.audit.report import Finding, Largest, verdict
-from pgolf.audit.runs import EvaluatorRunner, Nats, as_log_rows, log_sums, spread
-from pgolf.audit.settings import Settings
+from pgolf.audit.runs import Case, EvaluatorRunner, Nats, as_log_rows, log_sums, spread
 from pgolf.audit.streams import Stream, gap, largest_change
-from pgolf.audit.subject import Claim, Context
+from pgolf.audit.subject import Claim
 from pgolf.data.tokenizer import ByteCounts
 
 # Fewest targets of a stream that is cut.
@@ -23,49 +20,40 @@ _SHORTEST = 16
 
 def count_findings(claim: Claim, stream: Stream, byte_counts: ByteCounts) -> list[Finding]:
     """Coverage, order, bytes and score of what an evaluator claims of the stream."""
-    positions = claim.positions
+    positions, targets = claim.positions, stream.targets
     assert positions is not None
-    times = np.bincount(positions, minlength=stream.targets)
+    times = np.bincount(positions, minlength=targets)
     missing, repeated = np.flatnonzero(times == 0), np.flatnonzero(times > 1)
-    evidence = f"{stream.targets} targets, each once"
-    if len(missing) or len(repeated):
-        parts = []
-        if len(missing):
-            parts.append(
-                f"{len(missing)} of {stream.targets} targets are not scored, the first is {missing[0]}"
-            )
-        if len(repeated):
-            parts.append(
-                f"{len(repeated)} are scored again, the first is {repeated[0]} ({times[repeated[0]]} times)"
-            )
-        evidence = "; ".join(parts)
+    parts = []
+    if len(missing):
+        parts.append(f"{len(missing)} of {targets} targets are not scored, the first is {missing[0]}")
+    if len(repeated):
+        first = f"the first is {repeated[0]} ({times[repeated[0]]} times)"
+        parts.append(f"{len(repeated)} are scored again, {first}")
+    coverage = "; ".join(parts) or f"{targets} targets, each once"
     backwards = np.flatnonzero(np.diff(positions) < 0)
     order = f"{len(positions)} scores from left to right"
     if len(backwards):
         order = f"target {positions[backwards[0] + 1]} is scored after target {positions[backwards[0]]}"
-    return [
-        verdict("C4", "coverage", bool(len(missing) or len(repeated)), evidence),
-        verdict("C4", "order", bool(len(backwards)), order),
-        *_totals(claim, byte_counts),
-    ]
-
-
-def _totals(claim: Claim, byte_counts: ByteCounts) -> list[Finding]:
-    assert claim.positions is not None
     # The bytes of the targets that it says it scored: what else is wrong with those is said elsewhere.
-    counted = int(byte_counts[claim.positions].sum(dtype=np.int64))
-    text = f"{claim.bytes:,} bytes claimed, the scored targets stand for {counted:,}"
-    findings = [
-        verdict(
-            "bytes", "byte total", claim.bytes != counted, text, {"claimed": claim.bytes, "true": counted}
-        )
+    counted = int(byte_counts[positions].sum(dtype=np.int64))
+    total = f"{claim.bytes:,} bytes claimed, the scored targets stand for {counted:,}"
+    both = {"claimed": claim.bytes, "true": counted}
+    return [
+        verdict("C4", "coverage", bool(parts), coverage),
+        verdict("C4", "order", bool(len(backwards)), order),
+        verdict("bytes", "byte total", claim.bytes != counted, total, both),
+        _claimed_score(claim),
     ]
+
+
+def _claimed_score(claim: Claim) -> Finding:
     if claim.val_bpb is None:
-        return [*findings, Finding("bytes", "claimed score", "not tested", "no val_bpb is claimed")]
+        return Finding("bytes", "claimed score", "not tested", "no val_bpb is claimed")
     bpb = math.fsum(claim.nats) / math.log(2) / claim.bytes if claim.bytes else math.nan
     off = not math.isclose(claim.val_bpb, bpb, rel_tol=1e-6)
     text = f"val_bpb {claim.val_bpb:.6f} claimed, its nats and bytes give {bpb:.6f}"
-    return [*findings, verdict("bytes", "claimed score", off, text, {"claimed": claim.val_bpb, "true": bpb})]
+    return verdict("bytes", "claimed score", off, text, {"claimed": claim.val_bpb, "true": bpb})
 
 
 class OwnTarget:
@@ -74,34 +62,16 @@ class OwnTarget:
     What a target costs has to be the negative logarithm of its entry in a distribution that is the same
     whichever token is the target. Where the evaluator offers the distributions, they are compared; where not,
     the probabilities of all tokens, each from a run of its own, have to add up to 1.
-
-    Args:
-        runner: of the evaluator.
-        stream: the audited stretch.
-        base: what its targets cost in the plain run (N,).
-        settings: how much to test.
-        allowed: largest difference that counts as none, in nats.
-        context: knows the bytes of tokens.
     """
 
-    def __init__(
-        self,
-        runner: EvaluatorRunner,
-        stream: Stream,
-        base: Nats,
-        settings: Settings,
-        allowed: float,
-        context: Context,
-    ) -> None:
-        self.runner, self.stream, self.base, self.settings, self.context = (
-            runner,
-            stream,
-            base,
-            settings,
-            context,
+    def __init__(self, runner: EvaluatorRunner, case: Case) -> None:
+        self.runner, self.context, self.allowed = runner, case.context, case.allowed
+        self.stream, self.base, self.settings, self.generator = (
+            case.stream,
+            case.base,
+            case.settings,
+            case.choices(3),
         )
-        self.allowed = allowed
-        self.generator = np.random.default_rng([settings.seed, 3])
         self.totals, self.earlier = Largest(), Largest()
         self.sums, self.entries, self.own = Largest(), Largest(), Largest()
         self.bytes = ByteRows()
@@ -116,12 +86,10 @@ class OwnTarget:
         if not has_rows:
             places = self._affordable(places)
         for place in places:
+            if offered.distributions is not None:
+                entry = self._row(offered, place)[self.stream.tokens[place + 1]]
+                self.entries.see(gap(self.base[place], -entry), f"target {place}")
             if has_rows:
-                if offered.distributions is not None:
-                    row = self._row(offered, place)
-                    self.entries.see(
-                        gap(self.base[place], -row[self.stream.tokens[place + 1]]), f"target {place}"
-                    )
                 self._compare_rows(place, offered)
             else:
                 self._add_up(place)
@@ -130,30 +98,25 @@ class OwnTarget:
         return self._findings(offered)
 
     def _findings(self, offered: Claim) -> list[Finding]:
-        own = "C3" if self.runner.learning.seen else "C2"
-        steps = (
-            f"; {self.runner.learning.gradients} gradients were computed in all runs" if own == "C3" else ""
-        )
-        earlier = self.earlier.judged(
-            "C1",
-            "next target",
-            max(self.allowed, self.settings.rounding),
-            "targets before one that is replaced",
-        )
+        learning, allowed = self.runner.learning, self.allowed
+        own, steps = "C2", ""
+        if learning.seen:
+            own, steps = "C3", f"; {learning.gradients} gradients were computed in all runs"
+        rounding = max(allowed, self.settings.rounding)
+        text = "targets before one that is replaced"
+        earlier = self.earlier.judged("C1", "next target", rounding, text)
         if self._has_bytes(offered):
             return [earlier, *self.bytes.findings(1e-4, own)]
         if offered.distributions is not None:
+            rows, others = (
+                f"logsumexp of {self.sums.count} rows",
+                f"distributions of {self.own.count} other targets",
+            )
             return [
                 earlier,
-                self.sums.judged(
-                    "C2", "probabilities add up to 1", 1e-4, f"logsumexp of {self.sums.count} rows", ""
-                ),
-                self.entries.judged(
-                    "C2", "losses are entries", self.allowed, f"{self.entries.count} targets"
-                ),
-                self.own.judged(
-                    own, "own target", self.allowed, f"distributions of {self.own.count} other targets{steps}"
-                ),
+                self.sums.judged("C2", "probabilities add up to 1", 1e-4, rows, ""),
+                self.entries.judged("C2", "losses are entries", allowed, f"{self.entries.count} targets"),
+                self.own.judged(own, "own target", allowed, f"{others}{steps}"),
             ]
         what = f"the probabilities of all {self.stream.vocab_size} targets, each from its own run, added up"
         if self.partial:
@@ -168,23 +131,16 @@ class OwnTarget:
     def _places(self) -> list[int]:
         """Targets to examine: some anywhere, and the cheapest, where a leak would show."""
         # Scripts are not made for streams of a few targets, which may stand for no bytes at all.
-        scored = np.flatnonzero(~np.isnan(self.base))
+        scored, most = np.flatnonzero(~np.isnan(self.base)), self.settings.places
         scored = scored[scored >= min(_SHORTEST, self.stream.targets // 8)]
-        cheapest = scored[np.argsort(self.base[scored], kind="stable")][
-            : max(len(scored) // 10, self.settings.places)
-        ]
+        order = np.argsort(self.base[scored], kind="stable")
+        cheapest = scored[order][: max(len(scored) // 10, most)]
         picks = [self.generator.permutation(cheapest), self.generator.permutation(scored)]
-        mixed = [
-            int(place)
-            for pair in zip(*(pick[: len(cheapest)] for pick in picks), strict=True)
-            for place in pair
-        ]
-        return list(dict.fromkeys(mixed))[: self.settings.places]
+        pairs = zip(*(pick[: len(cheapest)] for pick in picks), strict=True)
+        return list(dict.fromkeys(int(place) for pair in pairs for place in pair))[:most]
 
     def _affordable(self, places: Sequence[int]) -> list[int]:
-        """The first of some places, and those of the others for which as many runs as there are tokens are
-        cheap.
-        """
+        """The first place, and those others for which a run for every token of the vocabulary is cheap."""
         runs = min(self.stream.vocab_size, self.settings.substitutions)
         left = self.settings.substituted_targets
         found: list[int] = []
@@ -202,8 +158,7 @@ class OwnTarget:
         return claim, spread(claim, len(tokens) - 1)
 
     def _runs(self, place: int, tokens: Sequence[int], wanted: bool) -> list[tuple[int, Claim, float]]:
-        """Claims of the stream up to a target, with each token in its place: token, claim, nats of the
-        target.
+        """Claims of the stream up to a target with each token in its place: token, claim, the target's nats.
 
         Where the evaluator leaves the end of so short a stream out, the stream keeps its end.
         """
@@ -216,37 +171,29 @@ class OwnTarget:
                 whole = True
                 claim, nats = self._run(place, token, wanted, whole)
             reference = nats[:place] if reference is None else reference
-            change, where = largest_change(reference, nats[:place])
-            self.earlier.see(change, f"target {where}, target {place} replaced")
+            self.earlier.compare(reference, nats[:place], f", target {place} replaced")
             found.append((token, claim, float(nats[place])))
         return found
 
     def _compare_rows(self, place: int, offered: Claim) -> None:
-        true = int(self.stream.tokens[place + 1])
+        previous, true = (int(token) for token in self.stream.tokens[place : place + 2])
         tokens = [true, *self.stream.other_token(true, self.settings.swaps, self.generator)]
         if self._has_bytes(offered):
-            previous = int(self.stream.tokens[place])
             tokens += similar_tokens(self.context, previous, true, self.settings.swaps)
         first: np.ndarray | None = None
         alternatives = {}
         for token, claim, nats in self._runs(place, tokens, wanted=True):
             if self._has_bytes(claim):
                 assert claim.byte_distributions is not None and self.context.token_bytes is not None
-                text = self.context.token_bytes(int(self.stream.tokens[place]), token)
-                if text:
-                    rows = as_log_rows(
-                        claim.byte_distributions.get(place, np.zeros((0, 256))),
-                        256,
-                        self.runner.evaluator.name,
-                    )
-                    alternatives[text] = (rows, nats)
+                if text := self.context.token_bytes(previous, token):
+                    rows = claim.byte_distributions.get(place, np.zeros((0, 256)))
+                    alternatives[text] = (as_log_rows(rows, 256, self._name), nats)
                 continue
-            row = self._row(claim, place)
+            row, where = self._row(claim, place), f"target {place} as {token}"
             self.sums.see(float(log_sums(row[None])[0]), f"target {place}")
-            self.entries.see(gap(nats, -row[token]), f"target {place} as {token}")
+            self.entries.see(gap(nats, -row[token]), where)
             first = row if first is None else first
-            change, _ = largest_change(first, row)
-            self.own.see(change, f"target {place} as {token}")
+            self.own.see(largest_change(first, row)[0], where)
         if alternatives:
             self.bytes.see(place, alternatives)
 

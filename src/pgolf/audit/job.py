@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 
 from pgolf.audit.audit import audit
-from pgolf.audit.report import Finding, Report, ordered, verdict
+from pgolf.audit.report import Report, ordered, verdict
 from pgolf.audit.settings import Settings
 from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
 from pgolf.codec.pieces import Pieces
@@ -19,6 +21,7 @@ from pgolf.compress.weights import load_weights
 from pgolf.data.byte_check import ByteCheck, check_bytes
 from pgolf.data.dataset import Dataset, Text, open_dataset
 from pgolf.data.shards import Tokens
+from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.ledger import text_digest
@@ -59,27 +62,26 @@ class Job:
         """Audit on the first targets; see ``audit.audit``."""
         if self.context.device.type == "cuda":
             settings = replace(settings, rounding=max(settings.rounding, _CUDA_ROUNDING))
+        text, full_targets = self.text.first(targets or self.usual_targets), len(self.text.byte_counts)
         found = audit(
             self.make,
-            self.text.first(targets or self.usual_targets),
+            text,
             self.context,
             settings,
             name=self.name,
             plug_in=self.plug_in,
             data=self.data,
-            full_targets=len(self.text.byte_counts),
+            full_targets=full_targets,
             note=note,
         )
-        return replace(found, audited=self.audited, findings=ordered([*found.findings, *self._of_bytes()]))
-
-    def _of_bytes(self) -> list[Finding]:
         change = self.counts.normalisation
         (_, how), (_, normalisation) = self.counts.rows()
         longer = change is not None and change.makes_longer
-        return [
+        of_bytes = [
             verdict("bytes", "bytes per target", self.counts.problem is not None, how),
             verdict("bytes", "normalisation", longer, normalisation),
         ]
+        return replace(found, audited=self.audited, findings=ordered([*found.findings, *of_bytes]))
 
     def decode(self, targets: int | None, progress: Callable[[int, int], None]) -> Proof:
         """Encode the first targets with one scorer and decode them with another; see ``codec.proof``.
@@ -92,7 +94,8 @@ class Job:
             made = self.make()
             if isinstance(made, Evaluator):
                 raise PgolfError(
-                    f"{self.name}: --by-decoding needs a Scorer; an evaluator is given all tokens, so it cannot decode"
+                    f"{self.name}: --by-decoding needs a Scorer; an evaluator is given all tokens, so it "
+                    "cannot decode"
                 )
             return made
 
@@ -125,17 +128,14 @@ def audit_job(
     if scorer is None:
         return _own(artifact, data, tokenizer, mode or "sliding", overrides, device)
     if mode is not None or overrides:
-        raise PgolfError(
-            "--mode and --set are for pgolf's own scorers; leave them out where --scorer names another"
-        )
+        others = "leave them out where --scorer names another"
+        raise PgolfError(f"--mode and --set are for pgolf's own scorers; {others}")
     if not artifact.exists():
         raise PgolfError(f"{artifact}: no such file or folder")
     if data is None:
         raise PgolfError(f"--scorer {scorer}: pass --data DIR, the text to audit it on")
     dataset = open_dataset(data, tokenizer)
-    context = _context(artifact, dataset, device)
-    text = dataset.validation_text(1)
-    name = scorer
+    context, text, name = _context(artifact, dataset, device), dataset.validation_text(1), scorer
 
     def make() -> Subject:
         return make_subject(load_factory(name), context, name)
@@ -146,14 +146,9 @@ def audit_job(
 
 
 def audited(artifact: Path, recipe: Recipe, dataset: Dataset, mode: str) -> dict[str, str]:
-    """What an audit of one of pgolf's own scorers is about: mode, digests of settings, artifact, tokenizer
-    and text.
+    """What an audit of one of pgolf's own scorers is about: mode, and digests of all that it depends on.
 
-    Args:
-        artifact: the file.
-        recipe: with the settings of the evaluation.
-        dataset: whose validation text is scored.
-        mode: a key of ``MODES``.
+    The recipe has the settings of the evaluation, and ``mode`` is a key of ``MODES``.
     """
     tokens = dataset.validation_tokens(recipe.evaluation_length)
     return {"mode": mode, "recipe_sha256": recipe.digest(), **_digests(artifact, dataset, tokens)}
@@ -203,18 +198,15 @@ def usual_targets(recipe: Recipe, mode: str) -> int:
 
 
 def _context(artifact: Path, dataset: Dataset, device: torch.device) -> Context:
-    tokenizer = dataset.tokenizer
-    table = tokenizer.byte_table
-    try:
-        pieces = Pieces(tokenizer)
-    except PgolfError:
-        token_bytes = None
-    else:
+    tokenizer, token_bytes = dataset.tokenizer, None
+    with contextlib.suppress(PgolfError):
+        token_bytes = functools.partial(_token_bytes, Pieces(tokenizer), tokenizer.byte_table)
+    return Context(
+        artifact, device, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.byte_table, token_bytes
+    )
 
-        def token_bytes(previous: int, target: int) -> bytes:
-            # The table says whether a leading space counts.
-            text = pieces.bytes_of(target) or b""
-            count = int(table.count(np.array(previous), np.array(target)))
-            return text[len(text) - count :]
 
-    return Context(artifact, device, tokenizer.vocab_size, tokenizer.bos_id, table, token_bytes)
+def _token_bytes(pieces: Pieces, table: ByteTable, previous: int, target: int) -> bytes:
+    """The bytes of a target; the table says whether a leading space counts."""
+    text = pieces.bytes_of(target) or b""
+    return text[len(text) - int(table.count(np.array(previous), np.array(target))) :]

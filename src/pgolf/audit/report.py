@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pgolf.audit.streams import largest_change
+
 CONDITIONS = {
     "C1": "strict causality: what a target costs depends on the artifact and the tokens before it only",
     "C2": "a full distribution that adds up to 1, fixed before its target is seen",
@@ -101,9 +103,7 @@ class Largest:
     """The largest of many differences, and where it was."""
 
     def __init__(self) -> None:
-        self.value = 0.0
-        self.place = "nowhere"
-        self.count = 0
+        self.value, self.place, self.count = 0.0, "nowhere", 0
 
     def see(self, value: float, place: str) -> None:
         """Take one difference into account; one that is not a number counts as infinite."""
@@ -112,6 +112,12 @@ class Largest:
         if value > self.value:
             self.value, self.place = value, place
 
+    def compare(self, before: Any, after: Any, where: str = "", first: int = 0) -> None:
+        """Take costs of targets, or rows (n, ...), into account; ``first`` is the first target."""
+        one, other = np.asarray(before), np.asarray(after)
+        change, place = largest_change(one.reshape(-1), other.reshape(-1))
+        self.see(change, f"target {first + place // max(one.size // max(len(one), 1), 1)}{where}")
+
     def judged(self, condition: str, test: str, limit: float, text: str, unit: str = "nats") -> Finding:
         """A violation if the largest difference is beyond ``limit``; ``text`` says what was compared."""
         if not self.count:
@@ -119,15 +125,7 @@ class Largest:
         size = f"{self.value:.2g} {unit}".strip()
         where = f" ({self.place})" if self.value > 0 else ""
         evidence = f"{text}: at most {size}{where}; allowed {limit:.2g}"
-        details = {
-            "largest": _finite(self.value),
-            "where": self.place,
-            "allowed": limit,
-            "compared": self.count,
-        }
+        # JSON knows no infinity.
+        largest = self.value if np.isfinite(self.value) else str(self.value)
+        details = {"largest": largest, "where": self.place, "allowed": limit, "compared": self.count}
         return verdict(condition, test, self.value > limit, evidence, details)
-
-
-def _finite(value: float) -> float | str:
-    # JSON knows no infinity.
-    return value if np.isfinite(value) else str(value)

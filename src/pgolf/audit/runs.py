@@ -5,14 +5,17 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgolf.audit.subject import Claim, Evaluator, blamed
+from pgolf.audit.settings import Settings
+from pgolf.audit.streams import Stream
+from pgolf.audit.subject import Claim, Context, Evaluator, blamed
 from pgolf.audit.watch import Learning
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteCounts, ByteTable
@@ -24,12 +27,19 @@ Nats = NDArray[np.float64]
 # Stands for an infinite cost where the grader wants a number; what is compared is the infinity.
 _VERY_MUCH = 1e30
 
-# Given how many targets are scored and how many the scorer wants to score next, how many to ask for.
-Ask = Callable[[int, int], int]
-# Called before a request is scored, with its place.
 Before = Callable[[int], None]
-# Called after a request is scored, with its place, its targets and what they cost.
 After = Callable[[int, Tensor, Tensor], None]
+
+
+class Hooks(NamedTuple):
+    """What the audit does beside the grader's requests."""
+
+    ask: Callable[[int, int], int] | None = None
+    """Given how many targets are scored and how many the scorer wants to score next: how many to ask for."""
+    before: Before | None = None
+    """Called before a request is scored, with its place."""
+    after: After | None = None
+    """Called after a request is scored, with its place, its targets and what they cost."""
 
 
 class Runner(abc.ABC):
@@ -52,16 +62,41 @@ class Runner(abc.ABC):
         """
 
 
-class ScorerRunner(Runner):
-    """Runs a scorer through the grader.
+@dataclass
+class Case:
+    """What all tests of an audit share."""
 
-    Args:
-        scorer: the audited one.
-        name: of a user's plug-in, for messages; empty for pgolf's own scorers.
-    """
+    runner: Runner
+    stream: Stream
+    """The audited stretch."""
+    base: Nats
+    """What its targets cost in the plain run (N,)."""
+    settings: Settings
+    context: Context
+    """What the subject's factory was told; it knows the bytes of tokens."""
+    noise: float = 0.0
+    """By how much the same run differs from itself, in nats."""
+
+    @property
+    def allowed(self) -> float:
+        """Largest difference that is none; machines that do not repeat exactly have their noise."""
+        return max(self.settings.tolerance, 4 * self.noise)
+
+    @property
+    def allowed_rounding(self) -> float:
+        """The same where blocks have other sizes."""
+        return max(self.settings.rounding, self.allowed)
+
+    def choices(self, number: int) -> np.random.Generator:
+        """What makes the choices of the tests of a number."""
+        return np.random.default_rng([self.settings.seed, number])
+
+
+class ScorerRunner(Runner):
+    """Runs a scorer through the grader; its name is a user's plug-in's, empty for pgolf's own scorers."""
 
     def __init__(self, scorer: Scorer, name: str) -> None:
-        self.scorer, self.name = scorer, name
+        self.scorer, self.name, self.called = scorer, name, name or "the scorer"
         self.documents_independent = bool(getattr(scorer, "documents_independent", False))
         self.periods = tuple(getattr(scorer, "periods", ()))
         self.learning = Learning()
@@ -76,17 +111,15 @@ class ScorerRunner(Runner):
         announced: int,
         *,
         until: int | None = None,
-        ask: Ask | None = None,
-        before: Before | None = None,
-        after: After | None = None,
+        hooks: Hooks | None = None,
         byte_counts: ByteCounts | None = None,
     ) -> tuple[Nats, Ledger]:
-        """What each target costs, and the grader's ledger; see ``Runner.nats`` and the types above.
+        """What each target costs (see ``Runner.nats``), and the grader's ledger.
 
         Without ``byte_counts`` every target counts 0 bytes there.
         """
         counts = np.zeros(len(tokens) - 1, dtype=np.uint16) if byte_counts is None else byte_counts
-        recorder = _Recorder(self, announced, len(tokens) - 1, until, ask, before, after)
+        recorder = _Recorder(self, announced, len(tokens) - 1, until, hooks or Hooks())
         ledger = Ledger()
         with contextlib.suppress(_EnoughError):
             grade(recorder, tokens, counts, ledger)
@@ -97,9 +130,8 @@ class ScorerRunner(Runner):
         with blamed(self.name, "losses()"), self.learning.watched():
             losses = self.scorer.losses(block.clone()).detach().cpu().double()
         if losses.shape != block.shape:
-            raise PgolfError(
-                f"{self.name or 'the scorer'}: losses() returned shape {tuple(losses.shape)} for {len(block)} targets"
-            )
+            shape = tuple(losses.shape)
+            raise PgolfError(f"{self.called}: losses() returned shape {shape} for {len(block)} targets")
         return losses
 
     def distributions(self, given: Tensor) -> Tensor:
@@ -109,7 +141,7 @@ class ScorerRunner(Runner):
         expected = (len(given) + 1, self.scorer.vocab_size)
         if rows.shape != expected:
             raise PgolfError(
-                f"{self.name or 'the scorer'}: distributions() returned shape {tuple(rows.shape)}, not {expected}"
+                f"{self.called}: distributions() returned shape {tuple(rows.shape)}, not {expected}"
             )
         return rows
 
@@ -119,25 +151,14 @@ class _EnoughError(Exception):
 
 
 class _Recorder(Scorer):
-    """Stands between the grader and the audited scorer, passes everything on, and keeps what each target
-    cost.
-    """
+    """Between the grader and the audited scorer: passes everything on, and keeps what each target cost."""
 
     def __init__(
-        self,
-        runner: ScorerRunner,
-        announced: int,
-        targets: int,
-        until: int | None,
-        ask: Ask | None,
-        before: Before | None,
-        after: After | None,
+        self, runner: ScorerRunner, announced: int, targets: int, until: int | None, hooks: Hooks
     ) -> None:
         self.runner, self.scorer, self.announced, self.until = runner, runner.scorer, announced, until
-        self.ask, self.before, self.after = ask, before, after
-        self.vocab_size = runner.scorer.vocab_size
+        self.hooks, self.vocab_size, self.position = hooks, runner.scorer.vocab_size, 0
         self.nats: Nats = np.full(targets, np.nan)
-        self.position = 0
 
     def begin(self, first: int, targets: int) -> None:
         with blamed(self.runner.name, "begin()"):
@@ -148,22 +169,21 @@ class _Recorder(Scorer):
             raise _EnoughError
         with blamed(self.runner.name, "wanted()"):
             wanted = max(int(self.scorer.wanted()), 1)
-        return wanted if self.ask is None else self.ask(self.position, wanted)
+        return wanted if self.hooks.ask is None else self.hooks.ask(self.position, wanted)
 
     def distributions(self, given: Tensor) -> Tensor:
         return self.runner.distributions(given)
 
     def losses(self, block: Tensor) -> Tensor:
-        if self.before is not None:
-            self.before(self.position)
+        if self.hooks.before is not None:
+            self.hooks.before(self.position)
         losses = self.runner.losses(block)
         if bool(losses.isnan().any()):
-            raise PgolfError(
-                f"{self.runner.name or 'the scorer'}: a loss of the targets from {self.position} on is not a number"
-            )
+            where = f"a loss of the targets from {self.position} on"
+            raise PgolfError(f"{self.runner.called}: {where} is not a number")
         self.nats[self.position : self.position + len(block)] = losses.numpy()
-        if self.after is not None:
-            self.after(self.position, block, losses)
+        if self.hooks.after is not None:
+            self.hooks.after(self.position, block, losses)
         return losses.clamp(-_VERY_MUCH, _VERY_MUCH)
 
     def receive(self, recorded: Recorded) -> None:
@@ -177,12 +197,7 @@ class _Recorder(Scorer):
 
 
 class EvaluatorRunner(Runner):
-    """Runs a whole-stream evaluator.
-
-    Args:
-        evaluator: the audited one.
-        byte_table: bytes of targets.
-    """
+    """Runs a whole-stream evaluator."""
 
     def __init__(self, evaluator: Evaluator, byte_table: ByteTable) -> None:
         self.evaluator, self.byte_table = evaluator, byte_table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor
 
 from pgolf.audit.byte_rows import ByteRows, similar_tokens
 from pgolf.audit.report import Finding, Largest, verdict
-from pgolf.audit.runs import Nats, ScorerRunner, as_log_rows
-from pgolf.audit.settings import Settings
+from pgolf.audit.runs import After, Before, Case, Hooks, Nats, ScorerRunner, as_log_rows
 from pgolf.audit.state import changes, digest_parts, learned
-from pgolf.audit.streams import Stream, gap, largest_change
-from pgolf.audit.subject import Context, blamed
+from pgolf.audit.streams import gap
+from pgolf.audit.subject import blamed
 from pgolf.evaluate.protocol import Recorded
 
 # Requests that are examined have at most so many targets: each is scored some thirty times.
@@ -23,35 +23,11 @@ _CLOSE = 64
 
 
 class ScorerTests:
-    """Examines a scorer.
+    """Examines the scorer of a runner."""
 
-    Args:
-        runner: of the scorer.
-        stream: the audited stretch.
-        base: what its targets cost in the plain run (N,).
-        settings: how much to test.
-        allowed: largest difference that counts as none, in nats.
-        context: knows the bytes of tokens.
-    """
-
-    def __init__(
-        self,
-        runner: ScorerRunner,
-        stream: Stream,
-        base: Nats,
-        settings: Settings,
-        allowed: float,
-        context: Context,
-    ) -> None:
-        self.runner, self.stream, self.base, self.settings, self.context = (
-            runner,
-            stream,
-            base,
-            settings,
-            context,
-        )
-        self.allowed, self.allowed_rounding = allowed, max(allowed, settings.rounding)
-        self.generator = np.random.default_rng([settings.seed, 1])
+    def __init__(self, runner: ScorerRunner, case: Case) -> None:
+        self.runner, self.case, self.context = runner, case, case.context
+        self.stream, self.settings, self.generator = case.stream, case.settings, case.choices(1)
         self.sums, self.entries, self.later, self.shorter = Largest(), Largest(), Largest(), Largest()
         self.own, self.strict, self.again = Largest(), Largest(), Largest()
         self.bytes = ByteRows()
@@ -67,42 +43,30 @@ class ScorerTests:
         def collect(first: int, block: Tensor, _: Tensor) -> None:
             requests.append((first, len(block)))
 
-        plain, _ = self._grade(after=collect)
-        sizes = Largest()
-        change, place = largest_change(self.base, plain)
-        sizes.see(change, f"target {place}")
+        plain = self._grade(after=collect)
+        sizes, allowed, rounding = Largest(), self.case.allowed, self.case.allowed_rounding
+        sizes.compare(self.case.base, plain)
         traces = self._probe(plain, requests)
         replay = self._replay(plain, requests)
         hidden = self._hidden()
         own = "C3" if self.runner.learning.seen or self.weights_changed or self.other_changed else "C2"
-        count = f"{self.probed} requests"
+        probed, rows = f"{self.probed} requests", f"logsumexp of {self.sums.count} rows"
+        asked = f"asked in {len(requests)} requests instead"
+        same, shown = "losses and distributions of the same targets", f"{self.strict.count} targets scored"
         return [
-            sizes.judged(
-                "C1", "size of requests", self.allowed_rounding, f"asked in {len(requests)} requests instead"
-            ),
-            self.later.judged("C1", "later targets of a block", self.allowed, f"replaced in {count}"),
-            self.shorter.judged("C1", "end of a block", self.allowed_rounding, f"{count} ended earlier"),
+            sizes.judged("C1", "size of requests", rounding, asked),
+            self.later.judged("C1", "later targets of a block", allowed, f"replaced in {probed}"),
+            self.shorter.judged("C1", "end of a block", rounding, f"{probed} ended earlier"),
             replay,
-            self.sums.judged(
-                "C2", "probabilities add up to 1", 1e-4, f"logsumexp of {self.sums.count} rows", ""
-            ),
-            self.entries.judged(
-                "C2", "losses are entries", self.allowed, "losses and distributions of the same targets"
-            ),
-            self.strict.judged(
-                "C2",
-                "strict mode",
-                self.allowed_rounding,
-                f"{self.strict.count} targets scored without being shown",
-            ),
-            self.own.judged(own, "own target", self.allowed, f"{self.own.count} targets replaced by others"),
+            self.sums.judged("C2", "probabilities add up to 1", 1e-4, rows, ""),
+            self.entries.judged("C2", "losses are entries", allowed, same),
+            self.strict.judged("C2", "strict mode", rounding, f"{shown} without being shown"),
+            self.own.judged(own, "own target", allowed, f"{self.own.count} targets replaced by others"),
             hidden,
             *(self.bytes.findings(1e-4, own) if self._predicts_bytes else []),
             self._state(),
             traces,
-            self.again.judged(
-                "C3", "asking again", self.allowed, f"{count} scored again after other targets"
-            ),
+            self.again.judged("C3", "asking again", allowed, f"{probed} scored again after other targets"),
         ]
 
     @property
@@ -117,10 +81,11 @@ class ScorerTests:
             return 1
         return int(generator.integers(1, (wanted if kind > 0.7 else min(wanted, _CLOSE)) + 1))
 
-    def _grade(self, **options: object) -> tuple[Nats, object]:
-        return self.runner.grade(self.stream.tokens, self.stream.targets, ask=self._ask, **options)  # type: ignore[arg-type]
-
-    # Probes
+    def _grade(
+        self, before: Before | None = None, after: After | None = None, until: int | None = None
+    ) -> Nats:
+        hooks = Hooks(self._ask, before, after)
+        return self.runner.grade(self.stream.tokens, self.stream.targets, until=until, hooks=hooks)[0]
 
     def _probe(self, plain: Nats, requests: Sequence[tuple[int, int]]) -> Finding:
         """The same run with probes in some requests, which must not leave traces."""
@@ -143,13 +108,10 @@ class ScorerTests:
             self.other_changed += [path for path in changed if path not in learned(changed)]
             self.digest_changes += self._digest() != state
 
-        probed, _ = self._grade(before=before, after=after)
         found = Largest()
-        change, place = largest_change(plain, probed)
-        found.see(change, f"target {place}")
-        return found.judged(
-            "C3", "traces of scoring", self.allowed, "the whole text with and without the other requests"
-        )
+        found.compare(plain, self._grade(before, after))
+        text = "the whole text with and without the other requests"
+        return found.judged("C3", "traces of scoring", self.case.allowed, text)
 
     def _chosen(self, plain: Nats, requests: Sequence[tuple[int, int]]) -> set[int]:
         """Requests to examine: some anywhere, and those of the cheapest targets, where a leak would show."""
@@ -157,96 +119,80 @@ class ScorerTests:
         several = [request for request in small if request[1] > 1] or small
         order = self.generator.permutation(len(several))[: (self.settings.probes + 1) // 2]
         some = [several[int(index)][0] for index in order]
-        cheapest = sorted(
-            small, key=lambda request: float(np.min(plain[request[0] : request[0] + request[1]]))
-        )
-        for first, _ in cheapest:
-            if len(some) >= self.settings.probes:
-                break
-            if first not in some:
-                some.append(first)
-        return set(some)
+        cheapest = sorted(small, key=lambda request: float(plain[request[0] : sum(request)].min()))
+        others = [first for first, _ in cheapest if first not in some]
+        return {*some, *others[: max(self.settings.probes - len(some), 0)]}
 
     def _examine(self, first: int, block: Tensor, losses: Tensor) -> None:
         rows = self.runner.distributions(block[:-1])
         for index, value in enumerate(torch.logsumexp(rows, dim=1).tolist()):
             self.sums.see(value, f"target {first + index}")
-        paid = -rows.gather(1, block[:, None]).squeeze(1)
-        self._see(self.entries, paid, losses, first)
+        self.entries.compare(-rows.gather(1, block[:, None]).squeeze(1), losses, first=first)
         alone = self.runner.distributions(block[:0])
-        self._see(self.strict, alone[0], rows[0], first)
+        self.strict.compare(alone, rows[:1], first=first)
         self.strict.see(float(losses[0] + alone[0, block[0]]), f"target {first}")
         anywhere = int(self.generator.integers(len(block)))
         for index in sorted({anywhere, int(losses.argmin())}):
             self._examine_target(first, index, block, losses, rows)
-        self._see(self.again, self.runner.losses(block), losses, first)
+        self.again.compare(self.runner.losses(block), losses, first=first)
 
     def _examine_target(self, first: int, index: int, block: Tensor, losses: Tensor, rows: Tensor) -> None:
         """Vary what comes after a target of a block, then the target itself."""
-        if index + 1 < len(block):
+        known, more = index + 1, index + 1 < len(block)
+        if more:
             other = block.clone()
-            for place in range(index + 1, len(block)):
+            for place in range(known, len(block)):
                 other[place] = self.stream.other_token(int(block[place]), 1, self.generator)[0]
-            known = index + 1
-            self._see(self.later, self.runner.losses(other)[:known], losses[:known], first)
-            self._see(
-                self.later, self.runner.distributions(other[:-1])[: known + 1], rows[: known + 1], first
-            )
-            self._see(self.shorter, self.runner.losses(block[:known]), losses[:known], first)
-        likely = [
-            int(token) for token in rows[index].topk(min(2, rows.shape[1])).indices if token != block[index]
-        ]
-        others = [*likely, *self.stream.other_token(int(block[index]), self.settings.swaps, self.generator)]
+            self.later.compare(self.runner.losses(other)[:known], losses[:known], first=first)
+            changed = self.runner.distributions(other[:-1])[: known + 1]
+            self.later.compare(changed, rows[: known + 1], first=first)
+            self.shorter.compare(self.runner.losses(block[:known]), losses[:known], first=first)
+        true, likely = int(block[index]), rows[index].topk(min(2, rows.shape[1])).indices.tolist()
+        others = [token for token in likely if token != true]
+        others += self.stream.other_token(true, self.settings.swaps, self.generator)
         tried = list(dict.fromkeys(others))[: self.settings.swaps]
         for token in tried:
             other = block.clone()
             other[index] = token
             changed = self.runner.losses(other)
-            self._see(self.later, changed[:index], losses[:index], first)
-            self.own.see(
-                gap(float(changed[index]), -float(rows[index, token])), f"target {first + index} as {token}"
-            )
-            if index + 1 < len(block):
-                others_rows = self.runner.distributions(other[:-1])
-                self._see(self.later, others_rows[:index], rows[:index], first)
-                self._see(self.own, others_rows[index], rows[index], first + index)
+            self._see_earlier(changed[:index], losses[:index], first)
+            cost = gap(float(changed[index]), -float(rows[index, token]))
+            self.own.see(cost, f"target {first + index} as {token}")
+            if more:
+                changed = self.runner.distributions(other[:-1])
+                self._see_earlier(changed[:index], rows[:index], first)
+                self.own.compare(changed[index : index + 1], rows[index : index + 1], first=first + index)
         if self._predicts_bytes:
-            self._examine_bytes(first, index, block, rows, [int(block[index]), *tried])
+            self._examine_bytes(first, index, block, rows, [true, *tried])
+
+    def _see_earlier(self, one: Tensor, other: Tensor, first: int) -> None:
+        if len(one):
+            self.later.compare(one, other, first=first)
 
     def _examine_bytes(
         self, first: int, index: int, block: Tensor, rows: Tensor, tokens: Sequence[int]
     ) -> None:
         assert self.context.token_bytes is not None
         previous = int(block[index - 1]) if index else int(self.stream.tokens[first])
+        scorer: Any = self.runner.scorer
         alternatives = {}
-        alike = similar_tokens(self.context, previous, tokens[0], self.settings.swaps)
-        for token in [*tokens, *alike]:
-            text = self.context.token_bytes(previous, token)
-            if text:
+        for token in [*tokens, *similar_tokens(self.context, previous, tokens[0], self.settings.swaps)]:
+            if text := self.context.token_bytes(previous, token):
                 with blamed(self.runner.name, "byte_distributions()"):
-                    found = self.runner.scorer.byte_distributions(block[:index].clone(), token)  # type: ignore[attr-defined]
-                alternatives[text] = (
-                    as_log_rows(found, 256, "byte_distributions()"),
-                    -float(rows[index, token]),
-                )
+                    found = scorer.byte_distributions(block[:index].clone(), token)
+                logs = as_log_rows(found, 256, "byte_distributions()")
+                alternatives[text] = (logs, -float(rows[index, token]))
         self.bytes.see(first + index, alternatives)
 
-    def _see(self, found: Largest, one: Tensor, other: Tensor, first: int) -> None:
-        """Compare per-target results; ``first`` is the place of the first of them."""
-        if one.numel():
-            change, place = largest_change(one.reshape(-1).numpy(), other.reshape(-1).numpy())
-            found.see(change, f"target {first + place // max(one[0].numel(), 1)}")
-
     def _hidden(self) -> Finding:
-        """Replace a target in the text itself, and look up in the distribution what the original one would
-        have cost.
+        """Replace a target in the text itself, and look up what the original one would have cost.
 
         A scorer that gets hold of its targets elsewhere than in the block, in memory or so, cannot know it
         any more.
         """
-        found = Largest()
+        found, base = Largest(), self.case.base
         scored = np.arange(self.stream.targets)
-        cheapest = scored[np.argsort(self.base, kind="stable")][: max(len(scored) // 10, 1)]
+        cheapest = scored[np.argsort(base, kind="stable")][: max(len(scored) // 10, 1)]
         places = [*self.generator.permutation(cheapest)[: self.settings.edges]]
         places += [*self.generator.permutation(scored)[: self.settings.edges]]
         for place in sorted({int(place) for place in places}):
@@ -255,14 +201,12 @@ class ScorerTests:
                 if first <= place < first + len(block):
                     row = self.runner.distributions(block[: place - first])[-1]
                     cost = -float(row[int(self.stream.tokens[place + 1])])
-                    found.see(gap(cost, self.base[place]), f"target {place}")
+                    found.see(gap(cost, base[place]), f"target {place}")
 
             changed = self.stream.other_future(place, self.generator)
-            self.runner.grade(changed, self.stream.targets, until=place + 1, after=after)
+            self.runner.grade(changed, self.stream.targets, until=place + 1, hooks=Hooks(after=after))
         text = f"{found.count} targets and all after them replaced in the text, the original looked up"
-        return found.judged("C2", "hidden target", self.allowed_rounding, text)
-
-    # State
+        return found.judged("C2", "hidden target", self.case.allowed_rounding, text)
 
     def _parts(self) -> dict[str, str]:
         parts = digest_parts(self.runner.scorer)
@@ -276,24 +220,22 @@ class ScorerTests:
             return str(self.runner.scorer.state_digest())
 
     def _state(self) -> Finding:
-        test = "state while scoring"
-        bad = self.digest_changes > 0 or bool(self.weights_changed)
-        details = {
+        changed = {
             "weights": sorted(set(self.weights_changed))[:20],
             "other": sorted(set(self.other_changed))[:20],
         }
         if self.digest_changes:
             evidence = f"state_digest() changed in {self.digest_changes} of {self.probed} requests"
         elif self.weights_changed:
-            evidence = f"{self.weights_changed[0].removeprefix('weights:')} changed, and state_digest() does not tell"
+            first = self.weights_changed[0].removeprefix("weights:")
+            evidence = f"{first} changed, and state_digest() does not tell"
         else:
             evidence = f"state_digest() and all weights equal before and after {self.probed} requests"
         if self.other_changed:
             # A cache may change, as long as no result does: "traces of scoring" sees to that.
             evidence += f"; {self.other_changed[0]} changed"
-        return verdict("C3", test, bad, evidence, details)
-
-    # Replay
+        bad = self.digest_changes > 0 or bool(self.weights_changed)
+        return verdict("C3", "state while scoring", bad, evidence, changed)
 
     def _replay(self, plain: Nats, requests: Sequence[tuple[int, int]]) -> Finding:
         """Go back to a snapshot in the middle of the text and score what follows again."""
@@ -315,14 +257,13 @@ class ScorerTests:
                 self._score_again(requests[begin:end], replayed)
 
         until = min(starts[end] + _CLOSE, self.stream.targets)
-        continued, _ = self._grade(before=before, until=until)
+        continued = self._grade(before, until=until)
         found = Largest()
         place, limit = slice(starts[begin], starts[end]), slice(starts[end], until)
         for what, nats, part in (("replayed", replayed, place), ("after the replay", continued, limit)):
-            change, at = largest_change(plain[part], nats[part])
-            found.see(change, f"target {part.start + at}, {what}")
+            found.compare(plain[part], nats[part], f", {what}", part.start)
         text = f"targets {starts[begin]} to {starts[end]} again from a snapshot"
-        return found.judged("C1", "replay", self.allowed, text)
+        return found.judged("C1", "replay", self.case.allowed, text)
 
     def _score_again(self, requests: Sequence[tuple[int, int]], into: Nats) -> None:
         for first, count in requests:

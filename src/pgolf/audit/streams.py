@@ -30,26 +30,17 @@ class Edge:
 
 
 class Stream:
-    """The audited stretch of text.
-
-    Args:
-        tokens: (N + 1,) uint16.
-        bos_id: the token that begins every document.
-        vocab_size: size of the alphabet.
-    """
+    """The audited stretch of text: (N + 1,) uint16, in which ``bos_id`` begins every document."""
 
     def __init__(self, tokens: Tokens, bos_id: int, vocab_size: int) -> None:
         assert len(tokens) > 2, "an audit needs at least two targets"
         self.tokens, self.bos_id, self.vocab_size = tokens, bos_id, vocab_size
+        self.targets = len(tokens) - 1
+        """N."""
         present = np.unique(tokens)
         others = present[present != bos_id]
         # Tokens of the text itself: some pieces of a tokenizer may never occur, and cost anything.
         self._alphabet = others if len(others) > 1 else np.arange(vocab_size)[np.arange(vocab_size) != bos_id]
-
-    @property
-    def targets(self) -> int:
-        """N."""
-        return len(self.tokens) - 1
 
     @property
     def documents(self) -> list[int]:
@@ -75,22 +66,14 @@ class Stream:
 
     def other_future(self, edge: int, generator: np.random.Generator) -> Tokens:
         """Every token after ``edge`` replaced by another one; documents begin where they did."""
-        tokens = self.tokens.copy()
-        after = np.flatnonzero(tokens[edge + 1 :] != self.bos_id) + edge + 1
-        tokens[after] = self._others(tokens[after], generator)
-        return tokens
+        return self._others(edge + 1, len(self.tokens), generator)
 
     def other_past(self, edge: int, generator: np.random.Generator) -> Tokens:
         """Every token before token ``edge`` replaced by another one; documents begin where they did."""
-        tokens = self.tokens.copy()
-        before = np.flatnonzero(tokens[:edge] != self.bos_id)
-        tokens[before] = self._others(tokens[before], generator)
-        return tokens
+        return self._others(0, edge, generator)
 
     def other_boundaries(self, edge: int, generator: np.random.Generator) -> list[tuple[str, Tokens]]:
-        """Streams whose documents end elsewhere after ``edge``, each with what was done; the other tokens
-        stay.
-        """
+        """Streams whose documents end elsewhere after ``edge``, with what was done; other tokens stay."""
         after = [place for place in self.documents if place > edge]
         room = [place for place in range(edge + 1, len(self.tokens)) if place not in after]
         variations = []
@@ -109,11 +92,13 @@ class Stream:
         others = self._alphabet[self._alphabet != token]
         return [int(other) for other in generator.permutation(others)[:count]]
 
-    def _others(self, tokens: Tokens, generator: np.random.Generator) -> NDArray[np.integer]:
-        places = np.searchsorted(self._alphabet, tokens) % len(self._alphabet)
-        return self._alphabet[
-            (places + generator.integers(1, len(self._alphabet), len(tokens))) % len(self._alphabet)
-        ]
+    def _others(self, begin: int, end: int, generator: np.random.Generator) -> Tokens:
+        tokens, alphabet = self.tokens.copy(), self._alphabet
+        replaced = np.flatnonzero(tokens[begin:end] != self.bos_id) + begin
+        places = np.searchsorted(alphabet, tokens[replaced]) % len(alphabet)
+        shifts = generator.integers(1, len(alphabet), len(replaced))
+        tokens[replaced] = alphabet[(places + shifts) % len(alphabet)]
+        return tokens
 
 
 def gap(one: float, other: float) -> float:
@@ -127,5 +112,7 @@ def largest_change(before: NDArray[np.float64], after: NDArray[np.float64]) -> t
         difference = np.abs(before - after)
     difference[(before == after) | (np.isnan(before) & np.isnan(after))] = 0
     difference[np.isnan(difference)] = np.inf
-    place = int(difference.argmax()) if len(difference) else 0
-    return (float(difference[place]), place) if len(difference) else (0.0, 0)
+    if not len(difference):
+        return 0.0, 0
+    place = int(difference.argmax())
+    return float(difference[place]), place

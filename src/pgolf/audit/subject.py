@@ -24,6 +24,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +54,7 @@ class Claim:
     positions: NDArray[np.integer[Any]] | None = None
     """Which target (0-based) each of ``nats`` is of (n,); None says 0, 1, 2, ..."""
     distributions: Mapping[int, Any] | None = None
-    """For the positions that were ``wanted``: natural logarithms (V,) of the distribution before the target
-    is seen.
-    """
+    """For the ``wanted`` positions: natural logarithms (V,) of the distribution before the target is seen."""
     byte_distributions: Mapping[int, Any] | None = None
     """For an evaluator that predicts bytes, likewise: (m, 256), one row for each of the target's m bytes."""
 
@@ -87,12 +86,7 @@ class Context:
 
 
 class Evaluator:
-    """A whole-stream evaluator, called with the arguments that it takes.
-
-    Args:
-        function: ``evaluate(tokens, byte_table)``, perhaps with ``announced`` and ``wanted``.
-        name: what to call it in messages.
-    """
+    """A whole-stream evaluator, called with the arguments that it takes; see the top of this module."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.function, self.name = function, name
@@ -113,22 +107,21 @@ class Evaluator:
         with blamed(self.name, "evaluating"):
             claim = self.function(tokens.copy(), byte_table, **options)
         if not isinstance(claim, Claim):
-            raise PgolfError(
-                f"{self.name}: the evaluator returned {_kind(claim)}, not a pgolf.audit.subject.Claim"
-            )
+            kind = _kind(claim)
+            raise PgolfError(f"{self.name}: the evaluator returned {kind}, not a pgolf.audit.subject.Claim")
+        targets = len(tokens) - 1
         with blamed(self.name, "reading its claim"):
             count, val_bpb = int(claim.bytes), None if claim.val_bpb is None else float(claim.val_bpb)
             nats = np.asarray(claim.nats, dtype=np.float64)
             # More costs than targets are more costs of the last target.
-            places = np.minimum(np.arange(nats.size), len(tokens) - 2)
+            places = np.minimum(np.arange(nats.size), targets - 1)
             positions = places if claim.positions is None else np.asarray(claim.positions)
         if nats.ndim != 1 or positions.shape != nats.shape or not np.issubdtype(positions.dtype, np.integer):
-            raise PgolfError(
-                f"{self.name}: nats have shape {nats.shape}, positions {positions.shape}; both must be (n,)"
-            )
-        if len(nats) and (positions.min() < 0 or positions.max() >= len(tokens) - 1):
-            outside = positions[(positions < 0) | (positions >= len(tokens) - 1)][0]
-            raise PgolfError(f"{self.name}: claims a score for target {outside} of {len(tokens) - 1}")
+            shapes = f"nats have shape {nats.shape}, positions {positions.shape}"
+            raise PgolfError(f"{self.name}: {shapes}; both must be (n,)")
+        outside = positions[(positions < 0) | (positions >= targets)]
+        if len(outside):
+            raise PgolfError(f"{self.name}: claims a score for target {outside[0]} of {targets}")
         if np.isnan(nats).any():
             where = positions[np.isnan(nats)][0]
             raise PgolfError(f"{self.name}: what it claims for target {where} is not a number")
@@ -169,12 +162,12 @@ def make_subject(factory: Factory, context: Context, name: str) -> Subject:
         made = factory(context)
     if isinstance(made, Scorer):
         size = getattr(made, "vocab_size", None)
-        if size != context.vocab_size:
-            raise PgolfError(
-                f"{name}: the scorer's vocab_size is {size}, the data's tokenizer has {context.vocab_size} pieces; "
-                "give the data that it was made for"
-            )
-        return made
+        if size == context.vocab_size:
+            return made
+        raise PgolfError(
+            f"{name}: the scorer's vocab_size is {size}, the data's tokenizer has {context.vocab_size} "
+            "pieces; give the data that it was made for"
+        )
     if isinstance(made, type) or not callable(made):
         raise PgolfError(
             f"{name}: the factory returned {_kind(made)}; it must return a pgolf.evaluate.protocol.Scorer or "
@@ -183,15 +176,15 @@ def make_subject(factory: Factory, context: Context, name: str) -> Subject:
     try:
         return Evaluator(made, name)
     except (TypeError, ValueError) as error:
-        raise PgolfError(
-            f"{name}: the evaluator's arguments cannot be told ({error}); use a plain function"
-        ) from error
+        remedy = "use a plain function"
+        raise PgolfError(f"{name}: the evaluator's arguments cannot be told ({error}); {remedy}") from error
 
 
 @contextlib.contextmanager
 def blamed(name: str, doing: str) -> Iterator[None]:
-    """Turn an exception of a user's code into a mistake that says where it came from; pgolf's own code has no
-    name.
+    """Turn an exception of a user's code into a mistake that says where it came from.
+
+    pgolf's own code has no name, and its exceptions stay what they are.
     """
     try:
         yield
@@ -200,17 +193,9 @@ def blamed(name: str, doing: str) -> Iterator[None]:
     except Exception as error:
         if not name:
             raise
-        place = _innermost(error)
-        raise PgolfError(f"{name}: {doing} failed with {type(error).__name__}: {error}{place}") from error
-
-
-def _innermost(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    return f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})"
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise PgolfError(f"{name}: {doing} failed with {type(error).__name__}: {error} ({place})") from error
 
 
 def _import_module(place: str, name: str) -> Any:
@@ -221,11 +206,10 @@ def _import_module(place: str, name: str) -> Any:
         try:
             return importlib.import_module(place)
         except ModuleNotFoundError as error:
-            if error.name is None or not (place == error.name or place.startswith(f"{error.name}.")):
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
                 raise
-            raise PgolfError(
-                f"--scorer {name}: no module {place} here; name a module or a FILE.py"
-            ) from error
+            remedy = "name a module or a FILE.py"
+            raise PgolfError(f"--scorer {name}: no module {place} here; {remedy}") from error
 
 
 def _import_file(path: Path, name: str) -> Any:
@@ -247,8 +231,5 @@ def _import_file(path: Path, name: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return (
-        f"the class {value.__name__}"
-        if isinstance(value, type)
-        else f"an object of type {type(value).__name__}"
-    )
+    is_class = isinstance(value, type)
+    return f"the class {value.__name__}" if is_class else f"an object of type {type(value).__name__}"

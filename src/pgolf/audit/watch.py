@@ -34,7 +34,7 @@ _MODULES = (".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib", ".pth")
 # The machine's own description, random numbers, devices.
 _MACHINE = ("/proc/", "/sys/", "/dev/", "/etc/")
 # What torch.compile runs and where it keeps what it made.
-_COMPILERS = (
+_COMPILERS = [
     "gcc",
     "g++",
     "cc",
@@ -47,7 +47,7 @@ _COMPILERS = (
     "ptxas",
     "nvcc",
     "cuobjdump",
-)
+]
 _COMPILER_FOLDERS = (f"{os.sep}torchinductor_", f"{os.sep}.triton{os.sep}", f"{os.sep}triton{os.sep}")
 
 
@@ -65,15 +65,12 @@ class Event:
 
 @dataclass
 class Watch:
-    """Records what happens while it is open (``with watch:``).
-
-    Args:
-        artifact: the file or folder that may be read.
-        data: the folder of the validation text; None if there is none.
-    """
+    """Records what happens while it is open (``with watch:``)."""
 
     artifact: Path | None = None
+    """The file or folder that may be read."""
     data: Path | None = None
+    """The folder of the validation text."""
     phase: str = "loading"
     events: list[Event] = field(default_factory=list)
 
@@ -111,9 +108,8 @@ class Watch:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return "", ""  # an open file's number
         real = os.path.realpath(os.fsdecode(path))
-        writes = bool(set(str(mode or "")) & set("wax+")) or bool(
-            isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        )
+        flags = flags if isinstance(flags, int) else 0
+        writes = set(str(mode or "")) & set("wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if any(folder in real for folder in _COMPILER_FOLDERS):
             return "compiler", real
         if "__pycache__" in real or real == os.devnull:
@@ -124,13 +120,8 @@ class Watch:
         known = [root for root in (self._artifact, self._data) if root and _within(real, root)]
         if known:
             return _in_data(real) if max(known, key=len) == self._data else ("", "")
-        if (
-            real.endswith(_MODULES)
-            or real.startswith(_MACHINE)
-            or any(_within(real, at) for at in self._environment)
-        ):
-            return "", ""
-        return "file", real
+        ours = real.endswith(_MODULES) or real.startswith(_MACHINE)
+        return ("", "") if ours or any(_within(real, at) for at in self._environment) else ("file", real)
 
     def _started(self, name: str, arguments: tuple[Any, ...]) -> tuple[str, str]:
         command = " ".join(str(argument) for argument in arguments[:2])
@@ -157,13 +148,7 @@ def _within(path: str, folder: str) -> bool:
 
 def _environment() -> list[str]:
     """Folders of this Python and its packages; never one that user data lies in, as the temporary folder."""
-    paths = {
-        sys.prefix,
-        sys.base_prefix,
-        sys.exec_prefix,
-        str(Path(torch.__file__).parent),
-        str(FOLDER),
-    }
+    paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(torch.__file__).parent), str(FOLDER)}
     paths |= {path for name, path in sysconfig.get_paths().items() if name not in ("scripts", "data")}
     real = {os.path.realpath(path) for path in paths}
     return sorted(real - {os.sep, os.path.realpath(tempfile.gettempdir()), os.path.realpath(Path.home())})

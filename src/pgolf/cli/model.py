@@ -159,7 +159,7 @@ def compress_verb(
     from pgolf.runtime.progress import counting
 
     with counting("compressing") as progress:
-        result = compress_file(file, out, model, tokenizer, ttt, threads, progress).to_json()
+        result = compress_file(file, out, model, tokenizer, ttt, threads, progress)
     print_result(result, as_json, flat_rows(result), title=str(out))
 
 
@@ -180,7 +180,7 @@ def decompress_verb(
     from pgolf.runtime.progress import counting
 
     with counting("decompressing") as progress:
-        result = decompress_file(file, out, model, tokenizer, progress).to_json()
+        result = decompress_file(file, out, model, tokenizer, progress)
     print_result(result, as_json, flat_rows(result), title=str(out))
 
 

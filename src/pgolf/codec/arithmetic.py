@@ -30,7 +30,7 @@ class Coder(Protocol):
     """One direction of coding."""
 
     def symbol(self, value: int | None, cumulative: Cumulative) -> int:
-        """Code a symbol in [0, n) under a table; returns it. The frequency of a coded symbol is at least 1."""
+        """Code a symbol in [0, n), whose frequency is at least 1, under a table; returns it."""
 
     def number(self, value: int | None, bits: int) -> int:
         """Code a number in [0, 2^bits), all equally likely, with 0 to 32 bits; returns it."""

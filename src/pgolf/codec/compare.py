@@ -6,12 +6,13 @@ Every compressor is set to its strongest, and everything is unpacked and compare
 from __future__ import annotations
 
 import bz2
+import importlib
 import lzma
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import zstandard
 
@@ -20,40 +21,20 @@ from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
 
 Progress = Callable[[int, int], None]
+Coding = Callable[[bytes, Progress], bytes]
 OURS = "pgolf"
 # Parts of one compressor's work, for the progress.
 _STEPS = 1000
 _PPMD_ORDERS = (4, 6, 8, 16, 32)
 _PPMD_MEMORY, _PPMD_LARGEST_MEMORY = 16 << 20, 256 << 20
-_BZ2_LEVEL, _BROTLI_WINDOW, _ZSTD_LEVEL = 9, 24, 22
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one compressor makes of a file."""
+class _Way(NamedTuple):
+    """A compressor, or why it is not here."""
 
     compressor: str
-    bytes: int | None
-    """Of the compressed file; None: its package is not installed."""
-    bytes_with_model: int | None
-    """With the model, which the others do not need."""
-    bits_per_byte: float | None
-    """Of the compressed file alone; None for an empty one."""
-    encode_seconds: float | None
-    decode_seconds: float | None
-    note: str = ""
-    """What else to know of it."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Way:
-    compressor: str
-    compress: Callable[[bytes, Progress], bytes]
-    expand: Callable[[bytes, Progress], bytes]
+    compress: Coding | None
+    expand: Coding | None
     note: str = ""
     model_bytes: int = 0
 
@@ -78,14 +59,14 @@ def compare_files(
         progress: told (parts done, all parts) of the work, where a compressor counts as much as the model.
 
     Returns:
-        For each file its name, bytes and ``Row`` objects as JSON values.
+        For each file its name and bytes, and of each compressor: bytes (None: not installed), bytes with the
+        model that only pgolf needs, bits per byte (None for an empty file), seconds, and a note.
 
     Raises:
         PgolfError: a file cannot be read, or the model cannot be used.
     """
     contents = [read_bytes(path) for path in paths]
-    job = Job(model, tokenizer)
-    ways = [*_general(), _ours(job, ttt, threads)]
+    ways = [*_general(), _ours(Job(model, tokenizer), ttt, threads)]
     total, done = len(paths) * len(ways) * _STEPS, 0
 
     def report(part: int, parts: int) -> None:
@@ -96,58 +77,39 @@ def compare_files(
     for path, content in zip(paths, contents, strict=True):
         rows = []
         for way in ways:
-            rows.append(_measure(way, content, report) if isinstance(way, _Way) else way)
+            rows.append(_measure(way, content, report))
             done += _STEPS
-        found.append(
-            {"file": str(path), "bytes": len(content), "compressors": [row.to_json() for row in rows]}
-        )
+        found.append({"file": str(path), "bytes": len(content), "compressors": rows})
     report(0, 1)
     return found
 
 
-def _general() -> Iterator[_Way | Row]:
-    yield _plain("bzip2 -9", lambda content: bz2.compress(content, _BZ2_LEVEL), bz2.decompress)
-    yield _plain(
-        "xz -9e", lambda content: lzma.compress(content, preset=9 | lzma.PRESET_EXTREME), lzma.decompress
-    )
-    yield _plain(
-        f"zstd --ultra -{_ZSTD_LEVEL}",
-        lambda content: zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(content),
-        lambda packed: zstandard.ZstdDecompressor().decompress(packed),
-    )
-    yield _brotli()
-    yield _ppmd()
+def _general() -> Iterator[_Way]:
+    yield _plain("bzip2 -9", partial(bz2.compress, compresslevel=9), bz2.decompress)
+    yield _plain("xz -9e", partial(lzma.compress, preset=9 | lzma.PRESET_EXTREME), lzma.decompress)
+    yield _plain("zstd --ultra -22", partial(zstandard.compress, level=22), zstandard.decompress)
+    for name, package, way in (("brotli -q 11", "brotli", _brotli), ("PPMd", "pyppmd", _ppmd)):
+        try:
+            module = importlib.import_module(package)
+        except ImportError:
+            yield _Way(name, None, None, f"not installed: pip install {package}")
+        else:
+            yield way(module)
 
 
-def _brotli() -> _Way | Row:
-    try:
-        import brotli
-    except ImportError:
-        return Row("brotli -q 11", None, None, None, None, None, "not installed: pip install brotli")
-    return _plain(
-        "brotli -q 11",
-        lambda content: brotli.compress(content, quality=11, lgwin=_BROTLI_WINDOW),
-        brotli.decompress,
-    )
+def _brotli(brotli: Any) -> _Way:
+    return _plain("brotli -q 11", partial(brotli.compress, quality=11, lgwin=24), brotli.decompress)
 
 
-def _ppmd() -> _Way | Row:
-    try:
-        import pyppmd
-    except ImportError:
-        return Row("PPMd", None, None, None, None, None, "not installed: pip install pyppmd")
-
+def _ppmd(pyppmd: Any) -> _Way:
     def memory(size: int) -> int:
         # More than a text of this size ever needs: what is not used costs time all the same.
         return min(max(64 * size, _PPMD_MEMORY), _PPMD_LARGEST_MEMORY)
 
     # 7-Zip's variant, each order in turn; the first byte says which one was best.
     def compress(content: bytes) -> bytes:
-        packed = (
-            bytes((order,))
-            + pyppmd.compress(content, max_order=order, mem_size=memory(len(content)), variant="H")
-            for order in _PPMD_ORDERS
-        )
+        pack = partial(pyppmd.compress, content, mem_size=memory(len(content)), variant="H")
+        packed = (bytes((order,)) + pack(max_order=order) for order in _PPMD_ORDERS)
         # Its decoder has to be told the length.
         return len(content).to_bytes(4, "little") + min(packed, key=len)
 
@@ -182,20 +144,18 @@ def _ours(job: Job, ttt: bool, threads: int) -> _Way:
     )
 
 
-def _measure(way: _Way, content: bytes, report: Progress) -> Row:
-    started = time.perf_counter()
-    packed = way.compress(content, lambda done, total: report(done, 2 * total))
-    encoded = time.perf_counter()
-    back = way.expand(packed, lambda done, total: report(total + done, 2 * total))
-    decoded = time.perf_counter()
-    if back != content:
-        raise PgolfError(f"{way.compressor}: gave back something else than it was given")
-    return Row(
-        way.compressor,
-        len(packed),
-        len(packed) + way.model_bytes,
-        8 * len(packed) / len(content) if content else None,
-        encoded - started,
-        decoded - encoded,
-        way.note,
-    )
+def _measure(way: _Way, content: bytes, report: Progress) -> dict[str, Any]:
+    names = ("bytes", "bytes_with_model", "bits_per_byte", "encode_seconds", "decode_seconds")
+    numbers: tuple[float | None, ...] = (None,) * len(names)
+    if way.compress is not None and way.expand is not None:
+        started = time.perf_counter()
+        packed = way.compress(content, lambda done, total: report(done, 2 * total))
+        encoded = time.perf_counter()
+        back = way.expand(packed, lambda done, total: report(total + done, 2 * total))
+        decoded = time.perf_counter()
+        if back != content:
+            raise PgolfError(f"{way.compressor}: gave back something else than it was given")
+        size = len(packed)
+        bits = 8 * size / len(content) if content else None
+        numbers = size, size + way.model_bytes, bits, encoded - started, decoded - encoded
+    return {"compressor": way.compressor, **dict(zip(names, numbers, strict=True)), "note": way.note}

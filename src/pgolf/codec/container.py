@@ -74,16 +74,10 @@ def encode_file(header: Header, payload: bytes) -> bytes:
     """The bytes of the file."""
     assert 1 <= header.threads <= MAX_THREADS
     machine = header.machine.encode()[:255]
-    text = b"".join(
-        (
-            MAGIC,
-            bytes((_TTT * header.ttt + _SPACED * header.spaced + _FOLDED * header.folded, header.threads)),
-            header.model + header.tokenizer + header.original,
-            *map(_varint, (header.size, header.tokens, len(payload))),
-            bytes((len(machine),)) + machine,
-            short_digest(payload),
-        )
-    )
+    flags = _TTT * header.ttt + _SPACED * header.spaced + _FOLDED * header.folded
+    text = MAGIC + bytes((flags, header.threads)) + header.model + header.tokenizer + header.original
+    text += b"".join(map(_varint, (header.size, header.tokens, len(payload))))
+    text += bytes((len(machine),)) + machine + short_digest(payload)
     return text + short_digest(text) + payload
 
 
@@ -96,46 +90,30 @@ def decode_file(content: bytes, where: str | Path) -> tuple[Header, bytes]:
     if not content or not (content.startswith(MAGIC[:-1]) or MAGIC.startswith(content)):
         raise PgolfError(f"{where}: not a file that `pgolf compress` wrote")
     if len(content) >= len(MAGIC) and content[len(MAGIC) - 1] != MAGIC[-1]:
-        raise PgolfError(
-            f"{where}: has a format that this version of pgolf does not know; use the version it is from"
-        )
+        remedy = "has a format that this version of pgolf does not know; use the version it is from"
+        raise PgolfError(f"{where}: {remedy}")
     reader = _Reader(content, len(MAGIC), where)
     flags, threads = reader.take(2)
     model, tokenizer, original = reader.take(_DIGEST), reader.take(_DIGEST), reader.take(32)
     size, tokens, length = reader.varint(), reader.varint(), reader.varint()
-    machine = reader.take(reader.take(1)[0])
+    machine = reader.take(reader.take(1)[0]).decode("ascii", "replace")
     payload_digest = reader.take(_SHORT_DIGEST)
-    checked = reader.place
+    checked, copy = reader.place, "restore it from a copy"
     if reader.take(_SHORT_DIGEST) != short_digest(content[:checked]):
-        raise PgolfError(
-            f"{where}: the header is damaged (its checksum does not match); restore it from a copy"
-        )
+        raise PgolfError(f"{where}: the header is damaged (its checksum does not match); {copy}")
     payload = content[reader.place :]
     if len(payload) != length:
         what = "cut short" if len(payload) < length else "something follows its end"
         raise PgolfError(f"{where}: damaged ({what}: {len(payload):,} bytes of payload, not {length:,})")
     if short_digest(payload) != payload_digest:
-        raise PgolfError(
-            f"{where}: the payload is damaged (its checksum does not match); restore it from a copy"
-        )
+        raise PgolfError(f"{where}: the payload is damaged (its checksum does not match); {copy}")
     # One token more than bytes: the space in front.
     sound = flags < 2 * _FOLDED and threads >= 1 and tokens <= size + 1 and (size == 0) == (tokens == 0)
     if not sound or not plausible(size, length):
-        raise PgolfError(
-            f"{where}: refused: {tokens:,} tokens for {size:,} bytes in {length:,} make no sense"
-        )
-    header = Header(
-        bool(flags & _TTT),
-        bool(flags & _SPACED),
-        bool(flags & _FOLDED),
-        threads,
-        model,
-        tokenizer,
-        original,
-        size,
-        tokens,
-        machine.decode("ascii", "replace"),
-    )
+        found = f"{tokens:,} tokens for {size:,} bytes in {length:,}"
+        raise PgolfError(f"{where}: refused: {found} make no sense")
+    ttt, spaced, folded = (bool(flags & flag) for flag in (_TTT, _SPACED, _FOLDED))
+    header = Header(ttt, spaced, folded, threads, model, tokenizer, original, size, tokens, machine)
     return header, payload
 
 

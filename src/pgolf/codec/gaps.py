@@ -9,6 +9,7 @@ of what has stood between such characters, and so long after the last newline, b
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,11 @@ _GAP = re.compile("[ \t\n\r\u00a0]+")
 # Known from the start.
 _FORMS = (b" ", b"\n", b"\n\n", b"\r\n", b"  ", b"")
 _NEW = 0
-"""The symbol of a gap that is not known yet; the others are one more than their place among the known ones.
-"""
+"""The symbol of a gap that is not known yet; others are one more than their place among the known."""
 # Different gaps that are remembered.
 _MOST = 64
 # Counts that a wider context is worth when a narrower one is blended with it.
 _BACKING = 2.0
-_Context = tuple[int, ...]
 
 
 def plain(text: str) -> tuple[str, list[bytes]]:
@@ -36,36 +35,25 @@ def plain(text: str) -> tuple[str, list[bytes]]:
 
 
 class GapModel:
-    """What the gaps of a file have shown so far.
-
-    Args:
-        raw: codes the gaps that have not been seen before.
-    """
+    """What the gaps of a file have shown so far; ``raw`` codes those that have not been seen before."""
 
     def __init__(self, raw: ByteModel) -> None:
         self._raw = raw
         self._known = list(_FORMS)
-        self._counts: dict[_Context, NDArray[np.int64]] = {}
+        self._counts: defaultdict[tuple[int, ...], NDArray[np.int64]] = defaultdict(_nothing)
         self._since = 0
         # Most are what they seem.
-        self._shown(())[1:3] = 30, 1
+        self._counts[()][1:3] = 30, 1
 
     def code(self, coder: Coder, gap: bytes | None, before: int, after: int, limit: int) -> bytes:
-        """Code a gap; ``None`` reads it.
+        """Code a gap of at most ``limit`` bytes; ``None`` reads it, with a ``ValueError`` if it is none.
 
-        Args:
-            coder: writes or reads.
-            gap: what stands there.
-            before: byte before the gap, -1 at the beginning.
-            after: byte after it in the same token, -1 if there is none.
-            limit: bytes that a gap may have at most.
-
-        Raises:
-            ValueError: what is read is no gap.
+        ``before`` is the byte before it (-1 at the beginning), ``after`` the one after it in the same token
+        (-1 if there is none).
         """
         sides = (_kind(before), _kind(after))
         # Gaps since the last one that was no space: 0, from 1, from 2, from 4, from 8, ...
-        seen = [self._shown(context) for context in ((), sides, (*sides, self._since.bit_length()))]
+        seen = [self._counts[context] for context in ((), sides, (*sides, self._since.bit_length()))]
         size = len(self._known) + 1
         blend = np.full(size, 1.0 / size)
         for counts in seen:
@@ -85,11 +73,9 @@ class GapModel:
         self._since = self._since + 1 if gap == b" " else 0
         return gap
 
-    def _shown(self, context: _Context) -> NDArray[np.int64]:
-        counts = self._counts.get(context)
-        if counts is None:
-            counts = self._counts[context] = np.zeros(_MOST + 1, dtype=np.int64)
-        return counts
+
+def _nothing() -> NDArray[np.int64]:
+    return np.zeros(_MOST + 1, dtype=np.int64)
 
 
 def _kind(byte: int) -> int:

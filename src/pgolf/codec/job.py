@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,15 @@ from pgolf.evaluate.protocol import Scorer
 from pgolf.runtime.files import read_bytes, sha256_file
 from pgolf.runtime.writing import check_writable, write_bytes
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a command did."""
-
-    file: str
-    """The file it wrote."""
-    bytes: int
-    """Original bytes."""
-    compressed_bytes: int
-    """Of the whole compressed file."""
-    payload_bytes: int
-    """Of that: tokens and runs."""
-    tokens: int
-    run_bytes: int
-    """Original bytes that are no tokens."""
-    ledger_bits: float
-    """Sum of -log2 of the scorer's probability of every token."""
-    token_bits: float
-    """What the tokens took."""
-    bits_per_byte: float | None
-    """Of the whole compressed file; None for an empty one."""
-    ttt: bool
-    threads: int
-    seconds: float
-    """Of coding, without loading the model."""
-    tokens_per_second: float
-    bytes_per_second: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
+Result = dict[str, Any]
+"""What a command did, as JSON values; see ``_result``."""
 
 
 class Job:
     """A model with its tokenizer, ready to code files. Computes on the CPU, with a fixed number of threads.
 
-    Args:
-        model: artifact, weights file or run folder.
-        tokenizer: its SentencePiece model; by default the one beside the model, or of the data it was trained
-            on.
+    The model is an artifact, weights file or run folder; its tokenizer by default the one beside it, or of
+    the data that it was trained on.
 
     Raises:
         PgolfError: one of them is missing or unreadable, or they do not belong together.
@@ -85,16 +52,16 @@ class Job:
         with fixed_threads(threads):
             payload = encode(self.scorer(ttt), self._pieces, content, progress)
         header = Header(
-            ttt,
-            payload.spaced,
-            payload.folded,
-            threads,
-            file_digest(self._model),
-            file_digest(self._tokenizer),
-            hashlib.sha256(content).digest(),
-            len(content),
-            payload.tokens,
-            machine(),
+            ttt=ttt,
+            spaced=payload.spaced,
+            folded=payload.folded,
+            threads=threads,
+            model=file_digest(self._model),
+            tokenizer=file_digest(self._tokenizer),
+            original=hashlib.sha256(content).digest(),
+            size=len(content),
+            tokens=payload.tokens,
+            machine=machine(),
         )
         compressed = encode_file(header, payload.content)
         return compressed, _result(header, payload, len(compressed), time.perf_counter() - started)
@@ -119,9 +86,8 @@ class Job:
                 )
         started = time.perf_counter()
         with fixed_threads(header.threads):
-            payload, original = decode(
-                self.scorer(header.ttt), self._pieces, header, content, where, progress
-            )
+            scorer = self.scorer(header.ttt)
+            payload, original = decode(scorer, self._pieces, header, content, where, progress)
         if len(original) != header.size or hashlib.sha256(original).digest() != header.original:
             raise PgolfError(f"{where}: decodes to something else than was compressed; {elsewhere(header)}")
         return original, _result(header, payload, len(compressed), time.perf_counter() - started)
@@ -142,12 +108,10 @@ def compress_file(
         PgolfError: see ``Job``; a file that cannot be read or written.
     """
     content = read_bytes(source)
-    job = Job(model, tokenizer)
-    _spare_inputs(out, source, job)
-    check_writable(out)
+    job = _ready(source, out, model, tokenizer)
     compressed, result = job.compress(content, ttt, threads, progress)
     write_bytes(out, compressed)
-    return replace(result, file=str(out))
+    return {"file": str(out), **result}
 
 
 def decompress_file(
@@ -161,34 +125,34 @@ def decompress_file(
     content = read_bytes(source)
     # What is wrong with the file itself is said before the model is loaded.
     decode_file(content, source)
-    job = Job(model, tokenizer)
-    _spare_inputs(out, source, job)
-    check_writable(out)
+    job = _ready(source, out, model, tokenizer)
     original, result = job.decompress(content, source, progress)
     write_bytes(out, original)
-    return replace(result, file=str(out))
+    return {"file": str(out), **result}
 
 
-def _spare_inputs(out: Path, source: Path, job: Job) -> None:
-    for path in (source, job.model_path, job.tokenizer_path):
-        if out.resolve() == path.resolve():
-            raise PgolfError(f"{out}: is an input; choose another --out")
+def _ready(source: Path, out: Path, model: Path, tokenizer: Path | None) -> Job:
+    job = Job(model, tokenizer)
+    if out.resolve() in [path.resolve() for path in (source, job.model_path, job.tokenizer_path)]:
+        raise PgolfError(f"{out}: is an input; choose another --out")
+    check_writable(out)
+    return job
 
 
 def _result(header: Header, payload: Payload, size: int, seconds: float) -> Result:
-    return Result(
-        file="",
-        bytes=header.size,
-        compressed_bytes=size,
-        payload_bytes=len(payload.content),
-        tokens=header.tokens,
-        run_bytes=payload.run_bytes,
-        ledger_bits=payload.ledger_bits,
-        token_bits=payload.token_bits,
-        bits_per_byte=8 * size / header.size if header.size else None,
-        ttt=header.ttt,
-        threads=header.threads,
-        seconds=seconds,
-        tokens_per_second=header.tokens / seconds,
-        bytes_per_second=header.size / seconds,
-    )
+    """Sizes in bytes; the seconds are those of coding, without loading the model."""
+    return {
+        "bytes": header.size,
+        "compressed_bytes": size,
+        "payload_bytes": len(payload.content),
+        "tokens": header.tokens,
+        "run_bytes": payload.run_bytes,
+        "ledger_bits": payload.ledger_bits,
+        "token_bits": payload.token_bits,
+        "bits_per_byte": 8 * size / header.size if header.size else None,
+        "ttt": header.ttt,
+        "threads": header.threads,
+        "seconds": seconds,
+        "tokens_per_second": header.tokens / seconds,
+        "bytes_per_second": header.size / seconds,
+    }

@@ -52,9 +52,7 @@ class Spelling:
     gaps: list[bytes] | None
     """What stands for each space of the tokens, in order; None if they are spaces (see ``gaps.py``)."""
     spaced: bool
-    """Whether the tokens spell one space more, in front: tokenizers that put it there know words best that
-    way.
-    """
+    """Whether the tokens spell one space more, in front, as tokenizers that put it there know words best."""
 
 
 class Pieces:
@@ -77,9 +75,8 @@ class Pieces:
         self._bytes = [_bytes_of(self._processor, token) for token in range(size)]
         self._is_byte = [bool(self._processor.is_byte(token)) for token in range(size)]
         spelled = {self._bytes[token]: token for token in range(size) if self._is_byte[token]}
-        self._byte_tokens = (
-            [spelled[bytes((value,))] for value in range(256)] if len(spelled) == 256 else None
-        )
+        whole = len(spelled) == 256
+        self._byte_tokens = [spelled[bytes((value,))] for value in range(256)] if whole else None
         self.spaced = str(original.normalize("a")).startswith(_SPACE)
         """Whether the tokenizer puts a space in front of a text."""
         self._folds = original.normalize("a\nb") == original.normalize("a b")
@@ -96,19 +93,15 @@ class Pieces:
             else:
                 writer.add_bytes(part.encode("utf-8", "surrogateescape"))
         spelling = writer.finish(self._folds, front and not self._folds)
-        if self.join(spelling) != content:
-            # No tokenizer is known to get here.
-            spelling = self.as_run(content)
-        return spelling
+        # No tokenizer is known to need the run.
+        return spelling if self.join(spelling) == content else self.as_run(content)
 
     def as_run(self, content: bytes) -> Spelling:
         """Any bytes, at least one, as a single run."""
         return Spelling(np.array([self.unknown], dtype=np.uint16), [content], None, spaced=False)
 
     def bytes_of(self, token: int) -> bytes | None:
-        """What a token stands for; None if that is not a matter of the token (the unknown) or nothing (a
-        control).
-        """
+        """What a token stands for; None of the unknown, and of controls, which stand for nothing."""
         return self._bytes[token]
 
     def is_byte(self, token: int) -> bool:
@@ -189,9 +182,8 @@ class _Writer:
 
     def finish(self, folds: bool, spaced: bool) -> Spelling:
         self._flush()
-        return Spelling(
-            np.array(self._tokens, dtype=np.uint16), self._runs, self.gaps if folds else None, spaced
-        )
+        tokens = np.array(self._tokens, dtype=np.uint16)
+        return Spelling(tokens, self._runs, self.gaps if folds else None, spaced)
 
     def _flush(self) -> None:
         if self._byte_tokens is not None and len(self._pending) <= _SHORT_RUN:
@@ -222,13 +214,11 @@ def _divided(text: str) -> list[tuple[bool, str]]:
     parts = _merged([is_text and len(part.encode()) >= _SHORT_TEXT for is_text, part in parts], parts)
     many = [not is_text and len(part) > _SHORT_RUN for is_text, part in parts]
     beside = [left or right for left, right in zip([False, *many], [*many[1:], False], strict=False)]
-    return _merged(
-        [
-            is_text and (len(part.encode()) >= _LONG_TEXT or not beside[index])
-            for index, (is_text, part) in enumerate(parts)
-        ],
-        parts,
-    )
+    kinds = [
+        is_text and (len(part.encode()) >= _LONG_TEXT or not near)
+        for (is_text, part), near in zip(parts, beside, strict=True)
+    ]
+    return _merged(kinds, parts)
 
 
 def _merged(is_text: list[bool], parts: list[tuple[bool, str]]) -> list[tuple[bool, str]]:

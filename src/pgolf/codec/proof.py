@@ -37,8 +37,7 @@ class Proof:
     equal: bool
     """Whether the decoder gave them all back."""
     first_difference: int | None
-    """The first target that the decoder got wrong, or could not go beyond; None if it got all of them right.
-    """
+    """The first target that the decoder got wrong or could not go beyond; None if it got all right."""
     coded_bits: int
     """Length of the code."""
     token_bits: float
@@ -53,13 +52,12 @@ class Proof:
     @property
     def problem(self) -> str | None:
         """What is wrong with the scorer, in words; None if nothing is."""
-        if self.first_difference is not None:
-            return (
-                f"decoding goes wrong at target {self.first_difference}: it needs what only the encoder knew"
-            )
+        if (target := self.first_difference) is not None:
+            return f"decoding goes wrong at target {target}: it needs what only the encoder knew"
         for bits, mode in ((self.ledger_bits, "one by one"), (self.block_bits, "in blocks")):
             if bits is not None and not self.token_bits <= bits * (1 + _TOLERANCE) + _SPARE_BITS:
-                return f"scored {mode} the targets claim {bits:,.1f} bits, but their code takes {self.token_bits:,.1f}"
+                claimed = f"scored {mode} the targets claim {bits:,.1f} bits"
+                return f"{claimed}, but their code takes {self.token_bits:,.1f}"
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -79,8 +77,7 @@ def decode_check(
     """Encode the first targets of a stream with one scorer and decode them with another.
 
     Every scorer is used once: to encode, to decode, to score in blocks, in this order, so that none has met
-    the targets before the code is written. (A factory whose scorers remember across instances should be asked
-    in a fresh process.)
+    the targets before the code is written (unless the factory's scorers share a memory).
 
     Args:
         scorer_factory: makes a fresh scorer at every call.
@@ -89,9 +86,6 @@ def decode_check(
         announced: how many targets ``begin`` announces; by default all of the stream's.
         blocks: also score the targets in blocks of the size that the scorer wants.
         progress: told (targets done, all), counting each pass.
-
-    Returns:
-        What came out; ``problem`` says what it means.
 
     Raises:
         PgolfError: a scorer returned something that is no distribution.
@@ -136,17 +130,16 @@ def _decode(
 ) -> tuple[Tokens, int | None]:
     """The decoded targets and, if decoding failed, the target from which on they are not to be trusted."""
     decoded: list[int] = []
-    stopped, stream = None, None
+    stopped, coder = None, Decoder(content)
+    stream = TokenStream(scorer, coder, first, announced)
     try:
-        coder = Decoder(content)
-        stream = TokenStream(scorer, coder, first, announced)
         while len(decoded) < count:
             decoded.append(stream.next(None))
             report(len(decoded))
         stream.mark()
         coder.finish()
     except ValueError:
-        stopped = len(decoded) if stream is None else stream.marked
+        stopped = stream.marked
     return np.array(decoded, dtype=np.uint16), stopped
 
 

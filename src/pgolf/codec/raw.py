@@ -9,6 +9,7 @@ packed by LZMA, or stored.
 from __future__ import annotations
 
 import lzma
+from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,21 +34,14 @@ class ByteModel:
     """What the raw bytes of a file have shown so far."""
 
     def __init__(self) -> None:
-        self._counts: dict[bytes, NDArray[np.int64]] = {}
+        # Of each context: counts of the 256 bytes after it, and their sum.
+        self._counts: defaultdict[bytes, NDArray[np.int64]] = defaultdict(_nothing)
         self._lengths = np.ones(1 << _LENGTH_BITS, dtype=np.int64)
         self._trust = np.full(len(_ORDERS) + 1, 1.0 / (len(_ORDERS) + 1))
         self._history = b""
 
     def run(self, coder: Coder, content: bytes | None, limit: int) -> bytes:
-        """Code a run of at least one byte; ``None`` reads it.
-
-        Args:
-            coder: writes or reads.
-            content: the bytes to write.
-            limit: the run is known to be no longer than this.
-
-        Returns:
-            The bytes.
+        """Code a run of 1 to ``limit`` bytes, and return it; ``None`` reads it.
 
         Raises:
             ValueError: what is read is no run of bytes, or one longer than ``limit``.
@@ -63,10 +57,10 @@ class ByteModel:
         return bytes(found)
 
     def _packed(self, coder: Coder, content: bytes | None, length: int) -> bytes:
-        packed = (
-            None if content is None else lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(length))
-        )
-        stored = None if content is None or packed is None else int(len(packed) >= length)
+        packed = stored = None
+        if content is not None:
+            packed = lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(length))
+            stored = int(len(packed) >= length)
         if coder.number(stored, 1):
             return _plain(coder, content, length)
         size = self._length(coder, None if packed is None else len(packed))
@@ -94,7 +88,7 @@ class ByteModel:
 
     def _byte(self, coder: Coder, value: int | None) -> int:
         history = self._history
-        seen = [self._shown(history[len(history) - order :]) for order in _ORDERS if order <= len(history)]
+        seen = [self._counts[history[len(history) - order :]] for order in _ORDERS if order <= len(history)]
         predictions = [np.full(256, 1.0 / 256)]
         for counts in seen:
             predictions.append((counts[:256] + _BACKING * predictions[-1]) / (float(counts[256]) + _BACKING))
@@ -115,18 +109,13 @@ class ByteModel:
         self._history = (history + bytes((found,)))[-max(_ORDERS) :]
         return found
 
-    def _shown(self, context: bytes) -> NDArray[np.int64]:
-        """Counts of the 256 bytes after a context, and their sum."""
-        counts = self._counts.get(context)
-        if counts is None:
-            counts = self._counts[context] = np.zeros(257, dtype=np.int64)
-        return counts
+
+def _nothing() -> NDArray[np.int64]:
+    return np.zeros(257, dtype=np.int64)
 
 
 def _filters(length: int) -> list[dict[str, int]]:
-    """LZMA's settings for a run: they follow from its length, so that reading one takes no more memory than
-    that.
-    """
+    """LZMA's settings for a run, by its length, so that reading one takes no more memory than that."""
     dictionary = min(max(1 << (length - 1).bit_length(), _SMALLEST_DICTIONARY), _LARGEST_DICTIONARY)
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}]
 

@@ -3,8 +3,7 @@ strict scoring.
 
 Writing and reading take the same steps, so that the scorer on the other side knows what this one knows at
 every target and nothing more. After every ``MARK`` targets both sides exchange 16 bits of a checksum over all
-tables and tokens so
-far: a reader whose arithmetic differs in the last bit anywhere notices at the next mark, and stops there.
+tables and tokens so far: a reader whose arithmetic differs in the last bit anywhere stops at the next mark.
 """
 
 from __future__ import annotations
@@ -29,22 +28,14 @@ _MARK_BITS = 16
 _NO_TOKENS = torch.zeros(0, dtype=torch.int64)
 
 
-class Diverged(ValueError):
-    """The reader's distributions are not those of the writer."""
-
-
 class TokenStream:
-    """One direction of coding a stream's targets with a scorer.
+    """One direction of coding a stream's targets with a scorer, which is begun here.
 
-    Args:
-        scorer: is begun here.
-        coder: writes or reads.
-        first: the token before the first target; both sides know it.
-        targets: how many are announced to the scorer.
+    ``first`` is the token before the first target, and ``targets`` how many are announced to the scorer.
     """
 
     def __init__(self, scorer: Scorer, coder: Coder, first: int, targets: int) -> None:
-        self._scorer, self._coder = scorer, coder
+        self._scorer, self.coder, self.targets = scorer, coder, targets
         self.position = 0
         """Targets coded so far."""
         self.marked = 0
@@ -60,8 +51,7 @@ class TokenStream:
         """Code the next target; ``None`` reads it.
 
         Raises:
-            Diverged: a mark does not fit.
-            ValueError: the content is no code.
+            ValueError: a mark does not fit, or the content is no code.
             PgolfError: the scorer returned something that is no distribution.
         """
         if self.position == self.marked + MARK:
@@ -71,7 +61,7 @@ class TokenStream:
             table = frequencies(row)
         except ValueError as error:
             raise PgolfError(f"the scorer failed at target {self.position}: {error}") from error
-        token = self._coder.symbol(token, table)
+        token = self.coder.symbol(token, table)
         self.ledger_bits -= float(row[token]) / math.log(2)
         self.coded_bits += PRECISION - math.log2(int(table[token + 1] - table[token]))
         seen = table[1:-1].astype("<u4").tobytes() + token.to_bytes(2, "little")
@@ -84,22 +74,20 @@ class TokenStream:
         """Exchange a mark, if anything was coded since the last one.
 
         Raises:
-            Diverged: the other side saw something else since the last mark.
+            ValueError: the other side saw something else since the last mark.
         """
         if self.position == self.marked:
             return
         own = self._checksum >> (32 - _MARK_BITS)
-        if self._coder.number(own, _MARK_BITS) != own:
-            raise Diverged("a mark does not fit")
+        if self.coder.number(own, _MARK_BITS) != own:
+            raise ValueError("a mark does not fit")
         self.marked = self.position
 
     def _distribution(self) -> NDArray[np.float32]:
         rows = self._scorer.distributions(_NO_TOKENS.clone())
-        if rows.shape != (1, self._scorer.vocab_size):
-            shape = tuple(rows.shape)
-            raise PgolfError(
-                f"the scorer returned distributions of shape {shape}, not (1, {self._scorer.vocab_size})"
-            )
+        shape, wanted = tuple(rows.shape), (1, self._scorer.vocab_size)
+        if shape != wanted:
+            raise PgolfError(f"the scorer returned distributions of shape {shape}, not {wanted}")
         found: NDArray[np.float32] = rows[0].detach().float().cpu().numpy()
         return found
 

@@ -58,7 +58,7 @@ def from_weights(weights: NDArray[np.float64]) -> Cumulative:
 
 
 def power_of_two(exponents: NDArray[np.float64]) -> NDArray[np.float64]:
-    """2^-x for x >= 0 (infinity too), float64, with a relative error below 2^-39; the same bits everywhere."""
+    """2^-x for x >= 0 (infinity too), with a relative error below 2^-39; the same bits everywhere."""
     bounded = np.minimum(exponents, 64.0)
     scaled = bounded * (1 << _INDEX_BITS)
     places = scaled.astype(np.int64)

@@ -27,7 +27,6 @@ SCORER_MODULES = (
     "runtime/team.py",
     "data/shards.py",
     "data/tokenizer.py",
-    "data/byte_files.py",
     "data/loader.py",
     "data/dataset.py",
     "kernels/available.py",

@@ -43,21 +43,15 @@ class ByteCheck:
 
 
 def check_bytes(dataset: Dataset, text: Text) -> ByteCheck:
-    """Hold the byte counts of the whole validation split against the lengths that its documents are decoded
-    to.
+    """Hold the byte counts of the whole validation split against what its documents are decoded to.
 
     Side-cars count another text than the one that tokens are decoded to; of them only the sum is looked at,
     when they are read.
     """
-    if dataset.val_byte_files:
-        names = dataset.val_byte_files
+    if names := dataset.val_byte_files:
         what = names[0].name if len(names) == 1 else f"{names[0].name} and {len(names) - 1} more"
-        return ByteCheck(
-            "byte files",
-            f"{what}: an entry for every token, no more bytes together than they spell",
-            None,
-            None,
-        )
+        evidence = f"{what}: an entry for every token, no more bytes together than they spell"
+        return ByteCheck("byte files", evidence, None, None)
     checked, problem = check_documents(dataset.tokenizer, text)
     compared = (
         f"as many as the documents decode to (compared: {checked:,})"
@@ -69,54 +63,44 @@ def check_bytes(dataset: Dataset, text: Text) -> ByteCheck:
 
 
 def check_documents(tokenizer: Tokenizer, text: Text) -> tuple[int, str | None]:
-    """How many documents of a whole split have the bytes they decode to, from its beginning on, and what is
-    wrong.
-    """
+    """How many documents of a split, from its beginning on, have the bytes they decode to; what is wrong."""
     tokens = text.tokens[:_LOOKED_AT]
     edges = np.flatnonzero(tokens == tokenizer.bos_id).tolist()
     if edges and len(tokens) == len(text.tokens):
         edges.append(len(tokens))
-    if len(edges) < 2:
-        return 0, None
     plain = plain_token(tokenizer)
-    if plain is None:
+    if len(edges) < 2 or plain is None:
         return 0, None
     for number, (begin, end) in enumerate(itertools.pairwise(edges)):
         counted = int(text.byte_counts[begin : end - 1].sum(dtype=np.int64))
         decoded = decoded_bytes(tokenizer, tokens[begin:end], plain)
         if counted != decoded:
-            problem = (
-                f"{tokenizer.path}: document {number} counts {counted:,} bytes, but decodes to {decoded:,}; no score "
-                "in these tokens is exact, use another tokenizer"
+            return number, (
+                f"{tokenizer.path}: document {number} counts {counted:,} bytes, but decodes to {decoded:,}; "
+                "no score in these tokens is exact, use another tokenizer"
             )
-            return number, problem
     return len(edges) - 1, None
 
 
 def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer], plain: int) -> int:
     """UTF-8 length of the text that SentencePiece decodes a whole document (n,) to, unknown pieces left out.
 
-    It owes nothing to the byte table, so that one can be held against the other. ``plain`` is
-    ``plain_token``'s.
+    It owes nothing to the byte table, so one can be held against the other. ``plain`` is ``plain_token``'s.
     """
-    ids = tokens.tolist()
-    known = [plain if token == tokenizer.unknown_id else token for token in ids if token != tokenizer.bos_id]
+    ids, unknown = tokens.tolist(), tokenizer.unknown_id
+    known = [plain if token == unknown else token for token in ids if token != tokenizer.bos_id]
     # The decoder takes off spaces at the beginning of a text, so a character is put there.
     text = tokenizer.decode([plain, *known])[1:]
-    unknown = ids.count(tokenizer.unknown_id) * int(tokenizer.byte_table.base[plain])
-    return len(tokenizer.own_text(text).encode()) - unknown
+    return len(tokenizer.own_text(text).encode()) - ids.count(unknown) * int(tokenizer.byte_table.base[plain])
 
 
 def plain_token(tokenizer: Tokenizer) -> int | None:
-    """A token that is decoded to one character that is no space, whatever stands beside it; None if there is
-    none.
-    """
+    """A token that is always decoded to one and the same character, no space; None if there is none."""
     table = tokenizer.byte_table
-    tokens = np.flatnonzero((table.base > 0) & ~table.leading_space).tolist()
-    texts = ((token, tokenizer.decode([token])) for token in tokens)
-    # Half a character is decoded to U+FFFD, which is longer; of a piece with a space the decoder shows the
-    # rest.
-    whole = ((token, text) for token, text in texts if len(text.encode()) == table.base[token])
-    return next(
-        (token for token, text in whole if len(text) == 1 and text.isprintable() and text != " "), None
-    )
+    for token in np.flatnonzero((table.base > 0) & ~table.leading_space).tolist():
+        text = tokenizer.decode([token])
+        # Half a character decodes to U+FFFD, which is longer; of a piece with a space only the rest is shown.
+        whole = len(text.encode()) == table.base[token]
+        if whole and len(text) == 1 and text.isprintable() and text != " ":
+            return int(token)
+    return None

@@ -1,22 +1,98 @@
-"""The text column of Parquet and Arrow files, a batch of rows at a time."""
+"""The text of a record, or why it has none: a field of JSON values, a column of Parquet and Arrow files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf.data.records import Bad, as_text, shown
 from pgolf.data.streams import Advance
 from pgolf.errors import PgolfError
 from pgolf.runtime.paths import utf8_name
 
 _ROWS = 256
 _STRINGS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
+_NAMES_SHOWN = 20
+_NAME_IT = "name the one that holds the text with --text-column"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A document that cannot be used."""
+
+    reason: str
+    """In a few words; documents that are left out are counted by it."""
+    message: str
+    """Where it is and what is wrong."""
+    remedy: str = "mend the file"
+
+
+def text_of(record: Any, column: str, where: str) -> str | Bad:
+    """The text of a JSON value: a string itself, or the field of an object.
+
+    Args:
+        record: the value.
+        column: the field's name; dots lead into nested objects, where no field has the whole name.
+        where: the place, for the message.
+    """
+    if isinstance(record, str):
+        return as_text(record, column, where)
+    missing = f'{where} has no field "{column}"'
+    if not isinstance(record, dict):
+        return Bad("no such column", f"{missing}: it is {type(record).__name__}, not an object")
+    try:
+        return as_text(_field(record, column), column, where)
+    except KeyError:
+        inside = ((name, list(value) if isinstance(value, dict) else None) for name, value in record.items())
+        names = shown(_names(inside))
+        return Bad("no such column", f"{missing} (it has: {names})", _NAME_IT)
+
+
+def as_text(value: Any, column: str, where: str) -> str | Bad:
+    """A value of the text column as a string; bytes have to be UTF-8."""
+    found = f'{where}: "{column}" is'
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return Bad("not UTF-8", f"{found} not UTF-8")
+    if not isinstance(value, str):
+        reason = "null" if value is None else "not a string"
+        return Bad(reason, f"{found} {type(value).__name__}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair.
+        why = "a lone surrogate, or bytes that are not UTF-8"
+        return Bad("not valid Unicode", f"{found} not valid Unicode ({why})")
+    return value
+
+
+def shown(names: Iterable[str]) -> str:
+    """Names of columns for a message: not too many, and none that controls a terminal."""
+    listed = [name if name.isprintable() else ascii(name) for name in names]
+    more = [f"and {len(listed) - _NAMES_SHOWN} more"] if len(listed) > _NAMES_SHOWN else []
+    return ", ".join([*listed[:_NAMES_SHOWN], *more]) or "none"
+
+
+def _names(fields: Iterable[tuple[str, list[str] | None]]) -> Iterator[str]:
+    for name, inside in fields:
+        yield from [name] if inside is None else [f"{name}.{inner}" for inner in inside]
+
+
+def _field(record: Any, column: str) -> Any:
+    if record is None:
+        return None
+    if isinstance(record, dict) and column in record:
+        return record[column]
+    outer, dot, inner = column.partition(".")
+    if not dot or not isinstance(record, dict):
+        raise KeyError(column)
+    return _field(record[outer], inner)
 
 
 def import_pyarrow(path: Path) -> Any:
-    """The package that reads these files, with its parts that are used here.
+    """The package that reads Parquet and Arrow files, with its parts that are used here.
 
     Raises:
         PgolfError: it is not installed.
@@ -27,9 +103,8 @@ def import_pyarrow(path: Path) -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        raise PgolfError(
-            f"{path}: needs pyarrow to be read; install it with pip install 'pgolf[parquet]'"
-        ) from error
+        remedy = "install it with pip install 'pgolf[parquet]'"
+        raise PgolfError(f"{path}: needs pyarrow to be read; {remedy}") from error
     return pyarrow
 
 
@@ -43,82 +118,64 @@ def read_columns(path: Path, column: str, advance: Advance) -> Iterator[str | Ba
         PgolfError: damaged, or there is no such column of text.
     """
     arrow = import_pyarrow(path)
-    rows = _parquet if path.name.lower().endswith(".parquet") else _arrow
-    row = 0
+    kind, batches = ("Parquet", _parquet) if path.name.lower().endswith(".parquet") else ("Arrow", _arrow)
+    row = told = 0
     try:
-        for array in rows(arrow, path, column, advance):
-            if arrow.types.is_dictionary(array.type):
-                array = array.dictionary_decode()
-            for value in _values(array):
-                yield as_text(value, column, f"row {row}")
-                row += 1
+        with utf8_name(path) as readable:
+            for array, done in batches(arrow, path, readable, column):
+                if arrow.types.is_dictionary(array.type):
+                    array = array.dictionary_decode()
+                for value in _values(array):
+                    yield as_text(value, column, f"row {row}")
+                    row += 1
+                advance(done - told)
+                told = done
     except arrow.ArrowException as error:
-        kind = "Parquet" if rows is _parquet else "Arrow"
         raise PgolfError(f"{path}: damaged or not {kind} ({str(error).splitlines()[0]})") from error
+    advance(path.stat().st_size - told)
 
 
-def _parquet(arrow: Any, path: Path, column: str, advance: Advance) -> Iterator[Any]:
-    size = path.stat().st_size
-    rows = told = 0
-    with utf8_name(path) as readable, arrow.parquet.ParquetFile(readable) as file:
+def _parquet(arrow: Any, path: Path, readable: Path, column: str) -> Iterator[tuple[Any, int]]:
+    """Batches of the column, with the part of the file that they have come to, in bytes."""
+    size, rows = path.stat().st_size, 0
+    with arrow.parquet.ParquetFile(readable) as file:
         steps = _way_to(arrow, path, file.schema_arrow, column)
         # Group by group: pyarrow cannot put nested dictionaries of two groups into one batch.
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[".".join(steps)]):
-                yield _at(arrow, batch, steps)
                 rows += batch.num_rows
-                done = size * rows // file.metadata.num_rows
-                advance(done - told)
-                told = done
+                yield _at(arrow, batch, steps), size * rows // file.metadata.num_rows
 
 
-def _arrow(arrow: Any, path: Path, column: str, advance: Advance) -> Iterator[Any]:
+def _arrow(arrow: Any, path: Path, readable: Path, column: str) -> Iterator[tuple[Any, int]]:
     size = path.stat().st_size
-    told = 0
-    with utf8_name(path) as readable, arrow.OSFile(str(readable)) as file:
-        # Two layouts have this ending: the stream, which `datasets` writes, and the file, which begins with
-        # its name.
+    with arrow.OSFile(str(readable)) as file:
+        # Two layouts have this ending: the stream, which `datasets` writes, and the file, which begins so.
         is_file = file.read(6) == b"ARROW1"
         file.seek(0)
         with arrow.ipc.open_file(file) if is_file else arrow.ipc.open_stream(file) as batches:
             steps = _way_to(arrow, path, batches.schema, column)
-            each = map(batches.get_batch, range(batches.num_record_batches)) if is_file else batches
-            for batch in each:
-                yield _at(arrow, batch, steps)
-                done = min(size, file.tell())
-                advance(done - told)
-                told = done
-    advance(size - told)
+            for batch in map(batches.get_batch, range(batches.num_record_batches)) if is_file else batches:
+                yield _at(arrow, batch, steps), min(size, file.tell())
 
 
 def _way_to(arrow: Any, path: Path, schema: Any, column: str) -> list[str]:
     """The names that lead to the text column: its own, or those of the structures around it first."""
+    is_struct = arrow.types.is_struct
+    names = shown(_names((f.name, [i.name for i in f.type] if is_struct(f.type) else None) for f in schema))
     types = {field.name: field.type for field in schema}
     steps, rest = [], column
     while rest not in types:
         outer, dot, rest = rest.partition(".")
-        if not dot or not arrow.types.is_struct(types.get(outer, arrow.null())):
-            raise PgolfError(
-                f'{path}: has no string column "{column}" (columns: {shown(_names(arrow, schema))}); '
-                "name the one that holds the text with --text-column"
-            )
+        if not dot or not is_struct(types.get(outer, arrow.null())):
+            raise PgolfError(f'{path}: has no string column "{column}" (columns: {names}); {_NAME_IT}')
         steps.append(outer)
         types = {field.name: field.type for field in types[outer]}
     kind = types[rest].value_type if arrow.types.is_dictionary(types[rest]) else types[rest]
     if str(kind) not in _STRINGS:
-        raise PgolfError(
-            f'{path}: column "{column}" holds {types[rest]}, not text (columns: {shown(_names(arrow, schema))}); '
-            "name the one that holds the text with --text-column"
-        )
+        found = f'column "{column}" holds {types[rest]}, not text (columns: {names})'
+        raise PgolfError(f"{path}: {found}; {_NAME_IT}")
     return [*steps, rest]
-
-
-def _names(arrow: Any, schema: Any) -> Iterator[str]:
-    for field in schema:
-        if arrow.types.is_struct(field.type):
-            yield from (f"{field.name}.{inner.name}" for inner in field.type)
-        else:
-            yield field.name
 
 
 def _at(arrow: Any, batch: Any, steps: list[str]) -> Any:

@@ -34,8 +34,8 @@ _DOCUMENT_CHARACTERS = 8000
 _COMMENTS = re.compile(r"(?:^[ \t]*#.*\n)+", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z']+")
 _SMALL_WORD = re.compile(
-    r"\b(?:an?|and|are|as|at|be|but|by|can|do|does|for|from|has|have|if|in|is|it|its|may|must|not|of|on|or|should|so|"
-    r"that|the|their|then|there|these|they|this|to|was|when|where|which|will|with|you)\b",
+    r"\b(?:an?|and|are|as|at|be|but|by|can|do|does|for|from|has|have|if|in|is|it|its|may|must|not|of|on|or|should|"
+    r"so|that|the|their|then|there|these|they|this|to|was|when|where|which|will|with|you)\b",
     re.IGNORECASE,
 )
 
@@ -57,16 +57,12 @@ def python_corpus(library: Path | None = None) -> list[str]:
     seen: set[str] = set()
     documents: list[str] = []
     for source in _sources(library):
-        fresh = []
-        for paragraph in source:
-            if paragraph not in seen:
-                seen.add(paragraph)
-                fresh.append(paragraph)
+        fresh = [paragraph for paragraph in dict.fromkeys(source) if paragraph not in seen]
+        seen.update(fresh)
         documents += _cut(fresh)
     if not documents:
-        raise PgolfError(
-            f"{library}: this Python has no library sources to take text from; pass --data DIR instead"
-        )
+        missing = "this Python has no library sources to take text from"
+        raise PgolfError(f"{library}: {missing}; pass --data DIR instead")
     return sorted(documents, key=_digest)
 
 
@@ -76,13 +72,13 @@ def prepare_python_corpus(
     """Make a data folder of ``python_corpus``, with a tokenizer trained on its training part; return ``out``.
 
     The validation documents are those whose SHA-256 is smallest, as many as reach ``validation_fraction``
-    of the corpus in bytes. A folder made before with the same Python and arguments is kept, another corpus
-    in its place is replaced.
+    of the corpus. A folder made before with the same Python and arguments is kept, another corpus in its
+    place is replaced.
 
     Args:
         out: the folder.
         vocab_size: pieces of the tokenizer.
-        validation_fraction: part of the corpus held out (above 0, below 1).
+        validation_fraction: part of the corpus held out, in characters (above 0, below 1).
         note: hears of another process that makes the same folder and is waited for.
 
     Raises:
@@ -99,21 +95,14 @@ def prepare_python_corpus(
         return out
     # Whoever waited finds the folder made.
     with held(out.with_name(f".{out.name}.lock"), "corpus", note, wait=True):
-        found = _origin(out)
-        if found != origin:
-            _make(out, vocab_size, validation_fraction, origin, replace=found is not None)
+        if (found := _origin(out)) == origin:
+            return out
+        with new_folder(out, replace=found is not None) as folder:
+            documents = _split(python_corpus(), validation_fraction)
+            training = (text for split, text in documents if split == "train")
+            train_tokenizer(training, vocab_size, folder / TOKENIZER)
+            write_dataset(folder, documents, extra={"corpus": origin})
     return out
-
-
-def _make(
-    out: Path, vocab_size: int, validation_fraction: float, origin: dict[str, Any], *, replace: bool
-) -> None:
-    with new_folder(out, replace=replace) as folder:
-        documents = _split(python_corpus(), validation_fraction)
-        train_tokenizer(
-            (text for split, text in documents if split == "train"), vocab_size, folder / TOKENIZER
-        )
-        write_dataset(folder, documents, extra={"corpus": origin})
 
 
 def _digest(text: str) -> bytes:
@@ -122,29 +111,25 @@ def _digest(text: str) -> bytes:
 
 def _origin(folder: Path) -> Any:
     """What an existing folder says about the corpus in it; None if it holds none."""
-    if not (folder / MANIFEST).is_file():
-        return None
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
     return manifest.get("corpus") if isinstance(manifest, dict) else None
 
 
 def _split(documents: list[str], fraction: float) -> list[tuple[str, str]]:
-    left = fraction * sum(len(text) for text in documents)
-    held_out = set()
-    for text in sorted(documents, key=_digest):
-        if left <= 0:
-            break
-        held_out.add(text)
+    """Each document of ``python_corpus`` with its split: the first ones, by their digests, are held out."""
+    left = fraction * sum(map(len, documents))
+    found = []
+    for text in documents:
+        found.append(("val" if left > 0 else "train", text))
         left -= len(text)
-    return [("val" if text in held_out else "train", text) for text in documents]
+    return found
 
 
 def _sources(library: Path) -> Iterator[Iterator[str]]:
     """The paragraphs of each topic and module, in a fixed order."""
     topics = library / "pydoc_data" / "topics.py"
     if topics.is_file():
-        for text in _topics(topics):
-            yield _paragraphs(text)
+        yield from map(_paragraphs, _topics(topics))
     for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).as_posix()):
         if not _SKIPPED_FOLDERS.intersection(path.relative_to(library).parts):
             yield _module(path)
@@ -167,30 +152,24 @@ def _module(path: Path) -> Iterator[str]:
     except (SyntaxError, ValueError):
         return  # templates and deliberately broken files are no modules
     texts = list(_docstrings(tree))
-    line, position = 1, 0
     for comment in _COMMENTS.finditer(source):
-        line += source.count("\n", position, comment.start())
-        position = comment.start()
-        texts.append((line, re.sub(r"^[ \t]*#+:? ?", "", comment.group(), flags=re.MULTILINE)))
+        text = re.sub(r"^[ \t]*#+:? ?", "", comment.group(), flags=re.MULTILINE)
+        texts.append((source.count("\n", 0, comment.start()) + 1, text))
     for _, text in sorted(texts):
         yield from _paragraphs(text)
 
 
 def _docstrings(node: ast.AST) -> Iterator[tuple[int, str]]:
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        text = ast.get_docstring(node)
-        if text:
-            yield node.body[0].lineno, text
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    if isinstance(node, documented) and (text := ast.get_docstring(node)):
+        yield node.body[0].lineno, text
     for child in getattr(node, "body", ()):
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.Try):
             yield from _docstrings(child)
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    for block in re.split(r"\n\s*\n", text):
-        paragraph = " ".join(block.split())
-        if _is_prose(paragraph):
-            yield paragraph
+    return filter(_is_prose, (" ".join(block.split()) for block in re.split(r"\n\s*\n", text)))
 
 
 def _is_prose(paragraph: str) -> bool:
@@ -204,12 +183,10 @@ def _is_prose(paragraph: str) -> bool:
 
 def _cut(paragraphs: list[str]) -> Iterator[str]:
     document: list[str] = []
-    size = 0
     for paragraph in paragraphs:
         document.append(paragraph)
-        size += len(paragraph)
-        if size >= _DOCUMENT_CHARACTERS:
+        if sum(map(len, document)) >= _DOCUMENT_CHARACTERS:
             yield "\n\n".join(document)
-            document, size = [], 0
+            document = []
     if document:
         yield "\n\n".join(document)

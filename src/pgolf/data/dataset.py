@@ -11,9 +11,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pgolf.data.byte_files import byte_files, read_byte_counts, token_shards
 from pgolf.data.loader import TokenStream
-from pgolf.data.shards import HEADER_BYTES, Tokens, read_shard, shard_length
+from pgolf.data.shards import (
+    HEADER_BYTES,
+    Tokens,
+    byte_files,
+    read_byte_counts,
+    read_shard,
+    shard_length,
+    token_shards,
+)
 from pgolf.data.tokenizer import ByteCounts, Tokenizer, check_usable
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json
@@ -23,9 +30,7 @@ MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 MOST_ADDED = 1e-4
-"""A score on text that normalisation makes longer by more than this share is too good to be taken without a
-word.
-"""
+"""A score on text that normalisation makes longer by more than this share is refused: it is too good."""
 
 
 class Text(NamedTuple):
@@ -83,25 +88,25 @@ class Dataset:
         return TokenStream(self.train_shards, self.tokenizer.vocab_size)
 
     def validation_text(self, length: int, limit_targets: int | None = None) -> Text:
-        """The validation tokens that are scored, as ``validation_tokens`` gives them, with the bytes of each
-        target.
+        """The validation tokens of ``validation_tokens``, with the bytes of each target.
 
         Raises:
             PgolfError: also if a side-car does not fit, or normalisation makes the text longer and that was
                 not asked for when it was prepared.
         """
         tokens = self.validation_tokens(length, limit_targets)
-        if not self.val_byte_files:
-            self._refuse_longer_text()
-            return Text(tokens, self.tokenizer.byte_table.count_stream(tokens))
-        return Text(tokens, self._byte_file_counts(tokens))
+        if self.val_byte_files:
+            return Text(tokens, self._byte_file_counts(tokens))
+        found = self.normalisation("val")
+        if found is not None and found.makes_longer and not (self.manifest or {}).get("added_bytes_allowed"):
+            raise PgolfError(f"{self.folder}: {longer_text(found)}")
+        return Text(tokens, self.tokenizer.byte_table.count_stream(tokens))
 
     def _byte_file_counts(self, tokens: Tokens) -> ByteCounts:
         """What the side-cars say of every target among the first tokens of the validation split."""
         bos, pairs = self.tokenizer.bos_id, zip(self.val_byte_files, self.val_shards, strict=True)
-        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])[
-            1 : len(tokens)
-        ]
+        counts = np.concatenate([read_byte_counts(path, shard, bos) for path, shard in pairs])
+        counts = counts[1 : len(tokens)]
         # Of what is scored: elsewhere they might count fewer instead.
         text = self.tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64)
         said = counts.sum(dtype=np.int64)
@@ -109,9 +114,9 @@ class Dataset:
             raise PgolfError(f"{self.val_byte_files[0]}: counts no bytes at all; fetch the data again")
         if said > (1 + MOST_ADDED) * text:
             raise PgolfError(
-                f"{self.val_byte_files[0]}: says that the scored text has {said:,} bytes, but its tokens spell no "
-                f"more than {text:,}, so a score would be too good; fetch the data again (transforms that make the "
-                "text shorter are not supported)"
+                f"{self.val_byte_files[0]}: says that the scored text has {said:,} bytes, but its tokens "
+                f"spell no more than {text:,}, so a score would be too good; fetch the data again "
+                "(transforms that make the text shorter are not supported)"
             )
         return counts
 
@@ -127,11 +132,6 @@ class Dataset:
         if found is None or not found.makes_longer:
             return ""
         return f"the score is too good: normalisation {found} of validation"
-
-    def _refuse_longer_text(self) -> None:
-        found = self.normalisation("val")
-        if found is not None and found.makes_longer and not (self.manifest or {}).get("added_bytes_allowed"):
-            raise PgolfError(f"{self.folder}: {longer_text(found)}")
 
     def validation_tokens(self, length: int, limit_targets: int | None = None) -> Tokens:
         """The validation tokens that are scored, uint16.
@@ -156,14 +156,12 @@ class Dataset:
             tokens[start:end] = shard
         targets = len(tokens) - 1
         if targets < 1:
-            raise PgolfError(
-                f"{self.folder}: holds no validation tokens (*_val_*.bin); prepare it with --val-fraction"
-            )
+            remedy = "prepare it with --val-fraction"
+            raise PgolfError(f"{self.folder}: holds no validation tokens (*_val_*.bin); {remedy}")
         if missing := self.missing_shards("val"):
             # A score on part of the validation text would pass for one on all of it.
-            raise PgolfError(
-                f"{self.folder / missing[0]}: absent, but {MANIFEST} lists it; prepare the data again"
-            )
+            path = self.folder / missing[0]
+            raise PgolfError(f"{path}: absent, but {MANIFEST} lists it; prepare the data again")
         if targets >= length:
             targets -= targets % length
         return tokens[: min(targets, limit_targets or targets) + 1]
@@ -177,7 +175,7 @@ class Dataset:
         return [name for name in listed if name not in present]
 
     def fingerprint(self) -> str:
-        """A digest of the training data that is quick to compute: names, sizes, and both ends of every shard."""
+        """A quick digest of the training data: names, sizes, and both ends of every shard."""
         digest = hashlib.sha256(self.tokenizer.digest.encode())
         for path in self.train_shards:
             digest.update(f"{path.name}:{path.stat().st_size};".encode())
@@ -189,11 +187,7 @@ class Dataset:
 
 
 def check_folder(folder: Path) -> None:
-    """Make sure that there is a folder.
-
-    Raises:
-        PgolfError: there is none.
-    """
+    """Raise a ``PgolfError`` if there is no such folder."""
     if not folder.is_dir():
         raise PgolfError(f"{folder}: no such data folder; make one with `pgolf data prepare`")
 
@@ -214,13 +208,17 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
     train, val = (token_shards(folder, split) for split in SPLITS)
     if not train and not val:
         raise PgolfError(f"{folder}: holds no shards (NAME_train_000000.bin, NAME_val_000000.bin)")
-    found = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
-    manifest = _own_manifest(folder / MANIFEST, found)
-    opened = Tokenizer.load(tokenizer or _tokenizer_of(folder))
+    manifest = _own_manifest(folder / MANIFEST)
+    model = tokenizer or find_tokenizer(folder)
+    if model is None:
+        remedy = "pass --tokenizer MODEL, the one the shards were made with"
+        raise PgolfError(f"{folder}: holds no {TOKENIZER}; {remedy}")
+    opened = Tokenizer.load(model)
     if vocab_size is not None and opened.vocab_size != vocab_size:
         raise PgolfError(
-            f"{opened.path}: has {opened.vocab_size} pieces, but the recipe's model.vocab_size is {vocab_size}; train "
-            f"with --set model.vocab_size={opened.vocab_size} (a trained model needs data of its own vocabulary)"
+            f"{opened.path}: has {opened.vocab_size} pieces, but the recipe's model.vocab_size is "
+            f"{vocab_size}; train with --set model.vocab_size={opened.vocab_size} (a trained model needs "
+            "data of its own vocabulary)"
         )
     check_usable(opened)
     if manifest is not None and opened.digest != manifest["tokenizer"]["sha256"]:
@@ -239,39 +237,31 @@ def normalisation_of(split: Mapping[str, Any]) -> Normalisation:
 def longer_text(found: Normalisation) -> str:
     """Why text that normalisation makes longer is refused, and what to do."""
     return (
-        f"the tokenizer's normalisation {found} of validation, and bits per byte of longer text are too good; use a "
-        "tokenizer with identity normalisation, or prepare the data with --allow-added-bytes"
+        f"the tokenizer's normalisation {found} of validation, and bits per byte of longer text are too "
+        "good; use a tokenizer with identity normalisation, or prepare the data with --allow-added-bytes"
     )
 
 
-def _own_manifest(path: Path, found: Any) -> dict[str, Any] | None:
-    """What `data prepare` wrote, with the parts that are read later present; another program's file is
-    ignored.
-    """
+def _own_manifest(path: Path) -> dict[str, Any] | None:
+    """What `data prepare` wrote, with the parts that are read later; another program's file is ignored."""
+    found = read_json(path) if path.is_file() else None
     if not isinstance(found, dict) or "format" not in found:
         return None
     try:
-        splits = [found["splits"][split] for split in SPLITS]
-        texts = [
-            found["tokenizer"]["sha256"],
-            *(shard["name"] for split in splits for shard in split["shards"]),
-        ]
-        counts = [split[key] for split in splits for key in ("bytes_original", "bytes_normalized")]
-        counts += [split.get("bytes_added", 0) for split in splits]
-        whole = all(isinstance(text, str) for text in texts) and all(
-            isinstance(count, int) for count in counts
-        )
+        sound = isinstance(found["tokenizer"]["sha256"], str)
+        for split in (found["splits"][name] for name in SPLITS):
+            sound &= all(isinstance(shard["name"], str) for shard in split["shards"])
+            counts = split["bytes_original"], split["bytes_normalized"], split.get("bytes_added", 0)
+            sound &= all(isinstance(count, int) for count in counts)
     except (KeyError, TypeError):
-        whole = False
-    if not whole:
+        sound = False
+    if not sound:
         raise PgolfError(f"{path}: a damaged manifest; prepare the data again")
     return found
 
 
 def find_tokenizer(folder: Path) -> Path | None:
-    """Where the tokenizer of a data folder is: in it, or in the official tree beside it; None if that is not
-    clear.
-    """
+    """The tokenizer in a data folder, or in the official tree beside it; None if that is not clear."""
     if (folder / TOKENIZER).is_file():
         return folder / TOKENIZER
     # The official tree keeps tokenizers beside the data sets: datasets/NAME/*.bin, tokenizers/*.model. A
@@ -283,11 +273,3 @@ def find_tokenizer(folder: Path) -> Path | None:
             named = [path for path in beside if path.stem in json.dumps(manifest)] if manifest else beside
             return named[0] if len(named) == 1 else None
     return None
-
-
-def _tokenizer_of(folder: Path) -> Path:
-    if (found := find_tokenizer(folder)) is None:
-        raise PgolfError(
-            f"{folder}: holds no {TOKENIZER}; pass --tokenizer MODEL, the one the shards were made with"
-        )
-    return found

@@ -27,39 +27,23 @@ from pgolf.runtime.processes import end_with
 Document = tuple[str, str]
 """Split ("train", "val", or "" to let the text itself decide) and text."""
 
+COUNTS = ("documents", "bytes_original", "bytes_normalized", "bytes_added")
+"""What is counted of a split. Normalised bytes are those of the text as the tokenizer normalises it, without
+what no piece spells; added ones those by which single documents became longer."""
+
 _BATCH_CHARACTERS = 1 << 19
 
 
 @dataclass
-class Part:
-    """What a split has received: counts, and in a batch also the tokens."""
-
-    documents: int = 0
-    bytes_original: int = 0
-    bytes_normalized: int = 0
-    """Bytes that are counted: those of the text as the tokenizer normalises it, without what no piece spells.
-    """
-    bytes_added: int = 0
-    """By which documents became longer."""
-    tokens: list[Tokens] = field(default_factory=list)
-
-    def add(self, tokens: Tokens, original: int, counted: int) -> None:
-        """Take a document."""
-        self.documents += 1
-        self.bytes_original += original
-        self.bytes_normalized += counted
-        self.bytes_added += max(counted - original, 0)
-        self.tokens.append(tokens)
-
-
-@dataclass
 class Encoded:
-    """A batch of documents as tokens, by split."""
+    """A batch of documents as tokens."""
 
-    splits: dict[str, Part]
-    lengths: Counter[int]
-    """Number of documents by their length in characters; empty ones do not count."""
-    empty: int
+    tokens: dict[str, list[Tokens]] = field(default_factory=dict)
+    """Of each split: uint16, BOS first in each document."""
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """Of each split: ``COUNTS``."""
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Number of documents by their length in characters, empty ones too."""
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -91,12 +75,8 @@ def encode_all(
         for batch in batches:
             yield encode_batch(tokenizer, batch, holdout)
         return
-    pool = ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(model, holdout, os.getpid()),
-    )
+    spawn, arguments = multiprocessing.get_context("spawn"), (model, holdout, os.getpid())
+    pool = ProcessPoolExecutor(workers, spawn, initializer=_start_worker, initargs=arguments)
     pending: deque[Future[Encoded]] = deque()
     try:
         for batch in batches:
@@ -108,8 +88,8 @@ def encode_all(
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise PgolfError(
-            "a worker process died, perhaps for lack of memory; try fewer --workers, and give large text as several "
-            "files or with --split blank-lines"
+            "a worker process died, perhaps for lack of memory; try fewer --workers, and give large text as "
+            "several files or with --split blank-lines"
         ) from error
     except BaseException:
         # Nobody waits for what they are at, and a large document takes long.
@@ -145,36 +125,33 @@ def _work(batch: list[Document]) -> Encoded:
 
 
 def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], holdout: HoldOut) -> Encoded:
-    """Tokens (uint16, BOS first in each document) and counts of a batch, by split."""
-    splits: dict[str, Part] = {}
-    lengths: Counter[int] = Counter()
-    empty = 0
-    for split, text in batch:
-        if not text:
-            empty += 1
-            continue
-        lengths[len(text)] += 1
-        for chosen, piece in [(split, text)] if split else holdout.pieces(text):
-            tokens = np.array([tokenizer.bos_id, *tokenizer.encode(piece)], dtype=np.uint16)
-            counted = _counted(tokenizer, piece, tokens)
-            splits.setdefault(chosen, Part()).add(tokens, len(piece.encode()), counted)
-    for part in splits.values():
-        part.tokens = [np.concatenate(part.tokens)]
-    return Encoded(splits, lengths, empty)
-
-
-def _counted(tokenizer: Tokenizer, text: str, tokens: Tokens) -> int:
-    """Bytes that a document's tokens stand for.
+    """Tokens and counts of a batch.
 
     Raises:
-        PgolfError: they are not those of its normalised text.
+        PgolfError: a document's tokens do not stand for the bytes of its normalised text.
     """
-    counted = int(tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64))
-    normalized = len(tokenizer.normalize(text).encode())
-    # What no piece spells is lost; how much that was, the text itself does not say.
-    if counted != normalized and not (counted < normalized and tokenizer.unknown_id in tokens):
-        raise PgolfError(
-            f"{tokenizer.path}: the pieces of a document count {counted:,} bytes, its normalised text has "
-            f"{normalized:,} (it begins {text[:40]!r}); no score in these tokens is exact, use another tokenizer"
-        )
-    return counted
+    found = Encoded()
+    for split, text in batch:
+        found.lengths[len(text)] += 1
+        if not text:
+            continue
+        for chosen, piece in [(split, text)] if split else holdout.pieces(text):
+            tokens = np.array([tokenizer.bos_id, *tokenizer.encode(piece)], dtype=np.uint16)
+            original, counted = (
+                len(piece.encode()),
+                int(tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64)),
+            )
+            normalized = len(tokenizer.normalize(piece).encode())
+            # What no piece spells is lost; how much that was, the text itself does not say.
+            if counted != normalized and not (counted < normalized and tokenizer.unknown_id in tokens):
+                raise PgolfError(
+                    f"{tokenizer.path}: the pieces of a document count {counted:,} bytes, its normalised "
+                    f"text has {normalized:,} (it begins {piece[:40]!r}); no score in these tokens is exact, "
+                    "use another tokenizer"
+                )
+            found.tokens.setdefault(chosen, []).append(tokens)
+            counts = 1, original, counted, max(counted - original, 0)
+            found.counts.setdefault(chosen, Counter()).update(dict(zip(COUNTS, counts, strict=True)))
+    # One array of each split, so that fewer objects go from one process to another.
+    found.tokens = {split: [np.concatenate(parts)] for split, parts in found.tokens.items()}
+    return found

@@ -6,14 +6,13 @@ import errno
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pgolf.data.shards import shard_length
 from pgolf.errors import PgolfError
-from pgolf.runtime.files import read_json
+from pgolf.runtime.files import read_bytes, read_json, sha256_file
 from pgolf.runtime.locks import LOCK, held
 from pgolf.runtime.paths import write_error
 from pgolf.runtime.writing import flush_to_disk
@@ -24,6 +23,8 @@ PUBLISHED = {"fineweb-sp1024": "fineweb10B_sp1024"}
 
 _ROOT = "datasets"
 _STAGING = ".fetching"
+# What is wrong on this machine, and not with the connection.
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def fetch(
@@ -61,83 +62,54 @@ def fetch(
     # What a killed process has left of its lock is no news: its files are continued.
     with held(out / LOCK, "download", note=lambda line: None):
         try:
-            listing = f"{_ROOT}/manifest.json"
-            hub.bring({listing: out / "manifest.json"}, {})
-            manifest = _Manifest(read_json(out / "manifest.json"), dataset, train_shards)
-            files = {path: out / PurePosixPath(path).relative_to(_ROOT) for path in manifest.paths()}
-            hub.bring(files, manifest.digests())
+            hub.bring({f"{_ROOT}/manifest.json": out / "manifest.json"}, {})
+            manifest = read_json(out / "manifest.json")
+            paths = _paths(manifest, dataset, train_shards)
+            digests = {f"{_ROOT}/{path}": digest for path, digest in _stated_digests(manifest)}
+            hub.bring({path: out / PurePosixPath(path).relative_to(_ROOT) for path in paths}, digests)
             shutil.rmtree(out / _STAGING, ignore_errors=True)
         except OSError as error:
             raise write_error(out, error) from error
     return out / "datasets" / dataset
 
 
-class _Manifest:
-    """What the hub's manifest says about one data set."""
-
-    def __init__(self, tree: Any, dataset: str, train_shards: int) -> None:
-        self._tree, self._dataset = tree, dataset
-        self._train_shards = train_shards
-        entry = self._entry("datasets", dataset)
+def _paths(manifest: Any, dataset: str, train_shards: int) -> list[str]:
+    """Paths of a data set in the repository, small files first, by what the hub's manifest says."""
+    entry = _entry(manifest, "datasets", dataset)
+    try:
         stats: Any = entry.get("stats")
-        try:
-            self._val_shards, available = int(stats["files_val"]), int(stats["files_train"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise PgolfError(f"the hub's manifest does not count the shards of {dataset}") from error
-        if train_shards > available:
-            raise PgolfError(f"--train-shards {train_shards}: {dataset} has only {available}; ask for fewer")
-        tokenizer = self._entry("tokenizers", str(entry.get("tokenizer_name")))
-        self._model = str(tokenizer.get("model_path") or tokenizer.get("path"))
-        parts = PurePosixPath(self._model).parts
-        if parts[:1] != ("tokenizers",) or ".." in parts:
-            raise PgolfError(f"the hub's manifest puts the tokenizer at {self._model}, not in tokenizers/")
+        val_shards, available = int(stats["files_val"]), int(stats["files_train"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise PgolfError(f"the hub's manifest does not count the shards of {dataset}") from error
+    if train_shards > available:
+        raise PgolfError(f"--train-shards {train_shards}: {dataset} has only {available}; ask for fewer")
+    tokenizer = _entry(manifest, "tokenizers", str(entry.get("tokenizer_name")))
+    model = str(tokenizer.get("model_path") or tokenizer.get("path"))
+    parts = PurePosixPath(model).parts
+    if parts[:1] != ("tokenizers",) or ".." in parts:
+        raise PgolfError(f"the hub's manifest puts the tokenizer at {model}, not in tokenizers/")
+    counts = (("val", val_shards), ("train", train_shards))
+    shards = [f"{split}_{index:06d}" for split, count in counts for index in range(count)]
+    return [f"{_ROOT}/{model}", *(f"{_ROOT}/datasets/{dataset}/fineweb_{shard}.bin" for shard in shards)]
 
-    def _entry(self, section: str, name: str) -> dict[str, Any]:
-        entries = self._tree.get(section) if isinstance(self._tree, dict) else None
-        for entry in entries if isinstance(entries, list) else []:
-            if isinstance(entry, dict) and entry.get("name") == name:
-                return entry
-        raise PgolfError(f"the hub's manifest has no entry {name} among its {section}")
 
-    def paths(self) -> list[str]:
-        """Paths in the repository, small files first."""
-        shards = [f"val_{index:06d}" for index in range(self._val_shards)]
-        shards += [f"train_{index:06d}" for index in range(self._train_shards)]
-        folder = f"{_ROOT}/datasets/{self._dataset}"
-        return [f"{_ROOT}/{self._model}", *(f"{folder}/fineweb_{shard}.bin" for shard in shards)]
-
-    def digests(self) -> dict[str, str]:
-        """SHA-256 by path in the repository, of every file the manifest states one for."""
-        return {f"{_ROOT}/{path}": digest for path, digest in _stated_digests(self._tree)}
+def _entry(manifest: Any, section: str, name: str) -> dict[str, Any]:
+    entries = manifest.get(section) if isinstance(manifest, dict) else None
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and entry.get("name") == name:
+            return entry
+    raise PgolfError(f"the hub's manifest has no entry {name} among its {section}")
 
 
 def _stated_digests(tree: Any) -> Iterator[tuple[str, str]]:
+    """Path and SHA-256 of every file that the manifest states one for."""
     if isinstance(tree, dict):
         path, digest = tree.get("path") or tree.get("model_path"), tree.get("sha256")
         if isinstance(path, str) and isinstance(digest, str):
             yield path, digest
         tree = list(tree.values())
-    if isinstance(tree, list):
-        for value in tree:
-            yield from _stated_digests(value)
-
-
-@dataclass(frozen=True)
-class _Stated:
-    """Size in bytes and digest of a file: SHA-256, or of small files the SHA-1 that git gives them."""
-
-    size: int
-    sha256: str | None
-    git: str
-
-    def matches(self, path: Path) -> bool:
-        if path.stat().st_size != self.size:
-            return False
-        digest = hashlib.sha256() if self.sha256 else hashlib.sha1(f"blob {self.size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest() == (self.sha256 or self.git)
+    for value in tree if isinstance(tree, list) else []:
+        yield from _stated_digests(value)
 
 
 class _Hub:
@@ -148,34 +120,36 @@ class _Hub:
             import huggingface_hub
             import huggingface_hub.file_download
         except ImportError as error:
-            raise PgolfError(
-                "fetching needs huggingface_hub; install it with pip install 'pgolf[hub]'"
-            ) from error
+            remedy = "install it with pip install 'pgolf[hub]'"
+            raise PgolfError(f"fetching needs huggingface_hub; {remedy}") from error
         if not sys.stderr.isatty():
             huggingface_hub.utils.disable_progress_bars()
         self._library: Any = huggingface_hub
         self._api: Any = huggingface_hub.HfApi(endpoint=endpoint)
         self._repository, self._endpoint, self._staging = repository, endpoint, staging
         # A commit, so that all files belong together even if the repository changes meanwhile.
-        self._revision = self._ask(self._api.dataset_info, repository, revision=revision).sha
+        commit = self._ask(self._api.dataset_info, repository, revision=revision).sha
+        self._where = {"repo_type": "dataset", "revision": commit}
 
     def bring(self, files: dict[str, Path], digests: dict[str, str]) -> None:
-        """Have every path of the repository at its place, checked; ``digests`` are further SHA-256 to check."""
-        stated = self._stated(list(files))
+        """Have each path of the repository at its place, checked; ``digests`` are further SHA-256."""
+        infos = self._ask(self._api.get_paths_info, self._repository, list(files), **self._where)
+        stated = {info.path: info for info in infos if hasattr(info, "blob_id")}
         for path, target in files.items():
-            checks = [stated[path]]
-            if path in digests:
-                checks.append(_Stated(stated[path].size, digests[path], ""))
-            if target.is_file() and all(check.matches(target) for check in checks):
+            if path not in stated:
+                raise PgolfError(f"{self._repository}: the hub has no file {path} in it")
+            size, lfs = stated[path].size, stated[path].lfs
+            name = lfs.sha256 if lfs else stated[path].blob_id
+            expected = {name, digests.get(path, name)}
+            if target.is_file() and _is_right(target, size, expected):
                 continue
             # Named by content, so that a partial file is only ever continued with the rest of the same file.
-            arrived = self._staging / (stated[path].sha256 or stated[path].git)
-            self._download(path, arrived, stated[path].size)
-            if not all(check.matches(arrived) for check in checks):
+            arrived = self._staging / name
+            self._download(path, arrived, size)
+            if not _is_right(arrived, size, expected):
                 arrived.unlink()
-                raise PgolfError(
-                    f"{path}: differs from its checksum after the download; run the command again"
-                )
+                again = "run the command again"
+                raise PgolfError(f"{path}: differs from its checksum after the download; {again}")
             if target.suffix == ".bin":
                 shard_length(arrived)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -184,60 +158,41 @@ class _Hub:
     def _download(self, path: str, target: Path, size: int) -> None:
         # Not hf_hub_download: in recent versions (2.4) it starts over if the process was interrupted.
         target.parent.mkdir(parents=True, exist_ok=True)
-        url = self._library.hf_hub_url(
-            self._repository, path, repo_type="dataset", revision=self._revision, endpoint=self._endpoint
-        )
+        url = self._library.hf_hub_url(self._repository, path, endpoint=self._endpoint, **self._where)
         with target.open("ab") as file:
             if file.tell() > size:
                 file.truncate(0)
                 file.seek(0)
-            self._ask(
-                self._library.file_download.http_get,
-                url,
-                file,
-                resume_size=file.tell(),
-                headers=self._library.utils.build_hf_headers(),
-                expected_size=size,
-                displayed_filename=PurePosixPath(path).name,
-            )
+            headers, shown = self._library.utils.build_hf_headers(), PurePosixPath(path).name
+            sizes = {"resume_size": file.tell(), "expected_size": size}
+            get = self._library.file_download.http_get
+            self._ask(get, url, file, headers=headers, displayed_filename=shown, **sizes)
             file.flush()
             flush_to_disk(file.fileno())
 
-    def _stated(self, paths: Sequence[str]) -> dict[str, _Stated]:
-        infos = self._ask(
-            self._api.get_paths_info,
-            self._repository,
-            list(paths),
-            repo_type="dataset",
-            revision=self._revision,
-        )
-        stated = {
-            info.path: _Stated(info.size, info.lfs.sha256 if info.lfs else None, info.blob_id)
-            for info in infos
-            if hasattr(info, "blob_id")
-        }
-        missing = [path for path in paths if path not in stated]
-        if missing:
-            raise PgolfError(f"{self._repository}: the hub has no file {missing[0]} in it")
-        return stated
-
     def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        kinds = self._library.utils
         try:
             return method(*arguments, **options)
-        except (
-            self._library.utils.RepositoryNotFoundError,
-            self._library.utils.RevisionNotFoundError,
-        ) as error:
+        except (kinds.RepositoryNotFoundError, kinds.RevisionNotFoundError) as error:
             raise PgolfError(f"{self._repository}: no such public dataset or revision on the hub") from error
         except Exception as error:  # the client's libraries have many kinds for a connection that fails
-            if isinstance(error, OSError) and error.errno in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-                errno.EACCES,
-                errno.EROFS,
-            ):
+            if isinstance(error, OSError) and error.errno in _LOCAL:
                 raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise PgolfError(
-                f"{self._repository}: could not be fetched ({reason}); what has arrived is kept, run the command again"
-            ) from error
+            remedy = "what has arrived is kept, run the command again"
+            raise PgolfError(f"{self._repository}: could not be fetched ({reason}); {remedy}") from error
+
+
+def _is_right(path: Path, size: int, digests: set[str]) -> bool:
+    """Whether a file has a size and digests: its SHA-256, or of 40 digits the SHA-1 that git gives it."""
+    if path.stat().st_size != size:
+        return False
+    for digest in digests:
+        if len(digest) == 64:
+            found = sha256_file(path)
+        else:
+            found = hashlib.sha1(f"blob {size}\0".encode() + read_bytes(path)).hexdigest()
+        if found != digest:
+            return False
+    return True

@@ -18,8 +18,7 @@ _NEAR = 64
 def document_number(text: str) -> int:
     """The first 8 bytes of the SHA-256 of a text's UTF-8, as a big-endian number: 0 to 2**64 - 1.
 
-    It depends on nothing but the text, and so does the side that a document falls on, in any corpus and any
-    order.
+    So the side that a document falls on depends on nothing but its text, in any corpus and any order.
     """
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -36,8 +35,7 @@ class HoldOut:
     def pieces(self, text: str) -> list[tuple[str, str]]:
         """Split ("train" or "val") and text of what a document becomes; together they are the document."""
         if self.tail:
-            head, tail = cut_end(text, self.tail)
-            return [("train", head), ("val", tail)]
+            return list(zip(("train", "val"), cut_end(text, self.tail), strict=True))
         return [("val" if self.below and document_number(text) < self.below else "train", text)]
 
 
@@ -74,53 +72,45 @@ def choose_held_out(documents: Iterable[str], fraction: float, name: str = "the 
 
 
 def cut_end(text: str, fraction: float, name: str = "the text") -> tuple[str, str]:
-    """Cut a document so that the second part has ``fraction`` of its bytes, or a little more; together they
-    are it.
+    """Cut a document so that its second part has ``fraction`` (0 to 1) of its bytes, or a little more.
 
     The cut is where a line begins. Where that is not near the wanted place, as lines are long, it is after
     white space. Near means that the second part has at least half of what is wanted and at most twice that or
     ``_NEAR`` bytes more, and the first part at least half of the rest. Both keep at least one line or word
     that is not blank.
 
-    Args:
-        text: the document.
-        fraction: above 0, below 1.
-        name: what to call it in messages.
-
     Raises:
-        PgolfError: the text has a single line, or no place near the wanted one where it can be cut.
+        PgolfError: the text (called ``name``) has a single line, or no place near the wanted one.
     """
     data = text.encode()
     first, last = len(data) - len(text.lstrip().encode()), len(text.rstrip().encode())
-    wanted = math.ceil(fraction * len(data))
-    start = _last_start(data, b"\n", first, last, len(data) - wanted)
-    if start is None:
+    size, wanted = len(data), math.ceil(fraction * len(data))
+    start = _last_start(data, b"\n", first, last, size - wanted)
+    if not start:
         raise PgolfError(
             f"{name}: is a single document of one line, of which --val-fraction can hold out nothing; "
             "name validation text with --val-text"
         )
-    if not _near(start, wanted, len(data)):
-        start = _last_start(data, b"\n\r\t ", first, last, len(data) - wanted)
-    if start is None or not _near(start, wanted, len(data)):
+    if not _near(start, wanted, size):
+        start = _last_start(data, b"\n\r\t ", first, last, size - wanted)
+    if not _near(start, wanted, size):
         raise PgolfError(
             f"{name}: is a single document with no line end or white space near the last {wanted:,} of its "
-            f"{len(data):,} bytes, which --val-fraction {fraction:g} holds out; name validation text with --val-text"
+            f"{size:,} bytes, which --val-fraction {fraction:g} holds out; name validation text with "
+            "--val-text"
         )
     return data[:start].decode(), data[start:].decode()
 
 
-def _last_start(data: bytes, ends: bytes, first: int, last: int, wanted: int) -> int | None:
+def _last_start(data: bytes, ends: bytes, first: int, last: int, wanted: int) -> int:
     """The last place up to ``wanted`` that follows one of the bytes ``ends``, with text before and after it.
 
-    Args:
-        data: the document; its text without white space around it is ``data[first:last]``.
-        wanted: if there is none up to here, the first after it.
+    If there is none, the first place after it, or 0. The text of ``data`` is ``data[first:last]``, with white
+    space around it.
     """
-    before = [data.rfind(end, first, max(first, min(wanted, last))) + 1 for end in ends]
-    if any(before):
-        return max(before)
-    after = [place + 1 for end in ends if (place := data.find(end, first, last)) >= 0]
-    return min(after, default=None)
+    before = max(data.rfind(end, first, max(first, min(wanted, last))) for end in ends)
+    after = min((place for end in ends if (place := data.find(end, first, last)) >= 0), default=-1)
+    return (before if before >= 0 else after) + 1
 
 
 def _near(start: int, wanted: int, size: int) -> bool:

@@ -25,13 +25,11 @@ def examine_data(folder: Path, tokenizer: Path | None = None) -> Iterator[Check]
     except PgolfError as error:
         yield Check("data", PROBLEM, str(error), "see `pgolf data --help`")
         return
-    text = f"{len(dataset.train_shards)} training shards, {len(scored):,} validation tokens, "
-    text += f"{dataset.tokenizer.vocab_size:,} pieces"
-    missing = dataset.missing_shards("train")
-    if missing:
-        yield Check(
-            "data", WARNING, f"{text}; {len(missing)} listed shards are absent", "fetch or prepare them again"
-        )
+    shards, pieces = len(dataset.train_shards), dataset.tokenizer.vocab_size
+    text = f"{shards} training shards, {len(scored):,} validation tokens, {pieces:,} pieces"
+    if missing := dataset.missing_shards("train"):
+        absent = f"{text}; {len(missing)} listed shards are absent"
+        yield Check("data", WARNING, absent, "fetch or prepare them again")
     else:
         yield Check("data", OK, text)
 
@@ -52,26 +50,26 @@ def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, An
         PgolfError: the folder is no data folder at all.
     """
     dataset = open_dataset(folder, tokenizer)
+    model = dataset.tokenizer
     errors: dict[str, str] = {}
-    found: dict[str, Any] = {
-        "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "sha256": dataset.tokenizer.digest}
-    }
-    shards: dict[Split, list[Path | None]] = {}
+    found: dict[str, Any] = {"tokenizer": {"vocab_size": model.vocab_size, "sha256": model.digest}}
+    shards = {split: _usable(dataset, split, errors) for split in SPLITS}
     for split in SPLITS:
-        shards[split] = _usable(dataset, split, errors)
         found[split] = _count(_opened(shards[split]), dataset) | _normalisation(dataset, split)
     found["byte_counts"] = _byte_counts(dataset, errors)
     if "bytes" in found["byte_counts"]:
         size, tokens = found["byte_counts"]["bytes"], found["val"]["tokens"]
         found["val"] |= {"bytes": size, "bytes_per_token": size / tokens}
-    train, val = (_document_digests(_opened(shards[split]), dataset.tokenizer.bos_id) for split in SPLITS)
-    found["overlap"] = _overlap(train, val)
+    train, val = (_document_digests(_opened(shards[split]), model.bos_id) for split in SPLITS)
+    seen = set(train)
+    also = [digest in seen for digest in val]
+    found["overlap"] = {"documents": sum(also), "share_of_validation": sum(also) / len(also) if also else 0.0}
     found["errors"] = errors
     return found
 
 
 def _usable(dataset: Dataset, split: Split, errors: dict[str, str]) -> list[Path | None]:
-    """The shards of a split, with None in place of each that cannot be used; the reasons go into ``errors``."""
+    """The shards of a split, None in place of each that cannot be used; the reasons go into ``errors``."""
     missing = dataset.missing_shards(split)
     present = dataset.train_shards if split == "train" else dataset.val_shards
     shards: list[Path | None] = []
@@ -94,28 +92,24 @@ def _opened(shards: list[Path | None]) -> Iterator[Tokens | None]:
 def _count(shards: Iterator[Tokens | None], dataset: Dataset) -> dict[str, Any]:
     used = tokens = documents = size = counted = 0
     # Nothing precedes the first token of a split, so it counts as if it followed a BOS.
-    start = np.array([dataset.tokenizer.bos_id], dtype=np.uint16)
-    before = start
+    bos = dataset.tokenizer.bos_id
+    before = start = np.array([bos], dtype=np.uint16)
     for shard in shards:
         if shard is None:
             before, counted = start, 0
             continue
         used += 1
         # What a token counts may depend on the two after it, so the end of a shard is counted again with the
-        # next.
+        # next one.
         stream = np.concatenate((before, shard))
         counts = dataset.tokenizer.byte_table.count_stream(stream)
         size += int(counts.sum(dtype=np.int64)) - counted
         before, counted = stream[-4:], int(counts[-3:].sum(dtype=np.int64))
-        documents += int((shard == dataset.tokenizer.bos_id).sum())
+        documents += int((shard == bos).sum())
         tokens += len(shard)
-    return {
-        "shards": used,
-        "tokens": tokens,
-        "documents": documents,
-        "bytes": size,
-        "bytes_per_token": size / tokens if tokens else 0.0,
-    }
+    per_token = size / tokens if tokens else 0.0
+    found = {"shards": used, "tokens": tokens, "documents": documents}
+    return found | {"bytes": size, "bytes_per_token": per_token}
 
 
 def _byte_counts(dataset: Dataset, errors: dict[str, str]) -> dict[str, Any]:
@@ -131,15 +125,6 @@ def _byte_counts(dataset: Dataset, errors: dict[str, str]) -> dict[str, Any]:
     if found.problem is not None:
         errors["validation text"] = found.problem
     return found.to_json() | {"bytes": int(text.byte_counts.sum(dtype=np.int64))}
-
-
-def _overlap(train: Iterator[bytes], val: Iterator[bytes]) -> dict[str, Any]:
-    seen = set(train)
-    documents = shared = 0
-    for digest in val:
-        documents += 1
-        shared += digest in seen
-    return {"documents": shared, "share_of_validation": shared / documents if documents else 0.0}
 
 
 def _normalisation(dataset: Dataset, split: Split) -> dict[str, Any]:
@@ -158,16 +143,14 @@ def _document_digests(shards: Iterator[Tokens | None], bos: int) -> Iterator[byt
     """A digest of each whole document's tokens; documents may run from one shard into the next."""
     current = None
     for shard in shards:
-        if shard is None:
-            # The open document goes on in tokens that cannot be read.
-            current = None
-            continue
-        for index, piece in enumerate(np.split(shard, np.flatnonzero(shard == bos))):
+        # What cannot be read takes the open document with it.
+        for index, piece in enumerate([] if shard is None else np.split(shard, np.flatnonzero(shard == bos))):
             if index > 0:
                 if current is not None:
                     yield current.digest()
                 current = hashlib.blake2b(digest_size=16)
             if current is not None:
                 current.update(piece.tobytes())
+        current = None if shard is None else current
     if current is not None:
         yield current.digest()

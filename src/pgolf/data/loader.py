@@ -35,13 +35,10 @@ class TokenStream:
             check_ids(path, shard[:_CHECKED_FIRST], vocab_size)
             lengths.append(len(shard))
         self._ends = np.cumsum(lengths)
-        if not lengths or not self._ends[-1]:
-            raise PgolfError(f"{paths[0].parent if paths else 'the data'}: holds no training tokens")
-
-    @property
-    def total(self) -> int:
+        self.total = int(self._ends[-1]) if paths else 0
         """Tokens before the stream repeats."""
-        return int(self._ends[-1])
+        if not self.total:
+            raise PgolfError(f"{paths[0].parent if paths else 'the data'}: holds no training tokens")
 
     def take(self, position: int, count: int) -> Tokens:
         """``count`` tokens (uint16) from any position of the stream on."""
@@ -72,9 +69,9 @@ class BatchLoader:
     def __init__(self, stream: TokenStream, train: TrainSection, rank: int = 0, world: int = 1) -> None:
         if train.micro_batches % world:
             raise PgolfError(
-                f"train.micro_batches {train.micro_batches} (of train.batch_tokens {train.batch_tokens}) cannot be "
-                f"shared by {world} ranks; start a number of ranks that divides it, or set train.micro_batches to a "
-                f"multiple of {world}"
+                f"train.micro_batches {train.micro_batches} (of train.batch_tokens {train.batch_tokens}) "
+                f"cannot be shared by {world} ranks; start a number of ranks that divides it, or set "
+                f"train.micro_batches to a multiple of {world}"
             )
         self.stream, self.rank, self.world = stream, rank, world
         self.length, self.micro_batches = train.sequence_length, train.micro_batches

@@ -55,8 +55,7 @@ class Prefetcher:
             for _, unwanted in self._ready:
                 unwanted.cancel()
             self._ready.clear()
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="batches")
         for coming in range(index + len(self._ready), index + self.ahead + 1):
             self._ready.append((coming, self._thread.submit(self._prepare, coming)))
         return self._ready.popleft()[1].result()
@@ -67,6 +66,6 @@ class Prefetcher:
 
 
 def prefetcher(loader: BatchLoader, device: torch.device) -> Prefetcher:
-    """For CUDA two batches ahead in page-locked memory; for the CPU none, for the thread would take its time."""
+    """For CUDA two batches ahead in page-locked memory; for the CPU none: the thread would take its time."""
     on_device = device.type == "cuda"
     return Prefetcher(loader, ahead=2 if on_device else 0, pin=on_device)

@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf.data.columns import read_columns
-from pgolf.data.records import Bad, text_of
+from pgolf.data.columns import Bad, read_columns, text_of
 from pgolf.data.streams import COMPRESSIONS, Advance, blocks, lines
 from pgolf.errors import PgolfError
+from pgolf.runtime.paths import read_error
 
-SPLITS = ("files", "blank-lines")
-BAD_DOCUMENTS = ("error", "skip")
+COLUMNS = (".parquet", ".arrow")
 
 _COMPRESSIBLE = (".txt", ".jsonl", ".json")
-_COLUMNS = (".parquet", ".arrow")
 _SPACE = re.compile(r"[ \t\r\n]*")
 # Longer than what the parser takes for wrong while the rest of it is not read yet: -Infinity, \uXXXX.
 _LOOK_AHEAD = 16
@@ -42,12 +40,12 @@ class Reading:
     """"error": one that cannot be used ends the work; "skip": it is left out and counted."""
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise PgolfError(f"--split {self.split}: must be one of {', '.join(SPLITS)}")
-        if self.bad_documents not in BAD_DOCUMENTS:
-            raise PgolfError(
-                f"--bad-documents {self.bad_documents}: must be one of {', '.join(BAD_DOCUMENTS)}"
-            )
+        for option, value, known in (
+            ("--split", self.split, ("files", "blank-lines")),
+            ("--bad-documents", self.bad_documents, ("error", "skip")),
+        ):
+            if value not in known:
+                raise PgolfError(f"{option} {value}: must be one of {', '.join(known)}")
         if not self.text_column:
             raise PgolfError("--text-column is empty; name the column that holds the text")
 
@@ -73,35 +71,31 @@ def read_documents(
         skipped: receives the number of documents that were left out, by reason.
 
     Raises:
-        PgolfError: unknown ending, unreadable, damaged, a bad document where these are errors, or no text at
-            all.
+        PgolfError: unknown ending, unreadable, damaged, a bad document where these are errors, or no text.
     """
     reading = reading or Reading()
     found = False
     try:
         for document in _documents(path, reading, advance or (lambda consumed: None)):
-            if isinstance(document, Bad):
-                if reading.bad_documents == "error":
-                    raise PgolfError(
-                        f"{path}: {document.message}; {document.remedy}, or leave such documents out with "
-                        "--bad-documents skip"
-                    )
-                if skipped is not None:
-                    skipped[document.reason] += 1
-                found = True
+            if isinstance(document, str):
+                blank = not document or document.isspace()
+                found |= not blank
+                yield "" if blank else document
                 continue
-            blank = not document or document.isspace()
-            found |= not blank
-            yield "" if blank else document
+            if reading.bad_documents == "error":
+                remedy = f"{document.remedy}, or leave such documents out with --bad-documents skip"
+                raise PgolfError(f"{path}: {document.message}; {remedy}")
+            if skipped is not None:
+                skipped[document.reason] += 1
+            found = True
     except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise read_error(path, error) from error
     if not found:
         raise PgolfError(f"{path}: holds no text; leave the file out or give another one")
 
 
 def file_kind(path: Path) -> tuple[str, str]:
-    """What a file name ends with: its kind (such as ".jsonl"), and how it is compressed ("", ".gz" or
-    ".zst").
+    """A file's kind by its name (".jsonl"), and how it is compressed ("", ".gz" or ".zst").
 
     Raises:
         PgolfError: neither is known.
@@ -109,27 +103,26 @@ def file_kind(path: Path) -> tuple[str, str]:
     name = path.name.lower()
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")
     name = name.removesuffix(compression)
-    for kind in _COMPRESSIBLE if compression else (*_COMPRESSIBLE, *_COLUMNS):
+    for kind in _COMPRESSIBLE if compression else (*_COMPRESSIBLE, *COLUMNS):
         if name.endswith(kind):
             return kind, compression
     raise PgolfError(
         f"{path}: unknown kind of file; text must be one of {', '.join(_COMPRESSIBLE)} (also with "
-        f"{' or '.join(COMPRESSIONS)}), {', '.join(_COLUMNS)}, or a folder of these"
+        f"{' or '.join(COMPRESSIONS)}), {', '.join(COLUMNS)}, or a folder of these"
     )
 
 
 def _documents(path: Path, reading: Reading, advance: Advance) -> Iterator[str | Bad]:
     kind, compression = file_kind(path)
-    if kind in _COLUMNS:
-        return read_columns(path, reading.text_column, advance)
+    column = reading.text_column
+    if kind in COLUMNS:
+        return read_columns(path, column, advance)
     if kind == ".json":
-        values = _JsonValues(path, blocks(path, compression, advance))
-        return (
-            text_of(value, reading.text_column, f"record {number}") for number, value in enumerate(values, 1)
-        )
+        values = enumerate(_JsonValues(path, blocks(path, compression, advance)), 1)
+        return (text_of(value, column, f"record {number}") for number, value in values)
     decoded = _decoded(lines(path, compression, advance))
     if kind == ".jsonl":
-        return _json_lines(decoded, reading.text_column)
+        return _json_lines(decoded, column)
     return _text(decoded, reading.split == "blank-lines")
 
 
@@ -141,10 +134,8 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[tuple[int, str | Bad]]:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             place = f"byte 0x{line[error.start]:02x} at offset {offset + error.start} of the text"
-            yield (
-                number,
-                Bad("not UTF-8", f"line {number} is not UTF-8 ({place})", "convert the file to UTF-8"),
-            )
+            what = f"line {number} is not UTF-8 ({place})"
+            yield number, Bad("not UTF-8", what, "convert the file to UTF-8")
         else:
             yield number, text.removeprefix("\ufeff") if number == 1 else text
         offset += len(line)
@@ -214,12 +205,11 @@ class _JsonValues:
 
     def _fill(self) -> bool:
         """Drop what was used and read on, until as much again is there; False at the end of the file."""
-        rest = self._text[self._position :]
-        parts, size = [rest], 0
+        parts, wanted, size = [self._text[self._position :]], len(self._text) - self._position, 0
         for block in self._blocks:
             parts.append(self._utf8.decode(block))
             size += len(parts[-1])
-            if size > len(rest):
+            if size > wanted:
                 break
         self._text, self._position = "".join(parts), 0
         return size > 0

@@ -23,8 +23,7 @@ def shard_header(count: int) -> bytes:
 def write_shard(path: Path, tokens: Tokens) -> None:
     """Write one shard atomically."""
     with atomic_write(path) as file:
-        file.write(shard_header(len(tokens)))
-        file.write(np.ascontiguousarray(tokens, dtype="<u2").tobytes())
+        file.write(shard_header(len(tokens)) + tokens.astype("<u2").tobytes())
 
 
 class ShardWriter:
@@ -45,12 +44,11 @@ class ShardWriter:
         """Append tokens, opening new shards as they fill up."""
         while len(tokens):
             if self._file is None:
-                path = self.folder / f"{self.stem}_{len(self.paths):06d}.bin"
-                self.paths.append(path)
-                self._file, self._count = path.open("wb"), 0
+                self.paths.append(self.folder / f"{self.stem}_{len(self.paths):06d}.bin")
+                self._file, self._count = self.paths[-1].open("wb"), 0
                 self._file.write(shard_header(0))
             part = tokens[: self.limit - self._count]
-            self._file.write(np.ascontiguousarray(part, dtype="<u2").tobytes())
+            self._file.write(part.astype("<u2").tobytes())
             self._count += len(part)
             tokens = tokens[len(part) :]
             if self._count == self.limit:
@@ -62,11 +60,10 @@ class ShardWriter:
         return self.paths
 
     def _finish_shard(self) -> None:
-        if self._file is None:
-            return
-        self._file.seek(0)
-        self._file.write(shard_header(self._count))
-        self._file.flush()
-        flush_to_disk(self._file.fileno())
-        self._file.close()
-        self._file = None
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.write(shard_header(self._count))
+            self._file.flush()
+            flush_to_disk(self._file.fileno())
+            self._file.close()
+            self._file = None

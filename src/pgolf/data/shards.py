@@ -1,16 +1,24 @@
 """Token shards: 256 little-endian int32 (20240520, 1, number of tokens, zeros), then uint16 token ids.
 
 The layout is the field's own (modded-nanogpt, parameter golf); files written here are byte-identical.
+
+Beside ``NAME_val_000000.bin`` there may be a *byte side-car* ``NAME_val_bytes_000000.bin`` of the same
+layout: how many bytes of text each token stands for, 0 for the token that begins a document. Data sets whose
+tokens do not tell their bytes have them (CaseOps); where they exist they are the authority.
 """
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.errors import PgolfError
+from pgolf.runtime.files import reading
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
@@ -21,9 +29,7 @@ Tokens = NDArray[np.uint16]
 def read_shard(path: Path, vocab_size: int | None = None) -> Tokens:
     """Open a shard's tokens as a read-only memory map.
 
-    Args:
-        path: the file.
-        vocab_size: if given, every id is checked against it (this reads the whole file, in blocks).
+    With ``vocab_size`` every id is checked against it, which reads the whole file, in blocks.
 
     Raises:
         PgolfError: absent, not a shard, cut short, or an id is outside the vocabulary.
@@ -43,28 +49,22 @@ def shard_length(path: Path) -> int:
     Raises:
         PgolfError: absent, not a shard, or cut short.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            raw = file.read(HEADER_BYTES)
-    except OSError as error:
-        raise PgolfError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with reading(path) as file:
+        raw, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
     if len(raw) < HEADER_BYTES:
-        raise PgolfError(
-            f"{path}: only {size} bytes, too short for a shard's header; fetch or prepare it again"
-        )
-    header = np.frombuffer(raw, dtype="<i4")
-    if header[0] != MAGIC:
-        raise PgolfError(f"{path}: not a token shard (first number {header[0]}, a shard has {MAGIC})")
-    if header[1] != VERSION:
-        raise PgolfError(f"{path}: shard version {header[1]}; only version {VERSION} is known")
-    count = int(header[2])
+        short = f"only {size} bytes, too short for a shard's header"
+        raise PgolfError(f"{path}: {short}; fetch or prepare it again")
+    magic, version, count = np.frombuffer(raw, dtype="<i4")[:3].tolist()
+    if magic != MAGIC:
+        raise PgolfError(f"{path}: not a token shard (first number {magic}, a shard has {MAGIC})")
+    if version != VERSION:
+        raise PgolfError(f"{path}: shard version {version}; only version {VERSION} is known")
     if count < 0 or size != HEADER_BYTES + 2 * count:
         raise PgolfError(
-            f"{path}: {size} bytes, but its header promises {count} tokens ({HEADER_BYTES + 2 * count} bytes); "
-            "it was cut short or damaged, fetch or prepare it again"
+            f"{path}: {size} bytes, but its header promises {count} tokens ({HEADER_BYTES + 2 * count} "
+            "bytes); it was cut short or damaged, fetch or prepare it again"
         )
-    return count
+    return int(count)
 
 
 def check_ids(path: Path, tokens: Tokens, vocab_size: int) -> None:
@@ -77,8 +77,48 @@ def check_ids(path: Path, tokens: Tokens, vocab_size: int) -> None:
     for start in range(0, len(tokens), block):
         outside = np.flatnonzero(tokens[start : start + block] >= vocab_size)
         if len(outside):
-            position = start + int(outside[0])
+            at = start + int(outside[0])
             raise PgolfError(
-                f"{path}: token {tokens[position]} at position {position} is beyond the vocabulary of {vocab_size}; "
+                f"{path}: token {tokens[at]} at position {at} is beyond the vocabulary of {vocab_size}; "
                 "use the tokenizer the shard was made with"
             )
+
+
+def token_shards(folder: Path, split: str) -> list[Path]:
+    """The token shards ``NAME_SPLIT_000000.bin`` of a folder, in order; other files beside them are none."""
+    name = re.compile(rf".+_{split}_\d+\.bin")
+    return sorted(path for path in folder.glob(f"*_{split}_*.bin") if name.fullmatch(path.name))
+
+
+def byte_files(folder: Path, shards: Sequence[Path], split: str) -> list[Path]:
+    """The byte side-cars of a folder's shards of a split, one each; empty where there are none.
+
+    Raises:
+        PgolfError: a shard has none though others have, or one belongs to no shard.
+    """
+    found = set(token_shards(folder, f"{split}_bytes"))
+    expected = [path.with_name(re.sub(r"(_\d+\.bin)$", r"_bytes\1", path.name)) for path in shards]
+    remedy = "fetch the data again, or remove all such files to have the tokenizer count bytes"
+    for path in expected if found else ():
+        if path not in found:
+            raise PgolfError(f"{path}: absent, but there are files of bytes per token for others; {remedy}")
+    if alone := sorted(found.difference(expected)):
+        raise PgolfError(f"{alone[0]}: holds bytes per token of a shard that is not there; {remedy}")
+    return expected if found else []
+
+
+def read_byte_counts(path: Path, shard: Path, bos: int) -> NDArray[np.uint16]:
+    """Bytes of each token of a shard (n,), from its side-car.
+
+    Raises:
+        PgolfError: damaged, of another length than the shard, or bytes for the token that begins documents.
+    """
+    counts, tokens = read_shard(path), read_shard(shard)
+    if len(counts) != len(tokens):
+        found = f"has {len(counts)} entries, {shard.name} has {len(tokens)} tokens"
+        raise PgolfError(f"{path}: {found}; fetch both again")
+    wrong = np.flatnonzero((tokens == bos) & (counts != 0))
+    if len(wrong):
+        found = f"counts {counts[wrong[0]]} bytes for token {wrong[0]}, which begins a document and has none"
+        raise PgolfError(f"{path}: {found}; it does not belong to {shard.name}")
+    return np.asarray(counts)

@@ -1,17 +1,15 @@
-"""Which files a user's paths stand for: files, folders of files, and folders that Hugging Face `datasets`
-saved.
-"""
+"""Which files a user's paths stand for: files, folders of files, and what Hugging Face `datasets` saved."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgolf.data.columns import import_pyarrow
-from pgolf.data.readers import file_kind
-from pgolf.data.records import shown
+from pgolf.data.columns import import_pyarrow, shown
+from pgolf.data.readers import COLUMNS, file_kind
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json
+from pgolf.runtime.paths import read_error
 
 
 def find_sources(paths: Sequence[Path], splits: Sequence[str] = ("train",)) -> list[Path]:
@@ -31,9 +29,7 @@ def find_sources(paths: Sequence[Path], splits: Sequence[str] = ("train",)) -> l
             for file in found:
                 _check(file)
         except OSError as error:
-            raise PgolfError(
-                f"{error.filename or path}: cannot be read ({error.strerror or error})"
-            ) from error
+            raise read_error(Path(error.filename or path), error) from error
         files += found
     return files
 
@@ -42,58 +38,48 @@ def _check(path: Path) -> None:
     kind, _ = file_kind(path)
     if not path.is_file():
         raise PgolfError(f"{path}: no such text file")
-    with path.open("rb"):
-        pass
-    if kind in (".parquet", ".arrow"):
+    path.open("rb").close()
+    if kind in COLUMNS:
         import_pyarrow(path)
 
 
 def _inside(folder: Path, splits: Sequence[str]) -> list[Path]:
-    if (folder / "dataset_dict.json").is_file():
-        folder = _split(folder, splits)
+    listing = folder / "dataset_dict.json"
+    if listing.is_file():
+        names = _listed(listing, "splits", "", "splits")
+        chosen = next((name for name in splits if name in names), None)
+        if chosen is None:
+            found = f"has no split {' or '.join(splits)} (it has: {shown(names)})"
+            raise PgolfError(f"{folder}: {found}; name a split's folder")
+        folder /= chosen
         if not folder.is_dir():
-            raise PgolfError(
-                f"{folder}: absent, but dataset_dict.json beside it lists it; copy the folder again"
-            )
-    if (folder / "state.json").is_file():
-        return _saved(folder)
+            listed = f"absent, but {listing.name} beside it lists it"
+            raise PgolfError(f"{folder}: {listed}; copy the folder again")
+    state = folder / "state.json"
+    if state.is_file():
+        names = _listed(state, "_data_files", ".arrow", "Arrow files")
+        if any(read_json(state).get(key) for key in ("_indices_files", "_indices_data_files")):
+            found = "keeps its rows in another order than its files"
+            raise PgolfError(f"{folder}: {found}; save it again with a newer datasets")
+        return [folder / name for name in names]
     files = sorted(path for path in folder.iterdir() if path.is_file() and _is_text(path))
     if not files:
-        raise PgolfError(
-            f"{folder}: holds no text files (.txt, .jsonl, .json, .parquet); name a folder that does"
-        )
+        kinds = ".txt, .jsonl, .json, .parquet"
+        raise PgolfError(f"{folder}: holds no text files ({kinds}); name a folder that does")
     return files
 
 
-def _split(folder: Path, splits: Sequence[str]) -> Path:
-    found = read_json(folder / "dataset_dict.json")
-    names = found.get("splits") if isinstance(found, dict) else None
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and Path(name).name == name for name in names
-    ):
-        raise PgolfError(f"{folder / 'dataset_dict.json'}: damaged; it has no list of splits")
-    chosen = next((name for name in splits if name in names), None)
-    if chosen is None:
-        raise PgolfError(
-            f"{folder}: has no split {' or '.join(splits)} (it has: {shown(names)}); name a split's folder"
-        )
-    return folder / chosen
-
-
-def _saved(folder: Path) -> list[Path]:
-    state = read_json(folder / "state.json")
+def _listed(path: Path, key: str, ending: str, what: str) -> list[str]:
+    """The names, or file names of entries, that a JSON file lists: things beside it with an ending."""
+    found = read_json(path)
     try:
-        names = [entry["filename"] for entry in state["_data_files"]]
-        whole = all(Path(name).name == name and name.endswith(".arrow") for name in names)
-    except (KeyError, TypeError):
-        whole = False
-    if not whole or not names:
-        raise PgolfError(f"{folder / 'state.json'}: damaged; it has no list of Arrow files")
-    if any(state.get(key) for key in ("_indices_files", "_indices_data_files")):
-        raise PgolfError(
-            f"{folder}: keeps its rows in another order than its files; save it again with a newer datasets"
-        )
-    return [folder / name for name in names]
+        names = [entry["filename"] if isinstance(entry, dict) else entry for entry in found[key]]
+        sound = bool(names) and all(Path(name).name == name and name.endswith(ending) for name in names)
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise PgolfError(f"{path}: damaged; it has no list of {what}")
+    return names
 
 
 def _is_text(path: Path) -> bool:

@@ -11,7 +11,7 @@ import zstandard
 
 from pgolf.errors import PgolfError
 
-COMPRESSIONS = (".gz", ".zst")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 Advance = Callable[[int], None]
 """Called with the number of bytes of the file that were consumed since the last call."""
@@ -22,17 +22,7 @@ _LARGEST_WINDOW = 1 << 31
 
 
 def lines(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
-    """The lines of a file, each with its line break.
-
-    Raises:
-        PgolfError: damaged, cut short, or not compressed as its name says.
-    """
-    if not compression:
-        with path.open("rb") as file:
-            for line in file:
-                advance(len(line))
-                yield line
-        return
+    """The lines of a file, each with its line break; errors are those of ``blocks``."""
     rest: list[bytes] = []
     for block in blocks(path, compression, advance):
         *whole, last = block.split(b"\n")
@@ -53,41 +43,29 @@ def blocks(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
     Raises:
         PgolfError: damaged, cut short, or not compressed as its name says.
     """
-    with path.open("rb") as file:
-        pieces = iter(lambda: file.read(_BLOCK_BYTES), b"")
-        if not compression:
-            for piece in pieces:
-                advance(len(piece))
-                yield piece
-        else:
-            yield from _decompressed(path, compression, pieces, advance)
-
-
-def _decompressed(path: Path, compression: str, pieces: Iterator[bytes], advance: Advance) -> Iterator[bytes]:
-    # Frame by frame (gzip: member by member), for the libraries' own readers take a truncated file for a
-    # complete one.
-    frame = None
-    ended = False
+    # Frame by frame (gzip: member by member): the libraries' own readers take a truncated file for a whole.
+    frame, ended = None, False
     try:
-        for compressed in pieces:
-            advance(len(compressed))
-            while compressed:
-                if frame is None and ended:
-                    compressed = compressed.lstrip(b"\0")  # Some tools pad a file with zeros.
-                    if not compressed:
-                        break
-                frame = frame or _new_frame(compression)
-                yield frame.decompress(compressed)
-                compressed = frame.unused_data
-                if frame.eof:
-                    frame, ended = None, True
+        with path.open("rb") as file:
+            while piece := file.read(_BLOCK_BYTES):
+                advance(len(piece))
+                if not compression:
+                    yield piece
+                    continue
+                while piece:
+                    if ended and frame is None and not (piece := piece.lstrip(b"\0")):
+                        break  # Some tools pad a file with zeros.
+                    frame = frame or _new_frame(compression)
+                    yield frame.decompress(piece)
+                    piece = frame.unused_data
+                    if frame.eof:
+                        frame, ended = None, True
     except (zstandard.ZstdError, zlib.error) as error:
-        kind = "zstd" if compression == ".zst" else "gzip"
+        kind = COMPRESSIONS[compression]
         raise PgolfError(f"{path}: damaged or not {kind}-compressed ({error})") from error
     except MemoryError as error:
-        raise PgolfError(
-            f"{path}: decompressing needs more memory than there is; write it with a smaller window"
-        ) from error
+        remedy = "decompressing needs more memory than there is; write it with a smaller window"
+        raise PgolfError(f"{path}: {remedy}") from error
     if frame is not None:
         raise PgolfError(f"{path}: the compressed data ends too early; copy or download the file again")
 

@@ -35,8 +35,13 @@ class ByteTable:
     """
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, name: str = "the tokenizer") -> None:
-        size = processor.vocab_size()
-        self.adds_space = _adds_space(processor, name)
+        size, seen = processor.vocab_size(), str(processor.normalize("a"))
+        if seen.endswith(_SPACE):
+            raise PgolfError(
+                f"{name}: puts a space at the end of every text (treat_whitespace_as_suffix), so a token "
+                "does not tell how many bytes it stands for; use a tokenizer that was trained without it"
+            )
+        self.adds_space = seen.startswith(_SPACE)
         """Whether a document begins with a space that is not of its text."""
         self.base = np.zeros(size, dtype=np.int64)
         self.leading_space = np.zeros(size, dtype=bool)
@@ -44,29 +49,24 @@ class ByteTable:
         spelling: dict[int, int] = {}
         has_space = False
         for token in range(size):
-            if processor.is_unknown(token):
-                continue
+            piece = processor.id_to_piece(token)
             if processor.is_control(token) or processor.is_unused(token):
                 self.boundary[token] = True
-                continue
-            piece = processor.id_to_piece(token)
-            if processor.is_byte(token):
+            elif processor.is_byte(token):
                 self.base[token] = 1
                 spelling[int(piece[3:5], 16)] = token
-                continue
-            has_space |= piece == _SPACE
-            self.leading_space[token] = piece.startswith(_SPACE)
-            self.base[token] = len(piece.removeprefix(_SPACE).replace(_SPACE, " ").encode())
+            elif not processor.is_unknown(token):
+                has_space |= piece == _SPACE
+                self.leading_space[token] = piece.startswith(_SPACE)
+                self.base[token] = len(piece.removeprefix(_SPACE).replace(_SPACE, " ").encode())
         spelled = [spelling.get(value, -1) for value in _SPACE.encode()]
         self.spelled_space: tuple[int, ...] = () if has_space or min(spelled) < 0 else tuple(spelled)
         """The three byte pieces by which this tokenizer spells a space; empty if it has a piece for it."""
 
     def count(self, previous: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Bytes of each target, given the token before it; int64, of the same shape as the two arrays of
-        token ids.
+        """Bytes of each target, given the token before it; arrays of one shape.
 
-        A spelled space counts 3 here: pairs of tokens do not show it. ``count_stream`` is exact for every
-            tokenizer.
+        A spelled space counts 3 here: pairs of tokens do not show it. ``count_stream`` is always exact.
         """
         added = self.boundary[previous] & self.adds_space
         return self.base[targets] + (self.leading_space[targets] & ~added)
@@ -87,16 +87,6 @@ class ByteTable:
         return counts
 
 
-def _adds_space(processor: sentencepiece.SentencePieceProcessor, name: str) -> bool:
-    seen = str(processor.normalize("a"))
-    if seen.endswith(_SPACE):
-        raise PgolfError(
-            f"{name}: puts a space at the end of every text (treat_whitespace_as_suffix), so a token does not tell how "
-            "many bytes it stands for; use a tokenizer that was trained without it"
-        )
-    return seen.startswith(_SPACE)
-
-
 def check_model(path: Path) -> None:
     """Make sure that there is a file.
 
@@ -111,8 +101,12 @@ class Tokenizer:
     """A SentencePiece model with its digest and byte table."""
 
     def __init__(self, path: Path, processor: sentencepiece.SentencePieceProcessor) -> None:
-        self.path = path
-        self._processor = processor
+        self.path, self._processor = path, processor
+        self.vocab_size = int(processor.vocab_size())
+        self.bos_id = int(processor.bos_id())
+        """The token that begins every document."""
+        self.unknown_id = int(processor.unk_id())
+        """The token for what no piece spells; the bytes of that text are lost."""
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
@@ -133,21 +127,6 @@ class Tokenizer:
     def digest(self) -> str:
         """SHA-256 of the model file, as 64 hexadecimal digits."""
         return sha256_file(self.path)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of pieces."""
-        return int(self._processor.vocab_size())
-
-    @property
-    def bos_id(self) -> int:
-        """The token that begins every document."""
-        return int(self._processor.bos_id())
-
-    @property
-    def unknown_id(self) -> int:
-        """The token for what no piece spells; the bytes of that text are lost."""
-        return int(self._processor.unk_id())
 
     @functools.cached_property
     def byte_table(self) -> ByteTable:
@@ -182,11 +161,9 @@ def check_usable(tokenizer: Tokenizer) -> None:
         PgolfError: they cannot.
     """
     if tokenizer.vocab_size > 1 << 16:
-        raise PgolfError(
-            f"{tokenizer.path}: has {tokenizer.vocab_size} pieces, but a shard's tokens go up to 65,536"
-        )
+        size = tokenizer.vocab_size
+        raise PgolfError(f"{tokenizer.path}: has {size} pieces, but a shard's tokens go up to 65,536")
     if tokenizer.bos_id < 0:
-        raise PgolfError(
-            f"{tokenizer.path}: has no BOS piece, which begins every document; train it with one"
-        )
+        missing = "has no BOS piece, which begins every document"
+        raise PgolfError(f"{tokenizer.path}: {missing}; train it with one")
     _ = tokenizer.byte_table

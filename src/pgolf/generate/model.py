@@ -1,4 +1,4 @@
-"""A trained model as an object: it writes text, and says how well it knows one. What ``pgolf.load`` returns."""
+"""A trained model as an object, as ``pgolf.load`` returns it: it writes text, and knows what one costs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.generate.sampling import Reader, Sampling
 from pgolf.generate.text import TextWriter
 from pgolf.model.gpt import parameter_count
-from pgolf.recipe.recipe import Recipe
 
 Ending = Literal["tokens", "document", "stop"]
 
 
 class Model:
-    """A model with its tokenizer, on the CPU. ``pgolf.load`` makes one; where a path is wanted, it is its
-    file's.
+    """A model with its tokenizer, on the CPU; where a path is wanted, it is its file's.
 
     Args:
         path: artifact, weights file or run folder.
@@ -40,23 +38,14 @@ class Model:
     def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self._weights = load_weights(path)
         self._network = self._weights.model()
+        self.recipe = self._weights.recipe
+        """What it was made by."""
+        self.source = self._weights.source
+        """The file it was read from."""
+        self.window = self.recipe.evaluation_length
+        """The most tokens it can look back on."""
         if tokenizer is not None:
             self.__dict__["tokenizer"] = self._weights.tokenizer(tokenizer)
-
-    @property
-    def recipe(self) -> Recipe:
-        """What it was made by."""
-        return self._weights.recipe
-
-    @property
-    def source(self) -> Path:
-        """The file it was read from."""
-        return self._weights.source
-
-    @property
-    def window(self) -> int:
-        """The most tokens it can look back on."""
-        return self.recipe.evaluation_length
 
     @functools.cached_property
     def parameters(self) -> int:
@@ -90,8 +79,7 @@ class Model:
         stop: str | Sequence[str] = (),
         past_document: bool = False,
     ) -> str:
-        """Write on from a prompt; returns what comes after it, so ``prompt + generate(prompt)`` is the whole
-        text.
+        """Write on from a prompt; ``prompt + generate(prompt)`` is the whole text.
 
         Args:
             prompt: how the text begins; empty: a new document.
@@ -106,18 +94,8 @@ class Model:
         Raises:
             PgolfError: a value is out of range, the prompt has no tokens, or the tokenizer is not known.
         """
-        return "".join(
-            self.stream(
-                prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                seed=seed,
-                stop=stop,
-                past_document=past_document,
-            )
-        )
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        return "".join(TextStream(self, prompt, max_tokens, sampling, stop, past_document))
 
     def stream(
         self,
@@ -131,12 +109,9 @@ class Model:
         stop: str | Sequence[str] = (),
         past_document: bool = False,
     ) -> TextStream:
-        """As ``generate``, but gives the text part by part, as it comes; the parts add up to what that
-        returns.
-        """
+        """As ``generate``, but part by part, as the text comes; together the parts are what that returns."""
         sampling = Sampling(temperature, top_k, top_p, seed)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        return TextStream(self, prompt, max_tokens, sampling, stops, past_document)
+        return TextStream(self, prompt, max_tokens, sampling, stop, past_document)
 
     def loss(self, text: str) -> float:
         """What a text costs the model, in nats per token, in sliding windows; see ``score``."""
@@ -171,9 +146,8 @@ class Model:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise PgolfError(
-                f"the text is no valid Unicode: character {error.start + 1} is a surrogate"
-            ) from error
+            place = f"character {error.start + 1} is a surrogate"
+            raise PgolfError(f"the text is no valid Unicode: {place}") from error
         return [self._pieces.first, *self.tokenizer.encode(text)]
 
     @torch.inference_mode()
@@ -195,14 +169,9 @@ class Model:
     def _pieces(self) -> Pieces:
         return Pieces(self.tokenizer)
 
-    def _reader(self) -> Reader:
-        return Reader(self._network, self.window)
-
 
 class TextStream(Iterator[str]):
-    """Text of a model, part by part: whole characters, as soon as they are settled. ``Model.stream`` makes
-    one.
-    """
+    """Text of a model, part by part: whole characters, as soon as they are settled; see ``Model.stream``."""
 
     def __init__(
         self,
@@ -210,9 +179,10 @@ class TextStream(Iterator[str]):
         prompt: str,
         max_tokens: int,
         sampling: Sampling,
-        stop: Sequence[str],
+        stop: str | Sequence[str],
         past_document: bool,
     ) -> None:
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if max_tokens < 1:
             raise PgolfError(f"{max_tokens} tokens asked for: must be 1 or more")
         if not all(stop):
@@ -221,32 +191,23 @@ class TextStream(Iterator[str]):
         """What was drawn so far."""
         self.ended: Ending | None = None
         """Why it is over: enough tokens, the end of a document, or a stop string; None before."""
-        read = model.encode(prompt)
+        read, pieces = model.encode(prompt), model._pieces
         if prompt and len(read) == 1:
             raise PgolfError(
                 "the prompt has no tokens; give it some text, or leave it empty for a new document"
             )
-        pieces = model._pieces
-        writer = TextWriter(pieces, stop, _repeats_space(prompt, read, pieces))
-        end = None if past_document else pieces.first
-        self._parts = self._run(model._reader(), read, writer, sampling, max_tokens, end)
+        self._writer = TextWriter(pieces, stop, _repeats_space(prompt, read, pieces))
+        self._reader, self._sampling = Reader(model._network, model.window), sampling
+        self._parts = self._run(read, max_tokens, None if past_document else pieces.first)
 
     def __next__(self) -> str:
         return next(self._parts)
 
-    def _run(
-        self,
-        reader: Reader,
-        read: list[int],
-        writer: TextWriter,
-        sampling: Sampling,
-        count: int,
-        end: int | None,
-    ) -> Iterator[str]:
-        generator = torch.Generator().manual_seed(sampling.seed)
+    def _run(self, read: list[int], count: int, end: int | None) -> Iterator[str]:
+        writer, generator = self._writer, torch.Generator().manual_seed(self._sampling.seed)
         ended: Ending = "tokens"
         for _ in range(count):
-            token = sampling.draw(reader.next_logits(read), generator)
+            token = self._sampling.draw(self._reader.next_logits(read), generator)
             self.tokens.append(token)
             read = [token]
             if token == end:
@@ -255,7 +216,6 @@ class TextStream(Iterator[str]):
             if text := writer.add(token):
                 yield text
             if writer.stopped:
-                ended = "stop"
                 break
         if text := writer.finish():
             yield text

@@ -1,4 +1,4 @@
-"""Which token comes next: reading with the cache, in windows that slide, and drawing from the distribution."""
+"""Which token comes next: reading with the cache, in sliding windows, and drawing from the distribution."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
-            raise PgolfError(
-                f"temperature {self.temperature}: must be 0 (always the likeliest token) or more"
-            )
+            allowed = "must be 0 (always the likeliest token) or more"
+            raise PgolfError(f"temperature {self.temperature}: {allowed}")
         if self.top_k is not None and self.top_k < 1:
             raise PgolfError(f"top_k {self.top_k}: must be 1 or more; leave it out to draw from all tokens")
         if not 0 < self.top_p <= 1:
@@ -45,16 +44,14 @@ class Sampling:
             raise PgolfError(f"seed {self.seed}: must be 0 or more, and below 2^63")
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
-        """One token of the distribution that logits (V,) stand for, after temperature, top_k and top_p in
-        this order.
+        """One token by logits (V,), after temperature, top_k and top_p in this order.
 
         Raises:
             PgolfError: the logits are no numbers.
         """
         if bool(logits.isnan().any()):
-            raise PgolfError(
-                "the model's predictions are no numbers; its weights are of a training that failed"
-            )
+            failed = "its weights are of a training that failed"
+            raise PgolfError(f"the model's predictions are no numbers; {failed}")
         if not self.temperature:
             return int(logits.argmax())
         # Less their maximum, so that a small temperature does not make infinities of them.
@@ -70,8 +67,7 @@ class Sampling:
 
 
 def window_start(count: int, length: int) -> int:
-    """The first of ``count`` tokens that the next one is predicted from, where a window holds ``length``
-    tokens.
+    """The first of ``count`` tokens that the next one is predicted from, with windows of ``length`` tokens.
 
     While they fit, it is 0. A full window gives way to one of its last ``length // 2`` tokens, the newest
     included, which fills up in turn; so the start depends on the count alone, not on how the tokens came.
@@ -106,8 +102,7 @@ class Reader:
             self._cache.reset()
             self._start = start
         unread = self._tokens[start + self._cache.used :]
-        # A single token is too little work to share: threads would wait for each other more than they
-        # compute.
+        # A single token is too little work to share: threads would wait more than they compute.
         with fixed_threads(1 if len(unread) == 1 else torch.get_num_threads()):
             hidden = extend(self._network, torch.tensor([unread]), self._cache)
             return self._network.project(hidden[0, -1])

@@ -75,7 +75,7 @@ def close(
 
 
 def _save(run: Run) -> Path:
-    """Write the checkpoint, from which all that follows can be done again; then the weights, whose path it is."""
+    """Write the checkpoint, from which all that follows can be done again, then the weights: their path."""
     run.check_weights()
     try:
         run.save_checkpoint()

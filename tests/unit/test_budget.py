@@ -126,27 +126,11 @@ def test_rows_and_columns_that_count_get_finer_steps() -> None:
 
 def test_fixed_point_of_the_grid() -> None:
     exact = torch.tensor([1.0, 1.25, 1.5, 1.75, 2.0, 2.0**-9, 96.0])
-    for up in (None, torch.zeros(()), torch.ones(())):
+    for up in (0.0, 0.5, 1.0):
         assert torch.equal(budget.coarse(exact, up), exact)
     between = torch.tensor([1.1, 1.3, 3.9, 0.13])
-    assert torch.equal(budget.coarse(between, torch.zeros(())), torch.tensor([1.0, 1.25, 3.5, 0.125]))
-    assert torch.equal(budget.coarse(between, torch.ones(())), torch.tensor([1.25, 1.5, 4.0, 0.15625]))
-
-
-@given(st.lists(st.floats(-60000, 60000, width=16), min_size=1, max_size=20), st.integers(2, 10))
-def test_short_mantissas(values: list[float], bits: int) -> None:
-    tensor = torch.tensor(values)
-    rounded = budget.round_mantissa(tensor, bits)
-    assert rounded.dtype == torch.float16
-    assert bool(rounded.isfinite().all())
-    assert torch.equal(budget.round_mantissa(rounded.float(), bits), rounded)
-    normal = tensor.abs() > 1e-4
-    relative = ((rounded.float() - tensor).abs() / tensor.abs().clamp_min(1e-9))[
-        normal & (tensor.abs() < 30000)
-    ]
-    assert bool((relative <= 2.0**-bits * 0.51 + 1e-7).all())
-    if bits == 10:
-        assert torch.equal(rounded, tensor.half())
+    assert torch.equal(budget.coarse(between, 0.0), torch.tensor([1.0, 1.25, 3.5, 0.125]))
+    assert torch.equal(budget.coarse(between, 1.0), torch.tensor([1.25, 1.5, 4.0, 0.15625]))
 
 
 def test_a_low_rank_correction_lowers_the_error(network: GPT, calibration: Calibration) -> None:

@@ -96,7 +96,12 @@ VARIANTS: dict[str, tuple[list[str], str, str]] = {
     ),
     "rowwise": (
         [
-            *("model.bigram.buckets=32", "model.bigram.width=8", "model.unique_layers=2", "average.kind=swa"),
+            *(
+                "model.bigram.buckets=9000",
+                "model.bigram.width=8",
+                "model.unique_layers=2",
+                "average.kind=swa",
+            ),
             *(
                 "average.every=1",
                 "compress.scheme=rowwise",
@@ -109,12 +114,7 @@ VARIANTS: dict[str, tuple[list[str], str, str]] = {
                 "compress.clip=percentiles",
                 "compress.prune=0.03",
             ),
-            *(
-                "compress.prune_above=64",
-                "ttt.method=phased",
-                "optim.bigram_table_group=scalar",
-                "ttt.optimizer=adamw",
-            ),
+            *("ttt.method=phased", "optim.bigram_table_group=scalar", "ttt.optimizer=adamw"),
         ],
         "rounding_order round_on_grid Sensitivity first_guess FlowRefiner ValueEmbedding",
         "prune_smallest PhasedScorer DocumentScorer quantize_matrix",

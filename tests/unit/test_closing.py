@@ -26,7 +26,8 @@ from pgolf.runs.folder import is_trained, open_run
 from pgolf.runs.pipeline import evaluate_weights, run_all
 from pgolf.runs.records import read_run
 from pgolf.runtime.paths import write_error
-from pgolf.train import closing, loop
+from pgolf.train import closing
+from pgolf.train import run as running
 from pgolf.train.checkpoint import set_aside
 from pgolf.train.loop import train
 from pgolf.train.metrics import read_metrics
@@ -66,11 +67,11 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.mark.parametrize(
     ("module", "name", "calls", "saved"),
     [
-        (loop, "save_checkpoint", 1, set()),
-        (loop, "save_weights", 1, {"checkpoint.safetensors"}),
-        (loop, "save_weights", 2, {"checkpoint.safetensors", "raw.safetensors"}),
-        (loop, "evaluate", 2, {"checkpoint.safetensors", "raw.safetensors", "model.safetensors"}),
-        (closing, "evaluate", 1, {"checkpoint.safetensors", "raw.safetensors", "model.safetensors"}),
+        (running, "save_checkpoint", 1, set()),
+        (running, "save_weights", 1, {"checkpoint.safetensors"}),
+        (running, "save_weights", 2, {"checkpoint.safetensors", "raw.safetensors"}),
+        (running, "evaluate", 2, {"checkpoint.safetensors", "raw.safetensors", "model.safetensors"}),
+        (closing, "score_weights", 1, {"checkpoint.safetensors", "raw.safetensors", "model.safetensors"}),
         (closing, "write_json", 1, {"checkpoint.safetensors", "model.safetensors", "ledger.float.jsonl"}),
         (Run, "remove_checkpoint", 1, {"checkpoint.safetensors", "model.safetensors", "result.json"}),
     ],
@@ -115,7 +116,7 @@ def test_a_signal_during_a_validation_is_heeded_at_once(
     folder, blocks = tmp_path / "run", 0
     made = recipe("train.validate_every=3", "evaluate.batch=1")
     run = open_run(made, dataset, folder, CPU)
-    plain = loop.evaluate
+    plain = running.evaluate
 
     def interrupted(
         network: Any, made: Any, tokens: Any, table: Any, mode: Any, watch: Any, **named: Any
@@ -130,7 +131,7 @@ def test_a_signal_during_a_validation_is_heeded_at_once(
         return plain(network, made, tokens, table, mode, look, **named)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"stopped after step {moment}"):
-        patch.setattr(loop, "evaluate", interrupted)
+        patch.setattr(running, "evaluate", interrupted)
         train(run, Watcher())
     assert blocks == 2
     assert (folder / "checkpoint.safetensors").is_file()
@@ -138,7 +139,7 @@ def test_a_signal_during_a_validation_is_heeded_at_once(
     assert resumed.clock.step == moment
     train(resumed, Watcher())
     found = load_weights(folder).state
-    monkeypatch.setattr(loop, "evaluate", plain)
+    monkeypatch.setattr(running, "evaluate", plain)
     train(open_run(made, dataset, tmp_path / "other", CPU), Watcher())
     assert equal(found, load_weights(tmp_path / "other").state)
     assert files(folder)["scores"] == files(tmp_path / "other")["scores"]
@@ -164,7 +165,7 @@ def test_a_validation_that_fails_destroys_nothing(dataset: Dataset, tmp_path: Pa
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PgolfError, match="validation after step 6"):
         train_steps(other, 5)
-        patch.setattr(loop, "evaluate", failing)
+        patch.setattr(running, "evaluate", failing)
         train(other, Watcher())
     assert {"checkpoint.safetensors", "model.safetensors"} <= {
         path.name for path in (tmp_path / "other").iterdir()
@@ -176,7 +177,7 @@ def test_a_disk_with_room_for_the_weights_alone_gets_them(
     dataset: Dataset, tmp_path: Path, whole: dict[str, Any], earlier: int
 ) -> None:
     made = recipe(f"train.checkpoint_every={earlier}", "compress.calibration_tokens=64")
-    folder, plain = tmp_path / "run", loop.save_checkpoint
+    folder, plain = tmp_path / "run", running.save_checkpoint
 
     def full(path: Path, *state: Any) -> None:
         if state[3].step == 6:
@@ -184,7 +185,7 @@ def test_a_disk_with_room_for_the_weights_alone_gets_them(
         plain(path, *state)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PgolfError) as caught:
-        patch.setattr(loop, "save_checkpoint", full)
+        patch.setattr(running, "save_checkpoint", full)
         train(open_run(made, dataset, folder, CPU), Watcher())
     said = str(caught.value)
     assert said.startswith(f"{folder / 'checkpoint.safetensors'}: the disk is full") and "\n" not in said
@@ -208,7 +209,7 @@ def test_a_disk_with_room_for_the_weights_alone_gets_them(
 def test_a_disk_without_room_for_the_weights_keeps_the_last_checkpoint(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    made, folder, plain = recipe("train.checkpoint_every=4"), tmp_path / "run", loop.save_checkpoint
+    made, folder, plain = recipe("train.checkpoint_every=4"), tmp_path / "run", running.save_checkpoint
 
     def full(path: Path, *state: Any) -> None:
         raise write_error(path, OSError(errno.ENOSPC, "No space left on device"))
@@ -218,9 +219,9 @@ def test_a_disk_without_room_for_the_weights_keeps_the_last_checkpoint(
         pytest.raises(PgolfError, match=r"raw\.safetensors: the disk is full"),
     ):
         patch.setattr(
-            loop, "save_checkpoint", lambda *given: plain(*given) if given[4].step < 6 else full(*given)
+            running, "save_checkpoint", lambda *given: plain(*given) if given[4].step < 6 else full(*given)
         )
-        patch.setattr(loop, "save_weights", full)
+        patch.setattr(running, "save_weights", full)
         train(open_run(made, dataset, folder, CPU), Watcher())
     assert not is_trained(folder)
     assert open_run(made, dataset, folder, CPU, resume=True).clock.step == 4

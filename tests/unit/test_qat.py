@@ -63,7 +63,7 @@ EXPORTS = {
         *("compress.scale_floor=1.0", "compress.int8_scale_floor=1.0", "compress.int8_percentile=0.99"),
         *("compress.round_with=exact", "compress.clip=percentiles", "compress.control_dtype=float32"),
     ],
-    "pruned": ["compress.prune=0.3", "compress.prune_above=500"],
+    "pruned": ["compress.prune=0.3", "model.bigram.buckets=4200", "model.bigram.width=16"],
     "kept": [
         *("compress.keep_below=1100", "compress.bits.mlp=16", "compress.control_dtype=float32"),
         'compress.keep_fp16=["token_embedding.weight"]',

@@ -105,7 +105,7 @@ def test_a_grid_is_used_only_where_it_was_chosen_in_the_same_way(dataset: Datase
     train(open_run(made, dataset, tmp_path / "run", CPU), Watcher())
     weights = load_weights(tmp_path / "run")
     same = made.with_overrides([f"compress.cap={CAP + 10}"]).compress
-    other = made.with_overrides(["compress.vector_mantissa=8"]).compress
+    other = made.with_overrides(["compress.damping=0.02"]).compress
     assert weights.grid_for(same) is not None
     assert weights.grid_for(other) is None
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from pgolf.evaluate.windows import (
     Window,
     sliding_windows,
-    standard_windows,
     window_at,
     window_index,
     windows_between,
@@ -67,7 +66,7 @@ def test_sliding_windows_by_hand() -> None:
 
 
 def test_standard_windows_lie_side_by_side() -> None:
-    assert standard_windows(14, 6) == [(0, 6, 0), (6, 12, 6), (12, 14, 12)]
+    assert sliding_windows(14, 6, 6) == [(0, 6, 0), (6, 12, 6), (12, 14, 12)]
 
 
 @pytest.mark.parametrize("stride", [0, 7])

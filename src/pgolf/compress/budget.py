@@ -48,7 +48,7 @@ class Target:
 
 
 def is_budgeted(name: str, tensor: Tensor) -> bool:
-    """Whether the solver quantizes a tensor; the others are vectors and gates, kept as short floats."""
+    """Whether the solver quantizes a tensor; the others are vectors and gates, kept as float16."""
     return tensor.ndim == 2 and quantizer_group(name) != "control"
 
 
@@ -82,26 +82,22 @@ def _target(weight: Tensor, sensitivity: Sensitivity | None, compress: CompressS
 
 def round_target(target: Target, fineness: float) -> Quantized:
     """A matrix on the grid of a given fineness; the width is the least that holds its codes."""
-    target = soften(target, fineness)
-    steps = grid_steps(target, fineness)
+    target = _softened(target, fineness)
+    steps = _grid_steps(target, fineness)
     codes = round_on_grid(target.weight, steps, target.columns, -_HIGHEST, _HIGHEST, target.order)
     columns = None if bool((target.columns == 1).all()) else target.columns.half()
     return Quantized(codes, steps.half(), width_of(codes), columns)
 
 
 def nearest_codes(weight: Tensor, steps: Tensor, columns: Tensor | None) -> Tensor:
-    """Codes (R, C) int8 of a float32 matrix on a grid as it is stored: steps (R,) and factors (C,) in
-    float16.
-    """
+    """Codes (R, C) int8 of a float32 matrix on a stored grid: steps (R,) and factors (C,) in float16."""
     factors = torch.ones(weight.size(1), device=weight.device) if columns is None else columns.float()
     return round_on_grid(weight, steps.float(), factors, -_HIGHEST, _HIGHEST, None)
 
 
-def soften(target: Target, fineness: float) -> Target:
-    """The target with factors of columns nearer to 1, the more of its rows want more than 8-bit codes.
-
-    There a column with a small factor holds the largest codes and makes the whole row coarse.
-    """
+def _softened(target: Target, fineness: float) -> Target:
+    # Where rows want more than 8-bit codes, a column with a small factor holds the largest ones and makes the
+    # whole row coarse. So the more such rows there are, the nearer to 1 are the factors.
     bound = float((_least_steps(target) > target.rows * fineness).float().mean())
     return replace(target, columns=coarse(target.columns ** (1 - bound / 2))) if bound else target
 
@@ -110,17 +106,15 @@ def _least_steps(target: Target) -> Tensor:
     return (target.weight.abs() / target.columns[None, :]).amax(dim=1) / _HIGHEST
 
 
-def grid_steps(target: Target, fineness: float) -> Tensor:
+def _grid_steps(target: Target, fineness: float) -> Tensor:
     """Steps of the rows (R,) float32, on the coarse grid, wide enough for 8-bit codes."""
     steps = coarse(target.rows * fineness, _dither(len(target.rows)))
     least = _least_steps(target)
-    return torch.where(steps < least, coarse(least, torch.ones(())), steps).clamp(2.0**-14, 2.0**14)
+    return torch.where(steps < least, coarse(least, 1.0), steps).clamp(2.0**-14, 2.0**14)
 
 
 def shift_steps(steps: Tensor, fineness: float) -> Tensor:
-    """Steps of the rows (R,) float16 times a factor, on the coarse grid: part of the rows change, the others
-    stay.
-    """
+    """Steps of the rows (R,) float16 times a factor, on the coarse grid: only part of the rows change."""
     return coarse(steps.float() * fineness, _dither(len(steps))).clamp(2.0**-14, 2.0**14).half()
 
 
@@ -129,33 +123,18 @@ def _dither(rows: int) -> Tensor:
     return ((torch.arange(rows, dtype=torch.float64) * _GOLDEN) % 1.0).float()
 
 
-def coarse(values: Tensor, up: Tensor | None = None) -> Tensor:
+def coarse(values: Tensor, up: Tensor | float = 0.5) -> Tensor:
     """The nearest of 1, 1.25, 1.5, 1.75 times a power of two (float32, positive).
 
     Args:
         values: positive.
-        up: where between two such numbers rounding turns upward: 0 always down, 1 always up, 0.5 by default.
+        up: where between two such numbers rounding turns upward: 0 always down, 1 always up.
     """
     mantissa, exponent = torch.frexp(values.clamp_min(2.0**-20))
-    threshold = torch.full((), 0.5) if up is None else up
-    quarters = (mantissa * 8 + threshold).floor()
+    eighths = mantissa * 8
     # An exact number stays as it is, also where everything else goes up.
-    quarters = torch.where(mantissa * 8 == (mantissa * 8).floor(), mantissa * 8, quarters)
-    return torch.ldexp(quarters / 8, exponent)
-
-
-def round_mantissa(tensor: Tensor, bits: int) -> Tensor:
-    """A tensor in float16 with a mantissa of ``bits`` bits, which is short to code; 10 is all of float16's."""
-    half = tensor.detach().float().half()
-    if bits == 10:
-        return half
-    unit = 1 << (10 - bits)
-    pattern = half.view(torch.int16).to(torch.int32) & 0xFFFF
-    magnitude = ((pattern & 0x7FFF) + unit // 2) // unit * unit
-    # Rounding up must not reach infinity.
-    magnitude = torch.where(magnitude >= 0x7C00, (pattern & 0x7FFF) // unit * unit, magnitude)
-    rounded = magnitude | (pattern & 0x8000)
-    return torch.where(rounded >= 0x8000, rounded - 0x10000, rounded).to(torch.int16).view(torch.float16)
+    rounded = torch.where(eighths == eighths.floor(), eighths, (eighths + up).floor())
+    return torch.ldexp(rounded / 8, exponent)
 
 
 def low_rank_correction(
@@ -163,8 +142,7 @@ def low_rank_correction(
 ) -> Quantized:
     """Add the product of two 8-bit matrices of a given rank that best makes good what rounding got wrong.
 
-    Best in the sense of the predicted loss: the error's singular vectors under the rows' weights and the
-    columns' moments.
+    Best by the predicted loss: the error's singular vectors under the rows' weights and columns' moments.
     """
     rank = min(rank, *target.weight.shape)
     error = (target.weight - quantized.dequantize()).double()
@@ -179,9 +157,8 @@ def low_rank_correction(
     scale = s[:rank].sqrt()
     first = (u[:, :rank] * scale / left[:, None]).T
     second = torch.linalg.solve_triangular(root, v[:rank] * scale[:, None], upper=False, left=False)
-    plain = CompressSection()
-    parts = tuple(quantize_matrix(part.float(), 8, plain) for part in (first, second))
-    return quantized._replace(correction=(parts[0], parts[1]))
+    left_part, right_part = (quantize_matrix(part.float(), 8, CompressSection()) for part in (first, second))
+    return quantized._replace(correction=(left_part, right_part))
 
 
 def first_guess(targets: Mapping[str, Target], bits: float) -> float:
@@ -229,27 +206,27 @@ def search(
     """
     best: tuple[float, dict[str, Stored], int] | None = None
     tried: list[tuple[float, int]] = []
-    goal = cap * (1 - slack / 3)
     place = math.log2(start)
     for _ in range(attempts):
         stored, size = build(2.0**place)
-        tried.append((place, size))
         if size <= cap and (best is None or size > best[2]):
             best = (2.0**place, stored, size)
-        if cap * (1 - slack) <= size <= cap:
+        if cap * (1 - slack) <= size <= cap or (size <= cap and _as_fine_as_can_be(tried, place, size)):
             break
-        finer = [other for at, other in tried if at > place]
-        if (
-            size <= cap
-            and finer
-            and size - max(finer) <= 1e-4 * size
-            and place < min(at for at, _ in tried[:-1]) - 1
-        ):
-            break  # Twice as fine and no larger: every code has its eight bits.
-        place = _next_place(tried, goal, _entries(stored))
+        tried.append((place, size))
+        entries = sum(value.codes.numel() for value in stored.values() if isinstance(value, Quantized))
+        place = _next_place(tried, cap * (1 - slack / 3), entries)
         if any(abs(place - at) < 1e-6 for at, _ in tried):
             break
     return best
+
+
+def _as_fine_as_can_be(tried: list[tuple[float, int]], place: float, size: int) -> bool:
+    """Whether a grid twice as fine as all others is no larger: every code has its eight bits."""
+    larger = max((other for at, other in tried if at > place), default=None)
+    if larger is None or size - larger > 1e-4 * size:
+        return False
+    return place < min(at for at, _ in tried) - 1
 
 
 def _next_place(tried: list[tuple[float, int]], goal: float, entries: int) -> float:
@@ -261,16 +238,10 @@ def _next_place(tried: list[tuple[float, int]], goal: float, entries: int) -> fl
         part = (over[1] - goal) / max(over[1] - fits[1], 1)
         return over[0] + min(max(part, 0.02), 0.98) * (fits[0] - over[0])
     place, size = tried[-1]
-    slope = -entries / 8.0  # One bit per entry for each factor of two, where codes are not mostly 0 ...
-    if len(tried) > 1 and tried[-2][0] != place:
-        slope = min(
-            (size - tried[-2][1]) / (place - tried[-2][0]), slope / 20
-        )  # ... or what the last step showed.
+    slope = -entries / 8.0  # One bit per entry for each factor of two, where codes are not mostly 0,
+    if len(tried) > 1 and tried[-2][0] != place:  # or what the last step showed.
+        slope = min((size - tried[-2][1]) / (place - tried[-2][0]), slope / 20)
     return place + min(max((goal - size) / slope, -4.0), 4.0)
-
-
-def _entries(stored: Mapping[str, Stored]) -> int:
-    return sum(value.codes.numel() for value in stored.values() if isinstance(value, Quantized))
 
 
 def width_of(codes: Tensor) -> int:

@@ -15,7 +15,7 @@ The text is training text or the model's own; never validation text, which would
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,24 +44,24 @@ class Sensitivity:
 
     def loss(self, error: Tensor) -> float:
         """Predicted rise of the mean loss in nats per token for an error (R, C) of the weights."""
-        terms = zip(self.rows, self.columns, strict=True)
         return sum(
-            0.5 * float((rows @ ((error @ columns) * error).sum(dim=1)).double()) for rows, columns in terms
+            0.5 * float((rows @ ((error @ columns) * error).sum(dim=1)).double())
+            for rows, columns in self._terms()
         )
 
     def row_weights(self) -> Tensor:
         """One weight per row (R,), the columns' mean taken in."""
-        return torch.stack(
-            [rows * columns.diagonal().mean() for rows, columns in zip(self.rows, self.columns, strict=True)]
-        ).sum(dim=0)
+        weights = [rows * columns.diagonal().mean() for rows, columns in self._terms()]
+        return torch.stack(weights).sum(dim=0)
 
     def column_moments(self) -> Tensor:
         """One matrix (C, C) for all rows, of mean diagonal 1."""
-        total = torch.stack(
-            [rows.mean() * columns for rows, columns in zip(self.rows, self.columns, strict=True)]
-        ).sum(dim=0)
+        total = torch.stack([rows.mean() * columns for rows, columns in self._terms()]).sum(dim=0)
         mean = total.diagonal().mean()
         return total / mean if mean > 0 else torch.eye(len(total))
+
+    def _terms(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(self.rows, self.columns, strict=True)
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class Calibration:
 
 
 def calibration_for(network: GPT, recipe: Recipe, dataset: Dataset | None) -> Calibration | None:
-    """Statistics of the loss around a model's weights, from the text that the recipe names; None if it names
-    none.
+    """Statistics of the loss around a model's weights, from the text that the recipe names, if any.
 
     Never touches validation text.
 
@@ -108,9 +107,8 @@ def calibrate(network: GPT, tokens: Tensor, source: str, seed: int = 0) -> Calib
         source: "train" or "self", recorded with the text's size and digest.
         seed: of the labels drawn from the model.
     """
-    collector = _Collector(network)
+    collector, training = _Collector(network), network.training
     generator = torch.Generator().manual_seed(seed)
-    training = network.training
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     network.eval()
     # Only gradients of activations are wanted; those of the weights would be half of the work.
@@ -138,9 +136,8 @@ def sample_text(network: GPT, sequences: int, length: int, seed: int = 0) -> Ten
     written = torch.randint(network.config.vocab_size, (sequences, 1), generator=generator)
     while written.size(1) < length:
         logits = network.project(network.hidden(written)[:, -1])
-        written = torch.cat(
-            [written, torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)], dim=1
-        )
+        following = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
+        written = torch.cat([written, following], dim=1)
     return written
 
 
@@ -158,10 +155,9 @@ class _Collector:
         self._input, self._moments = torch.zeros(()), torch.zeros(())
         self._handles = []
         for name, module in network.named_modules():
-            if isinstance(module, nn.Linear):
-                self._handles.append(module.register_forward_hook(self._linear_hook(f"{name}.weight")))
-            elif isinstance(module, nn.Embedding):
-                self._handles.append(module.register_forward_hook(self._table_hook(f"{name}.weight")))
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                hook = self._linear_hook if isinstance(module, nn.Linear) else self._table_hook
+                self._handles.append(module.register_forward_hook(hook(f"{name}.weight")))
 
     def run(self, tokens: Tensor, generator: torch.Generator) -> None:
         """Add the statistics of tokens (B, T) int64."""

@@ -58,28 +58,29 @@ class Coder(Protocol):
         """
 
 
+@dataclass
 class ByteCoder:
-    """The arrays one after the other through a general compressor of bytes."""
+    """The arrays one after the other through a general compressor of bytes.
 
-    def __init__(
-        self,
-        highest_level: int,
-        compress: Callable[[bytes, int], bytes],
-        expand: Callable[[bytes, int], bytes],
-    ) -> None:
-        self.highest_level = highest_level
-        self._compress, self._expand = compress, expand
+    Args:
+        highest_level: see ``Coder``.
+        compress: from bytes and a level.
+        expand: from bytes and a limit, beyond which it need not read.
+    """
+
+    highest_level: int
+    compress: Callable[[bytes, int], bytes]
+    expand: Callable[[bytes, int], bytes]
 
     def encode(self, arrays: Sequence[tuple[Kind, Array]], level: int) -> bytes:
         """See ``Coder``."""
-        return self._compress(
-            b"".join(array.astype(f"<{kind.dtype}").tobytes() for kind, array in arrays), level
-        )
+        raw = b"".join(array.astype(f"<{kind.dtype}").tobytes() for kind, array in arrays)
+        return self.compress(raw, level)
 
     def decode(self, content: bytes, kinds: Sequence[Kind]) -> list[Array]:
         """See ``Coder``."""
         size = sum(kind.nbytes for kind in kinds)
-        raw = self._expand(content, size)
+        raw = self.expand(content, size)
         if len(raw) != size:
             raise ValueError(f"it has {len(raw)} bytes instead of {size}")
         arrays, start = [], 0
@@ -119,8 +120,7 @@ def code_array(model: Model, kind: Kind, array: Array | None) -> Array:
     """Write an array, or read one (``None``)."""
     if kind.dtype == "i1":
         rows, columns = kind.shape
-        # Codes of one width share what is learned about them; so do all step sizes, and all vectors of a
-        # format.
+        # Codes of one width share what is learned about them; so do all steps and vectors of a format.
         return model.matrix(array, rows, columns, kind.low, kind.high, f"codes {kind.high}")
     bits = np.dtype(kind.dtype).itemsize * 8
     pattern = np.dtype(f"<u{bits // 8}")
@@ -133,15 +133,22 @@ def code_array(model: Model, kind: Kind, array: Array | None) -> Array:
 
 def bounded_zstd(packed: bytes, limit: int) -> bytes:
     """Expand a zstd frame to at most ``limit`` + 1 bytes, whatever size it claims."""
-    blocks, size = [], 0
+    found = bytearray()
     try:
         with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
-            while size <= limit and (block := reader.read(min(_BLOCK, limit + 1 - size))):
-                blocks.append(block)
-                size += len(block)
+            while len(found) <= limit and (block := reader.read(min(_BLOCK, limit + 1 - len(found)))):
+                found += block
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
-    return b"".join(blocks)
+    return bytes(found)
+
+
+def _zstd(raw: bytes, level: int) -> bytes:
+    return zstandard.ZstdCompressor(level=level).compress(raw)
+
+
+def _lzma(raw: bytes, level: int) -> bytes:
+    return lzma.compress(raw, preset=level | lzma.PRESET_EXTREME)
 
 
 def _bounded_lzma(packed: bytes, limit: int) -> bytes:
@@ -153,11 +160,7 @@ def _bounded_lzma(packed: bytes, limit: int) -> bytes:
 
 CODERS: dict[str, Coder] = {
     "range": RangeCoder(),
-    "zstd": ByteCoder(
-        22, lambda raw, level: zstandard.ZstdCompressor(level=level).compress(raw), bounded_zstd
-    ),
-    "lzma": ByteCoder(
-        9, lambda raw, level: lzma.compress(raw, preset=level | lzma.PRESET_EXTREME), _bounded_lzma
-    ),
+    "zstd": ByteCoder(22, _zstd, bounded_zstd),
+    "lzma": ByteCoder(9, _lzma, _bounded_lzma),
     "none": ByteCoder(22, lambda raw, level: raw, lambda packed, limit: packed),
 }

@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 import zstandard
 from torch import Tensor
 
-from pgolf.compress.coders import CODERS, Array, ByteCoder, Kind
+from pgolf.compress.coders import CODERS, Array, ByteCoder, Coder, Kind
 from pgolf.compress.container import decode_artifact, encode_artifact, read_artifact
 from pgolf.compress.inspect import describe_tensors
 from pgolf.compress.quantize import Quantized, Stored
@@ -30,6 +31,7 @@ Progress = Callable[[int, int], None]
 REFERENCE = "torch.save + zstd-22"
 BOUND = "order-0 entropy"
 ARTIFACT = "range coder"
+_WAYS = 7
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,13 @@ class Compared:
     """What one coder makes of the tensors."""
 
     coder: str
-    bytes: int | None
+    bytes: int | None = None
     """None: its package is not installed."""
-    percent: float | None
+    percent: float | None = None
     """Of the bytes of ``REFERENCE``."""
-    encode_seconds: float | None
+    encode_seconds: float | None = None
     """Wall-clock time of one encoding; None for a bound."""
-    decode_seconds: float | None
+    decode_seconds: float | None = None
     """Wall-clock time of one decoding, from bytes to arrays."""
     note: str = ""
     """What else to know of the row."""
@@ -51,16 +53,6 @@ class Compared:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """One way to code the tensors."""
-
-    coder: str
-    encode: Callable[[], bytes]
-    decode: Callable[[bytes], Sequence[Array]]
-    note: str = ""
 
 
 def compare_coders(
@@ -74,27 +66,23 @@ def compare_coders(
 
     Args:
         stored: tensors by name; they need not be those of a pgolf model.
-        recipe, tokenizer_digest, origin: what the header of the complete artifact holds; the recipe of
-            defaults, whose header is small, without.
+        recipe, tokenizer_digest, origin: for the header of the complete artifact; by default a small one.
         progress: told (coders done, all coders).
 
     Returns:
         A row per coder. Bytes of raw arrays are without names and shapes; those of torch.save and of the
         artifact with them.
     """
-    recipe = recipe or Recipe()
-    arrays = _arrays(stored)
-    ways = _ways(stored, arrays, recipe, tokenizer_digest, origin)
-    done = []
-    for index, way in enumerate(ways):
-        if progress is not None:
-            progress(index, len(ways))
-        done.append(_measure(way, arrays) if isinstance(way, _Way) else way)
-    if progress is not None:
-        progress(len(ways), len(ways))
-    whole = next(row.bytes for row in done if row.coder == REFERENCE)
+    about = recipe or Recipe(), tokenizer_digest, origin
+    report = progress or (lambda done, total: None)
+    report(0, _WAYS)
+    rows = []
+    for row in _compared(stored, *about):
+        rows.append(row)
+        report(len(rows), _WAYS)
+    whole = next(row.bytes for row in rows if row.coder == REFERENCE)
     assert whole
-    return [replace(row, percent=100 * row.bytes / whole) if row.bytes is not None else row for row in done]
+    return [replace(row, percent=100 * row.bytes / whole) if row.bytes is not None else row for row in rows]
 
 
 def compare_artifact(path: Path, progress: Progress | None = None) -> list[Compared]:
@@ -104,9 +92,8 @@ def compare_artifact(path: Path, progress: Progress | None = None) -> list[Compa
         PgolfError: no readable artifact.
     """
     artifact = read_artifact(path)
-    return compare_coders(
-        artifact.stored, artifact.recipe, artifact.tokenizer_digest, artifact.origin, progress
-    )
+    about = artifact.recipe, artifact.tokenizer_digest, artifact.origin
+    return compare_coders(artifact.stored, *about, progress)
 
 
 def bound_bytes(stored: Mapping[str, Stored]) -> int:
@@ -119,53 +106,46 @@ def bound_bytes(stored: Mapping[str, Stored]) -> int:
     return math.ceil(sum(tensor.entropy_bits for tensor in tensors) / 8) + sum(t.float_bytes for t in tensors)
 
 
-def _ways(
-    stored: Mapping[str, Stored],
-    arrays: Sequence[Array],
-    recipe: Recipe,
-    tokenizer_digest: str,
-    origin: Mapping[str, Any] | None,
-) -> list[_Way | Compared]:
+def _compared(
+    stored: Mapping[str, Stored], recipe: Recipe, tokenizer_digest: str, origin: Mapping[str, Any] | None
+) -> Iterator[Compared]:
+    arrays = _arrays(stored)
     kinds = [Kind(array.shape, array.dtype.str[1:]) for array in arrays]
 
-    def raw(name: str, coder: ByteCoder) -> _Way:
-        return _Way(
+    def measure(
+        name: str, encode: Callable[[], bytes], decode: Callable[[bytes], Sequence[Array]], note: str = ""
+    ) -> Compared:
+        started = time.perf_counter()
+        content = encode()
+        encoded = time.perf_counter()
+        back = decode(content)
+        decoded = time.perf_counter()
+        for one, other in zip(back, arrays, strict=True):
+            assert (one.shape, one.dtype, one.tobytes()) == (other.shape, other.dtype, other.tobytes()), name
+        return Compared(name, len(content), None, encoded - started, decoded - encoded, note)
+
+    def raw(name: str, coder: Coder) -> Compared:
+        pairs = list(zip(kinds, arrays, strict=True))
+        return measure(
             f"raw arrays + {name}",
-            lambda: coder.encode(list(zip(kinds, arrays, strict=True)), coder.highest_level),
+            lambda: coder.encode(pairs, coder.highest_level),
             lambda content: coder.decode(content, kinds),
         )
 
-    zstd, lzma = CODERS["zstd"], CODERS["lzma"]
-    assert isinstance(zstd, ByteCoder)
-    assert isinstance(lzma, ByteCoder)
+    for level in (16, 22):
+        yield measure(f"torch.save + zstd-{level}", partial(_save, stored, level), _load)
+    yield raw("zstd-22", CODERS["zstd"])
     brotli = _brotli()
-    missing = Compared("raw arrays + brotli-11", None, None, None, None, "not installed: pip install brotli")
-    return [
-        _Way("torch.save + zstd-16", lambda: _save(stored, 16), _load),
-        _Way(REFERENCE, lambda: _save(stored, 22), _load),
-        raw("zstd-22", zstd),
-        raw("brotli-11", brotli) if brotli is not None else missing,
-        raw("lzma-9e", lzma),
-        Compared(BOUND, bound_bytes(stored), None, None, None, "a bound"),
-        _Way(
-            ARTIFACT,
-            lambda: encode_artifact(stored, recipe, tokenizer_digest, "range", 1, origin),
-            lambda content: _arrays(decode_artifact(content, "the compared artifact").stored),
-            "whole artifact",
-        ),
-    ]
-
-
-def _measure(way: _Way, arrays: Sequence[Array]) -> Compared:
-    started = time.perf_counter()
-    content = way.encode()
-    encoded = time.perf_counter()
-    back = way.decode(content)
-    decoded = time.perf_counter()
-    assert len(back) == len(arrays), way.coder
-    for one, other in zip(back, arrays, strict=True):
-        assert (one.shape, one.dtype, one.tobytes()) == (other.shape, other.dtype, other.tobytes()), way.coder
-    return Compared(way.coder, len(content), None, encoded - started, decoded - encoded, way.note)
+    missing = Compared("raw arrays + brotli-11", note="not installed: pip install brotli")
+    yield missing if brotli is None else raw("brotli-11", brotli)
+    yield raw("lzma-9e", CODERS["lzma"])
+    yield Compared(BOUND, bound_bytes(stored), note="a bound")
+    yield measure(
+        ARTIFACT,
+        lambda: encode_artifact(stored, recipe, tokenizer_digest, "range", 1, origin),
+        lambda content: _arrays(decode_artifact(content, "the compared artifact").stored),
+        "whole artifact",
+    )
 
 
 def _tensors(value: Stored) -> list[Tensor]:
@@ -180,7 +160,7 @@ def _arrays(stored: Mapping[str, Stored]) -> list[Array]:
     return _sorted(tensor for value in stored.values() for tensor in _tensors(value))
 
 
-def _sorted(tensors: Any) -> list[Array]:
+def _sorted(tensors: Iterable[Tensor]) -> list[Array]:
     """Codes before floats, as in an artifact: like beside like is what compressors of bytes do well on."""
     arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
     return sorted(arrays, key=lambda array: array.dtype != np.int8)
@@ -188,13 +168,11 @@ def _sorted(tensors: Any) -> list[Array]:
 
 def _save(stored: Mapping[str, Stored], level: int) -> bytes:
     """What the references write: a dictionary of tensors, pickled and compressed."""
-    # Cloned: torch.save writes all of a storage, even if a tensor shows a part of it.
-    saved = {
-        name: tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in _tensors(value))
-        if isinstance(value, Quantized)
-        else value.clone(memory_format=torch.contiguous_format)
-        for name, value in stored.items()
-    }
+    saved = {}
+    for name, value in stored.items():
+        # Cloned: torch.save writes all of a storage, even if a tensor shows a part of it.
+        parts = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in _tensors(value))
+        saved[name] = parts if isinstance(value, Quantized) else parts[0]
     buffer = io.BytesIO()
     torch.save(saved, buffer)
     return zstandard.ZstdCompressor(level=level).compress(buffer.getvalue())
@@ -202,9 +180,8 @@ def _save(stored: Mapping[str, Stored], level: int) -> bytes:
 
 def _load(content: bytes) -> list[Array]:
     loaded = torch.load(io.BytesIO(zstandard.ZstdDecompressor().decompress(content)), weights_only=True)
-    return _sorted(
-        tensor for value in loaded.values() for tensor in ([value] if isinstance(value, Tensor) else value)
-    )
+    parts = [[value] if isinstance(value, Tensor) else value for value in loaded.values()]
+    return _sorted(tensor for part in parts for tensor in part)
 
 
 def _brotli() -> ByteCoder | None:

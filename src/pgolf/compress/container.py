@@ -17,10 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import zstandard
@@ -46,6 +46,7 @@ _MAX_DIMENSIONS = 8
 # for minutes.
 _FREE_WORK, _WORK_PER_BYTE = 1 << 22, 1 << 10
 _DTYPES = {"f2": torch.float16, "f4": torch.float32}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,11 @@ def encode_artifact(
 
     Args:
         stored: tensors by name.
-        recipe: goes into the header.
-        tokenizer_digest: goes into the header.
+        recipe, tokenizer_digest: go into the header.
         codec: name of a coder.
         level: its level.
         origin: JSON values that say how the tensors were made; go into the header.
     """
-    tensors = [[name, *_describe(value)] for name, value in stored.items()]
     packed, sections = [], []
     for arrays in _arrays(stored):
         content = CODERS[codec].encode(arrays, level)
@@ -108,9 +107,9 @@ def encode_artifact(
         "origin": dict(origin or {}),
         "codec": codec,
         "sections": sections,
-        "tensors": tensors,
+        "tensors": [[name, *_describe(value)] for name, value in stored.items()],
     }
-    text = _pack_header(header)
+    text = zstandard.ZstdCompressor(level=19).compress(json.dumps(header, separators=(",", ":")).encode())
     return MAGIC + len(text).to_bytes(4, "little") + _digest(text) + text + b"".join(packed)
 
 
@@ -147,13 +146,14 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     """
     header, start = _read_header(content, where)
     try:
-        tensors = [_Entry(str(name), tuple(shape), kind) for name, shape, kind in header["tensors"]]
+        named = [(str(name), tuple(shape), kind) for name, shape, kind in header["tensors"]]
         sections = [(int(a), int(b), bytes.fromhex(c), bytes.fromhex(d)) for a, b, c, d in header["sections"]]
         tokenizer, tree, digest = str(header["tokenizer"]), dict(header["recipe"]), str(header["digest"])
         codec, origin = str(header["codec"]), dict(header["origin"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PgolfError(f"{where}: damaged header ({error})") from error
-    kinds = _kinds(tensors, len(content), where)
+    tensors = _checked(named, len(content), where)
+    kinds = _kinds(tensors)
     if codec not in CODERS:
         raise PgolfError(f"{where}: uses coder {codec!r}, which this version of pgolf does not know")
     expected = [sum(kind.nbytes for kind in section) for section in kinds]
@@ -183,26 +183,13 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     return Artifact(dequantize_state(stored), stored, recipe, tokenizer, origin, codec, start, found)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A tensor in the header: a kept one ("f2", "f4") or a quantized one (bits, or a list of bits and
-    extras).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    kind: Any
-
-
 def _describe(value: Stored) -> list[Any]:
     if isinstance(value, Tensor):
-        return [list(value.shape), {dtype: key for key, dtype in _DTYPES.items()}[value.dtype]]
+        return [list(value.shape), _NAMES[value.dtype]]
     rank = 0 if value.correction is None else len(value.correction[0].codes)
     extras = value.columns is not None or rank
-    return [
-        list(value.codes.shape),
-        [value.bits, int(value.columns is not None), rank] if extras else value.bits,
-    ]
+    kind = [value.bits, int(value.columns is not None), rank] if extras else value.bits
+    return [list(value.codes.shape), kind]
 
 
 def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], list[tuple[Kind, Array]]]:
@@ -210,11 +197,14 @@ def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], lis
     codes: list[tuple[Kind, Array]] = []
     floats: list[tuple[Kind, Array]] = []
 
+    def keep(value: Tensor) -> None:
+        floats.append((Kind(tuple(value.shape), _NAMES[value.dtype]), value.contiguous().numpy()))
+
     def add(value: Quantized) -> None:
         codes.append((_code_kind(tuple(value.codes.shape), value.bits), value.codes.contiguous().numpy()))
-        for factor in (value.scale, value.columns):
-            if factor is not None:
-                floats.append((Kind(tuple(factor.shape), "f2"), factor.contiguous().numpy()))
+        keep(value.scale)
+        if value.columns is not None:
+            keep(value.columns)
         for part in value.correction or ():
             assert part.bits == 8
             add(part)
@@ -223,104 +213,103 @@ def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], lis
         if isinstance(value, Quantized):
             add(value)
         else:
-            dtype = {torch.float16: "f2", torch.float32: "f4"}[value.dtype]
-            floats.append((Kind(tuple(value.shape), dtype), value.contiguous().numpy()))
+            keep(value)
     return codes, floats
 
 
 def _code_kind(shape: tuple[int, ...], bits: int) -> Kind:
-    low, high = code_range(bits)
-    return Kind(shape, "i1", low, high)
+    return Kind(shape, "i1", *code_range(bits))
 
 
-def _kinds(tensors: Sequence[_Entry], size: int, where: str) -> tuple[list[Kind], list[Kind]]:
-    """What the sections must hold, from a header that may be hostile, of a file of ``size`` bytes."""
-    codes: list[Kind] = []
-    floats: list[Kind] = []
-    seen: set[str] = set()
-    entries = work = 0
-    if len(tensors) > _MAX_TENSORS:
+class _Entry(NamedTuple):
+    """A tensor in the header: a kept one, of a dtype ("f2", "f4"), or a quantized one, of so many bits."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bits: int
+    columns: int
+    """1 if columns have factors, else 0."""
+    rank: int
+    """Of the correction."""
+
+
+def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where: str) -> list[_Entry]:
+    """The tensors of a header that may be hostile, of a file of ``size`` bytes."""
+    entries: dict[str, _Entry] = {}
+    numbers = work = 0
+    if len(named) > _MAX_TENSORS:
         raise PgolfError(f"{where}: claims more than {_MAX_TENSORS:,} tensors; refused")
-    for tensor in tensors:
-        shape = tensor.shape
+    for name, shape, kind in named:
         sound = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n <= MAX_ENTRIES for n in shape)
         # max(n, 1): an empty tensor must not carry dimensions that no array can have.
         if not sound or math.prod(max(n, 1) for n in shape) > MAX_ENTRIES:
-            raise PgolfError(f"{where}: damaged header (shape of tensor {tensor.name!r})")
-        quantized = _quantized_kind(tensor.kind) if len(shape) == 2 else None
-        if tensor.name in seen or (quantized is None and not _is_kept(tensor.kind)):
-            raise PgolfError(f"{where}: damaged header (tensor {tensor.name!r})")
-        seen.add(tensor.name)
-        bits, columns, rank = quantized or (0, 0, 0)
-        numbers = math.prod(shape) + (sum(shape) * (rank + 2) if quantized else 0)
-        entries += numbers
-        work += numbers + math.prod(shape) * rank
-        if entries > MAX_ENTRIES:
+            raise PgolfError(f"{where}: damaged header (shape of tensor {name!r})")
+        parts = (kind, 0, 0, 0) if isinstance(kind, str) and kind in _DTYPES else _quantized(kind, shape)
+        if name in entries or parts is None:
+            raise PgolfError(f"{where}: damaged header (tensor {name!r})")
+        entry = entries[name] = _Entry(name, shape, *parts)
+        count = math.prod(shape) + (sum(shape) * (entry.rank + 2) if entry.bits else 0)
+        numbers += count
+        work += count + math.prod(shape) * entry.rank
+        if numbers > MAX_ENTRIES:
             raise PgolfError(f"{where}: claims more than {MAX_ENTRIES:,} numbers; refused")
         if work > _FREE_WORK + size * _WORK_PER_BYTE:
             raise PgolfError(f"{where}: claims more numbers than its {size:,} bytes can mean; refused")
-        if quantized is None:
-            floats.append(Kind(shape, tensor.kind))
-            continue
-        codes.append(_code_kind(shape, bits))
-        floats.append(Kind(shape[:1], "f2"))
-        floats += [Kind(shape[1:], "f2")] * columns
-        for side in shape if rank else ():
-            codes.append(_code_kind((rank, side), 8))
-            floats.append(Kind((rank,), "f2"))
-    return codes, floats
+    return list(entries.values())
 
 
-def _is_kept(kind: Any) -> bool:
-    return isinstance(kind, str) and kind in _DTYPES
-
-
-def _quantized_kind(kind: Any) -> tuple[int, int, int] | None:
-    """Bits, whether columns have factors, and rank of the correction; None if the kind is none of ours."""
+def _quantized(kind: Any, shape: tuple[int, ...]) -> tuple[str, int, int, int] | None:
     parts = [kind, 0, 0] if type(kind) is int else kind
-    if not isinstance(parts, list) or len(parts) != 3 or any(type(part) is not int for part in parts):
+    if len(shape) != 2 or not isinstance(parts, list) or [type(part) for part in parts] != [int] * 3:
         return None
     bits, columns, rank = parts
-    return (bits, columns, rank) if 2 <= bits <= 8 and columns in (0, 1) and 0 <= rank <= 1024 else None
+    return ("", bits, columns, rank) if 2 <= bits <= 8 and columns in (0, 1) and 0 <= rank <= 1024 else None
+
+
+def _kinds(tensors: Sequence[_Entry]) -> tuple[list[Kind], list[Kind]]:
+    """What the sections must hold."""
+    codes: list[Kind] = []
+    floats: list[Kind] = []
+    for tensor in tensors:
+        if not tensor.bits:
+            floats.append(Kind(tensor.shape, tensor.dtype))
+            continue
+        codes.append(_code_kind(tensor.shape, tensor.bits))
+        floats.append(Kind(tensor.shape[:1], "f2"))
+        floats += [Kind(tensor.shape[1:], "f2")] * tensor.columns
+        for side in tensor.shape if tensor.rank else ():
+            codes.append(_code_kind((tensor.rank, side), 8))
+            floats.append(Kind((tensor.rank,), "f2"))
+    return codes, floats
 
 
 def _assemble(tensors: Sequence[_Entry], arrays: Sequence[Sequence[Array]], where: str) -> dict[str, Stored]:
     codes, floats = (iter(section) for section in arrays)
+
+    def matrix(name: str, bits: int, columns: int) -> Quantized:
+        found, (low, high) = next(codes), code_range(bits)
+        if found.size and not low <= int(found.min()) <= int(found.max()) <= high:
+            raise PgolfError(f"{where}: tensor {name} holds a code outside its {bits} bits")
+        scale = torch.from_numpy(next(floats))
+        factors = torch.from_numpy(next(floats)) if columns else None
+        for steps in (scale, factors):
+            if steps is not None and not bool((steps.isfinite() & (steps >= 0)).all()):
+                raise PgolfError(f"{where}: tensor {name} holds a step size that is negative or not finite")
+        return Quantized(torch.from_numpy(found), scale, bits, factors)
+
     stored: dict[str, Stored] = {}
-    for tensor in tensors:
-        quantized = _quantized_kind(tensor.kind) if len(tensor.shape) == 2 else None
-        if quantized is None:
-            kept = torch.from_numpy(next(floats))
-            if not bool(kept.isfinite().all()):
-                raise PgolfError(f"{where}: tensor {tensor.name} holds a value that is not finite")
-            stored[tensor.name] = kept
+    for name, _, _, bits, columns, rank in tensors:
+        if bits:
+            whole = matrix(name, bits, columns)
+            correction = (matrix(name, 8, 0), matrix(name, 8, 0)) if rank else None
+            stored[name] = whole._replace(correction=correction)
             continue
-        bits, columns, rank = quantized
-        matrix = _next_quantized(codes, floats, bits, columns, tensor.name, where)
-        if rank:
-            sides = [_next_quantized(codes, floats, 8, 0, tensor.name, where) for _ in range(2)]
-            matrix = matrix._replace(correction=(sides[0], sides[1]))
-        stored[tensor.name] = matrix
+        kept = torch.from_numpy(next(floats))
+        if not bool(kept.isfinite().all()):
+            raise PgolfError(f"{where}: tensor {name} holds a value that is not finite")
+        stored[name] = kept
     return stored
-
-
-def _next_quantized(
-    codes: Iterator[Array], floats: Iterator[Array], bits: int, columns: int, name: str, where: str
-) -> Quantized:
-    matrix = next(codes)
-    low, high = code_range(bits)
-    if matrix.size and not low <= int(matrix.min()) <= int(matrix.max()) <= high:
-        raise PgolfError(f"{where}: tensor {name} holds a code outside its {bits} bits")
-    scale = torch.from_numpy(next(floats))
-    factors = torch.from_numpy(next(floats)) if columns else None
-    for steps in (scale, factors):
-        if steps is not None and not bool((steps.isfinite() & (steps >= 0)).all()):
-            raise PgolfError(f"{where}: tensor {name} holds a step size that is negative or not finite")
-    return Quantized(torch.from_numpy(matrix), scale, bits, factors)
-
-
-def _pack_header(header: Mapping[str, Any]) -> bytes:
-    return zstandard.ZstdCompressor(level=19).compress(json.dumps(header, separators=(",", ":")).encode())
 
 
 def _read_header(content: bytes, where: str) -> tuple[dict[str, Any], int]:

@@ -16,7 +16,7 @@ it decodes, so both sides take the same steps by construction.
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import constriction
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int32]
 Codes = NDArray[np.int8]
 Table = NDArray[np.float64]
+Levels = NDArray[np.int64]
 
 CLASSES = 40
 _PER_OCTAVE = 4
@@ -126,13 +127,12 @@ class Model:
         Args:
             kind: tensors of one kind share what is learned about their codes.
         """
-        plan = _plan(codes, low, high) if codes is not None else None
-        mode = self._number(None if plan is None else plan.mode, 3)
-        shape = self._number(None if plan is None else plan.shape, SHAPES)
-        row_levels = self.integers(None if plan is None else plan.rows, rows if mode != _PLAIN else 1, "rows")
+        plan = _plan(codes, low, high) if codes is not None else _Plan()
+        mode, shape = self._number(plan.mode, 3), self._number(plan.shape, SHAPES)
+        row_levels = self.integers(plan.rows, rows if mode != _PLAIN else 1, "rows")
         column_levels = np.zeros(columns, dtype=np.int64)
         if mode == _BOTH:
-            column_levels = self.integers(None if plan is None else plan.columns, columns, "columns")
+            column_levels = self.integers(plan.columns, columns, "columns")
         if mode == _PLAIN:
             row_levels = np.repeat(row_levels, rows)
         classes = _classes(row_levels, column_levels).ravel()
@@ -145,19 +145,16 @@ class Model:
             stop = start + int(present[level])
             prior = _prior(shape)[level, low + _OFFSET : high + _OFFSET + 1]
             counts = self._shown(kind, int(level))[low + _OFFSET : high + _OFFSET + 1]
-            part = self._adapting(
-                None if symbols is None else symbols[start:stop], stop - start, prior, counts
-            )
+            given = None if symbols is None else symbols[start:stop]
+            part = self._adapting(given, stop - start, prior, counts)
             flat[order[start:stop]] = part + low
             start = stop
         return flat.reshape(rows, columns)
 
-    def integers(self, values: NDArray[np.int64] | None, count: int, kind: str) -> NDArray[np.int64]:
-        """Code integers of magnitude below 2^31; cheap where they lie close together or share trailing zero
-        bits.
+    def integers(self, values: Levels | None, count: int, kind: str) -> Levels:
+        """Code integers of magnitude below 2^31; cheap where they are close or share trailing zero bits.
 
-        Each is a centre plus a difference, whose top eight bits are modelled and whose lower bits are sent as
-        they are.
+        Each is a centre plus a difference: its top eight bits are modelled, its lower bits sent as they are.
         """
         if count == 0:
             return np.zeros(0, dtype=np.int64)
@@ -189,9 +186,8 @@ class Model:
         start, block = 0, _FIRST_BLOCK
         while start < count:
             stop = min(start + block, count)
-            part = self.stream.code(
-                None if values is None else values[start:stop], stop - start, prior + counts
-            )
+            given = None if values is None else values[start:stop]
+            part = self.stream.code(given, stop - start, prior + counts)
             counts += np.bincount(part, minlength=len(counts))
             found[start:stop] = part
             start, block = stop, min(2 * block, _LAST_BLOCK)
@@ -210,22 +206,22 @@ class Model:
         return (top << 16) + self._number(None if given is None else given % _WORD, _WORD) - (1 << 31)
 
 
-class _MatrixPlan:
-    """What the writer decides about a matrix."""
+class _Plan(NamedTuple):
+    """What the writer decides about a matrix; of what is read nothing is known yet."""
 
-    def __init__(
-        self, mode: int, shape: int, rows: NDArray[np.int64], columns: NDArray[np.int64] | None
-    ) -> None:
-        self.mode, self.shape, self.rows, self.columns = mode, shape, rows, columns
+    mode: int | None = None
+    shape: int | None = None
+    rows: Levels | None = None
+    columns: Levels | None = None
 
 
-def _plan(codes: Codes, low: int, high: int) -> _MatrixPlan:
+def _plan(codes: Codes, low: int, high: int) -> _Plan:
     """Choose factors and blend by the bits they would cost."""
     magnitude = np.abs(codes.astype(np.float32))
     row_means = magnitude.mean(axis=1) if codes.size else np.zeros(codes.shape[0], dtype=np.float32)
     overall = np.array([_nearest_level(magnitude.mean() if codes.size else 0.0)], dtype=np.int64)
     if min(codes.shape) < 2:
-        return _MatrixPlan(_PLAIN, *_cheapest_shape(codes, overall, None, low, high)[:1], overall, None)
+        return _Plan(_PLAIN, _cheapest_shape(codes, overall, None, low, high)[0], overall)
     rows = _nearest_levels(row_means)
     spread = _mean_magnitudes()[rows]
     # Each entry in units of its row's spread, so that a column's factor is what its row does not explain.
@@ -233,21 +229,18 @@ def _plan(codes: Codes, low: int, high: int) -> _MatrixPlan:
     columns = np.rint(_PER_OCTAVE * np.log2(np.maximum(column_means, 2.0**-8))).astype(np.int64)
     columns -= int(np.sort(columns)[len(columns) // 2])
     rows_given_columns = _nearest_levels((magnitude / np.exp2(columns / _PER_OCTAVE)).mean(axis=1))
-    choices: list[tuple[float, _MatrixPlan]] = []
-    for mode, row_levels, column_levels in (
-        (_PLAIN, overall, None),
-        (_ROWS, rows, None),
-        (_BOTH, rows_given_columns, columns),
-    ):
+    choices: list[tuple[float, _Plan]] = []
+    modes = (_PLAIN, overall, None), (_ROWS, rows, None), (_BOTH, rows_given_columns, columns)
+    for mode, row_levels, column_levels in modes:
         shape, bits = _cheapest_shape(codes, row_levels, column_levels, low, high)
         for levels in (row_levels, column_levels):
             bits += 0.0 if levels is None or len(levels) < 2 else _entropy_bits(levels)
-        choices.append((bits, _MatrixPlan(mode, shape, row_levels, column_levels)))
+        choices.append((bits, _Plan(mode, shape, row_levels, column_levels)))
     return min(choices, key=lambda choice: choice[0])[1]
 
 
 def _cheapest_shape(
-    codes: Codes, rows: NDArray[np.int64], columns: NDArray[np.int64] | None, low: int, high: int
+    codes: Codes, rows: Levels, columns: Levels | None, low: int, high: int
 ) -> tuple[int, float]:
     """The blend whose tables fit the codes best, and the bits of the codes if counts were used instead."""
     row_levels = np.repeat(rows, codes.shape[0]) if len(rows) == 1 else rows
@@ -267,12 +260,12 @@ def _cheapest_shape(
     return int(np.argmin(fits)), float(min(min(fits), own + learning))
 
 
-def _classes(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _classes(rows: Levels, columns: Levels) -> NDArray[np.uint8]:
     levels = np.clip(rows, -CLASSES, 2 * CLASSES)[:, None] + np.clip(columns, -CLASSES, CLASSES)[None, :]
     return np.clip(levels, 0, CLASSES - 1).astype(np.uint8)
 
 
-def _entropy_bits(values: NDArray[np.int64]) -> float:
+def _entropy_bits(values: Levels) -> float:
     counts = np.unique(values, return_counts=True)[1]
     return float(-(counts * np.log2(counts / len(values))).sum() + 4 * len(counts))
 
@@ -281,7 +274,7 @@ def _nearest_level(mean: float) -> int:
     return int(_nearest_levels(np.array([mean]))[0])
 
 
-def _nearest_levels(means: NDArray[Any]) -> NDArray[np.int64]:
+def _nearest_levels(means: NDArray[Any]) -> Levels:
     """The classes whose mean magnitude is nearest, by ratio, to the given ones."""
     known = np.log2(_mean_magnitudes())
     edges = (known[1:] + known[:-1]) / 2
@@ -289,12 +282,12 @@ def _nearest_levels(means: NDArray[Any]) -> NDArray[np.int64]:
 
 
 @functools.cache
-def _mean_magnitudes() -> NDArray[np.float64]:
+def _mean_magnitudes() -> Table:
     table = _prior(SHAPES // 2)
     return table @ np.abs(np.arange(_ALPHABET) - _OFFSET) / table.sum(axis=1)
 
 
-def _trailing_zeros(values: NDArray[np.int64]) -> int:
+def _trailing_zeros(values: Levels) -> int:
     union = int(np.bitwise_or.reduce(values)) if len(values) else 0
     return (union & -union).bit_length() - 1 if union else 0
 
@@ -322,15 +315,15 @@ def _prior(shape: int) -> Table:
     return table
 
 
-def _added(values: NDArray[np.float64]) -> Any:
-    """Sum over the first axis, one after the other: numpy's own order of summation may differ between builds."""
+def _added(values: Table) -> Any:
+    """Sum over the first axis, one after the other: numpy's own order may differ between builds."""
     total: Any = 0.0
     for value in values:
         total = total + value
     return total
 
 
-def _power_of_two(exponent: NDArray[np.float64]) -> NDArray[np.float64]:
+def _power_of_two(exponent: Table) -> Table:
     """2^-exponent for exponents >= 0, from multiplications and square roots alone (see the module's text)."""
     bounded = np.minimum(exponent, 900.0)
     whole = np.floor(bounded)
@@ -346,7 +339,7 @@ def _power_of_two(exponent: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def float_order(bits: NDArray[Any], width: int) -> NDArray[np.int64]:
+def float_order(bits: NDArray[Any], width: int) -> Levels:
     """Map the bit patterns of floats of ``width`` bits to integers in the order of their values, and back.
 
     The map is its own inverse: negative patterns (sign bit set) become -1, -2, ... downward.

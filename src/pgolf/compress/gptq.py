@@ -25,9 +25,7 @@ class Order:
     """(C, C) float32, upper triangular, in that order: F^T F is the inverse of the columns' moments."""
 
     def column_spread(self) -> Tensor:
-        """(C,) float32, by column: an error of this size costs the same in every column once it is
-        compensated.
-        """
+        """(C,) float32: the error of each column that costs as much as any other's once it is compensated."""
         spread = torch.empty(len(self.permutation))
         spread[self.permutation] = self.factor.diagonal()
         return spread
@@ -43,25 +41,20 @@ def rounding_order(moments: Tensor, damping: float) -> Order:
     moments = moments.double()
     mean = moments.diagonal().mean().clamp_min(1e-30)
     permutation = moments.diagonal().argsort(descending=True, stable=True)
-    ordered = moments[permutation][:, permutation] + damping * mean * torch.eye(
-        len(moments), dtype=torch.float64
-    )
-    lower = torch.linalg.cholesky(ordered)
-    inverse = torch.cholesky_inverse(lower)
+    ordered = moments[permutation][:, permutation]
+    ordered = ordered + damping * mean * torch.eye(len(moments), dtype=torch.float64)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
     return Order(permutation, torch.linalg.cholesky(inverse, upper=True).float())
 
 
 def round_on_grid(
     weight: Tensor, steps: Tensor, columns: Tensor, low: int, high: int, order: Order | None
 ) -> Tensor:
-    """Codes (R, C) int8 of a matrix (R, C) on the grid steps[r] * columns[c].
+    """Codes (R, C) int8 in [low, high] of a float32 matrix (R, C) on the grid steps[r] * columns[c].
 
     Args:
-        weight: float32.
         steps: (R,) float32, 0 for rows that stay 0.
         columns: (C,) float32, positive.
-        low: smallest code.
-        high: largest code.
         order: how to compensate; None rounds every entry to the nearest.
     """
     inverse = torch.where(steps > 0, 1 / steps.clamp_min(1e-30), torch.zeros_like(steps))

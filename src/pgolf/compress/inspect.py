@@ -1,6 +1,4 @@
-"""What is in an artifact: every tensor with the entropy of its codes, every section with its bytes, its
-provenance.
-"""
+"""What is in an artifact: every tensor with its codes' entropy, every section with its bytes, its origin."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.compress.container import MAGIC, Artifact, Section, read_artifact
+from pgolf.compress.container import MAGIC, Section, read_artifact
 from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import ROUTES
@@ -33,15 +31,15 @@ class TensorInfo:
     """"codes", or the format of a tensor that is kept as it is: "float16", "float32"."""
     bits: int
     """Width of an entry: of the codes' range, or of the float."""
-    counts: tuple[int, ...]
-    """How often each code of the width's range occurs, from the smallest up; empty for a kept tensor."""
-    code_min: int | None
-    """Smallest code that occurs; None without codes."""
-    code_max: int | None
-    entropy_bits: float
-    """Order-0 entropy of all codes together, in bits; 0 for a kept tensor."""
     float_bytes: int
     """Bytes before coding of steps and factors, or of the kept tensor."""
+    counts: tuple[int, ...] = ()
+    """How often each code of the width's range occurs, from the smallest up; empty for a kept tensor."""
+    code_min: int | None = None
+    """Smallest code that occurs; None without codes."""
+    code_max: int | None = None
+    entropy_bits: float = 0.0
+    """Order-0 entropy of all codes together, in bits; 0 for a kept tensor."""
     correction: bool = False
     """Part of a correction: its entries are no weights of the model."""
 
@@ -141,18 +139,12 @@ class ArtifactInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
+        names = ("file", "file_bytes", "format", "coder", "header_bytes")
+        figures = ("weights", "bits_per_weight", "entropy_bytes")
         return {
-            "file": self.file,
-            "file_bytes": self.file_bytes,
-            "format": self.format,
-            "coder": self.coder,
-            "header_bytes": self.header_bytes,
-            "sections": {
-                section.name: {"bytes": section.size, "raw": section.raw} for section in self.sections
-            },
-            "weights": self.weights,
-            "bits_per_weight": self.bits_per_weight,
-            "entropy_bytes": self.entropy_bytes,
+            **{name: getattr(self, name) for name in names},
+            "sections": {part.name: {"bytes": part.size, "raw": part.raw} for part in self.sections},
+            **{name: getattr(self, name) for name in figures},
             "recipe": {"name": self.recipe, "sha256": self.recipe_digest},
             "tokenizer_sha256": self.tokenizer_digest,
             "origin": self.origin,
@@ -168,13 +160,9 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         PgolfError: a run folder, a weights file or anything else that is no artifact, or a damaged one.
     """
     _refuse_weights(path)
-    return describe_artifact(read_artifact(path), str(path))
-
-
-def describe_artifact(artifact: Artifact, file: str) -> ArtifactInfo:
-    """Describe an artifact that was read from ``file``."""
+    artifact = read_artifact(path)
     return ArtifactInfo(
-        file=file,
+        file=str(path),
         file_bytes=artifact.header_bytes + sum(section.size for section in artifact.sections),
         format=MAGIC[-1],
         coder=artifact.coder,
@@ -193,11 +181,8 @@ def describe_tensors(stored: Mapping[str, Stored]) -> Iterator[TensorInfo]:
     for name, value in stored.items():
         group = group_or_other(name)
         if isinstance(value, Tensor):
-            dtype = str(value.dtype).removeprefix("torch.")
-            size = value.element_size()
-            yield TensorInfo(
-                name, group, tuple(value.shape), dtype, 8 * size, (), None, None, 0.0, value.numel() * size
-            )
+            dtype, bits = str(value.dtype).removeprefix("torch."), 8 * value.element_size()
+            yield TensorInfo(name, group, tuple(value.shape), dtype, bits, value.nbytes)
             continue
         yield _describe_matrix(name, group, value, correction=False)
         if value.correction is not None:
@@ -205,38 +190,29 @@ def describe_tensors(stored: Mapping[str, Stored]) -> Iterator[TensorInfo]:
                 yield _describe_matrix(f"{name}, correction of {side}", group, part, correction=True)
 
 
-def order0_bits(counts: Tensor) -> float:
-    """Bits that symbols with these counts cost at least if each is coded alone, by one table made for them."""
-    seen = counts[counts > 0].double()
-    return float((seen * (seen.sum() / seen).log2()).sum())
-
-
-def code_counts(value: Quantized) -> Tensor:
-    """How often each code of the width's range occurs, from the smallest code up; int64."""
-    low, high = code_range(value.bits)
-    return torch.bincount(value.codes.flatten().long() - low, minlength=high - low + 1)
-
-
 def group_or_other(name: str) -> str:
-    """The quantizer group of a tensor of any model; "other" for a name that the routing table does not claim."""
+    """The quantizer group of a tensor of any model; "other" if the routing table does not claim it."""
     claims = [group for pattern, _, group, *_ in ROUTES if re.fullmatch(pattern, name)]
     return claims[0] if len(claims) == 1 else "other"
 
 
 def _describe_matrix(name: str, group: str, value: Quantized, correction: bool) -> TensorInfo:
-    counts, (low, _) = code_counts(value), code_range(value.bits)
+    low, high = code_range(value.bits)
+    counts = torch.bincount(value.codes.flatten().long() - low, minlength=high - low + 1)
     used = counts.nonzero().flatten()
+    seen = counts[used].double()
     return TensorInfo(
         name=name,
         group=group,
         shape=tuple(value.codes.shape),
         dtype="codes",
         bits=value.bits,
+        float_bytes=sum(2 * steps.numel() for steps in (value.scale, value.columns) if steps is not None),
         counts=tuple(counts.tolist()),
         code_min=low + int(used[0]) if len(used) else None,
         code_max=low + int(used[-1]) if len(used) else None,
-        entropy_bits=order0_bits(counts),
-        float_bytes=sum(2 * steps.numel() for steps in (value.scale, value.columns) if steps is not None),
+        # What its codes cost at least if each is coded alone, by one table made for them.
+        entropy_bits=float((seen * (seen.sum() / seen).log2()).sum()),
         correction=correction,
     )
 
@@ -244,10 +220,9 @@ def _describe_matrix(name: str, group: str, value: Quantized, correction: bool) 
 def _refuse_weights(path: Path) -> None:
     """Say what to do with what is often confused with an artifact; anything else is left to the reader."""
     if path.is_dir():
-        found = sorted(path.glob("*.pgolf"))
-        remedy = (
-            f"name one in it: {found[0]}" if found else f"pack it first: pgolf pack {path} --out FILE.pgolf"
-        )
+        remedy = f"pack it first: pgolf pack {path} --out FILE.pgolf"
+        if found := sorted(path.glob("*.pgolf")):
+            remedy = f"name one in it: {found[0]}"
         raise PgolfError(f"{path}: is a folder; pgolf inspect reads artifacts, so {remedy}")
     with reading(path) as file:
         start, size = file.read(9), os.fstat(file.fileno()).st_size

@@ -109,12 +109,10 @@ def import_reference(path: Path, recipe: Recipe) -> dict[str, Tensor]:
         recipe: describes the model; its shapes are what the file must hold.
 
     Raises:
-        PgolfError: unreadable, not one of the three layouts, or a tensor is missing, unknown or of another
-            shape.
+        PgolfError: unreadable, of another layout, or a tensor is missing, unknown or of another shape.
     """
-    from torch._subclasses.fake_tensor import (
-        FakeTensorMode,  # Takes a second to import, and few commands need it.
-    )
+    # Takes a second to import, and few commands need it.
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     wanted = parameter_shapes(recipe.model)
     limit = _FREE_BYTES + _BYTES_PER_PARAMETER * sum(shape.numel() for shape in wanted.values())
@@ -124,9 +122,8 @@ def import_reference(path: Path, recipe: Recipe) -> dict[str, Tensor]:
         described = _read(content, path)
         _assigned(described, wanted, recipe, path)
         _check_storages(described, content, path)
-    return {
-        name: tensor.float() for name, tensor in _assigned(_read(content, path), wanted, recipe, path).items()
-    }
+    state = _assigned(_read(content, path), wanted, recipe, path)
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _assigned(value: Any, wanted: Mapping[str, torch.Size], recipe: Recipe, path: Path) -> dict[str, Tensor]:
@@ -140,8 +137,8 @@ def _assigned(value: Any, wanted: Mapping[str, torch.Size], recipe: Recipe, path
         state[name] = _fetch(parts, name, theirs, shape, path)
     if unknown := sorted(set(parts) - used):
         raise PgolfError(
-            f"{path}: tensor {unknown[0]} has no place in recipe {recipe.name}; choose the recipe it was made with, "
-            "or adapt it with --set model.KEY=VALUE"
+            f"{path}: tensor {unknown[0]} has no place in recipe {recipe.name}; choose the recipe it was "
+            "made with, or adapt it with --set model.KEY=VALUE"
         )
     return state
 
@@ -171,9 +168,8 @@ def _fetch(found: Mapping[str, _Part], name: str, theirs: list[str], shape: torc
 def _family(found: Mapping[str, _Part]) -> str:
     if any(name.startswith("cores.") for name in found):
         return "456"
-    return (
-        "644" if any(".mlp.up_proj." in name or name.startswith("bigram_emb.") for name in found) else "1232"
-    )
+    is_644 = any(".mlp.up_proj." in name or name.startswith("bigram_emb.") for name in found)
+    return "644" if is_644 else "1232"
 
 
 def _content(path: Path, limit: int) -> bytes:
@@ -190,8 +186,8 @@ def _content(path: Path, limit: int) -> bytes:
         raise PgolfError(f"{path}: damaged, or not a {path.suffix} file ({error})") from error
     if len(raw) > limit:
         raise PgolfError(
-            f"{path}: expands to more than {limit:,} bytes, too many for the recipe's parameters; choose the recipe "
-            "it was made with"
+            f"{path}: expands to more than {limit:,} bytes, too many for the recipe's parameters; choose the "
+            "recipe it was made with"
         )
     return raw
 
@@ -210,9 +206,8 @@ def _read(content: bytes, path: Path) -> Any:
     except Exception as error:
         # On a damaged file torch raises whatever its parser stumbles over; its message runs over many lines
         # and may recommend trusting the file, which is never right here.
-        raise PgolfError(
-            f"{path}: not a dictionary of tensors saved by torch, or not safe to load"
-        ) from error
+        what = "not a dictionary of tensors saved by torch, or not safe to load"
+        raise PgolfError(f"{path}: {what}") from error
 
 
 def _check_storages(value: Any, content: bytes, path: Path) -> None:
@@ -263,9 +258,11 @@ def _parts(value: Any, path: Path) -> dict[str, _Part]:
         scales = scales if isinstance(scales, dict) else {}
         codes = _only_tensors(value["quantized"], path)
         tensors = {name: _scaled(code, scales.get(name), name, path) for name, code in codes.items()}
-        return tensors | {
-            name: _Part(tensor) for name, tensor in _only_tensors(value["passthrough"], path).items()
-        }
+        return tensors | _plain(value["passthrough"], path)
+    return _plain(value, path)
+
+
+def _plain(value: Mapping[str, Any], path: Path) -> dict[str, _Part]:
     return {name: _Part(tensor) for name, tensor in _only_tensors(value, path).items()}
 
 

@@ -23,7 +23,7 @@ _PASS = 4096
 def predicted_rises(
     state: Mapping[str, Tensor], stored: Mapping[str, Stored], calibration: Calibration
 ) -> dict[str, float]:
-    """Predicted rise of the loss by tensor, in nats per token, for the matrices whose sensitivity is known."""
+    """Predicted rise of the loss in nats per token, by matrix whose sensitivity is known."""
     known = calibration.sensitivities
     return {
         name: known[name].loss(state[name].float() - value.dequantize())

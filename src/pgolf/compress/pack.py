@@ -50,12 +50,11 @@ def pack(
     """Quantize and code weights, verify the result, and write it.
 
     The "budget" scheme chooses steps so that artifact and code use the cap. A grid that training rounded on
-    is used with the nearest codes, so that what is stored is what training saw; where the weights moved on
-    since, or the cap is a little different, as few rows as possible get the next finer or coarser step to
-    land on the cap. A cap too far off has steps chosen anew. The artifact's origin says which happened:
-    "grid" is "trained", with the "shift" of the steps, or "solved". The "rowwise" scheme tries the recipe's
-    codec levels in order, then, if the recipe allows it, 5 bits for one layer after the other from the middle
-    outward, until they fit.
+    is used with the nearest codes, so that what is stored is what training saw; if the size is a little off,
+    as few rows as possible get the next finer or coarser step. A cap too far off has steps chosen anew. The
+    artifact's origin says which: "grid" is "trained", with the "shift" of the steps, or "solved". The
+    "rowwise" scheme tries the recipe's codec levels in order, then, if the recipe allows it, 5 bits for one
+    layer after the other from the middle outward.
 
     Args:
         state: named float32 tensors.
@@ -63,8 +62,7 @@ def pack(
         tokenizer_digest: goes into the artifact.
         out: file to write.
         cap: largest total in bytes; the recipe's by default.
-        calibration: how the loss depends on the weights; without it precision is spent evenly and errors are
-            not compensated.
+        calibration: how the loss depends on the weights; without it all have the same precision.
         note: told what is being done.
         grid: on which training rounded these weights, for the "budget" scheme.
 
@@ -101,8 +99,7 @@ def fit(
     note: Callable[[str], None],
     grid: Grid | None = None,
 ) -> Packed:
-    """The artifact that ``pack`` writes, read back to verify it; ``limit`` bytes are for it and ``code``
-    together.
+    """The artifact that ``pack`` writes, read back to verify it; it and ``code`` have ``limit`` bytes.
 
     Raises:
         PgolfError: nothing tried fits; ``out`` names the file that was to be written.
@@ -112,8 +109,9 @@ def fit(
     packed = (packer.on_grid(grid) or packer.by_budget()) if by_budget else packer.by_rows()
     if packed is None:
         raise PgolfError(
-            f"{out}: does not fit the cap of {limit:,} bytes; the smallest total reached is {packer.smallest + code:,} "
-            f"(code {code:,}); raise --cap, lower compress.bits or shrink the model"
+            f"{out}: does not fit the cap of {limit:,} bytes; the smallest total reached is "
+            f"{packer.smallest + code:,} (code {code:,}); raise --cap, lower compress.bits or shrink the "
+            "model"
         )
     note("verifying")
     _verify(packed.content, packed.stored, recipe)
@@ -123,14 +121,9 @@ def fit(
 def freeze_grid(
     state: Mapping[str, Tensor], recipe: Recipe, tokenizer_digest: str, calibration: Calibration | None
 ) -> Grid:
-    """The grid on which a state, rounded to the nearest codes, lands on the recipe's cap, to round on from
-    now on.
+    """The grid to round on from now on: on it a state, in the nearest codes, lands on the recipe's cap.
 
-    Args:
-        state: named float32 tensors, those that would be packed now.
-        recipe: as for ``pack``; its cap counts.
-        tokenizer_digest: as for ``pack``.
-        calibration: as for ``pack``.
+    Args: see ``pack``; the state is what would be packed now.
 
     Raises:
         PgolfError: no grid fits.
@@ -144,10 +137,10 @@ def freeze_grid(
     if packed is None:
         raise PgolfError(
             f"no grid to round on fits the cap of {cap:,} bytes; the smallest total reached is "
-            f"{packer.smallest + code:,} (code {code:,}); pack what is trained so far with a larger --cap, or train "
-            "with a larger compress.cap"
+            f"{packer.smallest + code:,} (code {code:,}); pack what is trained so far with a larger --cap, "
+            "or train with a larger compress.cap"
         )
-    return grid_of(packed.stored, recipe.compress, None if calibration is None else calibration.source)
+    return grid_of(packed.stored, None if calibration is None else calibration.source)
 
 
 @dataclass(frozen=True)
@@ -207,11 +200,10 @@ class _Packer:
             return {name: shifted.store(name, tensor) for name, tensor in self.state.items()}
 
         packed = self._search(store, origin, "shift", 1.0)
-        suits = packed is not None and (
+        if packed is None or not (
             1 / _LARGEST_SHIFT <= packed.origin["shift"] <= _LARGEST_SHIFT
             and len(packed.content) >= _LEAST_USE * self.limit
-        )
-        if not suits:
+        ):
             self.note("the grid of the training does not suit the cap")
             return None
         return packed
@@ -220,11 +212,9 @@ class _Packer:
         """Steps by sensitivity, as fine as the cap allows."""
         compress = self.recipe.compress
         targets = budget.prepare(self.state, self.sensitivities, compress)
-        kept: dict[str, Stored] = {}
         for name, tensor in self.state.items():
             check_range(name, tensor, 16)
-            if name not in targets:
-                kept[name] = budget.round_mantissa(tensor, compress.vector_mantissa)
+        kept = {name: tensor.detach().half() for name, tensor in self.state.items() if name not in targets}
 
         def store(fineness: float) -> dict[str, Stored]:
             return {
@@ -232,18 +222,14 @@ class _Packer:
                 for name in self.state
             }
 
-        floats = sum(
-            value.numel() * value.element_size() for value in kept.values() if isinstance(value, Tensor)
-        )
+        floats = sum(value.nbytes for value in kept.values())
         start = budget.first_guess(targets, 8 * max(self.limit - floats - _HEADER_ESTIMATE, 1))
         return self._search(store, self.origin | {"grid": "solved"}, "fineness", start)
 
     def _search(
         self, store: Callable[[float], dict[str, Stored]], origin: Mapping[str, Any], label: str, start: float
     ) -> Packed | None:
-        """The largest file within the limit that ``store`` leads to; its origin names the fineness by
-        ``label``.
-        """
+        """The largest file within the limit from ``store``; its origin has the fineness as ``label``."""
         best: Packed | None = None
 
         def build(fineness: float) -> tuple[dict[str, Stored], int]:
@@ -282,12 +268,10 @@ def middle_out(count: int) -> list[int]:
 def predicted_bytes(recipe: Recipe) -> int:
     """Estimate of the artifact's size before training.
 
-    Rows of trained weights are close to normal, so the codes cost about the entropy of a normal variable
-    in units of the step: log2(rms * sqrt(2 pi e) / step). An absmax step follows from the expected largest
-    of a row's entries; where a scale floor sets the step, the rows' rms is taken as 0.14, which is what the
-    published artifacts of #644 and #1232 imply. The codec is taken to spend 2 % more than the entropy.
-
-    The "budget" scheme uses the whole cap, unless the model is so small that even 8-bit codes stay below it.
+    Rows of trained weights are close to normal, so a code costs about log2(rms * sqrt(2 pi e) / step) bits,
+    and the codec 2 % more. An absmax step follows from the expected largest of a row's entries; where a scale
+    floor sets the step, rms is taken as 0.14, which the published artifacts of #644 and #1232 imply. The
+    "budget" scheme uses the whole cap, unless even 8-bit codes stay below it.
     """
     shapes = parameter_shapes(recipe.model)
     if recipe.compress.scheme == "budget":
@@ -327,8 +311,10 @@ def _describe(
     measured = {} if calibration is None else measured_rises(state, stored, recipe, calibration)
     reports = []
     for name, value in stored.items():
-        count = value.codes.numel() if isinstance(value, Quantized) else value.numel()
-        width = value.bits if isinstance(value, Quantized) else 8 * value.element_size()
+        if isinstance(value, Quantized):
+            count, width = value.codes.numel(), value.bits
+        else:
+            count, width = value.numel(), 8 * value.element_size()
         bits = 8 * sizes[name] / max(count, 1)
         losses = predicted.get(name), measured.get(name)
         reports.append(TensorReport(name, quantizer_group(name), count, width, bits, sizes[name], *losses))
@@ -343,9 +329,8 @@ def _verify(content: bytes, stored: Mapping[str, Stored], recipe: Recipe) -> Non
     for name, value in stored.items():
         back = artifact.stored[name]
         if isinstance(value, Quantized):
-            assert isinstance(back, Quantized)
-            assert torch.equal(back.codes, value.codes), name
-            assert torch.equal(back.dequantize(), value.dequantize()), name
+            assert isinstance(back, Quantized), name
+            same = torch.equal(back.codes, value.codes) and torch.equal(back.dequantize(), value.dequantize())
         else:
-            assert isinstance(back, Tensor)
-            assert torch.equal(back, value), name
+            same = isinstance(back, Tensor) and torch.equal(back, value)
+        assert same, name

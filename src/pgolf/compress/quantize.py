@@ -16,14 +16,14 @@ _TENSOR_PERCENTILES = (
     *(0.9997, 0.9999, 0.99993, 0.99995, 0.99997, 0.99999, 1.0),
 )
 _ROW_PERCENTILES = (0.95, 0.975, 0.99, 0.995, 1.0)
+# Entries; smaller matrices are not pruned.
+PRUNED_ABOVE = 65536
 
 
 class Quantized(NamedTuple):
-    """A matrix as codes (rows, columns) int8 times a step per row and, where there is one, a factor per
-    column.
+    """A matrix as codes (rows, columns) int8 times a step per row and, where there is one, a column's factor.
 
-    With a ``correction`` of rank k, the product of two small quantized matrices (k, rows) and (k, columns) is
-    added.
+    A ``correction`` of rank k adds the product of two small quantized matrices (k, rows) and (k, columns).
     """
 
     codes: Tensor
@@ -44,8 +44,7 @@ class Quantized(NamedTuple):
             left, right = (part.dequantize() for part in self.correction)
             # One product after the other: a matrix product would round differently from machine to machine.
             for column, row in zip(left, right, strict=True):
-                product = column[:, None] * row[None, :]
-                weight = weight + product
+                weight = weight + column[:, None] * row[None, :]
         return weight
 
 
@@ -69,27 +68,36 @@ def code_range(bits: int) -> tuple[int, int]:
 
 
 def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Quantized:
-    """Quantize a matrix (rows, columns) row by row, with the range, floor and rounding that a recipe asks
-    for.
+    """Quantize a matrix (rows, columns) row by row, with the recipe's range, floor and rounding.
 
     8-bit rows always take their range from ``int8_percentile``, others from ``clip``.
     """
     weight = weight.float()
+    magnitudes, floor, round_with = weight.abs(), compress.scale_floor, compress.round_with
     if bits == 8:
-        limit = _row_quantile(weight.abs(), compress.int8_percentile)
+        limit = _row_quantile(magnitudes, compress.int8_percentile)
         weight = weight.clamp(-limit[:, None], limit[:, None])
         # The references round 8-bit codes with the exact step and only then store it as float16.
         return _round_rows(weight, limit, bits, compress.int8_scale_floor, "exact")
-    floor, round_with = compress.scale_floor, compress.round_with
-    if compress.clip == "absmax":
-        return _round_rows(weight, weight.abs().amax(dim=1), bits, floor, round_with)
-    if compress.clip == "std":
-        return _round_rows(
-            weight, compress.clip_std * weight.std(dim=1, correction=0), bits, floor, round_with
-        )
     if compress.clip == "percentiles":
         return _best_for_tensor(weight, bits, floor, round_with)
-    return _best_per_row(weight, bits, floor, round_with)
+    if compress.clip == "row_percentiles":
+        return _best_per_row(weight, bits, floor, round_with)
+    if compress.clip == "std":
+        limit = compress.clip_std * weight.std(dim=1, correction=0)
+    else:
+        limit = magnitudes.amax(dim=1)
+    return _round_rows(weight, limit, bits, floor, round_with)
+
+
+def prune(weight: Tensor, compress: CompressSection) -> Tensor:
+    """The weight without the smallest part of its entries, if it is a large matrix and the recipe asks so."""
+    return prune_smallest(weight, compress.prune) if is_pruned(weight, compress) else weight
+
+
+def is_pruned(weight: Tensor, compress: CompressSection) -> bool:
+    """Whether ``prune`` changes a weight."""
+    return bool(compress.prune) and weight.ndim == 2 and weight.numel() > PRUNED_ABOVE
 
 
 def prune_smallest(weight: Tensor, fraction: float) -> Tensor:
@@ -119,9 +127,8 @@ def _best_for_tensor(weight: Tensor, bits: int, floor: float, round_with: str) -
     for percentile in _TENSOR_PERCENTILES:
         limit = _row_quantile(magnitudes, percentile)
         candidate = _round_rows(weight, limit, bits, floor, round_with)
-        used = (
-            candidate.scale.float() if round_with == "stored" else _steps(limit, code_range(bits)[1], floor)
-        )
+        exact = _steps(limit, code_range(bits)[1], floor)
+        used = candidate.scale.float() if round_with == "stored" else exact
         error = (weight - candidate.codes.float() * used[:, None]).square().mean().item()
         if best is None or error < best_error:
             best, best_error = candidate, error
@@ -131,22 +138,13 @@ def _best_for_tensor(weight: Tensor, bits: int, floor: float, round_with: str) -
 
 def _best_per_row(weight: Tensor, bits: int, floor: float, round_with: str) -> Quantized:
     """Another percentile for each row; entries are picked, not interpolated."""
-    ordered = weight.abs().sort(dim=1).values
-    best: Quantized | None = None
-    best_error = torch.empty(0)
-    for percentile in _ROW_PERCENTILES:
-        limit = ordered[:, int(percentile * (weight.size(1) - 1))]
-        candidate = _round_rows(weight, limit, bits, floor, round_with)
-        error = (weight - candidate.dequantize()).square().mean(dim=1)
-        if best is None:
-            best, best_error = candidate, error
-            continue
-        better = error < best_error
-        codes = torch.where(better[:, None], candidate.codes, best.codes)
-        scale = torch.where(better, candidate.scale, best.scale)
-        best, best_error = Quantized(codes, scale, bits), torch.where(better, error, best_error)
-    assert best is not None
-    return best
+    ordered, last = weight.abs().sort(dim=1).values, weight.size(1) - 1
+    limits = [ordered[:, int(percentile * last)] for percentile in _ROW_PERCENTILES]
+    candidates = [_round_rows(weight, limit, bits, floor, round_with) for limit in limits]
+    errors = [(weight - candidate.dequantize()).square().mean(dim=1) for candidate in candidates]
+    best, rows = torch.stack(errors).argmin(dim=0), torch.arange(len(weight), device=weight.device)
+    codes = torch.stack([candidate.codes for candidate in candidates])[best, rows]
+    return Quantized(codes, torch.stack([candidate.scale for candidate in candidates])[best, rows], bits)
 
 
 def _row_quantile(magnitudes: Tensor, percentile: float) -> Tensor:
@@ -159,7 +157,5 @@ def _quantile(values: Tensor, fraction: float) -> Tensor:
         return torch.quantile(values, fraction)
     position = fraction * (values.numel() - 1)
     low = int(position)
-    pair = torch.stack(
-        [values.kthvalue(low + 1).values, values.kthvalue(min(low + 2, values.numel())).values]
-    )
-    return torch.lerp(pair[0], pair[1], position - low)
+    below, above = (values.kthvalue(min(at, values.numel())).values for at in (low + 1, low + 2))
+    return torch.lerp(below, above, position - low)

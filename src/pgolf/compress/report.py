@@ -21,10 +21,9 @@ class TensorReport:
     bytes: int
     """Coded bytes, steps included."""
     predicted: float | None
-    """Rise of the loss on the calibration text that its errors should cause, in nats per token."""
+    """Rise of the loss in nats per token that its errors should cause, on the calibration text."""
     measured: float | None
-    """Rise of the loss on (part of) the calibration text with only this tensor as stored, in nats per token.
-    """
+    """Rise of the loss in nats per token with only this tensor as stored, on (part of) that text."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,8 @@ class PackReport:
         groups: dict[str, dict[str, int]] = {}
         for tensor in self.tensors:
             group = groups.setdefault(tensor.group, {"tensors": 0, "entries": 0, "bytes": 0})
-            group["tensors"] += 1
-            group["entries"] += tensor.entries
-            group["bytes"] += tensor.bytes
+            for key, value in (("tensors", 1), ("entries", tensor.entries), ("bytes", tensor.bytes)):
+                group[key] += value
         return groups
 
     def to_json(self) -> dict[str, Any]:
@@ -69,48 +67,36 @@ class PackReport:
 
     def rows(self) -> list[tuple[str, str]]:
         """The report as labelled lines."""
-        rows = [
-            (
-                name,
-                f"{group['bytes']:>12,} bytes: {group['entries']:,} numbers in {group['tensors']} tensors, "
-                f"{8 * group['bytes'] / max(group['entries'], 1):.2f} bits each",
-            )
-            for name, group in self.groups.items()
-        ]
+        rows = []
+        for name, group in self.groups.items():
+            bits = 8 * group["bytes"] / max(group["entries"], 1)
+            what = f"{group['entries']:,} numbers in {group['tensors']} tensors, {bits:.2f} bits each"
+            rows.append((name, f"{group['bytes']:>12,} bytes: {what}"))
+        share = f"{100 * self.total_bytes / self.cap:.2f} %"
         rows += [
             ("artifact", f"{self.model_bytes:>12,} bytes"),
             ("code", f"{self.code_bytes:>12,} bytes packed ({self.raw_code_bytes:,} as source)"),
-            (
-                "total",
-                f"{self.total_bytes:>12,} of {self.cap:,} bytes ({100 * self.total_bytes / self.cap:.2f} %)",
-            ),
+            ("total", f"{self.total_bytes:>12,} of {self.cap:,} bytes ({share})"),
         ]
         if self.five_bit_cores:
             rows.append(("5-bit layers", ", ".join(map(str, self.five_bit_cores))))
         predicted = [tensor.predicted for tensor in self.tensors if tensor.predicted is not None]
-        measured = [tensor.measured for tensor in self.tensors if tensor.measured is not None]
+        measured = sum(tensor.measured or 0.0 for tensor in self.tensors)
         if predicted:
-            rows.append(
-                (
-                    "loss",
-                    f"{sum(predicted):+.5f} nats per token predicted, {sum(measured):+.5f} measured by tensor",
-                )
-            )
+            what = f"{sum(predicted):+.5f} nats per token predicted, {measured:+.5f} measured by tensor"
+            rows.append(("loss", what))
         return rows
 
     def tensor_rows(self) -> list[tuple[str, ...]]:
         """One row per quantized tensor, under ``TENSOR_COLUMNS``."""
-        return [
-            (
-                tensor.name,
-                f"{tensor.bits_per_weight:.2f}",
-                f"{tensor.bytes:,}",
-                "" if tensor.predicted is None else f"{tensor.predicted:+.5f}",
-                "" if tensor.measured is None else f"{tensor.measured:+.5f}",
-            )
-            for tensor in self.tensors
-            if tensor.width <= 8
-        ]
+        rows: list[tuple[str, ...]] = []
+        for tensor in self.tensors:
+            if tensor.width <= 8:
+                rises = (
+                    "" if rise is None else f"{rise:+.5f}" for rise in (tensor.predicted, tensor.measured)
+                )
+                rows.append((tensor.name, f"{tensor.bits_per_weight:.2f}", f"{tensor.bytes:,}", *rises))
+        return rows
 
 
 TENSOR_COLUMNS = ("tensor", "bits per weight", "bytes", "predicted", "measured")

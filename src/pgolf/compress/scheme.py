@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import round_on_grid, rounding_order
-from pgolf.compress.quantize import Stored, code_range, prune_smallest, quantize_matrix
+from pgolf.compress.quantize import Stored, code_range, prune, quantize_matrix
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.sections import CompressSection
@@ -29,8 +29,7 @@ def quantize_state(
         state: the weights.
         compress: widths, ranges, what to keep.
         five_bit_cores: indices of cores whose attention and MLP matrices get 5 bits instead of more.
-        sensitivities: of the matrices; where known, and if the recipe says "gptq", rounding compensates
-            errors.
+        sensitivities: where known, and if the recipe says "gptq", rounding compensates errors.
 
     Returns:
         For each name its codes, or the tensor as float16 or float32.
@@ -60,9 +59,7 @@ def _store(
     five_bit_cores: frozenset[int],
     sensitivity: Sensitivity | None,
 ) -> Stored:
-    tensor = tensor.detach().cpu().float()
-    if compress.prune and tensor.ndim == 2 and tensor.numel() > compress.prune_above:
-        tensor = prune_smallest(tensor, compress.prune)
+    tensor = prune(tensor.detach().cpu().float(), compress)
     bits = stored_bits(name, tensor.shape, compress)
     check_range(name, tensor, 32 if bits == 32 else 16)
     if bits >= 16:

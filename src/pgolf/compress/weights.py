@@ -31,19 +31,10 @@ from pgolf.runtime.writing import atomic_write
 
 FORMAT = "pgolf-weights-1"
 CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
-# Number formats that safetensors has a name for.
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+# What safetensors calls the number formats.
+_FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_WHOLES = {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
+_DTYPES = {**_FLOATS, **_WHOLES, torch.uint8: "U8", torch.bool: "BOOL"}
 # Names of a grid's entries begin with it; no parameter's does.
 _GRID = "grid."
 
@@ -61,9 +52,7 @@ class Weights:
     """What training rounded on, where it did so on a frozen grid."""
 
     def grid_for(self, compress: CompressSection) -> Grid | None:
-        """The grid that training rounded on, if ``compress`` asks for one of that kind; its cap is not
-        compared.
-        """
+        """The grid that training rounded on, if ``compress`` asks for one of that kind, the cap apart."""
         return self.grid if leads_to_the_same(self.recipe.compress, compress) else None
 
     def check(self) -> None:
@@ -73,15 +62,14 @@ class Weights:
             PgolfError: one is missing, unknown or of another shape.
         """
         expected = parameter_shapes(self.recipe.model)
+        found = {name: tensor.shape for name, tensor in self.state.items()}
         for name, shape in expected.items():
-            if name not in self.state:
+            if name not in found:
                 raise PgolfError(f"{self.source}: tensor {name} is missing; the file does not fit its recipe")
-            if self.state[name].shape != shape:
-                found = tuple(self.state[name].shape)
-                raise PgolfError(
-                    f"{self.source}: tensor {name} has shape {found}; the recipe wants {tuple(shape)}"
-                )
-        if unknown := sorted(set(self.state) - set(expected)):
+            if found[name] != shape:
+                both = f"has shape {tuple(found[name])}; the recipe wants {tuple(shape)}"
+                raise PgolfError(f"{self.source}: tensor {name} {both}")
+        if unknown := sorted(set(found) - set(expected)):
             raise PgolfError(f"{self.source}: tensor {unknown[0]} is not part of the recipe's model")
 
     def model(self) -> GPT:
@@ -97,8 +85,8 @@ class Weights:
         """The tokenizer that the model was trained with.
 
         Args:
-            given: its SentencePiece model; by default it is looked for beside the weights, in the data that
-                their run recorded, and in the built-in corpus of their recipe.
+            given: its SentencePiece model; by default that beside the weights, in the data that their run
+                recorded, or in the built-in corpus of their recipe.
 
         Raises:
             PgolfError: it is not found, or what was given or found belongs to another model.
@@ -106,9 +94,8 @@ class Weights:
         known, size = self.tokenizer_digest, self.recipe.model.vocab_size
         places = [path for path in self._tokenizer_places() if path.is_file()] if given is None else [given]
         if not places:
-            raise PgolfError(
-                f"{self.source}: its tokenizer is not known; pass --tokenizer MODEL, the one it was trained with"
-            )
+            remedy = "pass --tokenizer MODEL, the one it was trained with"
+            raise PgolfError(f"{self.source}: its tokenizer is not known; {remedy}")
         found = [Tokenizer.load(path) for path in places]
         opened = next((tokenizer for tokenizer in found if tokenizer.digest == known), found[0])
         if known and known != opened.digest:
@@ -131,15 +118,17 @@ class Weights:
         known, found = self.tokenizer_digest, dataset.tokenizer.digest
         if known and known != found:
             raise PgolfError(
-                f"{self.source}: was trained with another tokenizer (SHA-256 {known[:12]}) than {dataset.folder} "
-                f"({found[:12]}); pass the --data it was trained on"
+                f"{self.source}: was trained with another tokenizer (SHA-256 {known[:12]}) than "
+                f"{dataset.folder} ({found[:12]}); pass the --data it was trained on"
             )
 
     def _tokenizer_places(self) -> list[Path]:
         folder = self.source.parent
         places = [folder / TOKENIZER]
-        if (recorded := recorded_data(folder)) is not None:
-            places += [path for path in (find_tokenizer(recorded),) if path is not None]
+        if (recorded := recorded_data(folder)) is not None and (
+            found := find_tokenizer(recorded)
+        ) is not None:
+            places.append(found)
         if self.recipe.data.corpus == "python":
             places.append(built_in_corpus(self.recipe.model.vocab_size) / TOKENIZER)
         return places
@@ -148,8 +137,7 @@ class Weights:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors atomically; ``metadata`` (JSON) goes into the header with a digest of everything.
 
-    Equal tensors and metadata give equal bytes. The safetensors library does not: it writes metadata in
-    random order.
+    Equal arguments give equal bytes; the safetensors library itself writes metadata in random order.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
@@ -161,11 +149,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     for name in order:
         tensor, start = plain[name], end
         end += tensor.nbytes
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
+        about_it = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = about_it | {"data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic_write(path) as file:
@@ -217,11 +202,7 @@ def save_weights(
 ) -> None:
     """Write a model's weights (float32) with its recipe, and the grid that training rounded on, if it did."""
     tensors = {name: tensor.detach().float() for name, tensor in state.items()}
-    metadata = {
-        "format": FORMAT,
-        "recipe": recipe.model_dump(mode="json"),
-        "tokenizer": tokenizer_digest,
-    }
+    metadata = {"format": FORMAT, "recipe": recipe.model_dump(mode="json"), "tokenizer": tokenizer_digest}
     extra, about = grid_entries(grid)
     save_tensors(path, tensors | extra, metadata | about)
 
@@ -277,9 +258,8 @@ def load_weights(path: Path) -> Weights:
         return Weights(artifact.state, artifact.recipe, artifact.tokenizer_digest, path, "artifact")
     tensors, metadata = load_tensors(path)
     if metadata.get("format") not in (FORMAT, CHECKPOINT_FORMAT):
-        raise PgolfError(
-            f"{path}: has a format ({metadata.get('format')}) that this version of pgolf does not know"
-        )
+        known = f"has a format ({metadata.get('format')}) that this version of pgolf does not know"
+        raise PgolfError(f"{path}: {known}")
     with sound(path):
         recipe = recipe_from_tree(metadata["recipe"], str(path))
         grid = take_grid(tensors, metadata)

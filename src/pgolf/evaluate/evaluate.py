@@ -51,15 +51,9 @@ class EvalResult:
     """What every range of targets cost; the scores above are computed from it."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values, without the ledger; ``chunks`` only for ttt, ``warning`` only if there
-        is one.
-        """
-        left_out = (
-            {"ledger"}
-            | ({"chunks"} if self.mode != "ttt" else set())
-            | ({"warning"} if not self.warning else set())
-        )
-        return {key: value for key, value in vars(self).items() if key not in left_out}
+        """The fields as JSON values, without the ledger; ``chunks`` for ttt, ``warning`` if there is one."""
+        shown = {"ledger": False, "chunks": self.mode == "ttt", "warning": bool(self.warning)}
+        return {key: value for key, value in vars(self).items() if shown.get(key, True)}
 
 
 def evaluate(

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,25 +87,16 @@ class Ledger:
 
     def record(self, first: int, tokens: Tokens, nats: float, byte_count: int, state: str) -> None:
         """Append the score of the targets ``tokens`` (n,) uint16, which begin at ``first``."""
-        content: dict[str, Any] = {
-            "first": first,
-            "targets": len(tokens),
-            "nats": nats,
-            "bytes": byte_count,
-            "state": state,
-            "text": text_digest(tokens),
-        }
-        self._chain = _link(self._chain, content)
-        self._entries.append(Entry(**content, chain=self._chain))
+        entry = Entry(first, len(tokens), nats, byte_count, state, text_digest(tokens), "")
+        self._chain = _link(self._chain, _unchained(vars(entry)))
+        self._entries.append(replace(entry, chain=self._chain))
 
     def score(self) -> Score:
         """The sums of all entries."""
         return total(self._entries)
 
     def running_bpb(self, size: int) -> list[float]:
-        """Bits per byte of everything up to and including each chunk of ``size`` targets that a range begins
-        in.
-        """
+        """Bits per byte up to the end of each chunk of ``size`` targets in which a range begins."""
         running: list[float] = []
         nats, count = 0.0, 0
         for index, entry in enumerate(self._entries):
@@ -123,7 +114,7 @@ class Ledger:
         """The file's lines."""
         yield _json({**self.header, "chain": _link(_START, self.header)})
         for entry in self._entries:
-            yield _json(asdict(entry))
+            yield _json(vars(entry))
         yield _json(_footer(self._entries, self._chain))
 
 
@@ -180,8 +171,7 @@ def read_ledger(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     """
     try:
         lines = _lines(path)
-        if type(lines[0].get("targets")) is not int:
-            raise _Wrong("line 1 announces no number of targets")
+        _must(type(lines[0].get("targets")) is int, "line 1 announces no number of targets")
         return lines[0], [_entry(line, number) for number, line in enumerate(lines[1:-1], 2)]
     except _Wrong as wrong:
         message = f"{path}: no ledger, or damaged ({wrong}); write it again with `pgolf eval --ledger`"
@@ -198,10 +188,8 @@ def verify_ledger(
 
     Args:
         path: the file.
-        tokens: the stream it claims to cover, uint16, the first token included; compared by digest, range by
-            range.
-        byte_counts: with ``tokens``, the bytes of each of its targets; those of every range are added up
-            again.
+        tokens: the stream it claims to cover, uint16, the first token included; compared range by range.
+        byte_counts: with ``tokens``, the bytes of each of its targets, which are added up again.
         expected: entries that the header must have, such as the artifact's digest.
 
     Raises:
@@ -231,14 +219,18 @@ def verify_ledger(
         ("text", "not compared (no --data)" if tokens is None else "every range is that of the data"),
         ("bytes", "not compared (no --data)" if byte_counts is None else "every range added up again"),
     ]
-    checks += [
-        (name, f"SHA-256 {value[:16]}..., as in the header") for name, value in (expected or {}).items()
-    ]
+    known = (expected or {}).items()
+    checks += [(name, f"SHA-256 {value[:16]}..., as in the header") for name, value in known]
     return Verification(checks, None, score)
 
 
 class _Wrong(Exception):
     pass
+
+
+def _must(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise _Wrong(otherwise)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -253,29 +245,30 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         lines = [json.loads(text) for text in read_bytes(path).decode("utf-8").splitlines()]
     except (ValueError, RecursionError) as error:
         raise _Wrong("its lines are not JSON") from error
-    if not lines or not all(isinstance(line, dict) for line in lines) or lines[0].get("format") != FORMAT:
-        raise _Wrong(f"it does not begin as one of this version of pgolf, {FORMAT}")
+    is_one = bool(lines) and all(isinstance(line, dict) for line in lines)
+    _must(
+        is_one and lines[0].get("format") == FORMAT,
+        f"it does not begin as one of this version of pgolf, {FORMAT}",
+    )
     return lines
 
 
+def _unchained(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key != "chain"}
+
+
 def _check_header(header: dict[str, Any], expected: Mapping[str, str], tokens: Tokens | None) -> None:
-    content = {key: value for key, value in header.items() if key != "chain"}
-    if header.get("chain") != _link(_START, content):
-        raise _Wrong(
-            "line 1: the header does not match its chain digest; it was changed after it was written"
-        )
+    changed = "the header does not match its chain digest; it was changed after it was written"
+    _must(header.get("chain") == _link(_START, _unchained(header)), f"line 1: {changed}")
     for name, value in expected.items():
-        if header.get(name) != value:
-            raise _Wrong(
-                f"line 1: the ledger is of another {name} "
-                f"(SHA-256 {str(header.get(name))[:16]}..., not {value[:16]}...)"
-            )
-    if tokens is not None and header.get("targets") != len(tokens) - 1:
-        raise _Wrong(
-            f"line 1: the ledger is of {header.get('targets')} targets, the data has {len(tokens) - 1}"
+        both = f"(SHA-256 {str(header.get(name))[:16]}..., not {value[:16]}...)"
+        _must(header.get(name) == value, f"line 1: the ledger is of another {name} {both}")
+    if tokens is not None:
+        targets, count = header.get("targets"), len(tokens) - 1
+        _must(targets == count, f"line 1: the ledger is of {targets} targets, the data has {count}")
+        _must(
+            header.get("data") == text_digest(tokens), "line 1: the ledger is of another text than the data"
         )
-    if tokens is not None and header.get("data") != text_digest(tokens):
-        raise _Wrong("line 1: the ledger is of another text than the data")
 
 
 def _entry(line: dict[str, Any], number: int) -> Entry:
@@ -288,58 +281,53 @@ def _entry(line: dict[str, Any], number: int) -> Entry:
         "text": str,
         "chain": str,
     }
-    if set(line) != set(kinds) or any(type(line[key]) is not kind for key, kind in kinds.items()):
-        raise _Wrong(f"line {number}: not an entry ({', '.join(kinds)})")
+    sound = set(line) == set(kinds) and all(type(line[key]) is kind for key, kind in kinds.items())
+    _must(sound, f"line {number}: not an entry ({', '.join(kinds)})")
     return Entry(**line)
 
 
 def _check_entry(entry: Entry, before: Sequence[Entry], chain: str, number: int) -> None:
-    place = before[-1].first + before[-1].targets if before else 0
-    content = {key: value for key, value in asdict(entry).items() if key != "chain"}
-    if entry.chain != _link(chain, content):
-        raise _Wrong(f"line {number}: the entry of targets {entry.first} on does not match its chain digest")
-    if entry.first != place:
-        what = "are scored again" if entry.first < place else f"follow {place}: those between are missing"
-        raise _Wrong(f"line {number}: targets {entry.first} on {what}")
-    if entry.targets < 1 or entry.bytes < 0 or not math.isfinite(entry.nats) or entry.nats < -_ROUNDING:
-        raise _Wrong(
-            f"line {number}: no score ({entry.targets} targets, {entry.nats} nats, {entry.bytes} bytes)"
-        )
+    first, place = entry.first, before[-1].first + before[-1].targets if before else 0
+    _must(
+        entry.chain == _link(chain, _unchained(vars(entry))),
+        f"line {number}: the entry of targets {first} on does not match its chain digest",
+    )
+    what = "are scored again" if first < place else f"follow {place}: those between are missing"
+    _must(first == place, f"line {number}: targets {first} on {what}")
+    cost = math.isfinite(entry.nats) and entry.nats >= -_ROUNDING
+    _must(
+        cost and entry.targets >= 1 and entry.bytes >= 0,
+        f"line {number}: no score ({entry.targets} targets, {entry.nats} nats, {entry.bytes} bytes)",
+    )
 
 
 def _check_text(entry: Entry, tokens: Tokens, byte_counts: ByteCounts | None, number: int) -> None:
-    end = entry.first + entry.targets
-    if end > len(tokens) - 1:
-        raise _Wrong(f"line {number}: targets {entry.first} to {end}, but the data has {len(tokens) - 1}")
-    if entry.text != text_digest(tokens[entry.first + 1 : end + 1]):
-        raise _Wrong(f"line {number}: targets {entry.first} to {end} are other tokens than the data's")
+    first, end = entry.first, entry.first + entry.targets
+    what = f"line {number}: targets {first} to {end}"
+    _must(end <= len(tokens) - 1, f"{what}, but the data has {len(tokens) - 1}")
+    same = entry.text == text_digest(tokens[first + 1 : end + 1])
+    _must(same, f"{what} are other tokens than the data's")
     if byte_counts is not None:
-        counted = int(byte_counts[entry.first : end].sum(dtype=np.int64))
-        if counted != entry.bytes:
-            raise _Wrong(f"line {number}: {entry.bytes} bytes claimed, the text has {counted}")
+        counted = int(byte_counts[first:end].sum(dtype=np.int64))
+        _must(counted == entry.bytes, f"line {number}: {entry.bytes} bytes claimed, the text has {counted}")
 
 
 def _check_end(
     header: dict[str, Any], entries: Sequence[Entry], chain: str, footer: dict[str, Any], number: int
 ) -> None:
-    score = total(entries)
-    if number == 1 or "val_bpb" not in footer:
-        raise _Wrong(f"line {number}: the ledger has no end; it was cut off")
-    if score.targets != header.get("targets"):
-        raise _Wrong(
-            f"line {number}: {score.targets} targets are scored, the header announces {header.get('targets')}"
-        )
-    if footer != _footer(entries, chain):
-        raise _Wrong(f"line {number}: the totals are not those of the entries")
+    scored, announced = total(entries).targets, header.get("targets")
+    _must(number > 1 and "val_bpb" in footer, f"line {number}: the ledger has no end; it was cut off")
+    _must(
+        scored == announced, f"line {number}: {scored} targets are scored, the header announces {announced}"
+    )
+    _must(footer == _footer(entries, chain), f"line {number}: the totals are not those of the entries")
 
 
 def _footer(entries: Sequence[Entry], chain: str) -> dict[str, Any]:
     score = total(entries)
     return {
         "entries": len(entries),
-        "targets": score.targets,
-        "nats": score.nats,
-        "bytes": score.bytes,
+        **vars(score),
         "val_loss": score.loss,
         "val_bpb": score.bpb,
         "end": chain,

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from pgolf.evaluate.ttt import Lesson, SharedGradients, frozen_parameters
+from pgolf.evaluate.ttt import Lesson, SharedUpdates, frozen_parameters
 from pgolf.model.gpt import GPT
 from pgolf.recipe.sections import TttSection
 from pgolf.runtime.device import autocast
@@ -56,7 +56,7 @@ class Adapters:
 
     def __init__(self, base: GPT, ttt: TttSection, length: int, team: Team = SOLO) -> None:
         self.ttt, self.length, self.team = ttt, length, team
-        self._shared = SharedGradients(team)
+        self._shared = SharedUpdates(team)
         self.scale = ttt.lora.alpha / ttt.lora.rank
         self.student = base.clone().eval()
         names = adapted_matrices(base, ttt)
@@ -88,17 +88,14 @@ class Adapters:
                 self.up[name].zero_()
                 self.down[name].copy_(start)
         self.factors = [*self.up.values(), *self.down.values()]
-        self.optimizer = AdamW(
-            self.factors, lr=self.ttt.lora.lr, weight_decay=self.ttt.lora.weight_decay, fused=True
-        )
+        lora = self.ttt.lora
+        self.optimizer = AdamW(self.factors, lr=lora.lr, weight_decay=lora.weight_decay, fused=True)
         self.learned = False
         self.merge()
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Write base and adapters into the student's matrices; before anything is learned, the base to the
-        bit.
-        """
+        """Write base and adapters into the student's matrices; at first the base, to the bit."""
         for name, (original, parameter) in self.matrices.items():
             if self.learned:
                 torch.add(original, self.up[name] @ self.down[name], alpha=self.scale, out=parameter.data)
@@ -108,8 +105,7 @@ class Adapters:
     def adapt(self, lesson: Lesson, factor: float = 1.0) -> None:
         """Train the factors on recorded text, with ``factor`` on the learning rate, and merge them.
 
-        Sequences of at most ``length`` inputs; the loss is that of the lesson's targets alone, each once per
-        epoch.
+        Sequences of at most ``length`` inputs; the loss is that of the lesson's targets, once per epoch.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.ttt.lora.lr * factor
@@ -123,16 +119,11 @@ class Adapters:
             parameter.grad = None
 
     def _update(self, inputs: Tensor, targets: Tensor, learned: Tensor) -> None:
-        own = self.team.share(len(inputs))
-        self.optimizer.zero_grad(set_to_none=True)
-        if own:
-            part = slice(own.start, own.stop)
+        def gradients(part: slice) -> None:
             share = int(learned[part].sum()) / int(learned.sum())  # of the batch's mean loss
             self._gradients(inputs[part], targets[part], learned[part], share)
-        self._shared.add_up(self.factors, len(inputs))
-        if self.ttt.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.factors, self.ttt.grad_clip)
-        self.optimizer.step()
+
+        self._shared.update(self.optimizer, self.factors, self.ttt.grad_clip, len(inputs), gradients)
 
     def _gradients(self, inputs: Tensor, targets: Tensor, learned: Tensor, weight: float) -> None:
         """Set the factors' gradients to those of the mean loss of the learned targets times ``weight``."""
@@ -142,11 +133,10 @@ class Adapters:
         # Only where something is learned: at the last positions of every sequence, at all of them in most.
         last = int(learned.sum(dim=1).max())
         learned = learned[:, -last:]
+        wanted = targets[:, -last:][learned].to(device)
         with autocast(device):
             hidden = self.student.hidden(inputs.to(device), self.length, last)[learned.to(device)]
-            loss = (
-                F.cross_entropy(self.student.project(hidden), targets[:, -last:][learned].to(device)) * weight
-            )
+            loss = F.cross_entropy(self.student.project(hidden), wanted) * weight
         loss.backward()
         for name, (_, parameter) in self.matrices.items():
             gradient = parameter.grad
@@ -156,18 +146,15 @@ class Adapters:
 
     def snapshot(self) -> Any:
         """The factors and the optimizer's state, for ``restore``."""
-        factors = {
-            name: (self.up[name].detach().clone(), self.down[name].detach().clone()) for name in self.up
-        }
+        factors = [factor.detach().clone() for factor in self.factors]
         return factors, copy.deepcopy(self.optimizer.state_dict()), self.learned
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a snapshot; the student is base and adapters of then."""
         factors, optimizer, self.learned = snapshot
         with torch.no_grad():
-            for name, (up, down) in factors.items():
-                self.up[name].copy_(up)
-                self.down[name].copy_(down)
+            for factor, value in zip(self.factors, factors, strict=True):
+                factor.copy_(value)
         self.optimizer.load_state_dict(copy.deepcopy(optimizer))
         self.merge()
 
@@ -175,20 +162,15 @@ class Adapters:
 def adapted_matrices(network: GPT, ttt: TttSection) -> set[str]:
     """Names of the parameters that get an adapter: the recipe's targets in every core that is not frozen."""
     frozen = frozen_parameters(network, ttt.frozen_blocks)
-    names = {
-        f"cores.{index}.{_MODULES[target]}.weight"
-        for index in range(len(network.cores))
-        for target in ttt.lora.targets
-    }
-    return names - frozen
+    modules, cores = [_MODULES[target] for target in ttt.lora.targets], range(len(network.cores))
+    return {f"cores.{index}.{module}.weight" for index in cores for module in modules} - frozen
 
 
 def training_batches(lesson: Lesson, length: int, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Cut a lesson into sequences of equal size, at most ``batch`` of them together.
 
-    From the first target to learn on, ``length`` targets make a sequence. The last sequence, or the only one,
-    may have
-    fewer: it reaches back for as much context as makes it ``length`` inputs long, as far as there is text.
+    From the first target to learn on, ``length`` targets make a sequence. The last one, if it has fewer,
+    reaches back for as much context as makes it ``length`` inputs long, as far as there is text.
 
     Yields:
         inputs (n, l) int64, targets (n, l) int64, and which targets count (n, l) bool.

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -32,28 +32,28 @@ from torch import Tensor
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.lora import Adapters
 from pgolf.evaluate.protocol import Recorded
-from pgolf.evaluate.scorer import WindowScorer
+from pgolf.evaluate.scorer import LearningScorer, WindowScorer
 from pgolf.evaluate.ttt import Adapter, ScoredChunk, Transcript, lr_factor
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.team import SOLO, Team
 
 
-class LoraScorer(WindowScorer):
+class LoraScorer(LearningScorer):
     """Adapters that learn from each chunk of the stream, and last.
 
     Args:
-        network: the model on its device; it stays as it is.
-        recipe: windows and test-time training.
+        network, recipe, team: see ``LearningScorer``.
         document_start: the token that begins a document; None takes the stream's first.
-        team: ranks that learn together.
     """
+
+    learners: tuple[str, ...] = ("adapters",)
 
     def __init__(
         self, network: GPT, recipe: Recipe, document_start: int | None = None, team: Team = SOLO
     ) -> None:
-        super().__init__(network, recipe.evaluation_length, recipe.evaluate.stride, recipe.evaluate.batch)
-        self.recipe, self.base, self.document_start, self.team = recipe, network, document_start, team
+        super().__init__(network, recipe, team)
+        self.base, self.document_start = network, document_start
 
     def begin(self, first: int, targets: int) -> None:
         """Forget the text and everything that was learned."""
@@ -61,10 +61,6 @@ class LoraScorer(WindowScorer):
         self.adapters = Adapters(self.base, self.recipe.ttt, self.length, self.team)
         self.network = self.adapters.student
         self.transcript = Transcript(first, self._reach())
-
-    def wanted(self) -> int:
-        """Up to where something is learned."""
-        return min(super().wanted(), self.steady())
 
     def steady(self) -> int:
         """Up to where something is learned."""
@@ -78,17 +74,6 @@ class LoraScorer(WindowScorer):
         self.transcript.add(recorded)
         if self.position == stops[0] < self.targets:
             self._adapt()
-
-    def snapshot(self) -> Any:
-        """See ``Scorer``; copies what was learned."""
-        plain = {key: value for key, value in super().snapshot().items() if key not in _LEARNING}
-        return plain | {"transcript": self.transcript.copy()}, self.adapters.snapshot()
-
-    def restore(self, snapshot: Any) -> None:
-        """See ``Scorer``."""
-        plain, adapters = snapshot
-        super().restore(plain | {"transcript": plain["transcript"].copy()})
-        self.adapters.restore(adapters)
 
     def _stops(self) -> list[int]:
         """Targets after the position at which something is learned; the next chunk's end comes first."""
@@ -138,9 +123,7 @@ class DocumentScorer(LoraScorer):
         super().receive(recorded)
 
     def ahead(self, text: Tokens) -> Self:
-        """See ``Scorer``; beyond a document's start the base scores, which is what a reset makes of the
-        student.
-        """
+        """See ``Scorer``; beyond a document's start the base scores: what a reset makes of the student."""
         other = super().ahead(text)
         if other.network is not self.base and self.adapters.learned and self.bos in text:
             other.network, other._digest = self.base, None
@@ -153,8 +136,7 @@ class DocumentScorer(LoraScorer):
         if not len(starts) or not self.adapters.learned or self.network is self.base:
             return rows
         new = int(starts[0]) + 1
-        # The whole block goes through both: then how windows share passes, and so rounding, depends on no
-        # token.
+        # The whole block goes through both: how windows share passes, and so rounding, depends on no token.
         fresh = copy.copy(self)
         fresh.network = self.base
         return torch.cat([rows[:new], WindowScorer._score(fresh, block, score)[new:]])
@@ -169,11 +151,7 @@ class DocumentScorer(LoraScorer):
 class PhasedScorer(DocumentScorer):
     """Adapters per document on base weights that learn at the end of each phase."""
 
-    def __init__(
-        self, network: GPT, recipe: Recipe, document_start: int | None = None, team: Team = SOLO
-    ) -> None:
-        super().__init__(network, recipe, document_start, team)
-        self._source = network
+    learners = ("base_adapter", "adapters")  # The adapters are merged into the base.
 
     def begin(self, first: int, targets: int) -> None:
         """See ``LoraScorer``."""
@@ -184,25 +162,14 @@ class PhasedScorer(DocumentScorer):
         ends = [int(targets * phased.share * phase / phased.phases) for phase in range(1, phased.phases + 1)]
         self.phase_ends = sorted({end for end in ends if 0 < end < targets})
         # The schedule of learning rates ends after the last phase.
-        self.base_adapter = Adapter(
-            self.base, self.recipe.ttt, self.length, len(self.phase_ends) + 1, self.team
-        )
+        parts = len(self.phase_ends) + 1
+        self.base_adapter = Adapter(self.base, self.recipe.ttt, self.length, parts, self.team)
 
     def receive(self, recorded: Recorded) -> None:
         """As for a document; then let the base learn, at the end of a phase."""
         super().receive(recorded)
         if self.position in self.phase_ends:
             self._adapt_base(self.phase_ends.index(self.position))
-
-    def snapshot(self) -> Any:
-        """See ``Scorer``; copies what was learned."""
-        return super().snapshot(), self.base_adapter.snapshot()
-
-    def restore(self, snapshot: Any) -> None:
-        """See ``Scorer``."""
-        plain, base = snapshot
-        self.base_adapter.restore(base)
-        super().restore(plain)
 
     def _stops(self) -> list[int]:
         return [*super()._stops(), *(end for end in self.phase_ends if end > self.position)]
@@ -211,16 +178,13 @@ class PhasedScorer(DocumentScorer):
         return None
 
     def _adapt_base(self, phase: int) -> None:
-        begin = 0
-        if self.recipe.ttt.phased.text == "phase" and phase:
-            begin = self.phase_ends[phase - 1]
+        of_phase = self.recipe.ttt.phased.text == "phase" and phase
+        begin = self.phase_ends[phase - 1] if of_phase else 0
         self.base_adapter.adapt(ScoredChunk(phase, self.transcript.last(self.position - begin)))
         self.base.eval()
         self.adapters.merge()
         self._forget_weights()
 
-
-_LEARNING = ("base", "adapters", "base_adapter", "_source")
 
 LORA_SCORERS: Mapping[str, type[LoraScorer]] = {
     "lora": LoraScorer,

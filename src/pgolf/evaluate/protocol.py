@@ -45,9 +45,7 @@ _ROUND = 8
 
 @dataclass(frozen=True)
 class Recorded:
-    """Targets whose scores are in the ledger. Only in this form can text be learned from; only the grader
-    makes it.
-    """
+    """Targets whose scores are in the ledger: text to learn from, which only the grader makes."""
 
     first: int
     """0-based index of the first of them in the stream."""
@@ -61,7 +59,7 @@ class Scorer(abc.ABC):
     vocab_size: int
     """Size V of the alphabet."""
     recomputable: tuple[str, ...] = ()
-    """Attributes that hold nothing but what can be computed again; whoever compares states passes them by."""
+    """Attributes that hold what can be computed again; whoever compares states passes them by."""
 
     @abc.abstractmethod
     def begin(self, first: int, targets: int) -> None:
@@ -102,7 +100,7 @@ class Scorer(abc.ABC):
         """
 
     def losses(self, block: Tensor) -> Tensor:
-        """What the next n targets (n,) int64 cost: nats (n,) float32, equal to entries of ``distributions``."""
+        """What the next n targets (n,) int64 cost: nats (n,) float32, entries of ``distributions``."""
         rows = self.distributions(block[:-1])
         return -rows.gather(1, block.to(rows.device)[:, None]).squeeze(1)
 
@@ -198,20 +196,17 @@ def _measure(scorer: Scorer, block: Tokens, first: int, strict: bool) -> tuple[f
 
 
 def _strict_losses(scorer: Scorer, target: int) -> Tensor:
-    row = scorer.distributions(torch.zeros(0, dtype=torch.int64))
-    if row.shape != (1, scorer.vocab_size):
-        raise PgolfError(
-            f"the scorer returned distributions of shape {tuple(row.shape)}, not (1, {scorer.vocab_size})"
-        )
+    row, wanted = scorer.distributions(torch.zeros(0, dtype=torch.int64)), (1, scorer.vocab_size)
+    if row.shape != wanted:
+        raise PgolfError(f"the scorer returned distributions of shape {tuple(row.shape)}, not {wanted}")
     return -row[:, target]
 
 
 def _checked(losses: Tensor, count: int, first: int) -> float:
     # The sum in float64 is the recorded score.
     if losses.shape != (count,):
-        raise PgolfError(
-            f"the scorer returned losses of shape {tuple(losses.shape)} for {count} targets at {first}"
-        )
+        what = f"losses of shape {tuple(losses.shape)} for {count} targets at {first}"
+        raise PgolfError(f"the scorer returned {what}")
     nats = float(losses.double().sum())
     if not np.isfinite(nats):
         raise PgolfError(f"the scorer's losses of targets {first} to {first + count} are not finite numbers")

@@ -9,6 +9,7 @@ Nothing here can change a weight; nothing that changes weights (``ttt.py``) can 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -44,10 +45,9 @@ def window_losses(
         read: in place of the model's own ``hidden``.
     """
     logits = _logits(network, tokens, windows, length, read)
-    targets = np.concatenate([tokens[window.first + 1 : window.end + 1] for window in windows]).astype(
-        np.int64
-    )
-    return F.cross_entropy(logits, torch.from_numpy(targets).to(logits.device), reduction="none")
+    targets = np.concatenate([tokens[window.first + 1 : window.end + 1] for window in windows])
+    wanted = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
+    return F.cross_entropy(logits, wanted, reduction="none")
 
 
 @torch.inference_mode()
@@ -58,9 +58,7 @@ def window_distributions(
     length: int | None = None,
     read: Reading | None = None,
 ) -> Tensor:
-    """Log-probabilities (n, V) float32 of every scored target; as ``window_losses``, but the targets are not
-    read.
-    """
+    """Log-probabilities (n, V) float32 of every scored target, as ``window_losses``; reads no target."""
     return F.log_softmax(_logits(network, tokens, windows, length, read), dim=-1)
 
 
@@ -82,12 +80,7 @@ def _logits(
 
 def batches(windows: Sequence[Window], batch: int) -> Iterator[list[Window]]:
     """Groups of at most ``batch`` windows of one length, in order."""
-    group: list[Window] = []
-    for window in windows:
-        other_length = group and window.end - window.start != group[0].end - group[0].start
-        if len(group) == batch or other_length:
-            yield group
-            group = []
-        group.append(window)
-    if group:
-        yield group
+    for _, same in itertools.groupby(windows, lambda window: window.end - window.start):
+        alike = list(same)
+        for start in range(0, len(alike), batch):
+            yield alike[start : start + batch]

@@ -38,6 +38,8 @@ class WindowScorer(Scorer):
     """
 
     recomputable = ("_digest", "_cache", "_row", "_read")
+    unchanging: tuple[str, ...] = ("network", "team")
+    """Attributes that are no part of a snapshot."""
     _read: Reading | None = None
     _digest: str | None
     _cache: KvCache | None
@@ -59,13 +61,9 @@ class WindowScorer(Scorer):
         self.position = 0
         self._forget_weights()
         if self.compile:
-            device, positions = (
-                next(self.network.parameters()).device,
-                self.length * -(-targets // self.stride),
-            )
-            self._read = compiled_reading(
-                self.batch, self.length, self.stride, device, positions, self.compile
-            )
+            device, inputs = next(self.network.parameters()).device, self.length * -(-targets // self.stride)
+            sizes = self.batch, self.length, self.stride
+            self._read = compiled_reading(*sizes, device, inputs, self.compile)
         self.context: Tokens = np.array([first], dtype=np.uint16)
 
     def wanted(self) -> int:
@@ -107,12 +105,9 @@ class WindowScorer(Scorer):
         return self._digest
 
     def snapshot(self) -> Any:
-        """See ``Scorer``; the network is not part of it, as it never changes here."""
-        return {
-            key: value
-            for key, value in self.__dict__.items()
-            if key not in ("network", "team", *self.recomputable)
-        }
+        """See ``Scorer``."""
+        left_out = (*self.unchanging, *self.recomputable)
+        return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
     def restore(self, snapshot: Any) -> None:
         """See ``Scorer``."""
@@ -123,18 +118,19 @@ class WindowScorer(Scorer):
         """Drop what was computed from weights that are about to be others."""
         self._digest = self._cache = self._row = None
 
+    def _window(self) -> Window:
+        """The window that scores the next target."""
+        return window_at(window_index(self.position, self.length, self.stride), self.length, self.stride)
+
     def _next(self) -> Tensor:
         """The distribution (1, V) of the next target alone; within a window only new tokens are read."""
         from pgolf.model.step import extend  # Ordinary scoring does without.
 
         if self._row is None or self._row[0] != self.position:
-            window = window_at(
-                window_index(self.position, self.length, self.stride), self.length, self.stride
-            )
-            device = next(self.network.parameters()).device
+            start, device = self._window().start, next(self.network.parameters()).device
             with torch.inference_mode(), autocast(device):
-                if self._cache is None or self._cached_from != window.start:
-                    self._cache, self._cached_from = self.network.cache(1, self.length), window.start
+                if self._cache is None or self._cached_from != start:
+                    self._cache, self._cached_from = self.network.cache(1, self.length), start
                 begin = self.position + 1 - len(self.context)
                 new = self.context[self._cached_from + self._cache.used - begin :].astype(np.int64)
                 hidden = extend(self.network, torch.from_numpy(new)[None].to(device), self._cache)
@@ -162,7 +158,45 @@ class FrozenScorer(WindowScorer):
         return self.targets - self.position
 
 
-class TttScorer(WindowScorer):
+class LearningScorer(WindowScorer):
+    """A scorer that learns from text once it is recorded, from time to time (``steady``).
+
+    Args:
+        network: the model on its device; it stays as it is.
+        recipe: windows and test-time training.
+        team: ranks that learn together.
+        compile: see ``WindowScorer``.
+    """
+
+    learners: tuple[str, ...]
+    """Attributes with a state of their own that learn, in the order in which they are restored."""
+    unchanging: tuple[str, ...] = ("network", "team", "base", "_source")
+    transcript: Transcript
+
+    def __init__(self, network: GPT, recipe: Recipe, team: Team, compile: bool | str = False) -> None:
+        evaluate = recipe.evaluate
+        super().__init__(network, recipe.evaluation_length, evaluate.stride, evaluate.batch, compile)
+        self.recipe, self.team, self._source = recipe, team, network
+
+    def wanted(self) -> int:
+        """Up to where something is learned: the next windows are scored with other weights."""
+        return min(super().wanted(), self.steady())
+
+    def snapshot(self) -> Any:
+        """See ``Scorer``; copies what was learned."""
+        plain = {key: value for key, value in super().snapshot().items() if key not in self.learners}
+        learned = [getattr(self, name).snapshot() for name in self.learners]
+        return plain | {"transcript": self.transcript.copy()}, learned
+
+    def restore(self, snapshot: Any) -> None:
+        """See ``Scorer``."""
+        plain, learned = snapshot
+        super().restore(plain | {"transcript": plain["transcript"].copy()})
+        for name, state in zip(self.learners, learned, strict=True):
+            getattr(self, name).restore(state)
+
+
+class TttScorer(LearningScorer):
     """Sliding windows by a model that trains on each chunk of text once all of it is scored.
 
     A window belongs to the chunk in which the first target that it scores lies. So when the windows of a
@@ -170,27 +204,22 @@ class TttScorer(WindowScorer):
     team train together.
     """
 
+    learners = ("adapter",)
+
     def __init__(self, network: GPT, recipe: Recipe, team: Team = SOLO) -> None:
-        self.recipe, self.team, self._source = recipe, team, network
-        evaluate = recipe.evaluate
-        super().__init__(network, recipe.evaluation_length, evaluate.stride, evaluate.batch, evaluate.compile)
+        super().__init__(network, recipe, team, recipe.evaluate.compile)
 
     def begin(self, first: int, targets: int) -> None:
         """Forget the text and everything that was learned."""
         super().begin(first, targets)
         # A copy learns; the caller's weights stay, whatever interrupts this.
         self.network = self._source.clone().eval()
-        self.chunk = 0
+        self.chunk, size = 0, self.recipe.ttt.chunk_tokens
         # A chunk's last window reaches at most its length beyond the chunk.
-        self.transcript = Transcript(first, self.recipe.ttt.chunk_tokens + self.length)
-        chunks = -(-targets // self.recipe.ttt.chunk_tokens)
+        self.transcript = Transcript(first, size + self.length)
         self.adapter = Adapter(
-            self.network, self.recipe.ttt, self.length, chunks, self.team, compile=self.compile
+            self.network, self.recipe.ttt, self.length, -(-targets // size), self.team, compile=self.compile
         )
-
-    def wanted(self) -> int:
-        """Windows of this chunk only: the next ones are scored with other weights."""
-        return min(super().wanted(), self.steady())
 
     def steady(self) -> int:
         """What the windows of this chunk score."""
@@ -205,22 +234,10 @@ class TttScorer(WindowScorer):
         """Take the text; train once a window ends that is the last of its chunk."""
         super().receive(recorded)
         self.transcript.add(recorded)
-        index = window_index(self.position, self.length, self.stride)
-        window = window_at(index, self.length, self.stride)
-        following = window.first // self.recipe.ttt.chunk_tokens
-        if window.first == self.position < self.targets and following > self.chunk:
+        first = self._window().first
+        following = first // self.recipe.ttt.chunk_tokens
+        if first == self.position < self.targets and following > self.chunk:
             self._adapt(following)
-
-    def snapshot(self) -> Any:
-        """See ``Scorer``; copies weights and the optimizer's state."""
-        plain = {key: value for key, value in super().snapshot().items() if key != "adapter"}
-        return plain | {"transcript": self.transcript.copy()}, self.adapter.snapshot()
-
-    def restore(self, snapshot: Any) -> None:
-        """See ``Scorer``."""
-        plain, learned = snapshot
-        super().restore(plain | {"transcript": plain["transcript"].copy()})
-        self.adapter.restore(learned)
 
     def _adapt(self, following: int) -> None:
         self.adapter.adapt(self.transcript.chunk(self.chunk, self.recipe.ttt.chunk_tokens))
@@ -237,9 +254,7 @@ def weights_digest(network: GPT) -> str:
     change of a single weight; it is no protection against someone who looks for a collision.
     """
     digest = hashlib.sha256()
-    weights = {
-        name: parameter.detach().contiguous().flatten() for name, parameter in network.named_parameters()
-    }
+    weights = {name: each.detach().contiguous().flatten() for name, each in network.named_parameters()}
     on_cpu = next(network.parameters()).device.type == "cpu"
     # All sums are fetched at once: on another device every fetch waits for what runs there.
     sums = [] if on_cpu else torch.stack([_fingerprint(values) for values in weights.values()]).tolist()

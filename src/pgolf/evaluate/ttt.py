@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ class Transcript:
         return ScoredChunk(index, self.last(self.targets - index * size)[: size + 1])
 
     def lesson(self, targets: int, context: int) -> Lesson:
-        """The last ``targets`` targets, with ``context`` more tokens before them than the one that is needed."""
+        """The last ``targets`` targets, with ``context`` more tokens before them than the one needed."""
         return Lesson(self.last(targets + context), targets)
 
     def copy(self) -> Transcript:
@@ -105,8 +105,7 @@ class Adapter:
         length: targets per training sequence.
         chunks: number of chunks of the whole stream, which the schedule spreads over.
         team: ranks with equal models, which share the sequences of each training batch.
-        compile: whether the training pass may be compiled, on CUDA where there is much to train on; or how,
-            as the name of a mode of torch's compiler.
+        compile: whether the training pass may be compiled, on CUDA where that pays; or how (torch's mode).
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class Adapter:
         # Forward and backward cost about three times a forward pass.
         pays = pays_to_compile(device, 3 * (chunks - 1) * ttt.chunk_tokens * ttt.epochs)
         self.forward = compiled(network, device, compile if pays else False)
-        self._shared = SharedGradients(team)
+        self._shared = SharedUpdates(team)
 
     def adapt(self, chunk: ScoredChunk) -> None:
         """Train on a chunk's text, unless it is the last chunk: nothing is left to score after it.
@@ -149,9 +148,8 @@ class Adapter:
         device = self.parameters[0].device
         text = torch.from_numpy(chunk.text[: sequences * self.length + 1].astype(np.int64)).to(device)
         inputs, targets = text[:-1].view(-1, self.length), text[1:].view(-1, self.length)
-        batches = list(
-            zip(*(part.split(self.ttt.batch_sequences) for part in (inputs, targets)), strict=True)
-        )
+        size = self.ttt.batch_sequences
+        batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         for _ in range(self.ttt.epochs):
             for batch in batches:
                 self._update(*batch)
@@ -168,36 +166,49 @@ class Adapter:
         self.optimizer.load_state_dict(copy.deepcopy(optimizer))
 
     def _update(self, inputs: Tensor, targets: Tensor) -> None:
-        own = self.team.share(len(inputs))
-        part = slice(own.start, own.stop)
-        self.optimizer.zero_grad(set_to_none=True)
-        if own:
+        def gradients(part: slice) -> None:
             with autocast(inputs.device):
-                loss = self.forward(inputs[part], targets[part]).mean() * (len(own) / len(inputs))
+                loss = self.forward(inputs[part], targets[part]).mean() * (len(inputs[part]) / len(inputs))
             loss.backward()
-        self._shared.add_up(self.parameters, len(inputs))
-        if self.ttt.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.ttt.grad_clip)
-        self.optimizer.step()
+
+        self._shared.update(self.optimizer, self.parameters, self.ttt.grad_clip, len(inputs), gradients)
 
 
-class SharedGradients:
-    """Adds up the gradients of training batches whose sequences the ranks of a team have shared."""
+class SharedUpdates:
+    """Steps of an optimizer on training batches whose sequences the ranks of a team share."""
 
     def __init__(self, team: Team) -> None:
         self.team = team
         self._sizes: set[int] = set()  # of batches that all ranks have been through
 
-    def add_up(self, parameters: Sequence[nn.Parameter], size: int) -> None:
-        """Replace each gradient by its sum over the ranks; None, on a rank without a sequence of its own,
-        adds nothing.
+    def update(
+        self,
+        optimizer: Optimizer,
+        parameters: Sequence[nn.Parameter],
+        clip: float,
+        size: int,
+        gradients: Callable[[slice], None],
+    ) -> None:
+        """One step, equal on all ranks.
 
         Args:
+            optimizer: of the parameters.
             parameters: equal on every rank, in the same order.
+            clip: largest global norm of the gradient; 0 does not clip.
             size: sequences of the whole batch.
+            gradients: adds the gradients of this rank's part of the batch; not asked where that is empty.
         """
-        if self.team.size == 1:
-            return
+        own = self.team.share(size)
+        optimizer.zero_grad(set_to_none=True)
+        if own:
+            gradients(slice(own.start, own.stop))
+        if self.team.size > 1:
+            self._add_up(parameters, size)
+        if clip:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+
+    def _add_up(self, parameters: Sequence[nn.Parameter], size: int) -> None:
         if size not in self._sizes:
             self.team.meet()  # Where it compiles, a batch of a new size takes minutes, and not on every rank.
             self._sizes.add(size)

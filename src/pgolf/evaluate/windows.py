@@ -18,16 +18,12 @@ class Window(NamedTuple):
     first: int
 
 
-def standard_windows(targets: int, length: int) -> list[Window]:
-    """Windows side by side; the last may be shorter."""
-    return sliding_windows(targets, length, length)
-
-
 def sliding_windows(targets: int, length: int, stride: int) -> list[Window]:
     """Windows of ``length`` inputs that advance by ``stride``, over ``targets`` targets.
 
     The first scores all of its targets, each other one the targets that no earlier window reached. So
-    every target is scored once, with at least min(position, length - stride) tokens of context.
+    every target is scored once, with at least min(position, length - stride) tokens of context. With a stride
+    of ``length`` they lie side by side.
     """
     assert 1 <= stride <= length, f"stride {stride} must be between 1 and the window's {length}"
     return windows_between(0, targets, length, stride)

@@ -75,7 +75,8 @@ def _run_contradictions(recipe: Sections) -> list[str]:
         )
     if recipe.evaluate.stride > recipe.evaluation_length:
         problems.append(
-            f"evaluate.stride {recipe.evaluate.stride} exceeds the window of {recipe.evaluation_length} targets"
+            f"evaluate.stride {recipe.evaluate.stride} exceeds the window of {recipe.evaluation_length} "
+            "targets"
         )
     if recipe.ttt.method == "full" and recipe.ttt.chunk_tokens < recipe.evaluation_length:
         problems.append(
@@ -123,7 +124,7 @@ def _adapter_contradictions(recipe: Sections) -> list[str]:
             )
     if min(ttt.frozen_blocks, model.cores) == model.cores:
         problems.append(
-            f"ttt.frozen_blocks {ttt.frozen_blocks} freezes all {model.cores} blocks, so ttt.method {ttt.method} "
-            "has no matrix to adapt"
+            f"ttt.frozen_blocks {ttt.frozen_blocks} freezes all {model.cores} blocks, so ttt.method "
+            f"{ttt.method} has no matrix to adapt"
         )
     return problems

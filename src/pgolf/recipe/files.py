@@ -1,4 +1,4 @@
-"""Recipes as text: TOML files that extend each other, settings, and what a misspelled word was meant to be."""
+"""Recipes as text: TOML files that extend each other, settings, and what a misspelling meant."""
 
 from __future__ import annotations
 

@@ -32,8 +32,7 @@ class TrainSection(Section):
     warmdown_shape: Literal["linear", "cosine"] = "linear"
     """Shape of that fall."""
     warmup_steps: int = pydantic.Field(20, ge=0)
-    """Steps that only prime the kernels: weights, optimizer state and data position are restored after them.
-    """
+    """Steps that only prime the kernels; weights, optimizer state and data position are then put back."""
     batch_tokens: int = pydantic.Field(786432, ge=1)
     """Targets per step, over all devices."""
     sequence_length: int = pydantic.Field(2048, ge=1)
@@ -51,13 +50,9 @@ class TrainSection(Section):
     checkpoint_every: int = pydantic.Field(1000, ge=0)
     """Steps between checkpoints to resume from; 0 writes none."""
     compile: Literal[True, False, "max-autotune-no-cudagraphs"] = True
-    """Compile the model on CUDA devices (the CPU runs it as written); the name asks for torch's longer
-    search.
-    """
+    """Compile the model on CUDA devices, never on the CPU; the name asks for torch's longer search."""
     tensorboard: bool = False
-    """Also write the metrics as TensorBoard event files into the run's folder tensorboard (needs that
-    package).
-    """
+    """Also write the metrics as TensorBoard event files into the run's folder tensorboard."""
 
 
 class OptimSection(Section):
@@ -113,16 +108,12 @@ class AverageSection(Section):
 
 
 class QatSection(Section):
-    """Fake quantization late in training: the forward pass sees rounded weights, the optimizer updates exact
-    ones.
-    """
+    """Fake quantization late in training: forward passes see rounded weights, updates the exact ones."""
 
     enabled: bool = False
     """Whether to use it."""
     grid: Literal["int6", "export"] = "int6"
-    """Rounded to what: int6 per row, matrices only, as in the references; or what compress stores, every
-    tensor.
-    """
+    """Round matrices to int6 per row, as the references do; or every tensor to what compress stores."""
     threshold: float = pydantic.Field(0.1, ge=0, le=1)
     """It starts once the learning-rate scale is below this."""
     soft_round: bool = False
@@ -150,8 +141,7 @@ class CompressSection(Section):
     """How the weights become bytes."""
 
     scheme: Literal["budget", "rowwise"] = "budget"
-    """"budget": steps by rate and distortion, to use the whole cap; "rowwise": fixed widths, a range per row.
-    """
+    """"budget": steps by rate and distortion, to use the whole cap; "rowwise": fixed widths."""
     rounding: Literal["gptq", "nearest"] = "gptq"
     """Round with error compensation by second moments of the inputs, or to the nearest code."""
     calibration: Literal["train", "self", "none"] = "train"
@@ -162,23 +152,17 @@ class CompressSection(Section):
     """Added to the moments' diagonal, as a part of its mean."""
     low_rank: int = pydantic.Field(0, ge=0, le=256)
     """Rank of an 8-bit correction added to every quantized matrix; 0 adds none."""
-    vector_mantissa: int = pydantic.Field(10, ge=2, le=10)
-    """"budget": bits of mantissa of the fp16 vectors and gates; 10 is all of them."""
     slack: float = pydantic.Field(0.0015, gt=0, lt=1)
     """"budget": how far under the cap is near enough, as a part of the cap."""
     bits: BitsSection = BitsSection()
     clip: Literal["absmax", "percentiles", "row_percentiles", "std"] = "absmax"
-    """Range of a row: its largest magnitude; best of 15 percentiles per tensor, or 5 per row; clip_std
-    deviations.
-    """
+    """Range of a row: largest magnitude; best of 15 percentiles per tensor, or 5 per row; clip_std."""
     clip_std: float = pydantic.Field(12.85, gt=0)
     """"std": range of a row in its standard deviations."""
     int8_percentile: float = pydantic.Field(1.0, gt=0, le=1)
-    """8-bit rows clip at this quantile of their magnitudes (1 is the largest); the references use 0.9999984.
-    """
+    """Quantile of an 8-bit row's magnitudes at which it clips; 1 is the largest, references: 0.9999984."""
     scale_floor: float = pydantic.Field(0.0, ge=0)
-    """Smallest range of a row; the references' 1.0 gives every row under 1.0 the same coarse step. 0: none.
-    """
+    """Smallest range of a row; the references' 1.0 gives smaller rows the same coarse step. 0: none."""
     int8_scale_floor: float = pydantic.Field(0.0, ge=0)
     """The same floor for 8-bit rows."""
     round_with: Literal["stored", "exact"] = "stored"
@@ -190,13 +174,9 @@ class CompressSection(Section):
     control_dtype: Literal["float16", "float32"] = "float16"
     """Format of the vectors, gates and scales that are not quantized."""
     prune: float = pydantic.Field(0.0, ge=0, lt=1)
-    """Part of each large matrix's entries, the smallest ones, set to 0 first."""
-    prune_above: int = pydantic.Field(65536, ge=0)
-    """Only matrices with more entries than this are pruned."""
+    """Part of the entries, the smallest ones, set to 0 first in matrices of more than 65,536 entries."""
     fallback: Literal["none", "int5_middle_out"] = "int5_middle_out"
-    """When over the cap: fail, or code layers with 5 bits, from the middle of the network outward, until it
-    fits.
-    """
+    """When over the cap: fail, or code layers with 5 bits, from the middle outward, until it fits."""
     codec: Literal["range", "zstd", "lzma", "none"] = "range"
     """Coder of the sections: the entropy coder, a compressor of bytes, or none."""
     level: tuple[int, ...] = (22,)
@@ -209,6 +189,13 @@ class CompressSection(Section):
     def _one_level(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int) else value
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_former_keys(cls, tree: Any) -> Any:
+        # Checkpoints, weights and run folders of before hold the whole recipe.
+        former = {"vector_mantissa": 10, "prune_above": 65536}.items()
+        return {k: v for k, v in tree.items() if (k, v) not in former} if isinstance(tree, dict) else tree
+
 
 class EvaluateSection(Section):
     """Windows of the evaluation."""
@@ -216,12 +203,9 @@ class EvaluateSection(Section):
     stride: int = pydantic.Field(64, ge=1)
     """Targets scored per sliding window after the first."""
     batch: int = pydantic.Field(32, ge=0)
-    """Windows per forward pass; 0 takes as many as suit the device's free memory, and the ledger says how
-    many.
-    """
+    """Windows per forward pass; 0 takes what suits the device's free memory; the ledger records it."""
     compile: Literal[True, False, "reduce-overhead"] = True
-    """Compile the passes of long evaluations on CUDA devices; the name also has them replayed as CUDA graphs.
-    """
+    """Compile the passes of long evaluations on CUDA; the name also replays them as CUDA graphs."""
     sequence_length: int = pydantic.Field(0, ge=0)
     """Targets per window; 0 takes train.sequence_length."""
 
@@ -239,24 +223,20 @@ class LoraSection(Section):
     targets: tuple[LoraTarget, ...] = ("query", "key", "value", "output", "up", "down")
     """Matrices of each block that get one: of attention query, key, value, output; of the MLP up, down."""
     lr: float = pydantic.Field(0.01, ge=0)
-    """Learning rate; ttt.schedule applies to adapters that last, those of a document learn at a constant
-    rate.
-    """
+    """Learning rate; ttt.schedule applies to adapters that last, not to those of a document."""
     weight_decay: float = pydantic.Field(0.0, ge=0)
     """Decoupled weight decay of the adapters."""
     epochs: int = pydantic.Field(1, ge=0)
     """Passes over each scored chunk."""
     chunk_tokens: int = pydantic.Field(64, ge=1)
-    """Targets between updates, counted from the stream's start; they are trained on with a window of context.
-    """
+    """Targets between updates, from the stream's start; trained on with a window of context."""
 
 
 class PhasedSection(Section):
     """When the base weights under a document's adapters are trained."""
 
     phases: int = pydantic.Field(3, ge=1)
-    """Equal parts of the stream; the base weights are trained at the end of each at which targets are left.
-    """
+    """Equal parts of the stream; the base weights train at the end of each if targets are left."""
     share: float = pydantic.Field(1.0, gt=0, le=1)
     """Part of the stream that the phases divide; after it the base weights stay (0 to 1)."""
     text: Literal["all", "phase"] = "all"
@@ -267,9 +247,7 @@ class TttSection(Section):
     """Legal test-time training: each chunk is scored before the weights learn from it."""
 
     method: Literal["full", "lora", "lora_document", "phased"] = "full"
-    """What learns: all weights; adapters that last; adapters of one document; these, and the base between
-    phases.
-    """
+    """What learns: all weights; lasting adapters; one document's; these, and the base between phases."""
     lora: LoraSection = LoraSection()
     phased: PhasedSection = PhasedSection()
     optimizer: Literal["sgd", "adamw"] = "sgd"

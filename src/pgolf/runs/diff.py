@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pgolf.errors import PgolfError
@@ -52,95 +53,77 @@ class Diff:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; a metric also has its ``change``, b - a."""
-        plain = {name: [vars(entry) for entry in getattr(self, name)] for name in ("recipe", "code", "data")}
-        metrics = [vars(metric) | {"change": metric.change} for metric in self.metrics]
-        return {"a": self.a, "b": self.b, **plain, "metrics": metrics, "notes": self.notes}
+        return asdict(self) | {
+            "metrics": [vars(metric) | {"change": metric.change} for metric in self.metrics]
+        }
 
 
 def diff_runs(a: RunRecord, b: RunRecord) -> Diff:
     """Compare two runs."""
-    return Diff(
-        str(a.folder),
-        str(b.folder),
-        _differences(a.recipe, b.recipe),
-        _differences(_part(a, "environment"), _part(b, "environment")),
-        _differences(_part(a, "data"), _part(b, "data")) + _texts(a, b),
-        [metric for metric in _metrics(a, b) if metric.a is not None or metric.b is not None],
-        _notes(a, b),
+    code, data = (
+        _differences(*(flattened(run.provenance.get(part) or {}) for run in (a, b)))
+        for part in ("environment", "data")
     )
+    metrics = [metric for metric in _metrics(a, b) if metric.a is not None or metric.b is not None]
+    recipe = _differences(a.recipe, b.recipe)
+    return Diff(str(a.folder), str(b.folder), recipe, code, data + _texts(a, b), metrics, _notes(a, b))
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    keys = [*a, *(key for key in b if key not in a)]
-    return [Difference(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
-
-
-def _part(run: RunRecord, name: str) -> dict[str, Any]:
-    found = run.provenance.get(name, {})
-    return flattened(found) if isinstance(found, dict) else {}
+    return [Difference(key, a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)]
 
 
 def _texts(a: RunRecord, b: RunRecord) -> list[Difference]:
     """Evaluations that both have, but of different texts."""
     found = []
     for name in SCORES:
-        one, other = _header(a, name), _header(b, name)
-        if one is not None and other is not None and one.get("data") != other.get("data"):
-            found.append(Difference(f"text of {name}", one.get("data"), other.get("data")))
+        one, other = _text(a, name), _text(b, name)
+        if one is not None and other is not None and one != other:
+            found.append(Difference(f"text of {name}", one, other))
     return found
 
 
-def _header(run: RunRecord, name: str) -> dict[str, Any] | None:
+def _text(run: RunRecord, name: str) -> Any:
     try:
-        return read_ledger(run.folder / f"ledger.{name}.jsonl")[0]
+        return read_ledger(run.folder / f"ledger.{name}.jsonl")[0].get("data")
     except PgolfError:
         return None  # It was not written, or is damaged: then it says nothing about the text.
 
 
 def _metrics(a: RunRecord, b: RunRecord) -> list[Metric]:
     found = [Metric("steps", a.steps, b.steps)]
-    common = sorted(
-        {entry["step"] for entry in _of(a, "train_loss")} & {e["step"] for e in _of(b, "train_loss")}
-    )
     for key, name in (("train_loss", "training loss"), ("val_bpb", "validation BPB")):
-        shared = sorted({entry["step"] for entry in _of(a, key)} & {entry["step"] for entry in _of(b, key)})
-        if shared:
-            found.append(
-                Metric(f"{name} at step {shared[-1]}", _at(a, key, shared[-1]), _at(b, key, shared[-1]))
-            )
-    if common:
+        one, other = ({entry["step"]: entry[key] for entry in run.metrics if key in entry} for run in (a, b))
+        if common := one.keys() & other.keys():
+            last = max(common)
+            found.append(Metric(f"{name} at step {last}", float(one[last]), float(other[last])))
+    if any(metric.key.startswith("training loss") for metric in found):
         found.append(Metric("tokens per second (median)", _median_rate(a), _median_rate(b)))
-    found += [Metric(f"{name} BPB", _score(a, name), _score(b, name)) for name in SCORES]
-    for key, name in (("total_bytes", "bytes with code"), ("model_bytes", "artifact bytes"), ("cap", "cap")):
-        found.append(Metric(name, a.result.get("pack", {}).get(key), b.result.get("pack", {}).get(key)))
-    for part in ("train", "pack"):
-        both = (a.result.get(part, {}).get("seconds"), b.result.get(part, {}).get("seconds"))
-        found.append(Metric(f"{part} seconds", *both))
+    # A validation in the middle of training is no score of the raw weights.
+    found += [
+        Metric(f"{name} BPB", *(run.score(name) if name in run.evaluations else None for run in (a, b)))
+        for name in SCORES
+    ]
+    figures = [
+        ("bytes with code", "pack", "total_bytes"),
+        ("artifact bytes", "pack", "model_bytes"),
+        ("cap", "pack", "cap"),
+        ("train seconds", "train", "seconds"),
+        ("pack seconds", "pack", "seconds"),
+    ]
+    for name, part, key in figures:
+        found.append(Metric(name, *(run.result.get(part, {}).get(key) for run in (a, b))))
     return found
 
 
-def _of(run: RunRecord, key: str) -> list[Mapping[str, Any]]:
-    return [entry for entry in run.metrics if key in entry]
-
-
-def _at(run: RunRecord, key: str, step: int) -> float:
-    return float(next(entry[key] for entry in run.metrics if key in entry and entry["step"] == step))
-
-
 def _median_rate(run: RunRecord) -> float | None:
-    rates = sorted(float(entry["tokens_per_second"]) for entry in _of(run, "tokens_per_second"))
-    return rates[len(rates) // 2] if rates else None
-
-
-def _score(run: RunRecord, name: str) -> float | None:
-    # A validation in the middle of training is no score of the raw weights.
-    return run.score(name) if name in run.evaluations else None
+    rates = [float(entry["tokens_per_second"]) for entry in run.metrics if "tokens_per_second" in entry]
+    return statistics.median_high(rates) if rates else None
 
 
 def _notes(a: RunRecord, b: RunRecord) -> list[str]:
-    notes = [
-        f"{run.folder}: {run.state}, {run.steps} steps so far" for run in (a, b) if run.state != "finished"
-    ]
+    unfinished = [run for run in (a, b) if run.state != "finished"]
+    notes = [f"{run.folder}: {run.state}, {run.steps} steps so far" for run in unfinished]
     if a.folder.resolve() == b.folder.resolve():
         return ["A and B are the same run", *notes[:1]]
     for name in SCORES:

@@ -44,19 +44,14 @@ class Estimate:
     def rows(self) -> list[tuple[str, str]]:
         """The fields as labelled lines."""
         groups = ", ".join(f"{name} {count:,}" for name, count in self.parameters_by_group.items())
-        total = self.artifact_bytes + self.code_bytes
+        forward, training = self.forward_flops_per_token, self.training_flops_per_token
+        on_cpu, on_cuda = _gib(self.training_memory_cpu), _gib(self.training_memory_cuda)
         return [
             ("parameters", f"{self.parameters:,} ({groups})"),
             ("artifact", f"about {self.artifact_bytes:,} bytes"),
-            ("with code", f"about {total:,} of {self.cap:,} bytes"),
-            (
-                "FLOPs per token",
-                f"{self.forward_flops_per_token:,} forward, {self.training_flops_per_token:,} training",
-            ),
-            (
-                "training memory",
-                f"about {_gib(self.training_memory_cpu)} on the CPU, {_gib(self.training_memory_cuda)} on CUDA",
-            ),
+            ("with code", f"about {self.artifact_bytes + self.code_bytes:,} of {self.cap:,} bytes"),
+            ("FLOPs per token", f"{forward:,} forward, {training:,} training"),
+            ("training memory", f"about {on_cpu} on the CPU, {on_cuda} on CUDA"),
         ]
 
 
@@ -66,9 +61,9 @@ def estimate(recipe: Recipe) -> Estimate:
     FLOPs: see ``forward_flops``; training takes three times the forward pass.
 
     Memory (bytes): weights, gradients, optimizer state, averages, what autograd keeps of one micro-batch, and
-    the temporary tensors of the backward pass. Measured peaks on the CPU were 0.86 to 1.15 times it; equal
-    steps differ by up to a fifth from run to run. Not counted is what Python and torch take themselves (about
-    0.3 GB). For CUDA it is eager bf16 autocast on one device; compiled code needs less. Unmeasured there.
+    the temporary tensors of the backward pass; not what Python and torch take themselves (about 0.3 GB).
+    Measured peaks on the CPU were 0.86 to 1.15 times it. For CUDA: eager bf16 autocast on one device;
+    compiled code needs less. Unmeasured there.
     """
     shapes = parameter_shapes(recipe.model)
     by_group: dict[str, int] = {}
@@ -76,17 +71,9 @@ def estimate(recipe: Recipe) -> Estimate:
         group = quantizer_group(name)
         by_group[group] = by_group.get(group, 0) + shape.numel()
     forward = forward_flops(recipe)
-    return Estimate(
-        parameters=sum(by_group.values()),
-        parameters_by_group=by_group,
-        artifact_bytes=predicted_bytes(recipe),
-        code_bytes=code_bytes(),
-        cap=recipe.compress.cap,
-        forward_flops_per_token=forward,
-        training_flops_per_token=3 * forward,
-        training_memory_cpu=_memory(recipe, shapes, cuda=False),
-        training_memory_cuda=_memory(recipe, shapes, cuda=True),
-    )
+    count, memory = sum(by_group.values()), [_memory(recipe, shapes, cuda) for cuda in (False, True)]
+    sizes = predicted_bytes(recipe), code_bytes(), recipe.compress.cap
+    return Estimate(count, by_group, *sizes, forward, 3 * forward, *memory)
 
 
 def check_size(recipe: Recipe) -> None:
@@ -123,8 +110,8 @@ def check_memory(recipe: Recipe, device: torch.device) -> None:
         allowed = 2 * there
     if needed > allowed:
         raise PgolfError(
-            f"recipe {recipe.name}: training takes more than {_gib(needed)}, and {device} has {_gib(there)}; raise "
-            "train.micro_batches, lower train.batch_tokens, or make the model smaller"
+            f"recipe {recipe.name}: training takes more than {_gib(needed)}, and {device} has {_gib(there)}; "
+            "raise train.micro_batches, lower train.batch_tokens, or make the model smaller"
         )
 
 
@@ -136,9 +123,8 @@ def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
             1 if row_of(name).optimizer == "matrix" else 2
         )  # weight, gradient, momentum or two moments
         copies += {"none": 0, "ema": 1, "swa": 1, "swa_of_ema": 2}[average]
-        copies += (
-            recipe.qat.enabled and recipe.qat.grid == "export"
-        )  # the exact weights beside the rounded ones
+        # The exact weights beside the rounded ones.
+        copies += recipe.qat.enabled and recipe.qat.grid == "export"
         state += 4 * copies * shape.numel()
     tokens, vocabulary = recipe.train.batch_tokens // recipe.train.micro_batches, recipe.model.vocab_size
     # In the backward pass: gradients of the MLP's hidden states, and of the logits' three forms; on CUDA the
@@ -159,9 +145,8 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
         recipe: fake quantization inside the model (the int6 grid), if enabled, is taken as active.
         mixed: compute in bf16 autocast, else in float32.
     """
-    from torch._subclasses.fake_tensor import (
-        FakeTensorMode,  # Takes a second to import, and few commands need it.
-    )
+    # Takes a second to import, and few commands need it.
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     length = recipe.train.sequence_length
     sequences = recipe.train.batch_tokens // recipe.train.micro_batches // length
@@ -182,9 +167,7 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
             hidden, embedding = network.hidden(tokens), network.token_embedding.weight
             # In one chunk: what is kept is the same, and there is no end to the chunks of a huge batch.
             target_losses(hidden, embedding, tokens, recipe.model.softcap, rows=tokens.numel()).mean()
-    return sum(
-        tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights
-    )
+    return sum(kept[storage].untyped_storage().nbytes() for storage in kept.keys() - weights)
 
 
 def _gib(size: int) -> str:

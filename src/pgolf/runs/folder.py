@@ -4,13 +4,15 @@ recipe.toml             the resolved recipe
 provenance.json         versions, command, data; every session that worked on the run, with its job
 metrics.jsonl           losses and validations, step by step
 tensorboard/            the same as event files, if train.tensorboard is set
-checkpoint.safetensors  the state to resume from; removed when training is over, and its weights are saved and
-scored raw.safetensors         the last weights model.safetensors       the averaged weights: what is packed
-and scored result.json             steps, time and scores ledger.float.jsonl      what every range of the
-held-out text cost the averaged weights; `pgolf run` adds others snapshots/              checkpoints after
-steps that `pgolf run --keep-step` named launch/                 logs and job files of `pgolf launch`
-cell.json               of a study's run: which cell it is .lock                   there while a process works
-on the run
+checkpoint.safetensors  the state to resume from; removed once the weights are saved and scored
+raw.safetensors         the last weights
+model.safetensors       the averaged weights: what is packed and scored
+result.json             steps, time and scores
+ledger.float.jsonl      what every range of the held-out text cost the averaged weights; others by `pgolf run`
+snapshots/              checkpoints after steps that `pgolf run --keep-step` named
+launch/                 logs and job files of `pgolf launch`
+cell.json               of a study's run: which cell it is
+.lock                   there while a process works on the run
 """
 
 from __future__ import annotations
@@ -51,10 +53,9 @@ def writing(path: Path | None, team: Team = SOLO) -> Iterator[None]:
     Raises:
         PgolfError: another process works on this run.
     """
-    folders = (
-        [] if path is None else [folder for folder in path.absolute().parents if (folder / RECIPE).is_file()]
-    )
-    with working_in(folders[0], team) if folders else contextlib.nullcontext():
+    parents = [] if path is None else path.absolute().parents
+    run = next((folder for folder in parents if (folder / RECIPE).is_file()), None)
+    with contextlib.nullcontext() if run is None else working_in(run, team):
         yield
 
 
@@ -77,39 +78,25 @@ def open_run(
             works on this run. It may, and is noticed, again as soon as this returns; ``working_in`` keeps it
             away for longer.
     """
+    resume = resume or team.restarted
     with working_in(folder, team):
-        return _open_run(recipe, dataset, folder, device, initial, resume, team)
+        previous = saved_recipe(folder)
+        if problem := _why_not(folder, recipe, previous, resume):
+            raise PgolfError(f"{folder}: {problem}")
+        # Bad data shows here, before anything is written.
+        run = Run(recipe, dataset, folder, device, initial, resume, team)
+        team.first(lambda: _begin_folder(run) if previous is None else record_session(folder))
+        return run
 
 
-def _open_run(
-    recipe: Recipe,
-    dataset: Dataset,
-    folder: Path,
-    device: torch.device,
-    initial: dict[str, Tensor] | None,
-    resume: bool,
-    team: Team,
-) -> Run:
-    previous, resume = saved_recipe(folder), resume or team.restarted
+def _why_not(folder: Path, recipe: Recipe, previous: Recipe | None, resume: bool) -> str | None:
     if previous is not None and not resume:
-        raise PgolfError(
-            f"{folder}: holds a run already; add --resume to continue it, or choose another --out"
-        )
+        return "holds a run already; add --resume to continue it, or choose another --out"
     if previous is None and _holds_something_else(folder):
-        raise PgolfError(f"{folder}: is not empty and holds no run; choose another --out")
+        return "is not empty and holds no run; choose another --out"
     if previous is not None and previous != recipe:
-        raise PgolfError(
-            f"{folder}: was started with another recipe ({folder / RECIPE}); choose another --out"
-        )
-    if is_trained(folder):
-        raise PgolfError(f"{folder}: training is already finished; choose another --out")
-    # Bad data shows here, before anything is written.
-    run = Run(recipe, dataset, folder, device, initial, resume, team)
-    if previous is None:
-        team.first(lambda: _begin_folder(run))
-    else:
-        team.first(lambda: record_session(folder))
-    return run
+        return f"was started with another recipe ({folder / RECIPE}); choose another --out"
+    return "training is already finished; choose another --out" if is_trained(folder) else None
 
 
 def _begin_folder(run: Run) -> None:
@@ -125,8 +112,7 @@ def record_session(folder: Path) -> None:
 
 
 def _holds_something_else(folder: Path) -> bool:
-    # A run that was killed in its first moment leaves its provenance, or a temporary file of it, and its
-    # lock.
+    # A run that was killed in its first moment leaves its lock and its provenance, or a temporary file of it.
     return folder.is_dir() and any(
         PROVENANCE not in path.name and not path.name.startswith(LOCK) and path.name not in (LAUNCH, CELL)
         for path in folder.iterdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -22,10 +23,10 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.evaluate.evaluate import MODES, EvalResult, evaluate
+from pgolf.evaluate.evaluate import MODES, EvalResult
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
+from pgolf.evaluate.weights import score_weights
 from pgolf.model.attend import BOS
-from pgolf.optim.place import place
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.estimate import check_memory, check_size
 from pgolf.runs.folder import is_trained, open_run, record_session, saved_recipe, writing
@@ -38,7 +39,7 @@ from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import check_writable, write_bytes, write_json
 from pgolf.train.closing import TrainResult
 from pgolf.train.loop import train
-from pgolf.train.run import Run
+from pgolf.train.run import Run, Watcher
 
 # What a cap means for a recipe with another scheme.
 BUDGET = (
@@ -103,31 +104,27 @@ def _do_the_rest(
     wanted: Sequence[tuple[str, str, str]],
     keep: Collection[int],
 ) -> dict[str, Any]:
-    previous = saved_recipe(out)
     result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
     evaluations: dict[str, Any] = result["evaluations"]
-    trained_before = is_trained(out)
-    packed_before = "pack" in result and (out / ARTIFACT).is_file()
+    begun, trained, packed = saved_recipe(out) is not None, is_trained(out), (out / ARTIFACT).is_file()
     save = partial(team.first, lambda: write_json(out / RESULT, result))
     team.meet()  # Everyone has seen what is done before anyone goes on.
-    if not trained_before:
+    if not trained:
         check_memory(recipe, device)
-        run = open_run(recipe, dataset, out, device, resume=previous is not None, team=team)
-        trained = _train(run, keep, averaged=any(name == "float" for name, _, _ in wanted))
-        result["train"] = trained.figures()
-        evaluations |= trained.evaluations()
+        run = open_run(recipe, dataset, out, device, resume=begun, team=team)
+        found = _train(run, keep, averaged=any(name == "float" for name, _, _ in wanted))
+        result["train"] = found.figures()
+        evaluations |= found.evaluations()
     elif any(name not in evaluations for name, _, _ in wanted):
         team.first(lambda: record_session(out))
-    if not packed_before:
+    if "pack" not in result or not packed:
         result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
         save()
     for name, file, mode in wanted:
         if name not in evaluations:
-            weights = load_weights(out / file)
-            label = f"{name} BPB"
-            ledger = out / f"ledger.{name}.jsonl"
+            label, ledger = f"{name} BPB", out / f"ledger.{name}.jsonl"
             scored = evaluate_weights(
-                weights, recipe, dataset, mode, device, label=label, ledger=ledger, team=team
+                load_weights(out / file), recipe, dataset, mode, device, label=label, ledger=ledger, team=team
             )
             evaluations[name] = scored.to_json()
             save()
@@ -181,24 +178,14 @@ def evaluate_weights(
     strict: bool = False,
     team: Team = SOLO,
 ) -> EvalResult:
-    """Score weights on a dataset's validation split, and write the ledger of it if a file is named.
-
-    Raises:
-        PgolfError: the dataset was made with another tokenizer than the weights.
-    """
-    weights.check_data(dataset)
-    text = dataset.validation_text(recipe.evaluation_length, limit_targets)
-    network = place(weights.model(), recipe, device)
-    digests = {"tokenizer": dataset.tokenizer.digest}
-    if ledger is not None:
-        digests["artifact"] = sha256_file(weights.source)
-    team.meet()  # Loading may have taken longer on one rank than on another.
+    """``score_weights`` with a bar; writes the ledger of it if a file is named."""
     with counting(label or f"{mode} evaluation") as progress:
-        result = evaluate(network, recipe, *text, mode, progress, strict=strict, known=digests, team=team)
+        options: dict[str, Any] = {"limit_targets": limit_targets, "strict": strict, "team": team}
+        result = score_weights(weights, recipe, dataset, mode, device, progress, **options)
     if ledger is not None:
         team.first(lambda: write_bytes(ledger, result.ledger.content()))
     _warn(dataset)
-    return replace(result, warning=dataset.warning())
+    return result
 
 
 def _warn(dataset: Dataset) -> None:
@@ -229,47 +216,35 @@ def train_job(
     """
     resume = resume or team.restarted
     with working_in(out, team):
-        return _train_in(out, name, overrides, data, tokenizer, device, initial, resume, profile, team)
-
-
-def _train_in(
-    out: Path,
-    name: str | Recipe | None,
-    overrides: Sequence[str],
-    data: Path | None,
-    tokenizer: Path | None,
-    device: torch.device,
-    initial: Path | None,
-    resume: bool,
-    profile: bool,
-    team: Team,
-) -> dict[str, Any]:
-    previous = saved_recipe(out) if resume else None
-    if name is None and previous is None:
-        raise PgolfError(f"{out}: nothing to resume there; name a --recipe" if resume else "name a --recipe")
-    if isinstance(name, Recipe):
-        recipe = name.with_overrides(overrides)
-    else:
-        recipe = previous if name is None and previous is not None else load_recipe(name or "", overrides)
-    if previous is not None and data is None and recipe.data.corpus == "none":
-        data = recorded_data(out)
-    dataset = job_dataset(recipe, data, tokenizer, team)
-    check_memory(recipe, device)
-    start = None if initial is None else _initial_state(initial, recipe)
-    run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
-    found: dict[str, Any] = {}
-    trained = _train_with_profile(run, found) if profile and team.is_first else _train(run)
-    assert trained.averaged is not None
-    return {
-        **trained.figures(),
-        "weights": str(trained.weights),
-        "val_loss": trained.averaged.val_loss,
-        "val_bpb": trained.averaged.val_bpb,
-        "raw_weights": str(trained.weights.with_name(RAW)),
-        "raw_val_loss": trained.raw.val_loss,
-        "raw_val_bpb": trained.raw.val_bpb,
-        **found,
-    }
+        previous = saved_recipe(out) if resume else None
+        if isinstance(name, Recipe):
+            recipe = name.with_overrides(overrides)
+        elif name is not None:
+            recipe = load_recipe(name, overrides)
+        elif previous is not None:
+            recipe = previous
+        else:
+            lacking = f"{out}: nothing to resume there; name a --recipe" if resume else "name a --recipe"
+            raise PgolfError(lacking)
+        if previous is not None and data is None and recipe.data.corpus == "none":
+            data = recorded_data(out)
+        dataset = job_dataset(recipe, data, tokenizer, team)
+        check_memory(recipe, device)
+        start = None if initial is None else _initial_state(initial, recipe)
+        run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
+        found: dict[str, Any] = {}
+        trained = _train(run, profile_into=found if profile and team.is_first else None)
+        assert trained.averaged is not None
+        return {
+            **trained.figures(),
+            "weights": str(trained.weights),
+            "val_loss": trained.averaged.val_loss,
+            "val_bpb": trained.averaged.val_bpb,
+            "raw_weights": str(trained.weights.with_name(RAW)),
+            "raw_val_loss": trained.raw.val_loss,
+            "raw_val_bpb": trained.raw.val_bpb,
+            **found,
+        }
 
 
 def pack_job(
@@ -321,8 +296,9 @@ def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Pa
         data = recorded_data(folder)
         if data is None:
             raise PgolfError(
-                f"{source}: packing needs training text and does not know where it is; pass --data DIR, or use the "
-                "model's own text (--set compress.calibration=self) or none (--set compress.calibration=none)"
+                f"{source}: packing needs training text and does not know where it is; pass --data DIR, or "
+                "use the model's own text (--set compress.calibration=self) or none (--set "
+                "compress.calibration=none)"
             )
     return job_dataset(recipe, data, tokenizer)
 
@@ -341,7 +317,7 @@ def eval_job(
     strict: bool = False,
     team: Team = SOLO,
 ) -> EvalResult:
-    """Score weights; ``overrides`` may change evaluate and ttt keys. A ledger is written where one is named."""
+    """Score weights; ``overrides`` may change evaluate and ttt keys. A ``ledger`` is written if named."""
     if ledger is not None:
         check_writable(ledger)
     if mode not in MODES:
@@ -352,17 +328,8 @@ def eval_job(
         recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
     dataset = job_dataset(recipe, data, tokenizer, team)
     with writing(ledger, team):
-        return evaluate_weights(
-            weights,
-            recipe,
-            dataset,
-            mode,
-            device,
-            limit_targets=limit_targets,
-            ledger=ledger,
-            strict=strict,
-            team=team,
-        )
+        options: dict[str, Any] = {"limit_targets": limit_targets, "ledger": ledger, "strict": strict}
+        return evaluate_weights(weights, recipe, dataset, mode, device, team=team, **options)
 
 
 def verify_job(
@@ -402,19 +369,21 @@ def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
     return weights.state
 
 
-def _train(run: Run, keep: Collection[int] = (), averaged: bool = True) -> TrainResult:
+def _train(
+    run: Run,
+    keep: Collection[int] = (),
+    averaged: bool = True,
+    profile_into: dict[str, Any] | None = None,
+) -> TrainResult:
+    """Train with a bar; what a profiler finds, if asked for, goes into the mapping as ``profile``."""
     _warn(run.dataset)
-    with TrainingView(run.recipe.train.steps, run.clock.step) as view:
-        return train(run, view, keep, averaged)
+    with contextlib.ExitStack() as stack:
+        watcher: Watcher = stack.enter_context(TrainingView(run.recipe.train.steps, run.clock.step))
+        if profile_into is None:
+            return train(run, watcher, keep, averaged)
+        from pgolf.train.profile import ProfilingWatcher
 
-
-def _train_with_profile(run: Run, found: dict[str, Any]) -> TrainResult:
-    from pgolf.train.profile import ProfilingWatcher
-
-    with (
-        TrainingView(run.recipe.train.steps, run.clock.step) as view,
-        ProfilingWatcher(view, run.folder / "profile", run.device) as profiler,
-    ):
-        trained = train(run, profiler)
-    found["profile"] = profiler.to_json()
+        profiler = ProfilingWatcher(watcher, run.folder / "profile", run.device)
+        trained = train(run, stack.enter_context(profiler), keep, averaged)
+    profile_into["profile"] = profiler.to_json()
     return trained

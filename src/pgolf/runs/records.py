@@ -1,6 +1,4 @@
-"""Run folders as a reader sees them: found, read, filtered and sorted, finished or not. No weights are
-loaded.
-"""
+"""Run folders as a reader sees them: found, read, filtered and sorted, finished or not, without weights."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import operator
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,9 +34,7 @@ class RunRecord:
 
     folder: Path
     recipe: Mapping[str, Any]
-    """The recipe's keys, dotted; those that it does not name have their defaults, if this version knows the
-    recipe.
-    """
+    """The recipe's keys, dotted, defaults included if this version knows the recipe."""
     provenance: Mapping[str, Any]
     result: Mapping[str, Any]
     """What ``result.json`` holds so far."""
@@ -62,9 +58,8 @@ class RunRecord:
             return "training"
         if "pack" not in self.result:
             return "trained"
-        if self.cell.get("status") == "finished":
-            return "finished"
-        return "finished" if all(name in self.evaluations for name in SCORES[1:]) else "packed"
+        scored = all(name in self.evaluations for name in SCORES[1:])
+        return "finished" if scored or self.cell.get("status") == "finished" else "packed"
 
     @property
     def cell(self) -> Mapping[str, Any]:
@@ -130,9 +125,8 @@ def read_run(folder: Path) -> RunRecord:
     made = read_json(folder / PROVENANCE)
     if not isinstance(made, dict):
         raise PgolfError(f"{folder / PROVENANCE}: damaged; restore it from a copy")
-    metrics = [
-        entry for entry in read_metrics(folder / METRICS) if isinstance(entry, dict) and "step" in entry
-    ]
+    entries = read_metrics(folder / METRICS)
+    metrics = [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
     return RunRecord(folder, _recipe_of(folder / RECIPE), made, result, metrics)
 
 
@@ -164,28 +158,19 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     if not root.is_dir():
         raise PgolfError(f"{root}: no such folder; name one that holds runs")
     found, problems = [], []
-    for folder in _run_folders(root):
-        try:
-            found.append(read_run(folder))
-        except PgolfError as error:
-            problems.append(str(error))
-    return found, problems
-
-
-def _run_folders(root: Path) -> Iterator[Path]:
     for place, folders, _ in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if is_run(Path(place)):
-            yield Path(place)
+            try:
+                found.append(read_run(Path(place)))
+            except PgolfError as error:
+                problems.append(str(error))
+    return found, problems
 
 
 _CONDITION = re.compile(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*$", re.DOTALL)
-_ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+_ORDER: Mapping[str, Callable[[Any, Any], bool]]
+_ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 @dataclass(frozen=True)
@@ -197,21 +182,15 @@ class Condition:
     value: str
 
     def holds(self, run: RunRecord) -> bool:
-        """Whether a run meets it: numbers as numbers, words by the patterns * and ?; what is unknown never
-        does.
-        """
+        """Whether a run meets it: numbers as such, words by the patterns * and ?; the unknown never does."""
         found = run.field(self.key)
         if found is None:
             return False
         wanted, known = _as_number(self.value), _as_number(found)
-        if self.comparison in _ORDER:
-            compare = _ORDER[self.comparison]
-            if wanted is None or known is None:
-                return compare(_word(found), self.value)
-            return compare(known, wanted)
-        same = (
-            known == wanted if None not in (known, wanted) else fnmatch.fnmatchcase(_word(found), self.value)
-        )
+        numeric, compare = None not in (wanted, known), _ORDER.get(self.comparison)
+        if compare is not None:
+            return compare(known, wanted) if numeric else compare(_word(found), self.value)
+        same = known == wanted if numeric else fnmatch.fnmatchcase(_word(found), self.value)
         return same == (self.comparison == "=")
 
 
@@ -245,8 +224,7 @@ def check_key(key: str, option: str) -> None:
 def select(
     runs: Sequence[RunRecord], conditions: Sequence[Condition], sort: str | None = None
 ) -> list[RunRecord]:
-    """The runs that meet all conditions, sorted by a key, falling if ``-`` stands before it; the unknown
-    comes last.
+    """The runs that meet all conditions, sorted by a key (falling: ``-KEY``); the unknown comes last.
 
     Raises:
         PgolfError: the key is unknown.
@@ -260,10 +238,8 @@ def select(
     known = [(value, run) for value, run in values if value is not None]
     # Values of a key have one type, but for recipes of other versions.
     numeric = all(_as_number(value) is not None for value, _ in known)
-    if numeric:
-        known.sort(key=lambda pair: _as_number(pair[0]) or 0.0, reverse=sort != key)
-    else:
-        known.sort(key=lambda pair: _word(pair[0]), reverse=sort != key)
+    place: Callable[[Any], Any] = _as_number if numeric else _word
+    known.sort(key=lambda pair: place(pair[0]), reverse=sort != key)
     return [run for _, run in known] + [run for value, run in values if value is None]
 
 

@@ -96,9 +96,8 @@ def load_checkpoint(
         raise PgolfError(f"{path}: not a training checkpoint")
     with sound(path):
         if recipe_from_tree(metadata["recipe"], str(path)) != recipe:
-            raise PgolfError(
-                f"{path}: was written with another recipe; resume with the run's own, or start a new --out"
-            )
+            remedy = "resume with the run's own, or start a new --out"
+            raise PgolfError(f"{path}: was written with another recipe; {remedy}")
         if metadata["data"] != dataset.fingerprint():
             raise PgolfError(f"{path}: was trained on other data; give the same --data, or start a new --out")
         network.load_state_dict(_part(tensors, "model."))
@@ -109,8 +108,7 @@ def load_checkpoint(
 
 
 def set_aside(network: nn.Module, optimizers: Sequence[Optimizer]) -> Callable[[], None]:
-    """Copy weights and optimizer state; what is returned puts them back, bit for bit, where
-    ``load_checkpoint`` does.
+    """Copy weights and optimizer state; what is returned puts them back, bit for bit.
 
     The copies are on the CPU: training may fill the memory of its device.
     """
@@ -133,16 +131,16 @@ def set_aside(network: nn.Module, optimizers: Sequence[Optimizer]) -> Callable[[
 
 
 def _load_optimizers(state: dict[str, Tensor], network: GPT, optimizers: list[Optimizer]) -> None:
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    by_parameter: dict[str, dict[str, Tensor]] = {}
+    owners = {
+        id(parameter): optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     for name, tensor in state.items():
         parameter_name, _, key = name.rpartition(".")
-        by_parameter.setdefault(parameter_name, {})[key] = tensor
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                for key, tensor in by_parameter.get(names[id(parameter)], {}).items():
-                    optimizer.state[parameter][key] = tensor.to(parameter.device)
+        parameter = network.get_parameter(parameter_name)
+        owners[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

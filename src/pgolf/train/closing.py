@@ -7,15 +7,14 @@ again, and ends with the same files.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgolf.compress.weights import load_weights
 from pgolf.errors import PgolfError
-from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.optim.place import place
-from pgolf.runtime.files import sha256_file
+from pgolf.evaluate.evaluate import EvalResult
+from pgolf.evaluate.weights import score_weights
 from pgolf.runtime.run_files import MODEL, RAW, RESULT, read_result
 from pgolf.runtime.writing import write_bytes, write_json
 from pgolf.train.flops import training_speed
@@ -61,13 +60,13 @@ def close(
 
     Raises:
         Stopped: asked to stop; everything is saved.
-        PgolfError: a score is not a finite number; everything is saved. Or there is room for the weights
-            alone; they are saved, and training is over without scores. Or there is none for them either.
+        PgolfError: a score is not a finite number; everything is saved. Or the disk has room for the weights
+            alone (they are saved, and training is over without scores), or not even for them.
     """
     weights = _save(run)
     raw = run.validate(asked_to_stop)
     watcher.validation(run.clock.step, raw)
-    scored = _validate_averaged(run, weights, watcher, asked_to_stop) if averaged else None
+    scored = _score_averaged(run, weights, watcher, asked_to_stop) if averaged else None
     result = TrainResult(run.clock.step, run.clock.seconds, _speed(run), raw, scored, weights)
     if scored is not None:
         run.team.first(lambda: write_bytes(run.folder / "ledger.float.jsonl", scored.ledger.content()))
@@ -76,9 +75,7 @@ def close(
 
 
 def _save(run: Run) -> Path:
-    """Write the checkpoint, from which all that follows can be done again, and the weights, whose path is
-    returned.
-    """
+    """Write the checkpoint, from which all that follows can be done again, then the weights: their path."""
     run.check_weights()
     try:
         run.save_checkpoint()
@@ -88,8 +85,8 @@ def _save(run: Run) -> Path:
         figures = {"steps": run.clock.step, "seconds": run.clock.seconds, **_speed(run)}
         run.team.first(lambda: _record(run, figures, {}))
         raise PgolfError(
-            f"{error}; training is over all the same: its weights ({RAW}, {MODEL}) are there, their scores are not: "
-            f"`pgolf run` with this --out or `pgolf eval {run.folder}` makes them"
+            f"{error}; training is over all the same: its weights ({RAW}, {MODEL}) are there, their scores "
+            f"are not: `pgolf run` with this --out or `pgolf eval {run.folder}` makes them"
         ) from error
     return run.save_weights()
 
@@ -99,27 +96,15 @@ def _speed(run: Run) -> dict[str, float | None]:
     return training_speed(run.recipe, tokens, run.clock.seconds, run.device, run.team.size)
 
 
-def _validate_averaged(
-    run: Run, path: Path, watcher: Watcher, asked_to_stop: Callable[[], bool]
-) -> EvalResult:
-    """What ``pgolf eval --mode standard`` says of the file."""
-    network = place(load_weights(path).model(), run.recipe, run.device)
-    tokenizer = run.dataset.tokenizer
-    known = {"tokenizer": tokenizer.digest, "artifact": sha256_file(path)}
-    run.team.meet()  # Loading may have taken longer on one rank than on another.
+def _score_averaged(run: Run, path: Path, watcher: Watcher, asked_to_stop: Callable[[], bool]) -> EvalResult:
     look = run.unless_stopped(asked_to_stop)
 
     def progress(done: int, total: int) -> None:
         watcher.evaluation("float BPB", done, total)
         look(done, total)
 
-    scored = evaluate(
-        *(network, run.recipe, *run.validation_text, "standard"),
-        progress,
-        known=known,
-        team=run.team,
-    )
-    return replace(scored, warning=run.dataset.warning())
+    weights = load_weights(path)
+    return score_weights(weights, run.recipe, run.dataset, "standard", run.device, progress, team=run.team)
 
 
 def _record(run: Run, figures: dict[str, Any], scores: dict[str, Any]) -> None:

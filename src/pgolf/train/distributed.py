@@ -15,8 +15,7 @@ from pgolf.runtime.team import Team
 def share_gradients(team: Team, network: nn.Module, loss: Tensor) -> None:
     """Add up the ranks' gradients and their losses (a scalar), in place, once per step.
 
-    Every rank must have divided by the number of parts of the whole step; then the sums are means over the
-    step.
+    Where every rank has divided by the parts of the whole step, the sums are means over the step.
     """
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     team.add_up([*gradients, loss])
@@ -25,8 +24,7 @@ def share_gradients(team: Team, network: nn.Module, loss: Tensor) -> None:
 def agree(team: Team, seconds: float, stop: bool) -> tuple[float, bool]:
     """The first rank's clock (s), and whether any rank was asked to stop.
 
-    A signal reaches the ranks at different moments, and no two clocks are equal; what depends on them must
-    not differ.
+    Signals reach the ranks at different moments, and clocks differ; what depends on them must not.
     """
     seconds, stops = team.totals([seconds if team.is_first else 0.0, float(stop)])
     return seconds, stops > 0

@@ -83,19 +83,17 @@ class Metrics:
         losses = [float(loss) for _, loss, _ in self._pending]
         for (step, _, _), loss in zip(self._pending, losses, strict=True):
             if not math.isfinite(loss):
-                raise PgolfError(
-                    f"the training loss became {loss} in step {step}; lower the optim.*_lr rates"
-                )
+                what = f"the training loss became {loss} in step {step}"
+                raise PgolfError(f"{what}; lower the optim.*_lr rates")
         now = time.perf_counter()
         self.tokens_per_second = len(losses) * self.tokens_per_step / max(now - self._clock, 1e-9)
         self._clock, self.last_loss = now, losses[-1]
         rate = round(self.tokens_per_second, 1)
-        self._append(
-            [
-                {"step": step, "train_loss": loss, "lr_scale": scale, "tokens_per_second": rate}
-                for (step, _, scale), loss in zip(self._pending, losses, strict=True)
-            ]
-        )
+        entries = [
+            {"step": step, "train_loss": loss, "lr_scale": scale, "tokens_per_second": rate}
+            for (step, _, scale), loss in zip(self._pending, losses, strict=True)
+        ]
+        self._append(entries)
         self._pending.clear()
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
@@ -112,9 +110,7 @@ class Metrics:
 
 
 def steps_per_reading(device: torch.device) -> int:
-    """How many losses to read together: on the CPU each at once, on a device some, so that it never waits for
-    us.
-    """
+    """How many losses to read together: on the CPU each at once; a device must not wait for us."""
     return 1 if device.type == "cpu" else _STEPS_PER_READING
 
 

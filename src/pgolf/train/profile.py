@@ -1,5 +1,4 @@
-"""Where the time of a training step goes: a trace and a table of operations, from a few steps after the
-warm-up.
+"""Where the time of a training step goes: a trace and a table of operations, from steps after the warm-up.
 
 The profiler sits between the training loop and its watcher, which is told of every step; the loop knows
 nothing of it.
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerAction, ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, schedule
 
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.runtime.writing import check_writable, write_bytes
@@ -25,7 +24,6 @@ _SKIPPED, _WARMUP, _PROFILED = 3, 1, 5
 _SHOWN = 20
 
 _COLUMNS = ("operation", "calls per step", "CPU ms", "CPU share", "GPU ms", "GPU share")
-_CPU_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -42,19 +40,12 @@ class Operation:
 
 def as_table(operations: Sequence[Operation]) -> tuple[Sequence[str], list[Sequence[str]]]:
     """A header and rows; times of the GPU only where there are any."""
-    rows = [
-        (
-            operation.name,
-            f"{operation.calls:,.1f}",
-            f"{operation.cpu_milliseconds:,.3f}",
-            f"{operation.cpu_share:.1%}",
-            f"{operation.device_milliseconds:,.3f}",
-            f"{operation.device_share:.1%}",
-        )
-        for operation in operations
-    ]
-    shown = len(_COLUMNS) if any(operation.device_milliseconds for operation in operations) else _CPU_COLUMNS
-    return _COLUMNS[:shown], [row[:shown] for row in rows]
+    on_cpu = [(f"{each.cpu_milliseconds:,.3f}", f"{each.cpu_share:.1%}") for each in operations]
+    on_gpu = [(f"{each.device_milliseconds:,.3f}", f"{each.device_share:.1%}") for each in operations]
+    names = [(each.name, f"{each.calls:,.1f}") for each in operations]
+    if not any(each.device_milliseconds for each in operations):
+        return _COLUMNS[:4], [(*name, *cpu) for name, cpu in zip(names, on_cpu, strict=True)]
+    return _COLUMNS, [(*name, *cpu, *gpu) for name, cpu, gpu in zip(names, on_cpu, on_gpu, strict=True)]
 
 
 class ProfilingWatcher:
@@ -77,7 +68,8 @@ class ProfilingWatcher:
         self._watcher, self._on_device = watcher, device.type == "cuda"
         self._steps = 0
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_device else [])]
-        self._profiler = profile(activities=activities, schedule=_what_to_do, on_trace_ready=self._save)
+        steps = schedule(wait=_SKIPPED, warmup=_WARMUP, active=_PROFILED, repeat=1)
+        self._profiler = profile(activities=activities, schedule=steps, on_trace_ready=self._save)
 
     def __enter__(self) -> ProfilingWatcher:
         self._profiler.start()
@@ -86,10 +78,8 @@ class ProfilingWatcher:
     def __exit__(self, *error: object) -> None:
         self._profiler.stop()
         if not self.operations:
-            needed = _SKIPPED + _WARMUP + 1
-            self.note(
-                f"nothing was profiled: that takes {needed} steps or more, and this session had {self._steps}"
-            )
+            needed = f"that takes {_SKIPPED + _WARMUP + 1} steps or more"
+            self.note(f"nothing was profiled: {needed}, and this session had {self._steps}")
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """A step is finished."""
@@ -129,16 +119,6 @@ class ProfilingWatcher:
         rows = [" | ".join((f"`{row[0]}`", *row[1:])) for row in cells]
         title = f"# Slowest operations\n\nMeans of {steps} steps; times without what an operation calls.\n\n"
         write_bytes(self.table, (title + "".join(f"| {line} |\n" for line in head + rows)).encode())
-
-
-def _what_to_do(step: int) -> ProfilerAction:
-    """The profiler's schedule, by steps of this session."""
-    if step < _SKIPPED or step >= _SKIPPED + _WARMUP + _PROFILED:
-        return ProfilerAction.NONE
-    if step < _SKIPPED + _WARMUP:
-        return ProfilerAction.WARMUP
-    last = step == _SKIPPED + _WARMUP + _PROFILED - 1
-    return ProfilerAction.RECORD_AND_SAVE if last else ProfilerAction.RECORD
 
 
 def _operations(events: Sequence[Any], steps: int, on_device: bool) -> list[Operation]:

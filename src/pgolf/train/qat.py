@@ -1,5 +1,4 @@
-"""Quantization-aware training that sees the weights exactly as packing will store them (``qat.grid =
-"export"``).
+"""Quantization-aware training that sees the weights as packing will store them: ``qat.grid = "export"``.
 
 During the forward and backward passes of a step the parameters hold what their stored form stands for; then
 the exact weights return and take the optimizer's step, with the gradient at the rounded ones. That is the
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.grid import Grid
 from pgolf.compress.pack import freeze_grid
-from pgolf.compress.quantize import prune_smallest, quantize_matrix
+from pgolf.compress.quantize import is_pruned, prune, quantize_matrix
 from pgolf.compress.scheme import stored_bits
 from pgolf.data.dataset import Dataset
 from pgolf.model.load import model_from
@@ -28,11 +27,9 @@ from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import CompressSection
 
 Rounding = Callable[[Tensor], Tensor]
-"""From a float32 weight to the float32 weight that its stored form stands for, same shape, on the same
-device.
+"""From a float32 weight to what its stored form stands for: float32, same shape, same device.
 
-It must not change its argument. Calling it twice with equal weights must give equal results, or resumed runs
-differ.
+It must not change its argument. Equal weights must give equal results, or resumed runs differ.
 """
 
 
@@ -61,8 +58,7 @@ def grid_rounding(network: nn.Module, grid: Grid) -> dict[str, Rounding]:
 
 
 def export_rounding(network: nn.Module, recipe: Recipe) -> dict[str, Rounding]:
-    """What packing by the "rowwise" scheme does to each parameter, by name; those stored as float32 are left
-    out.
+    """What packing by the "rowwise" scheme does to each parameter, by name, but for those kept as float32.
 
     Codes and fp16 are both rounded to. Widths are those that the recipe asks for, and codes are the nearest
     ones: what packing decides at the end (fewer bits to meet the cap, error compensation) cannot be known
@@ -71,7 +67,7 @@ def export_rounding(network: nn.Module, recipe: Recipe) -> dict[str, Rounding]:
     rounding: dict[str, Rounding] = {}
     for name, parameter in network.named_parameters():
         bits = stored_bits(name, parameter.shape, recipe.compress)
-        if bits < 32 or _is_pruned(parameter, recipe.compress):
+        if bits < 32 or is_pruned(parameter, recipe.compress):
             rounding[name] = partial(_as_stored, bits=bits, compress=recipe.compress)
     return rounding
 
@@ -99,12 +95,7 @@ def rounded_weights(network: nn.Module, rounding: Mapping[str, Rounding]) -> Ite
 
 def _as_stored(weight: Tensor, bits: int, compress: CompressSection) -> Tensor:
     # The steps of ``compress.scheme`` for one tensor, without leaving the device.
-    if _is_pruned(weight, compress):
-        weight = prune_smallest(weight, compress.prune)
+    weight = prune(weight, compress)
     if bits >= 16:
         return weight.half().float() if bits == 16 else weight
     return quantize_matrix(weight, bits, compress).dequantize()
-
-
-def _is_pruned(weight: Tensor, compress: CompressSection) -> bool:
-    return bool(compress.prune) and weight.ndim == 2 and weight.numel() > compress.prune_above

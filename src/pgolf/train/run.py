@@ -65,9 +65,8 @@ class Run:
         device: where to compute.
         initial: weights to start from instead of random ones.
         resume: continue from the folder's checkpoint, if it has one.
-        team: the ranks that train together. All of them hold the whole state, which stays equal; each
-            computes the gradients of its micro-batches. After construction every rank has read what it needs
-            from the folder.
+        team: the ranks that train together. All hold the whole state, which stays equal; each computes the
+            gradients of its micro-batches. Once this returns, every rank has read the folder.
     """
 
     def __init__(
@@ -94,9 +93,8 @@ class Run:
         self.grid: Grid | None = None  # on which they round, once it is frozen
         self.clock = Clock()
         if resume and self._checkpoint.is_file():
-            self.clock, self.grid = load_checkpoint(
-                self._checkpoint, self.network, self.optimizers, self.averager, recipe, dataset
-            )
+            state = self.network, self.optimizers, self.averager
+            self.clock, self.grid = load_checkpoint(self._checkpoint, *state, recipe, dataset)
         self.team.copy_first(list(self.network.state_dict().values()))
         path = folder / METRICS if team.is_first else None
         events = event_files(recipe, folder, self.clock.step) if team.is_first else None
@@ -115,12 +113,14 @@ class Run:
         return self.clock.step >= train.steps or out_of_time
 
     def step(self, watcher: Watcher, asked_to_stop: Callable[[], bool] = lambda: False) -> bool:
-        """One optimizer step: gradients, update, averages, metrics, clock; tells whether any rank wants to
-        stop.
+        """One optimizer step: gradients, update, averages, metrics, clock.
 
         Args:
             watcher: told of fake quantization.
             asked_to_stop: whether this rank was; looked at when the step is done.
+
+        Returns:
+            Whether any rank was asked to stop.
         """
         train, clock, started = self.recipe.train, self.clock, time.perf_counter()
         scale = lr_scale(train, clock.step, clock.seconds)
@@ -129,15 +129,18 @@ class Run:
         if train.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), train.grad_clip)
         set_schedule(self.optimizers, scale, muon_momentum(self.recipe.optim, clock.step))
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.network.zero_grad(set_to_none=True)
+        self._update()
         clock.step += 1
         self.averager.update(self.network.state_dict(), clock.step, scale)
         self.metrics.step(clock.step, loss, scale)
         clock.seconds += time.perf_counter() - started
         clock.seconds, stopping = agree(self.team, clock.seconds, asked_to_stop())
         return stopping
+
+    def _update(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.network.zero_grad(set_to_none=True)
 
     def accumulate_gradients(self, step: int) -> Tensor:
         """Backward pass over all micro-batches of a step; returns the mean loss (nats per target), a scalar.
@@ -149,9 +152,8 @@ class Run:
         total = torch.zeros((), device=self.device)
         with rounded_weights(self.network, self.rounding):
             for part in range(parts // self.team.size):
-                inputs, targets = (
-                    batch.to(self.device, non_blocking=True) for batch in self.batches.batch(step, part)
-                )
+                batch = self.batches.batch(step, part)
+                inputs, targets = (tokens.to(self.device, non_blocking=True) for tokens in batch)
                 with autocast(self.device):
                     loss = self.forward(inputs, targets).mean() / parts
                 loss.backward()
@@ -163,11 +165,9 @@ class Run:
         return total
 
     def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:
-        """Turn fake quantization on once the learning-rate scale is below the threshold; sharpen soft
-        rounding.
+        """Turn fake quantization on once the learning-rate scale is low enough; sharpen soft rounding.
 
-        On the "export" grid the model's own switch stays off: the weights are rounded before the model sees
-        them.
+        On the "export" grid the model's own switch stays off: what it sees is rounded already.
         """
         qat = self.recipe.qat
         if not qat.enabled:
@@ -209,9 +209,7 @@ class Run:
         return grid_rounding(self.network, self.grid)
 
     def _settle(self) -> None:
-        """Read the losses of all steps so far: on a device that waits for the steps, whose time the clock
-        counts.
-        """
+        """Read the losses of all steps so far, for which a device must finish them: the clock counts it."""
         started = time.perf_counter()
         self.metrics.flush()
         waited = time.perf_counter() - started
@@ -228,23 +226,18 @@ class Run:
             PgolfError: the loss is not a finite number.
         """
         self._settle()
-        watch = self.unless_stopped(asked_to_stop)
+        watch, text = self.unless_stopped(asked_to_stop), self.validation_text
         try:
-            result = evaluate(
-                self.network, self.recipe, *self.validation_text, "standard", watch, team=self.team
-            )
+            result = evaluate(self.network, self.recipe, *text, "standard", watch, team=self.team)
         except PgolfError as error:
-            raise PgolfError(
-                f"validation after step {self.clock.step}: {error}; if training diverged, lower the optim.*_lr rates"
-            ) from error
+            remedy = "if training diverged, lower the optim.*_lr rates"
+            raise PgolfError(f"validation after step {self.clock.step}: {error}; {remedy}") from error
         self.metrics.validation(self.clock.step, result.val_loss, result.val_bpb)
         self.metrics.restart_clock()
         return result
 
     def unless_stopped(self, asked_to_stop: Callable[[], bool]) -> Callable[[int, int], None]:
-        """What an evaluation by the whole team tells its progress; raises ``Stopped`` once a rank was asked
-        to stop.
-        """
+        """What an evaluation by the whole team reports to; raises ``Stopped`` once a rank was asked to."""
 
         def look(done: int, total: int) -> None:
             if agree(self.team, 0.0, asked_to_stop())[1]:
@@ -258,38 +251,30 @@ class Run:
         Without warm-up steps in the recipe one is made where the clock matters: where the first step would
         compile, or training ends by time. Nothing of it counts as training time.
         """
-        passes = self.recipe.train.warmup_steps
-        if self._is_compiled or self.recipe.train.wallclock_seconds:
-            passes = max(passes, 1)
+        train, qat = self.recipe.train, self.recipe.qat
+        must = self.forward is not self.network or train.wallclock_seconds
+        passes = max(train.warmup_steps, 1) if must else train.warmup_steps
         if not passes or self.is_finished():
             return
         put_back = set_aside(self.network, self.optimizers)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        fakes = qat.enabled and qat.grid == "int6"
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             for index, active in enumerate(self._states_to_prime(passes)):
-                if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
-                    self._set_switch(active, scale=self.recipe.qat.threshold)
+                if fakes:
+                    self._set_switch(active, scale=qat.threshold)
                 self.accumulate_gradients(self.clock.step + index)
-                for optimizer in self.optimizers:
-                    optimizer.step()
-                self.network.zero_grad(set_to_none=True)
-        if self.recipe.qat.enabled and self.recipe.qat.grid == "int6":
+                self._update()
+        if fakes:
             self._set_switch(False, scale=1.0)  # The next step sets it anew.
         put_back()
         self.metrics.restart_clock()
 
-    @property
-    def _is_compiled(self) -> bool:
-        return self.forward is not self.network
-
     def _states_to_prime(self, passes: int) -> list[bool]:
-        """Of each warm-up step whether the model fakes quantization; compiled code differs, so both kinds are
-        made.
-        """
+        """Of each warm-up step whether the model fakes quantization; compiled code needs both kinds."""
         qat = self.recipe.qat
         fakes = qat.enabled and qat.grid == "int6"
         active = fakes and 0 <= self.clock.fake_quant_from <= self.clock.step
-        later = fakes and not active and qat.threshold > 0 and self._is_compiled
+        later = fakes and not active and qat.threshold > 0 and self.forward is not self.network
         return [active] * passes + [True] * later
 
     def save_checkpoint(self, path: Path | None = None) -> None:
@@ -300,16 +285,11 @@ class Run:
         """
         self._settle()
         self.check_weights()
-        state = (
-            self.network,
-            self.optimizers,
-            self.averager,
-            self.clock,
-            self.recipe,
-            self.dataset,
-            self.grid,
+        trained, made = (
+            (self.network, self.optimizers, self.averager, self.clock),
+            (self.recipe, self.dataset),
         )
-        self.team.first(partial(save_checkpoint, path or self._checkpoint, *state))
+        self.team.first(partial(save_checkpoint, path or self._checkpoint, *trained, *made, self.grid))
         self.metrics.restart_clock()
 
     def check_weights(self) -> None:
@@ -340,6 +320,6 @@ class Run:
 
 
 def _initial_model(recipe: Recipe, initial: dict[str, Tensor] | None) -> GPT:
-    return (
-        build_model(recipe.model, recipe.train.seed) if initial is None else model_from(recipe.model, initial)
-    )
+    if initial is None:
+        return build_model(recipe.model, recipe.train.seed)
+    return model_from(recipe.model, initial)

@@ -1,6 +1,4 @@
-"""The metrics as TensorBoard event files (``train.tensorboard``), beside ``metrics.jsonl``, which stays the
-record.
-"""
+"""The metrics as TensorBoard event files (``train.tensorboard``); ``metrics.jsonl`` stays the record."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ from pgolf.cli.study import STUDY_EXAMPLES, study_command
 from pgolf.cli.submit import SUBMIT_EXAMPLES, submit_command
 from pgolf.cli.tables import print_columns, print_table
 from pgolf.errors import Interrupted, PgolfError
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.runtime.package import VERSION
 from pgolf.runtime.run_files import ARTIFACT
 from pgolf.runtime.terminal import output, patient_streams, plain
@@ -289,7 +290,7 @@ def run_command(
     from pgolf.cli.team import joined
     from pgolf.recipe.recipe import load_recipe
     from pgolf.report.markdown import write_report
-    from pgolf.runs.pipeline import SCORES, run_all
+    from pgolf.runs.pipeline import run_all
 
     with joined(device) as (chosen, team):
         recipe = load_recipe(name, overrides or [])
@@ -391,18 +392,9 @@ def _times(result: dict[str, Any]) -> str:
 
 def _print_run(result: dict[str, Any], folder: Path) -> None:
     evaluations, packed = result["evaluations"], result["pack"]
-    scores = (
-        ("float", "float BPB", "averaged weights, standard windows"),
-        ("packed", "packed BPB", "the artifact, standard windows"),
-        ("sliding", "sliding BPB", "the artifact, sliding windows"),
-        ("ttt", "TTT BPB", "the artifact, legal test-time training"),
-    )
+    made = [EVALUATIONS[name] for name in SCORES if name in evaluations]
     rows = [
-        *(
-            (label, f"{evaluations[key]['val_bpb']:.4f}   {of}")
-            for key, label, of in scores
-            if key in evaluations
-        ),
+        *((entry.label, f"{evaluations[entry.name]['val_bpb']:.4f}   {entry.of}") for entry in made),
         ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
         ("time", _times(result)),
         ("report", f"{folder / 'report.md'}, {folder / 'report.html'}"),

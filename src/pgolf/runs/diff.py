@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.evaluate.ledger import read_ledger
-from pgolf.runs.records import SCORES, RunRecord, flattened
+from pgolf.runs.records import RunRecord, flattened
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _part(run: RunRecord, name: str) -> dict[str, Any]:
 def _texts(a: RunRecord, b: RunRecord) -> list[Difference]:
     """Evaluations that both have, but of different texts."""
     found = []
-    for name in SCORES:
+    for name in EVALUATIONS:
         one, other = _header(a, name), _header(b, name)
         if one is not None and other is not None and one.get("data") != other.get("data"):
             found.append(Difference(f"text of {name}", one.get("data"), other.get("data")))
@@ -110,7 +111,7 @@ def _metrics(a: RunRecord, b: RunRecord) -> list[Metric]:
             )
     if common:
         found.append(Metric("tokens per second (median)", _median_rate(a), _median_rate(b)))
-    found += [Metric(f"{name} BPB", _score(a, name), _score(b, name)) for name in SCORES]
+    found += [Metric(f"{name} BPB", _score(a, name), _score(b, name)) for name in EVALUATIONS]
     for key, name in (("total_bytes", "bytes with code"), ("model_bytes", "artifact bytes"), ("cap", "cap")):
         found.append(Metric(name, a.result.get("pack", {}).get(key), b.result.get("pack", {}).get(key)))
     for part in ("train", "pack"):
@@ -143,7 +144,7 @@ def _notes(a: RunRecord, b: RunRecord) -> list[str]:
     ]
     if a.folder.resolve() == b.folder.resolve():
         return ["A and B are the same run", *notes[:1]]
-    for name in SCORES:
+    for name in EVALUATIONS:
         one, other = a.evaluations.get(name), b.evaluations.get(name)
         if one and other and (one["targets"], one["bytes"]) != (other["targets"], other["bytes"]):
             notes.append(

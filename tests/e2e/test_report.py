@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from pgolf.report.findings import Analysis, Curve, Table
+from pgolf.report.content import LineChart, Series, Table
+from pgolf.study.analysis import Analysis
 from pgolf.study.cells import Cell
 from tests.e2e.conftest import pgolf, pgolf_json
 
@@ -119,14 +118,12 @@ def test_a_report_of_a_study(shelf: Path) -> None:
 
     def analyse(cells: Sequence[Cell]) -> Analysis:
         table = Table("Means", ("cell", "BPB"), [(cell.name, 1.5) for cell in cells])
-        curve = Curve(
-            "Fit", "steps", "BPB", [(1.0, 2.0), (2.0, 1.9)], [(1.0, 2.0, 1.9, 2.1), (2.0, 1.9, 1.8, 2.0)]
-        )
+        points = [(1.0, 2.0), (2.0, 1.9)]
+        band = [(x, y - 0.1, y + 0.1) for x, y in points]
+        curve = LineChart("Fit", "steps", "BPB", [Series("fit", points)], band)
         return Analysis("found", ["Layers are worth 0.1."], [table], [curve])
 
-    stand_in = types.ModuleType("pgolf.study.analysis")
-    stand_in.analyse = analyse  # type: ignore[attr-defined]
-    with mock.patch.dict(sys.modules, {"pgolf.study.analysis": stand_in}):
+    with mock.patch("pgolf.study.report.analyse", analyse):
         for name in ("study.html", "study.md"):
             made = pgolf_json("report", "study", "-o", name, cwd=shelf)
             assert made["of"] == "study"
@@ -135,5 +132,5 @@ def test_a_report_of_a_study(shelf: Path) -> None:
         assert words in page
         assert words in text
     assert "the &lt;loss&gt; became nan" in page
-    assert 'class="band"' in page
+    assert "opacity: 0.16" in page, "the band"
     assert "1 of 3" in page

@@ -1,4 +1,4 @@
-"""`pgolf study`: cells share what they can and end with the results of separate runs; what fails or changes."""
+"""`pgolf study`: cells share what they can and end with the results of separate runs; failures; changes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_runs_that_share_a_trunk_equal_separate_ones(workshop: Path, tmp_path: P
     assert note == [{"with": long.name, "training": "steps 1 to 4"}]
     assert "steps 1 to 4" in (short.folder / "report.md").read_text()
     assert not list((tmp_path / "out").rglob("step-*")), "nobody needs the kept checkpoints any more"
-    assert f"{short.bpb('ttt'):.4f}" in done.stdout
+    assert f"{short.scores['ttt']:.4f}" in done.stdout
     assert not done.stderr.count("validation"), "quiet where nobody watches"
 
 
@@ -139,13 +139,13 @@ def test_evaluations_and_packings_of_one_training_equal_separate_runs(workshop: 
     separate(workshop, tmp_path / "pack", "train.seed=1337", *rounding)
     assert_same_run(ttt.folder, tmp_path / "ttt")
     assert_same_run(pack.folder, tmp_path / "pack")
-    assert ttt.bpb("ttt") != base.bpb("ttt") and ttt.bpb("sliding") == base.bpb("sliding")
+    assert ttt.scores["ttt"] != base.scores["ttt"] and ttt.scores["sliding"] == base.scores["sliding"]
     made = json.loads((ttt.folder / "provenance.json").read_text())
     assert made["shared"][0]["with"] == base.name and "packing" in made["shared"][0]
     assert base.result is not None and ttt.result is not None
     assert ttt.result["train"] == base.result["train"], "trained once"
     evaluated = ("eval", ttt.folder / "artifact.pgolf", "--data", "data", "--mode", "ttt")
-    assert pgolf_json(*evaluated, cwd=workshop)["val_bpb"] == ttt.bpb("ttt")
+    assert pgolf_json(*evaluated, cwd=workshop)["val_bpb"] == ttt.scores["ttt"]
     assert pgolf_json(
         "verify-ledger", ttt.folder / "ledger.ttt.jsonl", "--artifact", ttt.folder / "artifact.pgolf"
     )
@@ -184,7 +184,7 @@ def test_moments_of_a_run_are_what_it_was_then(workshop: Path, tmp_path: Path) -
     assert seven.result is not None and seven.result["train"]["steps"] == 7
     metrics = [json.loads(line) for line in (end.folder / "metrics.jsonl").read_text().splitlines()]
     [validated] = [entry["val_bpb"] for entry in metrics if "val_bpb" in entry and entry["step"] == 10]
-    assert ten.bpb("raw") == validated and ten.bpb("float") != ten.bpb("raw")
+    assert ten.scores["raw"] == validated and ten.scores["float"] != ten.scores["raw"]
     assert len(losses(ten.folder)) == 10
     assert same_tensors(end.folder, workshop / "run")
     assert (seven.folder / "ledger.raw.jsonl").is_file()

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pgolf.report.content import (
-    Areas,
+    Bars,
     Card,
-    Facts,
     LineChart,
     Listing,
     Passage,
     Passages,
     Prose,
     Report,
-    Samples,
     Section,
     Series,
-    Sheet,
     Statements,
+    Table,
     Waterfall,
 )
-from pgolf.report.findings import Table
 
 HOSTILE = (
     "</title></style></script></svg></pre><script>document.title='owned'</script>"
@@ -30,9 +29,8 @@ LONG = "supercalifragilisticexpialidocious" * 12
 
 def report_of_everything(text: str = HOSTILE) -> Report:
     """Every kind of block, with ``text`` wherever a text can stand."""
-    table = Table(
-        text, (text, "number", "none"), [(text, 1234, None), (LONG, 0.5, 2), ("word", float("nan"), 3)], text
-    )
+    rows = [(text, 1234, None), (LONG, 0.5, 2), ("word", float("nan"), 3)]
+    table = Table(text, (text, "number", "none"), rows, text, bar="number")
     points = [(float(x), 5.0 - x / 10) for x in range(1, 30)]
     chart = LineChart(
         text,
@@ -47,17 +45,17 @@ def report_of_everything(text: str = HOSTILE) -> Report:
         Prose(text, "good", strong=True),
         Statements([text, LONG]),
         Statements([text], text, folded=True),
-        Facts(text, [(text, LONG)]),
+        Table(text, ("", ""), [(text, LONG)]),
         Listing([text, LONG * 3], title=text, folded=True),
-        Sheet(table, bar="number"),
-        Sheet(table, folded=True),
+        table,
+        replace(table, folded=True),
         chart,
         Waterfall(text, text, (text, 2.0), [(text, 1.9), ("up", 1.95)], text, text),
-        Areas(
+        Bars(
             text, text, [(text, text, 10.0), (text, "b", 3.0), ("other", "c", 0.0), ("third", "d", 2.0)], text
         ),
-        Passages(text, [Passage(text, [(text, 3.0), ("a\nb\t", 20.0), ("", -0.1)])], text),
-        Samples(text, [text, LONG], text),
+        Passages(text, [Passage(text, [(text, 3.0), ("a\nb\t", 20.0), ("", -0.1)])], text, legend=True),
+        Passages(text, [Passage(text, [(text, None)]), Passage("long", [(LONG, None)])], text),
     ]
     cards = [
         Card(text, text, text, 0.5),

@@ -13,6 +13,7 @@ from pgolf.compress.pack import pack
 from pgolf.compress.weights import load_weights, save_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.prepare import prepare
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.pipeline import evaluate_weights
 from pgolf.runs.provenance import provenance
@@ -85,15 +86,10 @@ def finished_run(folder: Path) -> tuple[Path, Dataset]:
         "pack": report.to_json(),
         "evaluations": {},
     }
-    for name, file, mode in (
-        ("float", "model.safetensors", "standard"),
-        ("packed", "artifact.pgolf", "standard"),
-        ("sliding", "artifact.pgolf", "sliding"),
-        ("ttt", "artifact.pgolf", "ttt"),
-    ):
-        weights, ledger = load_weights(run / file), run / f"ledger.{name}.jsonl"
-        result["evaluations"][name] = evaluate_weights(
-            weights, recipe, dataset, mode, CPU, ledger=ledger
-        ).to_json()
+    for name in SCORES:
+        entry = EVALUATIONS[name]
+        weights, ledger = load_weights(run / entry.file), run / entry.ledger
+        scored = evaluate_weights(weights, recipe, dataset, entry.mode, CPU, ledger=ledger)
+        result["evaluations"][name] = scored.to_json()
     (run / "result.json").write_text(json.dumps(result))
     return run, dataset

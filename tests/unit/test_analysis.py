@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgolf.report.findings import Analysis, Table
-from pgolf.study.analysis import analyse
+from pgolf.evaluate.evaluations import EVALUATIONS
+from pgolf.report.content import Table
+from pgolf.study.analysis import Analysis, analyse
 from pgolf.study.cells import Cell
-from pgolf.study.terms import EVALUATIONS
+from pgolf.study.groups import terms_of
 
 # Nats per target of each evaluation, relative to the first.
 SHIFTS = {"raw": 0.0, "float": -0.02, "packed": 0.03, "sliding": -0.01, "ttt": -0.06}
@@ -21,7 +22,9 @@ NOISE = {1: -0.001, 2: 0.0002, 3: 0.0008}
 BITS = 0.5
 
 
-def result(loss: float, size: int = 999_000, evaluations: tuple[str, ...] = EVALUATIONS) -> dict[str, Any]:
+def result(
+    loss: float, size: int = 999_000, evaluations: Sequence[str] = tuple(EVALUATIONS)
+) -> dict[str, Any]:
     scores = {
         name: {
             "val_loss": loss + SHIFTS[name],
@@ -67,11 +70,10 @@ def test_every_term_is_told_apart() -> None:
     assert terms["sliding gain"] == pytest.approx(BITS * 0.04)
     assert terms["TTT gain"] == pytest.approx(BITS * 0.05)
     assert terms["bytes"] == 999_000
-    assert any(
-        said.startswith("base (one seed): from raw float 1.7500 to TTT 1.7200")
-        and "quantization +0.0250" in said
-        for said in found.statements
-    )
+    steps = table(found, "Step by step")
+    assert column(steps, "step") == ["averaging", "quantization", "sliding windows", "TTT"]
+    assert column(steps, "change") == pytest.approx([-0.01, 0.025, -0.02, -0.025])
+    assert (column(steps, "before")[0], column(steps, "after")[-1]) == pytest.approx((1.75, 1.72))
 
 
 def test_spread_over_seeds() -> None:
@@ -88,10 +90,13 @@ def test_spread_over_seeds() -> None:
 
 def test_one_seed_claims_nothing() -> None:
     found = analyse([cell({}, 1, 3.5), cell({"model.layers": 9}, 1, 3.4)])
-    assert "model.layers=9: 0.0500 TTT bits per byte lower than base; one seed" in " ".join(found.statements)
+    assert (
+        "model.layers=9: -0.0500 TTT bits per byte against base; one seed: noise unknown." in found.statements
+    )
     assert "Every cell has one seed" in found.statements[1]
     assert not any(", significant" in said or "as a record" in said for said in found.statements)
     assert column(table(found, "Against"), "p") == [None]
+    assert column(table(found, "Against"), "verdict") == ["not tested"]
     assert column(table(found, "Record rule"), "record rule") == ["does not hold"]
     assert not any(entry.title.startswith("Every term, standard") for entry in found.tables)
 
@@ -105,9 +110,10 @@ def test_cells_are_tested_against_the_baseline_pair_by_pair() -> None:
     tests = table(found, "Against the baseline: base")
     assert column(tests, "test") == ["paired", "paired"]
     assert column(tests, "difference")[0] == pytest.approx(-0.006, abs=1e-4)
+    assert column(tests, "verdict") == ["significant", "not significant"]
     said = " ".join(found.statements)
-    assert "qat.enabled=True: 0.0060 TTT bits per byte lower than base" in said
-    assert "Holm-corrected for 2 tests" in said
+    assert "qat.enabled=True: -0.0060 TTT bits per byte against base, significant (paired p" in said
+    assert "Holm for 2 tests" in said
     assert [
         entry.count("not significant") for entry in found.statements if entry.startswith("model.smear=False:")
     ] == [1]
@@ -135,17 +141,21 @@ def test_a_numeric_key_makes_a_curve() -> None:
         "TTT bits per byte over train.steps, saturation",
     ]
     first = found.curves[0]
-    assert len(first.points) == 12
     assert first.log_x
-    assert all(low <= y <= high for _, y, low, high in first.line)
-    assert "levels off at" in first.note
+    assert first.note.startswith("y = ")
     said = " ".join(found.statements)
-    assert "TTT bits per byte falls throughout with train.steps" in said
-    assert "the fall diminishes throughout" in said
-    assert "3 of 3 differences of TTT bits per byte between neighbouring train.steps are significant" in said
-    rates = table(found, "TTT bits per byte: rate")
-    assert column(rates, "from") == [1000, 2000, 4000]
-    assert column(rates, "change per 1,000 steps")[0] == pytest.approx(-0.05, abs=1e-3)
+    assert "TTT bits per byte over train.steps: falls throughout" in said
+    assert (
+        "the change per 1,000 steps diminishes throughout; significant differences of neighbours: 3 of 3"
+        in said
+    )
+    rates = [row for row in table(found, "Rates").rows if row[0] == "TTT bits per byte"]
+    assert [row[2] for row in rates] == [1000, 2000, 4000]
+    assert rates[0][7] == pytest.approx(-0.05, abs=1e-3)
+    fits = table(found, "Fitted curves")
+    assert column(fits, "form") == ["power law", "saturation"]
+    low, level, high = (column(fits, name)[0] for name in ("low", "levels off at", "high"))
+    assert low == "open" or low < level < high
 
 
 def test_the_base_takes_part_with_the_value_in_its_recipe(tmp_path: Path) -> None:
@@ -153,7 +163,7 @@ def test_the_base_takes_part_with_the_value_in_its_recipe(tmp_path: Path) -> Non
     cells = [cell({}, 1, 3.5, tmp_path), *(cell({"train.steps": n}, 1, 3.5 - n / 1e5) for n in (2000, 4000))]
     said = " ".join(analyse(cells).statements)
     assert "at 1,000 to" in said
-    assert "(3 values)" in said
+    assert column(table(analyse(cells), "How each"), "values")[0] == 3
 
 
 def test_keys_that_change_together_are_one_series() -> None:
@@ -162,8 +172,8 @@ def test_keys_that_change_together_are_one_series() -> None:
         cell({"train.steps": n, "train.warmdown_steps": down}, 1, 3.5 - n / 1e5) for n, down in steps.items()
     ]
     said = " ".join(analyse(cells).statements)
-    assert "with train.steps (with train.warmdown_steps): from" in said
-    assert "too few points: 3 different x" in said
+    assert "over train.steps (with train.warmdown_steps): falls throughout" in said
+    assert "no curve is fitted: too few points: 3 different x" in said
 
 
 def test_a_grid_is_a_series_for_each_other_value() -> None:
@@ -217,16 +227,22 @@ def test_rates_through_the_warmdown(tmp_path: Path) -> None:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         cells.append(cell({}, seed, 3.5, folder))
     found = analyse(cells)
-    rates = table(found, "base: rate through the training")
-    assert column(rates, "part") == ["before", "before", "warmdown", "warmdown"]
-    assert column(rates, "change per 1,000 steps")[0] == pytest.approx(-0.4)
+    rates = table(found, "Rates")
+    assert column(rates, "over") == ["step"] * 4
+    assert column(rates, "change")[0] == pytest.approx(-0.4)
     # The runs fell by 0.4, 0.38 and 0.39 in the last thousand steps: what sets them apart otherwise cancels.
-    assert column(rates, "±")[-1] == pytest.approx(0.01)
-    said = next(entry for entry in found.statements if "warmdown" in entry)
-    assert "-0.2000 per 1,000 steps before the warmdown (steps 500 to 2,000)" in said
-    assert "the fall accelerates throughout" in said
-    assert "2 of 2 differences of raw float bits per byte in the warmdown" in said
-    assert "a significant change of rate" in said
+    assert column(rates, "±")[3] == pytest.approx(0.01)
+    trends = table(found, "How each")
+    assert column(trends, "over") == ["step", "step before the warmdown", "step in the warmdown"]
+    assert column(trends, "rate")[1] == pytest.approx(-0.2), "from 2.6 at step 500 to 2.3 at 2,000"
+    assert column(trends, "change")[2] == "accelerates throughout"
+    assert column(trends, "significant")[2] == "2 of 2"
+    change, p = (column(trends, name)[2] for name in ("change of rate", "p"))
+    assert change == pytest.approx(-0.56 / 3)
+    assert p.startswith("p = 0.00")
+    said = next(entry for entry in found.statements if "in the warmdown" in entry)
+    assert said.startswith("base: raw float bits per byte over step in the warmdown: falls throughout")
+    assert "accelerates throughout; significant differences of neighbours: 2 of 2" in said
 
 
 def test_a_short_training_has_the_same_rates(tmp_path: Path) -> None:
@@ -234,8 +250,11 @@ def test_a_short_training_has_the_same_rates(tmp_path: Path) -> None:
     lines = [{"step": step, "val_bpb": 3.0 - step / 100} for step in (5, 10, 15, 20)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = analyse([cell({}, 1, 3.5, tmp_path)])
-    assert column(table(found, "base: rate"), "change per 1,000 steps") == pytest.approx([-10.0] * 3)
-    assert "-10.0000 per 1,000 steps in the warmdown (steps 10 to 20)" in " ".join(found.statements)
+    assert column(table(found, "Rates"), "change")[:3] == pytest.approx([-10.0] * 3)
+    assert column(table(found, "How each"), "rate") == pytest.approx([-10.0] * 3)
+    assert "over step in the warmdown: falls throughout, from 2.9 at 10 to 2.8 at 20" in " ".join(
+        found.statements
+    )
 
 
 def test_means_are_of_the_same_seeds() -> None:
@@ -264,7 +283,7 @@ def test_failed_cells_are_named_and_left_out() -> None:
 def test_the_score_is_the_last_that_all_have() -> None:
     cells = [cell({}, 1, 3.5), cell({"model.layers": 9}, 1, 3.4, evaluations=("raw", "float", "packed"))]
     found = analyse(cells)
-    assert "0.0500 packed bits per byte lower than base" in " ".join(found.statements)
+    assert "-0.0500 packed bits per byte against base" in " ".join(found.statements)
     assert column(table(found, "Every term, mean"), "TTT gain") == [pytest.approx(0.025), None]
 
 
@@ -299,7 +318,10 @@ def test_moments_of_runs_are_compared_within_each_run() -> None:
     ]
     found = analyse(cells)
     assert not any("as a record" in said for said in found.statements)
-    assert any("paired" in said and "neighbouring step" in said for said in found.statements)
+    rates = table(found, "Rates")
+    assert set(column(rates, "over")) == {"step"}
+    assert column(rates, "p (Holm)")[0] is not None
+    assert column(rates, "±")[0] > 0, "within each run"
 
 
 def test_cells_of_different_code_are_called_so(tmp_path: Path) -> None:
@@ -311,3 +333,96 @@ def test_cells_of_different_code_are_called_so(tmp_path: Path) -> None:
         cells.append(cell({"train.steps": index}, 1, 3.5, folder=folder))
     assert "The cells were made by 2 versions of pgolf's code." in analyse(cells).statements
     assert not any("versions" in said for said in analyse(cells[:1]).statements)
+
+
+def test_a_ttt_gain_is_one_of_ttt_alone() -> None:
+    # Published by #1005: TTT gains 0.0143, not the 0.0086 between the first and the last.
+    scores = {"float": 1.0939, "packed": 1.1231, "sliding": 1.0996, "ttt": 1.0853}
+    found = analyse([published(scores)])
+    steps = table(found, "Step by step")
+    assert column(steps, "change") == pytest.approx([0.0292, -0.0235, -0.0143])
+    assert column(table(found, "Every term, mean"), "TTT gain") == pytest.approx([0.0143])
+    # #644 calls the whole way from the float model to the last score its gain from TTT.
+    [row] = table(analyse([published({"raw": 1.1088, "ttt": 1.0944})]), "Step by step").rows
+    assert row[1:3] == ["raw float", "TTT"]
+    assert row[5] == "averaging and quantization and sliding windows and TTT", "not told apart"
+    assert row[6] == pytest.approx(-0.0144)
+    assert not table(analyse([published({"ttt": 1.0944})]), "Step by step").rows
+
+
+def test_gains_compare_what_differs_in_one_thing() -> None:
+    terms = terms_of(
+        published({"raw": 1.110, "float": 1.106, "packed": 1.124, "sliding": 1.100, "ttt": 1.093})
+    )
+    expected = {"averaging gain": 0.004, "quantization gap": 0.018, "sliding gain": 0.024, "TTT gain": 0.007}
+    assert {name: terms[name] for name in expected} == pytest.approx(expected)
+    assert terms["bytes"] == 14_473_337
+    assert "TTT gain" not in terms_of(published({"packed": 1.1, "ttt": 1.0}))
+
+
+def published(scores: Mapping[str, float]) -> Cell:
+    evaluations = {
+        name: {"val_loss": bpb, "val_bpb": bpb, "targets": 10, "bytes": 30} for name, bpb in scores.items()
+    }
+    found = {"evaluations": evaluations, "pack": {"total_bytes": 14_473_337}}
+    return Cell("published", {}, 1337, Path("none"), "finished", found, None)
+
+
+def pair(new: Mapping[int, float], old: Mapping[int, float]) -> tuple[list[Any], str]:
+    """The row of the test table for one cell against the base, scores in bits per byte, and its line."""
+    cells = [cell({}, seed, bpb / BITS - SHIFTS["ttt"]) for seed, bpb in old.items()]
+    cells += [cell({"train.steps": 9}, seed, bpb / BITS - SHIFTS["ttt"]) for seed, bpb in new.items()]
+    found = analyse(cells)
+    [row] = table(found, "Against").rows
+    return list(row), next(said for said in found.statements if said.startswith("train.steps=9: "))
+
+
+def test_seeds_decide_what_is_significant() -> None:
+    # 20,000 steps (#1407) and 50,000 steps (#1424) with the same three seeds.
+    short, long = {1337: 1.0957, 42: 1.0962, 2024: 1.0962}, {1337: 1.0853, 42: 1.0857, 2024: 1.0865}
+    row, said = pair(long, short)
+    # Differences 0.0104, 0.0105, 0.0097: t = 40.5, and with 2 degrees of freedom p = 1 - t / sqrt(2 + t^2).
+    assert (row[5], row[6], row[9]) == ("paired", "p = 0.00061", "significant")
+    assert said == "train.steps=9: -0.0102 TTT bits per byte against base, significant (paired p = 0.00061)."
+    # FlowRefiner against the base of #1232: one seed.
+    assert pair({1337: 1.09279}, {1337: 1.09292})[1].endswith(
+        "-0.0001 TTT bits per byte against base; one seed: noise unknown."
+    )
+
+
+def test_what_is_not_significant_says_how_many_seeds_it_takes() -> None:
+    # Differences 0.002, 0 and 0.004: mean and standard deviation 0.002, so an effect of one standard deviation.
+    row, said = pair({1: 1.100, 2: 1.103, 3: 1.102}, {1: 1.102, 2: 1.103, 3: 1.106})
+    assert (row[6], row[9], row[10]) == ("p = 0.23", "not significant", 10)
+    assert "-0.0020 TTT bits per byte against base, not significant (paired p = 0.23)" in said
+
+
+def test_a_fit_says_what_is_not_known() -> None:
+    steps = [9000, 12000, 15000, 20000, 25000]
+    bpb = [1.116, 1.108, 1.104, 1.098, 1.094]
+    cells = [cell({"train.steps": n}, 1, y / BITS - SHIFTS["ttt"]) for n, y in zip(steps, bpb, strict=True)]
+    found = analyse(cells)
+    fits = table(found, "Fitted curves")
+    assert column(fits, "low")[0] == "open", "the limit of the power law is not bounded below"
+    assert column(fits, "levels off at")[0] == pytest.approx(1.0624, abs=5e-5)
+    assert "exp(-x /" in column(fits, "curve")[1]
+    assert any(
+        "the power law y = " in said and "predicts left-out points best" in said for said in found.statements
+    )
+    # No law that levels off is fitted to a loss that accelerates (#1232).
+    bent = [1.2064, 1.2016, 1.1898, 1.1801, 1.1658, 1.1511, 1.1307, 1.1062]
+    cells = [
+        cell({"train.steps": 1000 * n}, 1, y / BITS)
+        for n, y in zip((7, 8, 10, 12, 14, 16, 18, 20), bent, strict=True)
+    ]
+    curves = column(table(analyse(cells), "Fitted curves"), "curve")
+    assert all("do not bend like" in curve for curve in curves)
+
+
+def test_a_fit_is_drawn_with_points_line_and_band() -> None:
+    chart = analyse(steps_study()).curves[0]
+    line, measured = chart.series
+    assert (line.style, measured.style, len(measured.points)) == ("line", "points", 12)
+    assert [x for x, _ in measured.points] == sorted(x for x, _ in measured.points)
+    assert [x for x, _, _ in chart.band] == [x for x, _ in line.points]
+    assert all(low <= y <= high for (_, y), (_, low, high) in zip(line.points, chart.band, strict=True))

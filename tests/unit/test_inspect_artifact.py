@@ -189,7 +189,7 @@ def test_the_picture(tmp_path: Path) -> None:
     assert pixels.shape[1] == 1350
     # Bars of codes and of floats in the lower part, in their colours.
     lower = pixels[-300:, :, :3]
-    for color in ((0x1F, 0x4E, 0x8C), (0xC2, 0x41, 0x0C)):
+    for color in ((0x1F, 0x5F, 0xA8), (0xC2, 0x41, 0x0C)):
         near = abs(lower - torch.tensor(color).numpy() / 255).max(axis=2) < 0.02
         assert near.sum() > 100
 

@@ -7,12 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pgolf.report.content import LineChart, Series
-from pgolf.report.findings import Curve
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
-from pgolf.report.words import shown
-from pgolf.study.report import fitted_chart
 from tests.unit.report_stand_ins import HOSTILE, report_of_everything
 
 _EMPTY = {"meta", "link"}
@@ -101,10 +97,6 @@ def test_numbers_of_a_table_and_their_bars(page: str) -> None:
     assert '<td class="n bar"><i style="width:100.0%"></i><span>1,234</span></td>' in page
     assert '<td class="n bar"><i style="width:0.0%"></i><span>0.5000</span></td>' in page
     assert "<td class=n>-</td>" in page
-    assert shown(1e-7, 4) == "1.0e-07"
-    assert shown(0.0, 2) == "0.00"
-    assert shown(True, 2) == "True"
-    assert shown(float("inf"), 2) == "inf"
 
 
 def test_text_of_markdown_stays_text() -> None:
@@ -115,23 +107,3 @@ def test_text_of_markdown_stays_text() -> None:
     assert "\\|" in outside
     # A fence is longer than any inside, so it ends where it should.
     assert "`````text" in text
-
-
-def test_a_fit_has_points_line_and_band() -> None:
-    curve = Curve(
-        "fit",
-        "steps",
-        "BPB",
-        [(4.0, 1.5), (1.0, 2.0)],
-        [(1.0, 2.0, 1.9, 2.1), (4.0, 1.5, 1.4, 1.6)],
-        True,
-        "y = x",
-    )
-    chart = fitted_chart(curve)
-    assert chart.band == [(1.0, 1.9, 2.1), (4.0, 1.4, 1.6)]
-    assert chart.series[0].points == [(1.0, 2.0), (4.0, 1.5)]
-    assert chart.series[1] == Series("measured", [(1.0, 2.0), (4.0, 1.5)], "points", 1)
-    assert chart.note == "y = x"
-    bare = fitted_chart(Curve("no fit", "steps", "BPB", [(1.0, 2.0)]))
-    assert isinstance(bare, LineChart)
-    assert len(bare.series) == 1

@@ -21,16 +21,15 @@ from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import read_ledger
 from pgolf.report.content import Card
-from pgolf.report.evidence import evidence_cards
+from pgolf.report.evidence import Evidence, check_ledgers, evidence_cards
 from pgolf.report.html import html_page
 from pgolf.report.job import Wanted, report_job
-from pgolf.report.ledgers import check_ledgers
 from pgolf.report.pieces import CLASSES, Piece, kind_of, pieces_of
 from pgolf.report.run_report import run_report
 from pgolf.report.targets import TargetCosts, score_targets
 from pgolf.report.text_analysis import (
     class_table,
-    document_sheets,
+    document_tables,
     documents_of,
     length_table,
     passages,
@@ -138,7 +137,7 @@ def test_every_division_of_the_text_holds_all_of_it(
         assert sum(columns["share of bytes"]) == pytest.approx(1.0)
     documents = documents_of(costs, dataset.tokenizer.bos_id)
     assert len(documents) == 8 + len(HOSTILE)
-    rows = [row for sheet in document_sheets(costs, documents, pieces) for row in sheet.table.rows]
+    rows = [row for table in document_tables(costs, documents, pieces) for row in table.rows]
     assert sorted(row[0] for row in rows) == list(range(1, len(documents) + 1))
     assert sum(row[4] for row in rows) == costs.bytes.sum()
     scores = [float(row[1]) for row in rows]
@@ -148,9 +147,9 @@ def test_every_division_of_the_text_holds_all_of_it(
 def test_a_document_ends_with_the_start_of_the_next(costs: TargetCosts, dataset: Dataset) -> None:
     bos, documents = dataset.tokenizer.bos_id, documents_of(costs, dataset.tokenizer.bos_id)
     targets = costs.tokens[1:]
-    assert all(targets[document.end - 1] == bos for document in documents[:-1])
-    assert all(bos not in targets[document.first : document.end - 1] for document in documents)
-    assert [document.first for document in documents[1:]] == [document.end for document in documents[:-1]]
+    assert all(targets[document.stop - 1] == bos for document in documents[:-1])
+    assert all(bos not in targets[document.start : document.stop - 1] for document in documents)
+    assert [document.start for document in documents[1:]] == [document.stop for document in documents[:-1]]
 
 
 def test_classes_of_pieces(pieces: list[Piece], dataset: Dataset) -> None:
@@ -189,7 +188,7 @@ def test_classes_of_pieces(pieces: list[Piece], dataset: Dataset) -> None:
 
 def test_text_is_spelled_as_it_is(costs: TargetCosts, dataset: Dataset, pieces: list[Piece]) -> None:
     count = len(costs.nats)
-    found = spelled(costs, 0, count, pieces)
+    found = spelled(costs, slice(0, count), pieces)
     assert sum(bits for _, bits in found) == pytest.approx(costs.nats.sum() / math.log(2))
     text = "".join(text for text, _ in found)
     for document in HOSTILE:
@@ -198,7 +197,7 @@ def test_text_is_spelled_as_it_is(costs: TargetCosts, dataset: Dataset, pieces: 
     assert text.count("\u00b6") == 7 + len(HOSTILE)
     # A stretch may begin in the middle of a character.
     start = next(i for i in range(count) if pieces[costs.tokens[i + 1]].text == b"\x98")
-    assert spelled(costs, start, start + 2, pieces)[0][0].startswith("\N{REPLACEMENT CHARACTER}")
+    assert spelled(costs, slice(start, start + 2), pieces)[0][0].startswith("\N{REPLACEMENT CHARACTER}")
 
 
 def sum_of(costs: TargetCosts, pieces: list[Piece], character: bytes) -> float:
@@ -292,13 +291,7 @@ def test_an_audit_beside_the_run_is_shown(run: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "audit.json").write_text("{}")
     with pytest.raises(PgolfError, match="no audit"):
         run_report(read_run(tmp_path / "run"))
-    assert [card.label for card in evidence_cards(replace_audit())] == ["ledgers", "audit"]
-
-
-def replace_audit() -> object:
-    from pgolf.report.evidence import Evidence
-
-    return Evidence([], None, "")
+    assert [card.label for card in evidence_cards(Evidence([], None, ""))] == ["ledgers", "audit"]
 
 
 def test_the_whole_report(run: Path, dataset: Dataset, tmp_path: Path) -> None:

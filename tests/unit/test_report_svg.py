@@ -1,4 +1,4 @@
-"""Axes and charts: numbers land where they belong, whatever they are."""
+"""Charts: numbers land where they belong, whatever they are."""
 
 from __future__ import annotations
 
@@ -8,50 +8,39 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from pgolf.report.axes import Scale, log_ticks, padded, thinned, tick_labels, ticks
-from pgolf.report.content import Areas, LineChart, Series, Waterfall
-from pgolf.report.svg import WIDTH, areas, line_chart, squarified, waterfall
+from pgolf.report.content import Bars, LineChart, Series, Waterfall
+from pgolf.report.draw import COLORS, WIDTH, svg, thinned
+from pgolf.report.numbers import in_seconds, number, p_text, shown, signed
 
-
-def parsed(text: str) -> ET.Element:
-    return ET.fromstring(text)
+Box = tuple[float, float, float, float]
 
 
 def chart(points: list[tuple[float, float]], **more: object) -> LineChart:
     return LineChart("t", "x", "y", [Series("s", points, "dots")], **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0.0, 1.0), (1.7338, 1.8023), (-3.0, 12.0), (0.0, 20000.0), (1e-7, 3e-7)]
-)
-def test_ticks_are_round_and_inside(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 3 <= len(found) <= 8
-    assert all(low - 1e-12 <= value <= high + 1e-12 for value in found)
-    labels = tick_labels(found)
-    assert len(set(labels)) == len(found)
+def dots(text: str) -> list[tuple[float, float, str]]:
+    """(x, y, what is shown under the pointer) of each."""
+    uses = [(use, use.find("title")) for use in ET.fromstring(text).iter("use")]
+    return [
+        (float(use.get("x")), float(use.get("y")), title.text) for use, title in uses if title is not None
+    ]
 
 
-def test_tick_labels() -> None:
-    assert tick_labels([0.0, 5000.0, 10000.0]) == ["0", "5k", "10k"]
-    assert tick_labels([1.7, 1.75, 1.8]) == ["1.70", "1.75", "1.80"]
-    assert tick_labels([200.0, 400.0]) == ["200", "400"]
-    assert tick_labels([0.0, 2e6]) == ["0", "2M"]
-    assert tick_labels([3.0]) == ["3"]
+def boxes(text: str) -> dict[str, Box]:
+    """(left, top, width, height) of every filled shape by its colour and place."""
+    found = {}
+    for path in ET.fromstring(text).iter("path"):
+        color = re.search(r"fill: var\(--(c\d)\)", path.get("style", ""))
+        numbers = [float(part) for part in re.findall(r"-?[\d.]+", path.get("d", ""))]
+        if color and "clip-path" in path.attrib:
+            x, y = numbers[::2], numbers[1::2]
+            found[f"{color[1]} {len(found)}"] = (min(x), min(y), max(x) - min(x), max(y) - min(y))
+    return found
 
 
-def test_log_ticks() -> None:
-    assert log_ticks(9.0, 1100.0) == [10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]
-    assert log_ticks(0.9, 2e6)[:3] == [1.0, 10.0, 100.0]
-    assert len(log_ticks(31.0, 47.0)) >= 3
-
-
-def test_scales() -> None:
-    assert Scale(0, 10, 100, 200)(5) == 150
-    assert Scale(1, 100, 0, 10, log=True)(10) == pytest.approx(5)
-    assert Scale(3, 3, 0, 10)(3) == 0
-    assert padded([2.0])[0] < 2.0 < padded([2.0])[1]
-    assert padded([0.0])[0] < 0.0 < padded([0.0])[1]
+def words(text: str) -> list[str | None]:
+    return [element.text for element in ET.fromstring(text).iter("text")]
 
 
 def test_thinning_keeps_the_mean_and_the_end() -> None:
@@ -63,18 +52,25 @@ def test_thinning_keeps_the_mean_and_the_end() -> None:
     assert thinned(points[:50], 100) == points[:50]
 
 
-def places(text: str) -> list[tuple[float, float]]:
-    circles = parsed(text).iter("circle")
-    return [(float(circle.attrib["cx"]), float(circle.attrib["cy"])) for circle in circles]
-
-
 def test_points_are_drawn_in_their_places() -> None:
-    found = places(line_chart(chart([(0.0, 1.0), (5.0, 2.0), (10.0, 3.0)]), "k"))
-    (x0, y0), (x1, y1), (x2, y2) = found
-    assert x0 < x1 < x2 <= WIDTH
+    text = svg(chart([(0.0, 1.0), (5.0, 2.0), (10.0, 3.0)]), "k")
+    (x0, y0, tip), (x1, y1, _), (x2, y2, _) = dots(text)
+    assert 0 < x0 < x1 < x2 <= WIDTH
     assert y0 > y1 > y2 > 0
     assert x1 == pytest.approx((x0 + x2) / 2, abs=0.2)
     assert y1 == pytest.approx((y0 + y2) / 2, abs=0.2)
+    assert tip == "s: 1 at 0"
+    assert "y by x. s: from 1 at 0 to 3 at 10" in text
+
+
+@pytest.mark.parametrize("log_x", [False, True])
+def test_axes_have_round_numbers_that_differ(log_x: bool) -> None:
+    for low, high in ((1.7338, 1.8023), (9.0, 1100.0), (31.0, 47.0), (1.0, 2e6), (1e-7, 3e-7)):
+        text = svg(chart([(low, low), (high, high)], log_x=log_x), "k")
+        ticks = [word for word in words(text) if word not in ("x", "y")]
+        assert 5 <= len(ticks) <= 18
+        if high == 2e6:
+            assert "2M" in ticks
 
 
 @pytest.mark.parametrize(
@@ -90,8 +86,8 @@ def test_points_are_drawn_in_their_places() -> None:
 )
 @pytest.mark.parametrize("log_x", [False, True])
 def test_odd_points_make_a_chart_too(points: list[tuple[float, float]], log_x: bool) -> None:
-    text = line_chart(chart(points, log_x=log_x), "k")
-    parsed(text)
+    text = svg(chart(points, log_x=log_x), "k")
+    ET.fromstring(text)
     drawn = re.sub(r"<(title|desc).*?</\1>|no data", "", text)
     assert "nan" not in drawn
     assert "inf" not in drawn
@@ -99,33 +95,56 @@ def test_odd_points_make_a_chart_too(points: list[tuple[float, float]], log_x: b
 
 def test_what_is_too_high_is_cut_off() -> None:
     points = [(float(x), 100.0 if x == 0 else 1.0 + x / 10) for x in range(10)]
-    whole, cut = (places(line_chart(chart(points, highest=highest), "k")) for highest in (None, 2.0))
-    assert max(y for _, y in cut[1:]) - min(y for _, y in cut[1:]) > 100
-    assert max(y for _, y in whole[1:]) - min(y for _, y in whole[1:]) < 10
+    whole, cut = (dots(svg(chart(points, highest=highest), "k")) for highest in (None, 2.0))
+    assert max(y for _, y, _ in cut[1:]) - min(y for _, y, _ in cut[1:]) > 100
+    assert max(y for _, y, _ in whole[1:]) - min(y for _, y, _ in whole[1:]) < 10
 
 
 def test_a_waterfall_goes_from_value_to_value() -> None:
-    text = waterfall(Waterfall("w", "BPB", ("raw", 1.80), [("up", 1.81), ("down", 1.70)], "final"), "k")
-    tree = parsed(text)
-    up, down = (
-        next(rect for rect in tree.iter("rect") if rect.attrib["class"] == kind) for kind in ("up", "down")
-    )
-    end = float(up.attrib["x"]) + float(up.attrib["width"])
-    assert float(down.attrib["x"]) + float(down.attrib["width"]) == pytest.approx(end, abs=0.2)
-    assert float(down.attrib["width"]) == pytest.approx(11 * float(up.attrib["width"]), rel=0.02)
-    words = [element.text for element in tree.iter("text")]
-    assert {"+0.0100", "\u22120.1100", "1.8000", "1.7000", "final"} <= set(words)
-    assert "down -0.1100" in next(tree.iter("desc")).text
+    text = svg(Waterfall("w", "BPB", ("raw", 1.80), [("up", 1.81), ("down", 1.70)], "final"), "k")
+    (up, a), (down, b) = list(boxes(text).items())[:2]
+    assert (up, down) == ("c1 0", "c2 1"), "worse is red, better green"
+    assert b[0] + b[2] == pytest.approx(a[0] + a[2], abs=0.2)
+    assert b[2] == pytest.approx(11 * a[2], rel=0.02)
+    assert {"+0.0100", "\u22120.1100", "1.8000", "1.7000", "final", "raw"} <= set(words(text))
+    assert "down -0.1100" in ET.fromstring(text).findtext("desc")
 
 
-def test_areas_are_as_large_as_their_parts() -> None:
-    sizes = [50.0, 30.0, 10.0, 5.0, 5.0]
-    boxes = squarified(sizes, (0.0, 0.0, 40.0, 25.0))
-    for size, (x, y, width, height) in zip(sizes, boxes, strict=True):
-        assert width * height == pytest.approx(size * 10)
-        assert 0 <= x <= x + width <= 40 + 1e-9
-        assert 0 <= y <= y + height <= 25 + 1e-9
-    assert squarified([], (0.0, 0.0, 1.0, 1.0)) == []
-    parts = [("g", f"t{index}", float(index)) for index in range(5)]
-    rects = list(parsed(areas(Areas("a", "bytes", parts), "k")).iter("rect"))
-    assert len(rects) == 4
+def test_bars_are_as_long_as_their_parts() -> None:
+    parts = [("g", "a", 30.0), ("h", "b", 40.0), ("g", "c", 60.0), ("empty", "d", 0.0)]
+    text = svg(Bars("a", "bytes", parts), "k")
+    (_, c), (_, a), (_, b) = boxes(text).items()
+    assert c[2] == pytest.approx(2 * a[2], abs=0.3)
+    assert a[0] == pytest.approx(c[0] + c[2], abs=0.3)
+    assert b[2] / a[2] == pytest.approx(4 / 3, abs=0.02)
+    assert c[1] == a[1] < b[1]
+    assert {"g", "h", "90, 69 %", "40, 31 %"} <= set(words(text))
+    assert "g: c, 60 bytes" in text
+    assert "empty" not in text
+
+
+def test_a_chart_has_no_font_or_colour_of_its_own() -> None:
+    text = svg(chart([(0.0, 1.0), (5.0, 2.0)]), "k")
+    assert not re.search("#[0-9a-f]{3}", text)
+    assert "font-family" not in text
+    assert "<style" not in text
+    assert svg(chart([(0.0, 1.0), (5.0, 2.0)]), "k") == text
+    assert f"var(--c{COLORS.index(COLORS[0])})" in text
+
+
+def test_how_numbers_are_written() -> None:
+    assert [signed(value) for value in (0.01234, -0.01, -0.00001, 0.0)] == [
+        "+0.0123",
+        "-0.0100",
+        "0.0000",
+        "0.0000",
+    ]
+    assert [p_text(p) for p in (0.00001, 0.035)] == ["p < 0.0001", "p = 0.035"]
+    assert [number(value) for value in (9000.0, 0.02, 1.2345678)] == ["9,000", "0.02", "1.235"]
+    assert [shown(value, 2) for value in (1e-7, 0.0, True, float("inf"))] == [
+        "1.0e-07",
+        "0.00",
+        "True",
+        "inf",
+    ]
+    assert [in_seconds(seconds) for seconds in (None, 1.25, 99.6)] == ["", "in 1.2 s", "in 100 s"]

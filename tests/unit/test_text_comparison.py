@@ -10,7 +10,7 @@ import pytest
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
-from pgolf.study.text import compare_text
+from pgolf.study.sides import compare_text
 
 
 def ledger(path: Path, nats: list[float], targets: int = 10, token: int = 7) -> Path:

@@ -11,6 +11,7 @@ from typer import Argument, Option
 from pgolf.cli.app import verb
 from pgolf.cli.common import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, check_data_paths
 from pgolf.cli.tables import flat_rows, print_columns, print_comparison, print_json, print_result, print_table
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.runtime.run_files import ARTIFACT
 from pgolf.runtime.terminal import plain
 
@@ -192,7 +193,7 @@ def run_verb(
     from pgolf.cli.team import joined
     from pgolf.recipe.recipe import load_recipe
     from pgolf.report.markdown import write_report
-    from pgolf.runs.pipeline import SCORES, run_all
+    from pgolf.runs.pipeline import run_all
 
     with joined(device) as (chosen, team):
         recipe = load_recipe(name, overrides or [])
@@ -206,23 +207,14 @@ def run_verb(
 
 def _run_rows(result: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
     evaluations, packed = result["evaluations"], result["pack"]
-    scores = (
-        ("float", "float BPB", "averaged weights, standard windows"),
-        ("packed", "packed BPB", "the artifact, standard windows"),
-        ("sliding", "sliding BPB", "the artifact, sliding windows"),
-        ("ttt", "TTT BPB", "the artifact, legal test-time training"),
-    )
+    made = [EVALUATIONS[name] for name in SCORES if name in evaluations]
     times = {
         "training": result.get("train", {}).get("seconds"),
         "packing": packed.get("seconds"),
         "evaluation": sum(evaluation["seconds"] for evaluation in evaluations.values()),
     }
     return [
-        *(
-            (label, f"{evaluations[key]['val_bpb']:.4f}   {of}")
-            for key, label, of in scores
-            if key in evaluations
-        ),
+        *((entry.label, f"{evaluations[entry.name]['val_bpb']:.4f}   {entry.of}") for entry in made),
         ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
         ("time", ", ".join(f"{what} {time:.0f} s" for what, time in times.items() if time is not None)),
         ("report", f"{folder / 'report.md'}, {folder / 'report.html'}"),

@@ -9,7 +9,7 @@ import typer
 from pgolf.cli.common import AsJson
 from pgolf.cli.tables import print_columns, print_json, print_table
 from pgolf.errors import PgolfError
-from pgolf.study.terms import EVALUATIONS, NAMES
+from pgolf.evaluate.evaluations import EVALUATIONS
 
 SIGNIFICANCE_EXAMPLES = (
     "pgolf significance runs/new-* --against runs/old-*",
@@ -42,13 +42,11 @@ def significance_command(
     have the same seeds, paired t-tests. Exits with status 1 if the claim does not hold.
     """
     from pgolf.study.record import record_claim
-    from pgolf.study.sides import check_comparable, ledger_of, read_side
-    from pgolf.study.text import compare_text
+    from pgolf.study.sides import check_comparable, compare_text, ledger_of, read_side
 
     if evaluation not in EVALUATIONS:
-        raise PgolfError(
-            f"--evaluation {evaluation}: there is no such loss; choose one of {', '.join(EVALUATIONS)}"
-        )
+        known = ", ".join(EVALUATIONS)
+        raise PgolfError(f"--evaluation {evaluation}: there is no such loss; choose one of {known}")
     new, old = (read_side(texts, evaluation) for texts in (runs, against))
     check_comparable(new, old)
     found = record_claim(new.losses, old.losses, margin, level)
@@ -58,7 +56,7 @@ def significance_command(
         print_json({"evaluation": evaluation, **found.to_json(), "text": text and text.to_json()})
     else:
         rows = [("new", *row) for row in new.rows()] + [("old", *row) for row in old.rows()]
-        title = f"{NAMES[evaluation]} loss in nats per target"
+        title = f"{EVALUATIONS[evaluation].title} loss in nats per target"
         print_columns(("side", "run", "seed", "loss"), rows, title, left=("run",), drop=("seed",))
         print_table(
             _rows(found, text), title="the claim holds" if found.record else "the claim does not hold"
@@ -68,54 +66,34 @@ def significance_command(
 
 
 def _rows(found: Any, text: Any) -> list[tuple[str, str]]:
-    from pgolf.study.statements import p_text, signed
+    from pgolf.report.numbers import p_text, signed
 
-    def side(sample: Any) -> str:
-        spread = (
-            "spread unknown" if sample.deviation is None else f"standard deviation {sample.deviation:.5f}"
-        )
-        return f"{sample.mean:.5f}   {sample.count} run{'s' if sample.count > 1 else ''}, {spread}"
-
-    def test(entry: Any, missing: str) -> str:
-        return (
-            missing
-            if entry is None
-            else f"{p_text(entry.p)}   t = {entry.t:.2f}, {entry.freedom:.2f} degrees of freedom"
-        )
-
-    rows = [("new mean", side(found.new)), ("old mean", side(found.old))]
+    rows = []
+    for name, sample in (("new mean", found.new), ("old mean", found.old)):
+        known = sample.deviation is not None
+        spread = f"standard deviation {sample.deviation:.5f}" if known else "spread unknown"
+        runs = f"{sample.count} run{'s' if sample.count > 1 else ''}"
+        rows.append((name, f"{sample.mean:.5f}   {runs}, {spread}"))
     rows.append(("improvement", f"{signed(found.improvement, 5)} nats per target (margin {found.margin:g})"))
     if found.welch is not None:
         # The test's difference is new - old; the improvement is old - new.
-        rows.append(
-            (
-                "95 % interval",
-                f"{signed(-found.welch.high, 5)} to {signed(-found.welch.low, 5)}   Welch, two-sided",
-            )
-        )
-    rows.append(("Welch", test(found.welch, "not possible")))
-    rows.append(
-        (
-            "paired",
-            test(found.paired, f"not possible: {found.pairs} seed{'s' * (found.pairs != 1)} in common"),
-        )
-    )
+        low, high = (signed(-end, 5) for end in (found.welch.high, found.welch.low))
+        rows.append(("95 % interval", f"{low} to {high}   Welch, two-sided"))
+    common = f"not possible: {found.pairs} seed{'s' * (found.pairs != 1)} in common"
+    for name, test, missing in (("Welch", found.welch, "not possible"), ("paired", found.paired, common)):
+        said = missing
+        if test is not None:
+            said = f"{p_text(test.p)}   t = {test.t:.2f}, {test.freedom:.2f} degrees of freedom"
+        rows.append((name, said))
     if found.power is not None:
-        rows.append(
-            (
-                "power",
-                f"{100 * found.power:.0f} % to show a true improvement as large as this one with as many seeds",
-            )
-        )
+        chance = f"{100 * found.power:.0f} % to show a true improvement as large as this one"
+        rows.append(("power", f"{chance} with as many seeds"))
     if found.seeds_needed is not None:
         rows.append(("seeds for 80 %", f"{found.seeds_needed} a side"))
     if text is not None:
         better, low, high = (signed(-value, 5) for value in (text.difference, text.high, text.low))
-        shown = f"{better} nats ({low} to {high}), {p_text(text.p)}"
-        rows.append(
-            (
-                "these two artifacts",
-                f"{shown} over {text.stretches} stretches of the text; other seeds may differ",
-            )
+        shown = (
+            f"{better} nats ({low} to {high}), {p_text(text.p)} over {text.stretches} stretches of the text"
         )
+        rows.append(("these two artifacts", f"{shown}; other seeds may differ"))
     return [*rows, ("why", found.why)]

@@ -11,6 +11,7 @@ import typer
 from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile, check_data_paths
 from pgolf.cli.tables import print_columns, print_json, print_result, say
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluations import EVALUATIONS
 
 if TYPE_CHECKING:
     from pgolf.launch.jobs import RunJob
@@ -28,7 +29,6 @@ STUDY_EXAMPLES = (
     "pgolf study ablation --data data/fineweb-sp1024 --dry-run",
     "pgolf study ttt --data data/fineweb-sp1024 --launcher slurm --slurm time=8:00:00 --slurm gpus-per-node=8",
 )
-_SCORES = ("raw", "float", "packed", "sliding", "ttt")
 # So many runs are said to be many, in case a grid grew by mistake.
 _MANY = 100
 # The most important statements come first.
@@ -68,7 +68,7 @@ def study_command(
     from pgolf.runtime.device import pick_device
     from pgolf.runtime.progress import tell
     from pgolf.study.cells import read_cells
-    from pgolf.study.runner import Workplace, compare, run_study
+    from pgolf.study.runner import Session, Workplace, compare
     from pgolf.study.spec import load_study, study_names
 
     if name is None and (small or out or data or dry_run or options or jobs):
@@ -97,11 +97,12 @@ def study_command(
     tell(f"{count} runs in {place.out}: {found}{many}")
     told = _Progress(count - len(found.finished))
     if launcher == "slurm":
-        run_study(study, place, _cluster(resources, executor), told, lambda job: _is_queued(job, executor))
+        cluster = _cluster(resources, executor)
+        Session(study, place, cluster, told, lambda job: _is_queued(job, executor)).run()
         if left := sum(not place.job(study, cell).is_finished() for cell in study.cells):
             tell(f"{left} of {count} runs are queued, running or to come; the same command goes on with them")
     else:
-        run_study(study, place, _local(device, jobs), told)
+        Session(study, place, _local(device, jobs), told).run()
     cells = read_cells(place.out)
     if as_json:
         print_json(_as_json(study, place, cells))
@@ -215,55 +216,50 @@ def _beginning(start: Start, numbers: Mapping[str, int]) -> str:
 
 
 def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None:
-    scores = [name for name in _SCORES if name in ("raw", *study.file.scores)]
+    from pgolf.study.analysis import analyse
+
+    scores = [name for name in EVALUATIONS if name in ("raw", *study.file.scores)]
     rows = []
     for cell in cells:
-        done = cell.result is not None
-        found = [f"{cell.bpb(name):.4f}" if done else "" for name in scores]
-        size = f"{cell.result['pack']['total_bytes']:,}" if cell.result is not None else ""
-        rows.append((cell.label, str(cell.seed), *found, size, cell.error or ("" if done else cell.status)))
+        found = [f"{cell.scores[name]:.4f}" if name in cell.scores else "" for name in scores]
+        size = "" if cell.bytes is None else f"{cell.bytes:,}"
+        state = cell.error or ("" if cell.status == "finished" else cell.status)
+        rows.append((cell.label, str(cell.seed), *found, size, state))
     header = ("cell", "seed", *(f"{name} BPB" for name in scores), "bytes", "went wrong")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     # The last score is the one that counts.
     drop = ["bytes", *header[2 : 1 + len(scores)], "seed"]
     print_columns(header, rows, study.file.title, ("went wrong",), drop, fold=("cell", "went wrong"))
-    statements = _statements(study, cells)
-    for sentence in statements[:_SHOWN]:
-        say(f"* {sentence}")
+    statements = analyse(cells, study.file.title).statements
+    for line in statements[:_SHOWN]:
+        say(f"* {line}")
     if len(statements) > _SHOWN:
         say(f"* and {len(statements) - _SHOWN} more, which --json prints")
-    say(f"The runs are in {place.out / 'cells'}.")
+    say(f"The runs are in {place.out / 'cells'}; `pgolf report {place.out}` shows all tables and curves.")
 
 
 def _as_json(study: Study, place: Workplace, cells: Sequence[Cell]) -> dict[str, Any]:
+    from pgolf.study.analysis import analyse
+
+    found = analyse(cells, study.file.title)
     return {
         "study": study.file.title,
         "folder": str(place.out),
         "cells": [
             {
-                "name": cell.name,
+                **{key: getattr(cell, key) for key in ("name", "seed", "status", "error", "scores", "bytes")},
                 "changes": dict(cell.changes),
-                "seed": cell.seed,
-                "status": cell.status,
-                "error": cell.error,
                 "folder": str(cell.folder),
-                "scores": {}
-                if cell.result is None
-                else {name: cell.bpb(name) for name in cell.result["evaluations"]},
-                "bytes": None if cell.result is None else cell.result["pack"]["total_bytes"],
             }
             for cell in cells
         ],
-        "statements": _statements(study, cells),
+        "statements": list(found.statements),
+        "tables": {
+            table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+            for table in found.tables
+        },
     }
-
-
-def _statements(study: Study, cells: Sequence[Cell]) -> list[str]:
-    """What the cells show, in sentences."""
-    from pgolf.study.analysis import analyse
-
-    return list(analyse(cells, study.file.title).statements)
 
 
 def parse_slurm(options: Sequence[str]) -> tuple[Resources, str]:

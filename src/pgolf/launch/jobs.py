@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluations import SCORES
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.folder import LAUNCH, is_trained, saved_recipe
-from pgolf.runs.pipeline import SCORES, job_dataset
+from pgolf.runs.pipeline import job_dataset
 from pgolf.runtime.run_files import RECIPE, read_result
 from pgolf.runtime.writing import write_bytes
 

@@ -1,6 +1,4 @@
-"""What a report says, without how it looks: sections of blocks that ``html.py`` and ``markdown.py`` both
-show.
-"""
+"""What a report says, without how it looks: sections of blocks, for ``html.py`` and ``markdown.py``."""
 
 from __future__ import annotations
 
@@ -8,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pgolf.report.findings import Table
+from pgolf.report.numbers import Value
 
 Mood = Literal["plain", "good", "bad"]
-# line: joined points; faint: a thin line behind the others; dots: points joined by dashes, for few
-# measurements.
+# faint: a thin line behind the others; dots: points joined by dashes, for few measurements.
 Style = Literal["line", "faint", "dots", "points"]
 
 
@@ -44,15 +41,7 @@ class Statements:
     texts: Sequence[str]
     title: str = ""
     folded: bool = False
-    """Many: shown when asked for."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Labelled lines."""
-
-    title: str
-    rows: Sequence[tuple[str, str]]
+    """Shown when asked for; so everywhere below."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +52,23 @@ class Listing:
     language: str = "sh"
     title: str = ""
     folded: bool = False
-    """Long: shown when asked for."""
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A table; the numbers of one column may be drawn as bars."""
+class Table:
+    """Rows of numbers and words."""
 
-    table: Table
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+    """Floats carry all their digits; None is shown as a dash."""
+    note: str = ""
+    """What a reader must know about it: units, method."""
+    digits: int = 4
+    """Decimal places of floats that are shown."""
     bar: str = ""
-    """Name of that column."""
+    """The column whose numbers are drawn as bars too."""
     folded: bool = False
-    """Long: shown when asked for."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class LineChart:
     """(x, low, high): where a fit is uncertain."""
     log_x: bool = False
     highest: float | None = None
-    """Cut off what is above."""
+    """What is above is cut off."""
     note: str = ""
 
 
@@ -119,8 +113,8 @@ class Waterfall:
 
 
 @dataclass(frozen=True)
-class Areas:
-    """Parts of a whole as rectangles."""
+class Bars:
+    """Sizes of parts, one bar for each group of them."""
 
     title: str
     unit: str
@@ -128,35 +122,39 @@ class Areas:
     """(group, name, size)."""
     note: str = ""
 
+    def totals(self) -> dict[str, float]:
+        """Size by group, the largest first; groups of no size are left out."""
+        sizes: dict[str, float] = {}
+        for group, _, size in self.parts:
+            sizes[group] = sizes.get(group, 0.0) + size
+        return {
+            group: sizes[group]
+            for group in sorted(sizes, key=lambda name: (-sizes[name], name))
+            if sizes[group]
+        }
+
 
 @dataclass(frozen=True)
 class Passage:
     """Text in pieces, with what each cost."""
 
     title: str
-    pieces: Sequence[tuple[str, float]]
-    """(text, bits); control tokens have the text of a mark."""
+    pieces: Sequence[tuple[str, float | None]]
+    """(text, bits, if they are known); control tokens have the text of a mark."""
 
 
 @dataclass(frozen=True)
 class Passages:
-    """Passages coloured by bits."""
+    """Texts, coloured by bits."""
 
     title: str
     passages: Sequence[Passage]
     note: str = ""
+    legend: bool = False
+    """Whether the note ends with what the colours mean."""
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Generated texts."""
-
-    title: str
-    texts: Sequence[str]
-    note: str = ""
-
-
-Block = Prose | Statements | Facts | Listing | Sheet | LineChart | Waterfall | Areas | Passages | Samples
+Block = Prose | Statements | Listing | Table | LineChart | Waterfall | Bars | Passages
 
 
 @dataclass(frozen=True)

@@ -1,97 +1,87 @@
-"""The picture of a run: losses over the steps."""
+"""The losses of a run over its steps: as a chart of its report, and as the picture beside it."""
 
 from __future__ import annotations
 
-import io
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pgolf.report.content import LineChart, Series
+from pgolf.report.draw import COLORS, GRID, SOFT, STYLE, line_figure, png
 from pgolf.runtime.terminal import plain
-from pgolf.runtime.writing import write_bytes
 from pgolf.train.metrics import read_metrics
 
-_LOSS, _LOSS_LIGHT, _VALIDATION = "#1f4e8c", "#9db8d9", "#c2410c"
+Entries = Sequence[Mapping[str, Any]]
 # The smoothed loss averages over about this part of the run, so that short and long ones read alike.
 _SMOOTHED_PART = 1 / 30
+# The first part of a curve whose heights do not choose the chart's range.
+_BEGINNING = 0.03
+
+
+def points_of(entries: Entries, key: str) -> list[tuple[float, float]]:
+    """(step, value) of every entry of ``metrics.jsonl`` that has this key."""
+    return [(float(entry["step"]), float(entry[key])) for entry in entries if key in entry]
+
+
+def loss_chart(entries: Entries) -> LineChart:
+    """Training loss and validation in nats per token; the steep beginning may be cut off."""
+    each = points_of(entries, "train_loss")
+    smooth = smoothed([loss for _, loss in each])
+    most = max([loss for _, loss in each], default=0.0)
+    high = max(smooth[math.ceil(_BEGINNING * len(smooth)) :] or smooth, default=0.0)
+    series = [
+        Series("training, each step", each, "faint", 0),
+        Series("training, smoothed", list(zip((step for step, _ in each), smooth, strict=True)), "line", 0),
+        Series("validation, last weights", points_of(entries, "val_loss"), "dots", 1),
+    ]
+    cut = high < most
+    note = "The beginning is higher than the chart." if cut else ""
+    return LineChart("Loss", "step", "nats per token", series, highest=high if cut else None, note=note)
 
 
 def draw_curve(metrics: Path, out: Path, title: str) -> None:
-    """Draw training loss, validation and the learning-rate scale of a ``metrics.jsonl`` as a PNG.
+    """Draw the losses in a ``metrics.jsonl`` as a PNG, with the shape of the learning-rate schedule.
 
-    Both losses share one scale, nats per token on the left; on the right it is read as the validation text's
-    bits per byte, which are in a fixed proportion to its nats per token.
+    The scale on the right reads both losses in the validation text's bits per byte, which are in a fixed
+    proportion to its nats per token.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    import matplotlib
 
     entries = read_metrics(metrics)
-    steps = [entry for entry in entries if "train_loss" in entry]
-    validations = [entry for entry in entries if "val_bpb" in entry]
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    x = [entry["step"] for entry in steps]
-    losses = [entry["train_loss"] for entry in steps]
-    axis.plot(x, losses, color=_LOSS_LIGHT, linewidth=0.7, label="training loss, each step")
-    axis.plot(x, smoothed(losses), color=_LOSS, linewidth=1.8, label="training loss, smoothed")
-    axis.set_xlabel("step")
-    axis.set_ylabel("loss (nats per token)")
-    axis.margins(x=0.02)
-    axis.grid(alpha=0.25)
-    axis.spines["top"].set_visible(False)
-    if validations:
-        _draw_validations(axis, validations)
-    _draw_schedule(axis, steps)
-    if axis.get_lines():
-        axis.legend(loc="upper right", frameon=False)
-    # A name may hold anything, also what matplotlib would take for a formula.
-    axis.set_title(plain(title), loc="left", parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_bytes(out, buffer.getvalue())
+    with matplotlib.rc_context(STYLE):
+        figure, _ = line_figure(loss_chart(entries), 576, 324, margins=(54, 52))
+        figure.text(0.007, 0.94, plain(title), fontsize=14)
+        if figure.axes:
+            axis = figure.axes[0]
+            _draw_schedule(axis, points_of(entries, "lr_scale"))
+            _draw_bits(axis, [entry for entry in entries if "val_bpb" in entry])
+            axis.legend(loc="upper right", frameon=False, fontsize=10)
+        png(figure, out)
 
 
-def _draw_validations(axis: Any, validations: list[dict[str, Any]]) -> None:
-    last = validations[-1]
-    axis.plot(
-        [entry["step"] for entry in validations],
-        [entry["val_loss"] for entry in validations],
-        color=_VALIDATION,
-        # Dashed: between the points nothing was measured.
-        linestyle="--",
-        linewidth=1.1,
-        marker="o",
-        markersize=5.5,
-        markeredgecolor="white",
-        label="validation, last weights",
-    )
-    axis.annotate(
-        f"{last['val_bpb']:.3f} bits per byte",
-        (last["step"], last["val_loss"]),
-        xytext=(2, 42),
-        textcoords="offset points",
-        color=_VALIDATION,
-        ha="right",
-        va="bottom",
-        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-    )
-    if last["val_loss"] > 0 and last["val_bpb"] > 0:
-        bits = last["val_bpb"] / last["val_loss"]
-        right = axis.secondary_yaxis("right", functions=(lambda nats: nats * bits, lambda bpb: bpb / bits))
-        right.set_ylabel("validation (bits per byte)", color=_VALIDATION)
-        right.tick_params(axis="y", colors=_VALIDATION)
+def _draw_bits(axis: Any, validations: Entries) -> None:
+    if not validations or not (validations[-1]["val_loss"] > 0 and validations[-1]["val_bpb"] > 0):
+        return
+    step, loss, bpb = (validations[-1][key] for key in ("step", "val_loss", "val_bpb"))
+    text = f"{bpb:.3f} bits per byte"
+    form = {"textcoords": "offset points", "ha": "right", "color": COLORS[1]}
+    axis.annotate(text, (step, loss), (2, 42), **form)
+    bits = bpb / loss
+    right = axis.secondary_yaxis("right", functions=(lambda nats: nats * bits, lambda value: value / bits))
+    right.set_ylabel("validation (bits per byte)", color=COLORS[1])
+    right.tick_params(axis="y", colors=COLORS[1])
+    right.spines["right"].set_visible(False)
 
 
-def _draw_schedule(axis: Any, steps: list[dict[str, Any]]) -> None:
+def _draw_schedule(axis: Any, scales: Sequence[tuple[float, float]]) -> None:
     # A strip along the bottom: the shape matters, not the value.
-    strip = axis.inset_axes((0, 0, 1, 0.12), transform=axis.transAxes, zorder=0)
-    strip.fill_between(
-        [e["step"] for e in steps], [e["lr_scale"] for e in steps], color="#000000", alpha=0.07
-    )
+    strip = axis.inset_axes((0, 0, 1, 0.12), zorder=0)
+    strip.fill_between(*zip(*scales, strict=True), color=GRID)
     strip.set_ylim(0, 1.05)
     strip.set_xlim(axis.get_xlim())
     strip.axis("off")
-    strip.text(0.03, 0.25, "learning-rate scale", transform=strip.transAxes, fontsize=7, color="#666666")
+    strip.text(0.03, 0.25, "learning-rate scale", transform=strip.transAxes, fontsize=8, color=SOFT)
 
 
 def smoothed(values: list[float]) -> list[float]:

@@ -9,83 +9,100 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
 from typing import assert_never
 
-from pgolf.report import svg
 from pgolf.report.content import (
-    Areas,
+    Bars,
     Block,
     Card,
-    Facts,
     LineChart,
     Listing,
     Passage,
     Passages,
     Prose,
     Report,
-    Samples,
     Section,
     Series,
-    Sheet,
     Statements,
+    Table,
     Waterfall,
 )
-from pgolf.report.words import shown
+from pgolf.report.draw import COLORS, svg
+from pgolf.report.numbers import Value, shown
 from pgolf.runtime.terminal import plain
 
 # The icon is an empty one, so that no browser asks for another.
-_NOTHING_ELSE = "img-src data:; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{title}: pgolf report</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header><div class="top"><h1>{title}</h1><button id="theme" type="button" hidden>light / dark</button></div>\
+{subtitle}
+<div class="cards">{cards}</div>
+<nav aria-label="Sections">{links}</nav></header>
+<main>
+{body}
+</main>
+<script>{script}</script>
+</body>
+</html>
+"""
 _HEAT_LEVELS = 9
 # Longer texts in a table take several lines; a table with such as these the whole width.
 _LONG, _VERY_LONG = 20, 44
 # Bits that take the darkest colour; a token of a vocabulary of 1,024 that nothing is known about costs 10.
 _HOTTEST = 12.0
+_HEAT_MARKS = "".join(
+    f'<span class="h{level}">{level * _HOTTEST / _HEAT_LEVELS:.0f}</span>'
+    for level in range(0, _HEAT_LEVELS + 1, 3)
+)
+_HEAT_LEGEND = f' <span class="heat" aria-label="colours by bits">{_HEAT_MARKS} bits</span>'
 
 
 def html_page(report: Report) -> str:
     """The whole page; equal reports give equal pages."""
-    style, script = (
-        resources.files("pgolf.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
-    )
+    folder = resources.files("pgolf.report")
+    style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; {_NOTHING_ELSE}"
-    keys = _keys()
-    body = "\n".join(_section(section, keys) for section in report.sections)
-    links = "".join(f'<a href="#{escape(part.key)}">{escape(part.title)}</a>' for part in report.sections)
-    subtitle = f"<p>{escape(report.subtitle)}</p>" if report.subtitle else ""
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(report.title)}: pgolf report</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header><div class="top"><h1>{escape(report.title)}</h1>'
-        f'<button id="theme" type="button" hidden>light / dark</button></div>{subtitle}\n'
-        f'<div class="cards">{"".join(map(_card, report.cards))}</div>\n'
-        f'<nav aria-label="Sections">{links}</nav></header>\n'
-        f"<main>\n{body}\n</main>\n<script>{script}</script>\n</body>\n</html>\n"
+    # Names for the page's charts, each once.
+    keys = (f"c{number}" for number in itertools.count(1))
+    page = _PAGE.format(
+        policy=_POLICY.format(digest=digest),
+        title=escape(report.title),
+        style=style,
+        script=script,
+        subtitle=f"<p>{escape(report.subtitle)}</p>" if report.subtitle else "",
+        cards="".join(map(_card, report.cards)),
+        links="".join(f'<a href="#{escape(part.key)}">{escape(part.title)}</a>' for part in report.sections),
+        body="\n".join(_section(section, keys) for section in report.sections),
     )
     return plain(page, keep="\n\t")
-
-
-def _keys() -> Iterator[str]:
-    """Names for the page's charts, each once."""
-    number = 0
-    while True:
-        number += 1
-        yield f"c{number}"
 
 
 def _card(card: Card) -> str:
     bar = ""
     if card.share is not None:
-        part = min(max(card.share, 0.0), 1.0)
+        percent = 100 * min(max(card.share, 0.0), 1.0)
         label = f'role="img" aria-label="{100 * card.share:.1f} %"'
-        bar = f'<div class="meter" {label}><i style="width:{100 * part:.2f}%"></i></div>'
+        bar = f'<div class="meter" {label}><i style="width:{percent:.2f}%"></i></div>'
     note = f'<div class="note">{escape(card.note)}</div>' if card.note else ""
     mark = {"good": "\u2713 ", "bad": "\u2717 ", "plain": ""}[card.mood]
     return (
@@ -109,131 +126,96 @@ def _block(block: Block, keys: Iterator[str]) -> str:
             strong = " strong" if block.strong else ""
             return f'<p class="wide {block.mood}{strong}">{escape(block.text)}</p>'
         case Statements():
-            items = f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in block.texts)}</ul>"
-            inside = _folded(block.title, items) if block.folded else _heading(block.title) + items
-            return f'<div class="block wide">{inside}</div>'
-        case Facts():
-            rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in block.rows)
-            return f'<div class="block wide">{_heading(block.title)}<dl>{rows}</dl></div>'
+            items = "".join(f"<li>{escape(text)}</li>" for text in block.texts)
+            return _box(block.title, f"<ul>{items}</ul>", folded=block.folded)
         case Listing():
             text = f'<pre tabindex="0">{escape(chr(10).join(block.lines))}</pre>'
-            inside = _folded(block.title, text) if block.folded else _heading(block.title) + text
-            return f'<div class="block wide">{inside}</div>'
-        case Sheet():
-            return _sheet(block)
-        case LineChart():
-            return _figure(block.title, _legend(block.series) + svg.line_chart(block, next(keys)), block.note)
-        case Waterfall():
-            return _figure(block.title, svg.waterfall(block, next(keys)), block.note)
-        case Areas():
-            return _figure(block.title, svg.areas(block, next(keys)), block.note)
+            return _box(block.title, text, folded=block.folded)
+        case Table():
+            return _table(block)
+        case LineChart() | Waterfall() | Bars():
+            legend = _legend(block.series) if isinstance(block, LineChart) else ""
+            inside = f"{legend}{svg(block, next(keys))}{_note(block.note)}"
+            return f'<figure class="block"><figcaption>{_heading(block.title)}</figcaption>{inside}</figure>'
         case Passages():
             texts = "".join(map(_passage, block.passages))
-            return f'<div class="block wide">{_heading(block.title)}{_heat_legend(block.note)}{texts}</div>'
-        case Samples():
-            texts = "".join(f'<blockquote class="text">{escape(text)}</blockquote>' for text in block.texts)
-            return f'<div class="block wide">{_heading(block.title)}{_note(block.note)}{texts}</div>'
+            return _box(block.title, _note(block.note, _HEAT_LEGEND if block.legend else "") + texts)
         case _:
             assert_never(block)
+
+
+def _box(title: str, inside: str, wide: bool = True, folded: bool = False) -> str:
+    if folded:
+        content = f"<details><summary>{escape(title)}</summary>{inside}</details>"
+    else:
+        content = _heading(title) + inside
+    return f'<div class="block{" wide" if wide else ""}">{content}</div>'
 
 
 def _heading(title: str) -> str:
     return f"<h3>{escape(title)}</h3>" if title else ""
 
 
-def _note(note: str) -> str:
-    return f'<p class="note">{escape(note)}</p>' if note else ""
-
-
-def _folded(title: str, inside: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
-
-
-def _figure(title: str, inside: str, note: str) -> str:
-    return f'<figure class="block"><figcaption>{_heading(title)}</figcaption>{inside}{_note(note)}</figure>'
+def _note(note: str, more: str = "") -> str:
+    return f'<p class="note">{escape(note)}{more}</p>' if note else ""
 
 
 def _legend(series: Sequence[Series]) -> str:
-    drawn = dict.fromkeys((part.name, part.style, part.color % svg.COLORS) for part in series if part.points)
-    if len(drawn) < 2:
-        return ""
-    marks = "".join(
-        f'<li><i class="mark {style} b{color}"></i>{escape(name)}</li>' for name, style, color in drawn
-    )
-    return f'<ul class="legend">{marks}</ul>'
+    drawn = dict.fromkeys((part.name, part.style, part.color % len(COLORS)) for part in series if part.points)
+    marks = (f'<li><i class="mark {style} b{color}"></i>{escape(name)}</li>' for name, style, color in drawn)
+    return f'<ul class="legend">{"".join(marks)}</ul>' if len(drawn) > 1 else ""
 
 
-def _sheet(block: Sheet) -> str:
-    table = block.table
-    words = [
-        any(isinstance(row[index], str) for row in table.rows if index < len(row))
-        for index in range(len(table.columns))
-    ]
+def _table(table: Table) -> str:
+    columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
+    words = [any(isinstance(value, str) for value in column) for column in columns]
+    largest = {
+        name: max(map(_size, column), default=0.0)
+        for name, column in zip(table.columns, columns, strict=True)
+    }
     head = "".join(
         f'<th scope="col"{"" if word else " class=n"}>{escape(name)}</th>'
         for name, word in zip(table.columns, words, strict=True)
     )
-    largest = _largest(block)
     lines = []
     for row in table.rows:
-        cells = []
+        cells = ""
         for name, value, word in zip(table.columns, row, words, strict=True):
             text = escape(shown(value, table.digits))
-            kind = (" class=long" if len(text) > _LONG else "") if word else " class=n"
-            if name == block.bar and isinstance(value, (int, float)) and largest and math.isfinite(value):
-                share = max(0.0, 100 * value / largest)
-                cells.append(f'<td class="n bar"><i style="width:{share:.1f}%"></i><span>{text}</span></td>')
+            if name == table.bar and largest[name] and math.isfinite(_size(value)):
+                share = f'<i style="width:{100 * _size(value) / largest[name]:.1f}%"></i>'
+                cells += f'<td class="n bar">{share}<span>{text}</span></td>'
             else:
-                cells.append(f"<td{kind}>{text}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+                kind = (" class=long" if len(text) > _LONG else "") if word else " class=n"
+                cells += f"<td{kind}>{text}</td>"
+        lines.append(f"<tr>{cells}</tr>")
     label = escape(table.title or "table")
     inside = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
     # A wide table shares its line with nothing.
     long = any(isinstance(value, str) and len(value) > _VERY_LONG for row in table.rows for value in row)
-    wide = " wide" if long or len(table.columns) > 5 else ""
-    if block.folded:
-        return f'<div class="block wide">{_folded(table.title, _note(table.note) + inside)}</div>'
-    return f'<div class="block{wide}">{_heading(table.title)}{inside}{_note(table.note)}</div>'
+    wide = long or table.folded or len(table.columns) > 5
+    parts = (_note(table.note), inside) if table.folded else (inside, _note(table.note))
+    return _box(table.title, "".join(parts), wide, table.folded)
 
 
-def _largest(block: Sheet) -> float:
-    if block.bar not in block.table.columns:
-        return 0.0
-    index = list(block.table.columns).index(block.bar)
-    numbers = [row[index] for row in block.table.rows]
-    return max(
-        (float(value) for value in numbers if isinstance(value, (int, float)) and math.isfinite(value)),
-        default=0.0,
-    )
+def _size(value: Value) -> float:
+    """How long a cell's bar is: of a word, and of what is no number or below 0, it has none."""
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return max(0.0, float(value)) if known else 0.0  # type: ignore[arg-type]
 
 
 def _passage(passage: Passage) -> str:
-    pieces = "".join(
-        f'<span class="h{_heat(bits)}" title="{bits:.2f} bits">{escape(_with_breaks(text))}</span>'
-        for text, bits in passage.pieces
-    )
-    return f'<div class="passage"><p class="note">{escape(passage.title)}</p><div class="text">{pieces}</div></div>'
-
-
-def _with_breaks(text: str) -> str:
-    # A line's end is a token, or part of one, and has its price: so it is shown.
-    return text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n").replace(
-        "\t", "\N{RIGHTWARDS ARROW}\t"
-    )
-
-
-def _heat(bits: float) -> int:
-    return min(max(round(bits / _HOTTEST * _HEAT_LEVELS), 0), _HEAT_LEVELS)
-
-
-def _heat_legend(note: str) -> str:
-    if not note:
-        return ""
-    marks = "".join(
-        f'<span class="h{level}">{level * _HOTTEST / _HEAT_LEVELS:.0f}</span>'
-        for level in range(0, _HEAT_LEVELS + 1, 3)
-    )
-    return f'<p class="note">{escape(note)} <span class="heat" aria-label="colours by bits">{marks} bits</span></p>'
+    pieces = ""
+    for text, bits in passage.pieces:
+        if bits is None:
+            pieces += f"<span>{escape(text)}</span>"
+            continue
+        level = min(max(round(bits / _HOTTEST * _HEAT_LEVELS), 0), _HEAT_LEVELS)
+        # A line's end is a token, or part of one, and has its price: so it is shown.
+        visible = text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n")
+        visible = visible.replace("\t", "\N{RIGHTWARDS ARROW}\t")
+        pieces += f'<span class="h{level}" title="{bits:.2f} bits">{escape(visible)}</span>'
+    return f'<div class="passage">{_note(passage.title)}<div class="text">{pieces}</div></div>'

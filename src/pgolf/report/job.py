@@ -13,8 +13,9 @@ from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.places import recorded_data
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
 from pgolf.generate.model import Model, sample_texts
-from pgolf.report.content import Report, Samples, Section
+from pgolf.report.content import Passage, Passages, Report, Section
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
 from pgolf.report.pieces import pieces_of
@@ -26,9 +27,7 @@ from pgolf.runtime.progress import counting
 from pgolf.runtime.run_files import ARTIFACT, MODEL
 from pgolf.runtime.writing import check_writable, write_bytes
 
-FORMATS = ("html", "md")
-# The weights that a mode's ledger is of, and the ledger.
-_LEDGERS = {"standard": "ledger.packed.jsonl", "sliding": "ledger.sliding.jsonl", "ttt": "ledger.ttt.jsonl"}
+FORMATS = {"html": html_page, "md": markdown_page}
 TARGETS = 32_768
 """Targets whose costs are looked at by default."""
 SAMPLES, SAMPLE_TOKENS = 3, 120
@@ -47,7 +46,7 @@ class Wanted:
 
 
 def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:
-    """Write the report of a run.
+    """Write the report of a run; returns what was made, as JSON values.
 
     Args:
         source: its folder.
@@ -56,46 +55,33 @@ def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch
         wanted: what to score for it.
         device: where to score.
 
-    Returns:
-        What was made, as JSON values.
-
     Raises:
         PgolfError: no run, or its data is not found or not its own.
     """
-    if wanted.mode not in _LEDGERS:
-        raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(_LEDGERS)}")
+    if wanted.mode not in OF_MODE:
+        raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(OF_MODE)}")
     return write_page("run", lambda: _run(source, wanted, device), out, form)
 
 
 def write_page(of: str, make: Callable[[], Report], out: Path, form: str) -> dict[str, Any]:
-    """Make a report of something and write it to a file that is known to be writable; what was made, as JSON
-    values.
-    """
+    """Make a report and write it, once the file is known to be writable; what was made, as JSON values."""
     if form not in FORMATS:
         raise PgolfError(f"--format {form}: unknown; use {' or '.join(FORMATS)}")
     check_writable(out)
-    report = make()
-    page = html_page(report) if form == "html" else markdown_page(report)
-    write_bytes(out, page.encode())
-    return {"report": str(out), "of": of, "format": form, "bytes": len(page.encode())}
+    content = FORMATS[form](make()).encode()
+    write_bytes(out, content)
+    return {"report": str(out), "of": of, "format": form, "bytes": len(content)}
 
 
 def _run(folder: Path, wanted: Wanted, device: torch.device) -> Report:
     run = read_run(folder)
-    # A run that is still in training has nothing to score.
-    weights = _weights_of(run) if wanted.score else None
+    # The artifact, or before packing the averaged weights; a run in training has nothing to score.
+    files = [folder / name for name in (ARTIFACT, MODEL) if wanted.score and (folder / name).is_file()]
+    weights = load_weights(files[0]) if files else None
     dataset = _dataset_of(run, wanted, needed=weights is not None)
     if weights is None or dataset is None:
         return run_report(run, dataset)
     return run_report(run, dataset, _scored(run, weights, dataset, wanted, device))
-
-
-def _weights_of(run: RunRecord) -> Weights | None:
-    """The artifact; before packing the averaged weights; None before those are there."""
-    for name in (ARTIFACT, MODEL):
-        if (run.folder / name).is_file():
-            return load_weights(run.folder / name)
-    return None
 
 
 def _dataset_of(run: RunRecord, wanted: Wanted, needed: bool) -> Dataset | None:
@@ -106,15 +92,14 @@ def _dataset_of(run: RunRecord, wanted: Wanted, needed: bool) -> Dataset | None:
         recorded = Path(given[given.index("--tokenizer") + 1])
         tokenizer = recorded if recorded.is_file() else None
     folder = wanted.data or recorded_data(run.folder) or run.folder / "data"
-    if wanted.data is not None or needed:
-        if not folder.is_dir():
-            raise PgolfError(
-                f"{folder}: the data of {run.folder} is not there; pass --data DIR, or --no-score"
-            )
-        return open_dataset(folder, tokenizer)
+    needed = needed or wanted.data is not None
+    if needed and not folder.is_dir():
+        raise PgolfError(f"{folder}: the data of {run.folder} is not there; pass --data DIR, or --no-score")
     try:
         return open_dataset(folder, tokenizer)
     except PgolfError:
+        if needed:
+            raise
         return None
 
 
@@ -123,16 +108,12 @@ def _scored(
 ) -> list[Section]:
     """What the text costs, and what the model writes."""
     packed = weights.kind == "artifact"
-    ledger = run.folder / (_LEDGERS[wanted.mode] if packed else "ledger.float.jsonl")
-    comparable = ledger.is_file() and (packed or wanted.mode == "standard")
+    ledger = run.folder / EVALUATIONS[OF_MODE[wanted.mode] if packed else "float"].ledger
+    known = ledger if ledger.is_file() and (packed or wanted.mode == "standard") else None
     with counting("what each target costs") as progress:
-        costs = score_targets(
-            weights, dataset, wanted.mode, wanted.targets, ledger if comparable else None, device, progress
-        )
-    pieces = pieces_of(dataset.tokenizer)
+        costs = score_targets(weights, dataset, wanted.mode, wanted.targets, known, device, progress)
     texts = sample_texts(Model(weights.source, dataset.tokenizer.path), SAMPLES, SAMPLE_TOKENS)
-    note = f"Each the beginning of a document, at most {SAMPLE_TOKENS} tokens, as `pgolf generate` writes it; fixed seeds."
-    samples = Section(
-        "samples", "Samples", [Samples("What the model writes", [visible(text) for text in texts], note)]
-    )
-    return [text_section(costs, pieces, dataset.tokenizer.bos_id), samples]
+    samples = [Passage(f"sample {place}", [(visible(text), None)]) for place, text in enumerate(texts, 1)]
+    note = f"Beginnings of documents, up to {SAMPLE_TOKENS} tokens, by `pgolf generate`; fixed seeds."
+    written = Section("samples", "Samples", [Passages("What the model writes", samples, note)])
+    return [text_section(costs, pieces_of(dataset.tokenizer), dataset.tokenizer.bos_id), written]

@@ -5,26 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import assert_never
 
 from pgolf.data.dataset import Dataset
 from pgolf.report.content import (
-    Areas,
+    Bars,
     Block,
-    Facts,
     LineChart,
     Listing,
     Passages,
     Prose,
     Report,
-    Samples,
-    Sheet,
     Statements,
+    Table,
     Waterfall,
 )
 from pgolf.report.curve import draw_curve
 from pgolf.report.html import html_page
+from pgolf.report.numbers import shown
 from pgolf.report.run_report import run_report
-from pgolf.report.words import shown
 from pgolf.runs.records import read_run
 from pgolf.runtime.run_files import METRICS
 from pgolf.runtime.terminal import plain
@@ -32,32 +31,29 @@ from pgolf.runtime.writing import write_bytes
 
 
 def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
-    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder from the files in it; returns
-    the first.
+    """Write ``report.md``, ``report.html`` and ``curve.png`` into a run folder from the files in it.
 
     Args:
         folder: the run's.
         dataset: its data, against which the ledgers are verified.
+
+    Returns:
+        The first of the three.
     """
-    run = read_run(folder)
+    run, path = read_run(folder), folder / "report.md"
     draw_curve(folder / METRICS, folder / "curve.png", f"{run.field('recipe')}: training")
     report = run_report(run, dataset)
     write_bytes(folder / "report.html", html_page(report).encode())
-    path = folder / "report.md"
-    write_bytes(
-        path, markdown_page(report, {"training": "![Training loss and validation](curve.png)"}).encode()
-    )
+    text = markdown_page(report, {"training": "![Training loss and validation](curve.png)"})
+    write_bytes(path, text.encode())
     return path
 
 
 def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str:
     """A report as Markdown; ``pictures`` has a line for the beginning of some sections, by key."""
     parts = [f"# {_plain(report.title)}", _plain(report.subtitle)]
-    parts.append(
-        "\n".join(
-            f"* {_plain(card.label)}: **{_plain(card.value)}** {_plain(card.note)}" for card in report.cards
-        )
-    )
+    cards = ((_plain(card.label), _plain(card.value), _plain(card.note)) for card in report.cards)
+    parts.append("\n".join(f"* {label}: **{value}** {note}" for label, value, note in cards))
     for section in report.sections:
         parts += [f"## {_plain(section.title)}", (pictures or {}).get(section.key, "")]
         parts += [_block(block) for block in section.blocks]
@@ -67,42 +63,33 @@ def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str
 def _block(block: Block) -> str:
     match block:
         case Prose():
-            text = _plain(block.text)
-            return f"**{text}**" if block.strong else text
+            return f"**{_plain(block.text)}**" if block.strong else _plain(block.text)
         case Statements():
             return "\n".join(f"* {_plain(text)}" for text in block.texts)
-        case Facts():
-            return table(("", ""), block.rows)
         case Listing():
             return _fenced(block.lines, block.language)
-        case Sheet():
-            return _sheet(block)
+        case Table():
+            rows = [[shown(value, block.digits) for value in row] for row in block.rows]
+            return _titled(block.title, table(block.columns, rows), _plain(block.note))
         case LineChart():
             return _chart(block)
         case Waterfall():
             return _waterfall(block)
-        case Areas():
+        case Bars():
             return ""  # The table beside it says the same.
         case Passages():
-            texts = ["".join(text for text, _ in passage.pieces) for passage in block.passages]
-            titles = [passage.title for passage in block.passages]
-        case Samples():
-            texts, titles = list(block.texts), [f"sample {index + 1}" for index in range(len(block.texts))]
-    parts = [f"### {_plain(block.title)}"]
-    for title, text in zip(titles, texts, strict=True):
-        parts += [_plain(title), _fenced(text.splitlines(), "text")]
-    return "\n\n".join(parts)
+            parts = []
+            for passage in block.passages:
+                text = "".join(text for text, _ in passage.pieces)
+                parts += [_plain(passage.title), _fenced(text.splitlines(), "text")]
+            return _titled(block.title, *parts)
+        case _:
+            assert_never(block)
 
 
-def _sheet(block: Sheet) -> str:
-    found = block.table
-    rows = [[shown(value, found.digits) for value in row] for row in found.rows]
-    parts = [
-        f"### {_plain(found.title)}" if found.title else "",
-        table(found.columns, rows),
-        _plain(found.note),
-    ]
-    return "\n\n".join(part for part in parts if part)
+def _titled(title: str, *parts: str) -> str:
+    heading = f"### {_plain(title)}" if title else ""
+    return "\n\n".join(part for part in (heading, *parts) if part)
 
 
 def _chart(chart: LineChart) -> str:
@@ -112,11 +99,8 @@ def _chart(chart: LineChart) -> str:
         if series.points:
             chosen = (series.points[0], min(series.points, key=lambda point: point[1]), series.points[-1])
             rows.append([series.name, *(f"{y:.4f} at {x:,.6g}" for x, y in chosen)])
-    if not rows:
-        return ""
     head = (f"{chart.y_label} by {chart.x_label}", "first", "lowest", "last")
-    parts = [f"### {_plain(chart.title)}", table(head, rows), _plain(chart.note)]
-    return "\n\n".join(part for part in parts if part)
+    return _titled(chart.title, table(head, rows), _plain(chart.note)) if rows else ""
 
 
 def _waterfall(chart: Waterfall) -> str:
@@ -124,10 +108,11 @@ def _waterfall(chart: Waterfall) -> str:
     for name, value in chart.steps:
         rows.append((name, f"{value:.4f}", f"{value - before:+.4f}"))
         before = value
-    return f"### {_plain(chart.title)}\n\n" + table(("", chart.unit, "change"), rows)
+    return _titled(chart.title, table(("", chart.unit, "change"), rows))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     cells = [[_plain(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
     lines = [" | ".join(cells[0]), " | ".join("---" for _ in head), *(" | ".join(row) for row in cells[1:])]
     return "\n".join(f"| {line} |" for line in lines)

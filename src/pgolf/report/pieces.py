@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import sentencepiece
 
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.runtime.files import read_bytes
 
-_SPACE = "\u2581"
-
 CLASSES = (
-    "document start",
-    "byte fallback",
-    "white space",
-    "digits",
-    "punctuation",
-    "word, lower case",
-    "word, Capitalised",
-    "word, UPPER CASE",
-    "word part",
-    "word part, upper case",
-    "not ASCII",
-    "mixed",
+    *("document start", "byte fallback", "white space", "digits", "punctuation", "word, lower case"),
+    *("word, Capitalised", "word, UPPER CASE", "word part", "word part, upper case", "not ASCII", "mixed"),
 )
 """Every piece is in one of these; a word begins with a space, a word part does not."""
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One entry of the vocabulary."""
 
     text: bytes
-    """What it stands for inside a text, in UTF-8, with a leading space where it has one; empty for control
-    pieces.
-    """
+    """What it stands for in a text, UTF-8, with its leading space; empty for control pieces."""
     kind: str
     """One of ``CLASSES``."""
 
@@ -51,7 +36,7 @@ def pieces_of(tokenizer: Tokenizer) -> list[Piece]:
         elif processor.is_byte(token):
             pieces.append(Piece(bytes([int(name[3:5], 16)]), "byte fallback"))
         else:
-            text = name.replace(_SPACE, " ")
+            text = name.replace("\N{LOWER ONE EIGHTH BLOCK}", " ")
             pieces.append(Piece(text.encode(), kind_of(text)))
     return pieces
 

@@ -1,16 +1,15 @@
 """What each target costs: the text graded once more, held against the ledger of the run.
 
 A ledger has the sum of every block only. Here the same grader asks the same scorer for the same blocks, and
-somebody listens. So the costs belong to the ledger's score, and where they do not add up to its entries that
-is noticed.
+what it answers is kept. So the costs belong to the ledger's score, and where they do not add up to its
+entries that is noticed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.ledger import Entry, Ledger, read_ledger
-from pgolf.evaluate.protocol import Recorded, Scorer, grade
+from pgolf.evaluate.protocol import Scorer, grade
 from pgolf.optim.place import place
 
 # An entry's nats on the machine that wrote it and here differ by rounding: relative to the entry's nats.
@@ -53,39 +52,13 @@ class TargetCosts:
     agrees: bool
     """Whether all entries of the ledger are met within rounding; False also where there is no ledger."""
 
-    @property
-    def bpb(self) -> float:
-        """Bits per byte of these targets."""
-        return float(self.nats.sum() / np.log(2) / max(int(self.bytes.sum()), 1))
+    def bits(self, where: slice | NDArray[np.bool_] = slice(None)) -> float:
+        """What some of the targets cost together."""
+        return float(self.nats[where].sum() / np.log(2))
 
-
-class _Listener(Scorer):
-    """Passes everything on to a scorer, and keeps what each target cost."""
-
-    def __init__(self, inner: Scorer, announced: int) -> None:
-        self.inner, self.announced, self.vocab_size = inner, announced, inner.vocab_size
-        self.nats: list[Tensor] = []
-
-    def begin(self, first: int, targets: int) -> None:
-        # The whole stream is announced, also where only its beginning is scored: schedules depend on it.
-        self.inner.begin(first, self.announced)
-
-    def wanted(self) -> int:
-        return self.inner.wanted()
-
-    def distributions(self, given: Tensor) -> Tensor:
-        return self.inner.distributions(given)
-
-    def losses(self, block: Tensor) -> Tensor:
-        found = self.inner.losses(block)
-        self.nats.append(found.detach().double().cpu())
-        return found
-
-    def receive(self, recorded: Recorded) -> None:
-        self.inner.receive(recorded)
-
-    def state_digest(self) -> str:
-        return self.inner.state_digest()
+    def size(self, where: slice | NDArray[np.bool_] = slice(None)) -> int:
+        """Bytes of text that some of the targets stand for."""
+        return int(self.bytes[where].sum())
 
 
 def score_targets(
@@ -121,52 +94,61 @@ def score_targets(
     if entries:
         ends = [entry.first + entry.targets for entry in entries]
         count = max([end for end in ends if end <= count], default=ends[0])
-    network = place(weights.model(), weights.recipe, device)
-    listener = _Listener(build_scorer(network, weights.recipe, mode), announced)
-    again, strict = Ledger(), bool(header.get("strict", False))
-    grade(listener, stream[: count + 1], byte_counts[:count], again, progress=progress)
-    check, agrees = _compared(ledger, [] if strict else entries, again.entries)
-    return TargetCosts(
-        weights="artifact" if weights.kind == "artifact" else "averaged weights",
-        mode=mode,
-        tokens=stream[: count + 1],
-        nats=torch.cat(listener.nats).numpy(),
-        bytes=byte_counts[:count].astype(np.int64),
-        announced=announced,
-        check=check,
-        agrees=agrees,
-    )
-
-
-def _compared(ledger: Path | None, entries: list[Entry], again: Any) -> tuple[str, bool]:
-    """Hold a second grading against the ledger's entries: what to say, and whether they agree."""
-    if ledger is None or not entries:
-        reason = (
+    scorer = build_scorer(place(weights.model(), weights.recipe, device), weights.recipe, mode)
+    heard, again = _overheard(scorer, announced), Ledger()
+    grade(scorer, stream[: count + 1], byte_counts[:count], again, progress=progress)
+    if ledger is None or not entries or header.get("strict"):
+        why = (
             "the run has no ledger of this evaluation"
             if ledger is None
             else "its ledger was written target by target"
         )
-        return f"Scored for this report; not held against a ledger ({reason}).", False
+        check, agrees = f"Scored for this report; not held against a ledger ({why}).", False
+    else:
+        check, agrees = _compared(ledger, entries, again.entries)
+    kind = "artifact" if weights.kind == "artifact" else "averaged weights"
+    sizes, nats = byte_counts[:count].astype(np.int64), torch.cat(heard).numpy()
+    return TargetCosts(kind, mode, stream[: count + 1], nats, sizes, announced, check, agrees)
+
+
+def _overheard(scorer: Scorer, announced: int) -> list[Tensor]:
+    """Where what each target costs is kept from now on, block by block.
+
+    The scorer is told of the whole stream, also where only its beginning is scored: schedules depend on it.
+    """
+    heard: list[Tensor] = []
+    begin, losses = scorer.begin, scorer.losses
+
+    def answer(block: Tensor) -> Tensor:
+        found = losses(block)
+        heard.append(found.detach().double().cpu())
+        return found
+
+    scorer.begin = lambda first, targets: begin(first, announced)  # type: ignore[method-assign]
+    scorer.losses = answer  # type: ignore[method-assign]
+    return heard
+
+
+def _compared(ledger: Path, entries: Sequence[Entry], again: Sequence[Entry]) -> tuple[str, bool]:
+    """Hold a second grading against the ledger's entries: what to say, and whether they agree."""
     largest = worst = 0.0
     for old, new in zip(entries, again, strict=False):
         if (old.first, old.targets, old.bytes, old.text) != (new.first, new.targets, new.bytes, new.text):
             raise PgolfError(
-                f"{ledger}: targets {old.first} to {old.first + old.targets} are not those of the data; pass the "
-                "--data of the run, or --no-score"
+                f"{ledger}: targets {old.first} to {old.first + old.targets} are not those of the data; "
+                "pass the --data of the run, or --no-score"
             )
         difference = abs(old.nats - new.nats)
         largest, worst = max(largest, difference), max(worst, difference / max(abs(old.nats), 1e-9))
     if worst > _SAME_MODEL:
         raise PgolfError(
-            f"{ledger}: is of another model: an entry costs {100 * worst:.1f} % more or less here; evaluate the run "
-            "again, or pass --no-score"
+            f"{ledger}: is of another model: an entry costs {100 * worst:.1f} % more or less here; "
+            "evaluate the run again, or pass --no-score"
         )
     found = f"{len(again):,} {'entry' if len(again) == 1 else 'entries'} of {ledger.name}"
     if worst > _ROUNDING:
-        return (
-            f"The sums differ from the {found} by up to {largest:.2g} nats ({100 * worst:.3f} %), as on another "
-            "device; what follows is of this pass.",
-            False,
-        )
+        size = f"{largest:.2g} nats ({100 * worst:.3f} %)"
+        said = f"The sums differ from the {found} by up to {size}, as on another device"
+        return f"{said}; what follows is of this pass.", False
     how = f"within {largest:.1g} nats of each" if largest else "to the last digit"
     return f"Scored again for this report: the sums are those of the {found}, {how}.", True

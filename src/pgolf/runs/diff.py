@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.evaluate.ledger import read_ledger
-from pgolf.runs.records import SCORES, RunRecord, flattened
+from pgolf.runs.records import RunRecord, flattened
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]
 def _texts(a: RunRecord, b: RunRecord) -> list[Difference]:
     """Evaluations that both have, but of different texts."""
     found = []
-    for name in SCORES:
+    for name in EVALUATIONS:
         one, other = _text(a, name), _text(b, name)
         if one is not None and other is not None and one != other:
             found.append(Difference(f"text of {name}", one, other))
@@ -102,7 +103,7 @@ def _metrics(a: RunRecord, b: RunRecord) -> list[Metric]:
     # A validation in the middle of training is no score of the raw weights.
     found += [
         Metric(f"{name} BPB", *(run.score(name) if name in run.evaluations else None for run in (a, b)))
-        for name in SCORES
+        for name in EVALUATIONS
     ]
     figures = [
         ("bytes with code", "pack", "total_bytes"),
@@ -126,7 +127,7 @@ def _notes(a: RunRecord, b: RunRecord) -> list[str]:
     notes = [f"{run.folder}: {run.state}, {run.steps} steps so far" for run in unfinished]
     if a.folder.resolve() == b.folder.resolve():
         return ["A and B are the same run", *notes[:1]]
-    for name in SCORES:
+    for name in EVALUATIONS:
         one, other = a.evaluations.get(name), b.evaluations.get(name)
         if one and other and (one["targets"], one["bytes"]) != (other["targets"], other["bytes"]):
             notes.append(

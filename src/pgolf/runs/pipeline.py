@@ -24,6 +24,7 @@ from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, EvalResult
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, Evaluation
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.evaluate.weights import score_weights
 from pgolf.model.attend import BOS
@@ -34,7 +35,7 @@ from pgolf.runs.view import TrainingView
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import sha256_file
 from pgolf.runtime.progress import counting, tell, working
-from pgolf.runtime.run_files import ARTIFACT, MODEL, RAW, RECIPE, RESULT, read_result
+from pgolf.runtime.run_files import ARTIFACT, RAW, RECIPE, RESULT, read_result
 from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import check_writable, write_bytes, write_json
 from pgolf.train.closing import TrainResult
@@ -49,16 +50,6 @@ BUDGET = (
     "compress.codec=range",
     "compress.level=[1]",
 )
-# Name in result.json, which weights, mode.
-EVALUATIONS = (
-    ("float", MODEL, "standard"),
-    ("packed", ARTIFACT, "standard"),
-    ("sliding", ARTIFACT, "sliding"),
-    ("ttt", ARTIFACT, "ttt"),
-)
-SCORES = tuple(name for name, _, _ in EVALUATIONS)
-# Training makes it; it is missing where a study took the weights from another run's checkpoint.
-_RAW = ("raw", RAW, "standard")
 
 
 def run_all(
@@ -84,7 +75,7 @@ def run_all(
     """
     if unknown := [name for name in scores if name not in SCORES]:
         raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
-    wanted = [entry for entry in (_RAW, *EVALUATIONS) if entry[0] in ("raw", *scores)]
+    wanted = [entry for name, entry in EVALUATIONS.items() if name in ("raw", *scores)]
     with working_in(out, team):
         if saved_recipe(out) not in (None, recipe):
             raise PgolfError(f"{out}: holds a run of another recipe ({out / RECIPE}); choose another --out")
@@ -101,7 +92,7 @@ def _do_the_rest(
     out: Path,
     device: torch.device,
     team: Team,
-    wanted: Sequence[tuple[str, str, str]],
+    wanted: Sequence[Evaluation],
     keep: Collection[int],
 ) -> dict[str, Any]:
     result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
@@ -112,21 +103,21 @@ def _do_the_rest(
     if not trained:
         check_memory(recipe, device)
         run = open_run(recipe, dataset, out, device, resume=begun, team=team)
-        found = _train(run, keep, averaged=any(name == "float" for name, _, _ in wanted))
+        found = _train(run, keep, averaged=any(entry.name == "float" for entry in wanted))
         result["train"] = found.figures()
         evaluations |= found.evaluations()
-    elif any(name not in evaluations for name, _, _ in wanted):
+    elif any(entry.name not in evaluations for entry in wanted):
         team.first(lambda: record_session(out))
     if "pack" not in result or not packed:
         result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
         save()
-    for name, file, mode in wanted:
-        if name not in evaluations:
-            label, ledger = f"{name} BPB", out / f"ledger.{name}.jsonl"
-            scored = evaluate_weights(
-                load_weights(out / file), recipe, dataset, mode, device, label=label, ledger=ledger, team=team
-            )
-            evaluations[name] = scored.to_json()
+    # A study's run may lack the raw weights' score: its weights are from another run's checkpoint.
+    for entry in wanted:
+        if entry.name not in evaluations:
+            how: dict[str, Any] = {"label": f"{entry.name} BPB", "ledger": out / entry.ledger, "team": team}
+            weights = load_weights(out / entry.file)
+            scored = evaluate_weights(weights, recipe, dataset, entry.mode, device, **how)
+            evaluations[entry.name] = scored.to_json()
             save()
     return result
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.recipe.files import nearest
 from pgolf.recipe.recipe import load_recipe, recipe_keys
 from pgolf.runs.folder import CELL, is_trained
@@ -20,9 +21,7 @@ from pgolf.runtime.files import read_json, read_text
 from pgolf.runtime.run_files import METRICS, PROVENANCE, RECIPE, read_result
 from pgolf.train.metrics import read_metrics
 
-SCORES = ("raw", "float", "packed", "sliding", "ttt")
-"""The evaluations of a run, in the order in which they are made."""
-FIELDS = ("name", "recipe", "steps", "state", *SCORES, "bytes", "date")
+FIELDS = ("name", "recipe", "steps", "state", *EVALUATIONS, "bytes", "date")
 
 State = Literal["training", "trained", "packed", "finished"]
 Value = str | int | float | bool | None
@@ -58,7 +57,7 @@ class RunRecord:
             return "training"
         if "pack" not in self.result:
             return "trained"
-        scored = all(name in self.evaluations for name in SCORES[1:])
+        scored = all(name in self.evaluations for name in SCORES)
         return "finished" if scored or self.cell.get("status") == "finished" else "packed"
 
     @property
@@ -88,7 +87,7 @@ class RunRecord:
 
     def field(self, key: str) -> Value:
         """One of ``FIELDS``, or a key of the recipe; None if it is not known."""
-        if key in SCORES:
+        if key in EVALUATIONS:
             return self.score(key)
         if key == "recipe":
             return str(self.recipe.get("name", ""))
@@ -127,10 +126,10 @@ def read_run(folder: Path) -> RunRecord:
         raise PgolfError(f"{folder / PROVENANCE}: damaged; restore it from a copy")
     entries = read_metrics(folder / METRICS)
     metrics = [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
-    return RunRecord(folder, _recipe_of(folder / RECIPE), made, result, metrics)
+    return RunRecord(folder, recipe_keys_of(folder / RECIPE), made, result, metrics)
 
 
-def _recipe_of(path: Path) -> dict[str, Any]:
+def recipe_keys_of(path: Path) -> dict[str, Any]:
     try:
         return flattened(load_recipe(str(path)).model_dump(mode="json"))
     except PgolfError:

@@ -1,11 +1,8 @@
 """What a study's folder holds: one run per cell, a cell being a choice of recipe keys and a seed.
 
-::
-
-    OUT/study.toml             the study as it was asked for
-    OUT/cells/NAME/cell.json   what the cell is; once it is over, how it ended
-    OUT/cells/NAME/...         its run folder: recipe.toml, metrics.jsonl, artifact.pgolf, result.json,
-    ledgers
+* ``OUT/study.toml``: the study as it was asked for.
+* ``OUT/cells/NAME/cell.json``: what the cell is; once it is over, how it ended.
+* ``OUT/cells/NAME/...``: its run folder.
 """
 
 from __future__ import annotations
@@ -23,6 +20,11 @@ from pgolf.runtime.run_files import RESULT, read_result
 CELLS = "cells"
 
 Status = Literal["waiting", "finished", "failed"]
+
+
+def label_of(changes: Mapping[str, Any]) -> str:
+    """Changes in a few words, "base" if there are none."""
+    return ", ".join(f"{key}={value}" for key, value in changes.items()) or "base"
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,20 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The changes in a few words, "base" if there are none; the same for all seeds."""
-        return ", ".join(f"{key}={value}" for key, value in self.changes.items()) or "base"
+        """The changes in words; the same for all seeds."""
+        return label_of(self.changes)
 
-    def bpb(self, evaluation: str) -> float:
-        """Bits per byte of one of its evaluations: raw, float, packed, sliding, ttt."""
-        assert self.result is not None, "only a finished cell has scores"
-        return float(self.result["evaluations"][evaluation]["val_bpb"])
+    @property
+    def scores(self) -> dict[str, float]:
+        """Bits per byte by evaluation, of a finished cell."""
+        evaluations = (self.result or {}).get("evaluations", {})
+        return {name: float(score["val_bpb"]) for name, score in evaluations.items()}
+
+    @property
+    def bytes(self) -> int | None:
+        """The artifact of a finished cell, code included."""
+        size: int | None = ((self.result or {}).get("pack") or {}).get("total_bytes")
+        return size
 
 
 def read_cells(study: Path) -> list[Cell]:
@@ -61,24 +70,21 @@ def read_cells(study: Path) -> list[Cell]:
     Raises:
         PgolfError: it is no study's folder, or one of its files is damaged.
     """
-    folders = sorted((study / CELLS).glob(f"*/{CELL}"))
-    if not folders:
+    paths = sorted((study / CELLS).glob(f"*/{CELL}"))
+    if not paths:
         raise PgolfError(f"{study}: holds no study; make one with `pgolf study FILE.toml --out {study}`")
-    cells = []
-    for path in folders:
-        about = read_json(path)
+    placed = []
+    for path in paths:
+        about, folder = read_json(path), path.parent
         try:
-            place, changes, seed, error = about["place"], about["changes"], about["seed"], about.get("error")
-            status: Status = about["status"]
+            place, changes, seed, status = (about[key] for key in ("place", "changes", "seed", "status"))
+            error = about.get("error")
         except (KeyError, TypeError) as problem:
-            raise PgolfError(
-                f"{path}: is no cell of a study ({problem}); delete it and run the study again"
-            ) from None
-        folder = path.parent
+            again = "delete it and run the study again"
+            raise PgolfError(f"{path}: is no cell of a study ({problem}); {again}") from None
         result = read_result(folder) if status == "finished" else None
         if status == "finished" and result is None:
-            raise PgolfError(
-                f"{folder / RESULT}: is missing; restore it, or delete {path} and run the study again"
-            )
-        cells.append((int(place), Cell(folder.name, changes, int(seed), folder, status, result, error)))
-    return [cell for _, cell in sorted(cells, key=lambda entry: entry[0])]
+            again = f"restore it, or delete {path} and run the study again"
+            raise PgolfError(f"{folder / RESULT}: is missing; {again}")
+        placed.append((int(place), Cell(folder.name, changes, int(seed), folder, status, result, error)))
+    return [cell for _, cell in sorted(placed, key=lambda entry: entry[0])]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,11 @@ _CONSTANTS = (0.05, 50.0)
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A fitted number and its 95 % interval."""
+class Parameter(NamedTuple):
+    """A fitted number and its 95 % interval; None where no bound could be found."""
 
     value: float
     low: float | None
-    """None: no lower bound could be found."""
     high: float | None
 
 
@@ -51,31 +49,23 @@ class Fit:
     form: Form
     a: Parameter
     """What y comes to for endless x, in the unit of y."""
-    b: Parameter
+    b: float
     shape: Parameter
     """Exponent, or constant in the unit of x after which 1/e of the distance to ``a`` is left."""
-    residual: float
-    """Standard deviation of the points around the curve, n - 3 degrees of freedom."""
     leave_one_out: float
     """Root mean square error of predicting the points of each x from a fit to all others."""
     line: Sequence[tuple[float, float, float, float]]
     """(x, y, low, high) over the range of the points; an interval of the curve, not of new points."""
 
-    def at(self, x: float) -> float:
-        """The curve's value."""
-        return self.a.value + self.b.value * _basis(self.form, x, self.shape.value)
-
     @property
     def formula(self) -> str:
         """The curve in one line."""
-        sign, b = ("+" if self.b.value >= 0 else "-"), abs(self.b.value)
-        if self.form == "power law":
-            return f"y = {self.a.value:.5g} {sign} {b:.4g} * x^-{self.shape.value:.4g}"
-        return f"y = {self.a.value:.5g} {sign} {b:.4g} * exp(-x / {self.shape.value:.4g})"
+        shape = f"{self.shape.value:.4g}"
+        basis = f"x^-{shape}" if self.form == "power law" else f"exp(-x / {shape})"
+        return f"y = {self.a.value:.5g} {'+' if self.b >= 0 else '-'} {abs(self.b):.4g} * {basis}"
 
 
-@dataclass(frozen=True)
-class NoFit:
+class NoFit(NamedTuple):
     """Why there is no curve."""
 
     form: Form
@@ -89,7 +79,7 @@ def fit(points: Sequence[tuple[float, float]], form: Form) -> Fit | NoFit:
         A curve, or why none can be given: too few different x, or points that do not have this form.
     """
     x, y = (np.array([point[side] for point in points], dtype=np.float64) for side in (0, 1))
-    different = len(set(x.tolist()))
+    different = len(np.unique(x))
     if different < FEWEST:
         return NoFit(
             form, f"too few points: {different} different x, three parameters need at least {FEWEST}"
@@ -98,39 +88,20 @@ def fit(points: Sequence[tuple[float, float]], form: Form) -> Fit | NoFit:
         return NoFit(form, "x has to be positive")
     if np.ptp(y) <= 1e-12 * np.abs(y).max():
         return NoFit(form, "all y are equal")
-    shapes = _shapes(form, x)
-    best, at_edge = _best_shape(form, x, y, shapes)
+    squares = _Squares(form, x, y)
+    best, at_edge = squares.best()
     if at_edge:
         what = "exponent" if form == "power law" else "constant"
         return NoFit(
             form, f"the points do not bend like a {form}: its best {what} has no finite value above 0"
         )
-    profile = _Profile(form, x, y, shapes, best)
-    residual = math.sqrt(profile.least / (len(x) - 3))
-    left_out = _left_out_error(form, x, y)
-    return Fit(form, profile.level(), profile.factor(), profile.shape(), residual, left_out, profile.line())
+    profile = _Profile(squares, best)
+    b = float(profile.lines.f[0] / squares.basis(x.min(), np.array([best]))[0])
+    line = profile.line(np.geomspace(x.min(), x.max(), _LINE_POINTS))
+    return Fit(form, profile.level(), b, profile.shape(), _left_out_error(form, x, y), line)
 
 
-def _shapes(form: Form, x: Array) -> Array:
-    """Candidates of the shape parameter, evenly spaced in their logarithm."""
-    if form == "power law":
-        return np.geomspace(*_EXPONENTS, _GRID)
-    return np.geomspace(_CONSTANTS[0] * np.diff(np.unique(x)).min(), _CONSTANTS[1] * np.ptp(x), _GRID)
-
-
-def _basis(form: Form, x: float, shape: float) -> float:
-    return float(x**-shape) if form == "power law" else math.exp(-x / shape)
-
-
-def _scaled(form: Form, x: Array, first: float, shapes: Array) -> Array:
-    """(S, N): the basis divided by its value at ``first``; so tiny numbers do not lose the least squares."""
-    if form == "power law":
-        return np.asarray((x / first) ** -shapes[:, None])
-    return np.exp((first - x) / shapes[:, None])
-
-
-@dataclass(frozen=True)
-class _Lines:
+class _Lines(NamedTuple):
     """Least squares of ``y = a + f * g`` for each of S shapes, g being the scaled basis."""
 
     a: Array
@@ -142,34 +113,49 @@ class _Lines:
     """Sums of squares that are left."""
 
 
-def _lines(form: Form, x: Array, y: Array, shapes: Array) -> _Lines:
-    g = _scaled(form, x, float(x.min()), shapes)
-    g_mean = g.mean(axis=1)
-    centred = g - g_mean[:, None]
-    g_square = np.maximum((centred**2).sum(axis=1), np.finfo(np.float64).tiny)
-    f = (centred @ (y - y.mean())) / g_square
-    rest = (y - y.mean()) - f[:, None] * centred
-    return _Lines(y.mean() - f * g_mean, f, g_mean, g_square, (rest**2).sum(axis=1))
+class _Squares:
+    """The sum of squares of a form through points, by its shape."""
 
+    def __init__(self, form: Form, x: Array, y: Array) -> None:
+        self.form, self.x, self.y, self.first = form, x, y, float(x.min())
+        gap, reach = np.diff(np.unique(x)).min(), np.ptp(x)
+        constants = (_CONSTANTS[0] * float(gap), _CONSTANTS[1] * float(reach))
+        self.shapes = np.geomspace(*(_EXPONENTS if form == "power law" else constants), _GRID)
 
-def _sum_of_squares(form: Form, x: Array, y: Array, log_shape: float) -> float:
-    return float(_lines(form, x, y, np.array([math.exp(log_shape)])).sums[0])
+    def basis(self, x: float, shapes: Array) -> Array:
+        """(S,): the basis at one x."""
+        return np.asarray(x**-shapes if self.form == "power law" else np.exp(-x / shapes))
 
+    def scaled(self, x: Array, shapes: Array) -> Array:
+        """(S, N): the basis divided by its value at the first x, so that tiny numbers lose no digits."""
+        if self.form == "power law":
+            return np.asarray((x / self.first) ** -shapes[:, None])
+        return np.exp((self.first - x) / shapes[:, None])
 
-def _best_shape(form: Form, x: Array, y: Array, shapes: Array) -> tuple[float, bool]:
-    """The shape of least squares, and whether it is at the edge of what is searched."""
-    from scipy import optimize
+    def lines(self, shapes: Array) -> _Lines:
+        """The best line for each shape."""
+        g, mean = self.scaled(self.x, shapes), self.y.mean()
+        g_mean = g.mean(axis=1)
+        centred = g - g_mean[:, None]
+        g_square = np.maximum((centred**2).sum(axis=1), np.finfo(np.float64).tiny)
+        f = (centred @ (self.y - mean)) / g_square
+        rest = (self.y - mean) - f[:, None] * centred
+        return _Lines(mean - f * g_mean, f, g_mean, g_square, (rest**2).sum(axis=1))
 
-    least = int(np.argmin(_lines(form, x, y, shapes).sums))
-    if least in (0, len(shapes) - 1):
-        return float(shapes[least]), True
-    found = optimize.minimize_scalar(
-        lambda log: _sum_of_squares(form, x, y, log),
-        bounds=(math.log(shapes[least - 1]), math.log(shapes[least + 1])),
-        method="bounded",
-        options={"xatol": 1e-10},
-    )
-    return math.exp(float(found.x)), False
+    def at(self, log_shape: float) -> float:
+        """What is left for one shape."""
+        return float(self.lines(np.array([math.exp(log_shape)])).sums[0])
+
+    def best(self) -> tuple[float, bool]:
+        """The shape of least squares, and whether it is at the edge of what is searched."""
+        from scipy import optimize
+
+        least = int(np.argmin(self.lines(self.shapes).sums))
+        if least in (0, _GRID - 1):
+            return float(self.shapes[least]), True
+        bounds = np.log(self.shapes[[least - 1, least + 1]])
+        found = optimize.minimize_scalar(self.at, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+        return math.exp(float(found.x)), False
 
 
 def _left_out_error(form: Form, x: Array, y: Array) -> float:
@@ -177,94 +163,72 @@ def _left_out_error(form: Form, x: Array, y: Array) -> float:
 
     Others that do not bend predict with the limit of the form: a straight line, or one in log x.
     """
-    squares: list[float] = []
+    errors: list[float] = []
     for place in np.unique(x):
-        kept = x != place
-        shape, _ = _best_shape(form, x[kept], y[kept], _shapes(form, x[kept]))
-        line = _lines(form, x[kept], y[kept], np.array([shape]))
-        g = _scaled(form, np.array([place]), float(x[kept].min()), np.array([shape]))[0, 0]
-        squares += [float(value) ** 2 for value in y[~kept] - (line.a[0] + line.f[0] * g)]
-    return math.sqrt(math.fsum(squares) / len(squares))
+        others = _Squares(form, x[x != place], y[x != place])
+        shape = np.array([others.best()[0]])
+        line = others.lines(shape)
+        predicted = line.a[0] + line.f[0] * others.scaled(np.array([place]), shape)[0, 0]
+        errors += (y[x == place] - predicted).tolist()
+    return math.sqrt(math.fsum(error**2 for error in errors) / len(errors))
 
 
 class _Profile:
     """The sum of squares along the shape, and the intervals that follow from it."""
 
-    def __init__(self, form: Form, x: Array, y: Array, shapes: Array, best: float) -> None:
+    def __init__(self, squares: _Squares, best: float) -> None:
         from scipy import special
 
-        self.form, self.x, self.y, self.best = form, x, y, best
-        self.least = _sum_of_squares(form, x, y, math.log(best))
-        freedom = len(x) - 3
-        self.most = self.least * (1 + float(special.fdtri(1, freedom, COVERAGE)) / freedom)
-        inside = _lines(form, x, y, shapes).sums <= self.most
+        self.squares, self.best = squares, best
+        least, freedom = squares.at(math.log(best)), len(squares.x) - 3
+        self.most = least * (1 + float(special.fdtri(1, freedom, COVERAGE)) / freedom)
+        inside = squares.lines(squares.shapes).sums <= self.most
         self.open = bool(inside[0]), bool(inside[-1])
-        low, high = self._edge(shapes, inside, -1), self._edge(shapes, inside, 1)
+        within = np.append(squares.shapes[inside], best)
+        low, high = self._edge(float(within.min()), -1), self._edge(float(within.max()), 1)
         # The best one comes first.
         self.allowed = np.concatenate([[best], np.geomspace(low, high, _GRID)])
-        self.lines = _lines(form, x, y, self.allowed)
+        self.lines = squares.lines(self.allowed)
 
-    def _edge(self, shapes: Array, inside: NDArray[np.bool_], way: Literal[-1, 1]) -> float:
-        """Where the profile leaves the interval, or the edge of the search."""
+    def _edge(self, last: float, way: Literal[-1, 1]) -> float:
+        """Where the profile leaves the interval after the last shape inside, or the edge of the search."""
         from scipy import optimize
 
-        if self.open[way > 0]:
-            return float(shapes[0 if way < 0 else -1])
-        within = np.append(shapes[inside], self.best)
-        last = float(within.min() if way < 0 else within.max())
-        beyond = shapes[shapes < last] if way < 0 else shapes[shapes > last]
-        first_out = float(beyond.max() if way < 0 else beyond.min())
-
         def above(log: float) -> float:
-            return _sum_of_squares(self.form, self.x, self.y, log) - self.most
+            return self.squares.at(log) - self.most
 
-        if above(math.log(last)) >= 0:
+        if self.open[way > 0] or above(math.log(last)) >= 0:
             return last
-        return math.exp(float(optimize.brentq(above, math.log(last), math.log(first_out))))
+        shapes = self.squares.shapes
+        beyond = shapes[shapes < last].max() if way < 0 else shapes[shapes > last].min()
+        return math.exp(float(optimize.brentq(above, math.log(last), math.log(beyond))))
 
     def shape(self) -> Parameter:
         """The shape parameter; a side that reaches the edge of the search is open."""
-        low, high = self.open
-        return Parameter(
-            self.best, None if low else float(self.allowed[1]), None if high else float(self.allowed[-1])
-        )
+        low, high = float(self.allowed[1]), float(self.allowed[-1])
+        return Parameter(self.best, None if self.open[0] else low, None if self.open[1] else high)
 
     def level(self) -> Parameter:
-        """``a``."""
-        return self._bounded(1.0, np.zeros_like(self.allowed))
-
-    def factor(self) -> Parameter:
-        """``b``: the scaled factor divided by the basis at the smallest x."""
-        units = np.array([_basis(self.form, float(self.x.min()), float(shape)) for shape in self.allowed])
-        if units.min() < 1e-300:
-            return Parameter(float(self.lines.f[0] / units[0]), None, None)
-        return self._bounded(0.0, 1 / units)
-
-    def line(self) -> list[tuple[float, float, float, float]]:
-        """The curve and its interval over the range of the points."""
-        line = []
-        for place in map(float, np.geomspace(self.x.min(), self.x.max(), _LINE_POINTS)):
-            basis = _scaled(self.form, np.array([place]), float(self.x.min()), self.allowed)[:, 0]
-            values, reach = self._combination(1.0, basis)
-            line.append(
-                (place, float(values[0]), float((values - reach).min()), float((values + reach).max()))
-            )
-        return line
-
-    def _bounded(self, of_a: float, of_f: Array) -> Parameter:
-        """A combination's interval; a bound that is reached at an open edge of the search is none."""
-        values, reach = self._combination(of_a, of_f)
+        """``a``; a bound that is reached at an open edge of the search is none."""
+        values, reach = self._reach(np.zeros_like(self.allowed))
         lows, highs = values - reach, values + reach
         edges = [index for index, is_open in zip((1, -1), self.open, strict=True) if is_open]
-        return Parameter(
-            float(values[0]),
-            None if any(lows[edge] <= lows.min() for edge in edges) else float(lows.min()),
-            None if any(highs[edge] >= highs.max() for edge in edges) else float(highs.max()),
-        )
+        low = None if any(lows[edge] <= lows.min() for edge in edges) else float(lows.min())
+        high = None if any(highs[edge] >= highs.max() for edge in edges) else float(highs.max())
+        return Parameter(float(values[0]), low, high)
 
-    def _combination(self, of_a: float, of_f: Array) -> tuple[Array, Array]:
-        """``of_a * a + of_f * f`` at every allowed shape, and how far it may go from there."""
+    def line(self, places: Array) -> list[tuple[float, float, float, float]]:
+        """The curve and its interval at some x."""
+        line = []
+        for place, basis in zip(places, self.squares.scaled(places, self.allowed).T, strict=True):
+            values, reach = self._reach(basis)
+            ends = float((values - reach).min()), float((values + reach).max())
+            line.append((float(place), float(values[0]), *ends))
+        return line
+
+    def _reach(self, basis: Array) -> tuple[Array, Array]:
+        """``a + f * basis`` at every allowed shape, and how far it may go from there."""
         lines = self.lines
-        size = of_a**2 / len(self.x) + (of_f - of_a * lines.g_mean) ** 2 / lines.g_square
+        size = 1 / len(self.squares.x) + (basis - lines.g_mean) ** 2 / lines.g_square
         room = np.maximum(0.0, self.most - lines.sums)
-        return of_a * lines.a + of_f * lines.f, np.sqrt(size * room)
+        return lines.a + lines.f * basis, np.sqrt(size * room)

@@ -43,11 +43,8 @@ class Progress:
                 found.trained.add(cell.name)
                 if is_packed(folder, cell.recipe):
                     found.packed.add(cell.name)
-            steps = {
-                int(path.stem.removeprefix("step-"))
-                for path in (folder / SNAPSHOTS).glob("step-*.safetensors")
-            }
-            found.snapshots[cell.name] = steps
+            kept = (folder / SNAPSHOTS).glob("step-*.safetensors")
+            found.snapshots[cell.name] = {int(path.stem.removeprefix("step-")) for path in kept}
         return found
 
 
@@ -56,18 +53,20 @@ class Source:
     """What a run begins with."""
 
     kind: Literal["trunk", "training", "moment"]
-    """The first steps, the whole training (and packing, if that is equal), or the weights after some steps.
-    """
+    """First steps, the whole training (with packing, if that is equal), or the weights after some steps."""
     cell: Planned
     step: int | None = None
 
     def describe(self, name: str) -> str:
         """In a few words, with the other run called ``name``."""
-        return {
-            "trunk": f"from step {self.step} of {name}",
-            "training": f"with the training of {name}",
-            "moment": f"with the weights of {name} after step {self.step}",
-        }[self.kind]
+        if self.kind == "training":
+            return f"with the training of {name}"
+        trunk = self.kind == "trunk"
+        return (
+            f"from step {self.step} of {name}"
+            if trunk
+            else f"with the weights of {name} after step {self.step}"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,10 @@ class Start:
     @property
     def trains(self) -> int:
         """Steps that it trains itself, if it has not begun yet."""
+        steps = self.cell.recipe.train.steps
         if self.source is None:
-            return self.cell.recipe.train.steps
-        return self.cell.recipe.train.steps - (self.source.step or 0) if self.source.kind == "trunk" else 0
+            return steps
+        return steps - (self.source.step or 0) if self.source.kind == "trunk" else 0
 
 
 class Shares:
@@ -98,93 +98,83 @@ class Shares:
         self._trunk = {cell.name: trunk_key(cell.recipe) for cell in cells}
 
     def next_round(self, pending: Sequence[Planned], progress: Progress) -> tuple[list[Start], list[Planned]]:
-        """What can start, in the study's order, and which cells can never start: those that look at a moment
-        of a run that is over or has failed, and kept no checkpoint there.
+        """What can start, in the study's order, and which cells never can.
+
+        Those look at a moment of a run that is over or has failed, and kept no checkpoint there.
         """
         starts, hopeless = [], []
         for cell in pending:
             if cell.name in progress.begun:
                 starts.append(Start(cell, None, self._kept_by(cell, pending)))
             elif cell.step is not None:
-                source = self._moment(cell, progress)
-                if source is not None:
-                    starts.append(Start(cell, source, ()))
-                elif not any(self._trains_alike(cell, other) for other in pending):
+                kept = [
+                    o for o in self._ends(cell, self.cells) if cell.step in progress.snapshots.get(o.name, ())
+                ]
+                if kept:
+                    starts.append(Start(cell, Source("moment", kept[0], cell.step), ()))
+                elif not self._ends(cell, pending):
                     hopeless.append(cell)
             elif not self._waits(cell, pending, progress):
-                starts.append(
-                    Start(cell, self._source(cell, pending, progress), self._kept_by(cell, pending))
-                )
+                source = self._source(cell, pending, progress)
+                starts.append(Start(cell, source, self._kept_by(cell, pending)))
         return starts, hopeless
 
     def rounds(self, pending: Sequence[Planned], progress: Progress) -> list[list[Start]]:
         """What will start when, if nothing fails."""
-        left, found = list(pending), []
-        state = Progress(
-            set(progress.begun), set(progress.trained), set(progress.packed), dict(progress.snapshots)
-        )
+        left, found, snapshots = list(pending), [], dict(progress.snapshots)
+        state = Progress(set(progress.begun), set(progress.trained), set(progress.packed), snapshots)
         while left:
             starts, hopeless = self.next_round(left, state)
             found.append(starts)
             gone = {start.cell.name for start in starts} | {cell.name for cell in hopeless}
             left = [cell for cell in left if cell.name not in gone]
-            for names in (state.begun, state.trained, state.packed):
-                names |= gone
+            for done in (state.begun, state.trained, state.packed):
+                done |= gone
             for start in starts:
-                state.snapshots[start.cell.name] = state.snapshots.get(start.cell.name, set()) | set(
-                    start.keep
-                )
+                snapshots[start.cell.name] = snapshots.get(start.cell.name, set()) | set(start.keep)
         return found
 
-    def _trains_alike(self, cell: Planned, other: Planned) -> bool:
-        """Whether ``other`` goes to the end of the training that ``cell`` has or looks at."""
-        return other.step is None and self._train[other.name] == self._train[cell.name]
+    def _ends(self, cell: Planned, among: Sequence[Planned]) -> list[Planned]:
+        """Those that go to the end of the training that ``cell`` has or looks at."""
+        return [o for o in among if o.step is None and self._train[o.name] == self._train[cell.name]]
 
-    def _moment(self, cell: Planned, progress: Progress) -> Source | None:
-        for other in self.cells:
-            if self._trains_alike(cell, other) and cell.step in progress.snapshots.get(other.name, ()):
-                return Source("moment", other, cell.step)
-        return None
+    def _moments(self, cell: Planned, among: Sequence[Planned]) -> set[int]:
+        """Steps of its training that others look at."""
+        key = self._train[cell.name]
+        return {o.step for o in among if o.step is not None and self._train[o.name] == key}
+
+    def _trained(self, cell: Planned, progress: Progress) -> list[Planned]:
+        return [other for other in self._ends(cell, self.cells) if other.name in progress.trained]
+
+    def _packed(self, cell: Planned, progress: Progress) -> list[Planned]:
+        """Those that have packed what ``cell`` would."""
+        ends = self._ends(cell, self.cells)
+        return [o for o in ends if self._pack[o.name] == self._pack[cell.name] and o.name in progress.packed]
 
     def _waits(self, cell: Planned, pending: Sequence[Planned], progress: Progress) -> bool:
-        alike = [other for other in pending if self._trains_alike(cell, other)]
-        if any(self._trains_alike(cell, other) and other.name in progress.trained for other in self.cells):
+        alike = self._ends(cell, pending)
+        if self._trained(cell, progress):
             same = [other for other in alike if self._pack[other.name] == self._pack[cell.name]]
-            return same[0] is not cell and not self._packed_like(cell, progress)
-        if _first(alike, progress) is not cell:
+            return same[0] is not cell and not self._packed(cell, progress)
+        # The one that has begun already goes ahead, or else the first.
+        if next((other for other in alike if other.name in progress.begun), alike[0]) is not cell:
             return True
-        trunk = self._trunk_source(cell, pending, progress)
-        if trunk is not None and trunk.step == branch_step(cell.recipe):
+        branch, trunk = branch_step(cell.recipe), self._trunk_source(cell, pending, progress)
+        if branch == 0 or (trunk is not None and trunk.step == branch):
             return False
-        longest = self._longest(cell, pending)
-        return longest is not cell and branch_step(cell.recipe) > 0
+        on_trunk = self._on_one_trunk(cell, pending)
+        # The first one where several are equally long.
+        longest = max(on_trunk, key=lambda other: branch_step(other.recipe), default=cell)
+        return longest is not cell
 
     def _source(self, cell: Planned, pending: Sequence[Planned], progress: Progress) -> Source | None:
-        if packed := self._packed_like(cell, progress):
-            return Source("training", packed[0])
-        trained = [
-            other
-            for other in self.cells
-            if self._trains_alike(cell, other) and other.name in progress.trained
-        ]
-        if trained:
-            return Source("training", trained[0])
-        return self._trunk_source(cell, pending, progress)
-
-    def _packed_like(self, cell: Planned, progress: Progress) -> list[Planned]:
-        key = self._pack[cell.name]
-        return [
-            other
-            for other in self.cells
-            if other.step is None and self._pack[other.name] == key and other.name in progress.packed
-        ]
+        done = self._packed(cell, progress) or self._trained(cell, progress)
+        return Source("training", done[0]) if done else self._trunk_source(cell, pending, progress)
 
     def _trunk_source(self, cell: Planned, pending: Sequence[Planned], progress: Progress) -> Source | None:
-        """The latest checkpoint of another run that this one would pass as well, before anyone looks at it."""
-        looked_at = [
-            o.step for o in pending if o.step is not None and self._train[o.name] == self._train[cell.name]
-        ]
-        latest = min([branch_step(cell.recipe), *(step - 1 for step in looked_at)])
+        """The latest checkpoint of another run that this one would pass too, before anyone looks at it."""
+        branch = branch_step(cell.recipe)
+        latest = min([branch, *(step - 1 for step in self._moments(cell, pending))])
         found = [
             Source("trunk", other, step)
             for other in self._on_one_trunk(cell, self.cells)
@@ -193,31 +183,16 @@ class Shares:
         ]
         return max(found, key=lambda source: source.step or 0, default=None)
 
-    def _longest(self, cell: Planned, pending: Sequence[Planned]) -> Planned:
-        # The first one where several are equally long.
-        return max(
-            self._on_one_trunk(cell, pending), key=lambda other: branch_step(other.recipe), default=cell
-        )
-
     def _on_one_trunk(self, cell: Planned, among: Sequence[Planned]) -> list[Planned]:
         key = self._trunk[cell.name]
         return [o for o in among if key is not None and o.step is None and self._trunk[o.name] == key]
 
     def _kept_by(self, cell: Planned, pending: Sequence[Planned]) -> tuple[int, ...]:
+        """The steps after which others want its checkpoint."""
         if cell.step is not None:
             return ()
         others = [other for other in pending if other.name != cell.name]
-        moments = {
-            o.step for o in others if o.step is not None and self._train[o.name] == self._train[cell.name]
-        }
-        branching = [
-            o for o in self._on_one_trunk(cell, others) if self._train[o.name] != self._train[cell.name]
-        ]
-        branches = {branch_step(other.recipe) for other in branching}
+        alike = self._ends(cell, others)
+        branches = {branch_step(o.recipe) for o in self._on_one_trunk(cell, others) if o not in alike}
         inside = {step for step in branches if 0 < step <= branch_step(cell.recipe)}
-        return tuple(sorted(moments | inside))
-
-
-def _first(cells: Sequence[Planned], progress: Progress) -> Planned:
-    """The one that goes ahead: one that has begun already, or else the first."""
-    return next((cell for cell in cells if cell.name in progress.begun), cells[0])
+        return tuple(sorted(self._moments(cell, others) | inside))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pgolf.report.numbers import p_text
 from pgolf.study.statistics import Sample, TTest, paired, power, sample, seeds_needed, welch
 
 MARGIN = 0.005
@@ -35,21 +36,15 @@ class RecordVerdict:
     margin: float
     level: float
     welch: TTest | None
-    """One-sided against an improvement of the margin; None with fewer than two runs a side or without any
-    spread.
-    """
+    """One-sided against an improvement of the margin; None with one run a side or without any spread."""
     paired: TTest | None
     """The same pair by pair; None unless both sides have the same seeds, at least two."""
     pairs: int
     """Seeds that both sides have."""
     power: float | None
-    """Chance that Welch's test with so many seeds (the smaller side's) shows an improvement as large as this
-    one.
-    """
+    """Chance that Welch's test with so many seeds (the smaller side's) shows an improvement like this one."""
     seeds_needed: int | None
-    """Seeds a side for a chance of 80 %; None where nothing can be said, or the improvement is within the
-    margin.
-    """
+    """Seeds a side for a chance of 80 %; None if unknown, or if the improvement is within the margin."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -69,44 +64,27 @@ def record_claim(new: Losses, old: Losses, margin: float = MARGIN, level: float 
         margin: nats per target by which it has to be better; 0 asks whether it is better at all.
         level: both p-values have to be under it.
     """
-    news, olds = _values(new), _values(old)
-    shared: list[int] = []
-    if isinstance(new, Mapping) and isinstance(old, Mapping):
-        shared = sorted(set(new) & set(old))
+    news, olds = (list(side.values()) if isinstance(side, Mapping) else list(side) for side in (new, old))
+    fewest, shared, pairwise = min(len(news), len(olds)), 0, None
     independent = welch(news, olds, "less", margin)
-    pairwise = None
-    if isinstance(new, Mapping) and isinstance(old, Mapping) and set(new) == set(old):
-        pairwise = paired([new[seed] for seed in shared], [old[seed] for seed in shared], "less", margin)
+    if isinstance(new, Mapping) and isinstance(old, Mapping):
+        shared = len(set(new) & set(old))
+        if set(new) == set(old):
+            pairwise = paired(news, [old[seed] for seed in new], "less", margin)
+    samples = sample(news), sample(olds)
+    improvement, needed, chance = samples[1].mean - samples[0].mean, None, None
+    if independent is not None and improvement > margin:
+        effect = improvement - margin, independent.deviation
+        needed = seeds_needed(*effect, level, "less")
+        chance = power(*effect, fewest, level, "less")
     tests = [test for test in (independent, pairwise) if test is not None]
-    improvement = sample(olds).mean - sample(news).mean
-    beyond, needed, chance = improvement - margin, None, None
-    if independent is not None and beyond > 0:
-        needed = seeds_needed(beyond, independent.deviation, level, "less")
-        chance = power(beyond, independent.deviation, min(len(news), len(olds)), level, "less")
     holds = independent is not None and all(test.p < level for test in tests)
-    return RecordVerdict(
-        holds,
-        _reason(improvement, margin, level, tests, min(len(news), len(olds))),
-        improvement,
-        sample(news),
-        sample(olds),
-        margin,
-        level,
-        independent,
-        pairwise,
-        len(shared),
-        chance,
-        needed,
-    )
-
-
-def _values(losses: Losses) -> list[float]:
-    return list(losses.values() if isinstance(losses, Mapping) else losses)
+    why = _reason(improvement, margin, level, tests, fewest)
+    given = (*samples, margin, level, independent, pairwise, shared, chance, needed)
+    return RecordVerdict(holds, why, improvement, *given)
 
 
 def _reason(improvement: float, margin: float, level: float, tests: Sequence[TTest], fewest: int) -> str:
-    from pgolf.study.statements import p_text
-
     size = (
         f"{abs(improvement):.4f} nats {'better' if improvement > 0 else 'worse'}" if improvement else "equal"
     )

@@ -1,13 +1,11 @@
-"""Runs the cells of a study: finished ones are skipped, shared parts are done once, a failure stops nothing
-else.
-"""
+"""Runs the cells of a study; what is finished is skipped, what is shared done once, a failure stops nothing."""
 
 from __future__ import annotations
 
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,31 +52,33 @@ class Workplace:
 
     def job(self, study: Study, cell: Planned, keep: tuple[int, ...] = ()) -> RunJob:
         """A cell's run."""
-        folder = self.folder(cell).absolute()
         data, tokenizer = (None if path is None else path.absolute() for path in (self.data, self.tokenizer))
-        return RunJob(
-            cell.recipe, "run", folder, data, tokenizer, self.device, Path.cwd(), study.file.scores, keep
+        given = (
+            self.folder(cell).absolute(),
+            data,
+            tokenizer,
+            self.device,
+            Path.cwd(),
+            study.file.scores,
+            keep,
         )
+        return RunJob(cell.recipe, "run", *given)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A study beside what its folder holds already; names of cells."""
 
-    finished: list[str]
-    begun: list[str]
-    new: list[str]
-    gone: list[str]
+    finished: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     """In the folder and no longer in the study; their run folders stay, but are no cells any more."""
 
     def __str__(self) -> str:
-        parts = [
-            (self.finished, "finished"),
-            (self.begun, "begun"),
-            (self.new, "new"),
-            (self.gone, "no longer in the study (left out, their folders stay)"),
-        ]
-        return ", ".join(f"{len(names)} {what}" for names, what in parts if names)
+        gone = "no longer in the study (left out, their folders stay)"
+        words = {"finished": self.finished, "begun": self.begun, "new": self.new, gone: self.gone}
+        return ", ".join(f"{len(names)} {what}" for what, names in words.items() if names)
 
 
 def compare(study: Study, place: Workplace) -> Comparison:
@@ -91,11 +91,13 @@ def compare(study: Study, place: Workplace) -> Comparison:
     begun = place.out.is_dir() and any(not path.name.startswith(LOCK) for path in place.out.iterdir())
     if begun and not (place.out / STUDY).is_file():
         raise PgolfError(f"{place.out}: is not empty and holds no study; choose another --out")
+    # Here and not in the runs: mistakes show at once, and no two runs prepare the same corpus.
+    prints: dict[tuple[int, str, float], str] = {}
     for cell in study.cells:
         check_size(cell.recipe)
-    prints = _fingerprints(study, place)
-    found = Comparison([], [], [], [])
-    changed, moved = [], []
+        if _corpus(cell) not in prints:
+            prints[_corpus(cell)] = job_dataset(cell.recipe, place.data, place.tokenizer).fingerprint()
+    found, changed, moved = Comparison(), [], []
     for cell in study.cells:
         folder = place.folder(cell)
         previous = saved_recipe(folder)
@@ -107,14 +109,14 @@ def compare(study: Study, place: Workplace) -> Comparison:
             moved.append(cell.name)
         else:
             (found.finished if place.job(study, cell).is_finished() else found.begun).append(cell.name)
-    named = {cell.name for cell in study.cells}
-    found.gone.extend(sorted({path.parent.name for path in (place.out / CELLS).glob(f"*/{CELL}")} - named))
+    there = {path.parent.name for path in (place.out / CELLS).glob(f"*/{CELL}")}
+    found.gone.extend(sorted(there - {cell.name for cell in study.cells}))
     for names, what in ((changed, "other settings than the study has now"), (moved, "other data")):
         if names:
             kept = f"; {found}" if str(found) else ""
             raise PgolfError(
-                f"{place.out}: {len(names)} of its cells ran with {what}: {', '.join(names)}{kept}; choose another "
-                f"--out, or delete their folders in {place.out / CELLS}"
+                f"{place.out}: {len(names)} of its cells ran with {what}: {', '.join(names)}{kept}; choose "
+                f"another --out, or delete their folders in {place.out / CELLS}"
             )
     return found
 
@@ -123,73 +125,47 @@ def _corpus(cell: Planned) -> tuple[int, str, float]:
     return cell.recipe.model.vocab_size, cell.recipe.data.corpus, cell.recipe.data.validation_fraction
 
 
-def _fingerprints(study: Study, place: Workplace) -> dict[tuple[int, str, float], str]:
-    # Here and not in the runs: mistakes show at once, and no two runs prepare the same corpus.
-    cells = {_corpus(cell): cell for cell in study.cells}
-    return {
-        key: job_dataset(cell.recipe, place.data, place.tokenizer).fingerprint()
-        for key, cell in cells.items()
-    }
+@dataclass(frozen=True)
+class Session:
+    """One call that works on a study."""
 
+    study: Study
+    place: Workplace
+    launcher: Launcher
+    told: Callable[[Planned, Outcome], None]
+    """Hears what became of each cell when it is over."""
+    is_away: Callable[[RunJob], bool] = lambda job: False
+    """Whether a run is being done elsewhere already; it is left alone then."""
 
-def run_study(
-    study: Study,
-    place: Workplace,
-    launcher: Launcher,
-    told: Callable[[Planned, Outcome], None],
-    is_away: Callable[[RunJob], bool] = lambda job: False,
-) -> None:
-    """Do every cell that is not finished; cells that failed before are tried again.
+    def run(self) -> None:
+        """Do every cell that is not finished; cells that failed before are tried again.
 
-    Args:
-        study: what to do.
-        place: its folder and data.
-        launcher: how runs are done.
-        told: hears what became of each cell when it is over.
-        is_away: whether a run is being done elsewhere already; it is left alone then.
-
-    Raises:
-        Interrupted: asked to stop; what is finished stays, and the same call goes on.
-        PgolfError: see ``compare``, or another process works on this study.
-    """
-    before = compare(study, place)
-    with held(place.out / LOCK, "study", tell):
-        for name in before.gone:
-            remove_file(place.out / CELLS / name / CELL)
-        write_bytes(place.out / STUDY, study.to_toml().encode())
-        for cell in study.cells:
-            _mark(study, place, cell, "finished" if cell.name in before.finished else "waiting")
-        pending = [cell for cell in study.cells if cell.name not in before.finished]
-        _Session(study, place, launcher, told, is_away).work(pending)
-        if all(place.job(study, cell).is_finished() for cell in study.cells):
+        Raises:
+            Interrupted: asked to stop; what is finished stays, and the same call goes on.
+            PgolfError: see ``compare``, or another process works on this study.
+        """
+        study, place = self.study, self.place
+        before = compare(study, place)
+        with held(place.out / LOCK, "study", tell):
+            for name in before.gone:
+                remove_file(place.out / CELLS / name / CELL)
+            write_bytes(place.out / STUDY, study.to_toml().encode())
             for cell in study.cells:
-                remove_snapshots(place.folder(cell))
+                self._mark(cell, "finished" if cell.name in before.finished else "waiting")
+            self._rounds([cell for cell in study.cells if cell.name not in before.finished])
+            if all(place.job(study, cell).is_finished() for cell in study.cells):
+                for cell in study.cells:
+                    remove_snapshots(place.folder(cell))
 
-
-class _Session:
-    def __init__(
-        self,
-        study: Study,
-        place: Workplace,
-        launcher: Launcher,
-        told: Callable[[Planned, Outcome], None],
-        is_away: Callable[[RunJob], bool],
-    ) -> None:
-        self.study, self.place, self.launcher, self.told, self.is_away = study, place, launcher, told, is_away
-        self.shares = Shares(study.cells)
-        self.cells = {cell.name: cell for cell in study.cells}
-
-    def work(self, pending: list[Planned]) -> None:
+    def _rounds(self, pending: list[Planned]) -> None:
         """Round after round, until nothing is left that has not been tried."""
+        shares = Shares(self.study.cells)
         while pending:
             progress = Progress.read(self.place.out / CELLS, self.study.cells)
-            starts, hopeless = self.shares.next_round(pending, progress)
+            starts, hopeless = shares.next_round(pending, progress)
             for cell in hopeless:
-                self._over(
-                    _failure(
-                        self.place.job(self.study, cell), f"the run kept no checkpoint after step {cell.step}"
-                    )
-                )
+                why = f"the run kept no checkpoint after step {cell.step}"
+                self._over(_failure(self.place.job(self.study, cell), why))
             here = [start for start in starts if not self.is_away(self.place.job(self.study, start.cell))]
             jobs = [job for start in here if (job := self._begin(start)) is not None]
             if not self.launcher(jobs, self._over):
@@ -204,19 +180,28 @@ class _Session:
                 clear_half_begun(job.out)
                 if start.source is not None:
                     _take(start.source, self.place.folder(start.source.cell), job)
-                    _mark(self.study, self.place, start.cell, "waiting")
+                    self._mark(start.cell, "waiting")
         except (PgolfError, OSError) as error:
             self._over(_failure(job, str(error)))
             return None
         return job
 
     def _over(self, outcome: Outcome) -> None:
-        cell = self.cells[outcome.name]
+        cell = next(cell for cell in self.study.cells if cell.name == outcome.name)
         if outcome.state in ("done", "done before"):
-            _mark(self.study, self.place, cell, "finished")
+            self._mark(cell, "finished")
         elif outcome.state == "failed":
-            _mark(self.study, self.place, cell, "failed", outcome.message)
+            self._mark(cell, "failed", outcome.message)
         self.told(cell, outcome)
+
+    def _mark(self, cell: Planned, status: Status, error: str | None = None) -> None:
+        """Write ``cell.json``."""
+        folder, place = self.place.folder(cell), self.study.cells.index(cell)
+        about: dict[str, Any] = {"place": place, "changes": dict(cell.changes), "seed": cell.seed}
+        about |= {"status": status, "error": error}
+        if (folder / PROVENANCE).is_file():
+            about["shared"] = read_json(folder / PROVENANCE).get("shared", [])
+        write_json(folder / CELL, about)
 
 
 def _take(source: Source, folder: Path, job: RunJob) -> None:
@@ -226,21 +211,6 @@ def _take(source: Source, folder: Path, job: RunJob) -> None:
     assert source.step is not None, "a trunk and a moment have a step"
     begin = begin_on_trunk if source.kind == "trunk" else begin_at_step
     begin(folder, source.step, job.out, job.recipe)
-
-
-def _mark(study: Study, place: Workplace, cell: Planned, status: Status, error: str | None = None) -> None:
-    """Write ``cell.json``."""
-    folder = place.folder(cell)
-    about: dict[str, Any] = {
-        "place": study.cells.index(cell),
-        "changes": dict(cell.changes),
-        "seed": cell.seed,
-        "status": status,
-        "error": error,
-    }
-    if (folder / PROVENANCE).is_file():
-        about["shared"] = read_json(folder / PROVENANCE).get("shared", [])
-    write_json(folder / CELL, about)
 
 
 def in_this_process(device: torch.device) -> Launcher:
@@ -284,8 +254,9 @@ def in_processes(places: Sequence[Place]) -> Launcher:
 def as_cluster_jobs(
     resources: Resources, executor: str, told: Callable[[RunJob, str, str], None]
 ) -> Launcher:
-    """Each run as a job of its own; ``told`` hears its number, and that of one that ended before the run was
-    done.
+    """Each run as a job of its own.
+
+    ``told`` hears its number, and that of an earlier job that ended before the run was done.
     """
 
     def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:

@@ -1,82 +1,296 @@
-"""Which cells of a study make a series: the same recipe but for one number."""
+"""A quantity over several values of one number: how it goes, how fast, and what of that is more than noise.
+
+The words of judgement are defined here once:
+
+* falls or rises **throughout**: so do the means from every value of x to the next.
+* the change **diminishes** or **accelerates throughout**: per unit of x it gets strictly smaller or larger in
+  size from every interval to the next; in all other cases neither is said.
+* **significant**: p < 0.05 in a two-sided t-test, after Holm's correction where several tests are made. Runs
+  of a single seed never are: their noise is unknown.
+"""
 
 from __future__ import annotations
 
-import tomllib
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pgolf.runtime.files import read_text
-from pgolf.runtime.run_files import RECIPE
+from pgolf.report.content import Table
+from pgolf.report.numbers import Value, number, p_text
+from pgolf.runs.records import recipe_keys_of
+from pgolf.runtime.run_files import METRICS, RECIPE
 from pgolf.study.cells import Cell
-from pgolf.study.statements import Series
+from pgolf.study.statistics import LEVEL, TTest, adjusted, contrast, mean_of, paired, sample, welch
+from pgolf.train.metrics import read_metrics
+
+Levels = Sequence[tuple[float, Mapping[int, float]]]
+"""(x, value by seed), x ascending and different."""
+FEWEST = 3
+"""Different values of a key that make a series: two are a comparison."""
+# Rates whose difference is this part of them are the same, but for rounding.
+_SAME = 1e-9
+_TRENDS = (
+    *("quantity", "over", "values", "first", "last", "rate", "per", "lowest", "at", "direction", "change"),
+    *("significant", "change of rate", "p"),
+)
+_RATES = (
+    *("quantity", "over", "from", "to", "seeds", "at first", "at last", "change", "±", "per", "p (Holm)"),
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A quantity measured at several values of x."""
+
+    quantity: str
+    """With its unit, such as "raw float bits per byte"."""
+    x_name: str
+    levels: Levels
+    within_runs: bool = False
+    """Whether the values of a seed are of one run, so that only differences within runs are independent."""
+
+    @property
+    def xs(self) -> list[float]:
+        """The values of x."""
+        return [x for x, _ in self.levels]
+
+    @property
+    def means(self) -> list[float]:
+        """Mean over seeds at each x."""
+        return [mean_of(list(values.values())) for _, values in self.levels]
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """(x, value), one per run."""
+        return [(x, value) for x, values in self.levels for value in values.values()]
+
+    @property
+    def replicated(self) -> bool:
+        """Whether some x has several seeds."""
+        return any(len(values) > 1 for _, values in self.levels)
+
+    @property
+    def unit(self) -> float:
+        """The stretch of x that a rate is of: 1,000 training steps, else a power of ten within the gaps."""
+        if self._counts_steps:
+            return 1000.0
+        gaps = [after - before for before, after in itertools.pairwise(self.xs)]
+        return float(10.0 ** math.floor(math.log10(min(gaps)) + _SAME))
+
+    @property
+    def unit_name(self) -> str:
+        """``unit`` in words."""
+        return "1,000 steps" if self._counts_steps else f"{number(self.unit)} {self.x_name}"
+
+    @property
+    def _counts_steps(self) -> bool:
+        # Not such as the steps of a Newton-Schulz iteration.
+        return self.x_name.split()[0] == "step" or (
+            self.x_name.startswith("train.") and "steps" in self.x_name
+        )
+
+    @property
+    def rates(self) -> list[float]:
+        """Change of the mean per ``unit`` of x, for every interval."""
+        pairs = zip(itertools.pairwise(self.means), itertools.pairwise(self.xs), strict=True)
+        return [(after - before) / (end - start) * self.unit for (before, after), (start, end) in pairs]
+
+
+def direction(series: Series) -> str:
+    """Which way the means go from value to value."""
+    changes = [after - before for before, after in itertools.pairwise(series.means)]
+    for word, sign in (("falls", -1), ("rises", 1)):
+        if all(sign * change > 0 for change in changes):
+            return f"{word} throughout"
+    if not any(changes):
+        return "does not change"
+    return f"not monotonic: rises in {sum(change > 0 for change in changes)} of {len(changes)} intervals"
+
+
+def bend(series: Series) -> str:
+    """Whether the change per unit of x gets larger or smaller; nothing for a single interval."""
+    rates = series.rates
+    if len(rates) < 2:
+        return ""
+    if min(rates) < 0 < max(rates):
+        return "changes its direction"
+    sizes, count = [abs(rate) for rate in rates], len(rates) - 1
+    grew = sum(after > before * (1 + _SAME) for before, after in itertools.pairwise(sizes))
+    shrank = sum(after < before * (1 - _SAME) for before, after in itertools.pairwise(sizes))
+    if grew == count:
+        return "accelerates throughout"
+    if shrank == count:
+        return "diminishes throughout"
+    if grew == shrank == 0:
+        return "is constant" if any(rates) else "none"
+    times = f"; the last is {sizes[-1] / sizes[0]:.2f} times the first" if sizes[0] else ""
+    return f"gets larger in {grew} and smaller in {shrank} of {count} places{times}"
+
+
+def neighbours(series: Series) -> list[TTest | None]:
+    """The test of each value of x against the one before: pair by pair within runs, Welch's between them."""
+    tests = []
+    for (_, before), (_, after) in itertools.pairwise(series.levels):
+        if series.within_runs:
+            seeds = sorted(set(before) & set(after))
+            tests.append(paired([after[seed] for seed in seeds], [before[seed] for seed in seeds]))
+        else:
+            tests.append(welch(list(after.values()), list(before.values())))
+    return tests
+
+
+def significance(series: Series) -> str:
+    """How many differences between neighbouring values of x are more than noise."""
+    if not series.replicated:
+        return "one seed: noise unknown"
+    found = adjusted(neighbours(series))
+    made = [p for p in found if p is not None]
+    if not made:
+        return "cannot be tested: no two different runs of a cell"
+    untested = f"; {len(made)} could be tested" if len(made) < len(found) else ""
+    return f"{sum(p < LEVEL for p in made)} of {len(found)}{untested}"
+
+
+def bend_test(series: Series) -> TTest | None:
+    """Last rate minus first rate, and its two-sided test against no difference.
+
+    A linear contrast of the means: between runs with the variance pooled over all x (as in a one-way analysis
+    of variance), within runs from each run's own contrast. None with fewer than three x, without replication
+    or spread.
+    """
+    if len(series.levels) < 3:
+        return None
+    xs, unit = series.xs, series.unit
+    first, last = unit / (xs[1] - xs[0]), unit / (xs[-1] - xs[-2])
+    weights = [0.0] * len(xs)
+    for index, weight in ((0, first), (1, -first), (-2, -last), (-1, last)):
+        weights[index] += weight
+    values = [values for _, values in series.levels]
+    if not series.within_runs:
+        return contrast([list(found.values()) for found in values], weights)
+    seeds = sorted(set.intersection(*(set(found) for found in values)))
+    own = [math.fsum(w * found[seed] for w, found in zip(weights, values, strict=True)) for seed in seeds]
+    return paired(own, [0.0] * len(own))
+
+
+def statement(series: Series) -> str:
+    """A series in one line."""
+    means, xs = series.means, series.xs
+    ends = f"from {means[0]:,.5g} at {number(xs[0])} to {means[-1]:,.5g} at {number(xs[-1])}"
+    said = [f"{series.quantity} over {series.x_name}: {direction(series)}, {ends}"]
+    if change := bend(series):
+        said.append(f"the change per {series.unit_name} {change}")
+    if series.replicated:
+        said.append(f"significant differences of neighbours: {significance(series)}")
+    return "; ".join(said) + "."
+
+
+def trend_table(every: Sequence[Series]) -> Table:
+    """One row for each series."""
+    rows: list[list[Value]] = []
+    for series in every:
+        means, xs, test = series.means, series.xs, bend_test(series)
+        rate, lowest = (means[-1] - means[0]) / (xs[-1] - xs[0]) * series.unit, min(means)
+        numbers = (len(means), means[0], means[-1], rate, series.unit_name, lowest, xs[means.index(lowest)])
+        words = (direction(series), bend(series), significance(series))
+        change = (None, None) if test is None else (test.difference, p_text(test.p))
+        rows.append([series.quantity, series.x_name, *numbers, *words, *change])
+    note = (
+        "Means over seeds. rate: from the first to the last. change: of the rate from interval to interval. "
+        "significant: differences between neighbours, two-sided and Holm-corrected, paired within runs and "
+        "Welch's between them. change of rate: last minus first."
+    )
+    return Table("How each quantity goes", _TRENDS, rows, note, 5)
+
+
+def rate_table(every: Sequence[Series]) -> Table:
+    """One row for each interval of each series."""
+    rows: list[list[Value]] = []
+    for series in every:
+        found = zip(
+            itertools.pairwise(series.levels), series.rates, adjusted(neighbours(series)), strict=True
+        )
+        for ((start, before), (end, after)), rate, p in found:
+            spread = None
+            if series.within_runs:
+                own = [(after[seed] - before[seed]) / (end - start) * series.unit for seed in before]
+                spread = sample(own).deviation
+            means = (mean_of(list(values.values())) for values in (before, after))
+            numbers = (start, end, len(after), *means, rate, spread, series.unit_name)
+            rows.append([series.quantity, series.x_name, *numbers, None if p is None else p_text(p)])
+    note = "Means over seeds. ± is the standard deviation over seeds of the runs' own changes."
+    return Table("Rates", _RATES, rows, note, 5)
+
+
+def training_of(label: str, cells: Sequence[Cell]) -> list[Series]:
+    """The validations through the training of some runs: all, from end to end, before and in the warmdown."""
+    path, levels = cells[0].folder / RECIPE, dict[int, dict[int, float]]()
+    for cell in cells:
+        for entry in read_metrics(cell.folder / METRICS):
+            # Before the first step nothing is learnt yet; a rate from there says nothing of the schedule.
+            if "val_bpb" in entry and entry["step"] > 0:
+                levels.setdefault(int(entry["step"]), {})[cell.seed] = float(entry["val_bpb"])
+    shared = [(float(step), found) for step, found in sorted(levels.items()) if len(found) == len(cells)]
+    keys = recipe_keys_of(path) if path.is_file() else {}
+    counted = (
+        "train.steps" in keys and "train.warmdown_steps" in keys and not keys.get("train.wallclock_seconds")
+    )
+    if len(shared) < 2 or not counted:
+        return []
+    turn = max(0, int(keys["train.steps"]) - int(keys["train.warmdown_steps"]))
+    name = f"{label}: raw float bits per byte"
+    parts = {"step": shared}
+    parts["step before the warmdown"] = [level for level in shared if level[0] <= turn]
+    parts["step in the warmdown"] = [level for level in shared if level[0] >= turn]
+    return [Series(name, part, found, within_runs=True) for part, found in parts.items() if len(found) > 1]
+
 
 Measured = tuple[Sequence[Cell], Mapping[int, float]]
 """Cells that differ in the seed alone, and a value of theirs by seed."""
 
-FEWEST = 3
-"""Different values of a key that make a series: two are a comparison."""
 
-
-def groups_series(groups: Sequence[Measured], quantity: str, digits: int = 4) -> list[Series]:
+def series_of(groups: Sequence[Measured], quantity: str) -> list[Series]:
     """Every series of at least three values of a numeric key, all other changes being equal.
 
     A cell that leaves a key as it is takes part with the value in its run's recipe. Where that gives none,
     but several numeric keys rise or fall together, they make one series named after the first and the others.
     """
     keys = list(dict.fromkeys(key for cells, _ in groups for key in cells[0].changes))
-    settings = [{key: _value(cells[0], key) for key in keys} for cells, _ in groups]
+    settings = [({key: _value(cells[0], key) for key in keys}, values) for cells, values in groups]
     found = []
     for key in keys:
         alike: dict[str, list[tuple[float, Mapping[int, float]]]] = {}
-        for setting, (_, values) in zip(settings, groups, strict=True):
+        for setting, values in settings:
             if _is_number(setting[key]):
                 rest = ", ".join(f"{other}={value}" for other, value in setting.items() if other != key)
                 alike.setdefault(rest, []).append((float(setting[key]), values))
         several = sum(len(levels) >= FEWEST for levels in alike.values()) > 1
         for rest, levels in alike.items():
-            found += _series(levels, quantity, f"{key} at {rest}" if several else key, digits)
-    if not found and len(keys) > 1 and _move_together(settings):
-        first, *others = keys
-        levels = [
-            (float(setting[first]), values) for setting, (_, values) in zip(settings, groups, strict=True)
-        ]
-        found = _series(levels, quantity, f"{first} (with {', '.join(others)})", digits)
-    return found
+            found += _series(levels, quantity, f"{key} at {rest}" if several else key)
+    rows = sorted([*setting.values()] for setting, _ in settings if all(map(_is_number, setting.values())))
+    together = all([*column] in (sorted(column), sorted(column)[::-1]) for column in zip(*rows, strict=True))
+    if found or len(keys) < 2 or len(rows) < len(settings) or not together:
+        return found
+    levels = [(float(setting[keys[0]]), values) for setting, values in settings]
+    return _series(levels, quantity, f"{keys[0]} (with {', '.join(keys[1:])})")
 
 
-def _move_together(settings: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether all keys are numbers that only rise, or only fall, with the first."""
-    rows = [list(setting.values()) for setting in settings]
-    if not all(_is_number(value) for row in rows for value in row):
-        return False
-    columns = list(zip(*sorted(rows), strict=True))
-    return all(list(column) in (sorted(column), sorted(column, reverse=True)) for column in columns)
-
-
-def _series(
-    levels: Sequence[tuple[float, Mapping[int, float]]], quantity: str, x_name: str, digits: int
-) -> list[Series]:
+def _series(levels: Levels, quantity: str, x_name: str) -> list[Series]:
     ordered = sorted((level for level in levels if level[1]), key=lambda level: level[0])
     if len({x for x, _ in ordered}) < max(FEWEST, len(ordered)):
         return []
     # Moments ("step") are of the same runs; everything else is of runs of its own.
-    return [Series(quantity, x_name, ordered, digits, within_runs=x_name.split()[0] == "step")]
+    return [Series(quantity, x_name, ordered, within_runs=x_name.split()[0] == "step")]
 
 
 def _value(cell: Cell, key: str) -> Any:
-    """A key's value in a cell; what it does not change is looked up in its recipe. None if that is not there."""
+    """A key's value in a cell; what it does not change is in its recipe. None if that is not there."""
     if key in cell.changes:
         return cell.changes[key]
     path = cell.folder / RECIPE
-    if not path.is_file():
-        return None
-    tree: Any = tomllib.loads(read_text(path))
-    for part in key.split("."):
-        if not isinstance(tree, dict) or part not in tree:
-            return None
-        tree = tree[part]
-    return tree
+    return recipe_keys_of(path).get(key) if path.is_file() else None
 
 
 def _is_number(value: Any) -> bool:

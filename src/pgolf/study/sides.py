@@ -1,19 +1,29 @@
-"""One side of a comparison: runs of one recipe with different seeds, or published losses."""
+"""The two sides of a comparison: runs of one recipe with different seeds, or published losses.
+
+Seeds tell whether a recipe is better; stretches of text tell whether one artifact is better than another on
+text of this kind (``compare_text``). The second says nothing of other seeds, but needs one run a side, and is
+all there is to know where no seed is involved, as between two ways to pack the same weights.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError
-from pgolf.evaluate.ledger import read_header
+from pgolf.evaluate.evaluations import EVALUATIONS
+from pgolf.evaluate.ledger import read_header, read_ledger
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runtime.run_files import RECIPE, RESULT, read_result
 from pgolf.study.record import Losses
-from pgolf.study.terms import NAMES
+from pgolf.study.statistics import LEVEL, quantile, two_sided
+
+MOST_STRETCHES, FEWEST_STRETCHES = 50, 10
+"""Neighbouring ranges are alike, so they are joined to few long stretches, which are nearly independent."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +35,14 @@ class Side:
     losses: Losses
     """Nats per target: by seed if they are of run folders."""
     text: Mapping[str, Any] | None
-    """What was scored: targets, bytes, and digests of text and tokenizer where a ledger has them. None if
-    unknown.
-    """
+    """What was scored: targets, bytes, and where a ledger has them digests; None if unknown."""
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(name, seed, loss) of each."""
-        seeds = (
-            [str(seed) for seed in self.losses]
-            if isinstance(self.losses, Mapping)
-            else ["-"] * len(self.names)
-        )
-        values = self.losses.values() if isinstance(self.losses, Mapping) else self.losses
-        return [
-            (name, seed, f"{loss:.5f}") for name, seed, loss in zip(self.names, seeds, values, strict=True)
-        ]
+        known = isinstance(self.losses, Mapping)
+        losses = self.losses.items() if isinstance(self.losses, Mapping) else enumerate(self.losses)
+        found = zip(self.names, losses, strict=True)
+        return [(name, str(seed) if known else "-", f"{loss:.5f}") for name, (seed, loss) in found]
 
 
 def read_side(names: Sequence[str], evaluation: str) -> Side:
@@ -49,49 +52,43 @@ def read_side(names: Sequence[str], evaluation: str) -> Side:
         PgolfError: folders and numbers are mixed, a folder holds no finished run with this evaluation, two
             runs have the same seed, or runs differ in more than the seed or in the text that they scored.
     """
-    numbers = [_number(name) for name in names]
-    given = [number for number in numbers if number is not None]
+    given = [number for name in names if (number := _number(name)) is not None]
     if given and len(given) < len(names):
         raise PgolfError(f"{' '.join(names)}: mixes losses and run folders; give one kind a side")
     if given:
         return Side(names, given, None)
-    folders = [Path(name) for name in names]
     losses: dict[int, float] = {}
-    first: tuple[Path, str, Mapping[str, Any]] | None = None
-    for folder in folders:
-        seed, digest, loss, text = _read(folder, evaluation)
+    _, first_digest, _, first_text = _read(Path(names[0]), evaluation)
+    for name in names:
+        seed, digest, loss, text = _read(Path(name), evaluation)
         if seed in losses:
-            raise PgolfError(f"{folder}: has seed {seed} like another run of its side; give each seed once")
-        if first is None:
-            first = folder, digest, text
-        if digest != first[1]:
-            raise PgolfError(
-                f"{folder}: differs from {first[0]} in more than the seed; give runs of one recipe a side"
-            )
-        _check_text(text, first[2], f"{folder} and {first[0]}")
+            raise PgolfError(f"{name}: has seed {seed} like another run of its side; give each seed once")
+        if digest != first_digest:
+            differs = f"{name}: differs from {names[0]} in more than the seed"
+            raise PgolfError(f"{differs}; give runs of one recipe a side")
+        _check_text(text, first_text, f"{name} and {names[0]}")
         losses[seed] = loss
-    assert first is not None, "a side has at least one name"
-    return Side(names, losses, first[2])
+    return Side(names, losses, first_text)
 
 
 def check_comparable(new: Side, old: Side) -> None:
-    """Make sure that both sides are of different runs that scored the same text in the same tokens, as far as
-    known.
+    """Make sure that both sides are of different runs that scored the same text, as far as known.
 
     Raises:
         PgolfError: they did not (nats per target of different targets cannot be compared), or a run is on
             both sides.
     """
     if new.text is not None and old.text is not None:
-        shared = {Path(name).resolve() for name in new.names} & {Path(name).resolve() for name in old.names}
-        for name in (name for name in old.names if Path(name).resolve() in shared):
-            raise PgolfError(f"{name}: is on both sides; give --against runs of what is to be beaten")
+        others = {Path(name).resolve() for name in new.names}
+        for name in old.names:
+            if Path(name).resolve() in others:
+                raise PgolfError(f"{name}: is on both sides; give --against runs of what is to be beaten")
         _check_text(new.text, old.text, f"{new.names[0]} and {old.names[0]}")
 
 
 def ledger_of(side: Side, evaluation: str) -> Path | None:
     """The ledger of a side of one run folder, if there is one."""
-    path = Path(side.names[0]) / f"ledger.{evaluation}.jsonl"
+    path = Path(side.names[0]) / EVALUATIONS[evaluation].ledger
     return path if side.text is not None and len(side.names) == 1 and path.is_file() else None
 
 
@@ -114,34 +111,78 @@ def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any
             raise PgolfError(
                 f"{folder}: holds no finished run ({name} is missing); make one with `pgolf run`"
             )
-    try:
-        found = (read_result(folder) or {})["evaluations"][evaluation]
-        loss, text = float(found["val_loss"]), {"targets": found["targets"], "bytes of text": found["bytes"]}
-    except (KeyError, TypeError, ValueError):
+    entry = EVALUATIONS[evaluation]
+    found = (read_result(folder) or {})["evaluations"].get(evaluation)
+    if found is None:
         raise PgolfError(
-            f"{folder / RESULT}: has no {NAMES[evaluation]} loss; finish the run with `pgolf run`, "
-            "or choose another --evaluation"
-        ) from None
-    if not math.isfinite(loss):
-        raise PgolfError(
-            f"{folder}: its {NAMES[evaluation]} loss is no number (the run diverged); leave it out"
+            f"{folder / RESULT}: has no {entry.title} loss; finish the run with `pgolf run`, or choose "
+            "another --evaluation"
         )
-    ledger = folder / f"ledger.{evaluation}.jsonl"
-    if ledger.is_file():
-        header = read_header(ledger)
+    loss, text = float(found["val_loss"]), {"targets": found["targets"], "bytes of text": found["bytes"]}
+    if not math.isfinite(loss):
+        raise PgolfError(f"{folder}: its {entry.title} loss is no number (the run diverged); leave it out")
+    if (folder / entry.ledger).is_file():
+        header = read_header(folder / entry.ledger)
         text |= {f"{key} digest": header[key] for key in ("data", "tokenizer") if key in header}
     recipe = load_recipe(str(folder / RECIPE))
     # Where a run lies and what it is called does not make it another recipe.
-    same = recipe.model_copy(
-        update={"name": "", "description": "", "train": recipe.train.model_copy(update={"seed": 0})}
-    )
+    train = recipe.train.model_copy(update={"seed": 0})
+    same = recipe.model_copy(update={"name": "", "description": "", "train": train})
     return recipe.train.seed, same.digest(), loss, text
 
 
 def _check_text(first: Mapping[str, Any], second: Mapping[str, Any], who: str) -> None:
     for key in first.keys() & second.keys():
         if first[key] != second[key]:
+            both = f"{key}: {str(first[key])[:16]} and {str(second[key])[:16]}"
             raise PgolfError(
-                f"{who}: scored different texts or tokens ({key}: {str(first[key])[:16]} and {str(second[key])[:16]}); "
-                "nats per target compare on the same targets only, so evaluate both on the same data"
+                f"{who}: scored different texts or tokens ({both}); nats per target compare on the same "
+                "targets only, so evaluate both on the same data"
             )
+
+
+@dataclass(frozen=True)
+class TextComparison:
+    """The difference of two runs over the stretches of one text."""
+
+    difference: float
+    """New minus old, nats per target."""
+    low: float
+    high: float
+    """95 % interval over texts like this one, for these two artifacts."""
+    p: float
+    """Two-sided, against no difference."""
+    stretches: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+def compare_text(new: Path, old: Path) -> TextComparison | None:
+    """Compare two ledgers range by range.
+
+    The difference per target is a ratio of sums; its error is that of the ratio estimator over contiguous
+    stretches (Cochran 1977, section 6.3), with Student's t.
+
+    Returns:
+        None if the ledgers are not of the same ranges of the same text, or too short for ten stretches.
+
+    Raises:
+        PgolfError: one of them cannot be read.
+    """
+    news, olds = (read_ledger(path)[1] for path in (new, old))
+    ranges = ([(entry.first, entry.targets, entry.text) for entry in entries] for entries in (news, olds))
+    count = min(MOST_STRETCHES, len(news))
+    if next(ranges) != next(ranges) or count < FEWEST_STRETCHES:
+        return None
+    ends = [len(news) * index // count for index in range(count + 1)]
+    parts = [slice(first, last) for first, last in itertools.pairwise(ends)]
+    gaps = [math.fsum(a.nats - b.nats for a, b in zip(news[part], olds[part], strict=True)) for part in parts]
+    sizes = [sum(entry.targets for entry in news[part]) for part in parts]
+    difference = math.fsum(gaps) / sum(sizes)
+    squares = math.fsum((gap - difference * size) ** 2 for gap, size in zip(gaps, sizes, strict=True))
+    error = math.sqrt(count / (count - 1) * squares) / sum(sizes)
+    half = quantile(1 - LEVEL / 2, count - 1) * error
+    t = difference / error if error else math.inf if difference else 0.0
+    return TextComparison(difference, difference - half, difference + half, two_sided(t, count - 1), count)

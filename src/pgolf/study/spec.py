@@ -1,25 +1,6 @@
 """A study file: which runs answer a question. Everything in it is checked before any work starts.
 
-::
-
-    title = "How far do more steps go?"
-    question = "What does a doubling of the steps buy?"
-    recipe = "seed_644"                  # shipped name, or a .toml file beside the study
-    seeds = [42]
-    scores = ["float", "packed"]         # which evaluations; default: all four
-    at_steps = [7000, 8000]              # each run is also packed and scored as it is after these steps
-
-    [base]                               # recipe keys for all cells
-    train.validate_every = 0
-
-    [[cells]]                            # a list of cells, each by what it changes; none: one without changes
-    train.steps = 9000
-
-    [grid]                               # every combination of these, for every one of the cells
-    optim.matrix_lr = [0.02, 0.025]
-
-    [small]                              # what is different with --small: any of the keys above, replaced as
-    a whole recipe = "tiny"
+docs/studies.md shows one with all of its tables. Tables of recipe keys may be nested or dotted.
 """
 
 from __future__ import annotations
@@ -31,7 +12,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -40,9 +21,11 @@ import pydantic
 import tomli_w
 
 from pgolf.errors import PgolfError
-from pgolf.recipe.files import nearest
+from pgolf.recipe.files import nearest, set_in_tree
 from pgolf.recipe.recipe import Recipe, load_recipe, recipe_from_tree, recipe_keys
+from pgolf.runs.records import flattened
 from pgolf.runtime.files import read_text
+from pgolf.study.cells import label_of
 
 Score = Literal["float", "packed", "sliding", "ttt"]
 _LONGEST_NAME = 100
@@ -66,7 +49,7 @@ class StudyFile(pydantic.BaseModel):
     base: dict[str, Any] = {}
     """Recipe keys for all cells."""
     cells: tuple[dict[str, Any], ...] = ()
-    """Recipe keys of each cell."""
+    """Recipe keys of each cell; none: one cell without changes."""
     grid: dict[str, Any] = {}
     """Recipe keys with a list of values each; their combinations are made for every cell."""
     at_steps: tuple[int, ...] = ()
@@ -89,7 +72,7 @@ class Planned:
     @property
     def label(self) -> str:
         """As ``cells.Cell.label``."""
-        return ", ".join(f"{key}={value}" for key, value in self.changes.items()) or "base"
+        return label_of(self.changes)
 
 
 @dataclass(frozen=True)
@@ -115,7 +98,7 @@ def load_study(name: str, small: bool = False) -> Study:
 
     Args:
         name: which one.
-        small: with what its ``[small]`` table changes.
+        small: with the keys of its ``[small]`` table, each replaced as a whole.
 
     Raises:
         PgolfError: the study, or the recipe of any cell, is malformed or contradictory; every problem is
@@ -130,12 +113,10 @@ def load_study(name: str, small: bool = False) -> Study:
     try:
         file = StudyFile.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise PgolfError(
-            f"study {name}: {'; '.join(_describe(entry) for entry in error.errors())}"
-        ) from error
+        raise PgolfError(f"study {name}: {'; '.join(map(_describe, error.errors()))}") from error
     cells, problems = _plan(file)
     if problems:
-        raise PgolfError(f"study {name}: {'; '.join(problems)}")
+        raise PgolfError(f"study {name}: {'; '.join(dict.fromkeys(problems))}")
     return Study(file, tuple(cells))
 
 
@@ -151,7 +132,7 @@ def _load_tree(name: str) -> dict[str, Any]:
         names = study_names()
         if name not in names:
             raise PgolfError(f"study {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")
-        text = resources.files("pgolf.study").joinpath(f"{name}.toml").read_text("utf-8")
+        text = (resources.files("pgolf.study") / f"{name}.toml").read_text("utf-8")
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -159,96 +140,75 @@ def _load_tree(name: str) -> dict[str, Any]:
     if "recipe" not in tree and ("model" in tree or "extends" in tree):
         raise PgolfError(f"study {name}: is a recipe, not a study; run it with `pgolf run {name}`")
     for part in (tree, tree.get("small")):
-        if (
-            isinstance(part, dict)
-            and isinstance(recipe := part.get("recipe"), str)
-            and recipe.endswith(".toml")
-        ):
+        # A recipe's file lies beside the study.
+        recipe = part.get("recipe") if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(recipe, str) and recipe.endswith(".toml"):
             part["recipe"] = str((folder / recipe).absolute())
     return tree
 
 
 def _describe(entry: Any) -> str:
     key = ".".join(str(part) for part in entry["loc"])
-    if entry["type"] == "extra_forbidden":
-        known = [*StudyFile.model_fields, "small"]
-        hint = nearest(key, known) or (
-            "; recipe keys belong into [base], [grid] or [[cells]]" if key in _sections() else ""
-        )
-        return f"unknown key {key}{hint}"
     if entry["type"] == "missing":
         return f"{key} is missing"
-    return f"{key}: {entry['msg'][0].lower()}{entry['msg'][1:]} (got {entry['input']!r})"
-
-
-def _sections() -> set[str]:
-    return {key.partition(".")[0] for key in recipe_keys()}
+    if entry["type"] != "extra_forbidden":
+        return f"{key}: {entry['msg'][0].lower()}{entry['msg'][1:]} (got {entry['input']!r})"
+    hint = nearest(key, [*StudyFile.model_fields, "small"])
+    if not hint and key in {known.partition(".")[0] for known in recipe_keys()}:
+        hint = "; recipe keys belong into [base], [grid] or [[cells]]"
+    return f"unknown key {key}{hint}"
 
 
 def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     """All cells, and everything that is wrong with the study."""
-    base, grid = dict(_flat(file.base)), dict(_flat(file.grid))
-    entries = [dict(_flat(entry)) for entry in file.cells] or [{}]
-    problems = [
-        f"{what} is empty" for what, values in (("seeds", file.seeds), ("scores", file.scores)) if not values
-    ]
-    problems += [
-        f"{what} names {value!r} twice"
-        for what in ("seeds", "scores")
-        for value in _twice(getattr(file, what))
-    ]
-    problems += _key_problems(
-        [("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in entries)]
-    )
+    base, grid = flattened(file.base), flattened(file.grid)
+    entries = [flattened(entry) for entry in file.cells] or [{}]
+    problems = []
+    for what, values in (("seeds", file.seeds), ("scores", file.scores)):
+        problems += [] if values else [f"{what} is empty"]
+        problems += [f"{what} names {value!r} twice" for value in _twice(values)]
+    for where, keys in (("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in entries)):
+        problems += _key_problems(where, keys)
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             problems.append(f"[grid] {key}: give a list of values (got {values!r})")
-    problems += [
-        f"{key} is in [[cells]] and in [grid]" for key in grid if any(key in entry for entry in entries)
-    ]
-    root = load_recipe(file.recipe)
+        if any(key in entry for entry in entries):
+            problems.append(f"{key} is in [[cells]] and in [grid]")
+    root = load_recipe(file.recipe).model_dump(mode="json")
     if problems:
         return [], problems
+    choices = [
+        entry | dict(zip(grid, values, strict=True))
+        for entry in entries
+        for values in itertools.product(*grid.values())
+    ]
     cells: list[Planned] = []
     wrong: dict[str, list[str]] = {}
-    for entry in entries:
-        for values in itertools.product(*grid.values()):
-            changes = entry | dict(zip(grid, values, strict=True))
-            for seed in file.seeds:
-                try:
-                    recipe = _changed(root, base | changes | {"train.seed": seed})
-                except PgolfError as error:
-                    label = ", ".join(f"{key}={value}" for key, value in changes.items()) or "base"
-                    wrong.setdefault(str(error).removeprefix("recipe : "), []).append(label)
-                    continue
-                cells += _at_steps(file, changes, seed, recipe, problems)
+    for changes, seed in itertools.product(choices, file.seeds):
+        try:
+            recipe = _changed(root, base | changes | {"train.seed": seed})
+        except PgolfError as error:
+            wrong.setdefault(str(error).removeprefix("recipe : "), []).append(label_of(changes))
+            continue
+        cells += _at_steps(file, changes, seed, recipe, problems)
     for message, labels in wrong.items():
-        problems.append(
-            f"cell {labels[0]}{f' (and {len(labels) - 1} more)' if len(labels) > 1 else ''}: {message}"
-        )
-    return _named(_by_seed(cells), problems), list(dict.fromkeys(problems))
+        others = f" (and {len(labels) - 1} more)" if len(labels) > 1 else ""
+        problems.append(f"cell {labels[0]}{others}: {message}")
+    # All seeds of one choice of keys next to each other, otherwise in the given order.
+    order = list(dict.fromkeys(cell.label for cell in cells))
+    return _named(sorted(cells, key=lambda cell: order.index(cell.label)), problems), problems
 
 
-def _key_problems(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+def _key_problems(where: str, keys: Iterable[str]) -> list[str]:
     known = recipe_keys()
-    problems = []
-    for where, keys in parts:
-        for key in keys:
-            if key == "train.seed":
-                problems.append(f"{where} {key}: seeds are listed under seeds")
-            elif key not in known:
-                problems.append(f"{where} unknown key {key}{nearest(key, known)}")
-    return problems
+    found = [f"{where} {key}: seeds are listed under seeds" for key in keys if key == "train.seed"]
+    return found + [f"{where} unknown key {key}{nearest(key, known)}" for key in keys if key not in known]
 
 
-def _changed(root: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    tree = root.model_dump(mode="json")
+def _changed(root: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
+    tree = json.loads(json.dumps(root))
     for key, value in changes.items():
-        *sections, last = key.split(".")
-        part = tree
-        for section in sections:
-            part = part[section]
-        part[last] = value
+        set_in_tree(tree, key.split("."), value)
     return recipe_from_tree(tree, "")
 
 
@@ -262,18 +222,10 @@ def _at_steps(
         problems.append(f"at_steps {outside} are not between 1 and train.steps {end}")
     if recipe.train.wallclock_seconds:
         problems.append("at_steps needs runs of a known number of steps; set train.wallclock_seconds to 0")
+    steps = sorted({*file.at_steps, end})
     return [
-        Planned("", {**changes, "step": step}, seed, recipe, None if step == end else step)
-        for step in sorted({*file.at_steps, end})
+        Planned("", changes | {"step": step}, seed, recipe, None if step == end else step) for step in steps
     ]
-
-
-def _by_seed(cells: Sequence[Planned]) -> list[Planned]:
-    """All seeds of one choice of keys next to each other, otherwise in the given order."""
-    places: dict[str, int] = {}
-    for cell in cells:
-        places.setdefault(cell.label, len(places))
-    return sorted(cells, key=lambda cell: places[cell.label])
 
 
 def _named(cells: Sequence[Planned], problems: list[str]) -> list[Planned]:
@@ -282,41 +234,23 @@ def _named(cells: Sequence[Planned], problems: list[str]) -> list[Planned]:
         other = seen.setdefault((cell.recipe.digest(), cell.step), cell.label)
         if other != cell.label:
             problems.append(f"cells {other!r} and {cell.label!r} are the same run; take one out")
-    problems += [
-        f"cell {label!r} is listed twice" for label in _twice(f"{c.label}, seed {c.seed}" for c in cells)
-    ]
+    for label in _twice(f"{cell.label}, seed {cell.seed}" for cell in cells):
+        problems.append(f"cell {label!r} is listed twice")
     names = [_name(cell) for cell in cells]
     common = Counter(name.lower() for name in names)
-    return [
-        Planned(
-            f"{name}_{_short_digest(cell)}" if common[name.lower()] > 1 else name,
-            cell.changes,
-            cell.seed,
-            cell.recipe,
-            cell.step,
-        )
-        for name, cell in zip(names, cells, strict=True)
-    ]
+    ends = [f"_{_short_digest(cell)}" if common[_name(cell).lower()] > 1 else "" for cell in cells]
+    return [replace(cell, name=name + end) for cell, name, end in zip(cells, names, ends, strict=True)]
 
 
 def _name(cell: Planned) -> str:
     parts = [f"{key}-{value}" for key, value in cell.changes.items()] or ["base"]
-    name = "_".join(
-        re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in [*parts, f"seed-{cell.seed}"]
-    )
+    words = [re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in [*parts, f"seed-{cell.seed}"]]
+    name = "_".join(words)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}_{_short_digest(cell)}"
 
 
 def _short_digest(cell: Planned) -> str:
     return hashlib.sha256(json.dumps([dict(cell.changes), cell.seed]).encode()).hexdigest()[:8]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _twice(values: Iterable[Any]) -> list[Any]:

@@ -1,17 +1,17 @@
 """Tests, intervals and sample sizes for losses over a few seeds.
 
 Losses of runs that differ in the seed alone are taken as independent draws from a normal distribution; two
-recipes may have different spreads (Welch), and runs of the same seed may be paired. Distributions come from
-SciPy, which is imported only when something is computed. docs/statistics.md gives each formula and its
-source.
+recipes may have different spreads (Welch), and runs of the same seed may be paired. The tests are SciPy's,
+which is imported only when something is computed. docs/statistics.md names their sources.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Side = Literal["two-sided", "less"]
 Kind = Literal["Welch", "paired", "contrast"]
@@ -46,9 +46,7 @@ class TTest:
     difference: float
     """Mean of the first minus mean of the second, in the values' unit."""
     deviation: float
-    """paired: of the differences; Welch: of one value, sqrt of the mean of both variances; contrast: of one
-    value.
-    """
+    """paired: of the differences; else of one value (Welch: sqrt of the mean of both variances)."""
     low: float
     high: float
     """Two-sided 95 % interval of the difference."""
@@ -65,8 +63,13 @@ def sample(values: Sequence[float]) -> Sample:
     if count < 2:
         return Sample(count, mean, None, None, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = _quantile(1 - LEVEL / 2, count - 1) * deviation / math.sqrt(count)
+    half = quantile(1 - LEVEL / 2, count - 1) * deviation / math.sqrt(count)
     return Sample(count, mean, deviation, mean - half, mean + half)
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Their mean; the sum is exact."""
+    return math.fsum(values) / len(values)
 
 
 def welch(
@@ -81,21 +84,17 @@ def welch(
         margin: in the values' unit; the null hypothesis is that the means differ by ``-margin``.
 
     Returns:
-        None where the test does not exist: fewer than two values on a side, or no spread at all on either.
-        Source: Welch 1947, "The generalization of Student's problem".
+        None where there is no test: fewer than two values on a side, or no spread on either.
     """
-    if min(len(first), len(second)) < 2:
+    from scipy import stats
+
+    squares = [(sample(values).deviation or 0.0) ** 2 for values in (first, second)]
+    error = math.sqrt(squares[0] / len(first) + squares[1] / len(second))
+    if min(len(first), len(second)) < 2 or _is_rounding(error, first, second):
         return None
-    samples = [sample(values) for values in (first, second)]
-    errors = [(found.deviation or 0.0) ** 2 / found.count for found in samples]
-    if math.sqrt(sum(errors)) <= _ROUNDING * max(map(abs, [*first, *second])):
-        return None
-    freedom = sum(errors) ** 2 / sum(
-        error**2 / (found.count - 1) for error, found in zip(errors, samples, strict=True)
-    )
-    deviation = math.sqrt(sum((found.deviation or 0.0) ** 2 for found in samples) / 2)
-    difference = samples[0].mean - samples[1].mean
-    return _t_test("Welch", difference, math.sqrt(sum(errors)), deviation, freedom, side, margin)
+    both = stats.ttest_ind(first, second, equal_var=False)
+    found = stats.ttest_ind([value + margin for value in first], second, equal_var=False, alternative=side)
+    return _t_test("Welch", mean_of(first) - mean_of(second), math.sqrt(sum(squares) / 2), both, found)
 
 
 def paired(
@@ -103,23 +102,31 @@ def paired(
 ) -> TTest | None:
     """Student's t-test of differences ``first[i] - second[i]``, such as of two recipes with the same seed.
 
-    Arguments and result as of ``welch``; both have the same length. None for fewer than two pairs and for
-    differences without spread.
+    Arguments and result as of ``welch``; both have the same length.
     """
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    if len(differences) < 2:
+    from scipy import stats
+
+    found = sample([a - b for a, b in zip(first, second, strict=True)])
+    if found.deviation is None or _is_rounding(found.deviation, first, second):
         return None
-    found = sample(differences)
-    assert found.deviation is not None
-    if found.deviation <= _ROUNDING * max(map(abs, [*first, *second])):
-        return None
-    error = found.deviation / math.sqrt(found.count)
-    return _t_test("paired", found.mean, error, found.deviation, found.count - 1, side, margin)
+    both = stats.ttest_rel(first, second)
+    test = stats.ttest_rel([value + margin for value in first], second, alternative=side)
+    return _t_test("paired", found.mean, found.deviation, both, test)
+
+
+def _is_rounding(spread: float, *samples: Sequence[float]) -> bool:
+    return spread <= _ROUNDING * max(abs(value) for values in samples for value in values)
+
+
+def _t_test(kind: Kind, difference: float, deviation: float, both: Any, found: Any) -> TTest:
+    """What SciPy found: ``both`` two-sided, ``found`` as it was asked for."""
+    low, high = (float(end) for end in both.confidence_interval(1 - LEVEL))
+    figures = (float(value) for value in (found.statistic, found.df, found.pvalue))
+    return TTest(kind, difference, deviation, low, high, *figures)
 
 
 def contrast(groups: Sequence[Sequence[float]], weights: Sequence[float]) -> TTest | None:
-    """Two-sided t-test of ``sum(weights[i] * mean of group i)`` against 0, the variance pooled over all
-    groups.
+    """Two-sided t-test of ``sum(weights[i] * mean of group i)`` against 0, with a pooled variance.
 
     None without a group of two values, or without any spread within groups.
     Source: linear contrasts in a one-way analysis of variance (Scheffe 1959, section 3.4).
@@ -127,15 +134,15 @@ def contrast(groups: Sequence[Sequence[float]], weights: Sequence[float]) -> TTe
     samples = [sample(group) for group in groups]
     freedom = sum(found.count - 1 for found in samples)
     squares = math.fsum((found.count - 1) * (found.deviation or 0.0) ** 2 for found in samples)
-    most = max(abs(value) for group in groups for value in group)
-    if freedom < 1 or math.sqrt(squares) <= _ROUNDING * most:
+    if freedom < 1 or _is_rounding(math.sqrt(squares), *groups):
         return None
     deviation = math.sqrt(squares / freedom)
-    difference = math.fsum(weight * found.mean for weight, found in zip(weights, samples, strict=True))
-    error = deviation * math.sqrt(
-        math.fsum(weight**2 / found.count for weight, found in zip(weights, samples, strict=True))
-    )
-    return _t_test("contrast", difference, error, deviation, freedom, "two-sided", 0.0)
+    pairs = list(zip(weights, samples, strict=True))
+    difference = math.fsum(weight * found.mean for weight, found in pairs)
+    error = deviation * math.sqrt(math.fsum(weight**2 / found.count for weight, found in pairs))
+    half, t = quantile(1 - LEVEL / 2, freedom) * error, difference / error
+    p = two_sided(t, freedom)
+    return TTest("contrast", difference, deviation, difference - half, difference + half, t, freedom, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -149,6 +156,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = least
     return adjusted
+
+
+def adjusted(tests: Sequence[TTest | None]) -> list[float | None]:
+    """p-values after Holm's correction for those tests that could be made."""
+    made = iter(holm([test.p for test in tests if test is not None]))
+    return [None if test is None else next(made) for test in tests]
 
 
 def power(
@@ -174,7 +187,7 @@ def power(
 
     freedom = seeds - 1 if pairs else 2 * (seeds - 1)
     shift = abs(effect) / (deviation * math.sqrt((1 if pairs else 2) / seeds))
-    bound = _quantile(1 - (level if side == "less" else level / 2), freedom)
+    bound = quantile(1 - (level if side == "less" else level / 2), freedom)
     found = 1 - float(special.nctdtr(freedom, shift, bound))
     # Far out the noncentral t is lost in rounding; there nothing is missed.
     return found if math.isfinite(found) else 1.0
@@ -183,57 +196,44 @@ def power(
 def seeds_needed(
     effect: float, deviation: float, level: float = LEVEL, side: Side = "two-sided", pairs: bool = False
 ) -> int | None:
-    """Fewest seeds a side with which ``power`` reaches 80 %; None if there is no effect or 10,000 are too
-    few.
+    """Fewest seeds a side with which ``power`` reaches 80 %; None if there are none up to 10,000.
 
-    Takes effect and deviation for the true ones: estimated from a few seeds they are rough, and so is the
-    number.
+    Takes effect and deviation for the true ones; those of a few seeds are rough, and so is the number.
     """
     if effect == 0 or not math.isfinite(effect):
         return None
     if deviation <= _ROUNDING * abs(effect):
         return 2
 
-    def enough(seeds: int) -> bool:
-        return power(effect, deviation, seeds, level, side, pairs) >= POWER
+    def reached(seeds: int) -> float:
+        return power(effect, deviation, seeds, level, side, pairs)
 
-    if not enough(MOST_SEEDS):
-        return None
-    low, high = 1, 2
-    while not enough(high):
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    seeds = 2 + bisect.bisect_left(range(2, MOST_SEEDS + 1), POWER, key=reached)
+    return seeds if seeds <= MOST_SEEDS else None
 
 
 def detectable(deviation: float, seeds: int, level: float = LEVEL, side: Side = "two-sided") -> float:
     """Smallest true difference that Welch's test with ``seeds`` runs a side finds with 80 % power."""
     from scipy import optimize
 
+    def missing(effect: float) -> float:
+        return power(effect, 1.0, seeds, level, side) - POWER
+
     most = 2.0
-    while power(most, 1.0, seeds, level, side) < POWER:
+    while missing(most) < 0:
         most *= 2
-    return deviation * float(
-        optimize.brentq(lambda effect: power(effect, 1.0, seeds, level, side) - POWER, 0.0, most, xtol=1e-6)
-    )
+    return deviation * float(optimize.brentq(missing, 0.0, most, xtol=1e-6))
 
 
-def _quantile(chance: float, freedom: float) -> float:
+def quantile(chance: float, freedom: float) -> float:
     """Value that Student's t stays under with this chance."""
     from scipy import special
 
     return float(special.stdtrit(freedom, chance))
 
 
-def _t_test(
-    kind: Kind, difference: float, error: float, deviation: float, freedom: float, side: Side, margin: float
-) -> TTest:
-    """The test of a difference with a standard error against ``-margin``."""
+def two_sided(t: float, freedom: float) -> float:
+    """Chance of a t as far from 0 as this one, or farther."""
     from scipy import special
 
-    t = (difference + margin) / error
-    p = float(special.stdtr(freedom, t)) if side == "less" else 2 * float(special.stdtr(freedom, -abs(t)))
-    half = _quantile(1 - LEVEL / 2, freedom) * error
-    return TTest(kind, difference, deviation, difference - half, difference + half, t, freedom, p)
+    return 2 * float(special.stdtr(freedom, -abs(t)))

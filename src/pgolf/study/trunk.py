@@ -86,15 +86,11 @@ def begin_on_trunk(source: Path, step: int, folder: Path, recipe: Recipe) -> Non
 
 
 def begin_at_step(source: Path, step: int, folder: Path, recipe: Recipe) -> None:
-    """Take the weights of the run in ``source`` as they were after ``step`` steps, as if training had ended
-    there.
-    """
+    """Take the weights of the run in ``source`` as if its training had ended after ``step`` steps."""
     path = snapshot(source, step)
     averaged = load_weights(path)
     tensors, metadata = load_tensors(path)
-    raw = {
-        name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")
-    }
+    raw = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
     save_weights(folder / RAW, raw, recipe, averaged.tokenizer_digest, averaged.grid)
     save_weights(folder / MODEL, averaged.state, recipe, averaged.tokenizer_digest, averaged.grid)
     trained = {"steps": step, "seconds": metadata["clock"]["seconds"]}
@@ -108,26 +104,20 @@ def begin_trained(source: Path, folder: Path, recipe: Recipe) -> None:
     The files get the new recipe. Scores that depend on nothing else are taken over too; their ledgers stay in
     ``source``, since they name the files there.
     """
-    done = read_result(source)
-    assert done is not None, "a trained run has results"
-    found = done["evaluations"]
-    result: dict[str, Any] = {key: done[key] for key in ("recipe", "train") if key in done} | {
-        "evaluations": {}
-    }
-    shared = {"training": "all steps"}
+    done, source_recipe = read_result(source), saved_recipe(source)
+    assert done is not None and source_recipe is not None, "a trained run has results and a recipe"
     for name in (RAW, MODEL):
         tensors, metadata = load_tensors(source / name)
         save_tensors(folder / name, tensors, metadata | {"recipe": recipe.model_dump(mode="json")})
-    scores = ["raw", "float"]
-    source_recipe = saved_recipe(source)
-    assert source_recipe is not None, "a trained run has a recipe"
+    result: dict[str, Any] = {key: done[key] for key in ("recipe", "train") if key in done}
+    shared, scores = {"training": "all steps"}, ["raw", "float"]
     packed = _relabelled(source, recipe, done["pack"]) if is_packed(source, recipe) else None
     if packed is not None:
         content, result["pack"] = packed
         write_bytes(folder / ARTIFACT, content)
         shared["packing"] = "all"
-        same_windows = source_recipe.evaluate == recipe.evaluate
-        scores += ["packed", "sliding"] if same_windows else ["packed"]
+        scores += ["packed", "sliding"] if source_recipe.evaluate == recipe.evaluate else ["packed"]
+    found = done["evaluations"]
     result["evaluations"] = {name: found[name] for name in scores if name in found}
     shared["scores"] = ", ".join(result["evaluations"])
     write_json(folder / RESULT, result)
@@ -143,29 +133,21 @@ def is_packed(folder: Path, recipe: Recipe) -> bool:
 
 
 def _relabelled(source: Path, recipe: Recipe, report: dict[str, Any]) -> tuple[bytes, dict[str, Any]] | None:
-    """The artifact with another recipe in its header, and its report; None where the cap does not allow that."""
-    artifact = read_artifact(source / ARTIFACT)
-    content = encode_artifact(
-        artifact.stored,
-        recipe,
-        artifact.tokenizer_digest,
-        artifact.coder,
-        int(report["level"]),
-        artifact.origin,
-    )
+    """The artifact with another recipe in its header, and its report; None if the cap forbids it."""
+    artifact, level = read_artifact(source / ARTIFACT), int(report["level"])
+    given = artifact.stored, recipe, artifact.tokenizer_digest, artifact.coder, level, artifact.origin
+    content = encode_artifact(*given)
     total = len(content) + int(report["code_bytes"])
-    if total > recipe.compress.cap:
-        return None
-    return content, report | {"total_bytes": total, "model_bytes": len(content)}
+    sizes = {"total_bytes": total, "model_bytes": len(content)}
+    return (content, report | sizes) if total <= recipe.compress.cap else None
 
 
 def _begin(source: Path, folder: Path, recipe: Recipe, shared: dict[str, str], step: int | None) -> None:
     entries = [entry for entry in read_metrics(source / METRICS) if step is None or entry["step"] <= step]
     write_bytes(folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
     made = read_json(source / PROVENANCE)
-    earlier = made.get("shared", [])
-    note = {"with": source.name, **shared}
-    write_json(folder / PROVENANCE, made | {"shared": [*earlier, note]})
+    notes = [*made.get("shared", []), {"with": source.name, **shared}]
+    write_json(folder / PROVENANCE, made | {"shared": notes})
     # Written last: a folder with a recipe is a run that can be continued.
     write_bytes(folder / RECIPE, recipe.to_toml().encode())
 

@@ -1,0 +1,305 @@
+"""Charts, drawn by Matplotlib: as SVG that a page carries in itself, or as PNG.
+
+The SVG has no font, no colour of its own and nothing that depends on when or where it was made: text stays
+text in the page's font, and colours are variables of the page's style sheet, which knows light and dark.
+Every chart of a page is 460 units wide, so that it can be read on a phone and beside others on a wide screen.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pgolf.report.content import Bars, LineChart, Series, Waterfall
+from pgolf.report.numbers import number
+from pgolf.runtime.terminal import plain
+from pgolf.runtime.writing import write_bytes
+
+WIDTH = 460
+COLORS = ("#1f5fa8", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#a16207", "#be185d", "#4b5563")
+INK, SOFT, GRID, CARD = "#1c2430", "#566072", "#e8eaee", "#ffffff"
+# As page.css calls them.
+_VARIABLES = {color: f"var(--c{index})" for index, color in enumerate(COLORS)}
+_VARIABLES |= {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--grid)", CARD: "var(--card)"}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 12,
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": SOFT,
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "savefig.facecolor": "none",
+}
+# Wide enough for a character of a label in most fonts.
+_LETTER = 8.4
+# Points of a line that are drawn; a dot each up to so many.
+_MOST_POINTS = 600
+Chart = LineChart | Waterfall | Bars
+Tips = dict[str, list[str]]
+"""What a page shows under the pointer, by the name of a drawn object: a text, or one for each point."""
+
+
+def svg(chart: Chart, key: str) -> str:
+    """A chart as an SVG element; ``key`` is a word that no other chart of the page has."""
+    import matplotlib
+
+    buffer, nothing = io.BytesIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": key}), warnings.catch_warnings():
+        # A character that Matplotlib's own font lacks may be in the page's.
+        warnings.simplefilter("ignore")
+        figure, tips = _drawn(chart)
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    root = ET.fromstring(buffer.getvalue())
+    for element in root.iter():
+        _tidy(element, tips)
+    for style in [part for part in root if part.tag == "defs" and part.find("style") is not None]:
+        root.remove(style)
+    for index, (name, text) in enumerate((("title", chart.title), ("desc", _described(chart)))):
+        described = ET.Element(name, {"id": f"{key}{name[0]}"})
+        described.text = plain(text)
+        root.insert(index, described)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-labelledby": f"{key}t {key}d"}
+    return ET.tostring(root, encoding="unicode")
+
+
+def _tidy(element: ET.Element, tips: Tips) -> None:
+    """Leave out of an element what the page has of its own, and round what no screen shows."""
+    element.tag = element.tag.rpartition("}")[2]
+    element.text = element.text if (element.text or "").strip() else None
+    element.tail = None
+    attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+    if element.tag == "g":
+        _add_tips(element, tips.get(attributes.pop("id", ""), []))
+    if attributes.get("transform", "").startswith("rotate(-0 "):
+        del attributes["transform"]
+    for name in attributes.keys() & {"d", "x", "y", "width", "height", "transform"}:
+        attributes[name] = re.sub(r"\d+\.\d+", _rounded, " ".join(attributes[name].split()))
+    if "style" in attributes:
+        style = re.sub(r"font-family:[^;]*;? ?", "", attributes["style"])
+        # So do versions of Matplotlib before 3.10.
+        style = re.sub(r"font: (?:(\w+) )?([\d.]+px)[^;]*", r"font-weight: \1; font-size: \2", style)
+        attributes["style"] = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), style)
+    element.attrib = attributes
+
+
+def _add_tips(group: ET.Element, texts: Sequence[str]) -> None:
+    points = [part for part in group.iter() if part.tag.endswith("}use")]
+    for part, text in zip(points if len(points) == len(texts) else [group], texts, strict=False):
+        title = ET.Element("title")
+        title.text = plain(text)
+        part.insert(0, title)
+
+
+def _rounded(found: re.Match[str]) -> str:
+    return f"{round(float(found[0]), 1):g}"
+
+
+def png(figure: Any, out: Path, dpi: int = 150) -> None:
+    """Write a figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=CARD)
+    write_bytes(out, buffer.getvalue())
+
+
+def new_figure(width: float, height: float, **layout: Any) -> Any:
+    """A figure of a size in units of 1/72 inch."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 72, height / 72), **layout)
+
+
+def _drawn(chart: Chart) -> tuple[Any, Tips]:
+    if isinstance(chart, LineChart):
+        return line_figure(chart)
+    return _waterfall(chart) if isinstance(chart, Waterfall) else _bars(chart)
+
+
+def place(axis: Any, left: float, right: float, top: float, bottom: float) -> None:
+    """Put axes so many units from the edges of their figure."""
+    width, height = 72 * axis.figure.get_size_inches()
+    box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    axis.set_position(box)
+
+
+def line_figure(
+    chart: LineChart, width: float = WIDTH, height: float = 280, margins: tuple[float, float] = (14, 24)
+) -> tuple[Any, Tips]:
+    """A chart with axes, its band, lines and points; ``margins`` are those on the right and above."""
+    figure, tips = new_figure(width, height), Tips()
+    series = [(part, drawable(part, chart.log_x)) for part in chart.series]
+    seen = [y for _, points in series for _, y in points if chart.highest is None or y <= chart.highest]
+    if not seen:
+        figure.text(0.5, 0.5, "no data", ha="center", color=SOFT)
+        return figure, {}
+    axis = figure.add_axes((0, 0, 1, 1))
+    if chart.log_x:
+        axis.set_xscale("log")
+    if chart.band:
+        x, low, high = zip(*chart.band, strict=True)
+        axis.fill_between(x, low, high, color=COLORS[0], alpha=0.16, linewidth=0)
+    for index, (part, points) in enumerate(series):
+        if points:
+            _draw_series(axis, part, points, f"points-{index}", tips)
+    ends = [*seen, *(y for _, *both in chart.band for y in both)]
+    room = 0.06 * (max(ends) - min(ends)) or 0.05 * abs(max(ends)) or 1.0
+    axis.set_ylim(min(ends) - room, max(ends) + room)
+    axis.margins(x=0.02)
+    axis.grid(axis="y")
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    set_ticks(axis.xaxis, chart.log_x)
+    set_ticks(axis.yaxis)
+    axis.set_xlabel(plain(chart.x_label), loc="right")
+    label = axis.set_title(plain(chart.y_label), loc="left", fontsize=12, color=SOFT)
+    longest = max(len(text) for text in axis.yaxis.get_major_formatter().format_ticks(axis.get_yticks()))
+    left = max(50.0, _LETTER * longest + 10)
+    place(axis, left, *margins, 42)
+    label.set_x((4 - left) / (width - left - margins[0]))
+    return figure, tips
+
+
+def drawable(series: Series, log_x: bool = False) -> list[tuple[float, float]]:
+    """Its points, without those that have no place on the chart."""
+    return [
+        (x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)
+    ]
+
+
+def _draw_series(axis: Any, series: Series, points: list[tuple[float, float]], key: str, tips: Tips) -> None:
+    color, style = COLORS[series.color % len(COLORS)], series.style
+    form: dict[str, Any] = {"color": color, "label": plain(series.name), "linewidth": 2.0, "gid": key}
+    if style == "faint":
+        form |= {"linewidth": 0.8, "alpha": 0.4}
+    if style == "dots":
+        # Dashed: between the points nothing was measured.
+        form |= {"linewidth": 1.3, "linestyle": "--"}
+    if style == "points":
+        form |= {"linestyle": "none"}
+    else:
+        points = thinned(points, _MOST_POINTS)
+    if style in ("dots", "points") or len(points) == 1:
+        size = 7 if len(points) < 60 else 5
+        form |= {"marker": "o", "markersize": size, "markeredgecolor": CARD, "markeredgewidth": 1}
+        tips[key] = [f"{series.name}: {number(y)} at {number(x)}" for x, y in points]
+    axis.plot(*zip(*points, strict=True), **form)
+
+
+def set_ticks(part: Any, log: bool = False) -> None:
+    """Round numbers along an x-axis or y-axis, large ones in thousands or millions."""
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+
+    low, high = part.get_view_interval()
+    narrow = LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,))
+    part.set_major_locator(narrow if log else MaxNLocator(5, steps=[1, 2, 5, 10]))
+    part.set_minor_locator(NullLocator())
+    large = max(abs(low), abs(high)) >= 10_000
+    part.set_major_formatter(EngFormatter(sep="") if large else ScalarFormatter(useOffset=False))
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most ``most`` points: the means of neighbours, the last point as it is."""
+    if len(points) <= most:
+        return list(points)
+    edges = [index * (len(points) - 1) // (most - 1) for index in range(most)]
+    parts = [points[first:end] for first, end in itertools.pairwise(edges)]
+    means = [tuple(math.fsum(side) / len(part) for side in zip(*part, strict=True)) for part in parts]
+    return [*means, points[-1]]  # type: ignore[list-item]
+
+
+def _rows(names: Sequence[str], right: float) -> tuple[Any, Any]:
+    """A figure with a row for each name, from above to below."""
+    figure = new_figure(WIDTH, 34 * len(names) + 50)
+    axis = figure.add_axes((0, 0, 1, 1))
+    place(axis, 140, right, 8, 42)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_yticks(range(len(names)), list(map(plain, names)), color=INK)
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["left", "bottom"]].set_visible(False)
+    axis.grid(axis="x")
+    return figure, axis
+
+
+def _waterfall(chart: Waterfall) -> tuple[Any, Tips]:
+    """Bars from one value to the next; the axis shows the range of the values, not zero."""
+    numbers = [chart.first[1], *(value for _, value in chart.steps)]
+    figure, axis = _rows([chart.first[0], *(name for name, _ in chart.steps), chart.last], 62)
+    room = 0.12 * (max(numbers) - min(numbers)) or 0.05 * abs(numbers[0]) or 1.0
+    axis.set_xlim(min(numbers) - room, max(numbers) + room)
+    axis.tick_params(axis="x", length=0)
+    axis.set_xlabel(plain(chart.unit), loc="right")
+    set_ticks(axis.xaxis)
+    for row, (before, value) in enumerate(itertools.pairwise(numbers), 1):
+        better = value < before
+        color = COLORS[2] if better else COLORS[1]
+        axis.barh(row, value - before, left=before, height=0.6, color=color)
+        axis.plot([before, before], [row - 0.7, row - 0.3], color=SOFT, linewidth=1, linestyle=":")
+        change = f"{value - before:+.4f}".replace("-", "\u2212")
+        axis.annotate(
+            change, (max(before, value), row), (6, 0), textcoords="offset points", va="center", color=color
+        )
+    for row, value in ((0, numbers[0]), (len(numbers), numbers[-1])):
+        axis.plot([axis.get_xlim()[0], value], [row, row], color=INK, linewidth=1.5, linestyle=":")
+        axis.plot([value], [row], marker="o", markersize=9, color=INK)
+        form = {"textcoords": "offset points", "va": "center", "weight": "bold"}
+        axis.annotate(f"{value:.4f}", (value, row), (9, 0), **form)
+    return figure, {}
+
+
+def _bars(chart: Bars) -> tuple[Any, Tips]:
+    """A bar per group, the largest first, made of its parts."""
+    totals = chart.totals()
+    figure, axis = _rows(list(totals), 110)
+    tips = draw_bars(axis, chart)
+    axis.set_xlabel(plain(chart.unit), loc="right")
+    set_ticks(axis.xaxis)
+    return figure, tips
+
+
+def draw_bars(axis: Any, chart: Bars, colors: Sequence[str] = COLORS) -> Tips:
+    """Draw the bars of a chart into axes with a row for each group; each group has a colour of its own."""
+    totals, tips = chart.totals(), {}
+    for row, group in enumerate(totals):
+        left = 0.0
+        parts = sorted(
+            ((name, size) for one, name, size in chart.parts if one == group), key=lambda part: -part[1]
+        )
+        for index, (name, size) in enumerate(parts):
+            form = {"color": colors[row % len(colors)], "edgecolor": CARD, "linewidth": 0.4}
+            axis.barh(row, size, left=left, height=0.7, gid=f"bar-{row}-{index}", **form)
+            tips[f"bar-{row}-{index}"] = [f"{group}: {name}, {size:,.0f} {chart.unit}"]
+            left += size
+        text = f"{left:,.0f}, {100 * left / sum(totals.values()):.0f} %"
+        axis.annotate(text, (left, row), (5, 0), textcoords="offset points", va="center")
+    return tips
+
+
+def _described(chart: Chart) -> str:
+    """The chart in words, for those who do not see it."""
+    if isinstance(chart, Bars):
+        return "; ".join(f"{group} {size:,.0f} {chart.unit}" for group, size in chart.totals().items())
+    if isinstance(chart, Waterfall):
+        (name, before), said = chart.first, []
+        for step, value in chart.steps:
+            said.append(f"{step} {value - before:+.4f}")
+            before = value
+        return "; ".join([f"{name} {chart.first[1]:.4f}", *said, f"{chart.last} {before:.4f}"])
+    said = []
+    for series in chart.series:
+        if series.points:
+            (x, y), (end, last) = series.points[0], series.points[-1]
+            said.append(f"{series.name}: from {number(y)} at {number(x)} to {number(last)} at {number(end)}")
+    return f"{chart.y_label} by {chart.x_label}. " + "; ".join(said)

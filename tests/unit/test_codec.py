@@ -1,6 +1,4 @@
-"""The parts of the compressor: range coder, tables, runs, pieces, file. Any bytes come back; damage is
-noticed.
-"""
+"""The compressor's parts: range coder, tables, runs, pieces, file. Any bytes come back; damage is noticed."""
 
 from __future__ import annotations
 
@@ -346,7 +344,8 @@ def test_our_tokenizers_spell_as_they_encode(tokenizers: dict[str, Pieces], tmp_
 
 
 def test_white_space_that_a_tokenizer_merges_is_kept_beside_its_tokens(tokenizers: dict[str, Pieces]) -> None:
-    lines = b"hello world and\nhello world again,\n\nthis is\ta text  of\xc2\xa0some words; it has\r\nnumber 1 in it."
+    lines = b"hello world and\nhello world again,\n\nthis is\ta text  of\xc2\xa0some words; "
+    lines += b"it has\r\nnumber 1 in it."
     for kind, pieces in tokenizers.items():
         spelling = pieces.spell(lines)
         assert pieces.join(spelling) == lines

@@ -1,4 +1,4 @@
-"""Files compressed with real scorers: round trips, mistakes of the user, comparison with general compressors."""
+"""Files compressed with real scorers: round trips, the user's mistakes, comparison with other compressors."""
 
 from __future__ import annotations
 

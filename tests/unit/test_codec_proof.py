@@ -1,4 +1,4 @@
-"""Decoding as proof: an honest scorer's code gives the text back at the price it claims; a cheat's does not."""
+"""Decoding as proof: an honest scorer's code gives the text back at its price; a cheat's does not."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def library(tmp_path: Path) -> Path:
     folder = tmp_path / "library"
     (folder / "pydoc_data").mkdir(parents=True)
     (folder / "pydoc_data" / "topics.py").write_text(
-        "topics = {'b': 'The second of the topics is this one.', 'a': 'This is the first topic in the order.\\n'}\n"
+        "topics = {'b': 'The second of the topics is this one.', "
+        "'a': 'This is the first topic in the order.\\n'}\n"
     )
     (folder / "module.py").write_text(MODULE)
     (folder / "broken.py").write_text('"""This file is not a module that can be parsed."""\nprint "so"\n')

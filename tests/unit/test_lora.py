@@ -1,6 +1,4 @@
-"""Low-rank adapters: what they change, how they learn, the text they learn from, and what a recipe may ask
-for.
-"""
+"""Low-rank adapters: what they change, how they learn and from which text, what a recipe may ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scorers with low-rank adapters: what learns from what, what forgets, and that no order of requests matters."""
+"""Scorers with low-rank adapters: what learns from what, what forgets; no order of requests matters."""
 
 from __future__ import annotations
 
@@ -81,8 +81,7 @@ def test_requests_of_any_size_give_the_same_numbers(method: str, settings: tuple
 def test_a_token_never_changes_earlier_losses(method: str) -> None:
     tokens = documents(*SIZES)
     before = scored(method, tokens)
-    # Around grid points (multiples of 12) and document starts (36, 37, 39, 64, 104, 113), which come and go
-    # here.
+    # Around grid points (multiples of 12) and document starts (36, 37, 39, 64, 104, 113): they come and go.
     for at, token in [
         (5, BOS),
         (12, 7),
@@ -246,8 +245,7 @@ def test_what_is_learned_from_is_recorded() -> None:
             assert (lesson.text[1:] == BOS).sum() == 0, "one document only"
             seen.extend(range(done - lesson.targets, done))
     assert seen == sorted(set(seen)), "every target at most once"
-    # Left out: what follows the last grid point of a document, and a grid point at which the document is
-    # over.
+    # Left out: what follows a document's last grid point, and a grid point at which the document is over.
     starts = np.flatnonzero(tokens == BOS).tolist()
     ends = [*starts[1:], len(tokens) - 1]
     assert seen == [t for s, e in zip(starts, ends, strict=True) for t in range(s, (e - 1) // 12 * 12)]

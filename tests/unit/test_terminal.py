@@ -1,6 +1,4 @@
-"""What is printed: no word cut at any width, nothing that a terminal obeys, and streams that cannot fail a
-job.
-"""
+"""What is printed: no word cut at any width, nothing that a terminal obeys; no stream can fail a job."""
 
 from __future__ import annotations
 
@@ -250,7 +248,8 @@ with patient_streams():
     assert output.lost is None
 os.close(1)
 thread.join()
-assert b"".join(read).decode() == "".join(f"line {number}\\n" for number in range(60_000)) + "x" * 300_000 + "\\n"
+lines = "".join(f"line {number}\\n" for number in range(60_000))
+assert b"".join(read).decode() == lines + "x" * 300_000 + "\\n"
 """
 
 

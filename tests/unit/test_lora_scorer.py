@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,21 @@ def graded(scorer: Scorer, tokens: Tokens, *, strict: bool = False, most: int | 
 def scored(
     method: str, tokens: Tokens, *settings: str, strict: bool = False, most: int | None = None
 ) -> Tensor:
-    recipe = lora_recipe(method, *settings)
-    return graded(build_scorer(small_model(recipe), recipe, "ttt"), tokens, strict=strict, most=most)
+    return _scored("ttt", method, tokens.tobytes(), settings, strict, most)
 
 
 def sliding(tokens: Tokens, *settings: str) -> Tensor:
-    recipe = lora_recipe("lora", *settings)
-    return graded(build_scorer(small_model(recipe), recipe, "sliding"), tokens)
+    return _scored("sliding", "lora", tokens.tobytes(), settings, False, None)
+
+
+@functools.cache
+def _scored(
+    mode: str, method: str, tokens: bytes, settings: tuple[str, ...], strict: bool, most: int | None
+) -> Tensor:
+    """By a scorer of its own; what several tests compare with is computed once."""
+    recipe = lora_recipe(method, *settings)
+    scorer = build_scorer(small_model(recipe), recipe, mode)
+    return graded(scorer, np.frombuffer(tokens, np.uint16), strict=strict, most=most)
 
 
 def evaluated(method: str, tokens: Tokens, *settings: str) -> EvalResult:

@@ -81,8 +81,7 @@ def test_scores_equal_the_references(
         published = losses.double().mean().item(), losses.double().sum().item() / math.log(2) / counted
         # The script prints four decimals.
         assert published == pytest.approx((golden_loss, golden_bpb), abs=5e-5)
-        # Counting each target once instead changes the loss little, and the ratio to that of all other
-        # entries.
+        # Counting each target once changes the loss little, and the ratio to that of all other entries.
         assert result.val_loss == pytest.approx(golden_loss, abs=TOLERANCE)
         standard_loss, standard_bpb = results[GOLDEN_NAMES["standard"]]
         assert result.val_bpb / result.val_loss == pytest.approx(standard_bpb / standard_loss, rel=1e-6)

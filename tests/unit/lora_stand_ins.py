@@ -14,7 +14,7 @@ from tests.unit.stand_ins import random_tokens, small_recipe
 BOS = 1
 Tokens = NDArray[np.uint16]
 _SETTINGS = [
-    *("model.layers=2", "ttt.lora.rank=2", "ttt.lora.chunk_tokens=12", "ttt.lora.lr=0.02"),
+    *("model.layers=1", "ttt.lora.rank=2", "ttt.lora.chunk_tokens=12", "ttt.lora.lr=0.02"),
     *("ttt.frozen_blocks=0", "ttt.epochs=1"),
 ]
 

@@ -57,9 +57,7 @@ def byte_counts(tokens: NDArray[np.integer]) -> NDArray[np.uint16]:
 
 
 def write_tokenizer(folder: Path) -> list[str]:
-    """Train a tokenizer of 300 pieces into ``folder/tokenizer.model``; returns the lines that it was trained
-    on.
-    """
+    """Train a tokenizer of 300 pieces into ``folder/tokenizer.model``; returns its lines of text."""
     lines = [f"word{n} is number {n * 7 % 50} of many words, and {'so' * (n % 5)} on" for n in range(1200)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),

@@ -157,7 +157,7 @@ def test_the_rule_is_a_constant_to_the_compiler(
     torch._dynamo.reset()
 
     def capability(index: int | None) -> tuple[int, int]:
-        torch._dynamo.graph_break()  # As the driver's answer is, this is nothing that the compiler could follow.
+        torch._dynamo.graph_break()  # Like the driver's answer: nothing that the compiler could follow.
         return major, 0
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)

@@ -1,6 +1,4 @@
-"""The end of training: nothing is lost at any moment of it, scores stand beside their files, and clocks are
-honest.
-"""
+"""The end of training: at no moment is anything lost, scores stand beside their files, clocks are honest."""
 
 from __future__ import annotations
 
@@ -315,7 +313,7 @@ def test_results_that_are_damaged_are_named_before_any_work(
 
 
 class SlowFirst:
-    """A model whose first pass in a process takes long, as one that compiles; a clock that only it advances."""
+    """A model whose first pass in a process takes long, as if it compiled, and a clock that only it moves."""
 
     def __init__(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.passes, self._network = 0.0, 0, run.network

@@ -1,6 +1,4 @@
-"""The parts of the compressor: range coder, tables, runs, pieces, file. Any bytes come back; damage is
-noticed.
-"""
+"""The compressor's parts: range coder, tables, runs, pieces, file. Any bytes come back; damage is noticed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The comparison of coders: every size is what the coder makes of the same arrays, and every decoder is
-checked.
-"""
+"""The comparison of coders: each size is what a coder makes of the same arrays, each decoder is checked."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_token_never_changes_the_score_of_earlier_targets(
 
 
 def spied(monkeypatch: pytest.MonkeyPatch, settings: list[str], count: int) -> list[tuple[str, int]]:
-    """What happens in a TTT evaluation: ("score", targets), ("train", targets) in order, ("chunks", number)."""
+    """What happens in a TTT evaluation: ("score" or "train", targets) in order, ("chunks", number)."""
     events: list[tuple[str, int]] = []
     update = Adapter._update
 

@@ -185,8 +185,7 @@ def test_prompt_and_continuation_fit_together(
         "hello ": "world again",
         "hello wor": "ld again",
     }
-    # A tokenizer that puts a space in front does so here too, which is as if the text were split after a
-    # word.
+    # A tokenizer that puts a space in front does so here too, as if the text were split after a word.
     drawn = model.encode(tokens[prompt])[1:]
     if name == "spaced" and prompt == "hello wor":
         drawn = (

@@ -1,6 +1,4 @@
-"""Rounding with error compensation: on the grid, better than the nearest code, in whatever order the columns
-are.
-"""
+"""Rounding with error compensation: on the grid, better than the nearest code, in any order of columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger: totals from its entries alone, and whatever is changed in a file is found, at its first place."""
+"""The ledger: totals come from its entries alone, and the first change in a file is found."""
 
 from __future__ import annotations
 

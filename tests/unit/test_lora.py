@@ -1,6 +1,4 @@
-"""Low-rank adapters: what they change, how they learn, the text they learn from, and what a recipe may ask
-for.
-"""
+"""Low-rank adapters: what they change, how they learn and from which text, what a recipe may ask for."""
 
 from __future__ import annotations
 
@@ -68,7 +66,8 @@ def test_freezing_a_block_leaves_out_the_core_that_layers_share() -> None:
 @pytest.mark.parametrize("clip", [0.0, 0.01])
 def test_follows_the_update_rule(clip: float) -> None:
     """Against adapters that are written into the forward pass, learned by automatic differentiation."""
-    recipe = lora_recipe("lora", "ttt.lora.epochs=3", "ttt.lora.weight_decay=0.1", f"ttt.grad_clip={clip}")
+    settings = ["model.layers=2", "ttt.lora.epochs=3", "ttt.lora.weight_decay=0.1"]
+    recipe = lora_recipe("lora", *settings, f"ttt.grad_clip={clip}")
     network = small_model(recipe)
     adapters, scale = adapters_of(network, recipe), 32.0 / 2
     up = {name: torch.zeros_like(value).requires_grad_() for name, value in adapters.up.items()}
@@ -96,7 +95,7 @@ def test_follows_the_update_rule(clip: float) -> None:
 
 
 def test_adapters_take_the_memory_of_their_factors_and_of_the_matrices() -> None:
-    recipe = lora_recipe("lora", "ttt.lora.targets=['query', 'down']")
+    recipe = lora_recipe("lora", "model.layers=2", "ttt.lora.targets=['query', 'down']")
     network = small_model(recipe)
     adapters = adapters_of(network, recipe)
     factors = [*adapters.up.values(), *adapters.down.values()]

@@ -1,7 +1,8 @@
-"""Scorers with low-rank adapters: what learns from what, what forgets, and that no order of requests matters."""
+"""Scorers with low-rank adapters: what learns from what, what forgets; no order of requests matters."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,21 @@ def graded(scorer: Scorer, tokens: Tokens, *, strict: bool = False, most: int | 
 def scored(
     method: str, tokens: Tokens, *settings: str, strict: bool = False, most: int | None = None
 ) -> Tensor:
-    recipe = lora_recipe(method, *settings)
-    return graded(build_scorer(small_model(recipe), recipe, "ttt"), tokens, strict=strict, most=most)
+    return _scored("ttt", method, tokens.tobytes(), settings, strict, most)
 
 
 def sliding(tokens: Tokens, *settings: str) -> Tensor:
-    recipe = lora_recipe("lora", *settings)
-    return graded(build_scorer(small_model(recipe), recipe, "sliding"), tokens)
+    return _scored("sliding", "lora", tokens.tobytes(), settings, False, None)
+
+
+@functools.cache
+def _scored(
+    mode: str, method: str, tokens: bytes, settings: tuple[str, ...], strict: bool, most: int | None
+) -> Tensor:
+    """By a scorer of its own; what several tests compare with is computed once."""
+    recipe = lora_recipe(method, *settings)
+    scorer = build_scorer(small_model(recipe), recipe, mode)
+    return graded(scorer, np.frombuffer(tokens, np.uint16), strict=strict, most=most)
 
 
 def evaluated(method: str, tokens: Tokens, *settings: str) -> EvalResult:
@@ -81,8 +90,7 @@ def test_requests_of_any_size_give_the_same_numbers(method: str, settings: tuple
 def test_a_token_never_changes_earlier_losses(method: str) -> None:
     tokens = documents(*SIZES)
     before = scored(method, tokens)
-    # Around grid points (multiples of 12) and document starts (36, 37, 39, 64, 104, 113), which come and go
-    # here.
+    # Around grid points (multiples of 12) and document starts (36, 37, 39, 64, 104, 113): they come and go.
     for at, token in [
         (5, BOS),
         (12, 7),
@@ -246,8 +254,7 @@ def test_what_is_learned_from_is_recorded() -> None:
             assert (lesson.text[1:] == BOS).sum() == 0, "one document only"
             seen.extend(range(done - lesson.targets, done))
     assert seen == sorted(set(seen)), "every target at most once"
-    # Left out: what follows the last grid point of a document, and a grid point at which the document is
-    # over.
+    # Left out: what follows a document's last grid point, and a grid point at which the document is over.
     starts = np.flatnonzero(tokens == BOS).tolist()
     ends = [*starts[1:], len(tokens) - 1]
     assert seen == [t for s, e in zip(starts, ends, strict=True) for t in range(s, (e - 1) // 12 * 12)]

@@ -1,6 +1,4 @@
-"""The three ways to the losses agree with the formula, with each other and with the gradients of the plain
-one.
-"""
+"""The three ways to the losses agree with the formula, each other, and the gradients of the plain one."""
 
 from __future__ import annotations
 

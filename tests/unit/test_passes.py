@@ -118,8 +118,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 
 def scored(*settings: str, mode: str = "ttt", count: int = 700) -> EvalResult:
-    # Chunks of 128 targets: 32 windows in groups of 4; 8 sequences, trained on by 3, 3 and 2 in each of 2
-    # epochs.
+    # Chunks of 128 targets: 32 windows in groups of 4; 8 sequences, trained on by 3, 3 and 2, in 2 epochs.
     recipe = small_recipe(
         *("evaluate.batch=4", "ttt.chunk_tokens=128", "ttt.batch_sequences=3", "ttt.epochs=2", "ttt.lr=0.01"),
         *("model.layers=2", "ttt.frozen_blocks=0", *settings),

@@ -1,6 +1,4 @@
-"""Fake quantization on the exported grid: training sees what packing stores, the optimizer sees exact
-weights.
-"""
+"""Fake quantization on the exported grid: training sees what packing stores, the optimizer exact weights."""
 
 from __future__ import annotations
 

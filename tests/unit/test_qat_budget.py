@@ -1,4 +1,4 @@
-"""Fake quantization on the grid that the budget solver chose: what training sees is what the artifact holds."""
+"""Fake quantization on the grid that the budget solver chose: training sees what the artifact holds."""
 
 from __future__ import annotations
 

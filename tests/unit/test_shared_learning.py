@@ -1,6 +1,4 @@
-"""What each rank of a team does when adapters learn, played by one process: its sequences, its blocks of
-windows.
-"""
+"""What each rank of a team does when adapters learn, played by one process: its sequences, its windows."""
 
 from __future__ import annotations
 

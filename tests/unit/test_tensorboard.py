@@ -1,4 +1,4 @@
-"""Event files hold what metrics.jsonl holds, also after an interruption; without the package nothing begins."""
+"""Event files hold what metrics.jsonl holds, even after an interruption; no package, no run."""
 
 from __future__ import annotations
 

@@ -105,8 +105,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], Token
         )
         content = model.getvalue()
         if not has_space:
-            # The piece of the space alone (field 1 of a piece, 3 bytes, then its score) becomes another
-            # character.
+            # The piece of the space alone (field 1, 3 bytes, then its score) becomes another character.
             content = content.replace(b"\x0a\x03\xe2\x96\x81\x15", b"\x0a\x03\xe2\x96\x83\x15")
         path = folder / f"{kind}-{has_space}.model"
         path.write_bytes(content)

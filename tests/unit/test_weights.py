@@ -106,8 +106,9 @@ torch.manual_seed(0)
 recipe = load_recipe("tiny")
 state = {"b": torch.rand(3), "a": torch.rand(5, 2)}
 save_weights(Path(sys.argv[1]), state, recipe, "abc")
-kinds = (torch.bool, torch.int8, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.int16)
-tensors = {str(kind): torch.arange(3).to(kind) for kind in kinds} | {"none": torch.zeros(0, 4), "one": torch.tensor(7)}
+kinds = (torch.bool, torch.int8, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
+tensors = {str(kind): torch.arange(3).to(kind) for kind in (*kinds, torch.int16)}
+tensors |= {"none": torch.zeros(0, 4), "one": torch.tensor(7)}
 save_tensors(Path(sys.argv[2]), tensors, {"z": 1, "a": {"y": 2, "x": [3]}, "m": None})
 """
 
@@ -164,7 +165,7 @@ HUGE = ["model.width=1048576", "model.heads=2", "model.kv_heads=1", "model.mlp_h
 
 @pytest.fixture
 def little_memory() -> object:
-    """8 GiB of addresses beyond what is taken: what asks for terabytes, or even for tens of gigabytes, fails."""
+    """8 GiB of addresses beyond what is taken: what asks for terabytes or tens of gigabytes fails."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 30), limits[1]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,9 +72,9 @@ def test_chunks_hold_at_least_one_window() -> None:
 
 
 def test_ways_that_disagree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgolf.bench.work.evaluate", lambda *_: SimpleNamespace(val_loss=1.0))
+    monkeypatch.setattr("pgolf.bench.work._error", lambda *_: 1.0)
     with pytest.raises(PgolfError, match="the plain loop computes"):
-        run_bench("eval", RECIPE, CPU, repeats=1)
+        run_bench("pack", RECIPE, CPU, repeats=1)
     with pytest.raises(PgolfError, match="unknown; use train, eval, ttt, pack"):
         run_bench("speed", RECIPE, CPU, repeats=1)
 

@@ -15,6 +15,7 @@ from pgolf.cli.app import group, verb
 from pgolf.cli.common import AsJson, TokenizerFile
 from pgolf.cli.tables import flat_rows, print_result
 from pgolf.errors import Interrupted
+from pgolf.runtime.processes import handling
 
 data_group = group("data", "Prepare, fetch and inspect token shards.")
 
@@ -116,13 +117,11 @@ def inspect_verb(
 @contextlib.contextmanager
 def _all_or_nothing() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the work alike: no half-made folder stays, and one line says so."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with handling(signal.default_int_handler, signal.SIGTERM):
+            yield
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _rows(manifest: dict[str, Any]) -> list[tuple[str, str]]:

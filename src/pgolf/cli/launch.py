@@ -154,12 +154,9 @@ def parse_minutes(text: str) -> int:
         raise PgolfError(f"--time {text}: not a time limit; use MINUTES, H:MM:SS or D-HH:MM:SS")
     days, _, rest = text.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
-    if days:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:
-        hours, minutes, seconds = parts
-    else:
-        hours, minutes, seconds = (0, *parts, 0)[:3]
+    if not days and len(parts) < 3:  # No hours.
+        parts.insert(0, 0)
+    hours, minutes, seconds = (*parts, 0, 0)[:3]
     total = -(-((int(days or 0) * 24 + hours) * 3600 + minutes * 60 + seconds) // 60)
     if not total:
         raise PgolfError(f"--time {text}: is no time at all; give at least a minute")

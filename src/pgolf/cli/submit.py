@@ -52,6 +52,7 @@ def submit_verb(
     track is broken nothing is written, and the command exits with status 1 and the reasons.
     """
     from pgolf.runtime.device import pick_device
+    from pgolf.runtime.processes import handling
     from pgolf.runtime.progress import working
     from pgolf.submit.folder import Request, submit
 
@@ -72,12 +73,9 @@ def submit_verb(
         force=force,
     )
     # A process that is told to stop leaves no half-written folder.
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        with working("submission") as note:
-            found = submit(request, pick_device(device), note)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    stopping = handling(lambda *_: sys.exit(128 + signal.SIGTERM), signal.SIGTERM)
+    with stopping, working("submission") as note:
+        found = submit(request, pick_device(device), note)
     if as_json:
         print_json(found.to_json())
     else:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pgolf.runtime.paths import write_error
+from pgolf.runtime.processes import handling
 
 # Stopped after a step (130), or by the signal itself where there is no step to finish.
 INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
@@ -45,7 +45,8 @@ class Child(subprocess.Popen[bytes]):
             output = log.open("ab")
         except OSError as error:
             raise write_error(log, error) from error
-        with output, _deaf_to_usr2():
+        # SLURM sends SIGUSR2 to all processes of a job; those started here ignore it.
+        with output, handling(signal.SIG_IGN, signal.SIGUSR2):
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             self._log_starts = len(log.read_text(errors="replace"))
             output.write(os.fsencode(f"== {now} {shlex.join(words)}\n"))
@@ -75,13 +76,3 @@ class Child(subprocess.Popen[bytes]):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("pgolf: error: ")]
         return errors[-1].removeprefix("pgolf: error: ") if errors else lines[-1]
-
-
-@contextlib.contextmanager
-def _deaf_to_usr2() -> Iterator[None]:
-    """Processes started meanwhile ignore SIGUSR2, which SLURM sends to all processes of a job."""
-    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR2, before)

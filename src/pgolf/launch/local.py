@@ -15,6 +15,7 @@ import torch
 from pgolf.errors import PgolfError
 from pgolf.launch.child import INTERRUPTED, Child
 from pgolf.launch.jobs import RunJob
+from pgolf.runtime.processes import handling
 
 _POLL_SECONDS = 0.1
 
@@ -81,14 +82,14 @@ def run_queue(
         What became of each job, in their order.
     """
     queue = _Queue(list(jobs), list(places), say, ended)
-    before = {number: signal.signal(number, queue.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while queue.advance():
-            time.sleep(_POLL_SECONDS)
+        with handling(queue.interrupt, signal.SIGINT, signal.SIGTERM):
+            while queue.advance():
+                time.sleep(_POLL_SECONDS)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        queue.end()
+        # Nothing is left running behind an exception.
+        for _, _, child, _ in queue.running:
+            child.stop()
     return [queue.outcomes.get(job.name) or _outcome(job, "not started") for job in jobs]
 
 
@@ -128,11 +129,6 @@ class _Queue:
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """A signal handler; ``advance`` does the rest."""
         self.interruptions += 1
-
-    def end(self) -> None:
-        """Leave nothing running behind an exception."""
-        for _, _, child, _ in self.running:
-            child.stop()
 
     def _start(self, job: RunJob) -> None:
         if job.is_finished():

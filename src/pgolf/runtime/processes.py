@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _ROOT_NAMESPACE = "pid:[4026531836]"
 
@@ -47,6 +51,17 @@ def birth(pid: int) -> str | None:
         return ""
     # A zombie has ended; only its parent has not asked for it yet.
     return None if fields[0] in (b"Z", b"X") else f"{boot}/{int(fields[19])}"
+
+
+@contextlib.contextmanager
+def handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    """Meanwhile have a handler, as ``signal.signal`` takes it, for these signals."""
+    before = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def end_with(parent: int) -> None:

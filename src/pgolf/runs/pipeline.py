@@ -86,49 +86,36 @@ def run_all(
         raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
     wanted = [entry for entry in (_RAW, *EVALUATIONS) if entry[0] in ("raw", *scores)]
     with working_in(out, team):
-        if saved_recipe(out) not in (None, recipe):
+        begun = saved_recipe(out)
+        if begun not in (None, recipe):
             raise PgolfError(f"{out}: holds a run of another recipe ({out / RECIPE}); choose another --out")
         dataset = job_dataset(recipe, data, tokenizer, team)
-        result = _do_the_rest(recipe, dataset, out, device, team, wanted, keep)
+        result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
+        evaluations: dict[str, Any] = result["evaluations"]
+        trained, packed = is_trained(out), "pack" in result and (out / ARTIFACT).is_file()
+        save = partial(team.first, lambda: write_json(out / RESULT, result))
+        team.meet()  # Everyone has seen what is done before anyone goes on.
+        if not trained:
+            check_memory(recipe, device)
+            run = open_run(recipe, dataset, out, device, resume=begun is not None, team=team)
+            done = _train(run, keep, averaged="float" in scores)
+            result["train"] = done.figures()
+            evaluations |= done.evaluations()
+        elif any(name not in evaluations for name, _, _ in wanted):
+            team.first(lambda: record_session(out))
+        if not packed:
+            result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
+            save()
+        for name, file, mode in wanted:
+            if name not in evaluations:
+                shown: dict[str, Any] = {"label": f"{name} BPB", "ledger": out / f"ledger.{name}.jsonl"}
+                weights = load_weights(out / file)
+                scored = evaluate_weights(weights, recipe, dataset, mode, device, team=team, **shown)
+                evaluations[name] = scored.to_json()
+                save()
         if report is not None:
             team.first(lambda: report(out, dataset))
         return result
-
-
-def _do_the_rest(
-    recipe: Recipe,
-    dataset: Dataset,
-    out: Path,
-    device: torch.device,
-    team: Team,
-    wanted: Sequence[tuple[str, str, str]],
-    keep: Collection[int],
-) -> dict[str, Any]:
-    result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
-    evaluations: dict[str, Any] = result["evaluations"]
-    begun, trained, packed = saved_recipe(out) is not None, is_trained(out), (out / ARTIFACT).is_file()
-    save = partial(team.first, lambda: write_json(out / RESULT, result))
-    team.meet()  # Everyone has seen what is done before anyone goes on.
-    if not trained:
-        check_memory(recipe, device)
-        run = open_run(recipe, dataset, out, device, resume=begun, team=team)
-        found = _train(run, keep, averaged=any(name == "float" for name, _, _ in wanted))
-        result["train"] = found.figures()
-        evaluations |= found.evaluations()
-    elif any(name not in evaluations for name, _, _ in wanted):
-        team.first(lambda: record_session(out))
-    if "pack" not in result or not packed:
-        result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
-        save()
-    for name, file, mode in wanted:
-        if name not in evaluations:
-            label, ledger = f"{name} BPB", out / f"ledger.{name}.jsonl"
-            scored = evaluate_weights(
-                load_weights(out / file), recipe, dataset, mode, device, label=label, ledger=ledger, team=team
-            )
-            evaluations[name] = scored.to_json()
-            save()
-    return result
 
 
 def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:

@@ -85,14 +85,14 @@ def stop_last_rank(rank: int, size: int, port: int, results: Path) -> None:
 @contextmanager
 def keeping_ledgers(path: Path) -> Iterator[None]:
     """Write what this rank's evaluation recorded, as a single process would write it; the last one stays."""
-    plain = pipeline.evaluate
+    plain = pipeline.score_weights
 
     def evaluate(*arguments: Any, **options: Any) -> EvalResult:
         result = plain(*arguments, **options)
         path.write_bytes(result.ledger.content())
         return result
 
-    with mock.patch.object(pipeline, "evaluate", evaluate):
+    with mock.patch.object(pipeline, "score_weights", evaluate):
         yield
 
 

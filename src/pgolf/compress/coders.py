@@ -73,12 +73,10 @@ class ByteCoder:
     expand: Callable[[bytes, int], bytes]
 
     def encode(self, arrays: Sequence[tuple[Kind, Array]], level: int) -> bytes:
-        """See ``Coder``."""
         raw = b"".join(array.astype(f"<{kind.dtype}").tobytes() for kind, array in arrays)
         return self.compress(raw, level)
 
     def decode(self, content: bytes, kinds: Sequence[Kind]) -> list[Array]:
-        """See ``Coder``."""
         size = sum(kind.nbytes for kind in kinds)
         raw = self.expand(content, size)
         if len(raw) != size:
@@ -97,7 +95,6 @@ class RangeCoder:
     highest_level = 1
 
     def encode(self, arrays: Sequence[tuple[Kind, Array]], level: int) -> bytes:
-        """See ``Coder``."""
         writer = Writer()
         model = Model(writer)
         for kind, array in arrays:
@@ -105,7 +102,6 @@ class RangeCoder:
         return writer.content()
 
     def decode(self, content: bytes, kinds: Sequence[Kind]) -> list[Array]:
-        """See ``Coder``."""
         if len(content) % 4:
             raise ValueError("its length is not a multiple of 4")
         reader = Reader(content)

@@ -15,8 +15,9 @@ it decodes, so both sides take the same steps by construction.
 
 from __future__ import annotations
 
+import abc
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import constriction
 import numpy as np
@@ -41,34 +42,33 @@ _WORD = 1 << 16
 _PLAIN, _ROWS, _BOTH = 0, 1, 2
 
 
-class Stream(Protocol):
-    """One direction of coding."""
+class Stream(abc.ABC):
+    """One direction of coding: values are given to be written, and None to be read; both return them."""
 
     def code(self, values: Ints | None, count: int, table: Table) -> Ints:
-        """Code ``count`` symbols from 0 up, all under one table of weights; returns them."""
+        """Code ``count`` symbols from 0 up, all under one table of weights."""
+        return self._symbols(values, count, constriction.stream.model.Categorical(table, perfect=False))
 
     def uniform(self, values: Ints | None, count: int, size: int) -> Ints:
         """Code ``count`` symbols in [0, size), all equally likely."""
+        if size <= 1 or not count:
+            return np.zeros(count, dtype=np.int32)
+        return self._symbols(values, count, constriction.stream.model.Uniform(size))
+
+    @abc.abstractmethod
+    def _symbols(self, values: Ints | None, count: int, model: Any) -> Ints: ...
 
 
-class Writer:
+class Writer(Stream):
     """Encodes symbols."""
 
     def __init__(self) -> None:
         self._encoder = constriction.stream.queue.RangeEncoder()
 
-    def code(self, values: Ints | None, count: int, table: Table) -> Ints:
-        """See ``Stream``."""
+    def _symbols(self, values: Ints | None, count: int, model: Any) -> Ints:
         assert values is not None
         assert len(values) == count
-        self._encoder.encode(values, constriction.stream.model.Categorical(table, perfect=False))
-        return values
-
-    def uniform(self, values: Ints | None, count: int, size: int) -> Ints:
-        """See ``Stream``."""
-        assert values is not None
-        if size > 1 and count:
-            self._encoder.encode(values, constriction.stream.model.Uniform(size))
+        self._encoder.encode(values, model)
         return values
 
     def size(self) -> int:
@@ -80,7 +80,7 @@ class Writer:
         return self._encoder.get_compressed().astype("<u4").tobytes()
 
 
-class Reader:
+class Reader(Stream):
     """Decodes symbols; most content decodes to some symbols, so check its digest first and the values after.
 
     Raises:
@@ -91,27 +91,17 @@ class Reader:
         words = np.frombuffer(content, dtype="<u4").astype(np.uint32)
         self._decoder = constriction.stream.queue.RangeDecoder(words)
 
-    def code(self, values: Ints | None, count: int, table: Table) -> Ints:
-        """See ``Stream``."""
-        return self._decoded(constriction.stream.model.Categorical(table, perfect=False), count)
-
-    def uniform(self, values: Ints | None, count: int, size: int) -> Ints:
-        """See ``Stream``."""
-        if size <= 1 or not count:
-            return np.zeros(count, dtype=np.int32)
-        return self._decoded(constriction.stream.model.Uniform(size), count)
-
-    def exhausted(self) -> bool:
-        """Whether everything that was encoded may have been read."""
-        return bool(self._decoder.maybe_exhausted())
-
-    def _decoded(self, model: Any, count: int) -> Ints:
+    def _symbols(self, values: Ints | None, count: int, model: Any) -> Ints:
         try:
             decoded: Ints = self._decoder.decode(model, count)
         except AssertionError as error:
             # constriction's way to say that no symbols are coded like this.
             raise ValueError("its words are no code of such values") from error
         return decoded
+
+    def exhausted(self) -> bool:
+        """Whether everything that was encoded may have been read."""
+        return bool(self._decoder.maybe_exhausted())
 
 
 class Model:

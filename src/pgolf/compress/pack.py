@@ -14,15 +14,13 @@ from torch import Tensor
 from pgolf.compress import budget
 from pgolf.compress.calibrate import Calibration
 from pgolf.compress.code_size import code_bytes, raw_code_bytes
-from pgolf.compress.container import coded_sizes, decode_artifact, encode_artifact
+from pgolf.compress.container import decode_artifact, encode_artifact
 from pgolf.compress.grid import Grid, grid_of
-from pgolf.compress.measure import measured_rises, predicted_rises
 from pgolf.compress.quantize import Quantized, Stored, code_range
-from pgolf.compress.report import PackReport, TensorReport
+from pgolf.compress.report import PackReport, describe
 from pgolf.compress.scheme import check_range, quantize_state, stored_bits
 from pgolf.errors import PgolfError
 from pgolf.model.load import parameter_shapes
-from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.package import VERSION
 from pgolf.runtime.writing import write_bytes
@@ -84,7 +82,7 @@ def pack(
         level=packed.level,
         five_bit_cores=packed.five_bit_cores,
         origin=packed.origin,
-        tensors=_describe(state, packed.stored, recipe, calibration),
+        tensors=describe(state, packed.stored, recipe, calibration),
     )
 
 
@@ -154,25 +152,24 @@ class Packed:
     five_bit_cores: tuple[int, ...] = ()
 
 
+@dataclass
 class _Packer:
     """The two schemes; each returns what fits ``limit`` bytes, or None."""
 
-    def __init__(
-        self,
-        state: Mapping[str, Tensor],
-        recipe: Recipe,
-        tokenizer_digest: str,
-        calibration: Calibration | None,
-        limit: int,
-        note: Callable[[str], None],
-    ) -> None:
-        self.note = note
-        self.state, self.recipe, self.tokenizer_digest, self.limit = state, recipe, tokenizer_digest, limit
-        self.sensitivities = {} if calibration is None else dict(calibration.sensitivities)
-        self.origin: dict[str, Any] = {"pgolf": VERSION, "scheme": recipe.compress.scheme}
-        if calibration is not None:
-            self.origin["calibration"] = calibration.source
-        self.smallest = 1 << 62
+    state: Mapping[str, Tensor]
+    recipe: Recipe
+    tokenizer_digest: str
+    calibration: Calibration | None
+    limit: int
+    note: Callable[[str], None]
+    smallest: int = 1 << 62
+    """Bytes of the smallest file so far."""
+
+    def __post_init__(self) -> None:
+        self.sensitivities = {} if self.calibration is None else dict(self.calibration.sensitivities)
+        self.origin: dict[str, Any] = {"pgolf": VERSION, "scheme": self.recipe.compress.scheme}
+        if self.calibration is not None:
+            self.origin["calibration"] = self.calibration.source
 
     def by_rows(self) -> Packed | None:
         """Fixed widths, with the references' ways to get under a cap."""
@@ -301,24 +298,6 @@ def _fallbacks(recipe: Recipe) -> Iterator[list[int]]:
         order = middle_out(recipe.model.cores)
         for count in range(1, len(order) + 1):
             yield order[:count]
-
-
-def _describe(
-    state: Mapping[str, Tensor], stored: Mapping[str, Stored], recipe: Recipe, calibration: Calibration | None
-) -> list[TensorReport]:
-    sizes = coded_sizes(stored)
-    predicted = {} if calibration is None else predicted_rises(state, stored, calibration)
-    measured = {} if calibration is None else measured_rises(state, stored, recipe, calibration)
-    reports = []
-    for name, value in stored.items():
-        if isinstance(value, Quantized):
-            count, width = value.codes.numel(), value.bits
-        else:
-            count, width = value.numel(), 8 * value.element_size()
-        bits = 8 * sizes[name] / max(count, 1)
-        losses = predicted.get(name), measured.get(name)
-        reports.append(TensorReport(name, quantizer_group(name), count, width, bits, sizes[name], *losses))
-    return reports
 
 
 def _verify(content: bytes, stored: Mapping[str, Stored], recipe: Recipe) -> None:

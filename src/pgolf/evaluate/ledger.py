@@ -68,6 +68,9 @@ class Entry:
     """SHA-256 over the chain of the line before and this entry."""
 
 
+_KINDS = {"first": int, "targets": int, "nats": float, "bytes": int, "state": str, "text": str, "chain": str}
+
+
 @dataclass
 class Ledger:
     """Entries in the order in which they were recorded; there is no way to take one back."""
@@ -171,7 +174,8 @@ def read_ledger(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     """
     try:
         lines = _lines(path)
-        _must(type(lines[0].get("targets")) is int, "line 1 announces no number of targets")
+        if type(lines[0].get("targets")) is not int:
+            raise _Wrong("line 1 announces no number of targets")
         return lines[0], [_entry(line, number) for number, line in enumerate(lines[1:-1], 2)]
     except _Wrong as wrong:
         message = f"{path}: no ledger, or damaged ({wrong}); write it again with `pgolf eval --ledger`"
@@ -202,10 +206,8 @@ def verify_ledger(
         _check_header(header, expected or {}, tokens)
         chain = header["chain"]
         for number, line in enumerate(lines[1:-1], 2):
-            entry = _entry(line, number)
-            _check_entry(entry, entries, chain, number)
-            if tokens is not None:
-                _check_text(entry, tokens, byte_counts, number)
+            entry, before = _entry(line, number), entries[-1] if entries else None
+            _check_entry(entry, before, chain, number, tokens, byte_counts)
             chain = entry.chain
             entries.append(entry)
         _check_end(header, entries, chain, lines[-1], len(lines))
@@ -228,9 +230,11 @@ class _Wrong(Exception):
     pass
 
 
-def _must(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise _Wrong(otherwise)
+def _must(line: int, *checks: tuple[bool, str]) -> None:
+    """Each with what is wrong if it does not hold; the first of these is raised."""
+    for holds, otherwise in checks:
+        if not holds:
+            raise _Wrong(f"line {line}: {otherwise}")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -246,10 +250,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise _Wrong("its lines are not JSON") from error
     is_one = bool(lines) and all(isinstance(line, dict) for line in lines)
-    _must(
-        is_one and lines[0].get("format") == FORMAT,
-        f"it does not begin as one of this version of pgolf, {FORMAT}",
-    )
+    if not is_one or lines[0].get("format") != FORMAT:
+        raise _Wrong(f"it does not begin as one of this version of pgolf, {FORMAT}")
     return lines
 
 
@@ -259,68 +261,67 @@ def _unchained(line: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_header(header: dict[str, Any], expected: Mapping[str, str], tokens: Tokens | None) -> None:
     changed = "the header does not match its chain digest; it was changed after it was written"
-    _must(header.get("chain") == _link(_START, _unchained(header)), f"line 1: {changed}")
+    _must(1, (header.get("chain") == _link(_START, _unchained(header)), changed))
     for name, value in expected.items():
         both = f"(SHA-256 {str(header.get(name))[:16]}..., not {value[:16]}...)"
-        _must(header.get(name) == value, f"line 1: the ledger is of another {name} {both}")
+        _must(1, (header.get(name) == value, f"the ledger is of another {name} {both}"))
     if tokens is not None:
         targets, count = header.get("targets"), len(tokens) - 1
-        _must(targets == count, f"line 1: the ledger is of {targets} targets, the data has {count}")
         _must(
-            header.get("data") == text_digest(tokens), "line 1: the ledger is of another text than the data"
+            1,
+            (targets == count, f"the ledger is of {targets} targets, the data has {count}"),
+            (header.get("data") == text_digest(tokens), "the ledger is of another text than the data"),
         )
 
 
 def _entry(line: dict[str, Any], number: int) -> Entry:
-    kinds = {
-        "first": int,
-        "targets": int,
-        "nats": float,
-        "bytes": int,
-        "state": str,
-        "text": str,
-        "chain": str,
-    }
-    sound = set(line) == set(kinds) and all(type(line[key]) is kind for key, kind in kinds.items())
-    _must(sound, f"line {number}: not an entry ({', '.join(kinds)})")
+    sound = set(line) == set(_KINDS) and all(type(line[key]) is kind for key, kind in _KINDS.items())
+    _must(number, (sound, f"not an entry ({', '.join(_KINDS)})"))
     return Entry(**line)
 
 
-def _check_entry(entry: Entry, before: Sequence[Entry], chain: str, number: int) -> None:
-    first, place = entry.first, before[-1].first + before[-1].targets if before else 0
-    _must(
-        entry.chain == _link(chain, _unchained(vars(entry))),
-        f"line {number}: the entry of targets {first} on does not match its chain digest",
-    )
-    what = "are scored again" if first < place else f"follow {place}: those between are missing"
-    _must(first == place, f"line {number}: targets {first} on {what}")
-    cost = math.isfinite(entry.nats) and entry.nats >= -_ROUNDING
-    _must(
-        cost and entry.targets >= 1 and entry.bytes >= 0,
-        f"line {number}: no score ({entry.targets} targets, {entry.nats} nats, {entry.bytes} bytes)",
-    )
-
-
-def _check_text(entry: Entry, tokens: Tokens, byte_counts: ByteCounts | None, number: int) -> None:
+def _check_entry(
+    entry: Entry,
+    before: Entry | None,
+    chain: str,
+    number: int,
+    tokens: Tokens | None,
+    byte_counts: ByteCounts | None,
+) -> None:
     first, end = entry.first, entry.first + entry.targets
-    what = f"line {number}: targets {first} to {end}"
-    _must(end <= len(tokens) - 1, f"{what}, but the data has {len(tokens) - 1}")
-    same = entry.text == text_digest(tokens[first + 1 : end + 1])
-    _must(same, f"{what} are other tokens than the data's")
-    if byte_counts is not None:
+    place = before.first + before.targets if before else 0
+    broken = f"the entry of targets {first} on does not match its chain digest"
+    moved = "are scored again" if first < place else f"follow {place}: those between are missing"
+    cost = math.isfinite(entry.nats) and entry.nats >= -_ROUNDING
+    none = f"no score ({entry.targets} targets, {entry.nats} nats, {entry.bytes} bytes)"
+    _must(
+        number,
+        (entry.chain == _link(chain, _unchained(vars(entry))), broken),
+        (first == place, f"targets {first} on {moved}"),
+        (cost and entry.targets >= 1 and entry.bytes >= 0, none),
+    )
+    if tokens is not None:
+        same = entry.text == text_digest(tokens[first + 1 : end + 1])
+        _must(
+            number,
+            (end <= len(tokens) - 1, f"targets {first} to {end}, but the data has {len(tokens) - 1}"),
+            (same, f"targets {first} to {end} are other tokens than the data's"),
+        )
+    if tokens is not None and byte_counts is not None:
         counted = int(byte_counts[first:end].sum(dtype=np.int64))
-        _must(counted == entry.bytes, f"line {number}: {entry.bytes} bytes claimed, the text has {counted}")
+        _must(number, (counted == entry.bytes, f"{entry.bytes} bytes claimed, the text has {counted}"))
 
 
 def _check_end(
     header: dict[str, Any], entries: Sequence[Entry], chain: str, footer: dict[str, Any], number: int
 ) -> None:
     scored, announced = total(entries).targets, header.get("targets")
-    _must(number > 1 and "val_bpb" in footer, f"line {number}: the ledger has no end; it was cut off")
     _must(
-        scored == announced, f"line {number}: {scored} targets are scored, the header announces {announced}"
+        number,
+        (number > 1 and "val_bpb" in footer, "the ledger has no end; it was cut off"),
+        (scored == announced, f"{scored} targets are scored, the header announces {announced}"),
+        (footer == _footer(entries, chain), "the totals are not those of the entries"),
     )
-    _must(footer == _footer(entries, chain), f"line {number}: the totals are not those of the entries")
 
 
 def _footer(entries: Sequence[Entry], chain: str) -> dict[str, Any]:

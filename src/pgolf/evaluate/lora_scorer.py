@@ -106,7 +106,6 @@ class DocumentScorer(LoraScorer):
     """Adapters that learn from the document in progress, and are reset at the next."""
 
     def begin(self, first: int, targets: int) -> None:
-        """See ``LoraScorer``."""
         super().begin(first, targets)
         self.bos = first if self.document_start is None else self.document_start
         self.document = 0
@@ -154,7 +153,6 @@ class PhasedScorer(DocumentScorer):
     learners = ("base_adapter", "adapters")  # The adapters are merged into the base.
 
     def begin(self, first: int, targets: int) -> None:
-        """See ``LoraScorer``."""
         # A copy learns; the caller's weights stay, whatever interrupts this.
         self.base = self._source.clone().eval()
         super().begin(first, targets)

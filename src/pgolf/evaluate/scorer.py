@@ -72,7 +72,6 @@ class WindowScorer(Scorer):
         return window_at(index + self.batch - 1, self.length, self.stride).end - self.position
 
     def distributions(self, given: Tensor) -> Tensor:
-        """See ``Scorer``."""
         if not len(given):
             return self._next()
         # The last target's place is filled with a token that nothing reads.
@@ -80,7 +79,6 @@ class WindowScorer(Scorer):
         return self._score(block, window_distributions)
 
     def losses(self, block: Tensor) -> Tensor:
-        """See ``Scorer``."""
         return self._score(block.cpu().numpy().astype(np.uint16), window_losses)
 
     def receive(self, recorded: Recorded) -> None:
@@ -105,12 +103,10 @@ class WindowScorer(Scorer):
         return self._digest
 
     def snapshot(self) -> Any:
-        """See ``Scorer``."""
         left_out = (*self.unchanging, *self.recomputable)
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
     def restore(self, snapshot: Any) -> None:
-        """See ``Scorer``."""
         self.__dict__.update(snapshot)
         self._forget_weights()
 
@@ -189,7 +185,6 @@ class LearningScorer(WindowScorer):
         return plain | {"transcript": self.transcript.copy()}, learned
 
     def restore(self, snapshot: Any) -> None:
-        """See ``Scorer``."""
         plain, learned = snapshot
         super().restore(plain | {"transcript": plain["transcript"].copy()})
         for name, state in zip(self.learners, learned, strict=True):

@@ -24,7 +24,7 @@ from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, EvalResult
-from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, Evaluation
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.evaluate.weights import score_weights
 from pgolf.model.attend import BOS
@@ -77,49 +77,37 @@ def run_all(
         raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
     wanted = [entry for name, entry in EVALUATIONS.items() if name in ("raw", *scores)]
     with working_in(out, team):
-        if saved_recipe(out) not in (None, recipe):
+        begun = saved_recipe(out)
+        if begun not in (None, recipe):
             raise PgolfError(f"{out}: holds a run of another recipe ({out / RECIPE}); choose another --out")
         dataset = job_dataset(recipe, data, tokenizer, team)
-        result = _do_the_rest(recipe, dataset, out, device, team, wanted, keep)
+        result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
+        evaluations: dict[str, Any] = result["evaluations"]
+        trained, packed = is_trained(out), "pack" in result and (out / ARTIFACT).is_file()
+        save = partial(team.first, lambda: write_json(out / RESULT, result))
+        team.meet()  # Everyone has seen what is done before anyone goes on.
+        if not trained:
+            check_memory(recipe, device)
+            run = open_run(recipe, dataset, out, device, resume=begun is not None, team=team)
+            done = _train(run, keep, averaged="float" in scores)
+            result["train"] = done.figures()
+            evaluations |= done.evaluations()
+        elif any(entry.name not in evaluations for entry in wanted):
+            team.first(lambda: record_session(out))
+        if not packed:
+            result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
+            save()
+        # A study's run may lack the raw weights' score: its weights are from another run's checkpoint.
+        for entry in wanted:
+            if entry.name not in evaluations:
+                shown: dict[str, Any] = {"label": f"{entry.name} BPB", "ledger": out / entry.ledger}
+                weights = load_weights(out / entry.file)
+                scored = evaluate_weights(weights, recipe, dataset, entry.mode, device, team=team, **shown)
+                evaluations[entry.name] = scored.to_json()
+                save()
         if report is not None:
             team.first(lambda: report(out, dataset))
         return result
-
-
-def _do_the_rest(
-    recipe: Recipe,
-    dataset: Dataset,
-    out: Path,
-    device: torch.device,
-    team: Team,
-    wanted: Sequence[Evaluation],
-    keep: Collection[int],
-) -> dict[str, Any]:
-    result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
-    evaluations: dict[str, Any] = result["evaluations"]
-    begun, trained, packed = saved_recipe(out) is not None, is_trained(out), (out / ARTIFACT).is_file()
-    save = partial(team.first, lambda: write_json(out / RESULT, result))
-    team.meet()  # Everyone has seen what is done before anyone goes on.
-    if not trained:
-        check_memory(recipe, device)
-        run = open_run(recipe, dataset, out, device, resume=begun, team=team)
-        found = _train(run, keep, averaged=any(entry.name == "float" for entry in wanted))
-        result["train"] = found.figures()
-        evaluations |= found.evaluations()
-    elif any(entry.name not in evaluations for entry in wanted):
-        team.first(lambda: record_session(out))
-    if "pack" not in result or not packed:
-        result["pack"] = team.first(lambda: _pack_run(recipe, dataset, out))
-        save()
-    # A study's run may lack the raw weights' score: its weights are from another run's checkpoint.
-    for entry in wanted:
-        if entry.name not in evaluations:
-            how: dict[str, Any] = {"label": f"{entry.name} BPB", "ledger": out / entry.ledger, "team": team}
-            weights = load_weights(out / entry.file)
-            scored = evaluate_weights(weights, recipe, dataset, entry.mode, device, **how)
-            evaluations[entry.name] = scored.to_json()
-            save()
-    return result
 
 
 def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the ranks of a training run tell each other: gradients, when to stop, the grid to round on."""
+"""What the ranks of a training run tell each other: when to stop, and the grid to round on."""
 
 from __future__ import annotations
 
@@ -6,19 +6,9 @@ import json
 from collections.abc import Callable
 
 import safetensors.torch
-from torch import Tensor, nn
 
 from pgolf.compress.grid import Grid, grid_from
 from pgolf.runtime.team import Team
-
-
-def share_gradients(team: Team, network: nn.Module, loss: Tensor) -> None:
-    """Add up the ranks' gradients and their losses (a scalar), in place, once per step.
-
-    Where every rank has divided by the parts of the whole step, the sums are means over the step.
-    """
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    team.add_up([*gradients, loss])
 
 
 def agree(team: Team, seconds: float, stop: bool) -> tuple[float, bool]:

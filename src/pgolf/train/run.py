@@ -29,7 +29,7 @@ from pgolf.runtime.device import autocast, compiled, keep_freed_memory
 from pgolf.runtime.run_files import METRICS, MODEL, RAW
 from pgolf.runtime.team import SOLO, Team
 from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, set_aside
-from pgolf.train.distributed import agree, share_gradients, shared_grid
+from pgolf.train.distributed import agree, shared_grid
 from pgolf.train.metrics import Metrics, steps_per_reading
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
 from pgolf.train.tensorboard import event_files
@@ -161,7 +161,9 @@ class Run:
         if not self._compiled:
             self.team.meet()  # Compiling takes minutes, and not the same on every rank.
             self._compiled = True
-        share_gradients(self.team, self.network, total)
+        # Divided by the parts of the whole step, they add up to means over the step.
+        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        self.team.add_up([*gradients, total])
         return total
 
     def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pgolf.data.loader import BatchLoader, TokenStream
+from pgolf.data.loader import BatchLoader
 from pgolf.data.shard_writer import write_shard
-from pgolf.data.shards import read_shard
+from pgolf.data.shards import TokenStream, read_shard
 from pgolf.errors import PgolfError
 from pgolf.recipe.sections import TrainSection
 
@@ -107,7 +107,7 @@ def test_an_empty_stream_and_foreign_tokens(shards: list[Path], tmp_path: Path) 
 def test_a_bad_token_far_into_a_shard_is_named_when_it_is_reached(
     shards: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgolf.data.loader._CHECKED_FIRST", 1)
+    monkeypatch.setattr("pgolf.data.shards._CHECKED_FIRST", 1)
     tokens = np.full(50, 7, np.uint16)
     tokens[40] = 999
     write_shard(shards[0], tokens)

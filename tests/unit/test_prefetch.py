@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pgolf.data.loader import BatchLoader, TokenStream
+from pgolf.data.loader import BatchLoader
 from pgolf.data.prefetch import Prefetcher, prefetcher
 from pgolf.data.shard_writer import write_shard
+from pgolf.data.shards import TokenStream
 from pgolf.errors import PgolfError
 from pgolf.recipe.sections import TrainSection
 

@@ -689,3 +689,9 @@ def _wait_until_gone(children: list[int]) -> None:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_preparing_and_inspecting_start_without_torch() -> None:
+    script = "import sys, pgolf.data.inspect, pgolf.data.prepare; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -60,14 +61,11 @@ class ForwardLogitsScorer(Scorer):
         begin = self.position + 1 - len(self.context)
         windows = windows_between(self.position, self.position + len(given) + 1, self.length, self.stride)
         rows: list[Tensor] = []
-        while windows:
-            size = windows[0].end - windows[0].start
-            count = next(
-                (n for n, window in enumerate(windows) if window.end - window.start != size), len(windows)
-            )
-            group, windows = windows[: min(count, self.batch)], windows[min(count, self.batch) :]
-            logits = self._logits(torch.stack([inputs[w.start - begin : w.end - begin] for w in group]))
-            rows += [logits[n, w.first - w.start :] for n, w in enumerate(group)]
+        # Windows of one length share a forward pass.
+        for _, alike in itertools.groupby(windows, key=lambda window: window.end - window.start):
+            while group := list(itertools.islice(alike, self.batch)):
+                logits = self._logits(torch.stack([inputs[w.start - begin : w.end - begin] for w in group]))
+                rows += [logits[n, w.first - w.start :] for n, w in enumerate(group)]
         return F.log_softmax(torch.cat(rows).float(), dim=-1)
 
     def receive(self, recorded: Recorded) -> None:

@@ -123,9 +123,11 @@ class _Parts(NamedTuple):
         findings = experiments.all([*_edges_of(ledger), _periods(runner, stream)])
         self.note("close examination")
         findings += [*ScorerTests(runner, case).all(), *_graded(ledger, stream, byte_counts)]
-        states, remark = len({entry.state for entry in ledger.entries}), "the state never changed: "
-        remark += "this scorer does not learn, or not within the targets of the audit"
-        return _Part(base, seconds, findings, [remark if states == 1 else None, experiments.announced()])
+        remark = None
+        if len({entry.state for entry in ledger.entries}) == 1:
+            frozen = "this scorer does not learn, or not within the targets of the audit"
+            remark = f"the state never changed: {frozen}"
+        return _Part(base, seconds, findings, [remark, experiments.announced()])
 
     def of_evaluator(self, evaluator: Evaluator) -> _Part:
         stream, table = self.stream, self.context.byte_table
@@ -146,9 +148,8 @@ class _Parts(NamedTuple):
         case = Case(runner, stream, spread(claim, stream.targets), self.settings, self.context)
         experiments = Experiments(case)
         self.note("experiments on the text")
-        findings = count_findings(claim, stream, self.byte_counts) + experiments.all(
-            [_periods(runner, stream)]
-        )
+        findings = count_findings(claim, stream, self.byte_counts)
+        findings += experiments.all([_periods(runner, stream)])
         self.note("other targets")
         findings += OwnTarget(runner, case).all()
         remark = experiments.announced() if evaluator.takes_announced else None

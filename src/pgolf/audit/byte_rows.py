@@ -41,12 +41,7 @@ class ByteRows:
         self.sums, self.entries, self.own = Largest(), Largest(), Largest()
 
     def see(self, place: int, alternatives: Mapping[bytes, tuple[Rows, float]]) -> None:
-        """Take one place in the stream into account.
-
-        Args:
-            place: of the target.
-            alternatives: for the bytes of every token that was tried there, its rows and its nats.
-        """
+        """Take the target at a place into account: for the bytes of each token tried there, rows and nats."""
         prefixes: dict[bytes, NDArray[np.float64]] = {}
         for text, (rows, nats) in alternatives.items():
             where = f"target {place}, bytes {text!r}"

@@ -84,11 +84,7 @@ class Job:
         return replace(found, audited=self.audited, findings=ordered([*found.findings, *of_bytes]))
 
     def decode(self, targets: int | None, progress: Callable[[int, int], None]) -> Proof:
-        """Encode the first targets with one scorer and decode them with another; see ``codec.proof``.
-
-        Raises:
-            PgolfError: there is no scorer that could decode.
-        """
+        """Encode the first targets with one scorer and decode them with another; see ``codec.proof``."""
 
         def scorer() -> Scorer:
             made = self.make()
@@ -201,9 +197,8 @@ def _context(artifact: Path, dataset: Dataset, device: torch.device) -> Context:
     tokenizer, token_bytes = dataset.tokenizer, None
     with contextlib.suppress(PgolfError):
         token_bytes = functools.partial(_token_bytes, Pieces(tokenizer), tokenizer.byte_table)
-    return Context(
-        artifact, device, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.byte_table, token_bytes
-    )
+    size, bos, table = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.byte_table
+    return Context(artifact, device, size, bos, table, token_bytes)
 
 
 def _token_bytes(pieces: Pieces, table: ByteTable, previous: int, target: int) -> bytes:

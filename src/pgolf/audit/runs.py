@@ -45,20 +45,16 @@ class Hooks(NamedTuple):
 class Runner(abc.ABC):
     """Scores streams with what is audited."""
 
-    documents_independent: bool
-    periods: Sequence[int]
+    def __init__(self, subject: Any) -> None:
+        self.documents_independent = bool(getattr(subject, "documents_independent", False))
+        self.periods = tuple(getattr(subject, "periods", ()))
+        self.learning = Learning()
 
     @abc.abstractmethod
     def nats(self, tokens: Tokens, *, announced: int, until: int | None = None) -> Nats:
-        """What each target of a stream costs.
+        """What each target of a stream (n + 1,) costs: (n,), not a number where nothing was scored.
 
-        Args:
-            tokens: (n + 1,) uint16.
-            announced: how many targets the scorer is told there are.
-            until: no more than this many are looked at; the rest may be left out.
-
-        Returns:
-            (n,) float64; not a number where nothing was scored.
+        The scorer is told that there are ``announced`` targets; those from ``until`` on may be left out.
         """
 
 
@@ -96,10 +92,8 @@ class ScorerRunner(Runner):
     """Runs a scorer through the grader; its name is a user's plug-in's, empty for pgolf's own scorers."""
 
     def __init__(self, scorer: Scorer, name: str) -> None:
+        super().__init__(scorer)
         self.scorer, self.name, self.called = scorer, name, name or "the scorer"
-        self.documents_independent = bool(getattr(scorer, "documents_independent", False))
-        self.periods = tuple(getattr(scorer, "periods", ()))
-        self.learning = Learning()
 
     def nats(self, tokens: Tokens, *, announced: int, until: int | None = None) -> Nats:
         """See ``Runner``."""
@@ -140,9 +134,8 @@ class ScorerRunner(Runner):
             rows = self.scorer.distributions(given.clone()).detach().cpu().double()
         expected = (len(given) + 1, self.scorer.vocab_size)
         if rows.shape != expected:
-            raise PgolfError(
-                f"{self.called}: distributions() returned shape {tuple(rows.shape)}, not {expected}"
-            )
+            shape = tuple(rows.shape)
+            raise PgolfError(f"{self.called}: distributions() returned shape {shape}, not {expected}")
         return rows
 
 
@@ -200,10 +193,8 @@ class EvaluatorRunner(Runner):
     """Runs a whole-stream evaluator."""
 
     def __init__(self, evaluator: Evaluator, byte_table: ByteTable) -> None:
+        super().__init__(evaluator.function)
         self.evaluator, self.byte_table = evaluator, byte_table
-        self.documents_independent = bool(getattr(evaluator.function, "documents_independent", False))
-        self.periods = tuple(getattr(evaluator.function, "periods", ()))
-        self.learning = Learning()
 
     def nats(self, tokens: Tokens, *, announced: int, until: int | None = None) -> Nats:
         """See ``Runner``; of a target that is scored more than once the last cost counts."""
@@ -223,11 +214,7 @@ def spread(claim: Claim, targets: int) -> Nats:
 
 
 def as_log_rows(rows: Any, width: int, what: str) -> NDArray[np.float64]:
-    """Rows of logarithms (n, width) from whatever array a claim carries.
-
-    Raises:
-        PgolfError: the shape is another one.
-    """
+    """Rows of logarithms (n, width) from whatever array a claim carries; another shape is a mistake."""
     array = np.asarray(rows.detach().cpu() if isinstance(rows, torch.Tensor) else rows, dtype=np.float64)
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != width:

@@ -69,9 +69,8 @@ def _walk_inside(thing: Any, path: str, parts: dict[str, str], seen: set[int], d
         for name, tensor in thing.state_dict(keep_vars=True).items():
             if id(tensor) not in seen:
                 seen.add(id(tensor))
-                parts[f"weights:{path}.{name}"] = (
-                    tensor_digest(tensor) if isinstance(tensor, Tensor) else repr(tensor)
-                )
+                found = tensor_digest(tensor) if isinstance(tensor, Tensor) else repr(tensor)
+                parts[f"weights:{path}.{name}"] = found
         parts[f"{path}.training"] = repr(thing.training)
     if isinstance(thing, Optimizer):
         inside: dict[str, str] = {}

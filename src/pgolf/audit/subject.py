@@ -77,11 +77,7 @@ class Context:
     """The bytes themselves of one target after the token before it; None if the tokenizer does not say."""
 
     def weights(self) -> Weights:
-        """The artifact's weights and recipe, if it is pgolf's (``weights().model()`` is the network).
-
-        Raises:
-            PgolfError: it is not.
-        """
+        """The weights and recipe of an artifact of pgolf's (``weights().model()`` is the network)."""
         return load_weights(self.artifact)
 
 
@@ -96,11 +92,7 @@ class Evaluator:
         self.takes_wanted = open_ended or "wanted" in parameters
 
     def __call__(self, tokens: Tokens, byte_table: ByteTable, announced: int, wanted: Sequence[int]) -> Claim:
-        """Evaluate a copy of ``tokens``.
-
-        Raises:
-            PgolfError: it raised an exception, or returned something that is no claim.
-        """
+        """Evaluate a copy of ``tokens``; an exception, or what is no claim, is a ``PgolfError``."""
         options: dict[str, Any] = {"announced": announced} if self.takes_announced else {}
         if self.takes_wanted:
             options["wanted"] = tuple(int(position) for position in wanted)
@@ -153,11 +145,7 @@ def load_factory(name: str) -> Factory:
 
 
 def make_subject(factory: Factory, context: Context, name: str) -> Subject:
-    """Let a factory make what is audited.
-
-    Raises:
-        PgolfError: it raised an exception, or returned neither a scorer nor an evaluator.
-    """
+    """Let a factory make what is audited; if it fails, or makes something else, that is a ``PgolfError``."""
     with blamed(name, "the factory"):
         made = factory(context)
     if isinstance(made, Scorer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import sysconfig
 import tempfile
@@ -34,20 +35,7 @@ _MODULES = (".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib", ".pth")
 # The machine's own description, random numbers, devices.
 _MACHINE = ("/proc/", "/sys/", "/dev/", "/etc/")
 # What torch.compile runs and where it keeps what it made.
-_COMPILERS = [
-    "gcc",
-    "g++",
-    "cc",
-    "c++",
-    "clang",
-    "clang++",
-    "ld",
-    "ldconfig",
-    "as",
-    "ptxas",
-    "nvcc",
-    "cuobjdump",
-]
+_COMPILERS = re.compile(r"gcc|g\+\+|cc|c\+\+|clang|clang\+\+|ld|ldconfig|as|ptxas|nvcc|cuobjdump")
 _COMPILER_FOLDERS = (f"{os.sep}torchinductor_", f"{os.sep}.triton{os.sep}", f"{os.sep}triton{os.sep}")
 
 
@@ -129,7 +117,8 @@ class Watch:
             executable, words = arguments[0], arguments[1]
             first = executable or (words if isinstance(words, str) else words[0])
             command = words if isinstance(words, str) else " ".join(map(str, words))
-            if Path(os.fsdecode(first)).name in _COMPILERS or "torch/_inductor/compile_worker" in command:
+            compiler = _COMPILERS.fullmatch(Path(os.fsdecode(first)).name)
+            if compiler or "torch/_inductor/compile_worker" in command:
                 return "compiler", command
         return "process", f"{name} {command}"
 

@@ -27,7 +27,6 @@ SCORER_MODULES = (
     "runtime/team.py",
     "data/shards.py",
     "data/tokenizer.py",
-    "data/loader.py",
     "data/dataset.py",
     "kernels/available.py",
     "kernels/cross_entropy.py",

@@ -29,12 +29,9 @@ class Bad:
 
 
 def text_of(record: Any, column: str, where: str) -> str | Bad:
-    """The text of a JSON value: a string itself, or the field of an object.
+    """The text of a JSON value: a string itself, or the field of an object; ``where`` names its place.
 
-    Args:
-        record: the value.
-        column: the field's name; dots lead into nested objects, where no field has the whole name.
-        where: the place, for the message.
+    Dots in the field's name lead into nested objects, where no field has the whole name.
     """
     if isinstance(record, str):
         return as_text(record, column, where)
@@ -92,11 +89,7 @@ def _field(record: Any, column: str) -> Any:
 
 
 def import_pyarrow(path: Path) -> Any:
-    """The package that reads Parquet and Arrow files, with its parts that are used here.
-
-    Raises:
-        PgolfError: it is not installed.
-    """
+    """The package that reads Parquet and Arrow files; a mistake where it is not installed."""
     try:
         import pyarrow
         import pyarrow.compute

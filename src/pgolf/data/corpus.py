@@ -45,10 +45,8 @@ def python_corpus(library: Path | None = None) -> list[str]:
 
     A document is paragraphs in the order of the source, each on one line, with a blank line between them.
     A paragraph that occurred before is left out. Documents are ordered by their SHA-256, which mixes topics
-    and modules as training wants it; the same Python gives the same documents in the same order.
-
-    Args:
-        library: folder of the standard library; default the running Python's.
+    and modules as training wants it; the same Python gives the same documents in the same order. The
+    ``library`` is a folder; default the running Python's.
 
     Raises:
         PgolfError: the library's sources are not installed.
@@ -75,11 +73,8 @@ def prepare_python_corpus(
     of the corpus. A folder made before with the same Python and arguments is kept, another corpus in its
     place is replaced.
 
-    Args:
-        out: the folder.
-        vocab_size: pieces of the tokenizer.
-        validation_fraction: part of the corpus held out, in characters (above 0, below 1).
-        note: hears of another process that makes the same folder and is waited for.
+    The fraction (above 0, below 1) is one of characters. ``note`` hears of another process that makes the
+    same folder and is waited for.
 
     Raises:
         PgolfError: ``out`` holds something else, or cannot be written.

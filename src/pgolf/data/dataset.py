@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pgolf.data.loader import TokenStream
 from pgolf.data.shards import (
     HEADER_BYTES,
     Tokens,
+    TokenStream,
     byte_files,
     read_byte_counts,
     read_shard,
@@ -134,14 +134,10 @@ class Dataset:
         return f"the score is too good: normalisation {found} of validation"
 
     def validation_tokens(self, length: int, limit_targets: int | None = None) -> Tokens:
-        """The validation tokens that are scored, uint16.
+        """The validation tokens that are scored, uint16; at most the first ``limit_targets`` (1 or more).
 
-        As in the references the stream is cut to a multiple of the window: ((n - 1) // length) * length + 1
-        tokens; a stream shorter than one window is kept whole.
-
-        Args:
-            length: targets per evaluation window.
-            limit_targets: if given, keep at most this many targets (1 or more), the first ones.
+        As in the references the stream is cut to a multiple of the window's ``length``: ((n - 1) // length) *
+        length + 1 tokens; a stream shorter than one window is kept whole.
 
         Raises:
             PgolfError: fewer than two tokens, or a bad or missing shard.
@@ -195,14 +191,10 @@ def check_folder(folder: Path) -> None:
 def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | None = None) -> Dataset:
     """Open a prepared folder, or a bare folder of ``*_train_*.bin`` and ``*_val_*.bin`` shards.
 
-    Args:
-        folder: the data.
-        tokenizer: the SentencePiece model, needed where the folder holds none.
-        vocab_size: the model's; a tokenizer of another size is an error.
+    A SentencePiece model has to be named where the folder holds none; ``vocab_size`` is what it must have.
 
     Raises:
-        PgolfError: no shards, no tokenizer, one of another size or than the manifest says, or a damaged
-            manifest.
+        PgolfError: no shards, no tokenizer or a wrong one, or a damaged manifest.
     """
     check_folder(folder)
     train, val = (token_shards(folder, split) for split in SPLITS)

@@ -137,11 +137,8 @@ def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], holdout: HoldO
             continue
         for chosen, piece in [(split, text)] if split else holdout.pieces(text):
             tokens = np.array([tokenizer.bos_id, *tokenizer.encode(piece)], dtype=np.uint16)
-            original, counted = (
-                len(piece.encode()),
-                int(tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64)),
-            )
-            normalized = len(tokenizer.normalize(piece).encode())
+            counted = int(tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64))
+            original, normalized = len(piece.encode()), len(tokenizer.normalize(piece).encode())
             # What no piece spells is lost; how much that was, the text itself does not say.
             if counted != normalized and not (counted < normalized and tokenizer.unknown_id in tokens):
                 raise PgolfError(

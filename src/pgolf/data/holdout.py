@@ -44,12 +44,7 @@ def choose_held_out(documents: Iterable[str], fraction: float, name: str = "the 
 
     Usually documents whose number is below ``fraction * 2**64``. Where that is none of them, the one with the
     smallest number; where it is all, all but the one with the largest. A single document (or copies of one)
-    is cut: see ``cut_end``. Reads on only until both sides have a document.
-
-    Args:
-        documents: all of them; empty ones do not count.
-        fraction: at least 0, below 1; 0 holds out nothing.
-        name: what to call the text in messages.
+    is cut: see ``cut_end``. Empty documents do not count. Reads on only until both sides have a document.
 
     Raises:
         PgolfError: there is no text, or a single document that cannot be cut.

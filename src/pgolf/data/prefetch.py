@@ -23,8 +23,7 @@ class Prefetcher:
     Args:
         loader: what prepares a batch.
         ahead: batches to keep ready; 0 prepares each when it is asked for, without a thread.
-        pin: put batches into page-locked memory, from which a copy to a CUDA device runs beside everything
-            else.
+        pin: put batches into page-locked memory, from which copies to a CUDA device run beside everything.
     """
 
     def __init__(self, loader: BatchLoader, ahead: int, pin: bool = False) -> None:

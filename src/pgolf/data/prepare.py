@@ -72,7 +72,7 @@ def prepare(
         allow_added_bytes: take a tokenizer whose normalisation makes the validation text longer by more than
             ``MOST_ADDED``, which makes a score too good.
         workers: processes; default all cores, or this process alone for small inputs.
-        progress: called with the source bytes that are done and their total.
+        progress: see ``Progress``.
         tokens_per_shard: size of a full shard.
 
     Raises:

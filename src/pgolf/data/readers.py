@@ -64,11 +64,8 @@ def read_documents(
     .parquet and .arrow files a column of text. The first three may be compressed (.gz, .zst). A document that
     is empty or only white space yields "", so that the caller can count it.
 
-    Args:
-        path: the file; its ending says what it holds.
-        reading: how it is read.
-        advance: told how many bytes of the file were consumed.
-        skipped: receives the number of documents that were left out, by reason.
+    ``advance`` is told how many bytes of the file were consumed, and ``skipped`` receives the number of
+    documents that were left out, by reason.
 
     Raises:
         PgolfError: unknown ending, unreadable, damaged, a bad document where these are errors, or no text.

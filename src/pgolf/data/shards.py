@@ -9,6 +9,7 @@ tokens do not tell their bytes have them (CaseOps); where they exist they are th
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from pgolf.runtime.files import reading
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
+_CHECKED_FIRST = 1 << 22
+# Each open shard keeps a file descriptor, of which a process has 1,024 by default.
+_OPEN_SHARDS = 32
 
 Tokens = NDArray[np.uint16]
 
@@ -44,11 +48,7 @@ def read_shard(path: Path, vocab_size: int | None = None) -> Tokens:
 
 
 def shard_length(path: Path) -> int:
-    """Number of tokens that the header promises, checked against the size of the file.
-
-    Raises:
-        PgolfError: absent, not a shard, or cut short.
-    """
+    """Number of tokens that the header promises; a mistake if the file is no shard or cut short."""
     with reading(path) as file:
         raw, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
     if len(raw) < HEADER_BYTES:
@@ -68,11 +68,7 @@ def shard_length(path: Path) -> int:
 
 
 def check_ids(path: Path, tokens: Tokens, vocab_size: int) -> None:
-    """Make sure that every token id is below ``vocab_size``, or name the first that is not.
-
-    Raises:
-        PgolfError: an id is outside the vocabulary.
-    """
+    """Raise a ``PgolfError`` that names the first token id that is not below ``vocab_size``, if any."""
     block = 1 << 22
     for start in range(0, len(tokens), block):
         outside = np.flatnonzero(tokens[start : start + block] >= vocab_size)
@@ -122,3 +118,41 @@ def read_byte_counts(path: Path, shard: Path, bos: int) -> NDArray[np.uint16]:
         found = f"counts {counts[wrong[0]]} bytes for token {wrong[0]}, which begins a document and has none"
         raise PgolfError(f"{path}: {found}; it does not belong to {shard.name}")
     return np.asarray(counts)
+
+
+class TokenStream:
+    """Shards in order as one endless stream: after the last token comes the first again.
+
+    With ``vocab_size`` the beginning of every shard is checked at once, the rest as it is taken:
+    reading terabytes before the first step would be no service. Only the shards used last stay open.
+    """
+
+    def __init__(self, paths: Sequence[Path], vocab_size: int = 1 << 16) -> None:
+        self._paths, self._vocab_size = paths, vocab_size
+        self._open = functools.lru_cache(maxsize=_OPEN_SHARDS)(read_shard)
+        lengths = []
+        for path in paths:
+            shard = self._open(path)
+            check_ids(path, shard[:_CHECKED_FIRST], vocab_size)
+            lengths.append(len(shard))
+        self._ends = np.cumsum(lengths)
+        self.total = int(self._ends[-1]) if paths else 0
+        """Tokens before the stream repeats."""
+        if not self.total:
+            raise PgolfError(f"{paths[0].parent if paths else 'the data'}: holds no training tokens")
+
+    def take(self, position: int, count: int) -> Tokens:
+        """``count`` tokens (uint16) from any position of the stream on."""
+        position %= self.total
+        index = int(np.searchsorted(self._ends, position, side="right"))
+        offset = position - (int(self._ends[index - 1]) if index else 0)
+        parts = []
+        while count:
+            shard = self._open(self._paths[index])
+            part = shard[offset : offset + count]
+            if part.size and part.max() >= self._vocab_size:
+                check_ids(self._paths[index], shard, self._vocab_size)
+            parts.append(part)
+            count -= len(part)
+            index, offset = (index + 1) % len(self._paths), 0
+        return np.concatenate(parts)

@@ -88,11 +88,7 @@ class ByteTable:
 
 
 def check_model(path: Path) -> None:
-    """Make sure that there is a file.
-
-    Raises:
-        PgolfError: there is none.
-    """
+    """Raise a ``PgolfError`` if there is no such file."""
     if not path.is_file():
         raise PgolfError(f"{path}: no such tokenizer; pass --tokenizer MODEL (a SentencePiece .model file)")
 
@@ -142,10 +138,7 @@ class Tokenizer:
         return str(self._processor.decode(list(map(int, tokens))))
 
     def normalize(self, text: str) -> str:
-        """The text as the tokenizer sees it: what the counted bytes of a document refer to.
-
-        A space that the tokenizer itself puts in front is not part of it.
-        """
+        """The text as the tokenizer sees it, without a space that it puts in front: what is counted."""
         return self.own_text(str(self._processor.normalize(text)))
 
     def own_text(self, normalized: str) -> str:
@@ -155,11 +148,7 @@ class Tokenizer:
 
 
 def check_usable(tokenizer: Tokenizer) -> None:
-    """See to it that shards can hold a tokenizer's tokens, and that their bytes can be counted.
-
-    Raises:
-        PgolfError: they cannot.
-    """
+    """Raise a ``PgolfError`` if shards cannot hold a tokenizer's tokens, or their bytes cannot be counted."""
     if tokenizer.vocab_size > 1 << 16:
         size = tokenizer.vocab_size
         raise PgolfError(f"{tokenizer.path}: has {size} pieces, but a shard's tokens go up to 65,536")

@@ -64,12 +64,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
 
     It loses nothing: no normalisation, all white space kept, no space added in front. Pad, BOS, EOS and
     unknown are ids 0 to 3, digits are single pieces, the rarest 0.1 % of characters are spelled in bytes,
-    all as in the field's official tokenizer. The result depends on nothing but the text.
-
-    Args:
-        documents: the text; only the first ``SAMPLE_BYTES`` of it are used.
-        vocab_size: pieces, among them the 4 above and 256 bytes; at most 65,536.
-        path: the ``.model`` file.
+    all as in the field's official tokenizer. The result depends on nothing but the text, of which the first
+    ``SAMPLE_BYTES`` are used. The number of pieces includes the 4 above and 256 bytes.
 
     Raises:
         PgolfError: a size that this text does not allow, or the trainer was killed.

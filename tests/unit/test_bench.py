@@ -87,3 +87,12 @@ def test_a_plain_process_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
 def _end(*_: object) -> None:
     os._exit(1)
+
+
+@pytest.fixture(autouse=True)
+def _copied_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A new process imports torch for seconds; one test starts one, the others take a copy of this one.
+    if request.node.name.endswith("[train]") or torch.cuda.is_available() or os.uname().sysname != "Linux":
+        return
+    copies = torch.multiprocessing.get_context("fork")
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: copies)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -171,7 +171,6 @@ def size_of(pieces: Pieces) -> int:
 # --- range coder
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_symbols_and_numbers_come_back(data: st.DataObject) -> None:
     weights = np.array(data.draw(st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=50)))
@@ -193,7 +192,6 @@ def test_symbols_and_numbers_come_back(data: st.DataObject) -> None:
     assert 8 * len(content) <= bits + 8 + len(symbols) * 2**-14
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_content_ends_soon_or_is_no_code(content: bytes) -> None:
     table, read = from_weights(np.array([0.5, 0.25, 0.25])), 0
@@ -253,7 +251,6 @@ def test_tables_of_strange_rows() -> None:
 # --- runs of bytes
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=5))
 def test_runs_come_back(runs: list[bytes]) -> None:
     encoder, writer, reader = Encoder(), ByteModel(), ByteModel()
@@ -284,7 +281,6 @@ def test_runs_of_every_kind_are_short(run: bytes, largest: int) -> None:
         ByteModel().run(Decoder(content), None, len(run) - 1)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_is_no_run_or_one_within_the_limit(content: bytes) -> None:
     try:
@@ -296,7 +292,6 @@ def test_garbage_is_no_run_or_one_within_the_limit(content: bytes) -> None:
 # --- pieces
 
 
-@settings(max_examples=400, deadline=None)
 @given(content=ANY)
 @example(content=b"")
 def test_any_bytes_are_spelled_by_any_tokenizer(tokenizers: dict[str, Pieces], content: bytes) -> None:
@@ -422,7 +417,6 @@ def test_everything_comes_back(tokenizers: dict[str, Pieces], kind: str, case: s
     assert again == coded
 
 
-@settings(max_examples=40, deadline=None)
 @given(content=ANY)
 def test_any_bytes_come_back(tokenizers: dict[str, Pieces], content: bytes) -> None:
     pieces = tokenizers["no byte pieces"]
@@ -478,7 +472,6 @@ def test_other_arithmetic_is_noticed_at_the_next_mark(tokenizers: dict[str, Piec
     assert place < int(end.replace(",", "")) <= min(start + MARK, header.tokens)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_hostile_payload_is_refused_or_stays_within_its_size(
     tokenizers: dict[str, Pieces], data: st.DataObject
@@ -577,7 +570,6 @@ def test_a_wellformed_lie_is_refused(lie: dict[str, int]) -> None:
         decode_file(encode_file(replace(HEADER, **lie), b"some payload"), "x.pgz")
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 @example(b"\x00\x01" + bytes(64) + b"\xff" * 20)
 def test_any_header_with_a_right_checksum_is_read_or_refused(body: bytes) -> None:

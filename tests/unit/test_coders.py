@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd
@@ -39,7 +39,6 @@ def arrays(draw: st.DrawFn) -> list[Pair]:
     return found
 
 
-@settings(max_examples=100, deadline=None)
 @given(pairs=arrays(), coder=st.sampled_from(sorted(CODERS)))
 def test_arrays_come_back_to_the_last_bit(pairs: list[Pair], coder: str) -> None:
     content = CODERS[coder].encode(pairs, 1)
@@ -64,7 +63,6 @@ def test_no_arrays_are_no_arrays(coder: str) -> None:
     assert CODERS[coder].decode(CODERS[coder].encode([], 1), []) == []
 
 
-@settings(max_examples=400, deadline=None)
 @given(content=st.binary(max_size=80), coder=st.sampled_from(sorted(CODERS)), rows=st.integers(0, 6))
 def test_foreign_content_is_a_value_error_or_has_the_asked_shapes(
     content: bytes, coder: str, rows: int
@@ -77,7 +75,6 @@ def test_foreign_content_is_a_value_error_or_has_the_asked_shapes(
     assert [array.shape for array in found] == [kind.shape for kind in kinds]
 
 
-@settings(max_examples=200, deadline=None)
 @given(coder=st.sampled_from(sorted(CODERS)), position=st.integers(0, 1000), value=st.integers(1, 255))
 def test_changed_content_is_a_value_error_or_has_the_asked_shapes(
     coder: str, position: int, value: int

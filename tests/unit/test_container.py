@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -176,7 +176,6 @@ def test_nothing_and_one_number_are_artifacts_too() -> None:
             )
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 1 << 30),
     shape=st.tuples(st.integers(0, 20), st.integers(0, 20)),
@@ -199,7 +198,6 @@ def test_any_matrix_comes_back(
     assert same(decode_artifact(content, "x").stored["a"], matrix)
 
 
-@settings(max_examples=800, deadline=None)
 @given(coder=CODER_NAMES, position=st.integers(0, 1 << 20), value=st.integers(1, 255))
 def test_every_changed_byte_is_noticed(coder: str, position: int, value: int) -> None:
     damaged = bytearray(WHOLE[coder])
@@ -207,7 +205,6 @@ def test_every_changed_byte_is_noticed(coder: str, position: int, value: int) ->
     assert refusal(bytes(damaged))
 
 
-@settings(max_examples=400, deadline=None)
 @given(coder=CODER_NAMES, start=st.integers(0, 2500), end=st.integers(0, 2500), extra=st.binary(max_size=20))
 def test_cut_and_lengthened_files_are_noticed(coder: str, start: int, end: int, extra: bytes) -> None:
     changed = WHOLE[coder][:start] + extra + WHOLE[coder][end:]
@@ -222,7 +219,6 @@ def test_every_length_but_the_right_one_is_noticed(coder: str) -> None:
     assert "sizes do not fit" in refusal(WHOLE[coder] + b"\0")
 
 
-@settings(max_examples=200, deadline=None)
 @given(noise=st.binary(max_size=300))
 def test_noise_is_no_artifact(noise: bytes) -> None:
     for content in (noise, MAGIC + noise, forged(noise, [])):
@@ -392,7 +388,6 @@ def test_codes_outside_their_width_are_refused(coder: str, bits: int, code: int)
     )
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     coder=CODER_NAMES, which=st.integers(0, 1), position=st.integers(0, 1 << 20), value=st.integers(1, 255)
 )

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -81,7 +81,6 @@ def matrices(draw: st.DrawFn) -> tuple[Codes, int]:
     return np.clip(found, low, high).astype(np.int8), bits
 
 
-@settings(max_examples=300, deadline=None)
 @given(matrix=matrices())
 def test_matrices_come_back(matrix: tuple[Codes, int]) -> None:
     codes, bits = matrix
@@ -98,7 +97,6 @@ def test_every_width_comes_back(shape: tuple[int, int], bits: int) -> None:
         assert np.array_equal(read(written(codes, bits), shape, bits), codes)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     values=st.lists(st.integers(1 - (1 << 31), (1 << 31) - 1), max_size=300)
     | st.lists(st.integers(-300, 300), max_size=300)
@@ -115,7 +113,6 @@ def test_integers_come_back(values: list[int], zeros: int) -> None:
     assert reader.exhausted()
 
 
-@settings(max_examples=60, deadline=None)
 @given(parts=st.lists(matrices() | st.lists(st.integers(-70000, 70000), max_size=40), max_size=6))
 def test_a_stream_of_many_parts_comes_back(parts: list[tuple[Codes, int] | list[int]]) -> None:
     writer = Writer()
@@ -159,7 +156,6 @@ def test_the_order_of_half_floats() -> None:
     assert np.all(np.diff(ordered.astype(np.float64)) >= 0)
 
 
-@settings(max_examples=200, deadline=None)
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
 def test_the_order_of_floats(values: list[float]) -> None:
     floats = np.array(values, dtype=np.float32)
@@ -300,7 +296,6 @@ def test_later_tensors_of_a_kind_gain_from_earlier_ones() -> None:
     assert both("a") < 0.98 * both("b")
 
 
-@settings(max_examples=200, deadline=None)
 @given(content=st.binary(max_size=120), rows=st.integers(0, 9), columns=st.integers(0, 9), bits=WIDTHS)
 def test_foreign_words_give_codes_in_range_or_an_error(
     content: bytes, rows: int, columns: int, bits: int

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pgolf.errors import PgolfError
@@ -163,7 +163,6 @@ def test_other_data_and_other_bytes_are_found(tmp_path: Path) -> None:
     assert found.problem == "line 1: the ledger is of another text than the data"
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_changed_character_passes(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     text = "\n".join(recorded().lines()) + "\n"

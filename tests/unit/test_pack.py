@@ -9,14 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pgolf.compress import code_size
+from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import middle_out, pack, predicted_bytes
 from pgolf.compress.weights import load_weights
 from pgolf.errors import PgolfError
-from pgolf.model.gpt import build_model
+from pgolf.evaluate.evaluate import evaluate
+from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import Recipe, load_recipe
 
 SMALL = ["model.layers=5", "model.xsa_last=5", "compress.keep_below=512"]
@@ -92,37 +95,13 @@ def test_the_prediction_is_near_the_published_sizes(name: str, published: int) -
     assert predicted_bytes(load_recipe(name)) == pytest.approx(published, rel=0.06)
 
 
-def test_code_bytes_cover_what_scoring_imports() -> None:
-    # The last one is imported by the methods of test-time training that need it.
-    script = "import sys, pgolf.compress.container, pgolf.data.dataset, pgolf.evaluate.evaluate\n"
-    script += "import pgolf.evaluate.lora_scorer\n"
-    script += "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('pgolf')), sep='\\n')"
-    files = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.split()
-    imported = {path.split("/pgolf/", 1)[1] for path in files}
-    # Where the library begins: signatures, and names for what is imported when it is called.
-    imported -= {"__init__.py", "api.py", "runtime/package.py"}
-    imported = {path for path in imported if not path.endswith("/__init__.py")}
-    # The kernels are imported on CUDA alone.
-    assert imported | {"kernels/cross_entropy.py"} == set(code_size.SCORER_MODULES)
-    raw = code_size.raw_code_bytes()
-    assert raw / 10 < code_size.code_bytes() < raw / 2
-
-
-def test_the_code_that_is_counted_scores_the_artifact(tmp_path: Path) -> None:
-    recipe = load_recipe("tiny", SMALL)
-    pack(state(recipe), recipe, "", tmp_path / "m.pgolf")
-    bare = lzma.decompress(
-        code_size.packed_code(), format=lzma.FORMAT_RAW, filters=code_size.FILTERS
-    ).decode()
-    for part in re.split(r"^# (?=\S+\.py$)", bare, flags=re.MULTILINE)[1:]:
-        name, _, source = part.partition("\n")
-        (tmp_path / "pgolf" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "pgolf" / name).write_text(source)
-    (tmp_path / "pgolf" / "__init__.py").touch()  # Without it an installed pgolf would come first.
-    script = """
-import sys, numpy, torch
+# The last one is imported by the methods of test-time training that need it.
+SCORING = """
+import sys, pgolf.compress.container, pgolf.data.dataset, pgolf.evaluate.evaluate
+import pgolf.evaluate.lora_scorer
+files = (module.__file__ for name, module in sys.modules.items() if name.startswith('pgolf'))
+print(*filter(None, files), sep='\\n')
+import numpy
 from pathlib import Path
 from pgolf.compress.container import read_artifact
 from pgolf.evaluate.evaluate import evaluate
@@ -133,11 +112,47 @@ network.load_state_dict(artifact.state)
 tokens = (numpy.arange(257) * 7919 % 320).astype(numpy.uint16)
 print(evaluate(network, artifact.recipe, tokens, numpy.ones(256, numpy.uint16), mode="sliding").val_loss)
 """
-    losses = []
-    for folder in (str(tmp_path), str(Path(code_size.__file__).parents[2])):
-        command = [sys.executable, "-c", script, str(tmp_path / "m.pgolf")]
-        environment = os.environ | {"PYTHONPATH": folder}
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        losses.append(float(result.stdout))
-    assert losses[0] == losses[1]
+
+
+@pytest.fixture(scope="module")
+def counted_code(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], float, float]:
+    """With nothing but the code that is counted: files that scoring imports, its loss, the library's loss."""
+    folder = tmp_path_factory.mktemp("counted")
+    recipe = load_recipe("tiny", SMALL)
+    pack(state(recipe), recipe, "", folder / "m.pgolf")
+    bare = lzma.decompress(
+        code_size.packed_code(), format=lzma.FORMAT_RAW, filters=code_size.FILTERS
+    ).decode()
+    for part in re.split(r"^# (?=\S+\.py$)", bare, flags=re.MULTILINE)[1:]:
+        name, _, source = part.partition("\n")
+        (folder / "pgolf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "pgolf" / name).write_text(source)
+    (folder / "pgolf" / "__init__.py").touch()  # Without it an installed pgolf would come first.
+    command = [sys.executable, "-c", SCORING, str(folder / "m.pgolf")]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    *files, loss = done.stdout.split()
+    artifact = read_artifact(folder / "m.pgolf")
+    network = GPT(artifact.recipe.model)
+    network.load_state_dict(artifact.state)
+    tokens, bytes_ = (np.arange(257) * 7919 % 320).astype(np.uint16), np.ones(256, np.uint16)
+    ours = evaluate(network, artifact.recipe, tokens, bytes_, mode="sliding").val_loss
+    return files, float(loss), ours
+
+
+def test_code_bytes_cover_what_scoring_imports(counted_code: tuple[list[str], float, float]) -> None:
+    files, _, _ = counted_code
+    imported = {path.split("/pgolf/", 1)[1] for path in files}
+    # Where the library begins: signatures, and names for what is imported when it is called.
+    imported -= {"__init__.py", "api.py", "runtime/package.py"}
+    imported = {path for path in imported if not path.endswith("/__init__.py")}
+    # The kernels are imported on CUDA alone.
+    assert imported | {"kernels/cross_entropy.py"} == set(code_size.SCORER_MODULES)
+    raw = code_size.raw_code_bytes()
+    assert raw / 10 < code_size.code_bytes() < raw / 2
+
+
+def test_the_code_that_is_counted_scores_the_artifact(counted_code: tuple[list[str], float, float]) -> None:
+    _, loss, ours = counted_code
+    assert loss == ours

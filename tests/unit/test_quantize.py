@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -110,7 +110,6 @@ def test_rows_of_zeros_and_tiny_rows_stay_finite() -> None:
         assert torch.isfinite(found.dequantize()).all()
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     exponent=st.floats(-9, 3),
     bits=st.integers(2, 8),
@@ -173,7 +172,7 @@ def test_the_scheme_of_reference_456() -> None:
 
 
 def test_pruning_touches_only_large_matrices() -> None:
-    recipe = load_recipe("seed_456", ["model.layers=3", "ttt.frozen_blocks=0"])
+    recipe = load_recipe("seed_456", ["model.layers=2", "model.xsa_last=2", "ttt.frozen_blocks=0"])
     state = {name: value + 0.5 for name, value in build_model(recipe.model, 0).state_dict().items()}
     kept = dequantize_state(quantize_state(state, recipe.compress))
     large = kept["token_embedding.weight"]
@@ -182,7 +181,9 @@ def test_pruning_touches_only_large_matrices() -> None:
 
 
 def test_the_scheme_of_reference_644() -> None:
-    stored = _stored("seed_644", "model.value_embedding.layers=[2, 3]", 'model.bigram.hash="xor"')
+    # The search for the best percentile takes long: as small as matrices can be that are rounded.
+    small = ["model.layers=2", "model.xsa_last=2", "model.mlp_hidden=144", "model.bigram.buckets=576"]
+    stored = _stored("seed_644", *small, "model.value_embedding.layers=[0, 1]", 'model.bigram.hash="xor"')
     assert _format(stored["token_embedding.weight"]) == 6
     assert _format(stored["bigram.table.weight"]) == 6
     assert _format(stored["bigram.project.weight"]) == torch.float32

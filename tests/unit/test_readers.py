@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pgolf.data.readers import Reading, read_documents
@@ -62,7 +62,6 @@ DOCUMENTS = st.lists(st.lists(LINES, min_size=1, max_size=4).map("\n".join), min
 
 
 @given(DOCUMENTS, st.sampled_from(["", ".gz", ".zst"]), st.sampled_from(["\n\n", "\n \n\n"]))
-@settings(max_examples=60, deadline=None)
 def test_documents_come_back_as_they_were(documents: list[str], ending: str, between: str) -> None:
     compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[ending]
     with tempfile.TemporaryDirectory() as name:

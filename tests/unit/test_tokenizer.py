@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgolf.data.byte_check import decoded_bytes, plain_token
@@ -42,7 +42,6 @@ def counted(tokenizer: Tokenizer, text: str) -> int:
     return int(tokenizer.byte_table.count_stream(tokens).sum())
 
 
-@settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
 @example(text=" a space at the beginning is text")
 def test_bytes_of_a_tokenizer_of_ours_are_those_of_the_text(own: Tokenizer, text: str) -> None:
@@ -114,7 +113,6 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], Token
     return make
 
 
-@settings(max_examples=600, deadline=None)
 @given(
     kind=st.integers(0, len(KINDS) - 1),
     has_space=st.booleans(),
@@ -186,7 +184,6 @@ def test_a_space_at_the_end_of_every_text_is_refused(tmp_path: Path) -> None:
         _ = Tokenizer.load(tmp_path / "suffix.model").byte_table
 
 
-@settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
 def test_bytes_of_the_official_tokenizer_are_those_of_the_normalised_text(shared: Path, text: str) -> None:
     official = Tokenizer.load(shared / "tokenizers" / "fineweb_1024_bpe.model")

@@ -122,16 +122,15 @@ class Bars:
     """(group, name, size)."""
     note: str = ""
 
+    def parts_of(self, group: str) -> list[tuple[str, float]]:
+        """(name, size) of its parts."""
+        return [(name, size) for one, name, size in self.parts if one == group]
+
     def totals(self) -> dict[str, float]:
         """Size by group, the largest first; groups of no size are left out."""
-        sizes: dict[str, float] = {}
-        for group, _, size in self.parts:
-            sizes[group] = sizes.get(group, 0.0) + size
-        return {
-            group: sizes[group]
-            for group in sorted(sizes, key=lambda name: (-sizes[name], name))
-            if sizes[group]
-        }
+        names = sorted({group for group, _, size in self.parts if size})
+        sizes = {name: sum(size for _, size in self.parts_of(name)) for name in names}
+        return {name: sizes[name] for name in sorted(names, key=lambda name: -sizes[name])}
 
 
 @dataclass(frozen=True)

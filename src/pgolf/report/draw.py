@@ -46,11 +46,11 @@ STYLE: Any = {
 }
 # Wide enough for a character of a label in most fonts.
 _LETTER = 8.4
-# Points of a line that are drawn; a dot each up to so many.
+# Points of a line that are drawn.
 _MOST_POINTS = 600
+# A drawn object whose name begins so has texts for the pointer: one for itself, or one for each point.
+_TIP, _BETWEEN = "tip:", "\N{LINE SEPARATOR}"
 Chart = LineChart | Waterfall | Bars
-Tips = dict[str, list[str]]
-"""What a page shows under the pointer, by the name of a drawn object: a text, or one for each point."""
 
 
 def svg(chart: Chart, key: str) -> str:
@@ -61,29 +61,47 @@ def svg(chart: Chart, key: str) -> str:
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": key}), warnings.catch_warnings():
         # A character that Matplotlib's own font lacks may be in the page's.
         warnings.simplefilter("ignore")
-        figure, tips = _drawn(chart)
+        match chart:
+            case LineChart():
+                figure = line_figure(chart)
+            case Waterfall():
+                figure = _waterfall(chart)
+            case Bars():
+                figure = _bars(chart)
         figure.savefig(buffer, format="svg", metadata=nothing)
     root = ET.fromstring(buffer.getvalue())
     for element in root.iter():
-        _tidy(element, tips)
-    for style in [part for part in root if part.tag == "defs" and part.find("style") is not None]:
+        _tidy(element)
+    for style in [part for part in root if part.find("style") is not None]:
         root.remove(style)
-    for index, (name, text) in enumerate((("title", chart.title), ("desc", _described(chart)))):
-        described = ET.Element(name, {"id": f"{key}{name[0]}"})
-        described.text = plain(text)
-        root.insert(index, described)
+    for name, text in (("desc", _described(chart)), ("title", chart.title)):
+        root.insert(0, _element(name, text, {"id": f"{key}{name[0]}"}))
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-labelledby": f"{key}t {key}d"}
     return ET.tostring(root, encoding="unicode")
 
 
-def _tidy(element: ET.Element, tips: Tips) -> None:
+def _element(name: str, text: str, attributes: dict[str, str]) -> ET.Element:
+    element = ET.Element(name, attributes)
+    element.text = plain(text)
+    return element
+
+
+def _tip(*texts: str) -> str:
+    """The name of a drawn object that has these texts for the pointer."""
+    return _TIP + _BETWEEN.join(map(plain, texts))
+
+
+def _tidy(element: ET.Element) -> None:
     """Leave out of an element what the page has of its own, and round what no screen shows."""
     element.tag = element.tag.rpartition("}")[2]
     element.text = element.text if (element.text or "").strip() else None
     element.tail = None
     attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-    if element.tag == "g":
-        _add_tips(element, tips.get(attributes.pop("id", ""), []))
+    if element.tag == "g" and (name := attributes.pop("id", "")).startswith(_TIP):
+        texts = name.removeprefix(_TIP).split(_BETWEEN)
+        points = [part for part in element.iter() if part.tag.endswith("}use")]
+        for part, text in zip(points if len(points) == len(texts) else [element], texts, strict=False):
+            part.insert(0, _element("title", text, {}))
     if attributes.get("transform", "").startswith("rotate(-0 "):
         del attributes["transform"]
     for name in attributes.keys() & {"d", "x", "y", "width", "height", "transform"}:
@@ -94,14 +112,6 @@ def _tidy(element: ET.Element, tips: Tips) -> None:
         style = re.sub(r"font: (?:(\w+) )?([\d.]+px)[^;]*", r"font-weight: \1; font-size: \2", style)
         attributes["style"] = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), style)
     element.attrib = attributes
-
-
-def _add_tips(group: ET.Element, texts: Sequence[str]) -> None:
-    points = [part for part in group.iter() if part.tag.endswith("}use")]
-    for part, text in zip(points if len(points) == len(texts) else [group], texts, strict=False):
-        title = ET.Element("title")
-        title.text = plain(text)
-        part.insert(0, title)
 
 
 def _rounded(found: re.Match[str]) -> str:
@@ -122,12 +132,6 @@ def new_figure(width: float, height: float, **layout: Any) -> Any:
     return Figure(figsize=(width / 72, height / 72), **layout)
 
 
-def _drawn(chart: Chart) -> tuple[Any, Tips]:
-    if isinstance(chart, LineChart):
-        return line_figure(chart)
-    return _waterfall(chart) if isinstance(chart, Waterfall) else _bars(chart)
-
-
 def place(axis: Any, left: float, right: float, top: float, bottom: float) -> None:
     """Put axes so many units from the edges of their figure."""
     width, height = 72 * axis.figure.get_size_inches()
@@ -137,26 +141,23 @@ def place(axis: Any, left: float, right: float, top: float, bottom: float) -> No
 
 def line_figure(
     chart: LineChart, width: float = WIDTH, height: float = 280, margins: tuple[float, float] = (14, 24)
-) -> tuple[Any, Tips]:
+) -> Any:
     """A chart with axes, its band, lines and points; ``margins`` are those on the right and above."""
-    figure, tips = new_figure(width, height), Tips()
-    series = [(part, drawable(part, chart.log_x)) for part in chart.series]
+    figure = new_figure(width, height)
+    series = [(part, _drawable(part, chart.log_x)) for part in chart.series]
     seen = [y for _, points in series for _, y in points if chart.highest is None or y <= chart.highest]
     if not seen:
         figure.text(0.5, 0.5, "no data", ha="center", color=SOFT)
-        return figure, {}
+        return figure
     axis = figure.add_axes((0, 0, 1, 1))
     if chart.log_x:
         axis.set_xscale("log")
     if chart.band:
-        x, low, high = zip(*chart.band, strict=True)
-        axis.fill_between(x, low, high, color=COLORS[0], alpha=0.16, linewidth=0)
-    for index, (part, points) in enumerate(series):
+        axis.fill_between(*zip(*chart.band, strict=True), color=COLORS[0], alpha=0.16, linewidth=0)
+    for part, points in series:
         if points:
-            _draw_series(axis, part, points, f"points-{index}", tips)
-    ends = [*seen, *(y for _, *both in chart.band for y in both)]
-    room = 0.06 * (max(ends) - min(ends)) or 0.05 * abs(max(ends)) or 1.0
-    axis.set_ylim(min(ends) - room, max(ends) + room)
+            _draw_series(axis, part, points)
+    axis.set_ylim(*_padded([*seen, *(y for _, *both in chart.band for y in both)], 0.06))
     axis.margins(x=0.02)
     axis.grid(axis="y")
     axis.spines["left"].set_visible(False)
@@ -169,33 +170,35 @@ def line_figure(
     left = max(50.0, _LETTER * longest + 10)
     place(axis, left, *margins, 42)
     label.set_x((4 - left) / (width - left - margins[0]))
-    return figure, tips
+    return figure
 
 
-def drawable(series: Series, log_x: bool = False) -> list[tuple[float, float]]:
+def _padded(values: Sequence[float], part: float) -> tuple[float, float]:
+    """A range around values with some room, also around a single one."""
+    low, high = min(values), max(values)
+    room = part * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room
+
+
+def _drawable(series: Series, log_x: bool) -> list[tuple[float, float]]:
     """Its points, without those that have no place on the chart."""
-    return [
-        (x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)
-    ]
+    finite = ((x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y))
+    return [(x, y) for x, y in finite if x > 0 or not log_x]
 
 
-def _draw_series(axis: Any, series: Series, points: list[tuple[float, float]], key: str, tips: Tips) -> None:
-    color, style = COLORS[series.color % len(COLORS)], series.style
-    form: dict[str, Any] = {"color": color, "label": plain(series.name), "linewidth": 2.0, "gid": key}
-    if style == "faint":
-        form |= {"linewidth": 0.8, "alpha": 0.4}
-    if style == "dots":
-        # Dashed: between the points nothing was measured.
-        form |= {"linewidth": 1.3, "linestyle": "--"}
-    if style == "points":
-        form |= {"linestyle": "none"}
-    else:
+def _draw_series(axis: Any, series: Series, points: list[tuple[float, float]]) -> None:
+    if series.style != "points":
         points = thinned(points, _MOST_POINTS)
-    if style in ("dots", "points") or len(points) == 1:
-        size = 7 if len(points) < 60 else 5
-        form |= {"marker": "o", "markersize": size, "markeredgecolor": CARD, "markeredgewidth": 1}
-        tips[key] = [f"{series.name}: {number(y)} at {number(x)}" for x, y in points]
-    axis.plot(*zip(*points, strict=True), **form)
+    # Dashed: between the points of "dots" nothing was measured.
+    width, line, alpha = {"faint": (0.8, "-", 0.4), "dots": (1.3, "--", 1.0)}.get(
+        series.style, (2.0, "-", 1.0)
+    )
+    form: dict[str, Any] = {"linewidth": width, "linestyle": "none" if series.style == "points" else line}
+    if series.style in ("dots", "points") or len(points) == 1:
+        form |= {"marker": "o", "markersize": 7 if len(points) < 60 else 5, "markeredgecolor": CARD}
+        form["gid"] = _tip(*(f"{series.name}: {number(y)} at {number(x)}" for x, y in points))
+    color, label = COLORS[series.color % len(COLORS)], plain(series.name)
+    axis.plot(*zip(*points, strict=True), color=color, alpha=alpha, label=label, **form)
 
 
 def set_ticks(part: Any, log: bool = False) -> None:
@@ -220,71 +223,57 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
     return [*means, points[-1]]  # type: ignore[list-item]
 
 
-def _rows(names: Sequence[str], right: float) -> tuple[Any, Any]:
-    """A figure with a row for each name, from above to below."""
+def _rows(names: Sequence[str], right: float, unit: str) -> Any:
+    """Axes of a new figure, with a row for each name from above to below."""
     figure = new_figure(WIDTH, 34 * len(names) + 50)
     axis = figure.add_axes((0, 0, 1, 1))
     place(axis, 140, right, 8, 42)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_yticks(range(len(names)), list(map(plain, names)), color=INK)
-    axis.tick_params(axis="y", length=0)
+    axis.tick_params(length=0)
     axis.spines[["left", "bottom"]].set_visible(False)
     axis.grid(axis="x")
-    return figure, axis
+    axis.set_xlabel(plain(unit), loc="right")
+    return axis
 
 
-def _waterfall(chart: Waterfall) -> tuple[Any, Tips]:
+def _beside(axis: Any, text: str, x: float, row: float, **form: Any) -> None:
+    axis.annotate(text, (x, row), (7, 0), textcoords="offset points", va="center", **form)
+
+
+def _waterfall(chart: Waterfall) -> Any:
     """Bars from one value to the next; the axis shows the range of the values, not zero."""
     numbers = [chart.first[1], *(value for _, value in chart.steps)]
-    figure, axis = _rows([chart.first[0], *(name for name, _ in chart.steps), chart.last], 62)
-    room = 0.12 * (max(numbers) - min(numbers)) or 0.05 * abs(numbers[0]) or 1.0
-    axis.set_xlim(min(numbers) - room, max(numbers) + room)
-    axis.tick_params(axis="x", length=0)
-    axis.set_xlabel(plain(chart.unit), loc="right")
+    axis = _rows([chart.first[0], *(name for name, _ in chart.steps), chart.last], 62, chart.unit)
+    axis.set_xlim(*_padded(numbers, 0.12))
     set_ticks(axis.xaxis)
     for row, (before, value) in enumerate(itertools.pairwise(numbers), 1):
-        better = value < before
-        color = COLORS[2] if better else COLORS[1]
+        color = COLORS[2] if value < before else COLORS[1]
         axis.barh(row, value - before, left=before, height=0.6, color=color)
         axis.plot([before, before], [row - 0.7, row - 0.3], color=SOFT, linewidth=1, linestyle=":")
         change = f"{value - before:+.4f}".replace("-", "\u2212")
-        axis.annotate(
-            change, (max(before, value), row), (6, 0), textcoords="offset points", va="center", color=color
-        )
+        _beside(axis, change, max(before, value), row, color=color)
     for row, value in ((0, numbers[0]), (len(numbers), numbers[-1])):
         axis.plot([axis.get_xlim()[0], value], [row, row], color=INK, linewidth=1.5, linestyle=":")
         axis.plot([value], [row], marker="o", markersize=9, color=INK)
-        form = {"textcoords": "offset points", "va": "center", "weight": "bold"}
-        axis.annotate(f"{value:.4f}", (value, row), (9, 0), **form)
-    return figure, {}
+        _beside(axis, f"{value:.4f}", value, row, weight="bold")
+    return axis.figure
 
 
-def _bars(chart: Bars) -> tuple[Any, Tips]:
+def _bars(chart: Bars) -> Any:
     """A bar per group, the largest first, made of its parts."""
     totals = chart.totals()
-    figure, axis = _rows(list(totals), 110)
-    tips = draw_bars(axis, chart)
-    axis.set_xlabel(plain(chart.unit), loc="right")
-    set_ticks(axis.xaxis)
-    return figure, tips
-
-
-def draw_bars(axis: Any, chart: Bars, colors: Sequence[str] = COLORS) -> Tips:
-    """Draw the bars of a chart into axes with a row for each group; each group has a colour of its own."""
-    totals, tips = chart.totals(), {}
+    axis = _rows(list(totals), 110, chart.unit)
     for row, group in enumerate(totals):
         left = 0.0
-        parts = sorted(
-            ((name, size) for one, name, size in chart.parts if one == group), key=lambda part: -part[1]
-        )
-        for index, (name, size) in enumerate(parts):
-            form = {"color": colors[row % len(colors)], "edgecolor": CARD, "linewidth": 0.4}
-            axis.barh(row, size, left=left, height=0.7, gid=f"bar-{row}-{index}", **form)
-            tips[f"bar-{row}-{index}"] = [f"{group}: {name}, {size:,.0f} {chart.unit}"]
+        for name, size in sorted(chart.parts_of(group), key=lambda part: -part[1]):
+            form = {"color": COLORS[row % len(COLORS)], "edgecolor": CARD, "linewidth": 0.4}
+            tip = _tip(f"{group}: {name}, {size:,.0f} {chart.unit}")
+            axis.barh(row, size, left=left, height=0.7, gid=tip, **form)
             left += size
-        text = f"{left:,.0f}, {100 * left / sum(totals.values()):.0f} %"
-        axis.annotate(text, (left, row), (5, 0), textcoords="offset points", va="center")
-    return tips
+        _beside(axis, f"{left:,.0f}, {100 * left / sum(totals.values()):.0f} %", left, row)
+    set_ticks(axis.xaxis)
+    return axis.figure
 
 
 def _described(chart: Chart) -> str:

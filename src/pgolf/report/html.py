@@ -169,10 +169,8 @@ def _legend(series: Sequence[Series]) -> str:
 def _table(table: Table) -> str:
     columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
     words = [any(isinstance(value, str) for value in column) for column in columns]
-    largest = {
-        name: max(map(_size, column), default=0.0)
-        for name, column in zip(table.columns, columns, strict=True)
-    }
+    bars = columns[list(table.columns).index(table.bar)] if table.bar else []
+    largest = max(map(_size, bars), default=0.0)
     head = "".join(
         f'<th scope="col"{"" if word else " class=n"}>{escape(name)}</th>'
         for name, word in zip(table.columns, words, strict=True)
@@ -182,8 +180,8 @@ def _table(table: Table) -> str:
         cells = ""
         for name, value, word in zip(table.columns, row, words, strict=True):
             text = escape(shown(value, table.digits))
-            if name == table.bar and largest[name] and math.isfinite(_size(value)):
-                share = f'<i style="width:{100 * _size(value) / largest[name]:.1f}%"></i>'
+            if name == table.bar and largest and isinstance(value, (int, float)) and math.isfinite(value):
+                share = f'<i style="width:{100 * _size(value) / largest:.1f}%"></i>'
                 cells += f'<td class="n bar">{share}<span>{text}</span></td>'
             else:
                 kind = (" class=long" if len(text) > _LONG else "") if word else " class=n"

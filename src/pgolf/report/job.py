@@ -46,14 +46,7 @@ class Wanted:
 
 
 def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:
-    """Write the report of a run; returns what was made, as JSON values.
-
-    Args:
-        source: its folder.
-        out: the file.
-        form: "html" or "md".
-        wanted: what to score for it.
-        device: where to score.
+    """Write the report of the run in ``source`` as ``form`` "html" or "md"; what was made, as JSON values.
 
     Raises:
         PgolfError: no run, or its data is not found or not its own.

@@ -31,14 +31,9 @@ from pgolf.runtime.writing import write_bytes
 
 
 def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
-    """Write ``report.md``, ``report.html`` and ``curve.png`` into a run folder from the files in it.
+    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder; returns the first.
 
-    Args:
-        folder: the run's.
-        dataset: its data, against which the ledgers are verified.
-
-    Returns:
-        The first of the three.
+    The ledgers are verified against the dataset, the run's data, if it is given.
     """
     run, path = read_run(folder), folder / "report.md"
     draw_curve(folder / METRICS, folder / "curve.png", f"{run.field('recipe')}: training")

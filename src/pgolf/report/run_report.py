@@ -9,7 +9,7 @@ from typing import Any
 
 from pgolf.data.dataset import Dataset
 from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
-from pgolf.evaluate.ledger import Entry, read_ledger
+from pgolf.evaluate.ledger import Entry, read_ledger, total
 from pgolf.report.content import (
     Bars,
     Block,
@@ -86,25 +86,18 @@ def score_steps(bpb: Mapping[str, float]) -> list[Block]:
 def _scores(run: RunRecord) -> Section:
     found = {name: run.evaluations[name] for name in EVALUATIONS if name in run.evaluations}
     blocks = score_steps({name: score["val_bpb"] for name, score in found.items()})
-    rows = [
-        [
-            EVALUATIONS[name].label,
-            score["val_bpb"],
-            score["val_loss"],
-            f"{score['seconds']:.1f}",
-            EVALUATIONS[name].of,
-        ]
-        for name, score in found.items()
-    ]
+    rows = []
+    for name, score in found.items():
+        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score['seconds']:.1f}"
+        rows.append([label, score["val_bpb"], score["val_loss"], seconds, of])
     columns = ("score", "BPB", "nats per token", "seconds", "of")
-    blocks.append(
-        Table("Every score", columns, rows) if rows else Prose(f"No scores yet: the run is {run.state}.")
-    )
+    nothing = Prose(f"No scores yet: the run is {run.state}.")
+    blocks.append(Table("Every score", columns, rows) if rows else nothing)
     if pack := run.result.get("pack"):
         blocks.append(Prose(f"Artifact with scoring code: {_share_of_cap(pack)}.", strong=True))
     scopes = {(entry["targets"], entry["bytes"]) for entry in found.values()}
     if len(scopes) == 1:
-        (targets, size) = scopes.pop()
+        [(targets, size)] = scopes
         scope = f"the same {targets:,} targets, {size:,} bytes of held-out text, each exactly once"
         blocks.append(Prose(f"Every score covers {scope}."))
     elif scopes:
@@ -137,43 +130,40 @@ def _training(run: RunRecord) -> Section | None:
         if (bpb := run.score("float")) is not None:
             lines.append(Series("averaged weights", [(float(run.steps), bpb)], "points", 2))
         charts.append(LineChart("Validation", "step", "bits per byte", lines, note=note))
-    for title, unit, key, color in (
-        ("Learning rate", "times its highest", "lr_scale", 3),
-        ("Speed", "tokens per second", "tokens_per_second", 4),
-    ):
-        line = Series(title.lower(), points_of(run.metrics, key), "line", color)
-        charts.append(LineChart(title, "step", unit, [line]))
+    rate = Series("scale", points_of(run.metrics, "lr_scale"), "line", 3)
+    speed = Series("tokens per second", points_of(run.metrics, "tokens_per_second"), "line", 4)
+    charts.append(LineChart("Learning rate", "step", "times its highest", [rate]))
+    charts.append(LineChart("Speed", "step", "tokens per second", [speed]))
     return Section("training", "Training", charts)
 
 
 def _learning(run: RunRecord) -> Section | None:
     """Scores along the text: by how much test-time training helps, and where."""
     chunks, size = run.evaluations.get("ttt", {}).get("chunks", []), run.recipe.get("ttt.chunk_tokens", 0)
-    names = {"sliding": "sliding", "ttt": "with learning (TTT)"}
-    ledgers = {}
-    for name, label in names.items():
+    ledgers, lines, learning = {}, [], "with learning (TTT)"
+    for color, (name, label) in enumerate((("sliding", "sliding"), ("ttt", learning))):
         path = run.folder / EVALUATIONS[name].ledger
         if name in run.evaluations and path.is_file():
             ledgers[label] = read_ledger(path)[1]
-    color = {label: index for index, label in enumerate(names.values())}
-    lines = [Series(label, _running(entries), "line", color[label]) for label, entries in ledgers.items()]
-    if chunks and names["ttt"] not in ledgers:
-        points = [(float(size * (index + 1)), bpb) for index, bpb in enumerate(chunks)]
-        lines.append(Series(names["ttt"], points, "line", color[names["ttt"]]))
+            lines.append(Series(label, _running(ledgers[label]), "line", color))
+    if chunks and learning not in ledgers:
+        points = [(float(size * index), bpb) for index, bpb in enumerate(chunks, 1)]
+        lines.append(Series(learning, points, "line", 1))
     if not lines:
         return None
     blocks: list[Block] = [Prose(_method(run))] if chunks else []
     blocks.append(LineChart("Score so far", "targets scored", "bits per byte", lines))
     if len(ledgers) == 2 and len(segments := _segments(*ledgers.values())) > 1:
+        both = enumerate(ledgers, 1)
         series = [
-            Series(label, [(x, y[index]) for x, *y in segments], "dots", index)
-            for index, label in enumerate(ledgers)
+            Series(name, [(part[0], part[at]) for part in segments], "dots", at - 1) for at, name in both
         ]
         note = "Bits per byte of each stretch of the text on its own."
         blocks.append(LineChart("Stretch by stretch", "targets", "bits per byte", series, note=note))
     if chunks:
-        places = sorted({index * (len(chunks) - 1) // 4 for index in range(5)})
-        rows = [[f"{index + 1}", chunks[index]] for index in places]
+        rows = [
+            [f"{at + 1}", chunks[at]] for at in sorted({part * (len(chunks) - 1) // 4 for part in range(5)})
+        ]
         note = f"Everything up to and including the chunk, of {size:,} targets each."
         columns = ("chunk", "bits per byte so far")
         blocks.append(Table("Score after chunks", columns, rows, note, folded=True))
@@ -196,31 +186,24 @@ def _segments(first: Sequence[Entry], second: Sequence[Entry]) -> list[tuple[flo
     count = min(_SEGMENTS, len(ends))
     found, start = [], 0
     for end in sorted({ends[(index + 1) * len(ends) // count - 1] for index in range(count)}):
-        values = []
-        for entries in (first, second):
-            inside = [entry for entry in entries if start <= entry.first < end]
-            size = sum(entry.bytes for entry in inside)
-            values.append(sum(entry.nats for entry in inside) / math.log(2) / size if size else math.nan)
-        found.append(((start + end) / 2, values[0], values[1]))
+        inside = ([entry for entry in entries if start <= entry.first < end] for entries in (first, second))
+        found.append(((start + end) / 2, *(total(entries).bpb for entries in inside)))
         start = end
-    return found
+    return found  # type: ignore[return-value]
 
 
 def _method(run: RunRecord) -> str:
-    key = {
-        name: run.recipe.get(f"ttt.{name}")
-        for name in ("method", "optimizer", "lr", "epochs", "chunk_tokens")
-    }
-    end = "targets. Every chunk is scored before anything learns from it."
-    if key["method"] in ("full", None):
-        how = f"{str(key['optimizer']).upper()}, learning rate {key['lr']}, {key['epochs']} epochs"
-        return f"All weights learn: {how} over each scored chunk of {key['chunk_tokens']:,} {end}"
-    lora = {
-        name: run.recipe.get(f"ttt.lora.{name}") for name in ("rank", "alpha", "lr", "epochs", "chunk_tokens")
-    }
-    what = f"{key['method']}, rank {lora['rank']}, alpha {lora['alpha']:g}"
-    how = f"AdamW, rate {lora['lr']}, {lora['epochs']} epochs"
-    return f"Low-rank adapters learn ({what}): {how} over each scored chunk of {lora['chunk_tokens']:,} {end}"
+    ttt = {key.removeprefix("ttt."): value for key, value in run.recipe.items() if key.startswith("ttt.")}
+    adapters = ttt.get("method") not in ("full", None)
+    names = (f"{'lora.' if adapters else ''}{name}" for name in ("lr", "epochs", "chunk_tokens"))
+    rate, epochs, size = (ttt[name] for name in names)
+    if adapters:
+        what = f"{ttt['method']}, rank {ttt['lora.rank']}, alpha {ttt['lora.alpha']:g}"
+        who = f"Low-rank adapters learn ({what}): AdamW, rate {rate}"
+    else:
+        who = f"All weights learn: {str(ttt['optimizer']).upper()}, learning rate {rate}"
+    how = f"{epochs} epochs over each scored chunk of {size:,} targets"
+    return f"{who}, {how}. Every chunk is scored before anything learns from it."
 
 
 def _bytes(run: RunRecord) -> Section | None:
@@ -235,16 +218,10 @@ def _bytes(run: RunRecord) -> Section | None:
         parts.append(("code", "packed scoring code", float(code)))
         note = "Every piece of a bar is a tensor, as long as its bytes."
         blocks.append(Bars("Where the bytes are", "bytes", parts, note))
-    rows = [
-        [
-            name,
-            group["bytes"],
-            8 * group["bytes"] / max(group["entries"], 1),
-            group["entries"],
-            group["tensors"],
-        ]
-        for name, group in pack["groups"].items()
-    ]
+    rows = []
+    for name, group in pack["groups"].items():
+        size, count = group["bytes"], group["entries"]
+        rows.append([name, size, 8 * size / max(count, 1), count, group["tensors"]])
     columns = ("group", "bytes", "bits per number", "numbers", "tensors")
     blocks.append(Table("By group of tensors", columns, rows, digits=2, bar="bytes"))
     return Section("bytes", "Bytes", [*blocks, _tensor_table(tensors)] if tensors else blocks)
@@ -254,10 +231,9 @@ def _tensor_table(tensors: Sequence[Mapping[str, Any]]) -> Table:
     keys = ("name", "bytes", "bits_per_weight", "entries", "width", "group")
     rows = []
     for tensor in sorted(tensors, key=lambda tensor: -tensor["bytes"]):
-        rises = [
-            None if (rise := tensor.get(key)) is None else 1e3 * rise for key in ("predicted", "measured")
-        ]
-        rows.append([*(tensor[key] for key in keys), *rises])
+        rises = (tensor.get(key) for key in ("predicted", "measured"))
+        thousandths = (None if rise is None else 1e3 * rise for rise in rises)
+        rows.append([*(tensor[key] for key in keys), *thousandths])
     columns = ("tensor", "bytes", "bits per number", "numbers", "width", "group", "predicted", "measured")
     note = (
         "Width: bits of the largest code, or 16 or 32 for floats. Predicted and measured: rise of the loss "

@@ -38,7 +38,6 @@ class TargetCosts:
     weights: str
     """What scored them, in words."""
     mode: str
-    """standard, sliding or ttt."""
     tokens: Tokens
     """(n + 1,) uint16: the targets, with the token before them."""
     nats: NDArray[np.float64]
@@ -72,14 +71,8 @@ def score_targets(
 ) -> TargetCosts:
     """Grade the first targets of the validation split again and keep what each costs.
 
-    Args:
-        weights: what the ledger is of.
-        dataset: where the text is.
-        mode: standard, sliding or ttt.
-        limit: score at most so many targets; with a ledger only whole entries of it, but at least one.
-        ledger: the record of the run's evaluation in this mode, if there is one.
-        device: where to compute.
-        progress: told (targets scored, targets to score).
+    At most ``limit`` targets are scored; with a ledger, which is that of the run's evaluation in this mode,
+    only whole entries of it, but at least one. ``progress`` is told (targets scored, targets to score).
 
     Raises:
         PgolfError: another tokenizer or text than the ledger's, or costs that cannot be the ledger's.
@@ -97,15 +90,15 @@ def score_targets(
     scorer = build_scorer(place(weights.model(), weights.recipe, device), weights.recipe, mode)
     heard, again = _overheard(scorer, announced), Ledger()
     grade(scorer, stream[: count + 1], byte_counts[:count], again, progress=progress)
-    if ledger is None or not entries or header.get("strict"):
-        why = (
-            "the run has no ledger of this evaluation"
-            if ledger is None
-            else "its ledger was written target by target"
-        )
-        check, agrees = f"Scored for this report; not held against a ledger ({why}).", False
-    else:
+    if ledger is not None and entries and not header.get("strict"):
         check, agrees = _compared(ledger, entries, again.entries)
+    else:
+        reason = (
+            "its ledger was written target by target"
+            if ledger
+            else "the run has no ledger of this evaluation"
+        )
+        check, agrees = f"Scored for this report; not held against a ledger ({reason}).", False
     kind = "artifact" if weights.kind == "artifact" else "averaged weights"
     sizes, nats = byte_counts[:count].astype(np.int64), torch.cat(heard).numpy()
     return TargetCosts(kind, mode, stream[: count + 1], nats, sizes, announced, check, agrees)

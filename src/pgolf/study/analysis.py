@@ -62,10 +62,8 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
     rest = [series for name, measured in whole.items() for series in series_of(measured, quantity(name))]
     fits = [(series, [fit(series.points, form) for form in FORMS]) for series in scored]
     trainings = [training_of(group.label, group.cells) for group in groups]
-    through, parts = (
-        [found[0] for found in trainings if found],
-        [part for found in trainings for part in found[1:]],
-    )
+    through = [found[0] for found in trainings if found]
+    parts = [part for found in trainings for part in found[1:]]
     statements += [*map(statement, scored), *(_fit_line(*entry) for entry in fits), *map(statement, parts)]
     if scored or rest or through:
         tables += [trend_table([*scored, *rest, *through, *parts]), rate_table([*scored, *rest, *through])]

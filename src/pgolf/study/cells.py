@@ -36,11 +36,8 @@ class Cell:
     changes: Mapping[str, Any]
     """Recipe keys by which the cell differs from the study's base, in the study's order, without the seed."""
     seed: int
-    """``train.seed``."""
     folder: Path
-    """Its run folder."""
     status: Status
-    """Whether it is over, and how."""
     result: Mapping[str, Any] | None
     """What ``result.json`` of a finished run holds (``pipeline.run_all``)."""
     error: str | None

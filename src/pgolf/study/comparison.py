@@ -46,8 +46,9 @@ def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[s
     note = (
         f"Of the {title} score in bits per byte, cell minus baseline ({base.label}): negative is better. "
         "low and high: 95 % interval, each by itself. Two-sided; paired where both have the same seeds, "
-        f"Welch otherwise; significant: p (Holm) < {LEVEL:g}. seeds needed: a side, to find a true difference as "
-        f"large as this one at p < {LEVEL:g} with 80 % chance; a dash if over {MOST_SEEDS:,} or unknown."
+        f"Welch otherwise; significant: p (Holm) < {LEVEL:g}. seeds needed: a side, to find a true "
+        f"difference as large as this one at p < {LEVEL:g} with 80 % chance; a dash if over "
+        f"{MOST_SEEDS:,} or unknown."
     )
     rule = (
         f"Improvement of the {title} loss on the baseline ({base.label}) in nats per target. The rule: more "

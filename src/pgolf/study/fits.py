@@ -73,11 +73,7 @@ class NoFit(NamedTuple):
 
 
 def fit(points: Sequence[tuple[float, float]], form: Form) -> Fit | NoFit:
-    """Fit one form to points (x, y), x positive; several points may share an x (seeds).
-
-    Returns:
-        A curve, or why none can be given: too few different x, or points that do not have this form.
-    """
+    """Fit one form to points (x, y), x positive; several may share an x (seeds). Or why there is no curve."""
     x, y = (np.array([point[side] for point in points], dtype=np.float64) for side in (0, 1))
     different = len(np.unique(x))
     if different < FEWEST:
@@ -143,7 +139,6 @@ class _Squares:
         return _Lines(mean - f * g_mean, f, g_mean, g_square, (rest**2).sum(axis=1))
 
     def at(self, log_shape: float) -> float:
-        """What is left for one shape."""
         return float(self.lines(np.array([math.exp(log_shape)])).sums[0])
 
     def best(self) -> tuple[float, bool]:
@@ -159,10 +154,7 @@ class _Squares:
 
 
 def _left_out_error(form: Form, x: Array, y: Array) -> float:
-    """Root mean square error of predicting the points of each x from all others.
-
-    Others that do not bend predict with the limit of the form: a straight line, or one in log x.
-    """
+    # Others that do not bend predict with the limit of the form: a straight line, or one in log x.
     errors: list[float] = []
     for place in np.unique(x):
         others = _Squares(form, x[x != place], y[x != place])

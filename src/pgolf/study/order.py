@@ -61,21 +61,17 @@ class Source:
         """In a few words, with the other run called ``name``."""
         if self.kind == "training":
             return f"with the training of {name}"
-        trunk = self.kind == "trunk"
-        return (
-            f"from step {self.step} of {name}"
-            if trunk
-            else f"with the weights of {name} after step {self.step}"
-        )
+        if self.kind == "trunk":
+            return f"from step {self.step} of {name}"
+        return f"with the weights of {name} after step {self.step}"
 
 
 @dataclass(frozen=True)
 class Start:
-    """A run that can start now."""
+    """A run that can start now; without a source it does all itself, or goes on with what it has."""
 
     cell: Planned
     source: Source | None
-    """None: it does everything itself, or goes on with what it has."""
     keep: tuple[int, ...]
     """Steps after which its checkpoint is kept for others."""
 

@@ -52,17 +52,11 @@ class RecordVerdict:
 
 
 def record_claim(new: Losses, old: Losses, margin: float = MARGIN, level: float = LEVEL) -> RecordVerdict:
-    """Test the claim that ``new`` is better than ``old`` by more than ``margin``.
+    """Test the claim that ``new`` is better than ``old``, a loss or more each, by more than ``margin`` nats.
 
     Welch's test decides; where both sides hold the very same seeds, the paired test has to agree, so that
     nobody chooses the kinder of the two after having seen both. (Of a few seeds in common it would know next
     to nothing.)
-
-    Args:
-        new: losses of the claimed record, at least one.
-        old: losses of the record that it is to beat, at least one.
-        margin: nats per target by which it has to be better; 0 asks whether it is better at all.
-        level: both p-values have to be under it.
     """
     news, olds = (list(side.values()) if isinstance(side, Mapping) else list(side) for side in (new, old))
     fewest, shared, pairwise = min(len(news), len(olds)), 0, None

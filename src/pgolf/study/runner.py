@@ -1,4 +1,4 @@
-"""Runs the cells of a study; what is finished is skipped, what is shared done once, a failure stops nothing."""
+"""Runs the cells of a study: what is finished is skipped, what is shared done once; failures stop nothing."""
 
 from __future__ import annotations
 
@@ -53,16 +53,8 @@ class Workplace:
     def job(self, study: Study, cell: Planned, keep: tuple[int, ...] = ()) -> RunJob:
         """A cell's run."""
         data, tokenizer = (None if path is None else path.absolute() for path in (self.data, self.tokenizer))
-        given = (
-            self.folder(cell).absolute(),
-            data,
-            tokenizer,
-            self.device,
-            Path.cwd(),
-            study.file.scores,
-            keep,
-        )
-        return RunJob(cell.recipe, "run", *given)
+        out, rest = self.folder(cell).absolute(), (self.device, Path.cwd(), study.file.scores, keep)
+        return RunJob(cell.recipe, "run", out, data, tokenizer, *rest)
 
 
 @dataclass(frozen=True)

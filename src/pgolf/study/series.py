@@ -69,27 +69,24 @@ class Series:
     @property
     def replicated(self) -> bool:
         """Whether some x has several seeds."""
-        return any(len(values) > 1 for _, values in self.levels)
+        return len(self.points) > len(self.levels)
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether x is steps of a training; not such as those of a Newton-Schulz iteration."""
+        first = self.x_name.split()[0]
+        return first == "step" or (first.startswith("train.") and "steps" in first)
 
     @property
     def unit(self) -> float:
         """The stretch of x that a rate is of: 1,000 training steps, else a power of ten within the gaps."""
-        if self._counts_steps:
-            return 1000.0
-        gaps = [after - before for before, after in itertools.pairwise(self.xs)]
-        return float(10.0 ** math.floor(math.log10(min(gaps)) + _SAME))
+        least = min(after - before for before, after in itertools.pairwise(self.xs))
+        return 1000.0 if self.counts_steps else float(10.0 ** math.floor(math.log10(least) + _SAME))
 
     @property
     def unit_name(self) -> str:
         """``unit`` in words."""
-        return "1,000 steps" if self._counts_steps else f"{number(self.unit)} {self.x_name}"
-
-    @property
-    def _counts_steps(self) -> bool:
-        # Not such as the steps of a Newton-Schulz iteration.
-        return self.x_name.split()[0] == "step" or (
-            self.x_name.startswith("train.") and "steps" in self.x_name
-        )
+        return "1,000 steps" if self.counts_steps else f"{number(self.unit)} {self.x_name}"
 
     @property
     def rates(self) -> list[float]:
@@ -213,10 +210,9 @@ def rate_table(every: Sequence[Series]) -> Table:
             itertools.pairwise(series.levels), series.rates, adjusted(neighbours(series)), strict=True
         )
         for ((start, before), (end, after)), rate, p in found:
-            spread = None
-            if series.within_runs:
-                own = [(after[seed] - before[seed]) / (end - start) * series.unit for seed in before]
-                spread = sample(own).deviation
+            shared = [seed for seed in before if seed in after and series.within_runs]
+            own = [(after[seed] - before[seed]) / (end - start) * series.unit for seed in shared]
+            spread = sample(own).deviation if own else None
             means = (mean_of(list(values.values())) for values in (before, after))
             numbers = (start, end, len(after), *means, rate, spread, series.unit_name)
             rows.append([series.quantity, series.x_name, *numbers, None if p is None else p_text(p)])
@@ -225,25 +221,24 @@ def rate_table(every: Sequence[Series]) -> Table:
 
 
 def training_of(label: str, cells: Sequence[Cell]) -> list[Series]:
-    """The validations through the training of some runs: all, from end to end, before and in the warmdown."""
-    path, levels = cells[0].folder / RECIPE, dict[int, dict[int, float]]()
+    """The validations through the training of some runs: all, before the warmdown, and in it."""
+    levels: dict[int, dict[int, float]] = {}
     for cell in cells:
         for entry in read_metrics(cell.folder / METRICS):
             # Before the first step nothing is learnt yet; a rate from there says nothing of the schedule.
             if "val_bpb" in entry and entry["step"] > 0:
                 levels.setdefault(int(entry["step"]), {})[cell.seed] = float(entry["val_bpb"])
-    shared = [(float(step), found) for step, found in sorted(levels.items()) if len(found) == len(cells)]
-    keys = recipe_keys_of(path) if path.is_file() else {}
-    counted = (
-        "train.steps" in keys and "train.warmdown_steps" in keys and not keys.get("train.wallclock_seconds")
-    )
-    if len(shared) < 2 or not counted:
+    every = [(float(step), found) for step, found in sorted(levels.items()) if len(found) == len(cells)]
+    steps, warmdown = (_value(cells[0], f"train.{name}") for name in ("steps", "warmdown_steps"))
+    if len(every) < 2 or None in (steps, warmdown) or _value(cells[0], "train.wallclock_seconds"):
         return []
-    turn = max(0, int(keys["train.steps"]) - int(keys["train.warmdown_steps"]))
+    turn = max(0, steps - warmdown)
+    parts = {
+        "step": every,
+        "step before the warmdown": [level for level in every if level[0] <= turn],
+        "step in the warmdown": [level for level in every if level[0] >= turn],
+    }
     name = f"{label}: raw float bits per byte"
-    parts = {"step": shared}
-    parts["step before the warmdown"] = [level for level in shared if level[0] <= turn]
-    parts["step in the warmdown"] = [level for level in shared if level[0] >= turn]
     return [Series(name, part, found, within_runs=True) for part, found in parts.items() if len(found) > 1]
 
 

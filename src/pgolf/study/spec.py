@@ -177,11 +177,8 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     root = load_recipe(file.recipe).model_dump(mode="json")
     if problems:
         return [], problems
-    choices = [
-        entry | dict(zip(grid, values, strict=True))
-        for entry in entries
-        for values in itertools.product(*grid.values())
-    ]
+    grids = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    choices = [entry | chosen for entry in entries for chosen in grids]
     cells: list[Planned] = []
     wrong: dict[str, list[str]] = {}
     for changes, seed in itertools.product(choices, file.seeds):

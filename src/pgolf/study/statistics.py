@@ -54,17 +54,6 @@ class TTest:
     freedom: float
     """Degrees of freedom."""
     p: float
-    """Chance of so extreme a t, or a more extreme one, if the null hypothesis holds."""
-
-
-def sample(values: Sequence[float]) -> Sample:
-    """Mean, standard deviation and Student interval of at least one value."""
-    count, mean = len(values), math.fsum(values) / len(values)
-    if count < 2:
-        return Sample(count, mean, None, None, None)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = quantile(1 - LEVEL / 2, count - 1) * deviation / math.sqrt(count)
-    return Sample(count, mean, deviation, mean - half, mean + half)
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -72,25 +61,31 @@ def mean_of(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def sample(values: Sequence[float]) -> Sample:
+    """Mean, standard deviation and Student interval of at least one value."""
+    count, mean = len(values), mean_of(values)
+    if count < 2:
+        return Sample(count, mean, None, None, None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    half = quantile(1 - LEVEL / 2, count - 1) * deviation / math.sqrt(count)
+    return Sample(count, mean, deviation, mean - half, mean + half)
+
+
 def welch(
     first: Sequence[float], second: Sequence[float], side: Side = "two-sided", margin: float = 0.0
 ) -> TTest | None:
     """Welch's t-test of the means of two independent samples, without assuming equal variances.
 
-    Args:
-        first: at least two values.
-        second: at least two values.
-        side: "less" tests against the alternative that the mean of the first is more than ``margin`` lower.
-        margin: in the values' unit; the null hypothesis is that the means differ by ``-margin``.
-
-    Returns:
-        None where there is no test: fewer than two values on a side, or no spread on either.
+    The null hypothesis is that the means differ by ``-margin``; "less" tests against the alternative that the
+    mean of the first is more than ``margin`` lower. None where there is no test: fewer than two values on a
+    side, or no spread on either.
     """
     from scipy import stats
 
+    if min(len(first), len(second)) < 2:
+        return None
     squares = [(sample(values).deviation or 0.0) ** 2 for values in (first, second)]
-    error = math.sqrt(squares[0] / len(first) + squares[1] / len(second))
-    if min(len(first), len(second)) < 2 or _is_rounding(error, first, second):
+    if _is_rounding(math.sqrt(squares[0] / len(first) + squares[1] / len(second)), first, second):
         return None
     both = stats.ttest_ind(first, second, equal_var=False)
     found = stats.ttest_ind([value + margin for value in first], second, equal_var=False, alternative=side)
@@ -100,14 +95,12 @@ def welch(
 def paired(
     first: Sequence[float], second: Sequence[float], side: Side = "two-sided", margin: float = 0.0
 ) -> TTest | None:
-    """Student's t-test of differences ``first[i] - second[i]``, such as of two recipes with the same seed.
-
-    Arguments and result as of ``welch``; both have the same length.
-    """
+    """As ``welch``, but Student's test of differences ``first[i] - second[i]``, such as of the same seed."""
     from scipy import stats
 
-    found = sample([a - b for a, b in zip(first, second, strict=True)])
-    if found.deviation is None or _is_rounding(found.deviation, first, second):
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    found = sample(differences) if len(differences) > 1 else None
+    if found is None or found.deviation is None or _is_rounding(found.deviation, first, second):
         return None
     both = stats.ttest_rel(first, second)
     test = stats.ttest_rel([value + margin for value in first], second, alternative=side)
@@ -119,7 +112,6 @@ def _is_rounding(spread: float, *samples: Sequence[float]) -> bool:
 
 
 def _t_test(kind: Kind, difference: float, deviation: float, both: Any, found: Any) -> TTest:
-    """What SciPy found: ``both`` two-sided, ``found`` as it was asked for."""
     low, high = (float(end) for end in both.confidence_interval(1 - LEVEL))
     figures = (float(value) for value in (found.statistic, found.df, found.pvalue))
     return TTest(kind, difference, deviation, low, high, *figures)
@@ -146,11 +138,7 @@ def contrast(groups: Sequence[Sequence[float]], weights: Sequence[float]) -> TTe
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several: each stays under the level only if the whole family allows it.
-
-    The k-th smallest of m is multiplied by m - k + 1; the order is kept and 1 is the most.
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
-    """
+    """p-values adjusted for being several (Holm 1979): the k-th smallest of m is multiplied by m - k + 1."""
     adjusted, least = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -172,16 +160,10 @@ def power(
     side: Side = "two-sided",
     pairs: bool = False,
 ) -> float:
-    """Chance that a t-test with ``seeds`` runs a side finds a true difference of ``effect`` significant.
+    """Chance that a t-test with ``seeds`` (at least 2) runs a side finds a true difference significant.
 
-    Args:
-        effect: true difference beyond the margin, in the unit of the values; its sign does not matter.
-        deviation: standard deviation over seeds of one side, the same for both; with ``pairs`` of the
-            differences.
-        seeds: at least 2.
-        level: level of the test.
-        side: as of the test.
-        pairs: the same seeds on both sides, tested pair by pair.
+    The ``effect`` is that difference, beyond the margin; its sign does not matter. The ``deviation`` is that
+    of one side over seeds, the same for both, or with ``pairs`` (equal seeds on both sides) of differences.
     """
     from scipy import special
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pgolf.cli.team import joined
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.runs.records import pipeline
+from pgolf.runs import pipeline
 from pgolf.runtime import (
     heartbeat,  # Loaded once, in the process that the ranks are forked from.
     ranks,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgolf.runs.records import pipeline
+from pgolf.runs import pipeline
 from tests.e2e.conftest import pgolf, pgolf_json, sentences
 
 MASK = ("--set", "model.document_mask=true")

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 
 from pgolf.cli.main import main
+from tests.e2e import fork_server
 
 RECIPE = """
 description = "Seconds on one core."
@@ -102,6 +103,12 @@ def sentences(count: int, seed: int = 0) -> list[str]:
             f"{subjects[n % 4]} {verbs[n % 3]} {objects[(n // 3) % 4]}. It was number {n}, and nobody asked why."
         )
     return documents
+
+
+@pytest.fixture
+def quick_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command starts by ``python -m`` starts at once in this test; see fork_server.py."""
+    monkeypatch.setattr(sys, "executable", str(fork_server.python()))
 
 
 @pytest.fixture(scope="session")

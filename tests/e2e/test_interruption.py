@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,16 +10,7 @@ import pytest
 
 from pgolf.compress.weights import load_tensors
 from tests.e2e.conftest import pgolf
-
-
-def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pgolf", *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+from tests.e2e.fork_server import start
 
 
 def steps_done(run: Path) -> int:
@@ -100,9 +88,12 @@ def test_resuming_with_another_recipe_or_other_data_is_refused(workshop: Path, t
 
 def test_a_killed_pack_leaves_no_artifact_or_a_whole_one(workshop: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.pgolf"
-    for delay in (0.5, 1.0, 1.5, 2.0, 2.5):
+    started = time.monotonic()
+    start("pack", "run", "--out", tmp_path / "other.pgolf", cwd=workshop).wait()
+    whole = time.monotonic() - started
+    for part in (0.3, 0.5, 0.7, 0.8, 0.9):
         process = start("pack", "run", "--out", out, cwd=workshop)
-        time.sleep(delay)
+        time.sleep(part * whole)
         process.kill()
         process.wait()
         if out.exists():

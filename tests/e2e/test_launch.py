@@ -22,9 +22,11 @@ from pgolf.errors import PgolfError
 from pgolf.launch.local import local_places
 from pgolf.launch.slurm import Resources, launcher
 from tests.e2e.conftest import pgolf, pgolf_json
-from tests.e2e.test_interruption import start, steps_done
+from tests.e2e.fork_server import start
+from tests.e2e.test_interruption import steps_done
 from tests.e2e.test_mistakes import fails
 
+pytestmark = pytest.mark.usefixtures("quick_python")
 # Long enough to be interrupted; no checkpoints but the one at the interruption.
 LONG = ("--set", "train.steps=80", "--set", "train.checkpoint_every=0", "--set", "train.validate_every=0")
 

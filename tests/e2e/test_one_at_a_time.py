@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import pytest
 
 from pgolf.compress.weights import load_tensors
 from tests.e2e.conftest import pgolf
-from tests.e2e.test_interruption import start, steps_done
+from tests.e2e.fork_server import Forked, start
+from tests.e2e.test_interruption import steps_done
 from tests.e2e.test_launch import until
 from tests.e2e.test_mistakes import fails
 from tests.e2e.test_torchrun import torchrun
@@ -27,7 +27,7 @@ TRAIN = ("train", "--recipe", "tiny.toml", "--data", "data")
 
 
 @contextlib.contextmanager
-def training(workshop: Path, run: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+def training(workshop: Path, run: Path, *more: str) -> Iterator[Forked]:
     """A long training, past its first checkpoint."""
     process = start(*TRAIN, *LONG, *more, "--out", run, cwd=workshop)
     until(lambda: steps_done(run) > 5 or process.poll() is not None)
@@ -131,18 +131,16 @@ def test_a_mistake_leaves_no_folder(workshop: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_ranks_are_one_holder_and_all_of_them_are_refused(workshop: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = (*TRAIN, "--set", "train.steps=20", "--out", run)
     with training(workshop, run) as process:
-        refused = torchrun(*words, "--resume", cwd=workshop)
-        _, said = refused.communicate(timeout=120)
-        assert refused.returncode != 0
+        refused = torchrun(*words, "--resume", cwd=workshop, errors=tmp_path / "refused")
+        assert refused.wait(timeout=120) != 0
+        said = (tmp_path / "refused").read_text()
         assert said.count(f"another process works on this run (process {process.pid} on ") == 1
-    team = torchrun(*words[:-1], tmp_path / "team", cwd=workshop)
-    _, said = team.communicate(timeout=120)
-    assert team.returncode == 0, said
+    team = torchrun(*words[:-1], tmp_path / "team", cwd=workshop, errors=tmp_path / "accepted")
+    assert team.wait(timeout=120) == 0, (tmp_path / "accepted").read_text()
     assert (tmp_path / "team" / "model.safetensors").is_file() and not (tmp_path / "team" / ".lock").exists()
 
 

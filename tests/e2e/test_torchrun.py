@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 
 from pgolf.compress.weights import load_tensors
 from tests.e2e.conftest import pgolf
+from tests.e2e.fork_server import Forked
 
 STEPS = 60
 TRAIN = (
@@ -24,46 +23,38 @@ TRAIN = (
 )
 
 
-def torchrun(*arguments: str | Path, cwd: Path, restarts: int = 0) -> subprocess.Popen[str]:
+def torchrun(*arguments: str | Path, cwd: Path, errors: Path, restarts: int = 0) -> Forked:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    return subprocess.Popen(
-        [sys.executable, *launcher, "--max-restarts", str(restarts), "-m", "pgolf", *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    words = (*launcher, "--max-restarts", str(restarts), "-m", "pgolf", *arguments)
+    return Forked(*words, cwd=cwd, errors=errors)
 
 
-def kill_a_rank(job: subprocess.Popen[str], run: Path, after: int) -> float:
+def kill_a_rank(job: Forked, run: Path, after: int) -> float:
     """Kill the last rank (SIGKILL) once some steps are done, and say when."""
     deadline = time.monotonic() + 120
     metrics = run / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("train_loss") < after:
-        assert job.poll() is None and time.monotonic() < deadline, job.communicate()
+        assert job.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     return time.monotonic()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks in /proc")
 def test_a_killed_rank_ends_the_job_or_has_it_restarted(workshop: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    job = torchrun(*TRAIN, "--out", run, cwd=workshop)
+    run, errors = tmp_path / "run", tmp_path / "errors"
+    job = torchrun(*TRAIN, "--out", run, cwd=workshop, errors=errors)
     killed = kill_a_rank(job, run, after=10)
-    _, said = job.communicate(timeout=90)
+    assert job.wait(timeout=90) != 0
     assert time.monotonic() - killed < 60
-    assert job.returncode != 0
+    said = errors.read_text()
     assert "SIGKILL" in said and "rank 0 of 2 lost contact with another one" in said
     assert not (run / "model.safetensors").exists()
 
-    job = torchrun(*TRAIN, "--out", run, "--resume", cwd=workshop, restarts=1)
+    job = torchrun(*TRAIN, "--out", run, "--resume", cwd=workshop, errors=errors, restarts=1)
     kill_a_rank(job, run, after=20)
-    _, said = job.communicate(timeout=150)
-    assert job.returncode == 0, said
+    assert job.wait(timeout=150) == 0, errors.read_text()
     pgolf(*TRAIN, "--out", tmp_path / "single", cwd=workshop)
     weights, _ = load_tensors(run / "model.safetensors")
     for name, value in load_tensors(tmp_path / "single" / "model.safetensors")[0].items():

@@ -93,6 +93,6 @@ def check_range(name: str, tensor: Tensor, bits: int) -> None:
 def _kept_bits(name: str, compress: CompressSection) -> int:
     if compress.control_dtype == "float16":
         return 16
-    # Reference #644 keeps vectors, small embeddings and their projections exact, but not the MLP's own vectors.
+    # Reference #644 keeps vectors, small embeddings and their projections exact, but no vectors of the MLP.
     row = row_of(name)
     return 32 if (row.exact or row.quantizer == "control") and ".mlp." not in name else 16

@@ -37,12 +37,17 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(path)
 
 
+@pytest.fixture(scope="module")
+def official(shared: Path) -> Tokenizer:
+    return Tokenizer.load(shared / "tokenizers" / "fineweb_1024_bpe.model")
+
+
 def counted(tokenizer: Tokenizer, text: str) -> int:
     tokens = np.array([tokenizer.bos_id, *tokenizer.encode(text)])
     return int(tokenizer.byte_table.count_stream(tokens).sum())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=TEXTS)
 @example(text=" a space at the beginning is text")
 def test_bytes_of_a_tokenizer_of_ours_are_those_of_the_text(own: Tokenizer, text: str) -> None:
@@ -115,7 +120,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], Token
     return make
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     kind=st.integers(0, len(KINDS) - 1),
     has_space=st.booleans(),
@@ -187,10 +192,11 @@ def test_a_space_at_the_end_of_every_text_is_refused(tmp_path: Path) -> None:
         _ = Tokenizer.load(tmp_path / "suffix.model").byte_table
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=TEXTS)
-def test_bytes_of_the_official_tokenizer_are_those_of_the_normalised_text(shared: Path, text: str) -> None:
-    official = Tokenizer.load(shared / "tokenizers" / "fineweb_1024_bpe.model")
+def test_bytes_of_the_official_tokenizer_are_those_of_the_normalised_text(
+    official: Tokenizer, text: str
+) -> None:
     assert counted(official, text) == len(official.normalize(text).encode())
 
 

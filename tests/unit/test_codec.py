@@ -173,7 +173,7 @@ def size_of(pieces: Pieces) -> int:
 # --- range coder
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_symbols_and_numbers_come_back(data: st.DataObject) -> None:
     weights = np.array(data.draw(st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=50)))
@@ -195,7 +195,7 @@ def test_symbols_and_numbers_come_back(data: st.DataObject) -> None:
     assert 8 * len(content) <= bits + 8 + len(symbols) * 2**-14
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_content_ends_soon_or_is_no_code(content: bytes) -> None:
     table, read = from_weights(np.array([0.5, 0.25, 0.25])), 0
@@ -286,7 +286,7 @@ def test_runs_of_every_kind_are_short(run: bytes, largest: int) -> None:
         ByteModel().run(Decoder(content), None, len(run) - 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_is_no_run_or_one_within_the_limit(content: bytes) -> None:
     try:
@@ -298,7 +298,7 @@ def test_garbage_is_no_run_or_one_within_the_limit(content: bytes) -> None:
 # --- pieces
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(content=ANY)
 @example(content=b"")
 def test_any_bytes_are_spelled_by_any_tokenizer(tokenizers: dict[str, Pieces], content: bytes) -> None:
@@ -579,7 +579,7 @@ def test_a_wellformed_lie_is_refused(lie: dict[str, int]) -> None:
         decode_file(encode_file(replace(HEADER, **lie), b"some payload"), "x.pgz")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 @example(b"\x00\x01" + bytes(64) + b"\xff" * 20)
 def test_any_header_with_a_right_checksum_is_read_or_refused(body: bytes) -> None:

@@ -19,6 +19,12 @@ from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 
+
+@functools.cache
+def official_tokenizer(shared: Path) -> Tokenizer:
+    return Tokenizer.load(shared / "tokenizers" / "fineweb_1024_bpe.model")
+
+
 TEXTS = st.one_of(
     st.text(max_size=80),
     st.text(alphabet=" \u2581\u00a0\tab\n\u3042\ufb01", max_size=40),
@@ -37,17 +43,12 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(path)
 
 
-@pytest.fixture(scope="module")
-def official(shared: Path) -> Tokenizer:
-    return Tokenizer.load(shared / "tokenizers" / "fineweb_1024_bpe.model")
-
-
 def counted(tokenizer: Tokenizer, text: str) -> int:
     tokens = np.array([tokenizer.bos_id, *tokenizer.encode(text)])
     return int(tokenizer.byte_table.count_stream(tokens).sum())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
 @example(text=" a space at the beginning is text")
 def test_bytes_of_a_tokenizer_of_ours_are_those_of_the_text(own: Tokenizer, text: str) -> None:
@@ -120,7 +121,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], Token
     return make
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(
     kind=st.integers(0, len(KINDS) - 1),
     has_space=st.booleans(),
@@ -192,11 +193,10 @@ def test_a_space_at_the_end_of_every_text_is_refused(tmp_path: Path) -> None:
         _ = Tokenizer.load(tmp_path / "suffix.model").byte_table
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
-def test_bytes_of_the_official_tokenizer_are_those_of_the_normalised_text(
-    official: Tokenizer, text: str
-) -> None:
+def test_bytes_of_the_official_tokenizer_are_those_of_the_normalised_text(shared: Path, text: str) -> None:
+    official = official_tokenizer(shared)
     assert counted(official, text) == len(official.normalize(text).encode())
 
 

@@ -182,6 +182,8 @@ def test_a_run_finds_the_tokenizer_beside_the_data_that_it_recorded(prepared: Pa
     for path in prepared.glob("*.bin"):
         shutil.copy(path, data)
     shutil.copy(prepared / "tokenizer.model", tokenizers / "sp.model")
-    recipe = load_recipe("tiny", ["model.vocab_size=300", "train.steps=1", "train.warmdown_steps=1"])
+    small = ["model.width=32", "train.sequence_length=24", "train.batch_tokens=48", "ttt.chunk_tokens=64"]
+    short = ["train.steps=1", "train.warmdown_steps=1", "evaluate.stride=24"]
+    recipe = load_recipe("tiny", ["model.vocab_size=300", *small, *short])
     train(recipe, tmp_path / "run", data, device="cpu")
     assert load_weights(tmp_path / "run").tokenizer().path == tokenizers / "sp.model"

@@ -64,7 +64,10 @@ def test_inspection_counts_text_and_overlap(prepared: Path) -> None:
     assert found["errors"] == {}
 
 
-def test_documents_may_run_from_shard_to_shard(prepared: Path, tmp_path: Path) -> None:
+def test_documents_may_run_from_shard_to_shard(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgolf.data.prepare.TOKENS_PER_SHARD", 37)
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "val.txt").write_text("Document number 3 tells of 3 birds and 3 fish.")
     prepare(
@@ -73,7 +76,6 @@ def test_documents_may_run_from_shard_to_shard(prepared: Path, tmp_path: Path) -
         val_text=[tmp_path / "val.txt"],
         reading=PARAGRAPHS,
         tokenizer=prepared / "tokenizer.model",
-        tokens_per_shard=37,
     )
     found = inspect_dataset(tmp_path / "data")
     assert found["train"]["shards"] > 10

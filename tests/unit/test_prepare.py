@@ -86,18 +86,14 @@ def test_an_official_shard_is_reproduced_byte_for_byte(shared: Path, tmp_path: P
     assert (tmp_path / "out" / "text_train_000000.bin").read_bytes() == official.read_bytes()
 
 
-def test_the_manifest_counts_everything(tmp_path: Path, model: Path) -> None:
+def test_the_manifest_counts_everything(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "TOKENS_PER_SHARD", 2000)
     texts, val = _texts(300), _texts(20, seed=1)
     train_file, val_file = _jsonl(tmp_path / "a.jsonl", [*texts, "", " "]), _jsonl(tmp_path / "b.jsonl", val)
     done: list[tuple[int, int]] = []
     out = tmp_path / "new" / "out"
     manifest = prepare.prepare(
-        [train_file],
-        out,
-        val_text=[val_file],
-        tokenizer=model,
-        tokens_per_shard=2000,
-        progress=lambda *counts: done.append(counts),
+        [train_file], out, val_text=[val_file], tokenizer=model, progress=lambda *counts: done.append(counts)
     )
     assert manifest == json.loads((out / "manifest.json").read_text())
     assert manifest["empty_documents"] == 2

@@ -19,6 +19,12 @@ from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 
+
+@functools.cache
+def official_tokenizer(shared: Path) -> Tokenizer:
+    return Tokenizer.load(shared / "tokenizers" / "fineweb_1024_bpe.model")
+
+
 TEXTS = st.one_of(
     st.text(max_size=80),
     st.text(alphabet=" \u2581\u00a0\tab\n\u3042\ufb01", max_size=40),
@@ -186,7 +192,7 @@ def test_a_space_at_the_end_of_every_text_is_refused(tmp_path: Path) -> None:
 
 @given(text=TEXTS)
 def test_bytes_of_the_official_tokenizer_are_those_of_the_normalised_text(shared: Path, text: str) -> None:
-    official = Tokenizer.load(shared / "tokenizers" / "fineweb_1024_bpe.model")
+    official = official_tokenizer(shared)
     assert counted(official, text) == len(official.normalize(text).encode())
 
 

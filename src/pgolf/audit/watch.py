@@ -8,6 +8,7 @@ told.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -25,7 +26,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from pgolf.runtime.package import FOLDER
 
 _open_watches: list[Watch] = []
-_installed = False
 # Looking at an event must not report events of its own.
 _looking = threading.local()
 
@@ -143,11 +143,9 @@ def _environment() -> list[str]:
     return sorted(real - {os.sep, os.path.realpath(tempfile.gettempdir()), os.path.realpath(Path.home())})
 
 
+@functools.cache
 def _install() -> None:
-    global _installed
-    if not _installed:
-        sys.addaudithook(_hook)
-        _installed = True
+    sys.addaudithook(_hook)
 
 
 def _hook(name: str, arguments: tuple[Any, ...]) -> None:

@@ -85,14 +85,29 @@ class Pieces:
         """Any bytes as tokens and runs, such that ``join`` gives them back."""
         parts = _divided(content.decode("utf-8", "surrogateescape"))
         front = self.spaced and bool(parts) and parts[0][0]
-        writer = _Writer(self.unknown, self._byte_tokens)
+        units: list[int | bytes] = []
+        gaps: list[bytes] = []
         for index, (is_text, part) in enumerate(parts):
             if is_text:
                 for place, text in enumerate(_cut(part)):
-                    self._add_text(text, writer, front and index == 0 and place == 0)
+                    units += self._units(text, gaps, front and index == 0 and place == 0)
             else:
-                writer.add_bytes(part.encode("utf-8", "surrogateescape"))
-        spelling = writer.finish(self._folds, front and not self._folds)
+                units.append(part.encode("utf-8", "surrogateescape"))
+        tokens: list[int] = []
+        runs: list[bytes] = []
+        # Bytes in a row are put together before it is decided what they become.
+        for _, group in itertools.groupby(units, key=type):
+            alike = list(group)
+            foreign = b"".join(unit for unit in alike if isinstance(unit, bytes))
+            if not foreign:
+                tokens += [unit for unit in alike if isinstance(unit, int)]
+            elif self._byte_tokens is not None and len(foreign) <= _SHORT_RUN:
+                tokens += [self._byte_tokens[value] for value in foreign]
+            else:
+                tokens.append(self.unknown)
+                runs.append(foreign)
+        folded = gaps if self._folds else None
+        spelling = Spelling(np.array(tokens, dtype=np.uint16), runs, folded, front and not self._folds)
         # No tokenizer is known to need the run.
         return spelling if self.join(spelling) == content else self.as_run(content)
 
@@ -123,28 +138,21 @@ class Pieces:
             joined += part
         return bytes(joined[int(spelling.spaced) :])
 
-    def _add_text(self, text: str, writer: _Writer, front: bool) -> None:
-        """Add a part of the text; ``front``: with a space in front of it."""
-        seen, gaps = plain(text) if self._folds else (text, [])
+    def _units(self, text: str, gaps: list[bytes], front: bool) -> list[int | bytes]:
+        """A part of the text as tokens and bytes, and its gaps added; ``front``: with a space in front."""
+        seen, found = plain(text) if self._folds else (text, [])
         if front and not (self._folds and seen.startswith(" ")):
-            seen, gaps = " " + seen, [b"", *gaps]
+            seen, found = " " + seen, [b"", *found]
         tokens = self._processor.encode(seen)
         parts = self._parts(seen, tokens)
-        if parts is None or (self._folds and self._spaces(tokens) != len(gaps)):
+        if parts is None or (self._folds and self._spaces(tokens) != len(found)):
             # Rare: something that even the unknown piece and byte pieces do not spell.
-            middle = len(text) // 2
-            if middle:
-                self._add_text(text[:middle], writer, front)
-                self._add_text(text[middle:], writer, False)
-            else:
-                writer.add_bytes(b" " * (front and not self._folds) + text.encode())
-            return
-        writer.gaps += gaps
-        for token, part in zip(tokens, parts, strict=True):
-            if token == self.unknown or self._is_byte[token]:
-                writer.add_bytes(part)
-            else:
-                writer.add_token(token)
+            if middle := len(text) // 2:
+                return self._units(text[:middle], gaps, front) + self._units(text[middle:], gaps, False)
+            return [b" " * (front and not self._folds) + text.encode()]
+        gaps += found
+        pairs = zip(tokens, parts, strict=True)
+        return [part if token == self.unknown or self._is_byte[token] else token for token, part in pairs]
 
     def _spaces(self, tokens: list[int]) -> int:
         """Spaces that these tokens spell, those of byte pieces and the unknown aside."""
@@ -160,38 +168,6 @@ class Pieces:
                     parts[index] = names[index].replace(_SPACE, " ").encode()
         known = [part for part in parts if part]
         return known if len(known) == len(parts) and b"".join(known) == text.encode() else None
-
-
-class _Writer:
-    """Collects tokens and runs; bytes in a row are put together before it is decided what they become."""
-
-    def __init__(self, unknown: int, byte_tokens: list[int] | None) -> None:
-        self._unknown, self._byte_tokens = unknown, byte_tokens
-        self._tokens: list[int] = []
-        self._runs: list[bytes] = []
-        self._pending = bytearray()
-        self.gaps: list[bytes] = []
-
-    def add_token(self, token: int) -> None:
-        if self._pending:
-            self._flush()
-        self._tokens.append(token)
-
-    def add_bytes(self, content: bytes) -> None:
-        self._pending += content
-
-    def finish(self, folds: bool, spaced: bool) -> Spelling:
-        self._flush()
-        tokens = np.array(self._tokens, dtype=np.uint16)
-        return Spelling(tokens, self._runs, self.gaps if folds else None, spaced)
-
-    def _flush(self) -> None:
-        if self._byte_tokens is not None and len(self._pending) <= _SHORT_RUN:
-            self._tokens += [self._byte_tokens[value] for value in self._pending]
-        elif self._pending:
-            self._tokens.append(self._unknown)
-            self._runs.append(bytes(self._pending))
-        self._pending.clear()
 
 
 def _bytes_of(processor: sentencepiece.SentencePieceProcessor, token: int) -> bytes | None:

@@ -44,8 +44,8 @@ class Proof:
     """What the targets took of it; the rest are marks and the end."""
     ledger_bits: float
     """Sum of -log2 p over the distributions that the code was made with: strict mode's score."""
-    block_bits: float | None
-    """The same targets scored in blocks, by ``losses``; None if not asked for."""
+    block_bits: float
+    """The same targets scored in blocks, by ``losses``."""
     seconds: float
     """Of everything."""
 
@@ -55,7 +55,7 @@ class Proof:
         if (target := self.first_difference) is not None:
             return f"decoding goes wrong at target {target}: it needs what only the encoder knew"
         for bits, mode in ((self.ledger_bits, "one by one"), (self.block_bits, "in blocks")):
-            if bits is not None and not self.token_bits <= bits * (1 + _TOLERANCE) + _SPARE_BITS:
+            if not self.token_bits <= bits * (1 + _TOLERANCE) + _SPARE_BITS:
                 claimed = f"scored {mode} the targets claim {bits:,.1f} bits"
                 return f"{claimed}, but their code takes {self.token_bits:,.1f}"
         return None
@@ -66,52 +66,42 @@ class Proof:
 
 
 def decode_check(
-    scorer_factory: Callable[[], Scorer],
-    tokens: Tokens,
-    targets: int,
-    *,
-    announced: int | None = None,
-    blocks: bool = True,
-    progress: Progress | None = None,
+    scorer_factory: Callable[[], Scorer], tokens: Tokens, targets: int, *, progress: Progress | None = None
 ) -> Proof:
     """Encode the first targets of a stream with one scorer and decode them with another.
 
-    Every scorer is used once: to encode, to decode, to score in blocks, in this order, so that none has met
-    the targets before the code is written (unless the factory's scorers share a memory).
+    Every scorer is used once: to encode, to decode, to score in blocks of the size that it wants, in this
+    order, so that none has met the targets before the code is written (unless they share a memory).
 
     Args:
         scorer_factory: makes a fresh scorer at every call.
-        tokens: the stream, uint16; all but the first are targets.
+        tokens: the stream, uint16; all but the first are targets, and so many are announced.
         targets: how many to encode; at most all.
-        announced: how many targets ``begin`` announces; by default all of the stream's.
-        blocks: also score the targets in blocks of the size that the scorer wants.
-        progress: told (targets done, all), counting each pass.
+        progress: told (targets done, all), counting each of the three passes.
 
     Raises:
         PgolfError: a scorer returned something that is no distribution.
     """
-    count = min(targets, len(tokens) - 1)
+    announced, first = len(tokens) - 1, int(tokens[0])
+    count = min(targets, announced)
     assert count > 0, "nothing to encode"
-    announced = len(tokens) - 1 if announced is None else announced
-    passes = 3 if blocks else 2
-    started = time.perf_counter()
+    text, started, passes = tokens[1 : count + 1], time.perf_counter(), 0
 
-    def report(done: int, before: int) -> None:
+    def report(done: int) -> None:
         if progress is not None and (done % 16 == 0 or done == count):
-            progress(before * count + done, passes * count)
+            progress(passes * count + done, 3 * count)
 
-    first, text = int(tokens[0]), tokens[1 : count + 1]
-    coder = Encoder()
-    stream = TokenStream(scorer_factory(), coder, first, announced)
+    encoder = Encoder()
+    stream = TokenStream(scorer_factory(), encoder, first, announced)
     for done, token in enumerate(text.tolist(), 1):
         stream.next(token)
-        report(done, 0)
+        report(done)
     stream.mark()
-    content = coder.finish()
-    found, stopped = _decode(scorer_factory(), content, first, count, announced, lambda done: report(done, 1))
-    block_bits = None
-    if blocks:
-        block_bits = _block_bits(scorer_factory(), first, text, announced, lambda done: report(done, 2))
+    content = encoder.finish()
+    passes = 1
+    found, stopped = _decode(scorer_factory(), content, first, count, announced, report)
+    passes = 2
+    block_bits = _block_bits(scorer_factory(), first, text, announced, report)
     wrong = np.flatnonzero(found != text[: len(found)])
     return Proof(
         targets=count,

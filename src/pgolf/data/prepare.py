@@ -23,7 +23,6 @@ from pgolf.data.readers import Reading, file_kind, read_documents
 from pgolf.data.shard_writer import TOKENS_PER_SHARD, ShardWriter
 from pgolf.data.shards import shard_length
 from pgolf.data.sources import find_sources
-from pgolf.data.streams import Advance
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer
 from pgolf.errors import PgolfError
@@ -54,7 +53,6 @@ def prepare(
     allow_added_bytes: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
-    tokens_per_shard: int = TOKENS_PER_SHARD,
 ) -> dict[str, Any]:
     """Turn text files into a data folder and return its manifest.
 
@@ -73,7 +71,6 @@ def prepare(
             ``MOST_ADDED``, which makes a score too good.
         workers: processes; default all cores, or this process alone for small inputs.
         progress: see ``Progress``.
-        tokens_per_shard: size of a full shard.
 
     Raises:
         PgolfError: contradictory arguments, bad input, ``out`` is taken, or the disk is full.
@@ -82,7 +79,6 @@ def prepare(
         (not 0 <= val_fraction < 1, f"--val-fraction {val_fraction} must be at least 0 and below 1"),
         (val_fraction and val_text, "--val-text and --val-fraction exclude each other; give one of them"),
         (workers is not None and workers < 1, f"--workers {workers} must be at least 1"),
-        (tokens_per_shard < 1, f"tokens per shard {tokens_per_shard} must be at least 1"),
         (not text, "no text given; name at least one file with --text"),
     ):
         if wrong:
@@ -95,7 +91,14 @@ def prepare(
     total = sum(path.stat().st_size for path, _ in files)
     if workers is None:
         workers = 1 if total < _SMALL_INPUT else _cores()
-    advance = _advance(progress, total)
+    done = 0
+
+    def advance(consumed: int) -> None:
+        nonlocal done
+        done += consumed
+        if progress is not None:
+            progress(done, total)
+
     documents = (
         (split, document)
         for path, split in files
@@ -111,7 +114,6 @@ def prepare(
             documents,
             holdout=holdout,
             workers=workers,
-            tokens_per_shard=tokens_per_shard,
             allow_added_bytes=allow_added_bytes,
             extra={
                 "val_fraction": val_fraction,
@@ -129,18 +131,6 @@ def _sample(text: Sequence[Path], reading: Reading, holdout: HoldOut) -> Iterato
         pieces = (piece for document in documents for piece in holdout.pieces(document))
         training = (piece for split, piece in pieces if split == "train")
         yield from first_bytes(training, SAMPLE_BYTES // len(text))
-
-
-def _advance(progress: Progress | None, total: int) -> Advance:
-    done = 0
-
-    def advance(consumed: int) -> None:
-        nonlocal done
-        done += consumed
-        if progress is not None:
-            progress(done, total)
-
-    return advance
 
 
 def _cores() -> int:
@@ -164,7 +154,6 @@ def write_dataset(
     *,
     holdout: HoldOut | None = None,
     workers: int = 1,
-    tokens_per_shard: int = TOKENS_PER_SHARD,
     allow_added_bytes: bool = False,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -174,7 +163,7 @@ def write_dataset(
         PgolfError: there are no training documents, or a worker process died.
     """
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    writers = {split: ShardWriter(folder, "text", split, tokens_per_shard) for split in ("train", "val")}
+    writers = {split: ShardWriter(folder, "text", split, TOKENS_PER_SHARD) for split in ("train", "val")}
     totals, lengths = {split: Counter[str]() for split in writers}, Counter[int]()
     for encoded in encode_all(tokenizer.path, holdout or HoldOut(), batches(documents), workers):
         lengths.update(encoded.lengths)

@@ -32,9 +32,7 @@ class ShardWriter:
     Files are not atomic one by one: write into a temporary folder and rename that when ``close`` is over.
     """
 
-    def __init__(
-        self, folder: Path, prefix: str, split: str, tokens_per_shard: int = TOKENS_PER_SHARD
-    ) -> None:
+    def __init__(self, folder: Path, prefix: str, split: str, tokens_per_shard: int) -> None:
         self.folder, self.stem, self.limit = folder, f"{prefix}_{split}", tokens_per_shard
         self.paths: list[Path] = []
         self._file: IO[bytes] | None = None

@@ -127,7 +127,7 @@ def _send(documents: Iterable[str], pipe: IO[bytes]) -> None:
     try:
         with pipe:
             for text in documents:
-                pipe.write(json.dumps(text).encode() + b"\n")
+                pipe.write(json.dumps(text, ensure_ascii=False).encode() + b"\n")
     except BrokenPipeError:
         pass  # It ended early, and says why.
 

@@ -1,6 +1,4 @@
-"""Audit the whole zoo over many seeds and print what was named: ``python -m tests.audit.zoo --seeds 20
---full``.
-"""
+"""Audit the whole zoo over many seeds, and print what was named; as a module, with ``--seeds 20 --full``."""
 
 from __future__ import annotations
 
@@ -46,7 +44,8 @@ def main() -> None:
             each = (time.perf_counter() - begun) / arguments.seeds
             found = "; ".join(f"{what} ({times}x)" for what, times in named.items())
             print(
-                f"{animal.name:28} expected {animal.condition or 'nothing':10} named {found:40} {each:.2f} s each"
+                f"{animal.name:28} expected {animal.condition or 'nothing':10} named {found:40} {each:.2f} s "
+                "each"
             )
     print(f"{wrong} of {audits} audits wrong, {time.perf_counter() - started:.0f} s")
 

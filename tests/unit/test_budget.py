@@ -13,7 +13,7 @@ from pgolf.compress import budget
 from pgolf.compress.calibrate import Calibration, Sensitivity, calibrate
 from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import pack
-from pgolf.compress.quantize import Quantized, Stored, dequantize_state
+from pgolf.compress.quantize import Quantized, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import load_recipe
@@ -159,13 +159,11 @@ def test_packing_with_corrections_reads_back(network: GPT, calibration: Calibrat
 def test_the_search_lands_where_sizes_allow_it(place: float, slope: float, cap: int) -> None:
     sizes = []
 
-    def build(fineness: float) -> tuple[dict[str, Stored], int]:
-        size = int(cap * 2 ** (-slope * (torch.tensor(fineness).log2().item() - place) / 4))
-        sizes.append(size)
-        codes = torch.zeros(1, cap, dtype=torch.int8)
-        return {"a": Quantized(codes, torch.ones(1).half(), 8)}, size
+    def build(fineness: float) -> tuple[int, int]:
+        sizes.append(int(cap * 2 ** (-slope * (torch.tensor(fineness).log2().item() - place) / 4)))
+        return sizes[-1], sizes[-1]
 
-    found = budget.search(build, 1.0, cap, 0.0015)
+    found = budget.search(build, 1.0, cap, 0.0015, cap)
     assert found is not None
-    assert 0.998 * cap - 2 <= found[2] <= cap
-    assert found[2] == max(size for size in sizes if size <= cap)
+    assert 0.998 * cap - 2 <= found <= cap
+    assert found == max(size for size in sizes if size <= cap)

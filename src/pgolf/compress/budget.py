@@ -16,16 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import Order, round_on_grid, rounding_order
-from pgolf.compress.quantize import Quantized, Stored, quantize_matrix
+from pgolf.compress.quantize import Quantized, quantize_matrix
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.sections import CompressSection
 
+Result = TypeVar("Result")
 _HIGHEST = 127
 # Least and largest sensitivity of a row beside its tensor's mean: estimates from little text are noisy.
 _ROW_RANGE = 64.0
@@ -186,39 +188,40 @@ def first_guess(targets: Mapping[str, Target], bits: float) -> float:
 
 
 def search(
-    build: Callable[[float], tuple[dict[str, Stored], int]],
+    build: Callable[[float], tuple[Result, int]],
     start: float,
     cap: int,
     slack: float,
+    entries: int,
     attempts: int = 16,
-) -> tuple[float, dict[str, Stored], int] | None:
+) -> Result | None:
     """Find the finest grid whose total size stays within a cap.
 
     Args:
-        build: from a fineness to stored tensors and the total size in bytes; sizes fall as it grows.
+        build: from a fineness to what is packed and its size in bytes; sizes fall as the fineness grows.
         start: fineness to begin with.
         cap: largest size.
         slack: how far below the cap is good enough, as a part of it.
+        entries: codes in it.
         attempts: largest number of calls.
 
     Returns:
-        Fineness, tensors and size of the best that fits, or None if nothing did.
+        The largest that fits, or None if nothing did.
     """
-    best: tuple[float, dict[str, Stored], int] | None = None
+    best: tuple[Result, int] | None = None
     tried: list[tuple[float, int]] = []
     place = math.log2(start)
     for _ in range(attempts):
-        stored, size = build(2.0**place)
-        if size <= cap and (best is None or size > best[2]):
-            best = (2.0**place, stored, size)
+        packed, size = build(2.0**place)
+        if size <= cap and (best is None or size > best[1]):
+            best = packed, size
         if cap * (1 - slack) <= size <= cap or (size <= cap and _as_fine_as_can_be(tried, place, size)):
             break
         tried.append((place, size))
-        entries = sum(value.codes.numel() for value in stored.values() if isinstance(value, Quantized))
         place = _next_place(tried, cap * (1 - slack / 3), entries)
         if any(abs(place - at) < 1e-6 for at, _ in tried):
             break
-    return best
+    return None if best is None else best[0]
 
 
 def _as_fine_as_can_be(tried: list[tuple[float, int]], place: float, size: int) -> bool:

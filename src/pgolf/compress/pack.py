@@ -227,18 +227,14 @@ class _Packer:
         self, store: Callable[[float], dict[str, Stored]], origin: Mapping[str, Any], label: str, start: float
     ) -> Packed | None:
         """The largest file within the limit from ``store``; its origin has the fineness as ``label``."""
-        best: Packed | None = None
 
-        def build(fineness: float) -> tuple[dict[str, Stored], int]:
-            nonlocal best
+        def build(fineness: float) -> tuple[Packed, int]:
             stored, named = store(fineness), {**origin, label: float(f"{fineness:.6g}")}
             content = self._encode(stored, named, 1)
-            if len(content) <= self.limit and (best is None or len(content) > len(best.content)):
-                best = Packed(content, stored, named)
-            return stored, len(content)
+            return Packed(content, stored, named), len(content)
 
-        budget.search(build, start, self.limit, self.recipe.compress.slack)
-        return best
+        entries = sum(each.numel() for name, each in self.state.items() if budget.is_budgeted(name, each))
+        return budget.search(build, start, self.limit, self.recipe.compress.slack, entries)
 
     def _quantized(self, name: str, target: budget.Target, fineness: float) -> Quantized:
         quantized = budget.round_target(target, fineness)

@@ -125,9 +125,9 @@ class Weights:
     def _tokenizer_places(self) -> list[Path]:
         folder = self.source.parent
         places = [folder / TOKENIZER]
-        if (recorded := recorded_data(folder)) is not None and (
-            found := find_tokenizer(recorded)
-        ) is not None:
+        recorded = recorded_data(folder)
+        found = None if recorded is None else find_tokenizer(recorded)
+        if found is not None:
             places.append(found)
         if self.recipe.data.corpus == "python":
             places.append(built_in_corpus(self.recipe.model.vocab_size) / TOKENIZER)
@@ -149,8 +149,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     for name in order:
         tensor, start = plain[name], end
         end += tensor.nbytes
-        about_it = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape)}
-        header[name] = about_it | {"data_offsets": [start, end]}
+        kind = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = kind | {"data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic_write(path) as file:

@@ -189,11 +189,9 @@ class SharedUpdates:
         size: int,
         gradients: Callable[[slice], None],
     ) -> None:
-        """One step, equal on all ranks.
+        """One step of the parameters, which are equal on all ranks and stay so.
 
         Args:
-            optimizer: of the parameters.
-            parameters: equal on every rank, in the same order.
             clip: largest global norm of the gradient; 0 does not clip.
             size: sequences of the whole batch.
             gradients: adds the gradients of this rank's part of the batch; not asked where that is empty.

@@ -159,8 +159,8 @@ def evaluate_weights(
 ) -> EvalResult:
     """``score_weights`` with a bar; writes the ledger of it if a file is named."""
     with counting(label or f"{mode} evaluation") as progress:
-        options: dict[str, Any] = {"limit_targets": limit_targets, "strict": strict, "team": team}
-        result = score_weights(weights, recipe, dataset, mode, device, progress, **options)
+        score = partial(score_weights, limit_targets=limit_targets, strict=strict, team=team)
+        result = score(weights, recipe, dataset, mode, device, progress)
     if ledger is not None:
         team.first(lambda: write_bytes(ledger, result.ledger.content()))
     _warn(dataset)
@@ -306,9 +306,9 @@ def eval_job(
     if stride is not None:
         recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
     dataset = job_dataset(recipe, data, tokenizer, team)
+    score = partial(evaluate_weights, weights, recipe, dataset, mode, device, team=team)
     with writing(ledger, team):
-        options: dict[str, Any] = {"limit_targets": limit_targets, "ledger": ledger, "strict": strict}
-        return evaluate_weights(weights, recipe, dataset, mode, device, team=team, **options)
+        return score(limit_targets=limit_targets, ledger=ledger, strict=strict)
 
 
 def verify_job(

@@ -137,11 +137,6 @@ class Run:
         clock.seconds, stopping = agree(self.team, clock.seconds, asked_to_stop())
         return stopping
 
-    def _update(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.network.zero_grad(set_to_none=True)
-
     def accumulate_gradients(self, step: int) -> Tensor:
         """Backward pass over all micro-batches of a step; returns the mean loss (nats per target), a scalar.
 
@@ -165,6 +160,11 @@ class Run:
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
         self.team.add_up([*gradients, total])
         return total
+
+    def _update(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.network.zero_grad(set_to_none=True)
 
     def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:
         """Turn fake quantization on once the learning-rate scale is low enough; sharpen soft rounding.

@@ -167,7 +167,8 @@ def _edit(name: str, choice: Random, content: bytes) -> bytes:
         case "region doubled":
             return before + region + region + after
         case "regions swapped":
-            return before + after + region
+            a, b, c, d = sorted(choice.randrange(len(content) + 1) for _ in range(4))
+            return content[:a] + content[c:d] + content[b:c] + content[a:b] + content[d:]
         case "region zeroed":
             return before + bytes(len(region)) + after
         case "noise":

@@ -87,14 +87,11 @@ class Ranks(Team):
     def leave(self) -> None:
         """End the work together."""
         self.meet()
-        dist.destroy_process_group()
-        # The first rank may keep the common memory, which the others ask until they know that all have come.
-        if self.is_first:
-            _until(lambda: self.store.add("left", 0) >= self.size - 1, seconds=TIMEOUT.seconds)
-        else:
-            self.store.add("left", 1)
         if self._heartbeat is not None:
             self._heartbeat.stop()
+        # The first rank may keep the common memory: nobody asks it after this.
+        self.totals([0.0])
+        dist.destroy_process_group()
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """See ``Team``; few large transfers, all of them under way at once."""

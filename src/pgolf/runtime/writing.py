@@ -67,8 +67,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 def hidden_place(path: Path) -> Path:
     """A free hidden name beside ``path``, which tells the process that uses it.
 
-    Files and folders of such names that killed processes of this machine left for the same ``path`` are
-    removed first.
+    What killed processes of this machine left under such names for the same ``path`` is removed first.
     """
     prefix = f"{hidden_name(path)}.{host_mark()}-"
     with contextlib.suppress(OSError):  # Leftovers are no reason to fail.

@@ -1,6 +1,4 @@
-"""Benchmarks: speed and memory, each beside the plainest loop that does the same work in the same run; and
-fuzzing.
-"""
+"""Benchmarks: speed and memory, each beside the plainest loop that does the same work; and fuzzing."""
 
 from pgolf.bench.harness import run_bench
 

@@ -1,5 +1,4 @@
-"""Fuzzing of the artifact reader: damaged and hostile files, none of which may crash it or be believed
-wrongly.
+"""Fuzzing of the artifact reader: damaged and hostile files, none of which may crash or deceive it.
 
 Each case starts from a small valid artifact and changes it in one way. Where the change leaves the checksums
 as they were, the reader must refuse the file or return the very tensors of the original. Where the checksums

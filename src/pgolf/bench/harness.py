@@ -1,6 +1,4 @@
-"""How benchmarks are measured: warm-up, repeats in alternation with the plain version, medians, paired
-ratios.
-"""
+"""How benchmarks are measured: warm-up, repeats in turn with the plain version, medians, paired ratios."""
 
 from __future__ import annotations
 

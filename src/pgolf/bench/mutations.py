@@ -132,10 +132,9 @@ def _repaired(header: dict[str, Any], sections: list[bytes] | None, decoded: boo
         decoded: whether the checksum of the decoded bytes is made right too, if they are not too many.
     """
     kinds, coder = _asked(header), CODERS[header["codec"]]
-    every = [kind for part in kinds for kind in part]
     # A matrix without rows still has factors of its columns.
-    size = sum(kind.nbytes + max(kind.shape, default=0) for kind in every)
-    few = len(every) <= _FEW_ARRAYS and 0 <= size < _FEW_BYTES
+    sizes = [kind.nbytes + max(kind.shape, default=0) for part in kinds for kind in part]
+    few = len(sizes) <= _FEW_ARRAYS and min(sizes, default=0) >= 0 and sum(sizes) < _FEW_BYTES
     if sections is None:
         zeros = [[(kind, np.zeros(kind.shape, f"<{kind.dtype}")) for kind in part] for part in kinds if few]
         sections = [coder.encode(part, 1) for part in zeros] or [b"", b""]
@@ -167,7 +166,8 @@ def _edit(name: str, choice: Random, content: bytes) -> bytes:
         case "region doubled":
             return before + region + region + after
         case "regions swapped":
-            return before + after + region
+            a, b, c, d = sorted(choice.randrange(len(content) + 1) for _ in range(4))
+            return content[:a] + content[c:d] + content[b:c] + content[a:b] + content[d:]
         case "region zeroed":
             return before + bytes(len(region)) + after
         case "noise":

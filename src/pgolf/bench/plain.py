@@ -1,5 +1,4 @@
-"""The plainest PyTorch code for the same work: no stacks, one tensor after the other; windows as the
-references do.
+"""The plainest PyTorch code for the same work: one tensor after the other, windows as the references do.
 
 It shares the model, which here runs by its textbook formulas, and nothing else, so a ratio says what pgolf's
 loops and gradients by hand are worth.
@@ -89,9 +88,7 @@ class PlainTrainer:
 
 
 def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) -> float:
-    """Sliding or TTT evaluation as the references do it, 32 windows a pass with all their logits; nats per
-    target.
-    """
+    """Nats per target of a sliding or TTT evaluation as the references do it: 32 windows a pass."""
     device = next(network.parameters()).device
     length, stride = recipe.evaluation_length, recipe.evaluate.stride
     stream = torch.from_numpy(tokens.astype(np.int64)).to(device)

@@ -116,8 +116,8 @@ def local_verb(
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run recipes on this machine, one per GPU (or --jobs at a time on the CPU), each with its log in its run
-    folder.
+    """Run recipes on this machine, one per GPU (or --jobs at a time on the CPU),
+    each with its log in its run folder.
 
     A run that fails does not stop the others; the exit status is 1 then. Ctrl-C lets the running ones finish
     their step; the same command goes on with whatever is not done.

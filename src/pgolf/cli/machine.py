@@ -162,8 +162,8 @@ def quantizers_verb(
     out: JsonFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what packing costs with the references' quantizer and with pgolf's, at the same number of
-    bytes.
+    """Compare what packing costs with the references' quantizer and with pgolf's,
+    at the same number of bytes.
     """
     from pgolf.bench.quantizers import bench_quantizers
     from pgolf.compress.weights import load_weights

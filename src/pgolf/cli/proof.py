@@ -98,8 +98,8 @@ def verify_ledger_verb(
     artifact: Annotated[Path | None, Option(help="Artifact or weights file that it must be of.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute a ledger: chain, coverage, order, totals; with --data text and bytes; with --artifact its
-    digest.
+    """Recompute a ledger: chain, coverage, order, totals; with --data text and bytes;
+    with --artifact its digest.
 
     Exits with status 1 and names the first bad entry if anything is wrong.
     """

@@ -41,8 +41,7 @@ def joined(device_name: str | None) -> Iterator[tuple[torch.device, Team]]:
 
     Inside, ranks but the first show no progress. What ends one rank ends all of them: a mistake is printed by
     one rank, and those that hear of it exit with status 2; a rank that loses contact says so and exits with
-    status 1. What else comes through (a bug, a lack of memory) is that rank's reason, which the launcher
-    reports.
+    status 1. What else comes through (a bug, a lack of memory) the launcher reports as that rank's reason.
     """
     device, team = join(device_name)
     if not isinstance(team, Ranks):

@@ -43,8 +43,7 @@ class Outcome:
 
 
 def local_places(device: str | None, jobs: int | None) -> list[Place]:
-    """One place per GPU, or ``jobs`` of them; on the CPU ``jobs`` places (one by default) that share its
-    cores.
+    """One place per GPU, or ``jobs`` of them; on the CPU ``jobs`` places, or one, that share its cores.
 
     Raises:
         PgolfError: more jobs than GPUs.
@@ -72,8 +71,7 @@ def run_queue(
     say: Callable[[str], None],
     ended: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Run all jobs in their order, as many at a time as there are places; one that fails does not stop the
-    others.
+    """Run all jobs in their order, as many at a time as there are places. A failed one stops no other.
 
     SIGINT or SIGTERM asks the running ones to end after their step and starts no more; a second one ends them
     at once. ``ended`` is told what became of a job when it is over.

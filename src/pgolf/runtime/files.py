@@ -1,4 +1,4 @@
-"""Reading files: their bytes, text, JSON and digests."""
+"""Reading files: their bytes, text, JSON and digests. What cannot be read is a ``PgolfError``."""
 
 from __future__ import annotations
 
@@ -6,32 +6,22 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pgolf.errors import PgolfError
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes as 64 hexadecimal digits, read in blocks of one MiB.
-
-    Raises:
-        PgolfError: it cannot be read.
-    """
-    digest = hashlib.sha256()
+    """SHA-256 of a file's bytes as 64 hexadecimal digits; read in blocks."""
     with reading(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes.
-
-    Raises:
-        PgolfError: it cannot be read.
-    """
+def reading(path: Path) -> Iterator[BufferedReader]:
+    """Open a file for reading bytes."""
     try:
         opened = path.open("rb")
     except (OSError, ValueError) as error:
@@ -44,21 +34,13 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        PgolfError: it cannot be read.
-    """
+    """A file's bytes."""
     with reading(path) as file:
         return file.read()
 
 
 def read_text(path: Path) -> str:
-    """A file's text, with line ends as ``\\n``.
-
-    Raises:
-        PgolfError: it cannot be read, or is not UTF-8.
-    """
+    """A file's text, which must be UTF-8, with line ends as ``\\n``."""
     try:
         return read_bytes(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -67,11 +49,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        PgolfError: the file is absent or not JSON.
-    """
+    """What a JSON file holds."""
     content = read_bytes(path)
     try:
         return json.loads(content)
@@ -80,11 +58,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; also of what can be no path.
-
-    Raises:
-        PgolfError: this process may not know.
-    """
+    """Whether there is a file, as far as this process may know; also of what can be no path."""
     try:
         return path.is_file()
     except PermissionError as error:

@@ -94,24 +94,106 @@ class Held(PgolfError):
 
 
 class Lock:
-    """A lock that this process holds until it is released.
+    """A lock that this process tries to get, and then holds until it is released.
 
     Attributes:
-        path: its file.
         left_by: who held it before and ended without releasing it.
     """
 
-    def __init__(self, path: Path, handle: int, made: list[Path], left_by: Holder | None) -> None:
-        self.path, self._handle, self._made, self.left_by = path, handle, made, left_by
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self._what = path, what
+        self.left_by: Holder | None = None
+        self._made: list[Path] = []
+        self._handle: int | None = None
+
+    def attempt(self, *, patient: bool) -> bool:
+        """Whether it is held now; if not, trying again may help, the patient while somebody writes a name.
+
+        Raises:
+            Held: another process holds it.
+        """
+        self._made = make_folders(self.path.parent) + self._made
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            handle, new = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            handle, new = self._open(flags), False
+        try:
+            flock, holder = _flock(handle), Holder.read(handle)
+            unknown = holder is None or holder.is_gone()
+            if flock is False:
+                # Somebody may have had it for a moment only, and the name is not there yet.
+                if not (patient and unknown):
+                    raise Held(self.path, self._what, holder, flock=True)
+            elif flock:
+                # One that has no flock where it is: then flock says nothing about it.
+                if holder is not None and not holder.flock and not unknown:
+                    raise Held(self.path, self._what, holder, flock=False)
+                # A file that is no longer there was released in the meantime, and nothing was left.
+                self.left_by = (holder or self.left_by) if _is_at(handle, self.path) else None
+                self._sign(handle, flock=True)
+            elif new:
+                self._sign(handle, flock=False)
+            else:
+                self._remove_if_left(handle, holder, patient)
+        finally:
+            if self._handle is None:
+                os.close(handle)
+        return self._handle is not None
 
     def release(self) -> None:
         """Remove the file, and folders that were made for it and are still empty."""
-        # While it is held: whoever opened it before finds that it is no longer the one at that path.
-        with contextlib.suppress(OSError):
-            if _is_at(self._handle, self.path):
-                self.path.unlink()
-        os.close(self._handle)
+        if self._handle is not None:
+            # While it is held: whoever opened it before finds that it is no longer the one at that path.
+            with contextlib.suppress(OSError):
+                if _is_at(self._handle, self.path):
+                    self.path.unlink()
+            os.close(self._handle)
         remove_empty(self._made)
+
+    def _open(self, flags: int) -> int:
+        try:
+            return os.open(self.path, flags)
+        except PermissionError as error:
+            # Another user's, who may be at work.
+            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                raise Held(self.path, self._what, Holder.read(handle), flock=False) from error
+            finally:
+                os.close(handle)
+
+    def _sign(self, handle: int, *, flock: bool) -> None:
+        try:
+            Holder.here(flock=flock).write(handle)
+        except OSError:
+            if _is_at(handle, self.path):
+                self.path.unlink()
+            raise
+        # Whoever waited too long for this name may have given this process up.
+        if _is_at(handle, self.path):
+            self._handle = handle
+
+    def _remove_if_left(self, handle: int, holder: Holder | None, patient: bool) -> None:
+        """Without flock: remove the file of a process that has ended, so that another attempt can make it."""
+        if os.fstat(handle).st_size == 0:
+            if patient:
+                return  # The name is being written, or whoever should was killed just before.
+        elif holder is None or not holder.is_gone():
+            raise Held(self.path, self._what, holder, flock=False)
+        # Of several that find this out, one removes the file; all of them then try to make it anew.
+        turn = self.path.with_name(f"{self.path.name}.taking")
+        try:
+            os.close(os.open(turn, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        except FileExistsError as error:
+            if patient:
+                return
+            raise Held(turn, self._what, None, flock=False) from error
+        try:
+            if _is_at(handle, self.path) and Holder.read(handle) == holder:
+                self.path.unlink()
+                self.left_by = holder or self.left_by
+        finally:
+            turn.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -162,111 +244,21 @@ def take(path: Path, what: str) -> Lock:
         Held: another process holds it.
         PgolfError: its file cannot be written.
     """
-    deadline = time.monotonic() + _PATIENCE
-    attempt, lock = _Attempt(path, what), None
+    lock, ours, deadline = Lock(path, what), False, time.monotonic() + _PATIENCE
     try:
-        while lock is None:
+        while not ours:
             in_time = time.monotonic() < deadline
             # Gone between two steps: the folder or the file was removed by whoever held the lock.
             with contextlib.suppress(FileNotFoundError) if in_time else contextlib.nullcontext():
-                lock = attempt.once(patient=in_time)
-            if lock is None:
+                ours = lock.attempt(patient=in_time)
+            if not ours:
                 time.sleep(_PAUSE)
     except (OSError, ValueError) as error:
         raise write_error(_subject(path), error) from error
     finally:
-        if lock is None:
-            remove_empty(attempt.made)
+        if not ours:
+            lock.release()
     return lock
-
-
-class _Attempt:
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self.what = path, what
-        self.made: list[Path] = []
-        self._left_by: Holder | None = None
-
-    def once(self, *, patient: bool) -> Lock | None:
-        """The lock; None if it is worth trying again, as for the patient while somebody writes a name."""
-        self.made = make_folders(self.path.parent) + self.made
-        flags = os.O_RDWR | os.O_CLOEXEC
-        try:
-            handle, new = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
-        except FileExistsError:
-            handle, new = self._open(flags), False
-        lock = None
-        try:
-            flock = _flock(handle)
-            if flock is False:
-                self._refuse(handle, patient)
-            elif flock:
-                self._check_holder(handle)
-                lock = self._sign(handle, flock=True)
-            elif new:
-                lock = self._sign(handle, flock=False)
-            else:
-                self._remove_if_left(handle, patient)
-        finally:
-            if lock is None:
-                os.close(handle)
-        return lock
-
-    def _open(self, flags: int) -> int:
-        try:
-            return os.open(self.path, flags)
-        except PermissionError as error:
-            # Another user's, who may be at work.
-            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                raise Held(self.path, self.what, Holder.read(handle), flock=False) from error
-            finally:
-                os.close(handle)
-
-    def _refuse(self, handle: int, patient: bool) -> None:
-        holder = Holder.read(handle)
-        # It has had the lock for a moment only, and its name is not there yet.
-        if not patient or (holder is not None and not holder.is_gone()):
-            raise Held(self.path, self.what, holder, flock=True)
-
-    def _check_holder(self, handle: int) -> None:
-        holder = Holder.read(handle)
-        # One that has no flock where it is: then flock says nothing about it.
-        if holder is not None and not holder.flock and not holder.is_gone():
-            raise Held(self.path, self.what, holder, flock=False)
-        # A file that is no longer there was released in the meantime, and nothing was left.
-        self._left_by = (holder or self._left_by) if _is_at(handle, self.path) else None
-
-    def _remove_if_left(self, handle: int, patient: bool) -> None:
-        """Without flock: remove the file of a process that has ended, so that another attempt can make it."""
-        holder, empty = Holder.read(handle), os.fstat(handle).st_size == 0
-        if empty and patient:
-            return  # The name is being written, or whoever should was killed just before.
-        if not empty and (holder is None or not holder.is_gone()):
-            raise Held(self.path, self.what, holder, flock=False)
-        # Of several that find this out, one removes the file; all of them then try to make it anew.
-        turn = self.path.with_name(f"{self.path.name}.taking")
-        try:
-            os.close(os.open(turn, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-        except FileExistsError as error:
-            if patient:
-                return
-            raise Held(turn, self.what, None, flock=False) from error
-        try:
-            if _is_at(handle, self.path) and Holder.read(handle) == holder:
-                self.path.unlink()
-                self._left_by = holder or self._left_by
-        finally:
-            turn.unlink(missing_ok=True)
-
-    def _sign(self, handle: int, *, flock: bool) -> Lock | None:
-        """Write this process's name; None if whoever waited too long for it has given this process up."""
-        try:
-            Holder.here(flock=flock).write(handle)
-        except OSError:
-            if _is_at(handle, self.path):
-                self.path.unlink()
-            raise
-        return Lock(self.path, handle, self.made, self._left_by) if _is_at(handle, self.path) else None
 
 
 def _flock(handle: int) -> bool | None:

@@ -68,8 +68,7 @@ def end_with(parent: int) -> None:
     """From now on, end this process soon after its parent, which cannot do that when it is killed.
 
     Args:
-        parent: the parent's number, from itself: it may have ended before this process asks who its parent
-            is.
+        parent: the parent's number, from itself: it may have ended before this process asks for it.
     """
 
     def watch() -> None:

@@ -49,7 +49,7 @@ class LostContact(Exception):
 
 
 class Ranks(Team):
-    """This process among those that the launcher started.
+    """This process among those that the launcher started; ``Team`` says what its methods do.
 
     Args:
         rank: 0-based place of this process.
@@ -87,17 +87,14 @@ class Ranks(Team):
     def leave(self) -> None:
         """End the work together."""
         self.meet()
-        dist.destroy_process_group()
-        # The first rank may keep the common memory, which the others ask until they know that all have come.
-        if self.is_first:
-            _until(lambda: self.store.add("left", 0) >= self.size - 1, seconds=TIMEOUT.seconds)
-        else:
-            self.store.add("left", 1)
         if self._heartbeat is not None:
             self._heartbeat.stop()
+        # The first rank may keep the common memory: nobody asks it after this.
+        self.totals([0.0])
+        dist.destroy_process_group()
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """See ``Team``; few large transfers, all of them under way at once."""
+        """Few large transfers, all of them under way at once."""
         with self._contact():
             flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
             for transfer in [dist.all_reduce(part, async_op=True) for part in flat.split(_BUCKET)]:
@@ -106,14 +103,12 @@ class Ranks(Team):
                 tensor.detach().copy_(part.view_as(tensor))
 
     def copy_first(self, tensors: Sequence[Tensor]) -> None:
-        """See ``Team``."""
         self.meet()  # Loading before it may have taken longer on one than on another.
         with self._contact():
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
     def collect(self, own: Tensor) -> Callable[[], Tensor]:
-        """See ``Team``."""
         everyone = own.new_empty((self.size * own.size(0), *own.shape[1:]))
         with self._contact():
             transfer = _all_gather(everyone, own.contiguous(), async_op=True)
@@ -126,14 +121,13 @@ class Ranks(Team):
         return wait
 
     def totals(self, values: Sequence[float]) -> list[float]:
-        """See ``Team``."""
         sums = torch.tensor(values, dtype=torch.float64)
         with self._contact():
             dist.all_reduce(sums)
         return sums.tolist()
 
     def gather(self, value: object) -> list[object]:
-        """See ``Team``. Text, not pickles: what a rank sends is never executed."""
+        """Text, not pickles: what a rank sends is never executed."""
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = self.collect(torch.tensor([len(own)]))().tolist()
         padded = torch.zeros(max(sizes), dtype=torch.uint8)
@@ -142,7 +136,6 @@ class Ranks(Team):
         return [json.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
     def first(self, work: Callable[[], T]) -> T | None:
-        """See ``Team``."""
         self._turn += 1
         key = f"turn {self._turn}"
         if not self.is_first:
@@ -165,7 +158,6 @@ class Ranks(Team):
             self.store.set(key, json.dumps(outcome))
 
     def bytes_of_first(self, content: bytes | None) -> bytes:
-        """See ``Team``."""
         size = torch.tensor([0 if content is None else len(content)])
         self.copy_first([size])
         box = torch.zeros(int(size), dtype=torch.uint8)
@@ -175,7 +167,6 @@ class Ranks(Team):
         return box.numpy().tobytes()
 
     def meet(self) -> None:
-        """See ``Team``."""
         self._turn += 1
         key = f"meeting {self._turn}"
         with self._contact():

@@ -24,8 +24,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """What a run's ``result.json`` holds so far; None where there is none.
 
     Raises:
-        PgolfError: it cannot be read, or does not have the shape of what training and ``pipeline.run_all``
-            write.
+        PgolfError: it cannot be read, or lacks what training and ``pipeline.run_all`` write.
     """
     path = folder / RESULT
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and brought to the disk."""
+"""Files that are written whole or not at all, and brought to the disk; what fails is a ``PgolfError``."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ _LONGEST_NAME = 100
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` for writing bytes; on success it becomes ``path``.
 
-    The content is flushed to the disk before the rename, so a crash at any moment leaves either
-    the old file or the whole new one. On any failure the temporary file is removed; what a killed process of
-    this machine left of the same file is removed too. Permissions are what the user's umask leaves. A device
-    or a pipe is written to as it is.
+    The content is flushed to the disk before the rename, so a crash at any moment leaves either the old file
+    or the whole new one. On any failure the temporary file is removed, and so is what a killed process of
+    this machine left. Permissions are what the user's umask leaves. A device or a pipe stays what it is.
 
     Raises:
         PgolfError: the folder cannot be written or the disk is full.
@@ -67,8 +66,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 def hidden_place(path: Path) -> Path:
     """A free hidden name beside ``path``, which tells the process that uses it.
 
-    Files and folders of such names that killed processes of this machine left for the same ``path`` are
-    removed first.
+    What killed processes of this machine left under such names for the same ``path`` is removed first.
     """
     prefix = f"{hidden_name(path)}.{host_mark()}-"
     with contextlib.suppress(OSError):  # Leftovers are no reason to fail.
@@ -116,11 +114,7 @@ def _is_device(path: Path) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """Before long work: make sure that a file can be written to ``path`` at its end.
-
-    Raises:
-        PgolfError: it is a folder, or its folder cannot be made or written.
-    """
+    """Before long work: make sure that ``path`` is no folder, and that a file can be written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -145,11 +139,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Delete a file, if it is there.
-
-    Raises:
-        PgolfError: it cannot be deleted.
-    """
+    """Delete a file, if it is there."""
     try:
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
@@ -179,11 +169,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk: only then is a rename in it durable.
-
-    Raises:
-        PgolfError: the disk reports an error.
-    """
+    """Bring a folder's entries to the disk: only then is a rename in it durable."""
     try:
         flush_folder(folder)
     except OSError as error:

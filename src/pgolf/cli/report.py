@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from pgolf.cli.common import (
     DataFolder,
     DeviceName,
     TokenizerFile,
+    flat_rows,
     print_json,
     print_mistake,
     print_result,
@@ -21,7 +21,7 @@ from pgolf.cli.tables import print_columns, say
 from pgolf.errors import PgolfError
 
 if TYPE_CHECKING:
-    from pgolf.runs.diff import Diff, Metric
+    from pgolf.runs.diff import Diff
     from pgolf.runs.records import Value
 
 REPORT_EXAMPLES = (
@@ -36,6 +36,8 @@ RUNS_EXAMPLES = (
 )
 # Columns of `pgolf runs` that may be left out where there is little room, the least important first.
 _RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state", "ttt")
+# Decimal places of a number in `pgolf diff`, by a word of its name.
+_DIGITS = {"BPB": 4, "loss": 4, "second": 1}
 DIFF_EXAMPLES = ("pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
 
 
@@ -82,12 +84,7 @@ def report_command(
         result = write_page("study", lambda: study_page(source), out, chosen)
     else:
         result = report_job(source, out, chosen, wanted, pick_device(device))
-    print_result(
-        result,
-        as_json,
-        [(key, f"{value:,}" if key == "bytes" else str(value)) for key, value in result.items()],
-        title=str(source),
-    )
+    print_result(result, as_json, flat_rows(result), title=str(source))
 
 
 def runs_command(
@@ -120,9 +117,7 @@ def runs_command(
     if as_json:
         print_json([run.to_json() for run in kept])
         return
-    asked = list(
-        dict.fromkeys(key for key in [*(c.key for c in conditions), (sort or "name").removeprefix("-")])
-    )
+    asked = list(dict.fromkeys([*(c.key for c in conditions), (sort or "name").removeprefix("-")]))
     extra = [key for key in asked if key not in FIELDS]
     columns = ["run", *FIELDS[1:], *extra]
     rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept]
@@ -170,23 +165,21 @@ def _print_diff(found: Diff) -> None:
             print_columns((name, "A", "B"), rows, f"{name}: what differs", left=("A", "B"), fold=("A", "B"))
         else:
             say(f"{name}: the same")
-    title = f"A = {found.a}, B = {found.b}"
-    print_columns(("", "A", "B", "B - A"), _metric_rows(found.metrics), title, drop=("B - A",))
+    lines = []
+    for metric in found.metrics:
+        digits = next((count for word, count in _DIGITS.items() if word in metric.key), 0)
+        numbers = ["-" if value is None else f"{value:,.{digits}f}" for value in (metric.a, metric.b)]
+        lines.append(
+            (metric.key, *numbers, "-" if metric.change is None else f"{metric.change:+,.{digits}f}")
+        )
+    print_columns(("", "A", "B", "B - A"), lines, f"A = {found.a}, B = {found.b}", drop=("B - A",))
     for note in found.notes:
         say(f"note: {note}")
 
 
-def _metric_rows(metrics: Sequence[Metric]) -> list[tuple[str, str, str, str]]:
-    rows = []
-    for metric in metrics:
-        digits = 4 if "BPB" in metric.key or "loss" in metric.key else (1 if "second" in metric.key else 0)
-        numbers = ("-" if value is None else f"{value:,.{digits}f}" for value in (metric.a, metric.b))
-        change = "-" if metric.change is None else f"{metric.change:+,.{digits}f}"
-        rows.append((metric.key, *numbers, change))
-    return rows  # type: ignore[return-value]
-
-
 def _short(value: object) -> str:
-    text = "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "-"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
     # Of a digest the beginning says enough.
     return f"{text[:16]}..." if len(text) == 64 and text.isalnum() else text

@@ -190,7 +190,15 @@ def trend_table(every: Sequence[Series]) -> Table:
     for series in every:
         means, xs, test = series.means, series.xs, bend_test(series)
         rate, lowest = (means[-1] - means[0]) / (xs[-1] - xs[0]) * series.unit, min(means)
-        numbers = (len(means), means[0], means[-1], rate, series.unit_name, lowest, xs[means.index(lowest)])
+        numbers = (
+            len(means),
+            means[0],
+            means[-1],
+            rate,
+            series.unit_name,
+            lowest,
+            _whole(xs[means.index(lowest)]),
+        )
         words = (direction(series), bend(series), significance(series))
         change = (None, None) if test is None else (test.difference, p_text(test.p))
         rows.append([series.quantity, series.x_name, *numbers, *words, *change])
@@ -200,6 +208,11 @@ def trend_table(every: Sequence[Series]) -> Table:
         "Welch's between them. change of rate: last minus first."
     )
     return Table("How each quantity goes", _TRENDS, rows, note, 5)
+
+
+def _whole(x: float) -> float:
+    """As an integer if it is one: a table shows no decimal places of it."""
+    return int(x) if x == int(x) else x
 
 
 def rate_table(every: Sequence[Series]) -> Table:
@@ -214,7 +227,7 @@ def rate_table(every: Sequence[Series]) -> Table:
             own = [(after[seed] - before[seed]) / (end - start) * series.unit for seed in shared]
             spread = sample(own).deviation if own else None
             means = (mean_of(list(values.values())) for values in (before, after))
-            numbers = (start, end, len(after), *means, rate, spread, series.unit_name)
+            numbers = (_whole(start), _whole(end), len(after), *means, rate, spread, series.unit_name)
             rows.append([series.quantity, series.x_name, *numbers, None if p is None else p_text(p)])
     note = "Means over seeds. ± is the standard deviation over seeds of the runs' own changes."
     return Table("Rates", _RATES, rows, note, 5)

@@ -184,5 +184,5 @@ def compare_text(new: Path, old: Path) -> TextComparison | None:
     squares = math.fsum((gap - difference * size) ** 2 for gap, size in zip(gaps, sizes, strict=True))
     error = math.sqrt(count / (count - 1) * squares) / sum(sizes)
     half = quantile(1 - LEVEL / 2, count - 1) * error
-    t = difference / error if error else math.inf if difference else 0.0
-    return TextComparison(difference, difference - half, difference + half, two_sided(t, count - 1), count)
+    p = two_sided(difference / error, count - 1) if error else float(difference == 0)
+    return TextComparison(difference, difference - half, difference + half, p, count)

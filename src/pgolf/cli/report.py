@@ -19,6 +19,7 @@ from pgolf.cli.common import (
 )
 from pgolf.cli.tables import print_columns, say
 from pgolf.errors import PgolfError
+from pgolf.report.numbers import shown
 
 if TYPE_CHECKING:
     from pgolf.runs.diff import Diff
@@ -129,13 +130,10 @@ def runs_command(
 
 
 def _cell(key: str, value: Value) -> str:
-    if value is None:
-        return "-"
-    if key == "date":
+    if key == "date" and value is not None:
         return str(value)[:16].replace("T", " ")
-    if isinstance(value, float) and "." not in key:
-        return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    # A recipe's numbers stand as they are written there.
+    return str(value) if "." in key and isinstance(value, float) else shown(value, 4)
 
 
 def diff_command(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
@@ -141,8 +141,7 @@ def _check_text(first: Mapping[str, Any], second: Mapping[str, Any], who: str) -
             )
 
 
-@dataclass(frozen=True)
-class TextComparison:
+class TextComparison(NamedTuple):
     """The difference of two runs over the stretches of one text."""
 
     difference: float
@@ -153,10 +152,6 @@ class TextComparison:
     p: float
     """Two-sided, against no difference."""
     stretches: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
 
 
 def compare_text(new: Path, old: Path) -> TextComparison | None:

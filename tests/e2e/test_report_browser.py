@@ -37,7 +37,8 @@ FLAGS = [
 _ERRANDS = r"https?://([\w-]+\.)*(google\w*|gvt1)\.com[:/]"
 PHONE = 360
 # A browser's window cannot be as narrow as a phone; a frame can.
-FRAME = """<!doctype html><body style="margin:0"><iframe style="border:0" width={width} height=4000></iframe><script>
+FRAME = """<!doctype html><body style="margin:0">
+<iframe style="border:0" width={width} height=4000></iframe><script>
 const frame = document.querySelector("iframe");
 frame.onload = () => {{
   const page = frame.contentDocument;

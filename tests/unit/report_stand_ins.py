@@ -22,7 +22,8 @@ from pgolf.report.content import (
 
 HOSTILE = (
     "</title></style></script></svg></pre><script>document.title='owned'</script>"
-    "<img src=https://example.com/x.png onerror=\"document.title='owned'\">'\"><a href='javascript:1'>&amp;```|*_"
+    "<img src=https://example.com/x.png onerror=\"document.title='owned'\">'\"><a href='javascript:1'>"
+    "&amp;```|*_"
 )
 LONG = "supercalifragilisticexpialidocious" * 12
 

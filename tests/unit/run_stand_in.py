@@ -65,7 +65,7 @@ def run_data(folder: Path) -> Dataset:
 
 
 def finished_run(folder: Path) -> tuple[Path, Dataset]:
-    """A run folder with everything that `pgolf run` leaves, and its data, both in ``folder``, which is made."""
+    """A run folder with everything that `pgolf run` leaves, and its data, both in a new ``folder``."""
     dataset, run, recipe = run_data(folder), folder / "run", run_recipe()
     run.mkdir()
     (run / "recipe.toml").write_text(recipe.to_toml())

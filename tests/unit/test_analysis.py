@@ -391,7 +391,7 @@ def test_seeds_decide_what_is_significant() -> None:
 
 
 def test_what_is_not_significant_says_how_many_seeds_it_takes() -> None:
-    # Differences 0.002, 0 and 0.004: mean and standard deviation 0.002, so an effect of one standard deviation.
+    # Differences 0.002, 0 and 0.004: mean and standard deviation 0.002: an effect of one deviation.
     row, said = pair({1: 1.100, 2: 1.103, 3: 1.102}, {1: 1.102, 2: 1.103, 3: 1.106})
     assert (row[6], row[9], row[10]) == ("p = 0.23", "not significant", 10)
     assert "-0.0020 TTT bits per byte against base, not significant (paired p = 0.23)" in said

@@ -9,7 +9,9 @@ import pytest
 
 from pgolf.recipe.recipe import load_recipe
 from pgolf.report.curve import draw_curve, smoothed
-from pgolf.report.markdown import write_report
+from pgolf.report.markdown import markdown_page, write_report
+from pgolf.report.run_report import run_report
+from pgolf.runs.records import read_run
 
 RECIPE = load_recipe("tiny")
 
@@ -47,6 +49,10 @@ def score(mode: str, bpb: float, **more: object) -> dict[str, object]:
     }
 
 
+def text_of(folder: Path) -> str:
+    return markdown_page(run_report(read_run(folder)))
+
+
 def test_a_complete_run(tmp_path: Path) -> None:
     pack = {
         "groups": {"mlp": {"tensors": 2, "entries": 99, "bytes": 77}},
@@ -80,7 +86,7 @@ def test_a_complete_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_only_trained(tmp_path: Path) -> None:
-    text = write_report(folder_with(tmp_path, {"evaluations": {}})).read_text()
+    text = text_of(folder_with(tmp_path, {"evaluations": {}}))
     assert "## Bytes" not in text
     assert "## Test-time training" not in text
     assert "pgolf eval" not in text
@@ -88,7 +94,7 @@ def test_a_run_that_was_only_trained(tmp_path: Path) -> None:
 
 def test_scores_of_different_text_are_not_called_comparable(tmp_path: Path) -> None:
     evaluations = {"float": score("standard", 1.9), "sliding": score("sliding", 1.8) | {"targets": 99}}
-    text = write_report(folder_with(tmp_path, {"evaluations": evaluations})).read_text()
+    text = text_of(folder_with(tmp_path, {"evaluations": evaluations}))
     assert "do not compare: float 1,234, sliding 99" in text
     assert "the same 1,234 targets" not in text
 
@@ -98,13 +104,10 @@ def test_the_tokenizer_is_part_of_the_commands(tmp_path: Path) -> None:
     made = json.loads((folder / "provenance.json").read_text())
     made["command"] += ["--tokenizer", "a b.model"]
     (folder / "provenance.json").write_text(json.dumps(made))
-    assert (
-        "pgolf run recipe.toml --data D --tokenizer 'a b.model' --out again"
-        in write_report(folder).read_text()
-    )
+    assert "pgolf run recipe.toml --data D --tokenizer 'a b.model' --out again" in text_of(folder)
 
 
-def test_thesmoothed_loss_does_not_lag() -> None:
+def test_the_smoothed_loss_does_not_lag() -> None:
     assert smoothed([2.0] * 100) == pytest.approx([2.0] * 100)
     falling = [10 - 0.01 * step for step in range(1000)]
     assert smoothed(falling)[300:700] == pytest.approx(falling[300:700], abs=1e-3)

@@ -1,4 +1,4 @@
-"""Pages: nothing in them comes from elsewhere or is taken for more than text; equal input gives equal pages."""
+"""Pages: nothing in them comes from elsewhere or is more than text; equal input gives equal pages."""
 
 from __future__ import annotations
 

@@ -321,10 +321,10 @@ def test_data_that_is_gone_or_wrong(run: Path, dataset: Dataset, tmp_path: Path)
     with pytest.raises(PgolfError, match="pass --data DIR, or --no-score"):
         report_job(moved, out, "html", Wanted(), CPU)
     assert not out.exists()
-    report_job(moved, out, "html", Wanted(score=False), CPU)
-    assert '<section id="text"' not in out.read_text(encoding="utf-8")
-    report_job(moved, out, "html", Wanted(data=dataset.folder), CPU)
-    assert '<section id="text"' in out.read_text(encoding="utf-8")
+    report_job(moved, out, "md", Wanted(score=False), CPU)
+    assert "## What the text costs" not in out.read_text(encoding="utf-8")
+    report_job(moved, out, "md", Wanted(data=dataset.folder), CPU)
+    assert "## What the text costs" in out.read_text(encoding="utf-8")
     for wanted, form, words in ((Wanted(mode="x"), "html", "--mode x"), (Wanted(), "pdf", "--format pdf")):
         with pytest.raises(PgolfError, match=words):
             report_job(moved, out, form, wanted, CPU)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile
-from pgolf.cli.tables import print_columns, print_json, print_mistake, print_result, say
+from pgolf.cli.tables import flat_rows, print_columns, print_json, print_mistake, print_result, say
 from pgolf.errors import PgolfError
+from pgolf.report.numbers import shown
 
 if TYPE_CHECKING:
-    from pgolf.runs.diff import Diff, Metric
+    from pgolf.runs.diff import Diff
     from pgolf.runs.records import Value
 
 REPORT_EXAMPLES = (
@@ -28,6 +28,8 @@ RUNS_EXAMPLES = (
 )
 # Columns of `pgolf runs` that may be left out where there is little room, the least important first.
 _RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state", "ttt")
+# Decimal places of a number in `pgolf diff`, by a word of its name.
+_DIGITS = {"BPB": 4, "loss": 4, "second": 1}
 DIFF_EXAMPLES = ("pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
 
 
@@ -74,12 +76,7 @@ def report_command(
         result = write_page("study", lambda: study_page(source), out, chosen)
     else:
         result = report_job(source, out, chosen, wanted, pick_device(device))
-    print_result(
-        result,
-        as_json,
-        [(key, f"{value:,}" if key == "bytes" else str(value)) for key, value in result.items()],
-        title=str(source),
-    )
+    print_result(result, as_json, flat_rows(result), title=str(source))
 
 
 def runs_command(
@@ -112,9 +109,7 @@ def runs_command(
     if as_json:
         print_json([run.to_json() for run in kept])
         return
-    asked = list(
-        dict.fromkeys(key for key in [*(c.key for c in conditions), (sort or "name").removeprefix("-")])
-    )
+    asked = list(dict.fromkeys([*(c.key for c in conditions), (sort or "name").removeprefix("-")]))
     extra = [key for key in asked if key not in FIELDS]
     columns = ["run", *FIELDS[1:], *extra]
     rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept]
@@ -126,13 +121,10 @@ def runs_command(
 
 
 def _cell(key: str, value: Value) -> str:
-    if value is None:
-        return "-"
-    if key == "date":
+    if key == "date" and value is not None:
         return str(value)[:16].replace("T", " ")
-    if isinstance(value, float) and "." not in key:
-        return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    # A recipe's numbers stand as they are written there.
+    return str(value) if "." in key and isinstance(value, float) else shown(value, 4)
 
 
 def diff_command(
@@ -162,23 +154,21 @@ def _print_diff(found: Diff) -> None:
             print_columns((name, "A", "B"), rows, f"{name}: what differs", left=("A", "B"), fold=("A", "B"))
         else:
             say(f"{name}: the same")
-    title = f"A = {found.a}, B = {found.b}"
-    print_columns(("", "A", "B", "B - A"), _metric_rows(found.metrics), title, drop=("B - A",))
+    lines = []
+    for metric in found.metrics:
+        digits = next((count for word, count in _DIGITS.items() if word in metric.key), 0)
+        numbers = ["-" if value is None else f"{value:,.{digits}f}" for value in (metric.a, metric.b)]
+        lines.append(
+            (metric.key, *numbers, "-" if metric.change is None else f"{metric.change:+,.{digits}f}")
+        )
+    print_columns(("", "A", "B", "B - A"), lines, f"A = {found.a}, B = {found.b}", drop=("B - A",))
     for note in found.notes:
         say(f"note: {note}")
 
 
-def _metric_rows(metrics: Sequence[Metric]) -> list[tuple[str, str, str, str]]:
-    rows = []
-    for metric in metrics:
-        digits = 4 if "BPB" in metric.key or "loss" in metric.key else (1 if "second" in metric.key else 0)
-        numbers = ("-" if value is None else f"{value:,.{digits}f}" for value in (metric.a, metric.b))
-        change = "-" if metric.change is None else f"{metric.change:+,.{digits}f}"
-        rows.append((metric.key, *numbers, change))
-    return rows  # type: ignore[return-value]
-
-
 def _short(value: object) -> str:
-    text = "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "-"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
     # Of a digest the beginning says enough.
     return f"{text[:16]}..." if len(text) == 64 and text.isalnum() else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -53,7 +54,7 @@ def significance_command(
     ledgers = [ledger_of(side, evaluation) for side in (new, old)]
     text = compare_text(ledgers[0], ledgers[1]) if ledgers[0] and ledgers[1] else None
     if as_json:
-        print_json({"evaluation": evaluation, **found.to_json(), "text": text and text.to_json()})
+        print_json({"evaluation": evaluation, **asdict(found), "text": text and text._asdict()})
     else:
         rows = [("new", *row) for row in new.rows()] + [("old", *row) for row in old.rows()]
         title = f"{EVALUATIONS[evaluation].title} loss in nats per target"

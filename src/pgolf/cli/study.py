@@ -14,7 +14,6 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 
 if TYPE_CHECKING:
-    from pgolf.launch.jobs import RunJob
     from pgolf.launch.local import Outcome
     from pgolf.launch.slurm import Resources
     from pgolf.study.cells import Cell
@@ -27,7 +26,8 @@ STUDY_EXAMPLES = (
     "pgolf study steps --small",
     "pgolf study rates.toml --data data/books --out studies/rates --jobs 4 --device cpu",
     "pgolf study ablation --data data/fineweb-sp1024 --dry-run",
-    "pgolf study ttt --data data/fineweb-sp1024 --launcher slurm --slurm time=8:00:00 --slurm gpus-per-node=8",
+    "pgolf study ttt --data data/fineweb-sp1024 --launcher slurm --slurm time=8:00:00 "
+    "--slurm gpus-per-node=8",
 )
 # So many runs are said to be many, in case a grid grew by mistake.
 _MANY = 100
@@ -68,7 +68,7 @@ def study_command(
     from pgolf.runtime.device import pick_device
     from pgolf.runtime.progress import tell
     from pgolf.study.cells import read_cells
-    from pgolf.study.runner import Session, Workplace, compare
+    from pgolf.study.runner import Session, Workplace, as_cluster_jobs, compare, is_in_the_queue
     from pgolf.study.spec import load_study, study_names
 
     if name is None and (small or out or data or dry_run or options or jobs):
@@ -85,9 +85,8 @@ def study_command(
     pick_device(device)
     check_data_paths(data, tokenizer)
     study = load_study(name, small)
-    place = Workplace(
-        out or Path("studies") / (Path(name).stem + ("-small" if small else "")), data, tokenizer, device
-    )
+    default = Path("studies") / f"{Path(name).stem}{'-small' if small else ''}"
+    place = Workplace(out or default, data, tokenizer, device)
     found = compare(study, place)
     if dry_run:
         _show_plan(study, place, str(found), as_json)
@@ -97,8 +96,8 @@ def study_command(
     tell(f"{count} runs in {place.out}: {found}{many}")
     told = _Progress(count - len(found.finished))
     if launcher == "slurm":
-        cluster = _cluster(resources, executor)
-        Session(study, place, cluster, told, lambda job: _is_queued(job, executor)).run()
+        cluster = as_cluster_jobs(resources, executor)
+        Session(study, place, cluster, told, lambda job: is_in_the_queue(job, executor)).run()
         if left := sum(not place.job(study, cell).is_finished() for cell in study.cells):
             tell(f"{left} of {count} runs are queued, running or to come; the same command goes on with them")
     else:
@@ -139,27 +138,6 @@ def _local(device: str | None, jobs: int | None) -> Launcher:
     return in_processes(local_places(device, jobs))
 
 
-def _cluster(resources: Resources, executor: str) -> Launcher:
-    from pgolf.runtime.progress import tell
-    from pgolf.study.runner import as_cluster_jobs
-
-    def told(job: RunJob, number: str, before: str) -> None:
-        why = f"; job {before} ended before it was done, see {job.log()}" if before else ""
-        tell(f"{job.name}: submitted as job {number}{why}")
-
-    return as_cluster_jobs(resources, executor, told)
-
-
-def _is_queued(job: RunJob, executor: str) -> bool:
-    from pgolf.runtime.progress import tell
-    from pgolf.study.runner import cluster_job
-
-    number = cluster_job(job, executor)
-    if number:
-        tell(f"{job.name}: job {number} is in the queue")
-    return bool(number)
-
-
 def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> None:
     """The runs in the rounds in which they will start, what they share, and the tokens to train on."""
     from pgolf.study.cells import CELLS
@@ -188,26 +166,17 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
         print_json({"study": study.file.title, "folder": str(place.out), "found": found, "runs": rows})
         return
     numbers = {cell.name: number for number, cell in enumerate(study.cells, 1)}
-    shown = [
-        (
-            str(numbers[start.cell.name]),
-            start.cell.label,
-            str(start.cell.seed),
-            str(number),
-            "where it was" if start.cell.name in begun else _beginning(start, numbers),
-            f"{tokens[start.cell.name]:,}",
-        )
-        for number, start in starts
-    ]
+    shown = []
+    for number, start in starts:
+        cell = start.cell
+        begins = "where it was" if cell.name in begun else _beginning(start, numbers)
+        run = (f"{numbers[cell.name]}", cell.label, f"{cell.seed}", f"{number}", begins)
+        shown.append((*run, f"{tokens[cell.name]:,}"))
     header = ("run", "cell", "seed", "round", "begins", "tokens to train on")
-    drop = ("tokens to train on", "begins", "seed")
-    print_columns(
-        header, shown, f"{study.file.title} ({found})", ("cell", "begins"), drop, fold=("cell", "begins")
-    )
-    say(
-        f"{len(starts)} runs train on at most {sum(tokens.values()):,} tokens; without sharing on {alone:,}. "
-        f"They go to {place.out}."
-    )
+    drop, fold = ("tokens to train on", "begins", "seed"), ("cell", "begins")
+    print_columns(header, shown, f"{study.file.title} ({found})", fold, drop, fold=fold)
+    total = f"{len(starts)} runs train on at most {sum(tokens.values()):,} tokens"
+    say(f"{total}; without sharing on {alone:,}. They go to {place.out}.")
 
 
 def _beginning(start: Start, numbers: Mapping[str, int]) -> str:

@@ -50,7 +50,7 @@ def draw_curve(metrics: Path, out: Path, title: str) -> None:
 
     entries = read_metrics(metrics)
     with matplotlib.rc_context(STYLE):
-        figure = line_figure(loss_chart(entries), 576, 324, margins=(54, 52))
+        figure = line_figure(loss_chart(entries), 576, 324, margins=(54, 60))
         figure.text(0.007, 0.94, plain(title), fontsize=14)
         if figure.axes:
             axis = figure.axes[0]

@@ -44,6 +44,8 @@ STYLE: Any = {
     "ytick.color": SOFT,
     "savefig.facecolor": "none",
 }
+# Width, dashes and opacity of lines. Between the points of "dots" nothing was measured.
+_LINES = {"line": (2, "-", 1), "faint": (0.8, "-", 0.4), "dots": (1.3, "--", 1), "points": (0, "none", 1)}
 # Wide enough for a character of a label in most fonts.
 _LETTER = 8.4
 # Points of a line that are drawn.
@@ -140,7 +142,7 @@ def place(axis: Any, left: float, right: float, top: float, bottom: float) -> No
 
 
 def line_figure(
-    chart: LineChart, width: float = WIDTH, height: float = 280, margins: tuple[float, float] = (14, 24)
+    chart: LineChart, width: float = WIDTH, height: float = 280, margins: tuple[float, float] = (14, 32)
 ) -> Any:
     """A chart with axes, its band, lines and points; ``margins`` are those on the right and above."""
     figure = new_figure(width, height)
@@ -165,7 +167,7 @@ def line_figure(
     set_ticks(axis.xaxis, chart.log_x)
     set_ticks(axis.yaxis)
     axis.set_xlabel(plain(chart.x_label), loc="right")
-    label = axis.set_title(plain(chart.y_label), loc="left", fontsize=12, color=SOFT)
+    label = axis.set_title(plain(chart.y_label), loc="left", fontsize=12, color=SOFT, pad=12)
     longest = max(len(text) for text in axis.yaxis.get_major_formatter().format_ticks(axis.get_yticks()))
     left = max(50.0, _LETTER * longest + 10)
     place(axis, left, *margins, 42)
@@ -189,16 +191,12 @@ def _drawable(series: Series, log_x: bool) -> list[tuple[float, float]]:
 def _draw_series(axis: Any, series: Series, points: list[tuple[float, float]]) -> None:
     if series.style != "points":
         points = thinned(points, _MOST_POINTS)
-    # Dashed: between the points of "dots" nothing was measured.
-    width, line, alpha = {"faint": (0.8, "-", 0.4), "dots": (1.3, "--", 1.0)}.get(
-        series.style, (2.0, "-", 1.0)
-    )
-    form: dict[str, Any] = {"linewidth": width, "linestyle": "none" if series.style == "points" else line}
+    form: dict[str, Any] = dict(zip(("linewidth", "linestyle", "alpha"), _LINES[series.style], strict=True))
     if series.style in ("dots", "points") or len(points) == 1:
         form |= {"marker": "o", "markersize": 7 if len(points) < 60 else 5, "markeredgecolor": CARD}
         form["gid"] = _tip(*(f"{series.name}: {number(y)} at {number(x)}" for x, y in points))
     color, label = COLORS[series.color % len(COLORS)], plain(series.name)
-    axis.plot(*zip(*points, strict=True), color=color, alpha=alpha, label=label, **form)
+    axis.plot(*zip(*points, strict=True), color=color, label=label, **form)
 
 
 def set_ticks(part: Any, log: bool = False) -> None:

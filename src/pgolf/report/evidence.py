@@ -61,10 +61,9 @@ def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset
     """Verify a run's ledgers: alone, and against its weights, its score, and the data if given."""
     checked = []
     whole = None if dataset is None else dataset.validation_text(1)
-    for name, found in evaluations.items():
-        evaluation = EVALUATIONS[name]
-        path, weights = folder / evaluation.ledger, folder / evaluation.file
-        if not path.is_file():
+    for name, evaluation in EVALUATIONS.items():
+        path, weights, found = folder / evaluation.ledger, folder / evaluation.file, evaluations.get(name)
+        if found is None or not path.is_file():
             continue
         expected = {"artifact": sha256_file(weights)} if weights.is_file() else {}
         against = [f"{weights.name} (SHA-256)"] if expected else []

@@ -184,7 +184,7 @@ def _table(table: Table) -> str:
                 share = f'<i style="width:{100 * _size(value) / largest:.1f}%"></i>'
                 cells += f'<td class="n bar">{share}<span>{text}</span></td>'
             else:
-                kind = (" class=long" if len(text) > _LONG else "") if word else " class=n"
+                kind = _kind(text) if word else " class=n"
                 cells += f"<td{kind}>{text}</td>"
         lines.append(f"<tr>{cells}</tr>")
     label = escape(table.title or "table")
@@ -197,6 +197,10 @@ def _table(table: Table) -> str:
     wide = long or table.folded or len(table.columns) > 5
     parts = (_note(table.note), inside) if table.folded else (inside, _note(table.note))
     return _box(table.title, "".join(parts), wide, table.folded)
+
+
+def _kind(words: str) -> str:
+    return " class=long" if len(words) > _LONG else ""
 
 
 def _size(value: Value) -> float:

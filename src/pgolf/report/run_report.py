@@ -75,7 +75,7 @@ def _time(run: RunRecord) -> str:
 
 def score_steps(bpb: Mapping[str, float]) -> list[Block]:
     """From the first of some scores (bits per byte by evaluation) to the last; nothing for less than two."""
-    made = [EVALUATIONS[name] for name in EVALUATIONS if name in bpb]
+    made = [entry for name, entry in EVALUATIONS.items() if math.isfinite(bpb.get(name, math.nan))]
     if len(made) < 2:
         return []
     first, steps = (made[0].title, bpb[made[0].name]), [(entry.step, bpb[entry.name]) for entry in made[1:]]

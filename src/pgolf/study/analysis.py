@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pgolf.study.cells import Cell
 from pgolf.study.comparison import comparison
 from pgolf.study.fits import FORMS, Fit, NoFit, fit
 from pgolf.study.groups import TERMS, Group, diverged, groups_of, quantity, term_tables
-from pgolf.study.series import Series, rate_table, series_of, statement, training_of, trend_table
+from pgolf.study.series import Series, rate_table, series_of, settings, statement, training_of, trend_table
 from pgolf.study.statistics import LEVEL, detectable, sample
 
 _FIT_COLUMNS = (
@@ -54,16 +55,19 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
     statements += [_best(groups, score), _power(groups, score)]
     base = next((group for group in groups if group.label == "base"), groups[0])
     if others := [group for group in groups if group is not base]:
-        said, found = comparison(base, others, score)
-        statements, tables = [*statements, *said], [*tables, *found]
-    every = {name: [(group.cells, group.by_seed(name)) for group in groups] for name in TERMS}
-    whole = {name: measured for name, measured in every.items() if all(values for _, values in measured)}
-    scored = series_of(whole.pop(score), quantity(score))
-    rest = [series for name, measured in whole.items() for series in series_of(measured, quantity(name))]
+        said, compared = comparison(base, others, score)
+        statements, tables = [*statements, *said], [*tables, *compared]
+    known = [settings(group.cells[0]) for group in groups]
+    keys = list(dict.fromkeys(key for group in groups for key in group.cells[0].changes))
+    chosen = [{key: setting.get(key) for key in keys} for setting in known]
+    every = {name: [group.by_seed(name) for group in groups] for name in TERMS}
+    found = {name: series_of(chosen, values, quantity(name)) for name, values in every.items() if all(values)}
+    scored = found.pop(score)
+    rest = list(itertools.chain(*found.values()))
     fits = [(series, [fit(series.points, form) for form in FORMS]) for series in scored]
     trainings = [training_of(group.label, group.cells) for group in groups]
-    through = [found[0] for found in trainings if found]
-    parts = [part for found in trainings for part in found[1:]]
+    through = [training[0] for training in trainings if training]
+    parts = [part for training in trainings for part in training[1:]]
     statements += [*map(statement, scored), *(_fit_line(*entry) for entry in fits), *map(statement, parts)]
     if scored or rest or through:
         tables += [trend_table([*scored, *rest, *through, *parts]), rate_table([*scored, *rest, *through])]
@@ -71,8 +75,8 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
         tables.append(_fit_table(fits))
     curves = []
     for series, forms in fits:
-        good = [found for found in forms if isinstance(found, Fit)]
-        curves += [_curve(series, found) for found in good] or [_curve(series)]
+        good = [curve for curve in forms if isinstance(curve, Fit)]
+        curves += [_curve(series, curve) for curve in good] or [_curve(series)]
     return Analysis(title, statements, tables, curves + [_curve(series) for series in [*rest, *through]])
 
 

@@ -24,15 +24,13 @@ _RECORD_COLUMNS = (
 def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[str], list[Table]]:
     """A line for each group, and the tables of all tests."""
     tests = [_test(base, group, score) for group in others]
-    corrected = (
-        f", Holm for {family} tests" if (family := len([t for t in tests if t is not None])) > 1 else ""
-    )
+    family = sum(test is not None for test in tests)
+    corrected = f", Holm for {family} tests" if family > 1 else ""
     said, rows, records = list[str](), list[list[Value]](), list[list[Value]]()
     for group, test, p in zip(others, tests, adjusted(tests), strict=True):
         rows.append(_test_row(base, group, score, test, p))
         said.append(_line(base, group, score, test, p, corrected))
-        why_not = _no_record(base, group, score)
-        if why_not:
+        if why_not := _no_record(base, group, score):
             records.append([group.label, None, None, None, None, "not asked", None, why_not])
             continue
         claim = record_claim(group.losses(score), base.losses(score))

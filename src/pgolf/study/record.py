@@ -7,8 +7,7 @@ openai/parameter-golf). So the null hypothesis is an improvement of the margin e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pgolf.report.numbers import p_text
 from pgolf.study.statistics import Sample, TTest, paired, power, sample, seeds_needed, welch
@@ -45,10 +44,6 @@ class RecordVerdict:
     """Chance that Welch's test with so many seeds (the smaller side's) shows an improvement like this one."""
     seeds_needed: int | None
     """Seeds a side for a chance of 80 %; None if unknown, or if the improvement is within the margin."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
 
 
 def record_claim(new: Losses, old: Losses, margin: float = MARGIN, level: float = LEVEL) -> RecordVerdict:

@@ -27,11 +27,12 @@ from pgolf.runtime.progress import stderr, tell
 from pgolf.runtime.run_files import PROVENANCE
 from pgolf.runtime.writing import remove_file, write_bytes, write_json
 from pgolf.study.cells import CELLS, Status
-from pgolf.study.order import Progress, Shares, Source, Start
+from pgolf.study.order import Progress, Shares, Start
 from pgolf.study.spec import Planned, Study
 from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
 
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
+_BEGIN = {"training": begin_trained, "trunk": begin_on_trunk, "moment": begin_at_step}
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
 Launcher = Callable[[Sequence[RunJob], Callable[[Outcome], None]], bool]
 
@@ -171,7 +172,8 @@ class Session:
             with working_in(job.out):
                 clear_half_begun(job.out)
                 if start.source is not None:
-                    _take(start.source, self.place.folder(start.source.cell), job)
+                    source = self.place.folder(start.source.cell)
+                    _BEGIN[start.source.kind](source, start.source.step or 0, job.out, job.recipe)
                     self._mark(start.cell, "waiting")
         except (PgolfError, OSError) as error:
             self._over(_failure(job, str(error)))
@@ -194,15 +196,6 @@ class Session:
         if (folder / PROVENANCE).is_file():
             about["shared"] = read_json(folder / PROVENANCE).get("shared", [])
         write_json(folder / CELL, about)
-
-
-def _take(source: Source, folder: Path, job: RunJob) -> None:
-    if source.kind == "training":
-        begin_trained(folder, job.out, job.recipe)
-        return
-    assert source.step is not None, "a trunk and a moment have a step"
-    begin = begin_on_trunk if source.kind == "trunk" else begin_at_step
-    begin(folder, source.step, job.out, job.recipe)
 
 
 def in_this_process(device: torch.device) -> Launcher:
@@ -243,29 +236,27 @@ def in_processes(places: Sequence[Place]) -> Launcher:
     return launch
 
 
-def as_cluster_jobs(
-    resources: Resources, executor: str, told: Callable[[RunJob, str, str], None]
-) -> Launcher:
-    """Each run as a job of its own.
-
-    ``told`` hears its number, and that of an earlier job that ended before the run was done.
-    """
+def as_cluster_jobs(resources: Resources, executor: str) -> Launcher:
+    """Each run as a job of its own; says its number, and that of a job that ended before the run was done."""
 
     def launch(jobs: Sequence[RunJob], ended: Callable[[Outcome], None]) -> bool:
         for job in jobs:
             before = _submitted(job)
             number = submit([job], resources, executor)[0]["id"]
             write_json(job.out / LAUNCH / _SUBMITTED, {"id": number})
-            told(job, number, before)
+            why = f"; job {before} ended before it was done, see {job.log()}" if before else ""
+            tell(f"{job.name}: submitted as job {number}{why}")
         return False
 
     return launch
 
 
-def cluster_job(job: RunJob, executor: str) -> str:
-    """The number of the cluster's job that waits for or works on this run; empty if there is none."""
+def is_in_the_queue(job: RunJob, executor: str) -> bool:
+    """Whether a job of the cluster waits for or works on this run; says which."""
     number = _submitted(job)
-    return number if number and is_queued(number, executor) else ""
+    if queued := bool(number) and is_queued(number, executor):
+        tell(f"{job.name}: job {number} is in the queue")
+    return queued
 
 
 def _submitted(job: RunJob) -> str:

@@ -25,8 +25,10 @@ from pgolf.study.cells import Cell
 from pgolf.study.statistics import LEVEL, TTest, adjusted, contrast, mean_of, paired, sample, welch
 from pgolf.train.metrics import read_metrics
 
-Levels = Sequence[tuple[float, Mapping[int, float]]]
-"""(x, value by seed), x ascending and different."""
+Values = Mapping[int, float]
+"""By seed."""
+Levels = Sequence[tuple[float, Values]]
+"""(x, values), x ascending and different."""
 FEWEST = 3
 """Different values of a key that make a series: two are a comparison."""
 # Rates whose difference is this part of them are the same, but for rounding.
@@ -190,7 +192,8 @@ def trend_table(every: Sequence[Series]) -> Table:
     for series in every:
         means, xs, test = series.means, series.xs, bend_test(series)
         rate, lowest = (means[-1] - means[0]) / (xs[-1] - xs[0]) * series.unit, min(means)
-        numbers = (len(means), means[0], means[-1], rate, series.unit_name, lowest, xs[means.index(lowest)])
+        low = lowest, _whole(xs[means.index(lowest)])
+        numbers = (len(means), means[0], means[-1], rate, series.unit_name, *low)
         words = (direction(series), bend(series), significance(series))
         change = (None, None) if test is None else (test.difference, p_text(test.p))
         rows.append([series.quantity, series.x_name, *numbers, *words, *change])
@@ -202,19 +205,23 @@ def trend_table(every: Sequence[Series]) -> Table:
     return Table("How each quantity goes", _TRENDS, rows, note, 5)
 
 
+def _whole(x: float) -> float:
+    """As an integer if it is one: a table shows no decimal places of it."""
+    return int(x) if x == int(x) else x
+
+
 def rate_table(every: Sequence[Series]) -> Table:
     """One row for each interval of each series."""
     rows: list[list[Value]] = []
     for series in every:
-        found = zip(
-            itertools.pairwise(series.levels), series.rates, adjusted(neighbours(series)), strict=True
-        )
+        tests = adjusted(neighbours(series))
+        found = zip(itertools.pairwise(series.levels), series.rates, tests, strict=True)
         for ((start, before), (end, after)), rate, p in found:
             shared = [seed for seed in before if seed in after and series.within_runs]
             own = [(after[seed] - before[seed]) / (end - start) * series.unit for seed in shared]
             spread = sample(own).deviation if own else None
             means = (mean_of(list(values.values())) for values in (before, after))
-            numbers = (start, end, len(after), *means, rate, spread, series.unit_name)
+            numbers = (_whole(start), _whole(end), len(after), *means, rate, spread, series.unit_name)
             rows.append([series.quantity, series.x_name, *numbers, None if p is None else p_text(p)])
     note = "Means over seeds. ± is the standard deviation over seeds of the runs' own changes."
     return Table("Rates", _RATES, rows, note, 5)
@@ -229,8 +236,9 @@ def training_of(label: str, cells: Sequence[Cell]) -> list[Series]:
             if "val_bpb" in entry and entry["step"] > 0:
                 levels.setdefault(int(entry["step"]), {})[cell.seed] = float(entry["val_bpb"])
     every = [(float(step), found) for step, found in sorted(levels.items()) if len(found) == len(cells)]
-    steps, warmdown = (_value(cells[0], f"train.{name}") for name in ("steps", "warmdown_steps"))
-    if len(every) < 2 or None in (steps, warmdown) or _value(cells[0], "train.wallclock_seconds"):
+    known = settings(cells[0])
+    steps, warmdown = known.get("train.steps"), known.get("train.warmdown_steps")
+    if len(every) < 2 or steps is None or warmdown is None or known.get("train.wallclock_seconds"):
         return []
     turn = max(0, steps - warmdown)
     parts = {
@@ -242,33 +250,34 @@ def training_of(label: str, cells: Sequence[Cell]) -> list[Series]:
     return [Series(name, part, found, within_runs=True) for part, found in parts.items() if len(found) > 1]
 
 
-Measured = tuple[Sequence[Cell], Mapping[int, float]]
-"""Cells that differ in the seed alone, and a value of theirs by seed."""
+def settings(cell: Cell) -> dict[str, Any]:
+    """The recipe keys of a cell, and what it changes."""
+    path = cell.folder / RECIPE
+    return (recipe_keys_of(path) if path.is_file() else {}) | dict(cell.changes)
 
 
-def series_of(groups: Sequence[Measured], quantity: str) -> list[Series]:
+def series_of(chosen: Sequence[Mapping[str, Any]], values: Sequence[Values], quantity: str) -> list[Series]:
     """Every series of at least three values of a numeric key, all other changes being equal.
 
-    A cell that leaves a key as it is takes part with the value in its run's recipe. Where that gives none,
-    but several numeric keys rise or fall together, they make one series named after the first and the others.
+    For each group of cells, ``chosen`` has its value of every key that some of them change, None if it is not
+    known, and ``values`` the quantity. Where no key alone makes a series, but several numeric keys rise or
+    fall together, they make one, named after the first and the others.
     """
-    keys = list(dict.fromkeys(key for cells, _ in groups for key in cells[0].changes))
-    settings = [({key: _value(cells[0], key) for key in keys}, values) for cells, values in groups]
-    found = []
+    keys, found = list(chosen[0]), list[Series]()
     for key in keys:
-        alike: dict[str, list[tuple[float, Mapping[int, float]]]] = {}
-        for setting, values in settings:
+        alike: dict[str, list[tuple[float, Values]]] = {}
+        for setting, value in zip(chosen, values, strict=True):
             if _is_number(setting[key]):
-                rest = ", ".join(f"{other}={value}" for other, value in setting.items() if other != key)
-                alike.setdefault(rest, []).append((float(setting[key]), values))
+                rest = ", ".join(f"{other}={setting[other]}" for other in keys if other != key)
+                alike.setdefault(rest, []).append((float(setting[key]), value))
         several = sum(len(levels) >= FEWEST for levels in alike.values()) > 1
         for rest, levels in alike.items():
             found += _series(levels, quantity, f"{key} at {rest}" if several else key)
-    rows = sorted([*setting.values()] for setting, _ in settings if all(map(_is_number, setting.values())))
+    rows = sorted([*setting.values()] for setting in chosen if all(map(_is_number, setting.values())))
     together = all([*column] in (sorted(column), sorted(column)[::-1]) for column in zip(*rows, strict=True))
-    if found or len(keys) < 2 or len(rows) < len(settings) or not together:
+    if found or len(keys) < 2 or len(rows) < len(chosen) or not together:
         return found
-    levels = [(float(setting[keys[0]]), values) for setting, values in settings]
+    levels = [(float(setting[keys[0]]), value) for setting, value in zip(chosen, values, strict=True)]
     return _series(levels, quantity, f"{keys[0]} (with {', '.join(keys[1:])})")
 
 
@@ -278,14 +287,6 @@ def _series(levels: Levels, quantity: str, x_name: str) -> list[Series]:
         return []
     # Moments ("step") are of the same runs; everything else is of runs of its own.
     return [Series(quantity, x_name, ordered, within_runs=x_name.split()[0] == "step")]
-
-
-def _value(cell: Cell, key: str) -> Any:
-    """A key's value in a cell; what it does not change is in its recipe. None if that is not there."""
-    if key in cell.changes:
-        return cell.changes[key]
-    path = cell.folder / RECIPE
-    return recipe_keys_of(path).get(key) if path.is_file() else None
 
 
 def _is_number(value: Any) -> bool:

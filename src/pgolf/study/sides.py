@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
@@ -141,8 +141,7 @@ def _check_text(first: Mapping[str, Any], second: Mapping[str, Any], who: str) -
             )
 
 
-@dataclass(frozen=True)
-class TextComparison:
+class TextComparison(NamedTuple):
     """The difference of two runs over the stretches of one text."""
 
     difference: float
@@ -153,10 +152,6 @@ class TextComparison:
     p: float
     """Two-sided, against no difference."""
     stretches: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
 
 
 def compare_text(new: Path, old: Path) -> TextComparison | None:
@@ -184,5 +179,5 @@ def compare_text(new: Path, old: Path) -> TextComparison | None:
     squares = math.fsum((gap - difference * size) ** 2 for gap, size in zip(gaps, sizes, strict=True))
     error = math.sqrt(count / (count - 1) * squares) / sum(sizes)
     half = quantile(1 - LEVEL / 2, count - 1) * error
-    t = difference / error if error else math.inf if difference else 0.0
-    return TextComparison(difference, difference - half, difference + half, two_sided(t, count - 1), count)
+    p = two_sided(difference / error, count - 1) if error else float(difference == 0)
+    return TextComparison(difference, difference - half, difference + half, p, count)

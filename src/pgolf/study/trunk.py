@@ -98,11 +98,11 @@ def begin_at_step(source: Path, step: int, folder: Path, recipe: Recipe) -> None
     _begin(source, folder, recipe, {"training": f"steps 1 to {step}"}, step)
 
 
-def begin_trained(source: Path, folder: Path, recipe: Recipe) -> None:
+def begin_trained(source: Path, step: int, folder: Path, recipe: Recipe) -> None:
     """Take over the training of the run in ``source`` and, if it packed in the same way, its packed weights.
 
     The files get the new recipe. Scores that depend on nothing else are taken over too; their ledgers stay in
-    ``source``, since they name the files there.
+    ``source``, since they name the files there. ``step`` is not asked for: all steps are shared.
     """
     done, source_recipe = read_result(source), saved_recipe(source)
     assert done is not None and source_recipe is not None, "a trained run has results and a recipe"

@@ -14,12 +14,13 @@ from pgolf.compress.calibrate import Calibration, Sensitivity, calibrate
 from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import pack
 from pgolf.compress.quantize import Quantized, dequantize_state
+from pgolf.compress.report import PackReport
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import load_recipe
 from pgolf.recipe.sections import CompressSection
 
-RECIPE = load_recipe("tiny", ["model.layers=3", "model.xsa_last=2", "model.width=96", "model.mlp_hidden=384"])
+RECIPE = load_recipe("tiny", ["model.layers=3", "model.xsa_last=2", "model.width=64", "model.mlp_hidden=256"])
 GPTQ = CompressSection()
 
 
@@ -39,21 +40,33 @@ def calibration(network: GPT) -> Calibration:
     return calibrate(network, tokens, "train")
 
 
-@pytest.mark.parametrize("cap", [110_000, 150_000, 220_000, 300_000])
+@pytest.fixture(scope="module")
+def smallest(
+    network: GPT, calibration: Calibration, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PackReport, Path]:
+    """Packed under a cap of 80,000 bytes."""
+    path = tmp_path_factory.mktemp("packed") / "m.pgolf"
+    return pack(network.state_dict(), RECIPE, "", path, 80_000, calibration), path
+
+
+@pytest.mark.parametrize("cap", [80_000, 100_000, 135_000, 175_000])
 def test_the_artifact_lands_just_under_the_cap(
-    network: GPT, calibration: Calibration, tmp_path: Path, cap: int
+    network: GPT, calibration: Calibration, smallest: tuple[PackReport, Path], tmp_path: Path, cap: int
 ) -> None:
-    report = pack(network.state_dict(), RECIPE, "", tmp_path / "m.pgolf", cap, calibration)
+    report, path = smallest
+    if cap > 80_000:
+        path = tmp_path / "m.pgolf"
+        report = pack(network.state_dict(), RECIPE, "", path, cap, calibration)
     assert 0.998 * cap <= report.total_bytes <= cap
-    assert (tmp_path / "m.pgolf").stat().st_size + report.code_bytes == report.total_bytes
-    artifact = read_artifact(tmp_path / "m.pgolf")
+    assert path.stat().st_size + report.code_bytes == report.total_bytes
+    artifact = read_artifact(path)
     assert artifact.origin["calibration"] == calibration.source
     assert artifact.origin["scheme"] == "budget"
 
 
 def test_without_calibration_it_lands_as_well(network: GPT, tmp_path: Path) -> None:
-    report = pack(network.state_dict(), RECIPE, "", tmp_path / "m.pgolf", 180_000)
-    assert 0.998 * 180_000 <= report.total_bytes <= 180_000
+    report = pack(network.state_dict(), RECIPE, "", tmp_path / "m.pgolf", 115_000)
+    assert 0.998 * 115_000 <= report.total_bytes <= 115_000
     assert all(tensor.predicted is None and tensor.measured is None for tensor in report.tensors)
 
 
@@ -73,8 +86,10 @@ def test_a_cap_that_is_too_small_is_an_error(network: GPT, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_report_explains_every_tensor(network: GPT, calibration: Calibration, tmp_path: Path) -> None:
-    report = pack(network.state_dict(), RECIPE, "", tmp_path / "m.pgolf", 120_000, calibration)
+def test_the_report_explains_every_tensor(
+    network: GPT, calibration: Calibration, smallest: tuple[PackReport, Path]
+) -> None:
+    report, path = smallest
     assert [tensor.name for tensor in report.tensors] == list(network.state_dict())
     assert sum(tensor.bytes for tensor in report.tensors) == pytest.approx(report.model_bytes, rel=0.04)
     named = {tensor.name: tensor for tensor in report.tensors}
@@ -88,7 +103,7 @@ def test_the_report_explains_every_tensor(network: GPT, calibration: Calibration
         assert tensor.measured is not None
     predicted = sum(tensor.predicted or 0.0 for tensor in report.tensors)
     # The loss of the whole artifact against the model's own labels, which is what is predicted.
-    state = dequantize_state(read_artifact(tmp_path / "m.pgolf").stored)
+    state = dequantize_state(read_artifact(path).stored)
     with torch.no_grad():
         inputs = calibration.tokens[:, :-1]
         before = network.eval()(inputs).log_softmax(dim=-1)
@@ -100,12 +115,12 @@ def test_the_report_explains_every_tensor(network: GPT, calibration: Calibration
 
 
 def test_precision_by_sensitivity_loses_less_than_even_precision(
-    network: GPT, calibration: Calibration, tmp_path: Path
+    network: GPT, calibration: Calibration, smallest: tuple[PackReport, Path], tmp_path: Path
 ) -> None:
+    pack(network.state_dict(), RECIPE, "", tmp_path / "m.pgolf", 80_000)
     losses = {}
-    for label, known in (("known", calibration), ("unknown", None)):
-        pack(network.state_dict(), RECIPE, "", tmp_path / f"{label}.pgolf", 120_000, known)
-        state = read_artifact(tmp_path / f"{label}.pgolf").state
+    for label, path in (("known", smallest[1]), ("unknown", tmp_path / "m.pgolf")):
+        state = read_artifact(path).state
         losses[label] = sum(
             sensitivity.loss(network.state_dict()[name] - state[name])
             for name, sensitivity in calibration.sensitivities.items()
@@ -149,8 +164,8 @@ def test_a_low_rank_correction_lowers_the_error(network: GPT, calibration: Calib
 
 def test_packing_with_corrections_reads_back(network: GPT, calibration: Calibration, tmp_path: Path) -> None:
     recipe = RECIPE.with_overrides(["compress.low_rank=2"])
-    report = pack(network.state_dict(), recipe, "", tmp_path / "m.pgolf", 150_000, calibration)
-    assert 0.998 * 150_000 <= report.total_bytes <= 150_000
+    report = pack(network.state_dict(), recipe, "", tmp_path / "m.pgolf", 100_000, calibration)
+    assert 0.998 * 100_000 <= report.total_bytes <= 100_000
     stored = read_artifact(tmp_path / "m.pgolf").stored
     assert all(value.correction is not None for value in stored.values() if isinstance(value, Quantized))
 

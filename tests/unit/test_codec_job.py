@@ -22,7 +22,7 @@ from pgolf.runtime.writing import write_json
 
 TEXT = (
     b"hello world and hello world again, this is a text.\r\nIt has \xe2\x9c\x93 signs \xff and 17 numbers.\n"
-    * 6
+    * 3
 )
 
 

@@ -193,7 +193,11 @@ def test_few_targets_and_all(targets: int) -> None:
 @pytest.mark.parametrize("mode", [*MODES, *LORA_SCORERS])
 def test_the_scorers_of_the_library(mode: str) -> None:
     learns = mode in LORA_SCORERS
-    recipe = small_recipe(*([f"ttt.method={mode}", "ttt.lora.rank=4"] if learns else []))
+    recipe = small_recipe(
+        "model.layers=2",
+        "ttt.frozen_blocks=0",
+        *([f"ttt.method={mode}", "ttt.lora.rank=4"] if learns else []),
+    )
     network = small_model(recipe)
     tokens = random_tokens(150)
     proof = decode_check(lambda: build_scorer(network, recipe, "ttt" if learns else mode), tokens, 120)

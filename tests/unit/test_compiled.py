@@ -21,7 +21,7 @@ from tests.unit.test_model import randomised
 
 SMALL = ["model.width=64", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=96", "ttt.frozen_blocks=0"]
 RECIPES = {
-    "seed_456": [*SMALL, "model.layers=4", "model.unique_layers=2", "model.xsa_last=1"],
+    "seed_456": [*SMALL, "model.layers=2", "model.unique_layers=1", "model.xsa_last=1"],
     "seed_644": [
         *SMALL,
         *(
@@ -82,7 +82,7 @@ def test_steps_share_one_graph_and_follow_the_model_as_written(name: str) -> Non
 
 
 def test_fake_quantization_takes_one_more_graph_for_all_its_steps() -> None:
-    network = randomised(load_recipe("tiny").model).train()
+    network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
     forward, graphs = counting(network)
     for seed in range(2):
         step(forward, network, seed)
@@ -100,7 +100,7 @@ def test_fake_quantization_takes_one_more_graph_for_all_its_steps() -> None:
 def test_the_chunked_loss_is_part_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "loss_form", lambda *_: "chunked")
     monkeypatch.setattr(loss, "_CHUNK", 4 * 320 * 16)
-    network = randomised(load_recipe("tiny").model).train()
+    network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
     other = network.clone()
     forward, graphs = counting(network)
     for seed in range(2):

@@ -479,7 +479,7 @@ def test_a_header_that_unpacks_to_too_much_is_refused_unread() -> None:
 @pytest.mark.parametrize("coder", ["zstd", "lzma"])
 def test_a_section_that_unpacks_to_too_much_stops_early(coder: str) -> None:
     header, sections = parts(WHOLE[coder])
-    bomb = CODERS[coder].encode([(Kind((64 << 20,), "i1"), np.zeros(64 << 20, dtype=np.int8))], 1)
+    bomb = CODERS[coder].encode([(Kind((16 << 20,), "i1"), np.zeros(16 << 20, dtype=np.int8))], 1)
     sizes = [row[1] for row in header["sections"]]
     content = with_sections(header, [bomb, sections[1]], sizes, [b"", b""])
 

@@ -121,7 +121,7 @@ def scored(*settings: str, mode: str = "ttt", count: int = 700) -> EvalResult:
     # Chunks of 128 targets: 32 windows in groups of 4; 8 sequences, trained on by 3, 3 and 2, in 2 epochs.
     recipe = small_recipe(
         *("evaluate.batch=4", "ttt.chunk_tokens=128", "ttt.batch_sequences=3", "ttt.epochs=2", "ttt.lr=0.01"),
-        *("model.layers=2", "ttt.frozen_blocks=0", *settings),
+        *("model.layers=1", "ttt.frozen_blocks=0", *settings),
     )
     tokens = random_tokens(count + 1)
     return evaluate(small_model(recipe), recipe, tokens, byte_counts(tokens), mode)
@@ -147,7 +147,7 @@ def test_a_compiled_sliding_evaluation_has_one_graph_however_often_it_is_made(co
 
 
 def test_the_recipe_may_ask_for_graphs_that_are_replayed(compiler: Compiler) -> None:
-    scored("evaluate.compile=reduce-overhead")
+    scored("evaluate.compile=reduce-overhead", count=300)
     assert compiler.ways == {"reduce-overhead"} and len(compiler.graphs) == 3, "scoring and training"
     with pytest.raises(PgolfError, match=r"evaluate\.compile"):
         scored("evaluate.compile=fastest")

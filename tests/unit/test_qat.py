@@ -259,15 +259,15 @@ def test_packing_in_few_bits_costs_little_after_training_on_its_grid(
     text = dataset.validation_text(32)
     stored, lost = {}, {}
     for name, change in {"off": ["qat.enabled=false"], "int6": ["qat.grid=int6"], "export": []}.items():
-        made = recipe("train.steps=80", "train.warmdown_steps=70", "qat.threshold=0.8", *FEW, *change)
-        made = made.with_overrides(["train.batch_tokens=512", "train.seed=1"])
+        made = recipe("train.steps=60", "train.warmdown_steps=50", "qat.threshold=0.8", *FEW, *change)
+        made = made.with_overrides(["train.batch_tokens=256", "train.seed=1"])
         train(open_run(made, dataset, tmp_path / name, CPU), Watcher())
         network = build_model(made.model, 0)
         network.load_state_dict(load_weights(tmp_path / name).state)
         both = (evaluate(some, made, *text, "standard").val_loss for some in (network, packed(network, made)))
         plain, stored[name] = both
         lost[name] = stored[name] - plain
-    # In nats per token, measured: packed 2.5 without, 0.7 on the grid; between three seeds they vary by 0.4.
+    # In nats per token, measured: packed 2.2 without, 0.9 on the grid; between two seeds they vary by 0.4.
     assert stored["export"] < min(stored["off"], stored["int6"]) - 0.6
     assert lost["export"] < 0.3 * min(lost["off"], lost["int6"])
 

@@ -82,7 +82,7 @@ def test_the_grid_survives_resuming(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_training_ends_on_the_cap_and_another_cap_is_solved_anew(dataset: Dataset, tmp_path: Path) -> None:
-    made = recipe("train.steps=40", "train.warmdown_steps=30", "train.batch_tokens=512", "qat.threshold=0.2")
+    made = recipe("train.steps=24", "train.warmdown_steps=18", "qat.threshold=0.2")
     train(open_run(made, dataset, tmp_path / "run", CPU), Watcher())
     weights = load_weights(tmp_path / "run")
     report = pack(weights.state, made, "", tmp_path / "a.pgolf", grid=weights.grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ VERSION = "0.1.0"
 FOLDER = Path(__file__).parents[1]
 
 
+@functools.cache  # A process goes on with the code that it began with.
 def code_digest() -> str:
     """SHA-256 over the package's own source files, names included, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -5,6 +5,7 @@ README.md has a test of its own.
 
 from __future__ import annotations
 
+import multiprocessing
 import pydoc_data.topics as topics_of_python
 import re
 import shlex
@@ -95,7 +96,8 @@ def desk(supplies: Path, tmp_path: Path) -> Path:
         r"```toml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL
     )[0]
     study = study.replace("seeds = [1, 2]", "seeds = [1]").replace("[0.02, 0.03]", "[0.02]")
-    study = study.replace("[base]", "[base]\ncompress.calibration_tokens = 256\n")
+    study = study.replace("[base]", "[base]\ncompress.calibration_tokens = 256\nmodel.width = 32\n")
+    study = study.replace("train.steps = 20", "train.steps = 4").replace("_steps = 10", "_steps = 2")
     (desk / "rates.toml").write_text(study)
     return desk
 
@@ -109,8 +111,20 @@ def _with_files(arguments: list[str], folder: Path) -> list[str]:
     ]
 
 
+@pytest.fixture
+def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain way of a benchmark is a fork, and what it compares is not how fast that starts."""
+    forking = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda how: forking)
+
+
+@pytest.mark.usefixtures("quick_python", "quick_bench")
 @pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
-def test_commands_of_a_document(desk: Path, supplies: Path, document: Path) -> None:
+def test_commands_of_a_document(
+    desk: Path, supplies: Path, document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The doctor's program for the compiler runs uncompiled; test_commands.py compiles it.
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     if ["--out", "data/books"] not in [words[-2:] for words in commands(document)]:
         shutil.copytree(supplies / "data" / "books", desk / "data" / "books")
     for words in commands(document):
@@ -123,8 +137,10 @@ def test_commands_of_a_document(desk: Path, supplies: Path, document: Path) -> N
                 arguments += ["--data", "data/web"]
         if words[0] == "audit" and "--targets" not in words:
             arguments += ["--targets", "192"]
-        if words == ["doctor"]:  # The next one compiles.
+        if words == ["doctor"]:  # The next one looks at the compiler.
             arguments += ["--compile-seconds", "0"]
+        if "--repeats" in words:
+            arguments += ["--repeats", "2"]
         pgolf(*_with_files(arguments, desk), cwd=desk)
 
 

@@ -13,6 +13,7 @@ import pytest
 import pgolf as package
 from pgolf.cli.help import SECTIONS
 from pgolf.cli.main import app
+from tests.e2e import fork_server
 from tests.e2e.conftest import pgolf
 
 
@@ -72,7 +73,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert installed.returncode == 0, installed.stderr
     program = tmp_path / "pgolf"
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.argv[0] = 'pgolf'\nfrom pgolf.cli.main import main\nmain()\n"
+        f"#!{fork_server.python()}\nimport sys\nsys.argv[0] = 'pgolf'\nfrom pgolf.cli.main import main\nmain()\n"
     )
     program.chmod(0o755)
     script = ". ~/.bashrc; complete -p pgolf >&2\n"

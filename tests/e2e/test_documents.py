@@ -18,10 +18,11 @@ from tests.e2e.conftest import pgolf, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+# The page on audits from top to bottom is in tests/audit/test_command.py.
+TYPED = [page for page in PAGES if page.name != "audit.md"]
 # Commands that need what a test cannot have; their parts are tested elsewhere.
 ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
-    "audit plain.pt": "tests/audit/test_command.py trains the script that makes it, and runs them",
     "import": "tests/golden reads the references' own files",
     "significance runs": "tests/e2e/test_significance.py makes the runs",
     "study ttt": "tests/e2e/test_study.py runs it without SLURM",
@@ -55,7 +56,7 @@ def commands(document: Path) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def supplies(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of 1,024 and of 512 pieces, as the documents have them, and a run on the former with its artifact."""
+    """Data of 1,024 and of 512 pieces, as the documents have them; a run on the former with its artifact."""
     folder = tmp_path_factory.mktemp("supplies")
     (folder / "train.txt").write_text("\n\n".join(topics_of_python.topics[name] for name in TOPICS))
     text = ("--text", "train.txt", "--val-text", workshop / "val.txt", "--split", "blank-lines")
@@ -119,7 +120,7 @@ def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_python", "quick_bench")
-@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", TYPED, ids=lambda path: path.name)
 def test_commands_of_a_document(
     desk: Path, supplies: Path, document: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

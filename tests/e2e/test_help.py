@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -60,22 +59,13 @@ def test_help_of_a_verb_and_the_version() -> None:
 def test_bash_completes(tmp_path: Path) -> None:
     # Which shell a user types in is found by looking at the parent process; here there may be none.
     home = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    installed = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.argv = ['pgolf', '--install-completion', 'bash']\nfrom pgolf.cli.main import main; main()",
-        ],
-        env=home,
-        capture_output=True,
-        text=True,
-    )
-    assert installed.returncode == 0, installed.stderr
     program = tmp_path / "pgolf"
-    program.write_text(
-        f"#!{fork_server.python()}\nimport sys\nsys.argv[0] = 'pgolf'\nfrom pgolf.cli.main import main\nmain()\n"
-    )
+    code = ("import sys", "sys.argv[0] = 'pgolf'", "from pgolf.cli.main import main", "main()")
+    program.write_text("\n".join((f"#!{fork_server.python()}", *code)) + "\n")
     program.chmod(0o755)
+    words = [str(program), "--install-completion", "bash"]
+    installed = subprocess.run(words, env=home, capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stderr
     script = ". ~/.bashrc; complete -p pgolf >&2\n"
     for words, place in (("pgolf ver", 1), ("pgolf data pre", 2), ("pgolf train --rec", 2)):
         script += (

@@ -91,7 +91,7 @@ class LearnsFirst(NgramMixture):
 
 
 class LearnsByScoring(NgramMixture):
-    """Counts a block while it scores it, not when it receives it: whatever is merely asked about is learned."""
+    """Counts a block while it scores it, not when it receives it: what is merely asked about is learned."""
 
     def losses(self, block: Tensor) -> Tensor:
         rows = super().distributions(block[:-1])

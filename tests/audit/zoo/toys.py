@@ -1,4 +1,4 @@
-"""What the zoo's animals are made of: a toy text, a toy model, and the plainest valid scorer and evaluator."""
+"""What the zoo's animals are made of: a toy text, a toy model, the plainest valid scorer and evaluator."""
 
 from __future__ import annotations
 

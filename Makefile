@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TESTS ?= tests
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-times test-long lint clean
 
 setup: $(VENV)/.installed
 
@@ -20,7 +21,15 @@ demo: setup
 	$(BIN)/pgolf run quickstart
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+	$(PYTEST) -m "not slow" $(TESTS)
+
+# The same, with a table of the slowest.
+test-times: setup
+	$(PYTEST) -m "not slow" --slowest 20 $(TESTS)
+
+# The slow ones too, and many random cases for each property.
+test-long: setup
+	$(PYTEST) --hypothesis-profile nightly $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

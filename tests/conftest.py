@@ -5,15 +5,44 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # Tests run in several processes; more threads than cores only slow them down. This is for those that they
 # start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# A property test tries the same few cases each time, and many others in `make test-long`. Other work on the
+# machine makes neither fail.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", _PATIENT, max_examples=40, derandomize=True)
+settings.register_profile("nightly", _PATIENT, max_examples=500)
+settings.load_profile("default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slowest", type=int, metavar="N", help="Print the N slowest tests, fixtures included, as a table."
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.option.slowest:
+        return
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid] += report.duration
+    terminalreporter.section(f"slowest {config.option.slowest} tests")
+    terminalreporter.write_line("| seconds | file | test |\n| ---: | --- | --- |")
+    for name in sorted(seconds, key=lambda name: -seconds[name])[: config.option.slowest]:
+        file, _, test = name.removeprefix("tests/").partition("::")
+        terminalreporter.write_line(f"| {seconds[name]:.1f} | {file} | {test.removeprefix('test_')} |")
 
 
 @pytest.fixture(scope="session", autouse=True)

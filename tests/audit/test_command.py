@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.audit.zoo import INVALID, VALID
-from tests.e2e.conftest import pgolf, pgolf_json, workshop  # noqa: F401
+from tests.e2e.conftest import pgolf, pgolf_json, quick_python, workshop  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = '''
@@ -75,13 +75,13 @@ def test_pgolfs_own_scorers(desk: Path, mode: str) -> None:
         "--mode",
         mode,
         "--targets",
-        "600",
+        "320",
         "--seed",
         "3",
     )
     report = pgolf_json(*arguments, cwd=desk)
-    assert report["ok"] and report["violated"] == [] and report["targets"] == 600 and report["seed"] == 3
-    scored = pgolf_json("eval", *arguments[1:6], "--limit-targets", "600", cwd=desk)
+    assert report["ok"] and report["violated"] == [] and report["targets"] == 320 and report["seed"] == 3
+    scored = pgolf_json("eval", *arguments[1:6], "--limit-targets", "320", cwd=desk)
     if mode == "standard":  # test-time training would end earlier, so its schedule is another one
         assert report["val_bpb"] == pytest.approx(scored["val_bpb"], rel=1e-6)
     kinds = {finding["condition"] for finding in report["findings"]}
@@ -103,7 +103,7 @@ def test_the_table(desk: Path) -> None:
 
 
 def test_the_limit_of_time(desk: Path) -> None:
-    arguments = ("audit", "model.pgolf", "--data", "data/web", "--mode", "standard", "--targets", "100")
+    arguments = ("audit", "model.pgolf", "--data", "data/web", "--mode", "standard", "--targets", "40")
     assert "limit 600 s" in pgolf(*arguments, "--limit-seconds", "600", cwd=desk).stdout
     assert "violates time" in pgolf(*arguments, "--limit-seconds", "0.0001", cwd=desk, check=1).stdout
 
@@ -125,7 +125,7 @@ def test_a_plug_in_on_pgolfs_artifact(desk: Path) -> None:
         "--scorer",
         "plugin.py:own",
         "--targets",
-        "300",
+        "100",
         "--json",
     )
     assert "C2" in json.loads(pgolf(*arguments, cwd=desk, check=1).stdout)["violated"]
@@ -160,6 +160,7 @@ def test_mistakes_are_one_line(desk: Path, arguments: tuple[str, ...], words: li
     assert done.stdout == ""
 
 
+@pytest.mark.usefixtures("quick_python")
 def test_every_command_of_the_page(desk: Path) -> None:
     """docs/audit.md from top to bottom, with what it says of the plain script."""
     shutil.copytree(ROOT / "examples", desk / "examples")
@@ -169,7 +170,7 @@ def test_every_command_of_the_page(desk: Path) -> None:
     for words in (shlex.split(line, comments=True) for line in lines):
         if words and words[0] == "pgolf":
             # The last one counts: as they stand they take a minute.
-            pgolf(*words[1:], "--targets", "64" if "--by-decoding" in words else "192", cwd=desk)
+            pgolf(*words[1:], "--targets", "32" if "--by-decoding" in words else "96", cwd=desk)
             audited += 1
         elif words[:2] == ["python", "examples/plain_script.py"]:
             subprocess.run([sys.executable, *words[1:]], cwd=desk, check=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
+import os
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,9 +103,8 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     documents = []
     for index in range(count):
         n = index * 7 + seed
-        documents.append(
-            f"{subjects[n % 4]} {verbs[n % 3]} {objects[(n // 3) % 4]}. It was number {n}, and nobody asked why."
-        )
+        sentence = f"{subjects[n % 4]} {verbs[n % 3]} {objects[(n // 3) % 4]}."
+        documents.append(f"{sentence} It was number {n}, and nobody asked why.")
     return documents
 
 
@@ -111,10 +114,30 @@ def quick_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(fork_server.python()))
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of all test processes fills, and the others find."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of the folders of all workers
+    folder, made = base / f"once-{name}", base / f"once-{name}.made"
+    with (base / f"once-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with text, prepared data, a recipe, a trained run and its artifact."""
-    folder = tmp_path_factory.mktemp("workshop")
+    """A folder with text, prepared data, a recipe, a trained run and its artifact; tests may add to it."""
+    made = made_once(tmp_path_factory, "workshop", _furnish)
+    return shutil.copytree(made, tmp_path_factory.mktemp("workshop"), dirs_exist_ok=True)
+
+
+def _furnish(folder: Path) -> None:
     (folder / "train.txt").write_text("\n\n".join(sentences(300)))
     (folder / "val.txt").write_text("\n\n".join(sentences(40, seed=3)))
     (folder / "tiny.toml").write_text(RECIPE)
@@ -125,4 +148,3 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pgolf("train", "--recipe", "tiny.toml", "--data", "data", "--out", "run", cwd=folder)
     pgolf("pack", "run", "--out", "model.pgolf", cwd=folder)
-    return folder

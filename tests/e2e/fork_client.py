@@ -1,4 +1,4 @@
-"""A `python` that starts at once: the server of fork_server.py does what it is asked, and it ends as that ends.
+"""A `python` that starts at once: the server of fork_server.py does what is asked, and this ends as that.
 
     python -S -E fork_client.py SOCKET [-u] (-m MODULE | FILE | -) [ARGUMENT ...]
 
@@ -18,7 +18,9 @@ MODULES = ("pgolf", "submitit.core._submit", "torch.distributed.run")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-def ask(place: str, words: list[str], folder: str, environment: dict[str, str], files: list[int]) -> socket.socket:
+def ask(
+    place: str, words: list[str], folder: str, environment: dict[str, str], files: list[int]
+) -> socket.socket:
     """Have the server do ``python WORDS``; ``answer`` gives the number of the process, then its exit status.
 
     Args:
@@ -49,7 +51,8 @@ def main() -> None:
     first, second, *_ = [*words[words[0] == "-u" :], ""]
     if first.startswith("-") and first != "-" and not (first == "-m" and second in MODULES):
         os.execv(sys.executable, [sys.executable, *words])
-    answers = ask(place, words, os.getcwd(), dict(os.environ), [0, 1, 2])
+    folder = os.getcwd()  # noqa: PTH109
+    answers = ask(place, words, folder, dict(os.environ), [0, 1, 2])
     process = answer(answers)
 
     def forward(number: int, frame: FrameType | None) -> None:

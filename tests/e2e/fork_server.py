@@ -1,4 +1,4 @@
-"""Processes that start at once: forked from one that has imported torch and all of pgolf, which takes seconds.
+"""Processes that start at once: forked from one that has imported torch and pgolf, which takes seconds.
 
 They are real processes: they can be killed, hold locks and get signals. ``Forked`` is one that a test starts;
 ``python()`` is for everything that starts ``python -m pgolf`` by itself (a launcher, a shell).
@@ -46,7 +46,7 @@ class Forked:
     """
 
     def __init__(self, *words: str | Path, cwd: Path, errors: Path | None = None) -> None:
-        with open(os.devnull, "r+b") as nothing, open(errors or os.devnull, "ab") as said:
+        with Path(os.devnull).open("r+b") as nothing, (errors or Path(os.devnull)).open("ab") as said:
             files = [nothing.fileno(), nothing.fileno(), said.fileno()]
             place = python().with_name("socket")
             self._answers = ask(str(place), list(map(str, words)), str(cwd), dict(os.environ), files)
@@ -198,7 +198,7 @@ def _become(content: bytes, files: Sequence[int]) -> NoReturn:
 def _run(words: list[str]) -> None:
     kind, rest = words[0], words[1:]
     if kind == "-m":
-        sys.path.insert(0, os.getcwd())
+        sys.path.insert(0, str(Path.cwd()))
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif kind == "-":

@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch._dynamo  # Here and not in every rank: its first optimizer imports it.
 import torch.distributed as dist
 from torch import Tensor
 

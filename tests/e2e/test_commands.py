@@ -46,6 +46,12 @@ def test_the_command_is_installed() -> None:
         assert subprocess.run([*command, "nonsense"], capture_output=True).returncode == 2
 
 
+@pytest.mark.slow
+def test_the_doctor_compiles() -> None:
+    checks = {check["name"]: check for check in pgolf_json("doctor")["checks"]}
+    assert checks["torch.compile"]["found"].startswith("works on "), checks["torch.compile"]
+
+
 def test_recipes_are_listed() -> None:
     assert {"quickstart", "seed_456", "seed_644", "seed_1232", "seed_1232_flow"} <= set(pgolf_json("recipes"))
 

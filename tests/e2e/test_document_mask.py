@@ -26,7 +26,8 @@ def place(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_evaluation_uses_it_block_by_block_and_target_by_target(place: Path) -> None:
     for mode in ("standard", "sliding", "ttt"):
-        command = ("eval", "model.pgolf", "--data", "data", "--mode", mode, "--limit-targets", "512")
+        command = ("eval", "model.pgolf", "--data", "data", "--mode", mode, "--limit-targets", "160")
+        command += ("--set", "ttt.chunk_tokens=64")
         block = pgolf_json(*command, cwd=place)
         strict = pgolf_json(*command, "--strict", cwd=place)
         assert strict["val_bpb"] == pytest.approx(block["val_bpb"], rel=1e-5), mode

@@ -5,6 +5,7 @@ README.md has a test of its own.
 
 from __future__ import annotations
 
+import multiprocessing
 import pydoc_data.topics as topics_of_python
 import re
 import shlex
@@ -17,10 +18,11 @@ from tests.e2e.conftest import pgolf, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+# The page on audits from top to bottom is in tests/audit/test_command.py.
+TYPED = [page for page in PAGES if page.name != "audit.md"]
 # Commands that need what a test cannot have; their parts are tested elsewhere.
 ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
-    "audit plain.pt": "tests/audit/test_command.py trains the script that makes it, and runs them",
     "import": "tests/golden reads the references' own files",
     "significance runs": "tests/e2e/test_significance.py makes the runs",
     "study ttt": "tests/e2e/test_study.py runs it without SLURM",
@@ -54,7 +56,7 @@ def commands(document: Path) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def supplies(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of 1,024 and of 512 pieces, as the documents have them, and a run on the former with its artifact."""
+    """Data of 1,024 and of 512 pieces, as the documents have them; a run on the former with its artifact."""
     folder = tmp_path_factory.mktemp("supplies")
     (folder / "train.txt").write_text("\n\n".join(topics_of_python.topics[name] for name in TOPICS))
     text = ("--text", "train.txt", "--val-text", workshop / "val.txt", "--split", "blank-lines")
@@ -95,7 +97,8 @@ def desk(supplies: Path, tmp_path: Path) -> Path:
         r"```toml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL
     )[0]
     study = study.replace("seeds = [1, 2]", "seeds = [1]").replace("[0.02, 0.03]", "[0.02]")
-    study = study.replace("[base]", "[base]\ncompress.calibration_tokens = 256\n")
+    study = study.replace("[base]", "[base]\ncompress.calibration_tokens = 256\nmodel.width = 32\n")
+    study = study.replace("train.steps = 20", "train.steps = 4").replace("_steps = 10", "_steps = 2")
     (desk / "rates.toml").write_text(study)
     return desk
 
@@ -109,8 +112,20 @@ def _with_files(arguments: list[str], folder: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
-def test_commands_of_a_document(desk: Path, supplies: Path, document: Path) -> None:
+@pytest.fixture
+def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain way of a benchmark is a fork, and what it compares is not how fast that starts."""
+    forking = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda how: forking)
+
+
+@pytest.mark.usefixtures("quick_python", "quick_bench")
+@pytest.mark.parametrize("document", TYPED, ids=lambda path: path.name)
+def test_commands_of_a_document(
+    desk: Path, supplies: Path, document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The doctor's program for the compiler runs uncompiled; test_commands.py compiles it.
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     if ["--out", "data/books"] not in [words[-2:] for words in commands(document)]:
         shutil.copytree(supplies / "data" / "books", desk / "data" / "books")
     for words in commands(document):
@@ -123,8 +138,10 @@ def test_commands_of_a_document(desk: Path, supplies: Path, document: Path) -> N
                 arguments += ["--data", "data/web"]
         if words[0] == "audit" and "--targets" not in words:
             arguments += ["--targets", "192"]
-        if words == ["doctor"]:  # The next one compiles.
+        if words == ["doctor"]:  # The next one looks at the compiler.
             arguments += ["--compile-seconds", "0"]
+        if "--repeats" in words:
+            arguments += ["--repeats", "2"]
         pgolf(*_with_files(arguments, desk), cwd=desk)
 
 

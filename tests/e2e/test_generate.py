@@ -17,6 +17,7 @@ import pytest
 
 import pgolf as library
 from pgolf.generate.model import TextStream
+from tests.e2e import fork_server
 from tests.e2e.conftest import pgolf, pgolf_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,16 +168,8 @@ def test_ctrl_c_keeps_what_is_there(model: tuple[Path | str, ...], monkeypatch: 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes that close")
 def test_a_reader_that_has_enough_is_no_mistake(model: tuple[Path | str, ...]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pgolf",
-        "generate",
-        *map(str, model),
-        "--tokens",
-        "400",
-        "--past-document",
-    ]
+    words = ["generate", *map(str, model), "--tokens", "400", "--past-document"]
+    command = [str(fork_server.python()), "-m", "pgolf", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 import pgolf as package
 from pgolf.cli.app import SECTIONS
 from pgolf.cli.main import app
+from tests.e2e import fork_server
 from tests.e2e.conftest import pgolf
 
 
@@ -59,14 +59,13 @@ def test_help_of_a_verb_and_the_version() -> None:
 def test_bash_completes(tmp_path: Path) -> None:
     # Which shell a user types in is found by looking at the parent process; here there may be none.
     home = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    install = [sys.executable, "-m", "pgolf", "--install-completion", "bash"]
-    installed = subprocess.run(install, env=home, capture_output=True, text=True)
-    assert installed.returncode == 0, installed.stderr
     program = tmp_path / "pgolf"
-    program.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.argv[0] = 'pgolf'\nfrom pgolf.cli.main import main\nmain()\n"
-    )
+    code = ("import sys", "sys.argv[0] = 'pgolf'", "from pgolf.cli.main import main", "main()")
+    program.write_text("\n".join((f"#!{fork_server.python()}", *code)) + "\n")
     program.chmod(0o755)
+    words = [str(program), "--install-completion", "bash"]
+    installed = subprocess.run(words, env=home, capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stderr
     script = ". ~/.bashrc; complete -p pgolf >&2\n"
     for words, place in (("pgolf ver", 1), ("pgolf data pre", 2), ("pgolf train --rec", 2)):
         script += (

@@ -171,9 +171,9 @@ def test_names_that_are_no_utf8_work_everywhere(workshop: Path, tmp_path: Path) 
     (folder / f"{LATIN}.study.toml").write_text(study)
     pgolf("study", folder / f"{LATIN}.study.toml", "--data", data, "--out", folder / "study")
     told = pgolf("submit", run, "-o", folder / "submission", "--no-audit", "--force", check=2)
-    assert told.stderr == (
-        f"pgolf: error: {tmp_path}/lat\\xe9/run: has no sliding evaluation; continue the run with `pgolf run`\n"
-    )
+    place = f"{tmp_path}/lat\\xe9/run"
+    remedy = "has no sliding evaluation; continue the run with `pgolf run`"
+    assert told.stderr == f"pgolf: error: {place}: {remedy}\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the file system must take any bytes as a name")

@@ -1,4 +1,4 @@
-"""Two and four processes (gloo) do what one does: losses, weights, ledgers, scores, interruptions, mistakes."""
+"""Two and four processes (gloo) do what one does: losses, weights, ledgers, scores, stops, mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 
 from pgolf.compress.weights import load_tensors
 from pgolf.train.metrics import read_metrics
-from tests.e2e.conftest import Done, pgolf
+from tests.e2e.conftest import Done, made_once, pgolf
 from tests.e2e.rank_process import run_rank, stop_last_rank, stopping
 
 # Four parts, so that four ranks can share them; several blocks of windows, so that there is something to
@@ -55,15 +55,21 @@ class Alone:
 
 
 @pytest.fixture(scope="module")
-def alone(workshop: Path) -> Alone:
-    pgolf(*SHARED, "--out", "single", cwd=workshop)
-    scores = {}
-    for name, how in SCORES.items():
-        words = ("eval", "single", *how, "--ledger", f"{name}.1.jsonl", *EVAL)
-        scores[name] = json.loads(pgolf(*words, cwd=workshop).stdout)["val_bpb"]
-    with stopping(5):
-        pgolf(*SHARED, "--out", "begun.1", cwd=workshop, check=130)
-    return Alone(workshop, scores)
+def alone(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    def work(folder: Path) -> None:
+        shutil.copytree(workshop / "data", folder / "data")
+        shutil.copy(workshop / "tiny.toml", folder)
+        pgolf(*SHARED, "--out", "single", cwd=folder)
+        scores = {}
+        for name, how in SCORES.items():
+            words = ("eval", "single", *how, "--ledger", f"{name}.1.jsonl", *EVAL)
+            scores[name] = json.loads(pgolf(*words, cwd=folder).stdout)["val_bpb"]
+        with stopping(5):
+            pgolf(*SHARED, "--out", "begun.1", cwd=folder, check=130)
+        (folder / "scores.json").write_text(json.dumps(scores))
+
+    folder = made_once(tmp_path_factory, "alone", work)
+    return Alone(folder, json.loads((folder / "scores.json").read_text()))
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
@@ -71,8 +77,7 @@ def together(
     request: pytest.FixtureRequest, alone: Alone, tmp_path_factory: pytest.TempPathFactory
 ) -> Together:
     """Several commands by one start of the processes, which is what takes the time."""
-    size, results = request.param, tmp_path_factory.mktemp("results")
-    shutil.copytree(alone.folder / "begun.1", alone.folder / f"ended.{size}")
+    size = request.param
     commands: dict[str, tuple[int, list[str]]] = {
         "train": (0, [*SHARED, "--out", f"whole.{size}", "--json"]),
         "stop": (5, [*SHARED, "--out", f"begun.{size}"]),
@@ -84,10 +89,15 @@ def together(
         commands[name] = (0, ["eval", "single", *how, "--ledger", f"{name}.{size}.jsonl", *EVAL])
     if size == 2:
         commands["run"] = (0, ["run", "tiny.toml", *SHARED[3:], "--out", "all", "--json"])
-    listed = [(free_port(), stop, words) for stop, words in commands.values()]
-    for process in started(size, run_rank, listed, alone.folder, results):
-        process.join(300)
-        process.kill()
+
+    def work(results: Path) -> None:
+        shutil.copytree(alone.folder / "begun.1", alone.folder / f"ended.{size}")
+        listed = [(free_port(), stop, words) for stop, words in commands.values()]
+        for process in started(size, run_rank, listed, alone.folder, results):
+            process.join(300)
+            process.kill()
+
+    results = made_once(tmp_path_factory, f"together-{size}", work)
     done = {
         name: [Done(**json.loads((results / f"{index}.{rank}.json").read_text())) for rank in range(size)]
         for index, name in enumerate(commands)
@@ -236,7 +246,6 @@ def test_a_mistake_is_printed_once_and_ends_every_rank(together: Together) -> No
     assert sum("nonsense" in rank.stderr for rank in together.done["typing mistake"]) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops a process by a signal")
 def test_ranks_do_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
     processes = started(3, stop_last_rank, free_port(), tmp_path)

@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.e2e import fork_server
 from tests.e2e.readme_tour import ROOT, commands, script, without_comment
 
 README = ROOT / "README.md"
@@ -45,16 +45,16 @@ def clone(tmp_path: Path) -> Path:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
     binaries.mkdir(parents=True)
+    program = fork_server.python(clone / "src")
     (binaries / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
     for name, command in (("python", ""), ("pgolf", "-m pgolf ")):
         (binaries / name).write_text(
-            f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{sys.executable}' {command}\"$@\"\n"
+            f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{program}' {command}\"$@\"\n"
         )
         (binaries / name).chmod(0o755)
     return clone
 
 
-@pytest.mark.slow
 def test_every_command_works_as_it_stands(clone: Path) -> None:
     typed = commands(README)
     assert set(STAND_INS) <= {without_comment(command) for command in typed}

@@ -43,10 +43,8 @@ def main() -> None:
             audits += arguments.seeds
             each = (time.perf_counter() - begun) / arguments.seeds
             found = "; ".join(f"{what} ({times}x)" for what, times in named.items())
-            print(
-                f"{animal.name:28} expected {animal.condition or 'nothing':10} named {found:40} {each:.2f} s "
-                "each"
-            )
+            expected = animal.condition or "nothing"
+            print(f"{animal.name:28} expected {expected:10} named {found:40} {each:.2f} s each")
     print(f"{wrong} of {audits} audits wrong, {time.perf_counter() - started:.0f} s")
 
 

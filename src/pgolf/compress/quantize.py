@@ -16,8 +16,6 @@ _TENSOR_PERCENTILES = (
     *(0.9997, 0.9999, 0.99993, 0.99995, 0.99997, 0.99999, 1.0),
 )
 _ROW_PERCENTILES = (0.95, 0.975, 0.99, 0.995, 1.0)
-# Entries; smaller matrices are not pruned.
-PRUNED_ABOVE = 65536
 
 
 class Quantized(NamedTuple):
@@ -88,16 +86,6 @@ def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Qua
     else:
         limit = magnitudes.amax(dim=1)
     return _round_rows(weight, limit, bits, floor, round_with)
-
-
-def prune(weight: Tensor, compress: CompressSection) -> Tensor:
-    """The weight without the smallest part of its entries, if it is a large matrix and the recipe asks so."""
-    return prune_smallest(weight, compress.prune) if is_pruned(weight, compress) else weight
-
-
-def is_pruned(weight: Tensor, compress: CompressSection) -> bool:
-    """Whether ``prune`` changes a weight."""
-    return bool(compress.prune) and weight.ndim == 2 and weight.numel() > PRUNED_ABOVE
 
 
 def prune_smallest(weight: Tensor, fraction: float) -> Tensor:

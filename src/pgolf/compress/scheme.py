@@ -11,10 +11,13 @@ from torch import Tensor
 
 from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import round_on_grid, rounding_order
-from pgolf.compress.quantize import Stored, code_range, prune, quantize_matrix
+from pgolf.compress.quantize import Stored, code_range, prune_smallest, quantize_matrix
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.sections import CompressSection
+
+# Entries; smaller matrices are not pruned.
+_PRUNED_ABOVE = 65536
 
 
 def quantize_state(
@@ -74,6 +77,16 @@ def _store(
     low, high = code_range(bits)
     codes = round_on_grid(tensor, quantized.scale.float(), torch.ones(tensor.size(1)), low, high, order)
     return quantized._replace(codes=codes)
+
+
+def prune(weight: Tensor, compress: CompressSection) -> Tensor:
+    """The weight without the smallest part of its entries, if it is a large matrix and the recipe asks so."""
+    return prune_smallest(weight, compress.prune) if is_pruned(weight, compress) else weight
+
+
+def is_pruned(weight: Tensor, compress: CompressSection) -> bool:
+    """Whether ``prune`` changes a weight."""
+    return bool(compress.prune) and weight.ndim == 2 and weight.numel() > _PRUNED_ABOVE
 
 
 def check_range(name: str, tensor: Tensor, bits: int) -> None:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.grid import Grid
 from pgolf.compress.pack import freeze_grid
-from pgolf.compress.quantize import is_pruned, prune, quantize_matrix
-from pgolf.compress.scheme import stored_bits
+from pgolf.compress.quantize import quantize_matrix
+from pgolf.compress.scheme import is_pruned, prune, stored_bits
 from pgolf.data.dataset import Dataset
 from pgolf.model.load import model_from
 from pgolf.recipe.recipe import Recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from importlib import resources
 
 import pytest
 
@@ -129,7 +130,9 @@ def test_a_chart_has_no_font_or_colour_of_its_own() -> None:
     assert "font-family" not in text
     assert "<style" not in text
     assert svg(chart([(0.0, 1.0), (5.0, 2.0)]), "k") == text
-    assert f"var(--c{COLORS.index(COLORS[0])})" in text
+    assert "var(--c0)" in text
+    style = (resources.files("pgolf.report") / "page.css").read_text("utf-8")
+    assert all(f"--c{index}: {color};" in style for index, color in enumerate(COLORS)), "light as in a PNG"
 
 
 def test_how_numbers_are_written() -> None:

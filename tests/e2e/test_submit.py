@@ -114,6 +114,7 @@ def test_the_folder_has_what_the_challenge_asks_for(desk: Path, submission: Path
         "sentencepiece",
         "zstandard",
         "constriction",
+        "safetensors",
     ]
 
 

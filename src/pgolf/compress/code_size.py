@@ -13,52 +13,14 @@ import lzma
 
 from pgolf.runtime.package import FOLDER
 
-# Modules that open an artifact and score a stream with it, in any mode. What is said when the system refuses
-# a path (runtime/paths.py) is asked for then only, and is no part of it.
-SCORER_MODULES = (
-    "errors.py",
-    "runtime/files.py",
-    "runtime/section.py",
-    "recipe/sections.py",
-    "recipe/recipe.py",
-    "recipe/checks.py",
-    "recipe/files.py",
-    "runtime/device.py",
-    "runtime/team.py",
-    "data/shards.py",
-    "data/tokenizer.py",
-    "data/dataset.py",
-    "kernels/available.py",
-    "kernels/cross_entropy.py",
-    "model/attend.py",
-    "model/attention.py",
-    "model/cache.py",
-    "model/fast.py",
-    *(f"model/features/{path.name}" for path in sorted((FOLDER / "model/features").glob("[!_]*.py"))),
-    "model/gpt.py",
-    "model/init.py",
-    "model/linear.py",
-    "model/loss.py",
-    "model/mlp.py",
-    "model/rope.py",
-    "model/section.py",
-    "model/shape.py",
-    "model/slots.py",
-    "compress/quantize.py",
-    "compress/entropy.py",
-    "compress/coders.py",
-    "compress/container.py",
-    "evaluate/windows.py",
-    "evaluate/passes.py",
-    "evaluate/score.py",
-    "evaluate/ledger.py",
-    "evaluate/protocol.py",
-    "evaluate/ttt.py",
-    "evaluate/scorer.py",
-    "evaluate/lora.py",
-    "evaluate/lora_scorer.py",
-    "evaluate/build.py",
-    "evaluate/evaluate.py",
+# They open an artifact and score a stream with it, in any mode. The last two are imported by those modes and
+# on those devices alone that need them.
+_ENTRIES = (
+    "data.dataset",
+    "compress.container",
+    "evaluate.evaluate",
+    "evaluate.lora_scorer",
+    "kernels.cross_entropy",
 )
 _LAUNCHER_BYTES = 100
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
@@ -81,8 +43,32 @@ def raw_code_bytes() -> int:
     return sum(len(source.encode()) for _, source in _sources())
 
 
+def scorer_modules() -> list[str]:
+    """Files that scoring imports, in an order in which each finds what it needs.
+
+    What functions import is no part of it: they are called on a mistake, such as a path that the system
+    refuses.
+    """
+    found: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        path = f"{name.replace('.', '/')}.py"
+        if path in found or not (FOLDER / path).is_file():
+            return
+        for node in ast.parse((FOLDER / path).read_text("utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pgolf."):
+                source = str(node.module).removeprefix("pgolf.")
+                for module in (source, *(f"{source}.{alias.name}" for alias in node.names)):
+                    add(module)
+        found[path] = None
+
+    for entry in _ENTRIES:
+        add(entry)
+    return list(found)
+
+
 def _sources() -> list[tuple[str, str]]:
-    return [(name, (FOLDER / name).read_text("utf-8")) for name in SCORER_MODULES]
+    return [(name, (FOLDER / name).read_text("utf-8")) for name in scorer_modules()]
 
 
 def _bare(source: str) -> str:

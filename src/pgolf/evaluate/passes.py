@@ -30,7 +30,8 @@ def with_batch(recipe: Recipe, device: torch.device, team: Team = SOLO) -> Recip
     if recipe.evaluate.batch:
         return recipe
     fits = _batch_here(recipe.model, recipe.evaluation_length, device)
-    return recipe.with_overrides([f"evaluate.batch={min(team.gather(fits))}"])
+    settings = recipe.evaluate.model_copy(update={"batch": min(team.gather(fits))})
+    return recipe.model_copy(update={"evaluate": settings})
 
 
 def fitting_batch(model: ModelSection, length: int, free: int, device_type: str = "cuda") -> int:

@@ -11,23 +11,23 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pgolf.audit.job import audited, usual_targets
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import shard_length
-from pgolf.evaluate.ledger import Entry, Score, Verification, read_ledger, total
+from pgolf.evaluate.ledger import Verification, read_ledger, total
 from pgolf.runtime.package import code_digest
 from pgolf.runtime.run_files import ARTIFACT
 from pgolf.submit.bundle import Bundle
 from pgolf.submit.evidence import Candidate
 
-Track = Literal["10min", "unlimited"]
 TRACKS: dict[str, str] = {"10min": "track_10min_16mb", "unlimited": "track_non_record_16mb"}
 LIMIT_SECONDS = 600.0
 _SEEDS = 3
@@ -36,6 +36,7 @@ _SHOWN = 2048
 _SAME, _OTHER_DEVICE = 1e-6, 5e-3
 # What an audit must have looked at.
 _AUDITED = ("C1", "C2", "C3", "C4", "bytes", "isolation")
+_FETCHING = r"^(?:import|from) (?:urllib|requests|socket|http|huggingface_hub|ftplib)\b.*"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Split:
     """
     documents: int = 50_000
     bytes: int = 151_080_891
+
+    def counts(self) -> str:
+        """Them in words."""
+        return f"{self.name}: {self.tokens:,} tokens, {self.documents:,} documents, {self.bytes:,} bytes"
 
 
 # By pieces of the tokenizer. Sources: logs and data of openai/parameter-golf and what was counted on its
@@ -78,14 +83,8 @@ def recorded_items(
         packed: False before the runs are packed again, which decides about bytes, times and calibration anew.
     """
     timed = track == "10min"
-    of_artifacts = [
-        *(_bytes(run, len(bundle.packed)) for run in runs),
-        *(_time("training time", timed, run, run.train_seconds) for run in runs),
-        *(_time("evaluation time", timed, run, float(run.score["seconds"])) for run in runs),
-        _calibration(runs),
-    ]
     return [
-        *(of_artifacts if packed else []),
+        *(_of_artifacts(runs, len(bundle.packed), timed) if packed else []),
         _same_recipe(runs),
         _seeds(runs, timed),
         _hardware(runs, timed),
@@ -113,104 +112,107 @@ def official_item(datasets: Sequence[Dataset]) -> Item:
         wanted = OFFICIAL.get(pieces)
         text = f"{count:,} tokens of {pieces:,} pieces"
         if wanted is not None and count == wanted.tokens:
-            found = _counted(dataset, wanted.name)
-            text = f"{wanted.name}: {_counts(found)}"
+            tokens, byte_counts = dataset.validation_text(1)
+            documents = int((tokens == dataset.tokenizer.bos_id).sum())
+            found = Split(wanted.name, len(tokens), documents, int(byte_counts.sum(dtype=np.int64)))
+            text = found.counts()
             if found == wanted:
                 texts.append(text)
                 continue
-        known = "; ".join(f"{split.name}: {_counts(split)}" for split in OFFICIAL.values())
+        known = "; ".join(split.counts() for split in OFFICIAL.values())
         return Item(rule, False, f"{dataset.folder.name} has {text}; the official splits are {known}")
     return Item(rule, True, "; ".join(dict.fromkeys(texts)))
 
 
-def _counts(split: Split) -> str:
-    return f"{split.tokens:,} tokens, {split.documents:,} documents, {split.bytes:,} bytes"
-
-
-def _counted(dataset: Dataset, name: str) -> Split:
-    """What the validation shards hold."""
-    tokens, byte_counts = dataset.validation_text(1)
-    documents = int((tokens == dataset.tokenizer.bos_id).sum())
-    return Split(name, len(tokens), documents, int(byte_counts.sum(dtype=np.int64)))
-
-
 def ledger_items(run: Candidate, found: Mapping[str, Verification]) -> list[Item]:
     """Whether a run's ledgers hold; ``found`` is what verification showed, by mode."""
-    counted = run.score["mode"]
-    items = [_ledger(f"ledger, seed {run.seed}", run.ledger, run.score, found[counted])]
-    if counted != "sliding":
-        score = run.result["evaluations"]["sliding"]
-        items.append(_ledger(f"sliding ledger, seed {run.seed}", run.sliding_ledger, score, found["sliding"]))
-    return items
+    names = {run.mode: "ledger", **({"sliding": "sliding ledger"} if run.mode != "sliding" else {})}
+    return [_ledger(f"{name}, seed {run.seed}", run, mode, found[mode]) for mode, name in names.items()]
 
 
-def _bytes(run: Candidate, code: int) -> Item:
-    model = run.artifact.stat().st_size
-    total = model + code
-    text = f"script {code:,} + artifact {model:,} = {total:,} of {run.cap:,} bytes"
-    if total > run.cap:
-        text += f": {total - run.cap:,} too many; use --repack"
-    return Item(f"bytes, seed {run.seed}", total <= run.cap, text)
+def _ledger(rule: str, run: Candidate, mode: str, found: Verification) -> Item:
+    if found.problem is not None:
+        return Item(rule, False, f"{run.ledgers[mode].name}: {found.problem}")
+    bits, recorded = f"{found.score.bpb:.8f} bits per byte", run.scores[mode]["val_bpb"]
+    if abs(found.score.bpb - recorded) > _SAME:
+        return Item(rule, False, f"gives {bits}, result.json says {recorded:.8f}")
+    counts = f"{found.score.targets:,} targets (the whole split), {found.score.bytes:,} bytes"
+    return Item(rule, True, f"chain, order, text and bytes recomputed: {counts}, {bits}, of this artifact")
+
+
+def _of_artifacts(runs: Sequence[Candidate], code: int, timed: bool) -> Iterator[Item]:
+    for run in runs:
+        size = run.model_bytes + code
+        text = f"script {code:,} + artifact {run.model_bytes:,} = {size:,} of {run.cap:,} bytes"
+        text += f": {size - run.cap:,} too many; use --repack" if size > run.cap else ""
+        yield Item(f"bytes, seed {run.seed}", size <= run.cap, text)
+    limit = f" of {LIMIT_SECONDS:,.0f}" if timed else ", no limit on this track"
+    for run in runs:
+        seconds, text = run.train_seconds, f"{run.train_seconds:,.1f} s{limit}"
+        if seconds > run.trained["seconds"]:
+            text += f" ({run.packing_seconds:,.1f} s of it packing, which reads training text)"
+        yield Item(f"training time, seed {run.seed}", not timed or seconds <= LIMIT_SECONDS, text)
+    for run in runs:
+        seconds = float(run.score["seconds"])
+        ok = not timed or seconds <= LIMIT_SECONDS
+        yield Item(f"evaluation time, seed {run.seed}", ok, f"{seconds:,.1f} s{limit}")
+    sources = sorted({str(run.origin.get("calibration", {}).get("source", "none")) for run in runs})
+    right = set(sources) <= {"train", "self", "none"}
+    yield Item("no validation text before scoring", right, f"calibration text: {', '.join(sources)}")
 
 
 def _same_recipe(runs: Sequence[Candidate]) -> Item:
-    first = _without_seed(runs[0])
-    others = [str(run.folder) for run in runs[1:] if _without_seed(run) != first]
+    trees = [run.recipe.model_dump(mode="json", exclude={"train": {"seed"}}) for run in runs]
+    others = [str(run.folder) for run, tree in zip(runs, trees, strict=True) if tree != trees[0]]
     if others:
         return Item("same recipe", False, f"{', '.join(others)}: another recipe than {runs[0].folder}")
     return Item("same recipe", True, f"{runs[0].recipe.name}, SHA-256 without seed as of {runs[0].folder}")
 
 
-def _without_seed(run: Candidate) -> dict[str, Any]:
-    tree = run.recipe.model_dump(mode="json")
-    del tree["train"]["seed"]
-    return tree
-
-
 def _seeds(runs: Sequence[Candidate], timed: bool) -> Item:
     seeds = [run.seed for run in runs]
-    listed = ", ".join(map(str, seeds))
+    problem = ""
     if len(set(seeds)) < len(seeds):
-        return Item("seeds", False, f"{listed}: every run needs a seed of its own (--set train.seed=N)")
-    if timed and len(seeds) < _SEEDS:
-        return Item(
-            "seeds", False, f"{listed}: a record needs at least {_SEEDS}; add runs, or use --track unlimited"
-        )
-    return Item("seeds", True, listed)
-
-
-def _time(rule: str, timed: bool, run: Candidate, seconds: float) -> Item:
-    text = f"{seconds:,.1f} s" + (f" of {LIMIT_SECONDS:,.0f}" if timed else ", no limit on this track")
-    if rule == "training time" and seconds > run.result["train"]["seconds"]:
-        text += f" ({run.packing_seconds:,.1f} s of it packing, which reads training text)"
-    return Item(f"{rule}, seed {run.seed}", not timed or seconds <= LIMIT_SECONDS, text)
+        problem = ": every run needs a seed of its own (--set train.seed=N)"
+    elif timed and len(seeds) < _SEEDS:
+        problem = f": a record needs at least {_SEEDS}; add runs, or use --track unlimited"
+    return Item("seeds", not problem, ", ".join(map(str, seeds)) + problem)
 
 
 def _hardware(runs: Sequence[Candidate], timed: bool) -> Item:
-    machines = sorted({run.machine for run in runs})
-    right = all(
-        "H100" in run.provenance["environment"]["device_name"] and run.provenance.get("ranks", 1) == 8
-        for run in runs
-    )
-    text = "; ".join(machines)
+    names = [run.provenance["environment"]["device_name"] for run in runs]
+    right = all("H100" in name for name in names) and all(run.provenance.get("ranks", 1) == 8 for run in runs)
+    text = "; ".join(sorted({run.machine for run in runs}))
     if timed and not right:
         text += ": the times of this track are those of 8 x H100; use --track unlimited"
     return Item("hardware", right or not timed, text)
 
 
-def _ledger(rule: str, ledger: Path, score: Mapping[str, Any], found: Verification) -> Item:
-    if found.problem is not None:
-        return Item(rule, False, f"{ledger.name}: {found.problem}")
-    recorded = score["val_bpb"]
-    if abs(found.score.bpb - recorded) > _SAME:
-        return Item(
-            rule, False, f"gives {found.score.bpb:.8f} bits per byte, result.json says {recorded:.8f}"
-        )
-    text = (
-        f"chain, order, text and bytes recomputed: {found.score.targets:,} targets (the whole split), "
-        f"{found.score.bytes:,} bytes, {found.score.bpb:.8f} bits per byte, of this artifact"
-    )
-    return Item(rule, True, text)
+def _self_contained(bundle: Bundle) -> Item:
+    fetching = re.findall(_FETCHING, bundle.readable, re.M)
+    imports = f"imports {', '.join(bundle.requirements)} and the standard library"
+    text = fetching[0] if fetching else f"one file; {imports}, nothing of pgolf, no network"
+    return Item("self-contained", not fetching, text)
+
+
+def _code(runs: Sequence[Candidate]) -> Item:
+    made = {run.provenance["environment"]["code_sha256"] for run in runs}
+    now = code_digest()
+    if made == {now}:
+        return Item("code", True, f"runs and script are of the same code, SHA-256 {now[:16]}")
+    if len(made) > 1:
+        return Item("code", False, "the runs were made by different versions of the code")
+    both = f"the runs are of code {made.pop()[:16]}, the script of {now[:16]}"
+    return Item("code", False, f"{both}: that it trains the same is not shown; train again with this version")
+
+
+def _data(runs: Sequence[Candidate]) -> Item:
+    every = [run.provenance["data"] for run in runs]
+    if len({(data["tokenizer_sha256"], data["fingerprint"]) for data in every}) > 1:
+        return Item("data", False, "the runs were trained on different data or tokenizers")
+    name, shards, tokenizer = (str(every[0][key]) for key in ("folder", "fingerprint", "tokenizer_sha256"))
+    digests = f"training shards {shards[:16]}, tokenizer SHA-256 {tokenizer[:16]}"
+    return Item("data", True, f"{Path(name).name}, {digests}")
 
 
 def audit_item(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dataset) -> Item:
@@ -221,76 +223,32 @@ def audit_item(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dataset
         run: whose evaluation that counts should have been audited.
         dataset: that it was scored on.
     """
+    problem = _audit_problem(audit, run, dataset)
+    if audit is None or problem:
+        return Item("audit", False, problem)
+    where = f"{audit['subject']}, {audit['targets']:,} targets"
+    text = f"{len(audit['findings'])} tests without a violation (C1 to C4, bytes, isolation)"
+    return Item("audit", True, f"{where}: {text}, of this artifact and text")
+
+
+def _audit_problem(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dataset) -> str:
     if audit is None:
-        return Item("audit", False, "left out (--no-audit); valid scoring is not shown")
+        return "left out (--no-audit); valid scoring is not shown"
     about = audit.get("audited")
     if not isinstance(about, Mapping):
-        return Item(
-            "audit", False, "does not say what was audited; make it again with `pgolf audit ... --json`"
-        )
-    wanted = audited(run.artifact, run.recipe, dataset, run.score["mode"])
-    others = [key.removesuffix("_sha256") for key, value in wanted.items() if about.get(key) != value]
-    if others:
-        needed = f"`pgolf audit {run.folder / ARTIFACT} --mode {run.score['mode']} --data DIR --json`"
-        return Item(
-            "audit", False, f"is of another {' and '.join(others)} than the first run; needed: {needed}"
-        )
-    fewest = min(usual_targets(run.recipe, run.score["mode"]), run.score["targets"])
+        return "does not say what was audited; make it again with `pgolf audit ... --json`"
+    wanted = audited(run.artifact, run.recipe, dataset, run.mode)
+    if others := [key.removesuffix("_sha256") for key, value in wanted.items() if about.get(key) != value]:
+        needed = f"`pgolf audit {run.folder / ARTIFACT} --mode {run.mode} --data DIR --json`"
+        return f"is of another {' and '.join(others)} than the first run; needed: {needed}"
+    fewest = min(usual_targets(run.recipe, run.mode), run.score["targets"])
     if audit["targets"] < fewest:
-        return Item(
-            "audit", False, f"{audit['targets']:,} targets are too few; leave --targets out ({fewest:,})"
-        )
-    violated = ", ".join(
-        sorted({str(f["condition"]) for f in audit["findings"] if f["verdict"] == "violation"})
-    )
+        return f"{audit['targets']:,} targets are too few; leave --targets out ({fewest:,})"
+    violated = sorted({str(f["condition"]) for f in audit["findings"] if f["verdict"] == "violation"})
     if violated or not audit["ok"]:
-        return Item("audit", False, f"violates {violated or 'a condition'}; see `pgolf audit`")
-    if absent := [name for name in _AUDITED if name not in {f["condition"] for f in audit["findings"]}]:
-        return Item("audit", False, f"holds no findings on {', '.join(absent)}")
-    where = f"{audit['subject']}, {audit['targets']:,} targets"
-    text = f"{where}: {len(audit['findings'])} tests without a violation (C1 to C4, bytes, isolation)"
-    return Item("audit", True, f"{text}, of this artifact and text")
-
-
-def _calibration(runs: Sequence[Candidate]) -> Item:
-    sources = sorted({str(run.origin.get("calibration", {}).get("source", "none")) for run in runs})
-    right = set(sources) <= {"train", "self", "none"}
-    return Item("no validation text before scoring", right, f"calibration text: {', '.join(sources)}")
-
-
-def _self_contained(bundle: Bundle) -> Item:
-    fetching = re.findall(
-        r"^(?:import|from) (?:urllib|requests|socket|http|huggingface_hub|ftplib)\b.*", bundle.readable, re.M
-    )
-    text = f"one file; imports {', '.join(bundle.requirements)} and the standard library, nothing of pgolf, no network"
-    return Item("self-contained", not fetching, fetching[0] if fetching else text)
-
-
-def _code(runs: Sequence[Candidate]) -> Item:
-    made = {run.provenance["environment"]["code_sha256"] for run in runs}
-    now = code_digest()
-    if made == {now}:
-        return Item("code", True, f"runs and script are of the same code, SHA-256 {now[:16]}")
-    if len(made) > 1:
-        return Item("code", False, "the runs were made by different versions of the code")
-    text = (
-        f"the runs are of code {made.pop()[:16]}, the script of {now[:16]}: that it trains the same is not shown; "
-        "train again with this version"
-    )
-    return Item("code", False, text)
-
-
-def _data(runs: Sequence[Candidate]) -> Item:
-    found = {
-        (run.provenance["data"]["tokenizer_sha256"], run.provenance["data"]["fingerprint"]) for run in runs
-    }
-    if len(found) > 1:
-        return Item("data", False, "the runs were trained on different data or tokenizers")
-    tokenizer, fingerprint = found.pop()
-    name = Path(runs[0].provenance["data"]["folder"]).name
-    return Item(
-        "data", True, f"{name}, training shards {fingerprint[:16]}, tokenizer SHA-256 {tokenizer[:16]}"
-    )
+        return f"violates {', '.join(violated) or 'a condition'}; see `pgolf audit`"
+    absent = [name for name in _AUDITED if name not in {f["condition"] for f in audit["findings"]}]
+    return f"holds no findings on {', '.join(absent)}" if absent else ""
 
 
 def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledger: Verification) -> Item:
@@ -306,10 +264,11 @@ def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledg
     """
     rule = "the script runs"
     if ledger.problem is not None:
-        return Item(
-            rule, False, "not run: the sliding ledger, which it would be compared with, does not hold"
-        )
-    beginning = _beginning(read_ledger(run.sliding_ledger)[1])
+        problem = "not run: the sliding ledger, which it would be compared with, does not hold"
+        return Item(rule, False, problem)
+    entries = read_ledger(run.ledgers["sliding"])[1]
+    ends = list(accumulate(entry.targets for entry in entries))
+    beginning = total(entries[: sum(end < _SHOWN for end in ends) + 1])
     command = [
         *(sys.executable, "-I", str(script.resolve()), "--artifact", str(run.artifact.resolve())),
         *("--data", str(dataset.folder.resolve()), "--tokenizer", str(dataset.tokenizer.path.resolve())),
@@ -326,13 +285,3 @@ def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledg
     scores = f"{found['val_bpb']:.8f} bits per byte, in the ledger {bits:.8f}"
     text = f"first {beginning.targets:,} targets on {device}: {scores}"
     return Item(rule, close and found["bytes"] == beginning.bytes, text)
-
-
-def _beginning(entries: Sequence[Entry]) -> Score:
-    """The sums of the first entries that cover some targets."""
-    taken: list[Entry] = []
-    for entry in entries:
-        taken.append(entry)
-        if entry.first + entry.targets >= _SHOWN:
-            break
-    return total(taken)

@@ -1,8 +1,7 @@
 """The program of a submission: train, pack, read the artifact back, and score it.
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL --seed 1337
-    torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL --artifact
-    artifact.pgolf
+    torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL --artifact FILE
 
 Training reads DATA/*_train_*.bin, scoring DATA/*_val_*.bin and the artifact.
 """
@@ -55,15 +54,13 @@ class Log:
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Training goes on."""
-        self.line(
-            f"step:{step}/{RECIPE.train.steps} train_loss:{loss:.6f} tokens_per_second:{tokens_per_second:.0f}"
-        )
+        speed = f"tokens_per_second:{tokens_per_second:.0f}"
+        self.line(f"step:{step}/{RECIPE.train.steps} train_loss:{loss:.6f} {speed}")
 
     def validation(self, step: int, result: EvalResult) -> None:
         """The raw weights were validated."""
-        self.line(
-            f"step:{step}/{RECIPE.train.steps} val_loss:{result.val_loss:.8f} val_bpb:{result.val_bpb:.8f}"
-        )
+        scores = f"val_loss:{result.val_loss:.8f} val_bpb:{result.val_bpb:.8f}"
+        self.line(f"step:{step}/{RECIPE.train.steps} {scores}")
 
     def evaluation(self, what: str, done: int, total: int) -> None:
         """A log has no use for it."""
@@ -79,9 +76,10 @@ def train(
     """
     run = Run(recipe, dataset, out, device, team=team)
     run.prime_kernels()
+    every = recipe.train.validate_every
     with run.batches:
         while not run.is_finished():
-            if run.clock.step == 0 or _every(recipe.train.validate_every, run.clock.step):
+            if run.clock.step == 0 or (every and run.clock.step % every == 0):
                 log.validation(run.clock.step, run.validate())
             run.step(log)
             log.step(run.clock.step, run.metrics.last_loss, run.metrics.tokens_per_second)
@@ -115,42 +113,27 @@ def pack_weights(
     write_bytes(path, packed.content)
 
 
-def score(
-    recipe: Recipe,
-    weights: dict[str, Tensor],
-    dataset: Dataset,
-    name: str,
-    limit: int | None,
-    device: torch.device,
-    team: Team,
-    log: Log,
-) -> None:
-    """Score weights, on all targets or the first ``limit``, and print the result; the name ends with the
-    mode.
-    """
-    network = model_from(recipe.model, weights)
-    text = dataset.validation_text(recipe.evaluation_length, limit)
-    placed, mode = place(network.eval(), recipe, device), name.rpartition(" ")[2]
-    team.meet()
-    found = evaluate(placed, recipe, *text, mode, team=team)
-    log.line(
-        f"{name} val_loss:{found.val_loss:.8f} val_bpb:{found.val_bpb:.8f} targets:{found.targets} bytes:{found.bytes} "
-        f"eval_time:{found.seconds:.1f}s"
-    )
-    log.line("result " + json.dumps({"name": name, **found.to_json()}))
-
-
 def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> None:
     """Train and pack, unless an artifact is given; then score the artifact."""
     log, recipe = Log(team), with_seed(RECIPE, options.seed)
     dataset = open_dataset(options.data, options.tokenizer, recipe.model.vocab_size)
-    log.line(
-        f"recipe:{recipe.name} seed:{recipe.train.seed} ranks:{team.size} device:{device} torch:{torch.__version__}"
-    )
+
+    def score(recipe: Recipe, weights: dict[str, Tensor], what: str, mode: str) -> None:
+        """Score weights, on all targets or the first ones, and print the result."""
+        placed = place(model_from(recipe.model, weights).eval(), recipe, device)
+        text = dataset.validation_text(recipe.evaluation_length, options.targets)
+        team.meet()
+        found = evaluate(placed, recipe, *text, mode, team=team)
+        scores = f"val_loss:{found.val_loss:.8f} val_bpb:{found.val_bpb:.8f} targets:{found.targets}"
+        log.line(f"{what} {mode} {scores} bytes:{found.bytes} eval_time:{found.seconds:.1f}s")
+        log.line("result " + json.dumps({"name": f"{what} {mode}", **found.to_json()}))
+
+    place_and_versions = f"ranks:{team.size} device:{device} torch:{torch.__version__}"
+    log.line(f"recipe:{recipe.name} seed:{recipe.train.seed} {place_and_versions}")
     path = options.artifact
     if path is None:
         weights, grid = train(recipe, dataset, options.out, device, team, log)
-        score(recipe, weights, dataset, "float standard", options.targets, device, team, log)
+        score(recipe, weights, "float", "standard")
         path = options.out / ARTIFACT
         room = options.room or recipe.compress.cap - code_bytes()
         started = time.perf_counter()
@@ -160,17 +143,14 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     code, size = code_bytes(), path.stat().st_size
     log.line(f"bytes: code {code} + model {size} = {code + size} of {recipe.compress.cap}")
     for mode in options.modes.split(","):
-        score(
-            artifact.recipe, artifact.state, dataset, f"artifact {mode}", options.targets, device, team, log
-        )
+        score(artifact.recipe, artifact.state, "artifact", mode)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--data", type=Path, default=Path("data/datasets/fineweb10B_sp1024"), help="token shards"
-    )
+    parser = argparse.ArgumentParser(description="Train, pack, read the artifact back, and score it.")
+    data = Path("data/datasets/fineweb10B_sp1024")
+    parser.add_argument("--data", type=Path, default=data, help="token shards")
     parser.add_argument(
         "--tokenizer", type=Path, help="SentencePiece model, where the data folder holds none"
     )
@@ -195,7 +175,3 @@ def main() -> None:
     except PgolfError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _every(interval: int, step: int) -> bool:
-    return bool(interval) and step > 0 and step % interval == 0

@@ -27,38 +27,52 @@ from pgolf.runtime.writing import write_bytes
 CAP = 16_000_000
 _NUMBER = (int, float)
 # The fields of a run's files that are read later.
-_PROVENANCE: dict[str, type] = dict.fromkeys(
-    [
-        "started",
-        *(f"environment.{key}" for key in ("code_sha256", "device", "device_name", "torch")),
-        *(f"data.{key}" for key in ("folder", "tokenizer_sha256", "fingerprint")),
-    ],
-    str,
+_ENVIRONMENT, _DATA = (
+    ("code_sha256", "device", "device_name", "torch"),
+    ("folder", "tokenizer_sha256", "fingerprint"),
 )
-_RESULT = {"train.steps": (int,), "train.seconds": _NUMBER}
-_VALIDATION = {"step": (int,), "val_loss": _NUMBER, "val_bpb": _NUMBER}
-_STEP = {"step": (int,), "train_loss": _NUMBER, "lr_scale": _NUMBER, "tokens_per_second": _NUMBER}
+_TEXTS = ("started", *(f"environment.{key}" for key in _ENVIRONMENT), *(f"data.{key}" for key in _DATA))
+_VALIDATION = {"step": int, "val_loss": _NUMBER, "val_bpb": _NUMBER}
+_STEP = {"step": int, "train_loss": _NUMBER, "lr_scale": _NUMBER, "tokens_per_second": _NUMBER}
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A finished run that is to be submitted: its files and what they say."""
 
-    folder: Path
+    record: RunRecord
+    mode: str
+    """The evaluation that counts, "ttt" or "sliding"."""
     recipe: Recipe
     """As the artifact has it."""
-    artifact: Path
-    ledger: Path
-    """Of the evaluation that counts."""
-    sliding_ledger: Path
-    score: dict[str, Any]
-    """That evaluation, as in ``result.json``."""
-    result: dict[str, Any]
-    provenance: dict[str, Any]
-    metrics: list[dict[str, Any]]
     origin: dict[str, Any]
     """What the artifact says about how it was packed."""
+    artifact: Path
+    ledgers: dict[str, Path]
+    """By mode: sliding, and the one that counts."""
+    scores: Mapping[str, Any]
+    """The evaluations in ``result.json``."""
     packing_seconds: float
+
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        return self.record.folder
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What made it."""
+        return self.record.provenance
+
+    @property
+    def trained(self) -> Any:
+        """Steps and seconds of training."""
+        return self.record.result["train"]
+
+    @property
+    def score(self) -> Any:
+        """The evaluation that counts."""
+        return self.scores[self.mode]
 
     @property
     def seed(self) -> int:
@@ -71,10 +85,15 @@ class Candidate:
         return min(CAP, self.recipe.compress.cap)
 
     @property
+    def model_bytes(self) -> int:
+        """Size of the artifact."""
+        return self.artifact.stat().st_size
+
+    @property
     def train_seconds(self) -> float:
         """Training time; what packing reads of the training text counts as training."""
         reads = self.origin.get("calibration", {}).get("source") == "train"
-        return float(self.result["train"]["seconds"]) + (self.packing_seconds if reads else 0.0)
+        return float(self.trained["seconds"]) + (self.packing_seconds if reads else 0.0)
 
     @property
     def machine(self) -> str:
@@ -96,47 +115,34 @@ def read_candidate(folder: Path, mode: str) -> Candidate:
     if not (folder / RESULT).is_file():
         raise PgolfError(f"{folder}: holds no finished run (no {RESULT}); make one with `pgolf run`")
     found = read_run(folder)
+    go_on = "continue it with `pgolf run`"
     for what in ("train", "pack"):
         if what not in found.result:
-            raise PgolfError(
-                f"{folder}: the run is not finished ({what} is missing); continue it with `pgolf run`"
-            )
+            raise PgolfError(f"{folder}: the run is not finished ({what} is missing); {go_on}")
     if not (folder / ARTIFACT).is_file():
         raise PgolfError(f"{folder}: holds no {ARTIFACT}; continue the run with `pgolf run`")
-    _check_fields(folder / PROVENANCE, found.provenance, _PROVENANCE)
-    _check_fields(folder / RESULT, found.result, _RESULT)
-    for name in dict.fromkeys(("sliding", mode)):
+    _check_fields(folder / PROVENANCE, found.provenance, dict.fromkeys(_TEXTS, str))
+    _check_fields(folder / RESULT, found.result, {"train.steps": int, "train.seconds": _NUMBER})
+    ledgers = {name: folder / f"ledger.{name}.jsonl" for name in ("sliding", mode)}
+    for name, ledger in ledgers.items():
         if name not in found.evaluations:
             raise PgolfError(f"{folder}: has no {name} evaluation; continue the run with `pgolf run`")
         if found.evaluations[name].get("mode") != name:
             raise PgolfError(
                 f"{folder / RESULT}: damaged (evaluations.{name}.mode is wrong); restore it from a copy"
             )
-        _check_ledger(found, name)
+        _check_ledger(found, name, ledger)
     for name, score in found.evaluations.items():
-        _check_fields(folder / RESULT, score, {"seconds": _NUMBER, "mode": (str,)}, f"evaluations.{name}.")
+        _check_fields(folder / RESULT, score, {"seconds": _NUMBER, "mode": str}, f"evaluations.{name}.")
     for entry in found.metrics:
         _check_fields(folder / METRICS, entry, _VALIDATION if "val_bpb" in entry else _STEP)
-    artifact = read_artifact(folder / ARTIFACT)
-    return Candidate(
-        folder=folder,
-        recipe=artifact.recipe,
-        artifact=folder / ARTIFACT,
-        ledger=folder / f"ledger.{mode}.jsonl",
-        sliding_ledger=folder / "ledger.sliding.jsonl",
-        score=found.evaluations[mode],
-        result=dict(found.result),
-        provenance=dict(found.provenance),
-        metrics=[dict(entry) for entry in found.metrics],
-        origin=artifact.origin,
-        packing_seconds=float(found.result["pack"].get("seconds", 0.0)),
-    )
+    artifact, seconds = read_artifact(folder / ARTIFACT), float(found.result["pack"].get("seconds", 0.0))
+    recipe, scores = artifact.recipe, found.evaluations
+    return Candidate(found, mode, recipe, artifact.origin, folder / ARTIFACT, ledgers, scores, seconds)
 
 
-def _check_fields(
-    path: Path, found: Mapping[str, Any], wanted: Mapping[str, type | tuple[type, ...]], prefix: str = ""
-) -> None:
-    """See to it that the fields that a submission needs are there."""
+def _check_fields(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
+    """See to it that the fields that a submission needs are there, of their types."""
     for key, kind in wanted.items():
         value: Any = found
         for part in key.split("."):
@@ -145,24 +151,20 @@ def _check_fields(
             raise PgolfError(f"{path}: damaged ({prefix}{key} is missing or wrong); restore it from a copy")
 
 
-def _check_ledger(found: RunRecord, name: str) -> None:
+def _check_ledger(found: RunRecord, name: str, ledger: Path) -> None:
     """See to it that an evaluation's ledger can be read; what it says is verified later."""
-    ledger = found.folder / f"ledger.{name}.jsonl"
     if ledger.is_file():
         read_header(ledger)
         return
-    again = f"pgolf eval {found.folder / ARTIFACT} --data DIR --mode {name} --ledger {ledger}"
-    notes = found.provenance.get("shared") or [{}]
+    missing = f"{found.folder}: has no {ledger.name}"
+    again = f"`pgolf eval {found.folder / ARTIFACT} --data DIR --mode {name} --ledger {ledger}`"
     # What a cell of a study has in common with another one is computed there.
-    taken = [
-        note for note in notes if isinstance(note, dict) and name in str(note.get("scores", "")).split(", ")
-    ]
-    if taken:
-        lies = (
-            f"it is a study's cell whose {name} score is that of {taken[-1].get('with')}, where the ledger is"
-        )
-        raise PgolfError(f"{found.folder}: has no {ledger.name}: {lies}; write its own with `{again}`")
-    raise PgolfError(f"{found.folder}: has no {ledger.name}; write it with `{again}`")
+    notes = [note for note in found.provenance.get("shared") or [] if isinstance(note, dict)]
+    for note in reversed(notes):
+        if name in str(note.get("scores", "")).split(", "):
+            lies = f"whose {name} score is that of {note.get('with')}, where the ledger is"
+            raise PgolfError(f"{missing}: it is a study's cell {lies}; write its own with {again}")
+    raise PgolfError(f"{missing}; write it with {again}")
 
 
 def find_data(run: Candidate, data: Path | None, tokenizer: Path | None) -> Dataset:
@@ -184,13 +186,16 @@ def verify(run: Candidate, dataset: Dataset) -> dict[str, Verification]:
     """Recompute a run's ledgers, by mode, against the data, the artifact and the tokenizer."""
     expected = {"artifact": sha256_file(run.artifact), "tokenizer": dataset.tokenizer.digest}
     text = dataset.validation_text(run.recipe.evaluation_length)
-    ledgers = {"sliding": run.sliding_ledger, run.score["mode"]: run.ledger}
-    return {mode: verify_ledger(path, *text, expected) for mode, path in ledgers.items()}
+    return {mode: verify_ledger(path, *text, expected) for mode, path in run.ledgers.items()}
 
 
-def repacked(
-    run: Candidate, dataset: Dataset, folder: Path, code: int, device: torch.device, mode: str
-) -> Candidate:
+def in_folder(run: Candidate, folder: Path) -> Candidate:
+    """The run with artifact and ledgers of another folder."""
+    ledgers = {mode: folder / f"ledger_{mode}_seed{run.seed}.jsonl" for mode in run.ledgers}
+    return replace(run, artifact=folder / f"artifact_seed{run.seed}.pgolf", ledgers=ledgers)
+
+
+def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: torch.device) -> Candidate:
     """The run packed again so that artifact and ``code`` bytes use the cap, and scored again; files go to
     ``folder``.
 
@@ -198,30 +203,17 @@ def repacked(
         PgolfError: it does not fit.
     """
     started = time.perf_counter()
-    weights, path = load_weights(run.folder), folder / f"artifact_seed{run.seed}.pgolf"
+    weights, made = load_weights(run.folder), in_folder(run, folder)
     calibration = calibration_for(weights.model(), run.recipe, dataset)
     grid, digest = weights.grid_for(run.recipe.compress), weights.tokenizer_digest
-    packed = fit(weights.state, run.recipe, digest, path, run.cap, code, calibration, lambda what: None, grid)
-    write_bytes(path, packed.content)
+    limits = (made.artifact, run.cap, code)
+    packed = fit(weights.state, run.recipe, digest, *limits, calibration, lambda what: None, grid)
+    write_bytes(made.artifact, packed.content)
     seconds = time.perf_counter() - started
     # No score of the artifact before is left.
-    scores = {
-        name: run.result["evaluations"][name]
-        for name in ("raw", "float")
-        if name in run.result["evaluations"]
-    }
-    found = load_weights(path)
+    scores = {name: run.scores[name] for name in ("raw", "float") if name in run.scores}
+    found = load_weights(made.artifact)
     scores["packed"] = evaluate_weights(found, run.recipe, dataset, "standard", device).to_json()
-    for name in dict.fromkeys(("sliding", mode)):
-        ledger = folder / f"ledger_{name}_seed{run.seed}.jsonl"
+    for name, ledger in made.ledgers.items():
         scores[name] = evaluate_weights(found, run.recipe, dataset, name, device, ledger=ledger).to_json()
-    return replace(
-        run,
-        artifact=path,
-        ledger=folder / f"ledger_{mode}_seed{run.seed}.jsonl",
-        sliding_ledger=folder / f"ledger_sliding_seed{run.seed}.jsonl",
-        score=scores[mode],
-        result=run.result | {"evaluations": scores},
-        origin=packed.origin,
-        packing_seconds=seconds,
-    )
+    return replace(made, scores=scores, origin=packed.origin, packing_seconds=seconds)

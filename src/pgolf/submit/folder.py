@@ -1,10 +1,10 @@
-"""`pgolf submit`: everything a submission needs, checked, in one folder that is written whole or not at all."""
+"""`pgolf submit`: everything a submission needs, checked, in a folder that is written whole or not at all."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from pgolf.submit.checklist import (
     recorded_items,
     run_script,
 )
-from pgolf.submit.evidence import Candidate, find_data, read_candidate, repacked, verify
-from pgolf.submit.texts import readme, requirements, submission, summary, training_log
+from pgolf.submit.evidence import Candidate, find_data, in_folder, read_candidate, repacked, verify
+from pgolf.submit.texts import Texts, summary, training_log
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
 MODES = ("ttt", "sliding")
@@ -56,18 +56,18 @@ class Request:
     force: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Submission:
-    """What came of it."""
+    """What comes of it."""
 
     out: Path
-    written: bool
-    complete: bool
+    written: bool = False
+    complete: bool = False
     """Whether every rule was looked at: a broken one that is quickly found ends the search."""
-    items: tuple[Item, ...]
-    figures: dict[str, float]
-    code_bytes: int
-    total_bytes: int
+    items: list[Item] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    code_bytes: int = 0
+    total_bytes: int = 0
 
     @property
     def ok(self) -> bool:
@@ -88,6 +88,7 @@ def submit(request: Request, device: torch.device, note: Callable[[str], None]) 
     """
     _check(request)
     runs = [read_candidate(folder, request.mode) for folder in request.runs]
+    found = Submission(request.out)
     try:
         request.out.parent.mkdir(parents=True, exist_ok=True)
         room = tempfile.TemporaryDirectory(prefix=f"{hidden_name(request.out)}.", dir=request.out.parent)
@@ -96,24 +97,17 @@ def submit(request: Request, device: torch.device, note: Callable[[str], None]) 
     with room as name:
         folder = Path(name) / request.out.name
         (folder / EVIDENCE).mkdir(parents=True)
-        draft = _build(request, folder, runs, device, note)
-        written = draft.complete and (draft.ok or request.force)
-        if written:
-            _write_texts(request, folder, draft)
+        made = _build(request, folder, runs, found, device, note)
+        found.figures, found.code_bytes = summary(runs), len(made.packed)
+        found.written = found.complete and (found.ok or request.force)
+        if found.written:
+            _write_texts(request, folder, runs, made, found.items)
             try:
                 folder.replace(request.out)
             except OSError as error:
                 raise write_error(request.out, error) from error
             sync_folder(request.out.parent)
-    return Submission(
-        out=request.out,
-        written=written,
-        complete=draft.complete,
-        items=tuple(draft.items),
-        figures=summary(draft.runs),
-        code_bytes=len(draft.made.packed),
-        total_bytes=draft.total_bytes,
-    )
+    return found
 
 
 def _check(request: Request) -> None:
@@ -131,88 +125,74 @@ def _check(request: Request) -> None:
         raise PgolfError("the same run is named twice; a submission needs runs of different seeds")
 
 
-@dataclass
-class _Draft:
-    """A folder in the making."""
-
-    made: Bundle
-    runs: list[Candidate]
-    items: list[Item] = field(default_factory=list)
-    complete: bool = False
-    """Whether every rule was looked at."""
-    total_bytes: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return all(item.ok for item in self.items)
-
-
 def _build(
     request: Request,
     folder: Path,
-    runs: Sequence[Candidate],
+    runs: list[Candidate],
+    found: Submission,
     device: torch.device,
     note: Callable[[str], None],
-) -> _Draft:
+) -> Bundle:
     """Write script and evidence, and check everything against the files; without force a broken rule is the
     end.
 
-    What is recorded is looked at before anything long is computed.
+    What is recorded is looked at before anything long is computed. ``runs`` become those of the folder.
     """
-    given = None if request.audit is None else _read_audit(request.audit)
+    audit = None if request.audit is None else _read_audit(request.audit)
     datasets = [find_data(run, request.data, request.tokenizer) for run in runs]
     note("writing the script")
     made = bundle(runs[0].recipe)
-    draft, place, people = _Draft(made, list(runs)), folder / EVIDENCE, (request.author, request.github_id)
-    early, official = request.no_audit or given is not None, official_item(datasets)
+    place, people = folder / EVIDENCE, (request.author, request.github_id)
+    is_early, official = request.no_audit or audit is not None, official_item(datasets)
 
-    def look(packed: bool) -> list[Item]:
-        items = [*recorded_items(draft.runs, made, request.track, people, packed), official]
-        return [*items, audit_item(given, draft.runs[0], datasets[0])] if early else items
+    def recorded(packed: bool) -> list[Item]:
+        items = [*recorded_items(runs, made, request.track, people, packed), official]
+        return [*items, audit_item(audit, runs[0], datasets[0])] if is_early else items
 
     def stops() -> bool:
-        draft.total_bytes = len(made.packed) + max(run.artifact.stat().st_size for run in draft.runs)
-        return not draft.ok and not request.force
+        found.total_bytes = len(made.packed) + max(run.model_bytes for run in runs)
+        return not found.ok and not request.force
 
     if request.repack:
-        draft.items = look(packed=False)
+        found.items = recorded(packed=False)
         if stops():
-            return draft
+            return made
     for index, (run, dataset) in enumerate(zip(runs, datasets, strict=True)):
         if request.repack:
             note(f"packing and scoring seed {run.seed}")
-            draft.runs[index] = repacked(run, dataset, place, len(made.packed), device, request.mode)
+            runs[index] = repacked(run, dataset, place, len(made.packed), device)
         else:
-            draft.runs[index] = _copied(run, place, request.mode)
+            runs[index] = _copied(run, place)
     note("verifying the ledgers")
-    ledgers = [verify(run, dataset) for run, dataset in zip(draft.runs, datasets, strict=True)]
-    draft.items = look(packed=True)
-    draft.items += [
-        item for run, found in zip(draft.runs, ledgers, strict=True) for item in ledger_items(run, found)
-    ]
+    ledgers = [verify(run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
+    found.items = recorded(packed=True)
+    found.items += [item for pair in zip(runs, ledgers, strict=True) for item in ledger_items(*pair)]
     if stops():
-        return draft
-    first, dataset = draft.runs[0], datasets[0]
-    if not early:
-        given = _audit(first, dataset.folder, request, device, note)
-        draft.items.append(audit_item(given, first, dataset))
-    if given is not None:
-        write_json(place / "audit.json", given)
+        return made
+    if not is_early:
+        job = audit_job(
+            runs[0].artifact, datasets[0].folder, request.tokenizer, None, request.mode, [], device
+        )
+        audit = job.audit(Settings(), None, lambda what: note(f"auditing: {what}")).to_json()
+        found.items.append(audit_item(audit, runs[0], datasets[0]))
+    if audit is not None:
+        write_json(place / "audit.json", audit)
     note("running the script")
     write_bytes(folder / SCRIPT, made.packed)
     write_bytes(folder / READABLE, made.readable.encode())
-    draft.items.append(run_script(folder / SCRIPT, first, dataset, str(device), ledgers[0]["sliding"]))
-    draft.complete = True
-    return draft
+    ran = run_script(folder / SCRIPT, runs[0], datasets[0], str(device), ledgers[0]["sliding"])
+    found.items.append(ran)
+    found.complete = True
+    return made
 
 
-def _copied(run: Candidate, folder: Path, mode: str) -> Candidate:
+def _copied(run: Candidate, folder: Path) -> Candidate:
     """The run with its files in the evidence folder."""
-    artifact = folder / f"artifact_seed{run.seed}.pgolf"
-    ledger, sliding = (folder / f"ledger_{name}_seed{run.seed}.jsonl" for name in (mode, "sliding"))
-    for source, target in ((run.artifact, artifact), (run.ledger, ledger), (run.sliding_ledger, sliding)):
-        write_bytes(target, read_bytes(source))
-    return replace(run, artifact=artifact, ledger=ledger, sliding_ledger=sliding)
+    copy = in_folder(run, folder)
+    write_bytes(copy.artifact, read_bytes(run.artifact))
+    for mode, ledger in run.ledgers.items():
+        write_bytes(copy.ledgers[mode], read_bytes(ledger))
+    return copy
 
 
 def _read_audit(path: Path) -> dict[str, Any]:
@@ -221,9 +201,8 @@ def _read_audit(path: Path) -> dict[str, Any]:
     try:
         whole = isinstance(found["ok"], bool) and isinstance(found.get("audited", {}), dict)
         whole &= isinstance(found["subject"], str) and isinstance(found["targets"], int)
-        whole &= all(
-            isinstance(entry[key], str) for entry in found["findings"] for key in ("condition", "verdict")
-        )
+        words = [entry[key] for entry in found["findings"] for key in ("condition", "verdict")]
+        whole &= all(isinstance(word, str) for word in words)
     except (KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
@@ -231,15 +210,9 @@ def _read_audit(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _audit(
-    run: Candidate, data: Path, request: Request, device: torch.device, note: Callable[[str], None]
-) -> dict[str, Any]:
-    job = audit_job(run.artifact, data, request.tokenizer, None, request.mode, [], device)
-    return job.audit(Settings(), None, lambda what: note(f"auditing: {what}")).to_json()
-
-
-def _write_texts(request: Request, folder: Path, draft: _Draft) -> None:
-    runs, made, items = draft.runs, draft.made, draft.items
+def _write_texts(
+    request: Request, folder: Path, runs: Sequence[Candidate], made: Bundle, items: Sequence[Item]
+) -> None:
     recipe = runs[0].recipe
     about = {
         "author": request.author or "",
@@ -247,10 +220,10 @@ def _write_texts(request: Request, folder: Path, draft: _Draft) -> None:
         "name": request.name or recipe.name,
         "blurb": request.blurb or recipe.description,
     }
-    text = plain(readme(runs, made, items, about, request.track), keep="\n\t")
-    write_bytes(folder / "README.md", text.encode())
-    write_json(folder / "submission.json", submission(runs, made, items, about, request.track))
-    write_bytes(folder / "requirements.txt", requirements(made).encode())
+    texts = Texts(runs, made, items, about, request.track)
+    write_bytes(folder / "README.md", plain(texts.readme(), keep="\n\t").encode())
+    write_json(folder / "submission.json", texts.submission())
+    write_bytes(folder / "requirements.txt", texts.requirements().encode())
     write_bytes(folder / "recipe.toml", recipe.to_toml().encode())
     for run in runs:
         write_bytes(folder / f"train_seed{run.seed}.log", plain(training_log(run), keep="\n\t").encode())

@@ -1,6 +1,4 @@
-"""The recipe's sections in a single file: plain frozen classes, as the recipe was checked when the file was
-written.
-"""
+"""The recipe's sections in a single file: plain frozen classes, checked when the file was written."""
 
 from __future__ import annotations
 

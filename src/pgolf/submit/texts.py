@@ -7,8 +7,11 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import tomli_w
 
 from pgolf.report.markdown import table
 from pgolf.submit.bundle import Bundle
@@ -16,19 +19,14 @@ from pgolf.submit.checklist import TRACKS, Item
 from pgolf.submit.evidence import Candidate
 
 NON_COMPLIANT = "NON-COMPLIANT"
-_PARTS = (
-    ("raw", "last weights"),
-    ("float", "averaged weights"),
-    ("packed", "quantized"),
-    ("sliding", "sliding windows"),
-    ("ttt", "test-time training"),
-)
-
-
-def requirements(bundle: Bundle) -> str:
-    """The distributions that the script imports, in the versions that are installed."""
-    lines = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in bundle.requirements]
-    return "\n".join(lines) + "\n"
+_PARTS = {
+    "raw": "last weights",
+    "float": "averaged weights",
+    "packed": "quantized",
+    "sliding": "sliding windows",
+    "ttt": "test-time training",
+}
+_START = "torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL"
 
 
 def training_log(run: Candidate) -> str:
@@ -39,186 +37,148 @@ def training_log(run: Candidate) -> str:
         f"started:{made['started']} code_sha256:{made['environment']['code_sha256']}",
         f"data:{made['data']['fingerprint']} tokenizer_sha256:{made['data']['tokenizer_sha256']}",
     ]
-    for entry in run.metrics:
+    for entry in run.record.metrics:
         if "val_bpb" in entry:
-            lines.append(
-                f"step:{entry['step']}/{steps} val_loss:{entry['val_loss']:.6f} val_bpb:{entry['val_bpb']:.6f}"
-            )
+            found = f"val_loss:{entry['val_loss']:.6f} val_bpb:{entry['val_bpb']:.6f}"
         else:
-            lines.append(
-                f"step:{entry['step']}/{steps} train_loss:{entry['train_loss']:.6f} lr_scale:{entry['lr_scale']:.4f} "
-                f"tokens_per_second:{entry['tokens_per_second']:.0f}"
-            )
-    trained = run.result["train"]
-    lines.append(f"trained steps:{trained['steps']} train_time:{trained['seconds']:.1f}s")
-    lines.append(f"packed bytes:{run.artifact.stat().st_size} pack_time:{run.packing_seconds:.1f}s")
-    for name, found in run.result["evaluations"].items():
-        lines.append(
-            f"{name} val_loss:{found['val_loss']:.8f} val_bpb:{found['val_bpb']:.8f} targets:{found['targets']} "
-            f"bytes:{found['bytes']} eval_time:{found['seconds']:.1f}s"
-        )
+            speed = f"tokens_per_second:{entry['tokens_per_second']:.0f}"
+            found = f"train_loss:{entry['train_loss']:.6f} lr_scale:{entry['lr_scale']:.4f} {speed}"
+        lines.append(f"step:{entry['step']}/{steps} {found}")
+    lines.append(f"trained steps:{run.trained['steps']} train_time:{run.trained['seconds']:.1f}s")
+    lines.append(f"packed bytes:{run.model_bytes} pack_time:{run.packing_seconds:.1f}s")
+    for name, score in run.scores.items():
+        scores = f"val_loss:{score['val_loss']:.8f} val_bpb:{score['val_bpb']:.8f}"
+        counts = f"targets:{score['targets']} bytes:{score['bytes']} eval_time:{score['seconds']:.1f}s"
+        lines.append(f"{name} {scores} {counts}")
     return "\n".join(lines) + "\n"
 
 
 def summary(runs: Sequence[Candidate]) -> dict[str, float]:
     """Mean and standard deviation (n - 1) over the seeds; the deviation of one run is 0."""
-    scores, losses = [run.score["val_bpb"] for run in runs], [run.score["val_loss"] for run in runs]
-    return {
-        "val_bpb": statistics.fmean(scores),
-        "val_bpb_std": _deviation(scores),
-        "val_loss": statistics.fmean(losses),
-        "val_loss_std": _deviation(losses),
-    }
+    found: dict[str, float] = {}
+    for key in ("val_bpb", "val_loss"):
+        values = [run.score[key] for run in runs]
+        found[key] = statistics.fmean(values)
+        found[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return found
 
 
-def _deviation(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+@dataclass(frozen=True)
+class Texts:
+    """What is written of a submission, if ``about`` names it: author, github_id, name and blurb."""
 
+    runs: Sequence[Candidate]
+    made: Bundle
+    items: Sequence[Item]
+    about: Mapping[str, str]
+    track: str
 
-def submission(
-    runs: Sequence[Candidate], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str
-) -> dict[str, Any]:
-    """What goes into submission.json."""
-    code = len(bundle.packed)
-    ok = all(item.ok for item in items)
-    return {
-        "author": about["author"],
-        "github_id": about["github_id"],
-        "name": about["name"],
-        "blurb": about["blurb"],
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "track": TRACKS[track].removeprefix("track_"),
-        **summary(runs),
-        "seeds": [run.seed for run in runs],
-        "seed_results": {str(run.seed): _seed_result(run, code) for run in runs},
-        "bytes_total": code + max(run.artifact.stat().st_size for run in runs),
-        "bytes_code": code,
-        "hardware": runs[0].machine,
-        "pytorch_version": runs[0].provenance["environment"]["torch"],
-        "compliant": ok,
-        "compliance": {item.rule: item.ok for item in items},
-        **(
-            {}
-            if ok
-            else {
-                "status": NON_COMPLIANT,
-                "violations": [f"{i.rule}: {i.evidence}" for i in items if not i.ok],
-            }
-        ),
-    }
+    def requirements(self) -> str:
+        """The distributions that the script imports, in the versions that are installed."""
+        names = self.made.requirements
+        return "".join(f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in names)
+
+    def submission(self) -> dict[str, Any]:
+        """What goes into submission.json."""
+        runs, code = self.runs, len(self.made.packed)
+        broken = [f"{item.rule}: {item.evidence}" for item in self.items if not item.ok]
+        return {
+            **self.about,
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "track": TRACKS[self.track].removeprefix("track_"),
+            **summary(runs),
+            "seeds": [run.seed for run in runs],
+            "seed_results": {str(run.seed): _seed_result(run, code) for run in runs},
+            "bytes_total": code + max(run.model_bytes for run in runs),
+            "bytes_code": code,
+            "hardware": runs[0].machine,
+            "pytorch_version": runs[0].provenance["environment"]["torch"],
+            "compliant": not broken,
+            "compliance": {item.rule: item.ok for item in self.items},
+            **({"status": NON_COMPLIANT, "violations": broken} if broken else {}),
+        }
+
+    def readme(self) -> str:
+        """What goes into README.md."""
+        runs, figures = self.runs, summary(self.runs)
+        mean = f"**{figures['val_bpb']:.5f} bits per byte** ({figures['val_loss']:.5f} nats per token)"
+        seeds = f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}"
+        bad = sum(not item.ok for item in self.items)
+        warning = (
+            f"> **{NON_COMPLIANT}**: written with --force; {bad} rules are not kept (see the checklist)."
+        )
+        changes = tomli_w.dumps(runs[0].recipe.model_dump(mode="json", exclude_defaults=True))
+        commands = [
+            "pip install -r requirements.txt",
+            *(f"{_START} --out seed{run.seed} --seed {run.seed}" for run in runs),
+            "# score an artifact again",
+            f"{_START} --artifact evidence/artifact_seed{runs[0].seed}.pgolf",
+        ]
+        files = [
+            ("`train_gpt.py`", f"what counts: {len(self.made.packed):,} bytes; trains, packs and scores"),
+            (
+                "`train_gpt_readable.py`",
+                f"the same program to read, from {len(self.made.modules)} modules of pgolf",
+            ),
+            ("`train_seed*.log`", "steps, losses, validations and scores of each seed"),
+            ("`recipe.toml`", "the whole recipe, for `pgolf run`"),
+            ("`evidence/`", "artifact and ledgers of each seed, and the audit"),
+        ]
+        rules = [("ok" if item.ok else "**no**", item.rule, item.evidence) for item in self.items]
+        parts = [
+            f"# {self.about['name']}",
+            warning if bad else "",
+            self.about["blurb"],
+            f"{mean}, {seeds if len(runs) > 1 else 'one seed'}. Track: {TRACKS[self.track]}.",
+            "## Results",
+            _results(runs, len(self.made.packed)),
+            "## Where the bits go",
+            _decomposition(runs),
+            "Bits per byte; the last column is the one that counts, each before it one thing less.",
+            "## Model",
+            f"```toml\n{changes}```",
+            "These are the recipe's keys that differ from pgolf's defaults; `recipe.toml` has all of them.",
+            "## Run it",
+            "\n".join(["```sh", *commands, "```"]),
+            "DATA has the shards `*_train_*.bin` and `*_val_*.bin`, MODEL is the SentencePiece model.",
+            "## Files",
+            table(("file", ""), files),
+            "## Checklist",
+            table(("", "rule", "evidence"), rules),
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _seed_result(run: Candidate, code: int) -> dict[str, Any]:
-    model = run.artifact.stat().st_size
     return {
         "val_bpb": run.score["val_bpb"],
         "val_loss": run.score["val_loss"],
-        "sliding_val_bpb": run.result["evaluations"]["sliding"]["val_bpb"],
-        "artifact_bytes": model,
-        "bytes_total": model + code,
-        "steps": run.result["train"]["steps"],
+        "sliding_val_bpb": run.scores["sliding"]["val_bpb"],
+        "artifact_bytes": run.model_bytes,
+        "bytes_total": run.model_bytes + code,
+        "steps": run.trained["steps"],
         "train_time_s": round(run.train_seconds, 1),
         "eval_time_s": round(run.score["seconds"], 1),
     }
 
 
-def readme(
-    runs: Sequence[Candidate], bundle: Bundle, items: Sequence[Item], about: dict[str, Any], track: str
-) -> str:
-    """What goes into README.md."""
-    figures = summary(runs)
-    mean = f"**{figures['val_bpb']:.5f} bits per byte** ({figures['val_loss']:.5f} nats per token)"
-    over = (
-        f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}"
-        if len(runs) > 1
-        else "one seed"
-    )
-    bad = [item for item in items if not item.ok]
-    warning = [
-        f"> **{NON_COMPLIANT}**: written with --force; {len(bad)} rules are not kept (see the checklist)."
-    ]
-    parts = [
-        f"# {about['name']}",
-        *(warning if bad else []),
-        about["blurb"],
-        f"{mean}, {over}. Track: {TRACKS[track]}.",
-        "## Results",
-        _results(runs, len(bundle.packed)),
-        "## Where the bits go",
-        _decomposition(runs),
-        "Bits per byte; the last column is the one that counts, each before it one thing less.",
-        "## Model",
-        f"```toml\n{_changes(runs[0])}```",
-        "These are the recipe's keys that differ from pgolf's defaults; `recipe.toml` has all of them.",
-        "## Run it",
-        _commands(runs),
-        "## Files",
-        _files(bundle),
-        "## Checklist",
-        table(("", "rule", "evidence"), [("ok" if i.ok else "**no**", i.rule, i.evidence) for i in items]),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
 def _results(runs: Sequence[Candidate], code: int) -> str:
     head = ("seed", "bits per byte", "nats per token", "steps", "training (s)", "evaluation (s)", "bytes")
-    rows = [
-        (
-            str(run.seed),
-            f"{run.score['val_bpb']:.5f}",
-            f"{run.score['val_loss']:.5f}",
-            f"{run.result['train']['steps']:,}",
-            f"{run.train_seconds:.1f}",
-            f"{run.score['seconds']:.1f}",
-            f"{run.artifact.stat().st_size + code:,}",
-        )
-        for run in runs
-    ]
+    rows = []
+    for run in runs:
+        scores = (f"{run.score['val_bpb']:.5f}", f"{run.score['val_loss']:.5f}", f"{run.trained['steps']:,}")
+        times = (f"{run.train_seconds:.1f}", f"{run.score['seconds']:.1f}", f"{run.model_bytes + code:,}")
+        rows.append((str(run.seed), *scores, *times))
     figures = summary(runs)
-    rows += [
-        ("mean", f"{figures['val_bpb']:.5f}", f"{figures['val_loss']:.5f}", "", "", "", ""),
-        ("std", f"{figures['val_bpb_std']:.5f}", f"{figures['val_loss_std']:.5f}", "", "", "", ""),
-    ]
-    return table(head, rows if len(runs) > 1 else rows[:1])
+    for name, ending in (("mean", ""), ("std", "_std")) if len(runs) > 1 else ():
+        both = (f"{figures[f'val_bpb{ending}']:.5f}", f"{figures[f'val_loss{ending}']:.5f}")
+        rows.append((name, *both, "", "", "", ""))
+    return table(head, rows)
 
 
 def _decomposition(runs: Sequence[Candidate]) -> str:
     # What was scored after the evaluation that counts is no part of it.
-    last = [name for name, _ in _PARTS].index(runs[0].score["mode"])
-    parts = _PARTS[: last + 1]
-    known = [(name, label) for name, label in parts if all(name in run.result["evaluations"] for run in runs)]
-    rows = [
-        (str(run.seed), *(f"{run.result['evaluations'][name]['val_bpb']:.5f}" for name, _ in known))
-        for run in runs
-    ]
-    return table(("seed", *(label for _, label in known)), rows)
-
-
-def _changes(run: Candidate) -> str:
-    import tomli_w
-
-    return tomli_w.dumps(run.recipe.model_dump(mode="json", exclude_defaults=True))
-
-
-def _commands(runs: Sequence[Candidate]) -> str:
-    lines = ["pip install -r requirements.txt"]
-    start = "torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL"
-    lines += [f"{start} --out seed{run.seed} --seed {run.seed}" for run in runs]
-    lines.append("# score an artifact again")
-    lines.append(f"{start} --artifact evidence/artifact_seed{runs[0].seed}.pgolf")
-    return (
-        "```sh\n"
-        + "\n".join(lines)
-        + "\n```\n\nDATA has the shards `*_train_*.bin` and `*_val_*.bin`, MODEL is the SentencePiece model."
-    )
-
-
-def _files(bundle: Bundle) -> str:
-    rows = [
-        ("`train_gpt.py`", f"what counts: {len(bundle.packed):,} bytes; trains, packs and scores"),
-        ("`train_gpt_readable.py`", f"the same program to read, from {len(bundle.modules)} modules of pgolf"),
-        ("`train_seed*.log`", "steps, losses, validations and scores of each seed"),
-        ("`recipe.toml`", "the whole recipe, for `pgolf run`"),
-        ("`evidence/`", "artifact and ledgers of each seed, and the audit"),
-    ]
-    return table(("file", ""), rows)
+    names = list(_PARTS)[: list(_PARTS).index(runs[0].mode) + 1]
+    known = [name for name in names if all(name in run.scores for run in runs)]
+    rows = [(str(run.seed), *(f"{run.scores[name]['val_bpb']:.5f}" for name in known)) for run in runs]
+    return table(("seed", *(_PARTS[name] for name in known)), rows)

@@ -94,7 +94,7 @@ VARIANTS: dict[str, tuple[list[str], str]] = {
             *("average.every=1", "average.start_scale=1.0", "qat.enabled=true", "qat.threshold=0.8"),
             *("ttt.method=lora_document", "compress.low_rank=1", "model.norm_scale=inverse_sqrt_depth"),
         ],
-        "BigramEmbedding Smear ValueEmbedding FlowRefiner FakeQuant DocumentScorer low_rank_correction",
+        "Bigram Smear ValueEmbedding FlowRefiner FakeQuant DocumentScorer low_rank_correction",
     ),
     "rowwise": (
         [

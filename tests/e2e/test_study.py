@@ -216,6 +216,7 @@ def test_a_failed_cell_is_reported_and_tried_again_and_finished_ones_are_skipped
     again = json.loads(study(workshop, tmp_path, HEAD + QUICK + grown, "--json", check=1).stdout)
     assert [cell["status"] for cell in again["cells"]] == ["failed", "finished", "finished"]
     assert again["cells"][2]["scores"].keys() == {"raw", "packed"} and again["cells"][2]["bytes"] > 0
+    assert {row["cell"] for row in again["tables"]["Every term, every run"]} == {"base", "train.steps=6"}
     assert (good.folder / "result.json").stat().st_mtime_ns == before
     assert (failed.folder / "launch" / "log.txt").read_text().count("pgolf: error") == 2
     last = study(workshop, tmp_path, HEAD + QUICK + "[[cells]]\n")

@@ -111,6 +111,15 @@ class Waterfall:
     """What the last number is."""
     note: str = ""
 
+    @property
+    def values(self) -> list[float]:
+        """The number at first and after each step."""
+        return [self.first[1], *(value for _, value in self.steps)]
+
+    def changes(self) -> list[tuple[str, float, float]]:
+        """(what changed, the number before it, the number after it)."""
+        return [(name, old, new) for old, (name, new) in zip(self.values, self.steps, strict=False)]
+
 
 @dataclass(frozen=True)
 class Bars:

@@ -241,17 +241,16 @@ def _beside(axis: Any, text: str, x: float, row: float, **form: Any) -> None:
 
 def _waterfall(chart: Waterfall) -> Any:
     """Bars from one value to the next; the axis shows the range of the values, not zero."""
-    numbers = [chart.first[1], *(value for _, value in chart.steps)]
-    axis = _rows([chart.first[0], *(name for name, _ in chart.steps), chart.last], 62, chart.unit)
-    axis.set_xlim(*_padded(numbers, 0.12))
+    names = [chart.first[0], *(name for name, _ in chart.steps), chart.last]
+    axis = _rows(names, 62, chart.unit)
+    axis.set_xlim(*_padded(chart.values, 0.12))
     set_ticks(axis.xaxis)
-    for row, (before, value) in enumerate(itertools.pairwise(numbers), 1):
-        color = COLORS[2] if value < before else COLORS[1]
-        axis.barh(row, value - before, left=before, height=0.6, color=color)
-        axis.plot([before, before], [row - 0.7, row - 0.3], color=SOFT, linewidth=1, linestyle=":")
-        change = f"{value - before:+.4f}".replace("-", "\u2212")
-        _beside(axis, change, max(before, value), row, color=color)
-    for row, value in ((0, numbers[0]), (len(numbers), numbers[-1])):
+    for row, (_, old, new) in enumerate(chart.changes(), 1):
+        color = COLORS[2] if new < old else COLORS[1]
+        axis.barh(row, new - old, left=old, height=0.6, color=color)
+        axis.plot([old, old], [row - 0.7, row - 0.3], color=SOFT, linewidth=1, linestyle=":")
+        _beside(axis, f"{new - old:+.4f}".replace("-", "\u2212"), max(old, new), row, color=color)
+    for row, value in ((0, chart.values[0]), (len(chart.values), chart.values[-1])):
         axis.plot([axis.get_xlim()[0], value], [row, row], color=INK, linewidth=1.5, linestyle=":")
         axis.plot([value], [row], marker="o", markersize=9, color=INK)
         _beside(axis, f"{value:.4f}", value, row, weight="bold")
@@ -279,11 +278,9 @@ def _described(chart: Chart) -> str:
     if isinstance(chart, Bars):
         return "; ".join(f"{group} {size:,.0f} {chart.unit}" for group, size in chart.totals().items())
     if isinstance(chart, Waterfall):
-        (name, before), said = chart.first, []
-        for step, value in chart.steps:
-            said.append(f"{step} {value - before:+.4f}")
-            before = value
-        return "; ".join([f"{name} {chart.first[1]:.4f}", *said, f"{chart.last} {before:.4f}"])
+        said = [f"{name} {new - old:+.4f}" for name, old, new in chart.changes()]
+        ends = f"{chart.first[0]} {chart.first[1]:.4f}", f"{chart.last} {chart.values[-1]:.4f}"
+        return "; ".join([ends[0], *said, ends[1]])
     said = []
     for series in chart.series:
         if series.points:

@@ -99,11 +99,9 @@ def _chart(chart: LineChart) -> str:
 
 
 def _waterfall(chart: Waterfall) -> str:
-    rows, before = [(chart.first[0], f"{chart.first[1]:.4f}", "")], chart.first[1]
-    for name, value in chart.steps:
-        rows.append((name, f"{value:.4f}", f"{value - before:+.4f}"))
-        before = value
-    return _titled(chart.title, table(("", chart.unit, "change"), rows))
+    rows = [(name, f"{new:.4f}", f"{new - old:+.4f}") for name, old, new in chart.changes()]
+    first = (chart.first[0], f"{chart.first[1]:.4f}", "")
+    return _titled(chart.title, table(("", chart.unit, "change"), [first, *rows]))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import base64
 import builtins
+import functools
 import importlib
 import lzma
 import re
@@ -50,12 +51,17 @@ class Bundle:
     """A program in one file."""
 
     readable: str
-    packed: bytes
-    """The same program as it is counted."""
+    source: str
+    """The same without what nobody runs."""
     requirements: tuple[str, ...]
     """Distributions that it imports."""
     modules: tuple[str, ...]
     """Modules of the package that it has parts of."""
+
+    @functools.cached_property
+    def packed(self) -> bytes:
+        """The same program as it is counted."""
+        return packed_form(self.source)
 
 
 def bundle(recipe: Recipe) -> Bundle:
@@ -76,7 +82,7 @@ def bundle(recipe: Recipe) -> Bundle:
     _check_names(readable)
     requirements = tuple(n for n in _DISTRIBUTIONS if re.search(rf"^(import|from) {n}\b", head, re.M))
     names = tuple(module.name for module in modules)
-    return Bundle(readable, packed_form(f"{head}\n{body}"), requirements, names)
+    return Bundle(readable, f"{head}\n{body}", requirements, names)
 
 
 def _sections(section: Section) -> Iterator[Section]:

@@ -47,20 +47,11 @@ def one_namespace(program: Program, modules: list[Module]) -> str:
         chosen = {name: imports[s] for name, s in module.external.items() if s in imports}
         renamer = _Renamer(program, module, names, chosen)
         module.tree.body = [renamer.visit(statement) for statement in module.tree.body]
-    return _import_lines(imports)
-
-
-def _import_lines(chosen: dict[str, str]) -> str:
-    """Import statements, those from one module together."""
-    found: dict[str, list[str]] = {}
-    for statement, name in sorted(chosen.items()):
-        source, separator, what = statement.rpartition("import ")
-        bound = what.rpartition(" ")[2].partition(".")[0]
-        found.setdefault(source + separator, []).append(
-            what if bound == name else f"{what.partition(' ')[0]} as {name}"
-        )
-    plain = [f"import {what}" for what in found.pop("import ", [])]
-    return "\n".join([*plain, *(source + ", ".join(names) for source, names in found.items())])
+    bound = {statement: statement.rpartition(" ")[2].partition(".")[0] for statement in imports}
+    return "\n".join(
+        statement if bound[statement] == name else f"{statement.partition(' as ')[0]} as {name}"
+        for statement, name in sorted(imports.items())
+    )
 
 
 class _Renamer(ast.NodeTransformer):

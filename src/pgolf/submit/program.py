@@ -92,7 +92,9 @@ def _parse(name: str, changes: Mapping[str, str]) -> Module:
     module = Module(name, source.splitlines(), ast.parse(source))
     body, module.tree.body = module.tree.body, []
     for statement in body:
-        if isinstance(statement, (ast.Import, ast.ImportFrom)) and not _is_ours(statement):
+        if isinstance(statement, (ast.Import, ast.ImportFrom)) and not is_ours(
+            getattr(statement, "module", "")
+        ):
             source = ast.unparse(statement).partition("import ")[0]
             for alias in statement.names:
                 module.external[bound_name(alias)] = f"{source}import {ast.unparse(alias)}"
@@ -118,7 +120,7 @@ class _Imports(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         """``from x import y as z``."""
-        if not _is_ours(node):
+        if not is_ours(node.module or ""):
             return node
         for alias in node.names:
             inner = f"{node.module}.{alias.name}"
@@ -128,9 +130,9 @@ class _Imports(ast.NodeTransformer):
         return None
 
 
-def _is_ours(node: ast.Import | ast.ImportFrom) -> bool:
-    source = node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
-    return source.partition(".")[0] == PACKAGE
+def is_ours(module: str) -> bool:
+    """Whether a module is the package's."""
+    return module.partition(".")[0] == PACKAGE
 
 
 def _is_module(name: str) -> bool:

@@ -12,7 +12,7 @@ import ast
 import importlib
 from collections.abc import Iterator
 
-from pgolf.submit.program import Key, Module, Program, defined_names, evaluated, is_text
+from pgolf.submit.program import Key, Module, Program, defined_names, evaluated, is_ours, is_text
 
 _ASKS_BY_NAME = ("getattr", "hasattr", "attrgetter", "methodcaller")
 
@@ -92,5 +92,5 @@ class Reached:
 def _is_frameworks(key: Key, name: str) -> bool:
     """Whether a class has a method of this name from a base that is not the package's."""
     made = getattr(importlib.import_module(key.module), key.name)
-    outside = [base for base in getattr(made, "__mro__", ()) if not base.__module__.startswith("pgolf")]
+    outside = [base for base in getattr(made, "__mro__", ()) if not is_ours(base.__module__)]
     return any(hasattr(base, name) for base in outside)

@@ -1,4 +1,4 @@
-"""Files compressed with real scorers: round trips, the user's mistakes, comparison with other compressors."""
+"""Files compressed with real scorers: round trips, the user's mistakes, other compressors beside it."""
 
 from __future__ import annotations
 

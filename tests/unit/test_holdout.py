@@ -38,7 +38,7 @@ def test_sides_do_not_depend_on_the_order_and_both_have_a_document(
 
 
 def _near(head: bytes, tail: bytes, fraction: float) -> bool:
-    """Twice the wanted share is too much, half of it too little; of short texts a word does not matter."""
+    """Twice the wanted share is too much, half of it too little; a word or so does not matter."""
     size = len(head) + len(tail)
     wanted = math.ceil(fraction * size)
     return wanted / 2 <= len(tail) <= max(2 * wanted, wanted + 64) and len(head) >= (size - wanted) / 2

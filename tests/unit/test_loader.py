@@ -30,7 +30,7 @@ def shards(tmp_path: Path) -> list[Path]:
 def reference_order(
     tokens: np.ndarray, world: int, rank: int, steps: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """By definition: each micro-batch takes world * (local + 1) tokens, a rank uses its slice of them."""
+    """The definition: each micro-batch takes world * (local + 1) tokens, a rank uses its slice."""
     position, batches = 0, []
     accumulation = 8 // world
     local = 64 // (world * accumulation)

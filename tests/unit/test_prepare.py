@@ -609,20 +609,10 @@ def test_ctrl_c_reaches_the_workers_terminal_and_only_this_process_speaks(tmp_pa
     source = _jsonl(tmp_path / "a.jsonl", _texts(3000) * 20)
     model = tmp_path / "small.model"
     train_tokenizer(_texts(200), 320, model)
-    script = "from pgolf.data import encode; encode._BATCH_CHARACTERS = 2000\n"
+    script = "from pgolf.data import encode; encode._BATCH_CHARACTERS = 2000; "
     script += "from pgolf.cli.main import main; main()"
-    words = [
-        "data",
-        "prepare",
-        "--text",
-        source,
-        "--tokenizer",
-        model,
-        "--workers",
-        "2",
-        "--out",
-        tmp_path / "out",
-    ]
+    words = ["data", "prepare", "--text", source, "--tokenizer", model, "--workers", "2"]
+    words += ["--out", tmp_path / "out"]
     run = subprocess.Popen(
         [sys.executable, "-c", script, *words],
         stderr=subprocess.PIPE,

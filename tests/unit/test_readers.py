@@ -183,8 +183,8 @@ def test_sources_are_checked_before_any_work(tmp_path: Path) -> None:
 def test_messages_name_the_options_that_help(tmp_path: Path) -> None:
     bad = _file(tmp_path, "a.jsonl", b'{"body": "x", "meta": {"title": "t", "id": 1}}\n')
     assert (
-        'no field "text" (it has: body, meta.title, meta.id); '
-        "name the one that holds the text with --text-column" in (_error(bad))
+        'no field "text" (it has: body, meta.title, meta.id); name the one that holds the text with '
+        "--text-column" in (_error(bad))
     )
     assert "--bad-documents skip" in _error(bad)
     for options in ({"split": "lines"}, {"bad_documents": "ignore"}, {"text_column": ""}):

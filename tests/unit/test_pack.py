@@ -95,23 +95,6 @@ def test_the_prediction_is_near_the_published_sizes(name: str, published: int) -
     assert predicted_bytes(load_recipe(name)) == pytest.approx(published, rel=0.06)
 
 
-def test_code_bytes_cover_what_scoring_imports(counted_code: tuple[list[str], float, float]) -> None:
-    files, _, _ = counted_code
-    imported = {path.split("/pgolf/", 1)[1] for path in files}
-    # Where the library begins: signatures, and names for what is imported when it is called.
-    imported -= {"__init__.py", "api.py", "runtime/package.py"}
-    imported = {path for path in imported if not path.endswith("/__init__.py")}
-    # The kernels are imported on CUDA alone.
-    assert imported | {"kernels/cross_entropy.py"} == set(code_size.SCORER_MODULES)
-    raw = code_size.raw_code_bytes()
-    assert raw / 10 < code_size.code_bytes() < raw / 2
-
-
-def test_the_code_that_is_counted_scores_the_artifact(counted_code: tuple[list[str], float, float]) -> None:
-    _, loss, ours = counted_code
-    assert loss == ours
-
-
 # The last one is imported by the methods of test-time training that need it.
 SCORING = """
 import sys, pgolf.compress.container, pgolf.data.dataset, pgolf.evaluate.evaluate
@@ -156,3 +139,20 @@ def counted_code(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], f
     tokens, bytes_ = (np.arange(257) * 7919 % 320).astype(np.uint16), np.ones(256, np.uint16)
     ours = evaluate(network, artifact.recipe, tokens, bytes_, mode="sliding").val_loss
     return files, float(loss), ours
+
+
+def test_code_bytes_cover_what_scoring_imports(counted_code: tuple[list[str], float, float]) -> None:
+    files, _, _ = counted_code
+    imported = {path.split("/pgolf/", 1)[1] for path in files}
+    # Where the library begins: signatures, and names for what is imported when it is called.
+    imported -= {"__init__.py", "api.py", "runtime/package.py"}
+    imported = {path for path in imported if not path.endswith("/__init__.py")}
+    # The kernels are imported on CUDA alone.
+    assert imported | {"kernels/cross_entropy.py"} == set(code_size.SCORER_MODULES)
+    raw = code_size.raw_code_bytes()
+    assert raw / 10 < code_size.code_bytes() < raw / 2
+
+
+def test_the_code_that_is_counted_scores_the_artifact(counted_code: tuple[list[str], float, float]) -> None:
+    _, loss, ours = counted_code
+    assert loss == ours

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pgolf.data.shards import Tokens, check_ids, read_shard
 from pgolf.errors import PgolfError
 from pgolf.recipe.sections import TrainSection
+
+if TYPE_CHECKING:  # Data can be prepared without torch, which takes seconds to import.
+    from torch import Tensor
 
 _CHECKED_FIRST = 1 << 22
 # Each open shard keeps a file descriptor, of which a process has 1,024 by default.
@@ -82,6 +84,8 @@ class BatchLoader:
 
     def batch(self, step: int, part: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets (sequences, length) int64 of one micro-batch of this rank."""
+        import torch
+
         index = step * self.micro_batches + part * self.world + self.rank
         tokens = torch.from_numpy(self.stream.take(index * self.span, self.span).astype(np.int64))
         return tokens[:-1].view(-1, self.length), tokens[1:].view(-1, self.length)

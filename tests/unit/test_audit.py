@@ -237,7 +237,8 @@ def test_every_change_of_an_object_is_seen() -> None:
     holder = Holder()
     holder.__dict__.update(
         module=module, optimizer=optimizer, array=np.zeros(3), words={"a": [1, {"b": 2}]},
-        group={1, 2}, thing=Thing(), generator=np.random.default_rng(0), text="x", itself=holder, function=len, called=lambda: 1,
+        group={1, 2}, thing=Thing(), generator=np.random.default_rng(0), text="x", itself=holder,
+        function=len, called=lambda: 1,
     )  # fmt: skip
     parts = digest_parts(holder)
     assert digest_parts(holder) == parts

@@ -21,7 +21,7 @@ def test_freed_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keep_freed_memory()
     trim_threshold, mmap_threshold = -1, -3
     assert settings == {mmap_threshold: 1 << 25, trim_threshold: 1 << 30}
-    # A C library that refuses the one must not be left with the other: every tensor would be mapped anew.
+    # One setting without the other must not stay: then every tensor would be mapped anew.
     settings.clear()
     library.mallopt = lambda parameter, value: settings.update({parameter: value}) or 0
     assert not keep_freed_memory()

@@ -1,4 +1,4 @@
-"""What is printed: no word cut at any width, nothing that a terminal obeys; no stream can fail a job."""
+"""What is printed: no word cut, nothing that a terminal obeys, and streams that cannot fail a job."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# They install the torch of constraints.txt. Where another has to stay as it is (a CUDA image), in its environment:
-# pip install -e ".[dev]"
+# They install the torch of constraints.txt. Where another has to stay as it is (a CUDA image), in its
+# environment: pip install -e ".[dev]"
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import pgolf, sentences
+from tests.e2e.conftest import made_once, pgolf, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -57,15 +57,17 @@ def commands(document: Path) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def supplies(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data of 1,024 and of 512 pieces, as the documents have them; a run on the former with its artifact."""
-    folder = tmp_path_factory.mktemp("supplies")
-    (folder / "train.txt").write_text("\n\n".join(topics_of_python.topics[name] for name in TOPICS))
-    text = ("--text", "train.txt", "--val-text", workshop / "val.txt", "--split", "blank-lines")
-    for name, pieces in (("web", 1024), ("books", 512)):
-        pgolf("data", "prepare", *text, "--vocab-size", str(pieces), "--out", f"data/{name}", cwd=folder)
-    recipe = ("--recipe", workshop / "tiny.toml", "--set", "model.vocab_size=1024")
-    pgolf("train", *recipe, "--data", "data/web", "--out", "run", cwd=folder)
-    pgolf("pack", "run", "--out", "model.pgolf", cwd=folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        (folder / "train.txt").write_text("\n\n".join(topics_of_python.topics[name] for name in TOPICS))
+        text = ("--text", "train.txt", "--val-text", workshop / "val.txt", "--split", "blank-lines")
+        for name, pieces in (("web", 1024), ("books", 512)):
+            pgolf("data", "prepare", *text, "--vocab-size", str(pieces), "--out", f"data/{name}", cwd=folder)
+        recipe = ("--recipe", workshop / "tiny.toml", "--set", "model.vocab_size=1024")
+        pgolf("train", *recipe, "--data", "data/web", "--out", "run", cwd=folder)
+        pgolf("pack", "run", "--out", "model.pgolf", cwd=folder)
+
+    return made_once(tmp_path_factory, "supplies", make)
 
 
 @pytest.fixture

@@ -123,3 +123,15 @@ def test_the_page_draws_the_packages_in_their_order() -> None:
     layers = ["runs", "train", "evaluate", "compress", "optim", "data", "recipe", "model", "runtime"]
     assert [name for name in re.findall(r"^(\w+)/", picture, re.M) if name in layers] == layers
     assert [name for name in ORDER if name in layers] == layers[::-1]
+
+
+def test_lines_of_prose_have_at_most_110_characters() -> None:
+    top = Path(__file__).resolve().parents[2]
+    long = []
+    for page in [*top.glob("*.md"), *(top / "docs").glob("*.md"), *(top / "benchmarks").glob("*.md")]:
+        fenced = False
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            fenced ^= line.lstrip().startswith("```")
+            if not fenced and len(line) > 110 and not line.startswith("|"):
+                long.append(f"{page.name}:{number}")
+    assert long == []

@@ -18,11 +18,13 @@ from pgolf.model import attend
 from pgolf.model.attend import BOS, DocumentMask, attention_backend, causal_attention, document_ids
 from pgolf.model.gpt import GPT
 from pgolf.model.step import extend
-from tests.unit.test_cache import VARIANTS
-from tests.unit.test_model import randomised, section, tokens
+from tests.unit import test_cache
+from tests.unit.test_features import EXAMPLES
+from tests.unit.test_model import PLAIN, randomised, section, tokens
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 LENGTH = 12
+VARIANTS = test_cache.VARIANTS | {name: [*PLAIN, *settings] for name, settings in EXAMPLES.items()}
 ENDS = (0, 3, 4, 9, LENGTH)  # the text begins in the middle of a document, and one has no token but BOS
 
 

@@ -98,10 +98,10 @@ def test_unsound_tensors_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_of_a_coder_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(self: entropy.Reader, model: Any, count: int) -> Any:
+    def careless(self: entropy.Reader, values: Any, count: int, model: Any) -> Any:
         return self._decoder.decode(model, count)
 
-    monkeypatch.setattr(entropy.Reader, "_decoded", careless)
+    monkeypatch.setattr(entropy.Reader, "_symbols", careless)
     monkeypatch.setattr(fuzz, "KINDS", {"section, repaired": KINDS["section, repaired"]})
     monkeypatch.setattr(
         fuzz, "make_samples", lambda _: [sample for sample in SAMPLES if sample.coder == "range"]

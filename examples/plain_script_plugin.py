@@ -1,4 +1,4 @@
-"""What `pgolf audit` needs to know of plain_script.py: how to load the model, or how to call its evaluation."""
+"""What `pgolf audit` needs to know of plain_script.py: how to load the model, or call its evaluation."""
 
 from plain_script import LENGTH, STRIDE, evaluate_sliding, load
 

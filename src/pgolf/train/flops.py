@@ -26,8 +26,8 @@ _PEAKS = (
 def forward_flops(recipe: Recipe) -> int:
     """Operations of the forward pass per token, a multiplication and an addition being two.
 
-    Counted are all matrix products, each as often as it is used (a core that several layers share as often as they
-    do), the output layer and attention (causal, so half of the square); looking up embeddings is free.
+    Counted are all matrix products, each as often as it is used (a shared core as often as layers use it),
+    the output layer and attention (causal, so half of the square); looking up embeddings is free.
 
     Args:
         recipe: its model, and the length of its training sequences.

@@ -6,7 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TESTS ?= tests
-PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
+# One process more than cores: some tests wait for processes of their own.
+WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: setup demo test test-times test-long lint clean
 

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from pgolf.data.places import recorded_data
 from pgolf.report.content import LineChart, Series, Table
 from pgolf.study.analysis import Analysis
 from pgolf.study.cells import Cell
@@ -23,7 +24,8 @@ def shelf(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(workshop / "run", folder / "runs" / "first")
     settings = ("--set", "train.steps=5", "--set", "train.seed=4", "--set", "train.tensorboard=true")
     out = folder / "runs" / "deeper" / "second"
-    pgolf("train", "--recipe", "tiny.toml", *settings, "--data", "data", "--out", out, cwd=workshop)
+    data = recorded_data(workshop / "run")
+    pgolf("train", "--recipe", "tiny.toml", *settings, "--data", data, "--out", out, cwd=workshop)
     return folder
 
 

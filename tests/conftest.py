@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("default", _PATIENT, max_examples=40, derandomize=True)
 settings.register_profile("nightly", _PATIENT, max_examples=500)
 settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disk_without_waiting() -> Iterator[None]:
+    """Files are not forced to the disk: no test cuts the power. Tests of failing disks have their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

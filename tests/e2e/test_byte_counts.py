@@ -17,12 +17,12 @@ from pgolf.data.byte_check import check_bytes
 from pgolf.data.dataset import open_dataset
 from pgolf.data.inspect import inspect_dataset
 from pgolf.data.prepare import prepare
-from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
 from pgolf.runs.pipeline import verify_job
 from tests.e2e.conftest import pgolf, sentences
+from tests.shards import write_shard
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.container import read_artifact
 from pgolf.compress.weights import load_weights, save_weights
 from pgolf.data.dataset import open_dataset
-from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import read_shard
 from pgolf.recipe.recipe import load_recipe
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
+from tests.shards import write_shard
 
 ROWWISE = ["--set", "compress.scheme=rowwise"]
 

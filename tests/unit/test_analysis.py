@@ -1,4 +1,4 @@
-"""The analysis of a study: groups, terms, tests, curves, sentences."""
+"""The analysis of a study: groups, terms, tests, curves, lines."""
 
 from __future__ import annotations
 

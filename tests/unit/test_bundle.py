@@ -27,13 +27,13 @@ from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.pack import fit
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.shard_writer import write_shard
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.folder import open_run
 from pgolf.submit.bundle import Bundle, bundle, packed_form
 from pgolf.train.loop import train
+from tests.shards import write_shard
 from tests.unit.stand_ins import write_tokenizer
 
 CPU = torch.device("cpu")

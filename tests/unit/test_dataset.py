@@ -16,10 +16,10 @@ from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import find_tokenizer, open_dataset
 from pgolf.data.prepare import prepare
 from pgolf.data.readers import Reading
-from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import read_shard
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
+from tests.shards import write_shard
 
 TEXT = "\n\n".join(f"Document number {n} tells of {n % 7} birds and {n % 5} fish." for n in range(120))
 

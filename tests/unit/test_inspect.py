@@ -14,9 +14,9 @@ from pgolf.data.dataset import open_dataset
 from pgolf.data.inspect import inspect_dataset
 from pgolf.data.prepare import prepare
 from pgolf.data.readers import Reading
-from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import Tokenizer
+from tests.shards import write_shard
 
 TEXT = "\n\n".join(f"Document number {n} tells of {n % 7} birds and {n % 5} fish." for n in range(120))
 BOS = 1

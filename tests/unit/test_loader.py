@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pgolf.data.loader import BatchLoader
-from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import TokenStream, read_shard
 from pgolf.errors import PgolfError
 from pgolf.recipe.sections import TrainSection
+from tests.shards import write_shard
 
 TRAIN = TrainSection(batch_tokens=64, sequence_length=4, micro_batches=8)
 

@@ -64,7 +64,6 @@ for _ in range(30):
         counter.write_text(str(count + 1))
 """
 )
-Note = Callable[[str], None]
 
 
 @pytest.fixture(params=["yes", "no"])

@@ -11,10 +11,10 @@ import torch
 
 from pgolf.data.loader import BatchLoader
 from pgolf.data.prefetch import Prefetcher, prefetcher
-from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import TokenStream
 from pgolf.errors import PgolfError
 from pgolf.recipe.sections import TrainSection
+from tests.shards import write_shard
 
 TRAIN = TrainSection(batch_tokens=64, sequence_length=4, micro_batches=4)
 

@@ -14,7 +14,6 @@ from pgolf.compress.quantize import Quantized, dequantize_state
 from pgolf.compress.scheme import quantize_state
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.shard_writer import write_shard
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.fast import textbook
@@ -25,6 +24,7 @@ from pgolf.runs.folder import open_run
 from pgolf.train.loop import train
 from pgolf.train.qat import export_rounding, rounded_weights
 from pgolf.train.run import Run
+from tests.shards import write_shard
 from tests.unit.stand_ins import write_tokenizer
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import torch
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, parameter_count
-from pgolf.recipe.files import recipe_names
+from pgolf.recipe.files import recipe_names, set_in_tree
 from pgolf.recipe.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
 from pgolf.runs.estimate import check_memory, check_size, estimate
 from pgolf.runs.records import flattened
@@ -194,3 +194,21 @@ def test_the_largest_recipes_are_estimated_without_being_built() -> None:
         check_memory(
             load_recipe("tiny", ["train.batch_tokens=1073741824", "model.width=1048576"]), torch.device("cpu")
         )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("model.layers", -(1 << 20000), "a number of thousands of digits"),
+        ("model.value_embedding.layers", [1 << 20000], "value_embedding.layers must be at most"),
+        ("compress.level", [1 << 20000], "compress.level must be at most"),
+        ("model.softcap", float("inf"), "softcap: input should be a finite number"),
+    ],
+    ids=["negative", "in a list", "levels", "infinite"],
+)
+def test_numbers_that_make_no_sense_are_one_line(key: str, value: object, says: str) -> None:
+    tree: dict[str, Any] = {}
+    set_in_tree(tree, key.split("."), value)
+    with pytest.raises(PgolfError, match=says) as caught:
+        recipe_from_tree(tree, "x")
+    assert "\n" not in str(caught.value)

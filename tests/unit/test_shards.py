@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgolf.data.shard_writer import ShardWriter, write_shard
+from pgolf.data.shard_writer import ShardWriter
 from pgolf.data.shards import check_ids, read_shard
 from pgolf.errors import PgolfError
+from tests.shards import write_shard
 
 TOKENS = np.array([1, 5, 9, 1, 65535], np.uint16)
 

@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.shard_writer import write_shard
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.recipe.recipe import Recipe, load_recipe
@@ -22,6 +21,7 @@ from pgolf.runs.folder import open_run
 from pgolf.train.loop import train
 from pgolf.train.metrics import Metrics, read_metrics, steps_per_reading
 from pgolf.train.run import Run
+from tests.shards import write_shard
 from tests.unit.stand_ins import write_tokenizer
 
 CPU = torch.device("cpu")

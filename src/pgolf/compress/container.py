@@ -4,8 +4,8 @@
     length       4 bytes  little-endian size of the packed header
     digest      16 bytes  first half of SHA-256 over the packed header
     header                JSON, zstd: recipe and its digest, tokenizer digest, origin, coder, sections,
-    tensors sections              one after the other; the header has their sizes and digests, packed and
-    decoded
+                          tensors
+    sections              one after the other; the header has their sizes and digests, packed and decoded
 
 There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors
 of columns, and tensors that are kept). The reader checks every size against the file, the shapes and a limit

@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 
 from pgolf.data.shards import MAGIC, VERSION, Tokens
-from pgolf.runtime.writing import atomic_write, flush_to_disk
+from pgolf.runtime.writing import flush_to_disk
 
 TOKENS_PER_SHARD = 100_000_000
 
@@ -18,12 +18,6 @@ def shard_header(count: int) -> bytes:
     header = np.zeros(256, dtype="<i4")
     header[:3] = MAGIC, VERSION, count
     return header.tobytes()
-
-
-def write_shard(path: Path, tokens: Tokens) -> None:
-    """Write one shard atomically."""
-    with atomic_write(path) as file:
-        file.write(shard_header(len(tokens)) + tokens.astype("<u2").tobytes())
 
 
 class ShardWriter:

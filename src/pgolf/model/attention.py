@@ -90,8 +90,7 @@ def _continued_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | N
     batch, count, heads, width = q.shape
     kv_heads, length = k.size(1), k.size(2)
     group = heads // kv_heads
-    # The query heads of a group stand as positions of their key/value head, so that no kernel must know about
-    # groups.
+    # The query heads of a group stand as positions of their key/value head: no kernel must know groups.
     q = q.to(v.dtype).view(batch, count, kv_heads, group * width).transpose(1, 2)
     visible = None
     if mask is not None:

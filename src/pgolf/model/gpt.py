@@ -18,8 +18,7 @@
 A layer owns its vectors; attention and MLP weights live in a *core*. Usually core i belongs to layer i; with
 ``model.unique_layers`` fewer cores are reused cyclically (depth recurrence). ``shape.schedule`` is the order.
 
-The parts are features, a file each in ``features/``. This file knows their slots (``slots.py``), and none of
-them.
+The parts are features, a file each in ``features/``. This file knows their slots (``slots.py``) only.
 """
 
 from __future__ import annotations

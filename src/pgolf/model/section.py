@@ -15,8 +15,7 @@ from pgolf.model.features.value_residual import ValueResidual, ValueResidualKeys
 from pgolf.model.features.window_gate import WindowGate, WindowGateKeys
 from pgolf.model.slots import Part
 
-# A new feature is named here, once with its module and once with its keys. Those of one slot act in this
-# order.
+# A new feature is named here, with its module and with its keys. Those of one slot act in this order.
 FEATURES: tuple[type[Part], ...] = (
     *(Bigram, Smear, ValueEmbedding),
     *(ValueResidual, Exclusive, GatedAttention, WindowGate),

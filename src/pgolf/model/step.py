@@ -1,5 +1,4 @@
-"""Reading on: the next tokens of windows whose beginning a cache holds, and the short pass for one token at a
-time.
+"""Reading on from a cache: the next tokens of a window, and the short pass for one token at a time.
 
 A single position costs next to no arithmetic; its time is that of starting some operations per layer. So
 whatever depends on the weights alone is computed beforehand: projections that read the same input become one

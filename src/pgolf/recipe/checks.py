@@ -7,8 +7,7 @@ from typing import Any
 from pgolf.model.section import FEATURES, ModelSection
 from pgolf.recipe.sections import Sections
 
-# Far beyond what pgolf is for, and near enough that nothing which is built or counted by these keys takes for
-# ever.
+# Far beyond what pgolf is for, and near enough that whatever these keys build or count ends soon.
 _LARGEST = {
     "model.layers": 1 << 8,
     **dict.fromkeys(("model.width", "model.mlp_hidden"), 1 << 20),
@@ -39,6 +38,9 @@ def _too_large(tree: dict[str, Any], prefix: str) -> list[str]:
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             problems += _too_large(value, f"{name}.")
+        elif isinstance(value, (list, tuple)):
+            if any(isinstance(item, int) and abs(item) > _LARGEST_OTHER for item in value):
+                problems.append(f"{name} must be at most {_LARGEST_OTHER:,}")
         elif isinstance(value, int) and value > (largest := _LARGEST.get(name, _LARGEST_OTHER)):
             # Not the number itself: it may have a million digits.
             problems.append(f"{name} must be at most {largest:,}")

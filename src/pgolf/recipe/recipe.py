@@ -109,7 +109,11 @@ def _describe(entry: Any) -> str:
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
         return f"unknown key {key}{nearest(key, recipe_keys())}"
-    return f"{key}: {entry['msg'][0].lower()}{entry['msg'][1:]} (got {entry['input']!r})"
+    try:
+        given = repr(entry["input"])
+    except ValueError:  # Python does not spell numbers of thousands of digits.
+        given = "a number of thousands of digits"
+    return f"{key}: {entry['msg'][0].lower()}{entry['msg'][1:]} (got {given})"
 
 
 def recipe_keys() -> list[str]:

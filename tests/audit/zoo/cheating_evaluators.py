@@ -237,14 +237,6 @@ def rescoring(tokens: Tokens, byte_table: Any) -> Claim:
     return claim_of(nats[places], tokens, positions=np.array(places))
 
 
-def unlisted_rescoring(tokens: Tokens, byte_table: Any) -> Claim:
-    """The same without telling which targets the costs are of."""
-    listed = rescoring(tokens, byte_table)
-    return claim_of(
-        listed.nats, tokens, bytes=listed.bytes, val_bpb=listed.val_bpb, positions=listed.positions
-    )
-
-
 def last_document_first(tokens: Tokens, byte_table: Any) -> Claim:
     """Scores the documents from the last to the first."""
     nats = _plain(tokens)

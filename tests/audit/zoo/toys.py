@@ -20,9 +20,9 @@ from pgolf.audit.report import Report
 from pgolf.audit.settings import Settings
 from pgolf.audit.subject import Claim, Context, make_subject
 from pgolf.data.dataset import Text
-from pgolf.data.shard_writer import write_shard
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
+from tests.shards import write_shard
 
 VOCABULARY, BOS, TARGETS = 16, 1, 88
 LENGTH, STRIDE, CHUNK = 16, 8, 32

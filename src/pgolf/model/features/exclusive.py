@@ -72,8 +72,10 @@ def remove_own_value(y: Tensor, v: Tensor) -> Tensor:
 
 
 class _RemoveOwnValue(torch.autograd.Function):
-    """z = y - c v with c = <y, v> / s, s = <v, v>; with e = <dz, v> / s: dy = dz - e v, dv = 2 c e v - c dz -
-    e y.
+    """The projection's gradient by hand, with s = <v, v>.
+
+    z = y - c v with c = <y, v> / s; with e = <dz, v> / s:
+    dy = dz - e v, dv = 2 c e v - c dz - e y.
 
     y (B, T, K, G, W), v (B, T, K, 1, W).
     """

@@ -1,0 +1,13 @@
+"""Shards for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pgolf.data.shard_writer import shard_header
+from pgolf.data.shards import Tokens
+
+
+def write_shard(path: Path, tokens: Tokens) -> None:
+    """One shard with these tokens."""
+    path.write_bytes(shard_header(len(tokens)) + tokens.astype("<u2").tobytes())

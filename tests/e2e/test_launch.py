@@ -29,6 +29,7 @@ from tests.e2e.test_mistakes import fails
 pytestmark = pytest.mark.usefixtures("quick_python")
 # Long enough to be interrupted; no checkpoints but the one at the interruption.
 LONG = ("--set", "train.steps=80", "--set", "train.checkpoint_every=0", "--set", "train.validate_every=0")
+TRAINING = ("launch", "slurm", "tiny.toml", *LONG, "--data", "data", "--command", "train")
 
 
 def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
@@ -69,14 +70,7 @@ def test_a_preempted_job_comes_back_and_ends_with_bit_equal_weights(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     command = (
-        "launch",
-        "slurm",
-        "tiny.toml",
-        *LONG,
-        "--data",
-        "data",
-        "--command",
-        "train",
+        *TRAINING,
         "--executor",
         "local",
     )

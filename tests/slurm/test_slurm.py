@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.conftest import pgolf, pgolf_json, workshop
 from tests.e2e.test_interruption import steps_done
-from tests.e2e.test_launch import LONG, same_weights, sessions, until
+from tests.e2e.test_launch import LONG, TRAINING, same_weights, sessions, until
 from tests.e2e.test_mistakes import fails
 
 pytestmark = pytest.mark.skipif(
@@ -48,19 +48,9 @@ def jobs() -> Iterator[None]:
 
 def submit(workshop: Path, runs: Path, *options: str) -> tuple[str, Path]:
     """A training of a few seconds on one core; its job and its folder."""
-    command = (
-        "launch",
-        "slurm",
-        "tiny.toml",
-        *LONG,
-        "--data",
-        "data",
-        "--command",
-        "train",
-        "--gpus-per-node",
-        "0",
-    )
-    [job] = pgolf_json(*command, "--cpus", "1", "--runs", runs, *options, cwd=workshop)["jobs"]
+    [job] = pgolf_json(
+        *TRAINING, "--gpus-per-node", "0", "--cpus", "1", "--runs", runs, *options, cwd=workshop
+    )["jobs"]
     _submitted.append(job["id"])
     return job["id"], Path(job["folder"])
 

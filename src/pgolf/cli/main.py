@@ -8,21 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-# Those that are not named below add their verbs by themselves.
+# They add their verbs by themselves.
 from pgolf.cli import data, job, launch, machine, model, proof, report, significance, study, submit  # noqa: F401
-from pgolf.cli.app import app, verb
+from pgolf.cli.app import app
 from pgolf.cli.common import paths_are_mistakes
 from pgolf.cli.tables import print_mistake
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.runtime.package import VERSION
 from pgolf.runtime.terminal import output, patient_streams, plain
 from pgolf.runtime.threads import let_threads_wait
-
-verb("significance", *significance.SIGNIFICANCE_EXAMPLES)(significance.significance_command)
-verb("study", *study.STUDY_EXAMPLES)(study.study_command)
-verb("report", *report.REPORT_EXAMPLES)(report.report_command)
-verb("runs", *report.RUNS_EXAMPLES)(report.runs_command)
-verb("diff", *report.DIFF_EXAMPLES)(report.diff_command)
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
 ClickException: Any = typer.BadParameter.__mro__[2]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pgolf.cli.app import verb
 from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile
 from pgolf.cli.tables import flat_rows, print_columns, print_json, print_mistake, print_result, say
 from pgolf.errors import PgolfError
@@ -16,24 +17,19 @@ if TYPE_CHECKING:
     from pgolf.runs.diff import Diff
     from pgolf.runs.records import Value
 
-REPORT_EXAMPLES = (
-    "pgolf report runs/quickstart -o report.html",
-    "pgolf report runs/quickstart -o report.html --mode ttt --targets 4096",
-    "pgolf report runs/quickstart -o report.md --format md --no-score",
-)
-RUNS_EXAMPLES = (
-    "pgolf runs",
-    "pgolf runs runs --where 'recipe=quickstart' --where 'ttt<1.8' --sort ttt",
-    "pgolf runs --where 'model.layers>=9' --sort -date --json",
-)
 # Columns of `pgolf runs` that may be left out where there is little room, the least important first.
 _RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state", "ttt")
 # Decimal places of a number in `pgolf diff`, by a word of its name.
 _DIGITS = {"BPB": 4, "loss": 4, "second": 1}
-DIFF_EXAMPLES = ("pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
 
 
-def report_command(
+@verb(
+    "report",
+    "pgolf report runs/quickstart -o report.html",
+    "pgolf report runs/quickstart -o report.html --mode ttt --targets 4096",
+    "pgolf report runs/quickstart -o report.md --format md --no-score",
+)
+def report_verb(
     source: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("report.html"),
     form: Annotated[
@@ -79,7 +75,13 @@ def report_command(
     print_result(result, as_json, flat_rows(result), title=str(source))
 
 
-def runs_command(
+@verb(
+    "runs",
+    "pgolf runs",
+    "pgolf runs runs --where 'recipe=quickstart' --where 'ttt<1.8' --sort ttt",
+    "pgolf runs --where 'model.layers>=9' --sort -date --json",
+)
+def runs_verb(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look, at any depth.")] = Path(
         "runs"
     ),
@@ -127,7 +129,8 @@ def _cell(key: str, value: Value) -> str:
     return str(value) if "." in key and isinstance(value, float) else shown(value, 4)
 
 
-def diff_command(
+@verb("diff", "pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
+def diff_verb(
     a: Annotated[Path, typer.Argument(help="Run folder.")],
     b: Annotated[Path, typer.Argument(help="Run folder to compare with it.")],
     as_json: AsJson = False,

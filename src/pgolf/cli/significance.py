@@ -7,19 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
+from pgolf.cli.app import verb
 from pgolf.cli.common import AsJson
 from pgolf.cli.tables import print_columns, print_json, print_table
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 
-SIGNIFICANCE_EXAMPLES = (
+
+@verb(
+    "significance",
     "pgolf significance runs/new-* --against runs/old-*",
     "pgolf significance runs/new-1 runs/new-2 runs/new-3 --against 1.88276 1.88157 1.88220",
     "pgolf significance runs/new-* --against runs/old-* --margin 0 --level 0.05",
 )
-
-
-def significance_command(
+def significance_verb(
     runs: Annotated[
         list[str],
         typer.Argument(metavar="RUN...", help="Run folders of one recipe, one a seed; or losses in nats."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pgolf.cli.app import verb
 from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile, check_data_paths
 from pgolf.cli.tables import print_columns, print_json, print_result, say
 from pgolf.errors import PgolfError
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from pgolf.study.runner import Launcher, Workplace
     from pgolf.study.spec import Planned, Study
 
-STUDY_EXAMPLES = (
+# So many runs are said to be many, in case a grid grew by mistake.
+_MANY = 100
+# The most important statements come first.
+_SHOWN = 12
+
+
+@verb(
+    "study",
     "pgolf study",
     "pgolf study steps --small",
     "pgolf study rates.toml --data data/books --out studies/rates --jobs 4 --device cpu",
@@ -29,13 +37,7 @@ STUDY_EXAMPLES = (
     "pgolf study ttt --data data/fineweb-sp1024 --launcher slurm --slurm time=8:00:00 "
     "--slurm gpus-per-node=8",
 )
-# So many runs are said to be many, in case a grid grew by mistake.
-_MANY = 100
-# The most important statements come first.
-_SHOWN = 12
-
-
-def study_command(
+def study_verb(
     name: Annotated[
         str | None, typer.Argument(metavar="[STUDY]", help="A shipped study or a .toml file.")
     ] = None,

@@ -10,7 +10,7 @@ from pgolf.model.attend import DocumentMask, causal_attention
 from pgolf.model.cache import LayerCache
 from pgolf.model.fast import norm_and_rotate
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.model.section import FEATURES, ModelSection
+from pgolf.model.section import ModelSection, build_parts
 from pgolf.model.slots import AttentionPart
 
 
@@ -30,10 +30,7 @@ class Attention(nn.Module):
         self.value = Matrix(model.width, kv_width, fake_quant)
         self.output = Matrix(model.width, model.width, fake_quant)
         self.query_gain = nn.Parameter(torch.full((model.heads,), model.qk_gain))
-        wanted = [part for part in FEATURES if issubclass(part, AttentionPart) and part.wanted(model, core)]
-        self.parts = tuple(part(model, fake_quant) for part in wanted)
-        for part in self.parts:
-            part.attach(self)
+        self.parts = build_parts(AttentionPart, self, model, fake_quant, core)
 
     def forward(
         self,

@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +41,17 @@ from pgolf.model.linear import FakeQuant
 from pgolf.model.loss import capped, target_losses
 from pgolf.model.mlp import Mlp
 from pgolf.model.rope import rotary_tables
-from pgolf.model.section import FEATURES, ModelSection
+from pgolf.model.section import ModelSection, build_parts
 from pgolf.model.shape import schedule
-from pgolf.model.slots import EmbeddingPart, HeadPart, LayerPart, Part, Reading, StreamPart, ValueSource
-
-Slot = TypeVar("Slot", bound=Part)
+from pgolf.model.slots import (
+    EmbeddingPart,
+    HeadPart,
+    LayerPart,
+    Reading,
+    StreamPart,
+    ValueSource,
+    added_values,
+)
 
 
 class Core(nn.Module):
@@ -99,23 +105,15 @@ class GPT(nn.Module):
         self.config, self.schedule = model, schedule(model)
         self.fake_quant = FakeQuant()
         self.token_embedding = nn.Embedding(model.vocab_size, model.width)
-        self.embedding_parts = self._parts(EmbeddingPart)
-        self.stream_parts = self._parts(StreamPart)
-        self.value_sources = self._parts(ValueSource)
+        self.embedding_parts = build_parts(EmbeddingPart, self, model, self.fake_quant)
+        self.stream_parts = build_parts(StreamPart, self, model, self.fake_quant)
+        self.value_sources = build_parts(ValueSource, self, model, self.fake_quant)
         self.cores = nn.ModuleList(Core(model, self.fake_quant, index) for index in range(model.cores))
         self.layers = nn.ModuleList(Layer(model, index) for index in range(model.layers))
-        self.layer_parts = self._parts(LayerPart)
-        self.head_parts = self._parts(HeadPart)
+        self.layer_parts = build_parts(LayerPart, self, model, self.fake_quant)
+        self.head_parts = build_parts(HeadPart, self, model, self.fake_quant)
         initialise(self, model)
         self.scale_shared_gradients()
-
-    def _parts(self, slot: type[Slot]) -> tuple[Slot, ...]:
-        """The features of a slot that the recipe asks for, each a child of the model under its own name."""
-        wanted = [part for part in FEATURES if issubclass(part, slot) and part.wanted(self.config)]
-        parts = tuple(part(self.config, self.fake_quant) for part in wanted)
-        for part in parts:
-            self.add_module(part.name, part)
-        return parts
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits of every next token, or the loss of each target.
@@ -167,10 +165,7 @@ class GPT(nn.Module):
         for place, visit in enumerate(self.schedule):
             for between, own in zip(self.layer_parts, kept, strict=True):
                 x = between.before(x, own, place)
-            extra_value = None
-            for source, values in zip(self.value_sources, shared, strict=True):
-                if (added := source.for_layer(values, visit.layer)) is not None:
-                    extra_value = added if extra_value is None else extra_value + added
+            extra_value = added_values(self.value_sources, shared, visit.layer)
             past = None if cache is None else (cache.layers[place], cache.used)
             needed = last if place == len(self.schedule) - 1 else None
             x, value = self.layers[visit.layer](

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pydantic
+from torch import nn
 
 from pgolf.model.features.bigram import Bigram, BigramKeys
 from pgolf.model.features.exclusive import Exclusive, ExclusiveKeys
@@ -13,7 +16,10 @@ from pgolf.model.features.smear import Smear, SmearKeys
 from pgolf.model.features.value_embedding import ValueEmbedding, ValueEmbeddingKeys
 from pgolf.model.features.value_residual import ValueResidual, ValueResidualKeys
 from pgolf.model.features.window_gate import WindowGate, WindowGateKeys
+from pgolf.model.linear import FakeQuant
 from pgolf.model.slots import Part
+
+Slot = TypeVar("Slot", bound=Part)
 
 # A new feature is named here, with its module and with its keys. Those of one slot act in this order.
 FEATURES: tuple[type[Part], ...] = (
@@ -44,3 +50,22 @@ class ModelSection(  # pydantic lists the keys of the last base first.
     """A document (BOS begins one) sees nothing of those before it, in training and in every evaluation."""
     embedding_init_std: float = pydantic.Field(0.005, gt=0)
     """Standard deviation of the initial token embedding."""
+
+
+def build_parts(
+    slot: type[Slot], owner: nn.Module, model: ModelSection, fake_quant: FakeQuant, core: int = 0
+) -> tuple[Slot, ...]:
+    """Make the features of a slot that a model asks for, and hang them on what they belong to.
+
+    Args:
+        slot: one of the classes of ``slots.py``.
+        owner: the model, or an attention.
+        model: what is asked for.
+        fake_quant: the model's switch.
+        core: which one the attention is of.
+    """
+    wanted = [part for part in FEATURES if issubclass(part, slot) and part.wanted(model, core)]
+    parts = tuple(part(model, fake_quant) for part in wanted)
+    for part in parts:
+        part.attach(owner)
+    return parts

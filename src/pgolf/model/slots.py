@@ -14,6 +14,7 @@ below, which has the module, its groups, its checks, its cost, and settings that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -97,7 +98,11 @@ class Part(nn.Module):
 
     def flops(self) -> int:
         """Operations per token: those of its matrix products, by default."""
-        return sum(product_flops(child) for child in self.children())
+        return _own_flops(self)
+
+    def attach(self, owner: nn.Module) -> None:
+        """Hang it, with its parameters, on the model or the attention that it belongs to."""
+        owner.add_module(self.name, self)
 
 
 class EmbeddingPart(Part):
@@ -130,10 +135,6 @@ class ValueSource(Part):
 
 class AttentionPart(Part):
     """Changes the values or the heads' outputs of every attention that it stands in."""
-
-    def attach(self, attention: nn.Module) -> None:
-        """Hang it, with its parameters, on the attention it belongs to."""
-        attention.add_module(self.name, self)
 
     def value(self, v: Tensor, first: Tensor | None, attention: Any) -> Tensor:
         """From this layer's values (B, T, K, W) to those that are attended to.
@@ -204,10 +205,27 @@ class HeadPart(Part):
         raise NotImplementedError
 
 
+def added_values(sources: Sequence[ValueSource], shared: Sequence[Tensor], layer: int) -> Tensor | None:
+    """What all sources add to a layer's values; None for nothing.
+
+    Args:
+        sources: of the model.
+        shared: what each of them returned for the tokens.
+        layer: the layer.
+    """
+    total: Tensor | None = None
+    for source, values in zip(sources, shared, strict=True):
+        if (added := source.for_layer(values, layer)) is not None:
+            total = added if total is None else total + added
+    return total
+
+
 def product_flops(module: nn.Module) -> int:
     """Operations per token of a module's matrix products, a multiplication and an addition being two."""
-    if isinstance(module, Part):
-        return module.flops()
+    return module.flops() if isinstance(module, Part) else _own_flops(module)
+
+
+def _own_flops(module: nn.Module) -> int:
     own = 2 * module.weight.numel() if isinstance(module, nn.Linear) else 0
     return own + sum(product_flops(child) for child in module.children())
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pgolf.model.attention import Attention
 from pgolf.model.cache import KvCache
 from pgolf.model.gpt import GPT, Core, Layer
-from pgolf.model.slots import Reading, SinglePart
+from pgolf.model.slots import Reading, SinglePart, added_values
 
 # What F.rms_norm adds to the mean square.
 _EPSILON = torch.tensor(torch.finfo(torch.float32).eps)
@@ -109,10 +109,7 @@ class Step:
         for place, (layer, visit) in enumerate(zip(self.layers, network.schedule, strict=True)):
             for between, own in zip(self.between, kept, strict=True):
                 x = between.before(x, own, place)
-            extra: Tensor | None = None
-            for source, values in zip(network.value_sources, shared, strict=True):
-                if (added := source.for_layer(values, visit.layer)) is not None:
-                    extra = added if extra is None else extra + added
+            extra = added_values(network.value_sources, shared, visit.layer)
             x, value = layer(torch.addcmul(starts[place], x, layer.mix), rotation, extra, first, cache, place)
             if place == 0:
                 first = value

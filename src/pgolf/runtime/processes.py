@@ -55,8 +55,13 @@ def birth(pid: int) -> str | None:
 
 @contextlib.contextmanager
 def handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
-    """Meanwhile have a handler, as ``signal.signal`` takes it, for these signals."""
-    before = {number: signal.signal(number, handler) for number in signals}
+    """Meanwhile have a handler, as ``signal.signal`` takes it, for these signals.
+
+    Only the main thread may set handlers; elsewhere the caller's stay.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from typing import Any
 
 import python_minifier
 
+from pgolf.compress.code_size import FILTERS
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import Section
 from pgolf.runtime.package import FOLDER, VERSION
@@ -41,7 +42,6 @@ INSTEAD = {
     Key("pgolf.train.checkpoint", "load_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.tensorboard", "event_files"): Key(STANDINS, "nothing"),
 }
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 # Modules of other packages that a file may import, and the distribution that has them.
 _DISTRIBUTIONS = ("torch", "numpy", "sentencepiece", "zstandard", "constriction", "safetensors")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from collections.abc import Collection
 from types import FrameType
-from typing import Any
 
 from pgolf.errors import Interrupted
 from pgolf.runtime.exclusive import working_in
+from pgolf.runtime.processes import handling
 from pgolf.train.checkpoint import snapshot
 from pgolf.train.closing import TrainResult, close
 from pgolf.train.run import Run, Stopped, Watcher
@@ -28,9 +28,10 @@ def train(run: Run, watcher: Watcher, keep: Collection[int] = (), averaged: bool
         PgolfError: the loss is no longer a finite number; the last checkpoint is still there. Or the disk is
             full; the last checkpoint is still there, or the final weights are (see ``closing.close``).
     """
-    settings, clock = run.recipe.train, run.clock
+    settings, clock, stop = run.recipe.train, run.clock, _StopSignal()
     run.prime_kernels()
-    with working_in(run.folder, run.team), run.batches, _StopSignal() as stop:
+    stopping_politely = handling(stop.receive, signal.SIGINT, signal.SIGTERM)
+    with working_in(run.folder, run.team), run.batches, stopping_politely:
         try:
             while not run.is_finished():
                 if clock.step == 0 or _every(settings.validate_every, clock.step):
@@ -58,25 +59,13 @@ class _StopSignal:
 
     def __init__(self) -> None:
         self._sent = False
-        self._previous: dict[int, Any] = {}
 
     def was_sent(self) -> bool:
         """Whether this rank is asked to stop."""
         return self._sent
 
-    def __enter__(self) -> _StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._previous[number] = signal.signal(number, self._receive)
-            except ValueError:  # Only the main thread may set handlers; elsewhere the caller's stay.
-                break
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
         # A scheduler may repeat SIGTERM, and so may a launcher; only a second Ctrl-C is impatience.
         if self._sent and number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -37,9 +37,6 @@ class GatedAttention(AttentionPart, nn.Linear):
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.bias, 4.0)
 
-    def flops(self) -> int:
-        return 2 * self.weight.numel()
-
     def output(self, y: Tensor, v: Tensor, x: Tensor) -> Tensor:
         return y * torch.sigmoid(self(x)).to(y.dtype)[..., None]
 

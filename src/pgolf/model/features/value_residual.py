@@ -29,9 +29,9 @@ class ValueResidual(AttentionPart):
     def wanted(model: ValueResidualKeys, core: int = 0) -> bool:
         return model.value_residual
 
-    def attach(self, attention: nn.Module) -> None:
+    def attach(self, owner: nn.Module) -> None:
         # The pair is the attention's own parameter in every artifact that there is.
-        attention.register_parameter("value_mix", nn.Parameter(torch.tensor([0.5, 0.5])))
+        owner.register_parameter("value_mix", nn.Parameter(torch.tensor([0.5, 0.5])))
 
     def value(self, v: Tensor, first: Tensor | None, attention: Any) -> Tensor:
         if first is None:

@@ -65,9 +65,6 @@ class WindowGate(AttentionPart, nn.Linear):
     def initialise(self, model: WindowGateKeys) -> None:
         nn.init.zeros_(self.weight)
 
-    def flops(self) -> int:
-        return 2 * self.weight.numel()
-
     def output(self, y: Tensor, v: Tensor, x: Tensor) -> Tensor:
         gate = torch.sigmoid(self.alpha * self(x[..., : self.in_features])).to(y.dtype)
         return y * (self.gain * gate)[..., None]

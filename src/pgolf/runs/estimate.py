@@ -71,9 +71,17 @@ def estimate(recipe: Recipe) -> Estimate:
         group = quantizer_group(name)
         by_group[group] = by_group.get(group, 0) + shape.numel()
     forward = forward_flops(recipe)
-    count, memory = sum(by_group.values()), [_memory(recipe, shapes, cuda) for cuda in (False, True)]
-    sizes = predicted_bytes(recipe), code_bytes(), recipe.compress.cap
-    return Estimate(count, by_group, *sizes, forward, 3 * forward, *memory)
+    return Estimate(
+        parameters=sum(by_group.values()),
+        parameters_by_group=by_group,
+        artifact_bytes=predicted_bytes(recipe),
+        code_bytes=code_bytes(),
+        cap=recipe.compress.cap,
+        forward_flops_per_token=forward,
+        training_flops_per_token=3 * forward,
+        training_memory_cpu=_memory(recipe, shapes, cuda=False),
+        training_memory_cuda=_memory(recipe, shapes, cuda=True),
+    )
 
 
 def check_size(recipe: Recipe) -> None:

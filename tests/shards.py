@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pgolf.data.shard_writer import shard_header
+from pgolf.data.prepare import shard_header
 from pgolf.data.shards import Tokens
 
 

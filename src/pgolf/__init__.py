@@ -15,7 +15,7 @@ import pgolf.evaluate as _evaluate  # noqa: F401
 import pgolf.train as _train  # noqa: F401
 from pgolf.api import evaluate, load, load_recipe, pack, train
 from pgolf.errors import Interrupted, PgolfError
-from pgolf.runtime.package import VERSION
+from pgolf.runtime.environment import VERSION
 
 if TYPE_CHECKING:
     from pgolf.api import TrainedRun

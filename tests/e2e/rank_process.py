@@ -22,7 +22,7 @@ from torch import Tensor
 from pgolf.cli.team import joined
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.runs import pipeline  # Loaded once, in the process that the ranks are forked from.
-from pgolf.runtime import heartbeat, ranks
+from pgolf.runtime import ranks
 from pgolf.train.metrics import Metrics
 from tests.e2e.conftest import pgolf
 
@@ -67,7 +67,7 @@ def stop_last_rank(rank: int, size: int, port: int, results: Path) -> None:
     with (
         mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
         mock.patch.object(ranks, "TIMEOUT", timedelta(seconds=limit)),
-        mock.patch.object(heartbeat, "_INTERVAL", 0.1),
+        mock.patch.object(ranks, "_INTERVAL", 0.1),
         redirect_stderr(said),
     ):
         try:

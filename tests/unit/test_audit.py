@@ -21,7 +21,7 @@ from pgolf.audit.adapter import ForwardLogitsScorer
 from pgolf.audit.audit import audit
 from pgolf.audit.byte_rows import ByteRows, similar_tokens
 from pgolf.audit.report import Finding, Largest, Report, ordered
-from pgolf.audit.settings import Settings
+from pgolf.audit.runs import Settings
 from pgolf.audit.state import changes, digest_parts, learned
 from pgolf.audit.streams import Stream, largest_change
 from pgolf.audit.subject import Claim, Context, Evaluator, load_factory, make_subject

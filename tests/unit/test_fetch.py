@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pgolf.data.dataset import open_dataset
-from pgolf.data.shard_writer import shard_header
+from pgolf.data.prepare import shard_header
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 

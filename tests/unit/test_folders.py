@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from pgolf.errors import PgolfError
-from pgolf.runtime.folders import new_folder
 from pgolf.runtime.processes import host_mark
+from pgolf.runtime.writing import new_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pgolf.runtime.folders import new_folder
+from pgolf.runtime.writing import new_folder
 
 with new_folder(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("x")

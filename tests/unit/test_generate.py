@@ -14,9 +14,8 @@ from pgolf.compress.weights import save_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.generate.model import Model, sample_texts
+from pgolf.generate.model import Model, TextWriter, sample_texts
 from pgolf.generate.sampling import Reader, Sampling, window_start
-from pgolf.generate.text import TextWriter
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import load_recipe
 from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe

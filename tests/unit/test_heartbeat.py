@@ -7,8 +7,8 @@ import time
 import pytest
 import torch.distributed as dist
 
-from pgolf.runtime import heartbeat
-from pgolf.runtime.heartbeat import Heartbeat
+from pgolf.runtime import ranks
+from pgolf.runtime.ranks import Heartbeat
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_who_stops_is_silent_after_as_many_beats_of_the_others(three: list[Heart
 
 
 def test_beats_come_from_a_thread_until_they_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "_INTERVAL", 0.001)
+    monkeypatch.setattr(ranks, "_INTERVAL", 0.001)
     store = dist.HashStore()
     working, waiting = Heartbeat(store, 0, 2), Heartbeat(store, 1, 2)
     working.start()

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgolf.data.loader import BatchLoader
-from pgolf.data.prefetch import Prefetcher, prefetcher
+from pgolf.data.loader import BatchLoader, Prefetcher, prefetcher
 from pgolf.data.shards import TokenStream
 from pgolf.errors import PgolfError
 from pgolf.recipe.sections import TrainSection

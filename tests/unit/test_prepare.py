@@ -22,14 +22,14 @@ import pytest
 from pgolf.data import encode, prepare, vocabulary
 from pgolf.data.dataset import open_dataset
 from pgolf.data.holdout import HoldOut, document_number
+from pgolf.data.prepare import ShardWriter
 from pgolf.data.readers import Reading
-from pgolf.data.shard_writer import ShardWriter
 from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.runtime.folders import new_folder
 from pgolf.runtime.processes import birth, host_mark
+from pgolf.runtime.writing import new_folder
 
 SENTENCE = (
     "the quick brown fox jumps over a lazy dog while seven owls watch from old oak trees and 1234 stars shine"
@@ -434,7 +434,7 @@ def test_leftovers_go_but_the_work_of_others_stays(tmp_path: Path) -> None:
     left.mkdir()
     (left / "text_train_000000.bin").write_bytes(b"half")
     code = (
-        "import sys, time; from pathlib import Path; from pgolf.runtime.folders import new_folder\n"
+        "import sys, time; from pathlib import Path; from pgolf.runtime.writing import new_folder\n"
         "with new_folder(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(

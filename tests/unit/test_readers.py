@@ -18,8 +18,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgolf.data.readers import Reading, read_documents
-from pgolf.data.sources import find_sources
+from pgolf.data.readers import Reading, find_sources, read_documents
 from pgolf.errors import PgolfError
 
 PARAGRAPHS = Reading(split="blank-lines")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgolf.data.shard_writer import ShardWriter
+from pgolf.data.prepare import ShardWriter
 from pgolf.data.shards import check_ids, read_shard
 from pgolf.errors import PgolfError
 from tests.shards import write_shard

@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pgolf.cli import tables as cli_tables
-from pgolf.cli.common import paths_are_mistakes
+from pgolf.cli.app import paths_are_mistakes
 from pgolf.cli.tables import print_columns, print_mistake, print_table, say, wrapped
 from pgolf.errors import PgolfError
 from pgolf.runs.view import TrainingView

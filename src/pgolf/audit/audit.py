@@ -18,9 +18,8 @@ import numpy as np
 from pgolf.audit.evaluator_tests import OwnTarget, count_findings
 from pgolf.audit.experiments import Experiments
 from pgolf.audit.report import Finding, Report, ordered, verdict
-from pgolf.audit.runs import Case, EvaluatorRunner, Nats, Runner, ScorerRunner, spread
+from pgolf.audit.runs import Case, EvaluatorRunner, Nats, Runner, ScorerRunner, Settings, spread
 from pgolf.audit.scorer_tests import ScorerTests
-from pgolf.audit.settings import Settings
 from pgolf.audit.streams import Stream
 from pgolf.audit.subject import Context, Evaluator, Subject
 from pgolf.audit.watch import Watch

@@ -13,7 +13,7 @@ import torch
 
 from pgolf.audit.audit import audit
 from pgolf.audit.report import Report, ordered, verdict
-from pgolf.audit.settings import Settings
+from pgolf.audit.runs import Settings
 from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
 from pgolf.codec.pieces import Pieces
 from pgolf.codec.proof import Proof, decode_check

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pgolf.runtime.package import FOLDER
+from pgolf.runtime.environment import FOLDER
 
 _open_watches: list[Watch] = []
 # Looking at an event must not report events of its own.

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from pgolf.cli.app import group, verb
-from pgolf.cli.common import AsJson, TokenizerFile
+from pgolf.cli.app import AsJson, TokenizerFile, group, verb
 from pgolf.cli.tables import flat_rows, print_result
 from pgolf.errors import Interrupted
 from pgolf.runtime.processes import handling

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from pgolf.cli.app import verb
-from pgolf.cli.common import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, check_data_paths
+from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, check_data_paths, verb
 from pgolf.cli.tables import flat_rows, print_columns, print_comparison, print_json, print_result, print_table
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.runtime.run_files import ARTIFACT

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from pgolf.cli.app import group, verb
-from pgolf.cli.common import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile
+from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, group, verb
 from pgolf.cli.tables import print_columns, print_json
 from pgolf.errors import Interrupted, PgolfError
 

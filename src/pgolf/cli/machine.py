@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from pgolf.cli.app import group, verb
-from pgolf.cli.common import AsJson, DataFolder, DeviceName, JsonFile, Overrides, TokenizerFile
+from pgolf.cli.app import AsJson, DataFolder, DeviceName, JsonFile, Overrides, TokenizerFile, group, verb
 from pgolf.cli.model import ModelFile, ModelTokenizer, Threads, Ttt
 from pgolf.cli.tables import (
     flat_rows,

@@ -10,11 +10,10 @@ import typer
 
 # They add their verbs by themselves.
 from pgolf.cli import data, job, launch, machine, model, proof, report, significance, study, submit  # noqa: F401
-from pgolf.cli.app import app
-from pgolf.cli.common import paths_are_mistakes
+from pgolf.cli.app import app, paths_are_mistakes
 from pgolf.cli.tables import print_mistake
 from pgolf.errors import Interrupted, PgolfError
-from pgolf.runtime.package import VERSION
+from pgolf.runtime.environment import VERSION
 from pgolf.runtime.terminal import output, patient_streams, plain
 from pgolf.runtime.threads import let_threads_wait
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from pgolf.cli.app import verb
-from pgolf.cli.common import AsJson, Overrides
+from pgolf.cli.app import AsJson, Overrides, verb
 from pgolf.cli.tables import flat_rows, print_columns, print_json, print_result, print_table
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.runtime.terminal import output, plain, spelled

@@ -1,16 +1,18 @@
-"""Is a score valid? `pgolf audit` and `pgolf verify-ledger`."""
+"""Is a score valid, and is it a record? `pgolf audit`, `verify-ledger` and `significance`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from pgolf.cli.app import verb
-from pgolf.cli.common import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile
-from pgolf.cli.tables import flat_rows, print_columns, print_json, print_result, say
+from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, verb
+from pgolf.cli.tables import flat_rows, print_columns, print_json, print_result, print_table, say
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluations import EVALUATIONS
 
 if TYPE_CHECKING:
     from pgolf.audit.report import Report
@@ -53,7 +55,7 @@ def audit_verb(
     places are tested; --by-decoding proves the targets that it covers.
     """
     from pgolf.audit.job import audit_job
-    from pgolf.audit.settings import Settings
+    from pgolf.audit.runs import Settings
     from pgolf.runtime.device import pick_device
     from pgolf.runtime.progress import counting, working
 
@@ -111,3 +113,90 @@ def verify_ledger_verb(
     print_result(found.to_json(), as_json, [*found.checks, *wrong], title)
     if wrong:
         raise typer.Exit(1)
+
+
+@verb(
+    "significance",
+    "pgolf significance runs/new-* --against runs/old-*",
+    "pgolf significance runs/new-1 runs/new-2 runs/new-3 --against 1.88276 1.88157 1.88220",
+    "pgolf significance runs/new-* --against runs/old-* --margin 0 --level 0.05",
+)
+def significance_verb(
+    runs: Annotated[
+        list[str],
+        Argument(metavar="RUN...", help="Run folders of one recipe, one a seed; or losses in nats."),
+    ],
+    against: Annotated[
+        list[str],
+        Option("--against", metavar="RUN...", help="What is to be beaten: run folders, or losses."),
+    ],
+    evaluation: Annotated[
+        str, Option("--evaluation", help=f"Which loss is compared: {', '.join(EVALUATIONS)}.")
+    ] = "ttt",
+    margin: Annotated[
+        float, Option("--margin", min=0.0, help="Nats per target by which the new has to be better.")
+    ] = 0.005,
+    level: Annotated[float, Option("--level", min=1e-9, max=0.5, help="Level of the tests.")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Test the claim that runs are better than others by more than a margin: the record rule.
+
+    Without options: more than 0.005 nats per target better at p < 0.01, by one-sided Welch's and, where both
+    have the same seeds, paired t-tests. Exits with status 1 if the claim does not hold.
+    """
+    from pgolf.study.record import record_claim
+    from pgolf.study.sides import check_comparable, compare_text, ledger_of, read_side
+
+    if evaluation not in EVALUATIONS:
+        known = ", ".join(EVALUATIONS)
+        raise PgolfError(f"--evaluation {evaluation}: there is no such loss; choose one of {known}")
+    new, old = (read_side(texts, evaluation) for texts in (runs, against))
+    check_comparable(new, old)
+    found = record_claim(new.losses, old.losses, margin, level)
+    ledgers = [ledger_of(side, evaluation) for side in (new, old)]
+    text = compare_text(ledgers[0], ledgers[1]) if ledgers[0] and ledgers[1] else None
+    if as_json:
+        print_json({"evaluation": evaluation, **asdict(found), "text": text and text._asdict()})
+    else:
+        rows = [("new", *row) for row in new.rows()] + [("old", *row) for row in old.rows()]
+        title = f"{EVALUATIONS[evaluation].title} loss in nats per target"
+        print_columns(("side", "run", "seed", "loss"), rows, title, left=("run",), drop=("seed",))
+        print_table(
+            _rows(found, text), title="the claim holds" if found.record else "the claim does not hold"
+        )
+    if not found.record:
+        raise typer.Exit(1)
+
+
+def _rows(found: Any, text: Any) -> list[tuple[str, str]]:
+    from pgolf.report.numbers import p_text, signed
+
+    rows = []
+    for name, sample in (("new mean", found.new), ("old mean", found.old)):
+        known = sample.deviation is not None
+        spread = f"standard deviation {sample.deviation:.5f}" if known else "spread unknown"
+        runs = f"{sample.count} run{'s' if sample.count > 1 else ''}"
+        rows.append((name, f"{sample.mean:.5f}   {runs}, {spread}"))
+    rows.append(("improvement", f"{signed(found.improvement, 5)} nats per target (margin {found.margin:g})"))
+    if found.welch is not None:
+        # The test's difference is new - old; the improvement is old - new.
+        low, high = (signed(-end, 5) for end in (found.welch.high, found.welch.low))
+        rows.append(("95 % interval", f"{low} to {high}   Welch, two-sided"))
+    common = f"not possible: {found.pairs} seed{'s' * (found.pairs != 1)} in common"
+    for name, test, missing in (("Welch", found.welch, "not possible"), ("paired", found.paired, common)):
+        said = missing
+        if test is not None:
+            said = f"{p_text(test.p)}   t = {test.t:.2f}, {test.freedom:.2f} degrees of freedom"
+        rows.append((name, said))
+    if found.power is not None:
+        chance = f"{100 * found.power:.0f} % to show a true improvement as large as this one"
+        rows.append(("power", f"{chance} with as many seeds"))
+    if found.seeds_needed is not None:
+        rows.append(("seeds for 80 %", f"{found.seeds_needed} a side"))
+    if text is not None:
+        better, low, high = (signed(-value, 5) for value in (text.difference, text.high, text.low))
+        shown = (
+            f"{better} nats ({low} to {high}), {p_text(text.p)} over {text.stretches} stretches of the text"
+        )
+        rows.append(("these two artifacts", f"{shown}; other seeds may differ"))
+    return [*rows, ("why", found.why)]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgolf.cli.app import verb
-from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile
+from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, verb
 from pgolf.cli.tables import flat_rows, print_columns, print_json, print_mistake, print_result, say
 from pgolf.errors import PgolfError
 from pgolf.report.numbers import shown

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgolf.cli.app import verb
-from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile, check_data_paths
+from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, check_data_paths, verb
 from pgolf.cli.tables import print_columns, print_json, print_result, say
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS

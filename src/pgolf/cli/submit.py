@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from pgolf.cli.app import verb
-from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile
+from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, verb
 from pgolf.cli.tables import print_columns, print_json, say
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pgolf.cli.common import paths_are_mistakes
+from pgolf.cli.app import paths_are_mistakes
 from pgolf.cli.tables import print_mistake, stdout
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.runtime.progress import stderr

@@ -8,9 +8,8 @@ from typing import NamedTuple, TypeVar
 
 from pgolf.codec.arithmetic import Decoder, Encoder
 from pgolf.codec.container import Header, plausible
-from pgolf.codec.gaps import GapModel
 from pgolf.codec.pieces import Pieces, Spelling
-from pgolf.codec.raw import ByteModel
+from pgolf.codec.raw import ByteModel, GapModel
 from pgolf.codec.stream import TokenStream, machine
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Scorer

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import sentencepiece
 
-from pgolf.codec.gaps import plain
+from pgolf.codec.raw import without_gaps
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
@@ -50,7 +50,7 @@ class Spelling:
     runs: list[bytes]
     """What each unknown piece among the tokens stands for, in order; none is empty."""
     gaps: list[bytes] | None
-    """What stands for each space of the tokens, in order; None if they are spaces (see ``gaps.py``)."""
+    """What stands for each space of the tokens, in order; None if they are spaces (see ``raw.py``)."""
     spaced: bool
     """Whether the tokens spell one space more, in front, as tokenizers that put it there know words best."""
 
@@ -140,7 +140,7 @@ class Pieces:
 
     def _units(self, text: str, gaps: list[bytes], front: bool) -> list[int | bytes]:
         """A part of the text as tokens and bytes, and its gaps added; ``front``: with a space in front."""
-        seen, found = plain(text) if self._folds else (text, [])
+        seen, found = without_gaps(text) if self._folds else (text, [])
         if front and not (self._folds and seen.startswith(" ")):
             seen, found = " " + seen, [b"", *found]
         tokens = self._processor.encode(seen)

@@ -1,33 +1,48 @@
-"""Bytes that the language model is not asked about.
+"""What the language model is not asked about: raw bytes, and what white space stands where it sees a space.
 
-A short run goes through an adaptive model: a byte's distribution is a blend of what followed the two bytes
-before it, what followed the one before it, what bytes there were at all, and no knowledge. Each of these four
-is trusted by how well it has predicted so far, and learns from every byte, on both sides alike. A long run is
-packed by LZMA, or stored.
+A short run of bytes goes through an adaptive model: a byte's distribution is a blend of what followed the
+two bytes before it, what followed the one before it, what bytes there were at all, and no knowledge. Each of
+these four is trusted by how well it has predicted so far, and learns from every byte, on both sides alike. A
+long run is packed by LZMA, or stored.
+
+Many tokenizers, that of the public challenge among them, make a space of every newline, tab and row of
+spaces. Their models have never seen a newline and would pay dearly for each. So such a text is tokenized as
+the model knows it, and after every token that spells a space it is coded what *gap* stood there in truth, by
+counts of what has stood between such characters, and so long after the last newline, before.
 """
 
 from __future__ import annotations
 
 import lzma
+import re
 from collections import defaultdict
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgolf.codec.arithmetic import Coder
-from pgolf.codec.tables import from_weights
+from pgolf.codec.arithmetic import Coder, from_weights
 
 LONG = 4096
 """Runs of at least this many bytes are packed as a whole."""
 _ORDERS = (0, 1, 2)
-# Counts that the lower order is worth when a context is blended with it.
+# Counts that a wider context is worth when a narrower one is blended with it.
 _BACKING = 2.0
 # What every predictor keeps of the trust, however wrong it was.
 _SHARE = 0.005
 # A context's counts are halved when there are this many: what was seen last counts most.
 _LIMIT = 4096
 _LENGTH_BITS = 6
+_GAP = re.compile("[ \t\n\r\u00a0]+")
+# Gaps that are known from the start, and how many different ones are remembered.
+_FORMS = (b" ", b"\n", b"\n\n", b"\r\n", b"  ", b"")
+_MOST = 64
+_NEW = 0
+"""The symbol of a gap that is not known yet; others are one more than their place among the known."""
 _SMALLEST_DICTIONARY, _LARGEST_DICTIONARY = 1 << 16, 1 << 26
+
+_Context = TypeVar("_Context")
+_Counts = defaultdict[_Context, NDArray[np.int64]]
 
 
 class ByteModel:
@@ -35,7 +50,7 @@ class ByteModel:
 
     def __init__(self) -> None:
         # Of each context: counts of the 256 bytes after it, and their sum.
-        self._counts: defaultdict[bytes, NDArray[np.int64]] = defaultdict(_nothing)
+        self._counts: _Counts[bytes] = defaultdict(lambda: np.zeros(257, np.int64))
         self._lengths = np.ones(1 << _LENGTH_BITS, dtype=np.int64)
         self._trust = np.full(len(_ORDERS) + 1, 1.0 / (len(_ORDERS) + 1))
         self._history = b""
@@ -51,10 +66,9 @@ class ByteModel:
             raise ValueError("a run of bytes is longer than the file")
         if length >= LONG:
             return self._packed(coder, content, length)
-        found = bytearray()
-        for place in range(length):
-            found.append(self._byte(coder, None if content is None else content[place]))
-        return bytes(found)
+        return bytes(
+            self._byte(coder, None if content is None else content[place]) for place in range(length)
+        )
 
     def _packed(self, coder: Coder, content: bytes | None, length: int) -> bytes:
         packed = stored = None
@@ -110,10 +124,6 @@ class ByteModel:
         return found
 
 
-def _nothing() -> NDArray[np.int64]:
-    return np.zeros(257, dtype=np.int64)
-
-
 def _filters(length: int) -> list[dict[str, int]]:
     """LZMA's settings for a run, by its length, so that reading one takes no more memory than that."""
     dictionary = min(max(1 << (length - 1).bit_length(), _SMALLEST_DICTIONARY), _LARGEST_DICTIONARY)
@@ -128,3 +138,58 @@ def _plain(coder: Coder, content: bytes | None, length: int) -> bytes:
         part = None if content is None else int.from_bytes(content[len(found) : len(found) + size], "little")
         found += coder.number(part, 8 * size).to_bytes(size, "little")
     return bytes(found)
+
+
+def without_gaps(text: str) -> tuple[str, list[bytes]]:
+    """A text with every gap as one space, and what the gaps were."""
+    return _GAP.sub(" ", text), [gap.encode() for gap in _GAP.findall(text)]
+
+
+class GapModel:
+    """What the gaps of a file have shown so far; ``raw`` codes those that have not been seen before."""
+
+    def __init__(self, raw: ByteModel) -> None:
+        self._raw = raw
+        self._known = list(_FORMS)
+        self._counts: _Counts[tuple[int, ...]] = defaultdict(lambda: np.zeros(_MOST + 1, np.int64))
+        self._since = 0
+        # Most are what they seem.
+        self._counts[()][1:3] = 30, 1
+
+    def code(self, coder: Coder, gap: bytes | None, before: int, after: int, limit: int) -> bytes:
+        """Code a gap of at most ``limit`` bytes; ``None`` reads it, with a ``ValueError`` if it is none.
+
+        ``before`` is the byte before it (-1 at the beginning), ``after`` the one after it in the same token
+        (-1 if there is none).
+        """
+        sides = (_kind(before), _kind(after))
+        # Gaps since the last one that was no space: 0, from 1, from 2, from 4, from 8, ...
+        seen = [self._counts[context] for context in ((), sides, (*sides, self._since.bit_length()))]
+        size = len(self._known) + 1
+        blend = np.full(size, 1.0 / size)
+        for counts in seen:
+            blend = (counts[:size] + _BACKING * blend) / (float(counts.sum()) + _BACKING)
+        symbol = None
+        if gap is not None:
+            symbol = self._known.index(gap) + 1 if gap in self._known else _NEW
+        symbol = coder.symbol(symbol, from_weights(blend))
+        for counts in seen:
+            counts[symbol] += 1
+        if symbol != _NEW:
+            gap = self._known[symbol - 1]
+        else:
+            gap = self._raw.run(coder, gap, limit)
+            if len(self._known) < _MOST:
+                self._known.append(gap)
+        self._since = self._since + 1 if gap == b" " else 0
+        return gap
+
+
+def _kind(byte: int) -> int:
+    """What a byte is to the gap beside it."""
+    if byte < 0:
+        return 0
+    character = chr(byte)
+    if character.isascii() and character.isalnum():
+        return 1 + character.isupper() + 2 * character.isdigit()
+    return byte if character in ".,:;!?\"')(-*#" else 4

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pgolf.codec.arithmetic import PRECISION, Coder
-from pgolf.codec.tables import frequencies
+from pgolf.codec.arithmetic import PRECISION, Coder, frequencies
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Recorded, Scorer
 

@@ -11,7 +11,7 @@ import ast
 import functools
 import lzma
 
-from pgolf.runtime.package import FOLDER
+from pgolf.runtime.environment import FOLDER
 
 # They open an artifact and score a stream with it, in any mode. The last two are imported by those modes and
 # on those devices alone that need them.

@@ -22,7 +22,7 @@ from pgolf.compress.scheme import check_range, quantize_state, stored_bits
 from pgolf.errors import PgolfError
 from pgolf.model.load import parameter_shapes
 from pgolf.recipe.recipe import Recipe
-from pgolf.runtime.package import VERSION
+from pgolf.runtime.environment import VERSION
 from pgolf.runtime.writing import write_bytes
 
 _HEADER_ESTIMATE = 3000

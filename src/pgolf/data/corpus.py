@@ -22,8 +22,8 @@ from pgolf.data.prepare import write_dataset
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json
-from pgolf.runtime.folders import new_folder
 from pgolf.runtime.locks import held
+from pgolf.runtime.writing import new_folder
 
 CORPUS_VERSION = 1
 """Raised whenever the same Python would give other documents."""

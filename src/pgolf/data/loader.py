@@ -1,6 +1,9 @@
-"""Training batches from shards, in the order of the references, without state."""
+"""Training batches from shards, in the order of the references, without state; the next ones in advance."""
 
 from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -36,3 +39,63 @@ class BatchLoader:
         index = step * self.micro_batches + part * self.world + self.rank
         tokens = torch.from_numpy(self.stream.take(index * self.span, self.span).astype(np.int64))
         return tokens[:-1].view(-1, self.length), tokens[1:].view(-1, self.length)
+
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Prefetcher:
+    """Answers as its loader does, and has a thread prepare what will be asked for next.
+
+    A batch stays a function of step and part: any order gives the same batches, and only the order of
+    training finds them ready. A mistake in the data is raised where its batch is asked for, not before. A
+    context: its end ends the thread; what is asked for afterwards starts a new one.
+
+    Args:
+        loader: what prepares a batch.
+        ahead: batches to keep ready; 0 prepares each when it is asked for, without a thread.
+        pin: put batches into page-locked memory, from which copies to a CUDA device run beside everything.
+    """
+
+    def __init__(self, loader: BatchLoader, ahead: int, pin: bool = False) -> None:
+        self.loader, self.ahead, self.pin = loader, ahead, pin
+        self._parts = loader.micro_batches // loader.world
+        self._ready: deque[tuple[int, Future[Batch]]] = deque()
+        self._thread: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Prefetcher:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ready.clear()
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
+
+    def batch(self, step: int, part: int) -> Batch:
+        """Inputs and targets (sequences, length) int64 of one micro-batch, on the CPU.
+
+        Raises:
+            PgolfError: a token of this batch is beyond the vocabulary.
+        """
+        index = step * self._parts + part
+        if not self.ahead:
+            return self._prepare(index)
+        if self._ready and self._ready[0][0] != index:
+            for _, unwanted in self._ready:
+                unwanted.cancel()
+            self._ready.clear()
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="batches")
+        for coming in range(index + len(self._ready), index + self.ahead + 1):
+            self._ready.append((coming, self._thread.submit(self._prepare, coming)))
+        return self._ready.popleft()[1].result()
+
+    def _prepare(self, index: int) -> Batch:
+        inputs, targets = self.loader.batch(*divmod(index, self._parts))
+        return (inputs.pin_memory(), targets.pin_memory()) if self.pin else (inputs, targets)
+
+
+def prefetcher(loader: BatchLoader, device: torch.device) -> Prefetcher:
+    """For CUDA two batches ahead in page-locked memory; for the CPU none: the thread would take its time."""
+    on_device = device.type == "cuda"
+    return Prefetcher(loader, ahead=2 if on_device else 0, pin=on_device)

@@ -14,23 +14,23 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
 from pgolf.data.encode import COUNTS, Document, batches, encode_all
 from pgolf.data.holdout import NO_DOCUMENTS, HoldOut, choose_held_out
-from pgolf.data.readers import Reading, file_kind, read_documents
-from pgolf.data.shard_writer import TOKENS_PER_SHARD, ShardWriter
-from pgolf.data.shards import shard_length
-from pgolf.data.sources import find_sources
+from pgolf.data.readers import Reading, file_kind, find_sources, read_documents
+from pgolf.data.shards import MAGIC, Tokens, shard_length
+from pgolf.data.shards import VERSION as SHARD_VERSION
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer
 from pgolf.errors import PgolfError
+from pgolf.runtime.environment import VERSION
 from pgolf.runtime.files import sha256_file
-from pgolf.runtime.folders import new_folder
-from pgolf.runtime.package import VERSION
 from pgolf.runtime.processes import machine_memory
-from pgolf.runtime.writing import write_json
+from pgolf.runtime.writing import flush_to_disk, new_folder, write_json
 
 FORMAT = 1
 Progress = Callable[[int, int], None]
@@ -202,3 +202,54 @@ def _split_entry(counts: Counter[str], shards: list[Path]) -> dict[str, Any]:
 
 def _stamp(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+TOKENS_PER_SHARD = 100_000_000
+
+
+def shard_header(count: int) -> bytes:
+    """The 1,024 bytes that precede ``count`` tokens."""
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = MAGIC, SHARD_VERSION, count
+    return header.tobytes()
+
+
+class ShardWriter:
+    """Streams tokens into numbered shards ``PREFIX_SPLIT_000000.bin`` of bounded size.
+
+    Files are not atomic one by one: write into a temporary folder and rename that when ``close`` is over.
+    """
+
+    def __init__(self, folder: Path, prefix: str, split: str, tokens_per_shard: int) -> None:
+        self.folder, self.stem, self.limit = folder, f"{prefix}_{split}", tokens_per_shard
+        self.paths: list[Path] = []
+        self._file: IO[bytes] | None = None
+        self._count = 0
+
+    def add(self, tokens: Tokens) -> None:
+        """Append tokens, opening new shards as they fill up."""
+        while len(tokens):
+            if self._file is None:
+                self.paths.append(self.folder / f"{self.stem}_{len(self.paths):06d}.bin")
+                self._file, self._count = self.paths[-1].open("wb"), 0
+                self._file.write(shard_header(0))
+            part = tokens[: self.limit - self._count]
+            self._file.write(part.astype("<u2").tobytes())
+            self._count += len(part)
+            tokens = tokens[len(part) :]
+            if self._count == self.limit:
+                self._finish_shard()
+
+    def close(self) -> list[Path]:
+        """Finish the last shard and return all paths in order."""
+        self._finish_shard()
+        return self.paths
+
+    def _finish_shard(self) -> None:
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.write(shard_header(self._count))
+            self._file.flush()
+            flush_to_disk(self._file.fileno())
+            self._file.close()
+            self._file = None

@@ -1,20 +1,37 @@
-"""The machine and the versions that a number was made with."""
+"""Which pgolf this is, and the machine and the versions that a number was made with."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from pgolf.runtime.package import VERSION, code_digest
+VERSION = "0.1.0"
+FOLDER = Path(__file__).parents[1]
+
+
+@functools.cache  # A process goes on with the code that it began with.
+def code_digest() -> str:
+    """SHA-256 over the package's own source files, names included, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in sorted([*FOLDER.rglob("*.py"), *FOLDER.rglob("*.toml")]):
+        digest.update(path.relative_to(FOLDER).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and hardware, as JSON values."""
+    # Here, since the command asks for the version before it imports torch.
+    import numpy
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
     return {
         "pgolf": VERSION,

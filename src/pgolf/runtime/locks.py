@@ -25,7 +25,7 @@ from pathlib import Path
 from pgolf.errors import PgolfError
 from pgolf.runtime.paths import write_error
 from pgolf.runtime.processes import birth, host
-from pgolf.runtime.writing import flush_to_disk
+from pgolf.runtime.writing import flush_to_disk, make_folders, remove_empty
 
 LOCK = ".lock"
 """Name of the lock file in a folder; names of files that help it begin so."""
@@ -283,24 +283,3 @@ def _is_at(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False
-
-
-def make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it; those that were missing, the innermost first."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    made: list[Path] = []
-    for folder in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            made.insert(0, folder)
-    return made
-
-
-def remove_empty(folders: list[Path]) -> None:
-    """Remove those of some folders that are there and empty, in this order."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()

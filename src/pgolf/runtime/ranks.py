@@ -8,17 +8,19 @@ Two kinds of waiting:
 
 * transfers, between ranks that do equal work: one that takes longer than ``TIMEOUT`` ends the job, so that a
   rank that hangs or is gone cannot hold the others for ever. torch says that the time is up, but not for
-  whom; the signs of life (``runtime/heartbeat.py``) name the rank;
+  whom; the signs of life (``Heartbeat``) name the rank;
 * ``first`` and ``meet``, where the wait is as long as somebody's work, and so no time limit fits. If a rank
   dies, the launcher ends the job; one that gives no sign of life for ``TIMEOUT`` is not waited for.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -30,8 +32,72 @@ from torch import Tensor
 
 from pgolf.errors import PgolfError
 from pgolf.runtime.device import pick_device
-from pgolf.runtime.heartbeat import Heartbeat
 from pgolf.runtime.team import Team
+
+_INTERVAL = 3.0
+"""Seconds between two signs."""
+
+
+class Heartbeat:
+    """This rank's signs of life, and what it sees of the others'.
+
+    Args:
+        store: common memory; asked through a connection of its own, as a wait on the other one would hold
+            signs up.
+        rank: 0-based place of this process.
+        size: number of processes. All of them must have made theirs before the first ``beat``.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
+        self.interval = _INTERVAL
+        self._origin, self._store = store, _connection(store)
+        self._keys, self._own = [f"alive {other}" for other in range(size)], rank
+        self._signs, self._seen, self._missed = 0, [b""] * size, [0] * size
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._store.set(self._keys[rank], "0")
+
+    def start(self) -> None:
+        """Beat until ``stop``, or the end of the process."""
+        self._thread.start()
+        atexit.register(self.stop)  # A thread inside the store must not live to see the interpreter go.
+
+    def stop(self) -> None:
+        """Give no more signs."""
+        self._over.set()
+        self._thread.join(2)
+        atexit.unregister(self.stop)
+
+    def beat(self) -> None:
+        """Give a sign, and look for the others'."""
+        self._signs += 1
+        self._store.set(self._keys[self._own], str(self._signs))
+        before, self._seen = self._seen, self._store.multi_get(self._keys)
+        for rank, sign in enumerate(self._seen):
+            self._missed[rank] = self._missed[rank] + 1 if sign == before[rank] else 0
+
+    def silent(self, seconds: float) -> list[int]:
+        """The ranks that have given no sign for so long.
+
+        Time is counted in this rank's own beats: what holds up all of them, such as a laptop's sleep, is
+        nobody's silence.
+        """
+        return [rank for rank, missed in enumerate(self._missed) if missed * self.interval >= seconds]
+
+    def _go_on(self) -> None:
+        while not self._over.wait(self.interval):
+            try:
+                self.beat()
+            except RuntimeError:
+                try:
+                    self._store = _connection(self._origin)
+                except RuntimeError:
+                    return  # The store's keeper is gone: whoever waits for something finds out.
+
+
+def _connection(store: dist.Store) -> dist.Store:
+    return store.clone()  # type: ignore[attr-defined]
+
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ import python_minifier
 from pgolf.compress.code_size import FILTERS
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import Section
-from pgolf.runtime.package import FOLDER, VERSION
+from pgolf.runtime.environment import FOLDER, VERSION
 from pgolf.submit.namespace import one_namespace, text_of
 from pgolf.submit.program import Key, Module, Program, defined_names
 from pgolf.submit.reach import Reached

@@ -23,7 +23,7 @@ from pgolf.audit.job import audited, usual_targets
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import shard_length
 from pgolf.evaluate.ledger import Verification, read_ledger, total
-from pgolf.runtime.package import code_digest
+from pgolf.runtime.environment import code_digest
 from pgolf.runtime.run_files import ARTIFACT
 from pgolf.submit.bundle import Bundle
 from pgolf.submit.evidence import Candidate

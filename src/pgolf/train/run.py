@@ -14,8 +14,7 @@ from torch import Tensor
 from pgolf.compress.grid import Grid
 from pgolf.compress.weights import save_weights
 from pgolf.data.dataset import Dataset
-from pgolf.data.loader import BatchLoader
-from pgolf.data.prefetch import prefetcher
+from pgolf.data.loader import BatchLoader, prefetcher
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.gpt import GPT, build_model

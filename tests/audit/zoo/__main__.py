@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pgolf.audit.settings import Settings
+from pgolf.audit.runs import Settings
 from tests.audit.zoo import INVALID, VALID
 from tests.audit.zoo.toys import FEW, audited
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pgolf.audit.adapter import ForwardLogitsScorer
 from pgolf.audit.audit import audit
 from pgolf.audit.report import Report
-from pgolf.audit.settings import Settings
+from pgolf.audit.runs import Settings
 from pgolf.audit.subject import Claim, Context, make_subject
 from pgolf.data.dataset import Text
 from pgolf.data.shards import Tokens

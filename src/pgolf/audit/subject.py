@@ -125,10 +125,9 @@ Factory = Callable[[Context], Any]
 
 
 def load_factory(name: str) -> Factory:
-    """The factory ``module:function`` or ``path/to/file.py:function``; the current folder is searched too.
+    """The factory ``module:function`` or ``path/to/file.py:function``; a ``PgolfError`` if there is none.
 
-    Raises:
-        PgolfError: it cannot be imported, or is no function.
+    The current folder is searched too.
     """
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:

@@ -132,11 +132,7 @@ def paths_are_mistakes() -> Iterator[None]:
 
 
 def check_data_paths(data: Path | None, tokenizer: Path | None) -> None:
-    """For jobs that may not open what they are given: a misspelled name is a mistake all the same.
-
-    Raises:
-        PgolfError: the folder or the file is not there.
-    """
+    """For jobs that may not open what they are given: a ``PgolfError`` if it is not there."""
     from pgolf.data.dataset import check_folder
     from pgolf.data.tokenizer import check_model
 

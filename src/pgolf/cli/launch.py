@@ -144,11 +144,7 @@ def local_verb(
 
 
 def parse_minutes(text: str) -> int:
-    """A time limit as SLURM writes it, in minutes rounded up: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
-
-    Raises:
-        PgolfError: it is none of these, or zero.
-    """
+    """SLURM's M, M:S, H:M:S, D-H, D-H:M or D-H:M:S in minutes, rounded up; a ``PgolfError`` if none."""
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
         raise PgolfError(f"--time {text}: not a time limit; use MINUTES, H:MM:SS or D-HH:MM:SS")
     days, _, rest = text.rpartition("-")

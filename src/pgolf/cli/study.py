@@ -233,11 +233,7 @@ def _as_json(study: Study, place: Workplace, cells: Sequence[Cell]) -> dict[str,
 
 
 def parse_slurm(options: Sequence[str]) -> tuple[Resources, str]:
-    """Options of `pgolf launch slurm`, as NAME=VALUE; and the executor.
-
-    Raises:
-        PgolfError: one is unknown, or its value is no number where one is needed.
-    """
+    """Options of `pgolf launch slurm`, as NAME=VALUE, and the executor; a ``PgolfError`` if one is wrong."""
     from pgolf.cli.launch import parse_minutes
     from pgolf.launch.slurm import Resources
     from pgolf.recipe.files import nearest

@@ -20,11 +20,9 @@ RANKED = ("train", "run", "eval")
 
 
 def refuse_ranks(command: str) -> None:
-    """See to it that no command is started several times which would do the same thing several times.
+    """See to it that no command but ``RANKED`` is started several times to do the same thing several times.
 
-    Raises:
-        PgolfError: a launcher started several processes, and ``command`` is none of ``RANKED``. The first
-            rank says so for all; the others just exit, with status 2.
+    The first rank says so for all, as a ``PgolfError``; the others just exit, with status 2.
     """
     if command not in RANKED and (ranks := launched("WORLD_SIZE", 1)) > 1:
         if launched("RANK") != 0:

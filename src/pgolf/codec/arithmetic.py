@@ -95,10 +95,9 @@ class Encoder:
 
 
 class Decoder:
-    """Reads symbols; most contents decode to some symbols, so what comes out has to be checked by a digest.
+    """Reads symbols; a ``ValueError`` if the content ends too early or is no code of what is asked for.
 
-    Raises:
-        ValueError: the content is no code of the symbols asked for, or it ends too early.
+    Most contents decode to some symbols, so what comes out has to be checked by a digest.
     """
 
     def __init__(self, content: bytes) -> None:

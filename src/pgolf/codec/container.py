@@ -82,11 +82,7 @@ def encode_file(header: Header, payload: bytes) -> bytes:
 
 
 def decode_file(content: bytes, where: str | Path) -> tuple[Header, bytes]:
-    """Parse a file; returns header and payload.
-
-    Raises:
-        PgolfError: foreign, of another version, cut short, damaged, or implausible. ``where`` names it.
-    """
+    """Header and payload; a ``PgolfError`` if the file, named ``where``, is foreign or damaged."""
     if not content or not (content.startswith(MAGIC[:-1]) or MAGIC.startswith(content)):
         raise PgolfError(f"{where}: not a file that `pgolf compress` wrote")
     if len(content) >= len(MAGIC) and content[len(MAGIC) - 1] != MAGIC[-1]:

@@ -26,10 +26,7 @@ class Job:
     """A model with its tokenizer, ready to code files. Computes on the CPU, with a fixed number of threads.
 
     The model is an artifact, weights file or run folder; its tokenizer by default the one beside it, or of
-    the data that it was trained on.
-
-    Raises:
-        PgolfError: one of them is missing or unreadable, or they do not belong together.
+    the data that it was trained on. What is missing or does not belong together is a ``PgolfError``.
     """
 
     def __init__(self, model: Path, tokenizer: Path | None = None) -> None:
@@ -71,8 +68,7 @@ class Job:
     ) -> tuple[bytes, Result]:
         """The original bytes of a compressed file, checked, and what it is made of.
 
-        Raises:
-            PgolfError: damaged, made with another model or tokenizer, or not decodable on this machine.
+        It is a ``PgolfError`` if damaged, of another model or tokenizer, or not decodable on this machine.
         """
         header, content = decode_file(compressed, where)
         for digest, own, path, what in (
@@ -102,11 +98,7 @@ def compress_file(
     threads: int,
     progress: Progress | None,
 ) -> Result:
-    """Compress ``source`` to ``out``.
-
-    Raises:
-        PgolfError: see ``Job``; a file that cannot be read or written.
-    """
+    """Compress ``source`` to ``out``; a ``PgolfError`` as of ``Job``, or if a file is out of reach."""
     content = read_bytes(source)
     job = _ready(source, out, model, tokenizer)
     compressed, result = job.compress(content, ttt, threads, progress)
@@ -119,8 +111,7 @@ def decompress_file(
 ) -> Result:
     """Restore the original of the compressed ``source`` at ``out``; nothing is written unless it is right.
 
-    Raises:
-        PgolfError: see ``Job.decompress``; a file that cannot be read or written.
+    Raises a ``PgolfError`` as ``Job.decompress``, and if a file cannot be read or written.
     """
     content = read_bytes(source)
     # What is wrong with the file itself is said before the model is loaded.

@@ -70,8 +70,7 @@ def decode(
 ) -> tuple[Payload, bytes]:
     """What a payload is made of, and the original bytes, not yet compared with their digest.
 
-    Raises:
-        PgolfError: it does not decode to what the header announces, or not with this scorer on this machine.
+    It is a ``PgolfError`` if it does not decode to what the header says, with this scorer on this machine.
     """
     if not header.tokens:
         return Payload(content), b""

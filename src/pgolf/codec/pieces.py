@@ -56,11 +56,7 @@ class Spelling:
 
 
 class Pieces:
-    """The pieces of a tokenizer as bytes.
-
-    Raises:
-        PgolfError: more than 65,536 pieces, or none for the unknown.
-    """
+    """The pieces of a tokenizer as bytes; a ``PgolfError`` if more than 65,536, or without the unknown."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         model = read_bytes(tokenizer.path)

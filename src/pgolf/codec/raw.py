@@ -56,11 +56,7 @@ class ByteModel:
         self._history = b""
 
     def run(self, coder: Coder, content: bytes | None, limit: int) -> bytes:
-        """Code a run of 1 to ``limit`` bytes, and return it; ``None`` reads it.
-
-        Raises:
-            ValueError: what is read is no run of bytes, or one longer than ``limit``.
-        """
+        """Code a run of 1 to ``limit`` bytes, and return it; ``None`` reads it (or a ``ValueError``)."""
         length = self._length(coder, None if content is None else len(content))
         if length > limit:
             raise ValueError("a run of bytes is longer than the file")

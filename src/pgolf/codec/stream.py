@@ -49,9 +49,8 @@ class TokenStream:
     def next(self, token: int | None) -> int:
         """Code the next target; ``None`` reads it.
 
-        Raises:
-            ValueError: a mark does not fit, or the content is no code.
-            PgolfError: the scorer returned something that is no distribution.
+        A ``ValueError`` says that a mark does not fit or the content is no code, a ``PgolfError`` that the
+        scorer returned no distribution.
         """
         if self.position == self.marked + MARK:
             self.mark()
@@ -70,11 +69,7 @@ class TokenStream:
         return token
 
     def mark(self) -> None:
-        """Exchange a mark, if anything was coded since the last one.
-
-        Raises:
-            ValueError: the other side saw something else since the last mark.
-        """
+        """Exchange a mark, if anything was coded since the last; a ``ValueError`` if it does not fit."""
         if self.position == self.marked:
             return
         own = self._checksum >> (32 - _MARK_BITS)

@@ -105,10 +105,7 @@ def read_columns(path: Path, column: str, advance: Advance) -> Iterator[str | Ba
     """The values of the text column of a .parquet or .arrow file, row by row.
 
     The column holds strings of any kind, or bytes that are UTF-8; dictionaries of these are looked up. Dots
-    in its name lead into structures.
-
-    Raises:
-        PgolfError: damaged, or there is no such column of text.
+    in its name lead into structures. A file without it, or a damaged one, is a ``PgolfError``.
     """
     arrow = import_pyarrow(path)
     kind, batches = ("Parquet", _parquet) if path.name.lower().endswith(".parquet") else ("Arrow", _arrow)

@@ -46,10 +46,7 @@ def python_corpus(library: Path | None = None) -> list[str]:
     A document is paragraphs in the order of the source, each on one line, with a blank line between them.
     A paragraph that occurred before is left out. Documents are ordered by their SHA-256, which mixes topics
     and modules as training wants it; the same Python gives the same documents in the same order. The
-    ``library`` is a folder; default the running Python's.
-
-    Raises:
-        PgolfError: the library's sources are not installed.
+    ``library`` is a folder; default the running Python's. One without sources is a ``PgolfError``.
     """
     library = library or Path(sysconfig.get_path("stdlib"))
     seen: set[str] = set()

@@ -125,11 +125,7 @@ def _work(batch: list[Document]) -> Encoded:
 
 
 def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], holdout: HoldOut) -> Encoded:
-    """Tokens and counts of a batch.
-
-    Raises:
-        PgolfError: a document's tokens do not stand for the bytes of its normalised text.
-    """
+    """Tokens and counts of a batch; a ``PgolfError`` where tokens do not stand for a text's bytes."""
     found = Encoded()
     for split, text in batch:
         found.lengths[len(text)] += 1

@@ -159,8 +159,7 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Encode documents into a folder that holds the tokenizer already; return and write the manifest.
 
-    Raises:
-        PgolfError: there are no training documents, or a worker process died.
+    No training documents, or a worker process that died, are a ``PgolfError``.
     """
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     writers = {split: ShardWriter(folder, "text", split, TOKENS_PER_SHARD) for split in ("train", "val")}

@@ -95,8 +95,7 @@ def read_documents(
 def file_kind(path: Path) -> tuple[str, str]:
     """A file's kind by its name (".jsonl"), and how it is compressed ("", ".gz" or ".zst").
 
-    Raises:
-        PgolfError: neither is known.
+    What is unknown is a ``PgolfError``.
     """
     name = path.name.lower()
     compression = next((ending for ending in COMPRESSIONS if name.endswith(ending)), "")

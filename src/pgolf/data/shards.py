@@ -31,12 +31,9 @@ Tokens = NDArray[np.uint16]
 
 
 def read_shard(path: Path, vocab_size: int | None = None) -> Tokens:
-    """Open a shard's tokens as a read-only memory map.
+    """Open a shard's tokens as a read-only memory map; a ``PgolfError`` if it is no whole shard.
 
     With ``vocab_size`` every id is checked against it, which reads the whole file, in blocks.
-
-    Raises:
-        PgolfError: absent, not a shard, cut short, or an id is outside the vocabulary.
     """
     count = shard_length(path)
     if not count:

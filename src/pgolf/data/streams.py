@@ -35,13 +35,10 @@ def lines(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
 
 
 def blocks(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
-    """The content of a file in pieces.
+    """The content of a file in pieces; a ``PgolfError`` if it is damaged, or not compressed as its name says.
 
     Memory holds one piece, and for zstd the frame's window: up to 2 GiB (``zstd --long=31``), of which only
     what was written in the frame is ever touched.
-
-    Raises:
-        PgolfError: damaged, cut short, or not compressed as its name says.
     """
     # Frame by frame (gzip: member by member): the libraries' own readers take a truncated file for a whole.
     frame, ended = None, False

@@ -106,11 +106,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Open a SentencePiece ``.model`` file.
-
-        Raises:
-            PgolfError: absent, or not a SentencePiece model.
-        """
+        """Open a SentencePiece ``.model`` file; a ``PgolfError`` if it is absent or no such model."""
         check_model(path)
         try:
             # By its content: the library can open no file whose name is not UTF-8.

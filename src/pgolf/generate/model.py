@@ -116,11 +116,7 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """What it reads and writes in.
-
-        Raises:
-            PgolfError: it was not given and is not where it is looked for.
-        """
+        """What it reads and writes in; a ``PgolfError`` if it is not where it is looked for."""
         return self._weights.tokenizer()
 
     def __fspath__(self) -> str:
@@ -200,11 +196,7 @@ class Model:
         return evaluate(self._network, self.recipe, tokens, counts, mode)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a document that begins with ``text``: BOS and the tokens of the text.
-
-        Raises:
-            PgolfError: the text has surrogates, which are no characters.
-        """
+        """BOS and the tokens of a text; a ``PgolfError`` if it has surrogates, which are no characters."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -216,8 +208,7 @@ class Model:
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """What may follow each of some tokens: (T, V) float32, for 1 to ``window`` tokens.
 
-        Raises:
-            PgolfError: none or too many tokens, or one outside the vocabulary.
+        Another number of tokens, or one outside the vocabulary, is a ``PgolfError``.
         """
         if not 1 <= len(tokens) <= self.window:
             raise PgolfError(f"{len(tokens)} tokens: the model reads 1 to {self.window} at once")

@@ -17,11 +17,7 @@ from pgolf.model.step import extend
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn from the model's distribution.
-
-    Raises:
-        PgolfError: a value is out of range.
-    """
+    """How a token is drawn from the model's distribution; a ``PgolfError`` if a value is out of range."""
 
     temperature: float = 0.8
     """Logits are divided by it; 0 always takes the likeliest token."""
@@ -44,11 +40,7 @@ class Sampling:
             raise PgolfError(f"seed {self.seed}: must be 0 or more, and below 2^63")
 
     def draw(self, logits: Tensor, generator: torch.Generator) -> int:
-        """One token by logits (V,), after temperature, top_k and top_p in this order.
-
-        Raises:
-            PgolfError: the logits are no numbers.
-        """
+        """One token by logits (V,), after temperature, top_k, top_p; a ``PgolfError`` if one is NaN."""
         if bool(logits.isnan().any()):
             failed = "its weights are of a training that failed"
             raise PgolfError(f"the model's predictions are no numbers; {failed}")

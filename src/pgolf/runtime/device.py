@@ -18,11 +18,7 @@ _MANY_POSITIONS = 100_000_000
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or CUDA where there is one, else the CPU.
-
-    Raises:
-        PgolfError: the name is unknown or the device is not there.
-    """
+    """The named device, or CUDA where there is one, else the CPU; a ``PgolfError`` if it is not there."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

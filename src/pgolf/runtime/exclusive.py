@@ -15,8 +15,7 @@ from pgolf.runtime.team import SOLO, Team
 def working_in(folder: Path, team: Team = SOLO) -> Iterator[None]:
     """Keep other processes from writing into a run folder, which is made. A team is one; may be nested.
 
-    Raises:
-        PgolfError: another process works on this run, or the folder cannot be written; on every rank.
+    If another one works on this run, or the folder cannot be written, every rank gets a ``PgolfError``.
     """
     with contextlib.ExitStack() as stack:
         team.first(lambda: stack.enter_context(held(folder / LOCK, "run", tell)))

@@ -107,10 +107,9 @@ class Lock:
         self._handle: int | None = None
 
     def attempt(self, *, patient: bool) -> bool:
-        """Whether it is held now; if not, trying again may help, the patient while somebody writes a name.
+        """Whether it is held now; ``Held`` if another process holds it.
 
-        Raises:
-            Held: another process holds it.
+        If not, trying again may help, the patient while somebody writes a name.
         """
         self._made = make_folders(self.path.parent) + self._made
         flags = os.O_RDWR | os.O_CLOEXEC
@@ -238,12 +237,7 @@ def held(path: Path, what: str, note: Callable[[str], None], *, wait: bool = Fal
 
 
 def take(path: Path, what: str) -> Lock:
-    """Take a lock.
-
-    Raises:
-        Held: another process holds it.
-        PgolfError: its file cannot be written.
-    """
+    """Take a lock; ``Held`` if another process holds it, a ``PgolfError`` if its file cannot be written."""
     lock, ours, deadline = Lock(path, what), False, time.monotonic() + _PATIENCE
     try:
         while not ours:

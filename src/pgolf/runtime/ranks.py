@@ -327,11 +327,7 @@ def join(device_name: str | None) -> tuple[torch.device, Team]:
 
 
 def launched(name: str, default: int | None = None) -> int:
-    """A number that the launcher put into an environment variable: WORLD_SIZE processes, this one's RANK.
-
-    Raises:
-        PgolfError: it is no number, or missing where there is no default.
-    """
+    """A number that the launcher put into an environment variable; a ``PgolfError`` if there is none."""
     text = os.environ.get(name)
     if text is None and default is not None:
         return default

@@ -42,8 +42,7 @@ def audit_verb(
         float | None, Option(help="Time that the whole evaluation may take (the track: 600).")
     ] = None,
     by_decoding: Annotated[
-        bool,
-        Option("--by-decoding", help="Instead encode the targets with one scorer, decode with another."),
+        bool, Option("--by-decoding", help="Instead encode the targets with one scorer, decode with another.")
     ] = False,
     overrides: Overrides = None,
     device: DeviceName = None,
@@ -127,16 +126,13 @@ def significance_verb(
         Argument(metavar="RUN...", help="Run folders of one recipe, one a seed; or losses in nats."),
     ],
     against: Annotated[
-        list[str],
-        Option("--against", metavar="RUN...", help="What is to be beaten: run folders, or losses."),
+        list[str], Option(metavar="RUN...", help="What is to be beaten: run folders, or losses.")
     ],
-    evaluation: Annotated[
-        str, Option("--evaluation", help=f"Which loss is compared: {', '.join(EVALUATIONS)}.")
-    ] = "ttt",
+    evaluation: Annotated[str, Option(help=f"Which loss is compared: {', '.join(EVALUATIONS)}.")] = "ttt",
     margin: Annotated[
-        float, Option("--margin", min=0.0, help="Nats per target by which the new has to be better.")
+        float, Option(min=0.0, help="Nats per target by which the new has to be better.")
     ] = 0.005,
-    level: Annotated[float, Option("--level", min=1e-9, max=0.5, help="Level of the tests.")] = 0.01,
+    level: Annotated[float, Option(min=1e-9, max=0.5, help="Level of the tests.")] = 0.01,
     as_json: AsJson = False,
 ) -> None:
     """Test the claim that runs are better than others by more than a margin: the record rule.

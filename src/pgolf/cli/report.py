@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, verb
 from pgolf.cli.tables import flat_rows, print_columns, print_json, print_mistake, print_result, say
@@ -29,23 +29,19 @@ _DIGITS = {"BPB": 4, "loss": 4, "second": 1}
     "pgolf report runs/quickstart -o report.md --format md --no-score",
 )
 def report_verb(
-    source: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("report.html"),
+    source: Annotated[Path, Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.")],
+    out: Annotated[Path, Option("--out", "-o", help="File to write.")] = Path("report.html"),
     form: Annotated[
-        str | None, typer.Option("--format", help="html or md; default: by the file's name, else html.")
+        str | None, Option("--format", help="html or md; default: by the file's name, else html.")
     ] = None,
     mode: Annotated[
-        str,
-        typer.Option(
-            "--mode", help="How to score the text for what each target costs: standard, sliding or ttt."
-        ),
+        str, Option(help="How to score the text for what each target costs: standard, sliding or ttt.")
     ] = "sliding",
     targets: Annotated[
-        int | None,
-        typer.Option("--targets", min=1, help="Look at no more than the first targets; default: 32,768."),
+        int | None, Option(min=1, help="Look at no more than the first targets; default: 32,768.")
     ] = None,
     no_score: Annotated[
-        bool, typer.Option("--no-score", help="Score and generate nothing: only what the folder holds.")
+        bool, Option("--no-score", help="Score and generate nothing: only what the folder holds.")
     ] = False,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
@@ -81,18 +77,12 @@ def report_verb(
     "pgolf runs --where 'model.layers>=9' --sort -date --json",
 )
 def runs_verb(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to look, at any depth.")] = Path(
-        "runs"
-    ),
+    folder: Annotated[Path, Argument(metavar="DIR", help="Where to look, at any depth.")] = Path("runs"),
     where: Annotated[
         list[str] | None,
-        typer.Option(
-            "--where", metavar="CONDITION", help="Only these: KEY=VALUE, !=, <, <=, >, >=; repeatable."
-        ),
+        Option(metavar="CONDITION", help="Only these: KEY=VALUE, !=, <, <=, >, >=; repeatable."),
     ] = None,
-    sort: Annotated[
-        str | None, typer.Option("--sort", metavar="KEY", help="Smallest first; -KEY: largest first.")
-    ] = None,
+    sort: Annotated[str | None, Option(metavar="KEY", help="Smallest first; -KEY: largest first.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the runs below a folder with their state and scores (bits per byte).
@@ -130,8 +120,8 @@ def _cell(key: str, value: Value) -> str:
 
 @verb("diff", "pgolf diff runs/first runs/second", "pgolf diff runs/first runs/second --json")
 def diff_verb(
-    a: Annotated[Path, typer.Argument(help="Run folder.")],
-    b: Annotated[Path, typer.Argument(help="Run folder to compare with it.")],
+    a: Annotated[Path, Argument(help="Run folder.")],
+    b: Annotated[Path, Argument(help="Run folder to compare with it.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs, finished or not: recipe, code, data, and the numbers side by side."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, check_data_paths, verb
 from pgolf.cli.tables import print_columns, print_json, print_result, say
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from pgolf.launch.local import Outcome
     from pgolf.launch.slurm import Resources
     from pgolf.study.cells import Cell
-    from pgolf.study.order import Start
     from pgolf.study.runner import Launcher, Workplace
     from pgolf.study.spec import Planned, Study
 
@@ -37,28 +38,21 @@ _SHOWN = 12
     "--slurm gpus-per-node=8",
 )
 def study_verb(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[STUDY]", help="A shipped study or a .toml file.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the study; default: studies/NAME.")
-    ] = None,
-    small: Annotated[bool, typer.Option("--small", help="The study's version for minutes on a CPU.")] = False,
+    name: Annotated[str | None, Argument(metavar="[STUDY]", help="A shipped study or a .toml file.")] = None,
+    out: Annotated[Path | None, Option(help="Folder of the study; default: studies/NAME.")] = None,
+    small: Annotated[bool, Option("--small", help="The study's version for minutes on a CPU.")] = False,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
     device: DeviceName = None,
     jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, help="Runs at a time; default: one per GPU, or one on the CPU."),
+        int | None, Option(min=1, help="Runs at a time; default: one per GPU, or one on the CPU.")
     ] = None,
-    launcher: Annotated[str, typer.Option("--launcher", help="local or slurm.")] = "local",
+    launcher: Annotated[str, Option(help="local or slurm.")] = "local",
     options: Annotated[
         list[str] | None,
-        typer.Option(
-            "--slurm", metavar="OPTION=VALUE", help="An option of `pgolf launch slurm`; repeatable."
-        ),
+        Option("--slurm", metavar="OPTION=VALUE", help="An option of `pgolf launch slurm`; repeatable."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show the plan.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Check everything and show the plan.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do all runs of a study, each with packing and scores, and say what they show. Without STUDY: list them.
@@ -95,7 +89,7 @@ def study_verb(
     count = len(study.cells)
     many = "; these are many: --dry-run shows them" if count > _MANY else ""
     tell(f"{count} runs in {place.out}: {found}{many}")
-    told = _Progress(count - len(found.finished))
+    told = _told(count - len(found.finished))
     if launcher == "slurm":
         cluster = as_cluster_jobs(resources, executor)
         Session(study, place, cluster, told, lambda job: is_in_the_queue(job, executor)).run()
@@ -112,19 +106,18 @@ def study_verb(
         raise typer.Exit(1)
 
 
-class _Progress:
-    """Prints what became of each cell, on a terminal."""
+def _told(total: int) -> Callable[[Planned, Outcome], None]:
+    """Says on a terminal what became of each cell."""
+    from pgolf.runtime.progress import stderr, tell
 
-    def __init__(self, total: int) -> None:
-        self._over, self._total = 0, total
+    numbers = itertools.count(1)
 
-    def __call__(self, cell: Planned, outcome: Outcome) -> None:
-        from pgolf.runtime.progress import stderr, tell
-
-        self._over += 1
+    def told(cell: Planned, outcome: Outcome) -> None:
         if stderr.is_terminal:
             what = f"{outcome.state}, {outcome.seconds:,.0f} s {outcome.message}".rstrip()
-            tell(f"{self._over}/{self._total} {cell.name}: {what}")
+            tell(f"{next(numbers)}/{total} {cell.name}: {what}")
+
+    return told
 
 
 def _local(device: str | None, jobs: int | None) -> Launcher:
@@ -170,7 +163,9 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
     shown = []
     for number, start in starts:
         cell = start.cell
-        begins = "where it was" if cell.name in begun else _beginning(start, numbers)
+        begins = "where it was" if cell.name in begun else "by itself"
+        if start.source and cell.name not in begun:
+            begins = start.source.describe(f"run {numbers[start.source.cell.name]}")
         run = (f"{numbers[cell.name]}", cell.label, f"{cell.seed}", f"{number}", begins)
         shown.append((*run, f"{tokens[cell.name]:,}"))
     header = ("run", "cell", "seed", "round", "begins", "tokens to train on")
@@ -178,11 +173,6 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
     print_columns(header, shown, f"{study.file.title} ({found})", fold, drop, fold=fold)
     total = f"{len(starts)} runs train on at most {sum(tokens.values()):,} tokens"
     say(f"{total}; without sharing on {alone:,}. They go to {place.out}.")
-
-
-def _beginning(start: Start, numbers: Mapping[str, int]) -> str:
-    source = start.source
-    return "by itself" if source is None else source.describe(f"run {numbers[source.cell.name]}")
 
 
 def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None:

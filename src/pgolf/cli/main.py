@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 # They add their verbs by themselves.
-from pgolf.cli import data, job, launch, machine, model, proof, report, significance, study, submit  # noqa: F401
+from pgolf.cli import data, job, launch, machine, model, proof, report, study, submit  # noqa: F401
 from pgolf.cli.app import app, paths_are_mistakes
 from pgolf.cli.tables import print_mistake
 from pgolf.errors import Interrupted, PgolfError

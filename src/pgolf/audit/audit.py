@@ -44,21 +44,12 @@ def audit(
     full_targets: int | None = None,
     note: Note = lambda _: None,
 ) -> Report:
-    """Test whether scores of a subject are valid.
+    """Test whether scores of a subject are valid on a stretch of text; see ``Context`` and ``Settings``.
 
-    Args:
-        make: imports and makes the subject; what it opens is watched.
-        text: the stretch that it is audited on.
-        context: what the subject's factory was told.
-        settings: seed and amounts.
-        name: of the subject.
-        plug_in: whether the code is a user's, whose exceptions are mistakes and not bugs of pgolf.
-        data: the folder that holds the validation text, which the subject must not read.
-        full_targets: of the whole validation text, for the time; None takes the stretch.
-        note: told what is being tested.
-
-    Raises:
-        PgolfError: the subject cannot be made or run, or the stretch is too short.
+    ``make`` imports and makes the subject, and what it opens is watched. If that is a ``plug_in``, a user's
+    code, its exceptions are mistakes (a ``PgolfError``) and not bugs of pgolf. The subject must not read the
+    validation text in the folder ``data``. ``full_targets`` are those of the whole text, for the time (None:
+    the stretch's), and ``note`` is told what is being tested.
     """
     tokens, byte_counts = text
     if len(tokens) < 3:

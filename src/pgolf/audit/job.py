@@ -107,19 +107,11 @@ def audit_job(
     overrides: Sequence[str],
     device: torch.device,
 ) -> Job:
-    """Prepare an audit.
+    """Prepare an audit of an artifact, or of any file or folder that a ``scorer`` loads.
 
-    Args:
-        artifact: pgolf's, or any file or folder if ``scorer`` loads it.
-        data: the folder of the validation text; None takes what the artifact's recipe names.
-        tokenizer: where the folder holds none.
-        scorer: a plug-in's factory, MODULE:FUNCTION or FILE.py:FUNCTION; None takes pgolf's own.
-        mode: which of pgolf's own; None is sliding.
-        overrides: evaluate and ttt keys for pgolf's own.
-        device: where to compute.
-
-    Raises:
-        PgolfError: something of this is wrong or missing.
+    ``data`` is the folder of the validation text; None takes what the artifact's recipe names. ``scorer`` is
+    a plug-in's factory, MODULE:FUNCTION or FILE.py:FUNCTION; None takes pgolf's own of a ``mode`` (None:
+    sliding), with ``overrides`` of evaluate and ttt keys.
     """
     if scorer is None:
         return _own(artifact, data, tokenizer, mode or "sliding", overrides, device)

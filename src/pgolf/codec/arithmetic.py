@@ -156,18 +156,10 @@ _WEIGHT_BITS = 46
 
 
 def frequencies(log_probabilities: NDArray[np.float32]) -> Cumulative:
-    """The cumulative table of a distribution.
+    """The cumulative table of a distribution, in which every symbol has a frequency of at least 1.
 
-    Args:
-        log_probabilities: natural logarithms (V,) float32, V at most 65,536. They need not add up to 1; what
-            matters are their differences. Minus infinity is allowed.
-
-    Returns:
-        (V + 1,) int64 from 0 to ``TOTAL``; every symbol has a frequency of at least 1, so that everything can
-        be coded.
-
-    Raises:
-        ValueError: an entry is not a number, or none is above minus infinity.
+    Takes natural logarithms (V,) float32, V at most 65,536; what matters are their differences, and minus
+    infinity is allowed. A ``ValueError`` says that one is not a number, or none is above minus infinity.
     """
     largest = float(log_probabilities.max()) if len(log_probabilities) else np.nan
     if not np.isfinite(largest):

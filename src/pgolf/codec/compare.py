@@ -48,22 +48,13 @@ def compare_files(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Compress every file in every way.
+    """Compress every file in every way; ``model``, ``tokenizer``, ``ttt`` and ``threads`` are as in ``job.py``.
 
-    Args:
-        paths: the files.
-        model: artifact, weights file or run folder.
-        tokenizer: its SentencePiece model, if it is not beside it.
-        ttt: let the model learn from the text as it goes.
-        threads: of torch.
-        progress: told (parts done, all parts) of the work, where a compressor counts as much as the model.
+    ``progress`` is told (parts done, all parts) of the work, where a compressor counts as much as the model.
 
     Returns:
         For each file its name and bytes, and of each compressor: bytes (None: not installed), bytes with the
         model that only pgolf needs, bits per byte (None for an empty file), seconds, and a note.
-
-    Raises:
-        PgolfError: a file cannot be read, or the model cannot be used.
     """
     contents = [read_bytes(path) for path in paths]
     ways = [*_general(), _ours(Job(model, tokenizer), ttt, threads)]

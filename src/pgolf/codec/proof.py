@@ -68,19 +68,12 @@ class Proof:
 def decode_check(
     scorer_factory: Callable[[], Scorer], tokens: Tokens, targets: int, *, progress: Progress | None = None
 ) -> Proof:
-    """Encode the first targets of a stream with one scorer and decode them with another.
+    """Encode the first targets of a stream (uint16) with one scorer and decode them with another.
 
-    Every scorer is used once: to encode, to decode, to score in blocks of the size that it wants, in this
-    order, so that none has met the targets before the code is written (unless they share a memory).
-
-    Args:
-        scorer_factory: makes a fresh scorer at every call.
-        tokens: the stream, uint16; all but the first are targets, and so many are announced.
-        targets: how many to encode; at most all.
-        progress: told (targets done, all), counting each of the three passes.
-
-    Raises:
-        PgolfError: a scorer returned something that is no distribution.
+    Every scorer is fresh from the factory and used once: to encode, to decode, to score in blocks of the
+    size that it wants, in this order, so that none has met the targets before the code is written (unless
+    they share a memory). All tokens but the first are announced as targets. ``progress`` is told (targets
+    done, all), counting each of the three passes. What is no distribution is a ``PgolfError``.
     """
     announced, first = len(tokens) - 1, int(tokens[0])
     count = min(targets, announced)

@@ -67,14 +67,9 @@ def prepare_python_corpus(
     """Make a data folder of ``python_corpus``, with a tokenizer trained on its training part; return ``out``.
 
     The validation documents are those whose SHA-256 is smallest, as many as reach ``validation_fraction``
-    of the corpus. A folder made before with the same Python and arguments is kept, another corpus in its
-    place is replaced.
-
-    The fraction (above 0, below 1) is one of characters. ``note`` hears of another process that makes the
-    same folder and is waited for.
-
-    Raises:
-        PgolfError: ``out`` holds something else, or cannot be written.
+    (above 0, below 1) of the corpus' characters. A folder made before with the same Python and arguments is
+    kept, another corpus in its place is replaced, anything else there is a ``PgolfError``. ``note`` hears of
+    another process that makes the same folder and is waited for.
     """
     origin = {
         "name": "python",

@@ -88,11 +88,10 @@ class Dataset:
         return TokenStream(self.train_shards, self.tokenizer.vocab_size)
 
     def validation_text(self, length: int, limit_targets: int | None = None) -> Text:
-        """The validation tokens of ``validation_tokens``, with the bytes of each target.
+        """The tokens of ``validation_tokens``, with the bytes of each target.
 
-        Raises:
-            PgolfError: also if a side-car does not fit, or normalisation makes the text longer and that was
-                not asked for when it was prepared.
+        It is a ``PgolfError`` if a side-car does not fit, or normalisation makes the text longer and nobody
+        allowed it.
         """
         tokens = self.validation_tokens(length, limit_targets)
         if self.val_byte_files:

@@ -38,10 +38,11 @@ def fetch(
 ) -> Path:
     """Fetch a published data set in the official layout and return its folder of shards.
 
-    ``out`` then holds ``manifest.json``, ``datasets/NAME/*.bin`` and ``tokenizers/*.model``. Files arrive
-    in a hidden folder and move to their place once they were checked: against the SHA-256 that the hub
-    states (for small files git's own digest), against the manifest's if it states one, and as shards
-    against their headers. Run again, it keeps the files that pass the same checks and continues partial ones.
+    ``out`` then holds ``manifest.json``, ``datasets/NAME/*.bin`` and ``tokenizers/*.model``. Files arrive in
+    a hidden folder and move to their place once they were checked: against the SHA-256 that the hub states
+    (for small files git's own digest), against the manifest's if it states one, and as shards against their
+    headers. Run again, it keeps the files that pass the same checks and continues partial ones; one process
+    at a time may.
 
     Args:
         name: one of ``PUBLISHED``.
@@ -50,10 +51,6 @@ def fetch(
         revision: branch, tag or commit; default the newest.
         repository: dataset repository on the hub.
         endpoint: address of the hub; default ``HF_ENDPOINT`` or the public one.
-
-    Raises:
-        PgolfError: unknown name, no huggingface_hub, no connection, another process that fetches into
-            ``out``, more shards than there are, a file that differs from its checksum, or a full disk.
     """
     if name not in PUBLISHED:
         raise PgolfError(f"{name}: not a published data set; use {', '.join(PUBLISHED)}")

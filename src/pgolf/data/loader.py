@@ -49,12 +49,9 @@ class Prefetcher:
 
     A batch stays a function of step and part: any order gives the same batches, and only the order of
     training finds them ready. A mistake in the data is raised where its batch is asked for, not before. A
-    context: its end ends the thread; what is asked for afterwards starts a new one.
-
-    Args:
-        loader: what prepares a batch.
-        ahead: batches to keep ready; 0 prepares each when it is asked for, without a thread.
-        pin: put batches into page-locked memory, from which copies to a CUDA device run beside everything.
+    context: its end ends the thread; what is asked for afterwards starts a new one. ``ahead`` batches are
+    kept ready (0: without a thread); ``pin`` puts them into page-locked memory, from which copies to a CUDA
+    device run beside everything.
     """
 
     def __init__(self, loader: BatchLoader, ahead: int, pin: bool = False) -> None:

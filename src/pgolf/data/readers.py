@@ -242,14 +242,11 @@ class _JsonValues:
 
 
 def find_sources(paths: Sequence[Path], splits: Sequence[str] = ("train",)) -> list[Path]:
-    """The text files behind some paths, in order; fails before any work.
+    """The text files behind some paths, in order; what cannot be read is a ``PgolfError`` before any work.
 
     A folder that ``datasets.save_to_disk`` made stands for its Arrow files; one with several splits for the
     first of ``splits`` that it has. Any other folder stands for the text files that lie in it (not deeper),
     by name.
-
-    Raises:
-        PgolfError: a path that is absent, of an unknown kind, without text files, or needs a missing package.
     """
     files: list[Path] = []
     for path in paths:

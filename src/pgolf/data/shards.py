@@ -86,8 +86,7 @@ def token_shards(folder: Path, split: str) -> list[Path]:
 def byte_files(folder: Path, shards: Sequence[Path], split: str) -> list[Path]:
     """The byte side-cars of a folder's shards of a split, one each; empty where there are none.
 
-    Raises:
-        PgolfError: a shard has none though others have, or one belongs to no shard.
+    It is a ``PgolfError`` if a shard has none though others have, or one belongs to no shard.
     """
     found = set(token_shards(folder, f"{split}_bytes"))
     expected = [path.with_name(re.sub(r"(_\d+\.bin)$", r"_bytes\1", path.name)) for path in shards]

@@ -89,12 +89,9 @@ Ending = Literal["tokens", "document", "stop"]
 class Model:
     """A model with its tokenizer, on the CPU; where a path is wanted, it is its file's.
 
-    Args:
-        path: artifact, weights file or run folder.
-        tokenizer: its SentencePiece model; by default the one beside it, or of the data it was trained on.
-
-    Raises:
-        PgolfError: nothing usable is there, or the tokenizer is not the model's.
+    ``path`` is an artifact, weights file or run folder, and its SentencePiece model by default the one
+    beside it, or of the data it was trained on. What is not usable, or does not belong together, is a
+    ``PgolfError``.
     """
 
     def __init__(self, path: Path, tokenizer: Path | None = None) -> None:

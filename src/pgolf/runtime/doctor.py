@@ -53,14 +53,9 @@ class Check:
 def examine(
     more: Mapping[str, Callable[[], Iterator[Check]]] | None = None, compile_seconds: int = _COMPILE_SECONDS
 ) -> list[Check]:
-    """Look at this machine.
+    """Look at this machine: every check, the essential ones first, and those of the parts ``more``.
 
-    Args:
-        more: further parts of the examination, by name.
-        compile_seconds: how long torch.compile may take; 0 leaves that check out.
-
-    Returns:
-        Every check, the essential ones first.
+    torch.compile may take ``compile_seconds``; with 0 it is not tried.
     """
     parts: dict[str, Callable[[], Iterator[Check]]] = {
         "Python": _python,

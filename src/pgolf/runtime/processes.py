@@ -32,10 +32,9 @@ def host_mark() -> str:
 
 
 def birth(pid: int) -> str | None:
-    """What tells a process of this machine from any other that has its number before or after it.
+    """A word that tells a process of this machine from any other that has its number before or after it.
 
-    Returns:
-        A word; empty where the system cannot say; None if the process has ended.
+    Empty where the system cannot say; None if the process has ended.
     """
     try:
         os.kill(pid, 0)
@@ -72,8 +71,7 @@ def handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
 def end_with(parent: int) -> None:
     """From now on, end this process soon after its parent, which cannot do that when it is killed.
 
-    Args:
-        parent: the parent's number, from itself: it may have ended before this process asks for it.
+    ``parent`` is its number, from itself: it may have ended before this process asks for it.
     """
 
     def watch() -> None:

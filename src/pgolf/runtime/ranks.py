@@ -39,13 +39,11 @@ _INTERVAL = 3.0
 
 
 class Heartbeat:
-    """This rank's signs of life, and what it sees of the others'.
+    """Signs of life of this rank (0-based, of ``size``), and what it sees of the others'.
 
-    Args:
-        store: common memory; asked through a connection of its own, as a wait on the other one would hold
-            signs up.
-        rank: 0-based place of this process.
-        size: number of processes. All of them must have made theirs before the first ``beat``.
+    They tell a rank that works, for however long, from one that is stopped or gone. A thread of its own
+    gives them, so that compiling or packing does not hold them up, through a connection of its own to the
+    ``store``, the common memory. All ranks must have made theirs before the first ``beat``.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
@@ -115,14 +113,11 @@ class LostContact(Exception):
 
 
 class Ranks(Team):
-    """This process among those that the launcher started; ``Team`` says what its methods do.
+    """This process (0-based ``rank`` of ``size``) among those that were started; see ``Team`` for its methods.
 
-    Args:
-        rank: 0-based place of this process.
-        size: number of processes.
-        restarted: whether this rank was told that this is not the first attempt; one that knows is enough.
-        device: where its tensors are.
-        store: common memory of small values, which all of them have reached.
+    Its tensors are on the ``device``, and every rank has reached the ``store``, a common memory of small
+    values. ``restarted``: whether this rank was told that it is not the first attempt; one that knows is
+    enough.
     """
 
     _heartbeat: Heartbeat | None = None
@@ -299,12 +294,8 @@ class Ranks(Team):
 def join(device_name: str | None) -> tuple[torch.device, Team]:
     """Find out from the launcher's environment variables who else is there, and join them.
 
-    Args:
-        device_name: as ``pick_device`` takes it; "cuda" and None mean the GPU of this rank's number on its
-            machine.
-
-    Raises:
-        PgolfError: a variable is missing or no number, or the device is not there.
+    ``device_name`` is as ``pick_device`` takes it; "cuda" and None mean the GPU of this rank's number on its
+    machine. A variable that is missing or no number is a ``PgolfError``.
     """
     size, restarted = launched("WORLD_SIZE", 1), launched("TORCHELASTIC_RESTART_COUNT", 0) > 0
     if size == 1:

@@ -30,11 +30,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` for writing bytes; on success it becomes ``path``.
 
     The content is flushed to the disk before the rename, so a crash at any moment leaves either the old file
-    or the whole new one. On any failure the temporary file is removed, and so is what a killed process of
-    this machine left. Permissions are what the user's umask leaves. A device or a pipe stays what it is.
-
-    Raises:
-        PgolfError: the folder cannot be written or the disk is full.
+    or the whole new one. On any failure (a ``PgolfError``) the temporary file is removed, and so is what a
+    killed process of this machine left. Permissions are what the user's umask leaves. A device or a pipe
+    stays what it is.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +88,9 @@ def hidden_name(path: Path) -> str:
 
 
 def exchange(new: Path, path: Path) -> Path:
-    """Put ``new`` in the place of the file or folder ``path``; renames only to names that are free.
+    """Put ``new`` in the place of the file or folder ``path``, and return where that is now.
 
-    Returns:
-        Where that is now. If the rename fails it is put back.
+    Renames only to names that are free; if the second one fails the first is undone.
     """
     old = new.with_name(f"{new.name}-old")
     path.rename(old)
@@ -186,14 +183,8 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside ``out``; on success it becomes ``out``, on failure it is removed.
 
     So are then the folders above it that were made for it, if they are empty. What a killed process of this
-    machine left of the same folder is removed first.
-
-    Args:
-        out: the folder to make.
-        replace: remove an existing ``out`` once the new one is complete.
-
-    Raises:
-        PgolfError: ``out`` is taken, cannot be written, or the disk is full.
+    machine left of the same folder is removed first. ``replace`` removes an existing ``out`` once the new
+    one is complete; otherwise one that holds anything is a ``PgolfError``.
     """
     made: list[Path] = []
     try:

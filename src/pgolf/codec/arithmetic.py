@@ -10,8 +10,8 @@ float64 are used, which IEEE 754 rounds exactly, and integers. No exp: its last 
 
 from __future__ import annotations
 
+import abc
 import functools
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,38 +27,48 @@ _STATE_BITS, _BLOCK_BITS = 64, 16
 _STATE_BYTES, _BLOCK_BYTES = _STATE_BITS // 8, _BLOCK_BITS // 8
 _LOWEST_RANGE = 1 << (_STATE_BITS - _BLOCK_BITS)
 _MASK = (1 << _STATE_BITS) - 1
+_INDEX_BITS = 12
+_BITS_PER_NAT = 1.4426950408889634
+# ln 2 / 2^12: how much a power of two changes over one entry of the table.
+_SLOPE = 0.6931471805599453 / (1 << _INDEX_BITS)
+# Weights are integers below 2^46, so that 65,536 of them add up within 64 bits.
+_WEIGHT_BITS = 46
 
 
-class Coder(Protocol):
+class Coder(abc.ABC):
     """One direction of coding."""
+
+    _range = _MASK
 
     def symbol(self, value: int | None, cumulative: Cumulative) -> int:
         """Code a symbol in [0, n), whose frequency is at least 1, under a table; returns it."""
+        unit = self._range >> PRECISION
+        found = self._choose(value, unit, TOTAL, cumulative)
+        start, end = int(cumulative[found]), int(cumulative[found + 1])
+        self._narrow(unit, start, end - start)
+        return found
 
     def number(self, value: int | None, bits: int) -> int:
         """Code a number in [0, 2^bits), all equally likely, with 0 to 32 bits; returns it."""
+        unit = self._range >> bits
+        found = self._choose(value, unit, 1 << bits)
+        self._narrow(unit, found, 1)
+        return found
+
+    @abc.abstractmethod
+    def _choose(self, value: int | None, unit: int, total: int, cumulative: Cumulative | None = None) -> int:
+        """The symbol that is coded, among ``total`` units of the range; without a table each has one."""
+
+    @abc.abstractmethod
+    def _narrow(self, unit: int, start: int, size: int) -> None:
+        """Narrow the range to ``size`` of its units, from ``start`` on."""
 
 
-class Encoder:
+class Encoder(Coder):
     """Writes symbols."""
 
     def __init__(self) -> None:
-        self._low, self._range = 0, _MASK
-        self._bytes = bytearray()
-
-    def symbol(self, value: int | None, cumulative: Cumulative) -> int:
-        """See ``Coder``."""
-        assert value is not None
-        start, end = int(cumulative[value]), int(cumulative[value + 1])
-        self._narrow(start, end - start, PRECISION)
-        return value
-
-    def number(self, value: int | None, bits: int) -> int:
-        """See ``Coder``."""
-        assert value is not None
-        assert 0 <= value < 1 << bits
-        self._narrow(value, 1, bits)
-        return value
+        self._low, self._bytes = 0, bytearray()
 
     def finish(self) -> bytes:
         """Everything that was coded, in as few bytes as say it; nothing may be coded afterwards."""
@@ -73,9 +83,12 @@ class Encoder:
             self._carry()
         return bytes(self._bytes) + self._low.to_bytes(_STATE_BYTES, "big").rstrip(b"\x00")
 
-    def _narrow(self, start: int, size: int, bits: int) -> None:
+    def _choose(self, value: int | None, unit: int, total: int, cumulative: Cumulative | None = None) -> int:
+        assert value is not None and 0 <= value < total
+        return value
+
+    def _narrow(self, unit: int, start: int, size: int) -> None:
         assert size > 0, "a symbol that the table does not allow"
-        unit = self._range >> bits
         self._low += unit * start
         self._range = unit * size
         if self._low > _MASK:
@@ -94,65 +107,43 @@ class Encoder:
         self._bytes[place] += 1
 
 
-class Decoder:
+class Decoder(Coder):
     """Reads symbols; a ``ValueError`` if the content ends too early or is no code of what is asked for.
 
     Most contents decode to some symbols, so what comes out has to be checked by a digest.
     """
 
     def __init__(self, content: bytes) -> None:
-        self._content, self._place = content, 0
-        self._range, self._offset = _MASK, 0
+        self._content, self._place, self._offset = content, 0, 0
         for _ in range(_STATE_BYTES // _BLOCK_BYTES):
-            self._offset = self._offset << _BLOCK_BITS | self._next()
-
-    def symbol(self, value: int | None, cumulative: Cumulative) -> int:
-        """See ``Coder``."""
-        unit = self._range >> PRECISION
-        slot = self._offset // unit
-        if slot >= TOTAL:
-            raise ValueError("its bytes are no code")
-        found = int(np.searchsorted(cumulative, slot, side="right")) - 1
-        start, end = int(cumulative[found]), int(cumulative[found + 1])
-        self._narrow(unit, start, end - start)
-        return found
-
-    def number(self, value: int | None, bits: int) -> int:
-        """See ``Coder``."""
-        unit = self._range >> bits
-        found = self._offset // unit
-        if found >= 1 << bits:
-            raise ValueError("its bytes are no code")
-        self._narrow(unit, found, 1)
-        return found
+            self._next()
 
     def finish(self) -> None:
         """Check that nothing follows what was read."""
         if self._place < len(self._content):
             raise ValueError("something follows its end")
 
+    def _choose(self, value: int | None, unit: int, total: int, cumulative: Cumulative | None = None) -> int:
+        slot = self._offset // unit
+        if slot >= total:
+            raise ValueError("its bytes are no code")
+        return slot if cumulative is None else int(np.searchsorted(cumulative, slot, side="right")) - 1
+
     def _narrow(self, unit: int, start: int, size: int) -> None:
         self._offset -= unit * start
         self._range = unit * size
         while self._range < _LOWEST_RANGE:
-            self._offset = self._offset << _BLOCK_BITS | self._next()
+            self._next()
             self._range <<= _BLOCK_BITS
 
-    def _next(self) -> int:
+    def _next(self) -> None:
         block = self._content[self._place : self._place + _BLOCK_BYTES]
         self._place += _BLOCK_BYTES
         # The encoder leaves out at most one state's worth of zeros.
         if self._place > len(self._content) + _STATE_BYTES:
             raise ValueError("it ends too early")
-        return int.from_bytes(block.ljust(_BLOCK_BYTES, b"\x00"), "big")
-
-
-_INDEX_BITS = 12
-_BITS_PER_NAT = 1.4426950408889634
-# ln 2 / 2^12: how much a power of two changes over one entry of the table.
-_SLOPE = 0.6931471805599453 / (1 << _INDEX_BITS)
-# Weights are integers below 2^46, so that 65,536 of them add up within 64 bits.
-_WEIGHT_BITS = 46
+        value = int.from_bytes(block.ljust(_BLOCK_BYTES, b"\x00"), "big")
+        self._offset = self._offset << _BLOCK_BITS | value
 
 
 def frequencies(log_probabilities: NDArray[np.float32]) -> Cumulative:

@@ -48,7 +48,7 @@ def compare_files(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Compress every file in every way; ``model``, ``tokenizer``, ``ttt`` and ``threads`` are as in ``job.py``.
+    """Compress every file in every way; ``model``, ``tokenizer``, ``ttt``, ``threads`` as in ``job.py``.
 
     ``progress`` is told (parts done, all parts) of the work, where a compressor counts as much as the model.
 

@@ -113,7 +113,7 @@ class LostContact(Exception):
 
 
 class Ranks(Team):
-    """This process (0-based ``rank`` of ``size``) among those that were started; see ``Team`` for its methods.
+    """This process (0-based ``rank`` of ``size``) among those that were started, with ``Team``'s methods.
 
     Its tensors are on the ``device``, and every rank has reached the ``store``, a common memory of small
     values. ``restarted``: whether this rank was told that it is not the first attempt; one that knows is

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pgolf.data.places import recorded_data
+from pgolf.runtime.run_files import recorded_data
 from tests.e2e.conftest import pgolf, pgolf_json
 
 LATIN = os.fsdecode(b"lat\xe9")

@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
-from pgolf.data.places import recorded_data
 from pgolf.report.content import LineChart, Series, Table
+from pgolf.runtime.run_files import recorded_data
 from pgolf.study.analysis import Analysis
 from pgolf.study.cells import Cell
 from tests.e2e.conftest import pgolf, pgolf_json

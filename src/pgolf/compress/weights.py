@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pgolf.compress.container import MAGIC, read_artifact
 from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
+from pgolf.data.corpus import built_in_corpus
 from pgolf.data.dataset import TOKENIZER, Dataset, find_tokenizer
-from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
@@ -26,7 +26,7 @@ from pgolf.optim.averaging import Averager
 from pgolf.recipe.recipe import Recipe, recipe_from_tree
 from pgolf.recipe.sections import CompressSection
 from pgolf.runtime.paths import utf8_name
-from pgolf.runtime.run_files import MODEL, RECIPE
+from pgolf.runtime.run_files import MODEL, RECIPE, recorded_data
 from pgolf.runtime.writing import atomic_write
 
 FORMAT = "pgolf-weights-1"

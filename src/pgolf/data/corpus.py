@@ -61,6 +61,11 @@ def python_corpus(library: Path | None = None) -> list[str]:
     return sorted(documents, key=_digest)
 
 
+def built_in_corpus(vocab_size: int) -> Path:
+    """The data folder of the recipes' own corpus (``data.corpus = "python"``), below the current one."""
+    return Path("data") / f"python-sp{vocab_size}"
+
+
 def prepare_python_corpus(
     out: Path, vocab_size: int, validation_fraction: float, note: Callable[[str], None] = lambda line: None
 ) -> Path:

@@ -33,6 +33,7 @@ from pgolf.runtime.processes import machine_memory
 from pgolf.runtime.writing import flush_to_disk, new_folder, write_json
 
 FORMAT = 1
+TOKENS_PER_SHARD = 100_000_000
 Progress = Callable[[int, int], None]
 """Called with the source bytes that are done, and their total."""
 
@@ -201,9 +202,6 @@ def _split_entry(counts: Counter[str], shards: list[Path]) -> dict[str, Any]:
 
 def _stamp(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
-TOKENS_PER_SHARD = 100_000_000
 
 
 def shard_header(count: int) -> bytes:

@@ -11,7 +11,6 @@ import torch
 
 from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.places import recorded_data
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
 from pgolf.generate.model import Model, sample_texts
@@ -24,7 +23,7 @@ from pgolf.report.targets import score_targets
 from pgolf.report.text_analysis import text_section, visible
 from pgolf.runs.records import RunRecord, read_run
 from pgolf.runtime.progress import counting
-from pgolf.runtime.run_files import ARTIFACT, MODEL
+from pgolf.runtime.run_files import ARTIFACT, MODEL, recorded_data
 from pgolf.runtime.writing import check_writable, write_bytes
 
 FORMATS = {"html": html_page, "md": markdown_page}

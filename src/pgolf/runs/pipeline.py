@@ -18,9 +18,8 @@ from pgolf.compress.pack import pack
 from pgolf.compress.report import PackReport
 from pgolf.compress.weights import Weights, load_weights, save_weights, weights_file
 from pgolf.data.byte_check import check_bytes
-from pgolf.data.corpus import prepare_python_corpus
+from pgolf.data.corpus import built_in_corpus, prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.places import built_in_corpus, recorded_data
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, EvalResult
@@ -35,7 +34,7 @@ from pgolf.runs.view import TrainingView
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import sha256_file
 from pgolf.runtime.progress import counting, tell, working
-from pgolf.runtime.run_files import ARTIFACT, RAW, RECIPE, RESULT, read_result
+from pgolf.runtime.run_files import ARTIFACT, RAW, RECIPE, RESULT, read_result, recorded_data
 from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import check_writable, write_bytes, write_json
 from pgolf.train.closing import TrainResult

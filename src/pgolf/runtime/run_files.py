@@ -42,3 +42,12 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if damaged:
         raise PgolfError(f"{path}: damaged; restore it from a copy")
     return found
+
+
+def recorded_data(run: Path) -> Path | None:
+    """The data folder that a run folder's ``provenance.json`` names; None where there is none."""
+    path = run / PROVENANCE
+    made = read_json(path) if path.is_file() else None
+    data = made.get("data") if isinstance(made, dict) else None
+    folder = data.get("folder") if isinstance(data, dict) else None
+    return Path(folder) if isinstance(folder, str) else None

@@ -13,9 +13,8 @@ import pytest
 import sentencepiece
 
 from pgolf.api import evaluate
-from pgolf.data.byte_check import check_bytes
 from pgolf.data.dataset import open_dataset
-from pgolf.data.inspect import inspect_dataset
+from pgolf.data.inspect import check_bytes, inspect_dataset
 from pgolf.data.prepare import prepare
 from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import ByteTable

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from pgolf.audit.adapter import ForwardLogitsScorer
 from pgolf.audit.audit import audit
-from pgolf.audit.byte_rows import ByteRows, similar_tokens
-from pgolf.audit.report import Finding, Largest, Report, ordered
+from pgolf.audit.report import ByteRows, Finding, Largest, Report, ordered, similar_tokens
 from pgolf.audit.runs import Settings
 from pgolf.audit.state import changes, digest_parts, learned
 from pgolf.audit.streams import Stream, largest_change

@@ -283,7 +283,7 @@ def test_a_small_hostile_zstd_file_takes_little_memory(tmp_path: Path) -> None:
     frame = b"\x28\xb5\x2f\xfd\x00" + bytes([(31 - 10) << 3]) + block * 16_000
     path = _file(tmp_path, "a.txt.zst", frame)
     code = (
-        "import resource, sys; from pathlib import Path; from pgolf.data.streams import blocks\n"
+        "import resource, sys; from pathlib import Path; from pgolf.data.readers import blocks\n"
         "found = blocks(Path(sys.argv[1]), '.zst', lambda consumed: None)\n"
         "print(sum(len(next(found)) for _ in range(2)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

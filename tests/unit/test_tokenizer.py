@@ -14,7 +14,7 @@ import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgolf.data.byte_check import decoded_bytes, plain_token
+from pgolf.data.inspect import decoded_bytes, plain_token
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pgolf.audit.byte_rows import ByteRows, similar_tokens
-from pgolf.audit.report import Finding, Largest, verdict
+from pgolf.audit.report import ByteRows, Finding, Largest, similar_tokens, verdict
 from pgolf.audit.runs import Case, EvaluatorRunner, Nats, as_log_rows, log_sums, spread
 from pgolf.audit.streams import Stream, gap, largest_change
 from pgolf.audit.subject import Claim

@@ -18,8 +18,8 @@ from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_
 from pgolf.codec.pieces import Pieces
 from pgolf.codec.proof import Proof, decode_check
 from pgolf.compress.weights import load_weights
-from pgolf.data.byte_check import ByteCheck, check_bytes
 from pgolf.data.dataset import Dataset, Text, open_dataset
+from pgolf.data.inspect import ByteCheck, check_bytes
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf.audit.byte_rows import ByteRows, similar_tokens
-from pgolf.audit.report import Finding, Largest, verdict
+from pgolf.audit.report import ByteRows, Finding, Largest, similar_tokens, verdict
 from pgolf.audit.runs import After, Before, Case, Hooks, Nats, ScorerRunner, as_log_rows
 from pgolf.audit.state import changes, digest_parts, learned
 from pgolf.audit.streams import gap

@@ -21,7 +21,7 @@ from pgolf.model.fast import textbook
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import compile_always, keep_freed_memory
 from pgolf.runtime.environment import environment
-from pgolf.runtime.threads import default_waiting
+from pgolf.runtime.processes import default_waiting
 from pgolf.train.flops import training_speed
 
 _WARMUP = 1

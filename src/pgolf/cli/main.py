@@ -14,8 +14,8 @@ from pgolf.cli.app import app, paths_are_mistakes
 from pgolf.cli.tables import print_mistake
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.runtime.environment import VERSION
+from pgolf.runtime.processes import let_threads_wait
 from pgolf.runtime.terminal import output, patient_streams, plain
-from pgolf.runtime.threads import let_threads_wait
 
 # What click raises for a wrong command line. Newer versions of typer carry a click of their own.
 ClickException: Any = typer.BadParameter.__mro__[2]

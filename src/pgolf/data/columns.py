@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf.data.streams import Advance
 from pgolf.errors import PgolfError
 from pgolf.runtime.paths import utf8_name
+
+Advance = Callable[[int], None]
+"""Called with the number of bytes of the file that were consumed since the last call."""
 
 _ROWS = 256
 _STRINGS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")

@@ -1,7 +1,7 @@
 """Which files a user's paths stand for, and the documents in them, one at a time.
 
-Nothing is ever read whole but a single document (for Parquet and Arrow, a batch of rows). Every complaint
-names the file and the line, record, row or byte it is about.
+Nothing is ever read whole but a single document (for Parquet and Arrow, a batch of rows). Files may be
+compressed (.gz, .zst). Every complaint names the file and the line, record, row or byte it is about.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgolf.data.columns import Bad, import_pyarrow, read_columns, shown, text_of
-from pgolf.data.streams import COMPRESSIONS, Advance, blocks, lines
+import zstandard
+
+from pgolf.data.columns import Advance, Bad, import_pyarrow, read_columns, shown, text_of
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json
 from pgolf.runtime.paths import read_error
@@ -27,6 +29,10 @@ _COMPRESSIBLE = (".txt", ".jsonl", ".json")
 _SPACE = re.compile(r"[ \t\r\n]*")
 # Longer than what the parser takes for wrong while the rest of it is not read yet: -Infinity, \uXXXX.
 _LOOK_AHEAD = 16
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+# Small, for a block of zstd may stand for twenty thousand times its size.
+_BLOCK_BYTES = 1 << 13
+_LARGEST_WINDOW = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -313,3 +319,55 @@ def _is_text(path: Path) -> bool:
         return bool(file_kind(path)) and not path.name.startswith(".")
     except PgolfError:
         return False
+
+
+def lines(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
+    """The lines of a file, each with its line break; errors are those of ``blocks``."""
+    rest: list[bytes] = []
+    for block in blocks(path, compression, advance):
+        *whole, last = block.split(b"\n")
+        for line in whole:
+            yield b"".join((*rest, line, b"\n"))
+            rest.clear()
+        rest.append(last)
+    if line := b"".join(rest):
+        yield line
+
+
+def blocks(path: Path, compression: str, advance: Advance) -> Iterator[bytes]:
+    """The content of a file in pieces; a ``PgolfError`` if it is damaged, or not compressed as its name says.
+
+    Memory holds one piece, and for zstd the frame's window: up to 2 GiB (``zstd --long=31``), of which only
+    what was written in the frame is ever touched.
+    """
+    # Frame by frame (gzip: member by member): the libraries' own readers take a truncated file for a whole.
+    frame, ended = None, False
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_BLOCK_BYTES):
+                advance(len(piece))
+                if not compression:
+                    yield piece
+                    continue
+                while piece:
+                    if ended and frame is None and not (piece := piece.lstrip(b"\0")):
+                        break  # Some tools pad a file with zeros.
+                    frame = frame or _new_frame(compression)
+                    yield frame.decompress(piece)
+                    piece = frame.unused_data
+                    if frame.eof:
+                        frame, ended = None, True
+    except (zstandard.ZstdError, zlib.error) as error:
+        kind = COMPRESSIONS[compression]
+        raise PgolfError(f"{path}: damaged or not {kind}-compressed ({error})") from error
+    except MemoryError as error:
+        remedy = "decompressing needs more memory than there is; write it with a smaller window"
+        raise PgolfError(f"{path}: {remedy}") from error
+    if frame is not None:
+        raise PgolfError(f"{path}: the compressed data ends too early; copy or download the file again")
+
+
+def _new_frame(compression: str) -> Any:
+    if compression == ".zst":
+        return zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
+    return zlib.decompressobj(wbits=31)

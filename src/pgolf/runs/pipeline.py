@@ -17,9 +17,9 @@ from pgolf.compress.legacy import import_reference
 from pgolf.compress.pack import pack
 from pgolf.compress.report import PackReport
 from pgolf.compress.weights import Weights, load_weights, save_weights, weights_file
-from pgolf.data.byte_check import check_bytes
 from pgolf.data.corpus import built_in_corpus, prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.inspect import check_bytes
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import MODES, EvalResult

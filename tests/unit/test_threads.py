@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgolf.runtime import threads
+from pgolf.runtime import processes
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
@@ -25,8 +25,8 @@ def system(monkeypatch: pytest.MonkeyPatch, running: list[int], cores: int, usab
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"0.1 0.2 0.3 {next(looks)}/81 9360\n")
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
-    monkeypatch.setattr(threads, "_PAUSE", 0)
-    monkeypatch.setattr(threads, "_set_here", False)
+    monkeypatch.setattr(processes, "_PAUSE", 0)
+    monkeypatch.setattr(processes, "_set_here", False)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_cores_are_taken_if_others_leave_too_few(
     running: list[int], cores: int, usable: int, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system(monkeypatch, running, cores, usable)
-    assert threads.cores_are_taken() == taken
+    assert processes.cores_are_taken() == taken
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,15 @@ def test_what_counts_are_the_threads_of_this_process(
 ) -> None:
     system(monkeypatch, [10] * 4, 64, 64)
     monkeypatch.setenv("OMP_NUM_THREADS", threads_wanted)
-    assert threads.cores_are_taken() == taken
+    assert processes.cores_are_taken() == taken
 
 
 def test_threads_sleep_only_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
     system(monkeypatch, [1] * 4, 2, 2)
-    threads.let_threads_wait()
+    processes.let_threads_wait()
     assert "OMP_WAIT_POLICY" not in os.environ
     system(monkeypatch, [3] * 4, 2, 2)
-    threads.let_threads_wait()
+    processes.let_threads_wait()
     assert os.environ["OMP_WAIT_POLICY"] == "passive"
 
 
@@ -72,7 +72,7 @@ def test_threads_sleep_only_beside_others(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_the_user_says_holds(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     system(monkeypatch, [3] * 4, 2, 2)
     monkeypatch.setenv(name, value)
-    threads.let_threads_wait()
+    processes.let_threads_wait()
     assert {other: os.environ.get(other) for other in VARIABLES} == {**dict.fromkeys(VARIABLES), name: value}
 
 
@@ -81,17 +81,17 @@ def test_a_machine_that_does_not_tell_is_taken_for_idle(monkeypatch: pytest.Monk
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    assert not threads.cores_are_taken()
+    assert not processes.cores_are_taken()
 
 
 def test_the_plain_way_of_a_benchmark_waits_as_any_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_set_here", False)
+    monkeypatch.setattr(processes, "_set_here", False)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # The user's choice, for both ways.
-    with threads.default_waiting():
+    with processes.default_waiting():
         assert os.environ["OMP_WAIT_POLICY"] == "passive"
     monkeypatch.delenv("OMP_WAIT_POLICY")
     system(monkeypatch, [3] * 4, 2, 2)
-    threads.let_threads_wait()
-    with threads.default_waiting():
+    processes.let_threads_wait()
+    with processes.default_waiting():
         assert "OMP_WAIT_POLICY" not in os.environ
     assert os.environ["OMP_WAIT_POLICY"] == "passive"

@@ -65,12 +65,8 @@ class OwnTarget:
 
     def __init__(self, runner: EvaluatorRunner, case: Case) -> None:
         self.runner, self.context, self.allowed = runner, case.context, case.allowed
-        self.stream, self.base, self.settings, self.generator = (
-            case.stream,
-            case.base,
-            case.settings,
-            case.choices(3),
-        )
+        self.stream, self.base, self.settings = case.stream, case.base, case.settings
+        self.generator = case.choices(3)
         self.totals, self.earlier = Largest(), Largest()
         self.sums, self.entries, self.own = Largest(), Largest(), Largest()
         self.bytes = ByteRows()
@@ -107,10 +103,8 @@ class OwnTarget:
         if self._has_bytes(offered):
             return [earlier, *self.bytes.findings(1e-4, own)]
         if offered.distributions is not None:
-            rows, others = (
-                f"logsumexp of {self.sums.count} rows",
-                f"distributions of {self.own.count} other targets",
-            )
+            rows = f"logsumexp of {self.sums.count} rows"
+            others = f"distributions of {self.own.count} other targets"
             return [
                 earlier,
                 self.sums.judged("C2", "probabilities add up to 1", 1e-4, rows, ""),

@@ -53,7 +53,7 @@ def audit_verb(
     Exits with status 1 if any condition is violated. What passes is not proved, but with another --seed other
     places are tested; --by-decoding proves the targets that it covers.
     """
-    from pgolf.audit.job import audit_job
+    from pgolf.audit.audit import audit_job
     from pgolf.audit.runs import Settings
     from pgolf.runtime.device import pick_device
     from pgolf.runtime.progress import counting, working

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pgolf.audit.job import audited, usual_targets
+from pgolf.audit.audit import audited, usual_targets
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import shard_length
 from pgolf.evaluate.ledger import Verification, read_ledger, total

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pgolf.audit.job import audit_job
+from pgolf.audit.audit import audit_job
 from pgolf.audit.runs import Settings
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes, read_json

@@ -136,10 +136,8 @@ class Dataset:
         """The validation tokens that are scored, uint16; at most the first ``limit_targets`` (1 or more).
 
         As in the references the stream is cut to a multiple of the window's ``length``: ((n - 1) // length) *
-        length + 1 tokens; a stream shorter than one window is kept whole.
-
-        Raises:
-            PgolfError: fewer than two tokens, or a bad or missing shard.
+        length + 1 tokens; a stream shorter than one window is kept whole. Fewer than two tokens, or a bad or
+        missing shard, are a ``PgolfError``.
         """
         assert limit_targets is None or limit_targets > 0
         # One shard after the other: each is a file that stays open as long as it is in use.
@@ -191,9 +189,7 @@ def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | 
     """Open a prepared folder, or a bare folder of ``*_train_*.bin`` and ``*_val_*.bin`` shards.
 
     A SentencePiece model has to be named where the folder holds none; ``vocab_size`` is what it must have.
-
-    Raises:
-        PgolfError: no shards, no tokenizer or a wrong one, or a damaged manifest.
+    What is missing, wrong or damaged is a ``PgolfError``.
     """
     check_folder(folder)
     train, val = (token_shards(folder, split) for split in SPLITS)

@@ -65,10 +65,8 @@ def encode_all(
 ) -> Iterator[Encoded]:
     """Encode batches in their order, with at most two batches per process under way.
 
-    Whatever ends this early, an interruption too, ends the processes at once.
-
-    Raises:
-        PgolfError: a process died, or the counts of a document's bytes are wrong.
+    Whatever ends this early, an interruption too, ends the processes at once. A process that died, or wrong
+    counts of a document's bytes, are a ``PgolfError``.
     """
     if workers == 1:
         tokenizer = Tokenizer.load(model)

@@ -44,10 +44,8 @@ def choose_held_out(documents: Iterable[str], fraction: float, name: str = "the 
 
     Usually documents whose number is below ``fraction * 2**64``. Where that is none of them, the one with the
     smallest number; where it is all, all but the one with the largest. A single document (or copies of one)
-    is cut: see ``cut_end``. Empty documents do not count. Reads on only until both sides have a document.
-
-    Raises:
-        PgolfError: there is no text, or a single document that cannot be cut.
+    is cut: see ``cut_end``. Empty documents do not count. Reads on only until both sides have a document. No
+    text, or a document that cannot be cut, is a ``PgolfError``.
     """
     if not fraction:
         return HoldOut()
@@ -72,10 +70,7 @@ def cut_end(text: str, fraction: float, name: str = "the text") -> tuple[str, st
     The cut is where a line begins. Where that is not near the wanted place, as lines are long, it is after
     white space. Near means that the second part has at least half of what is wanted and at most twice that or
     ``_NEAR`` bytes more, and the first part at least half of the rest. Both keep at least one line or word
-    that is not blank.
-
-    Raises:
-        PgolfError: the text (called ``name``) has a single line, or no place near the wanted one.
+    that is not blank. A text (called ``name``) without such a place is a ``PgolfError``.
     """
     data = text.encode()
     first, last = len(data) - len(text.lstrip().encode()), len(text.rstrip().encode())

@@ -70,11 +70,7 @@ class Prefetcher:
             self._thread = None
 
     def batch(self, step: int, part: int) -> Batch:
-        """Inputs and targets (sequences, length) int64 of one micro-batch, on the CPU.
-
-        Raises:
-            PgolfError: a token of this batch is beyond the vocabulary.
-        """
+        """Inputs and targets (sequences, length) int64 of a micro-batch, on the CPU; ``PgolfError`` beyond the vocabulary."""
         index = step * self._parts + part
         if not self.ahead:
             return self._prepare(index)

@@ -100,11 +100,7 @@ def byte_files(folder: Path, shards: Sequence[Path], split: str) -> list[Path]:
 
 
 def read_byte_counts(path: Path, shard: Path, bos: int) -> NDArray[np.uint16]:
-    """Bytes of each token of a shard (n,), from its side-car.
-
-    Raises:
-        PgolfError: damaged, of another length than the shard, or bytes for the token that begins documents.
-    """
+    """Bytes of each token of a shard (n,), from its side-car; a ``PgolfError`` where they do not fit it."""
     counts, tokens = read_shard(path), read_shard(shard)
     if len(counts) != len(tokens):
         found = f"has {len(counts)} entries, {shard.name} has {len(tokens)} tokens"

@@ -28,10 +28,8 @@ class ByteTable:
     unknown or unused piece counts 0 bytes, a byte piece 1, any other its UTF-8 length, where each U+2581 is a
     space of the text and counts 1. There are two exceptions. Some tokenizers put a space in front of every
     document: that one counts 0. And a tokenizer without a piece for the space alone spells it in the three
-    byte pieces of U+2581: together they count 1, all of it for the first.
-
-    Raises:
-        PgolfError: the tokenizer puts a space at the end of every document, which no token before it tells.
+    byte pieces of U+2581: together they count 1, all of it for the first. One that puts a space at the end of
+    every document, which no token tells, is a ``PgolfError``.
     """
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, name: str = "the tokenizer") -> None:

@@ -63,12 +63,10 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
     """Train a SentencePiece BPE model with byte fallback and write it to ``path``.
 
     It loses nothing: no normalisation, all white space kept, no space added in front. Pad, BOS, EOS and
-    unknown are ids 0 to 3, digits are single pieces, the rarest 0.1 % of characters are spelled in bytes,
-    all as in the field's official tokenizer. The result depends on nothing but the text, of which the first
-    ``SAMPLE_BYTES`` are used. The number of pieces includes the 4 above and 256 bytes.
-
-    Raises:
-        PgolfError: a size that this text does not allow, or the trainer was killed.
+    unknown are ids 0 to 3, digits are single pieces, the rarest 0.1 % of characters are spelled in bytes, all
+    as in the field's official tokenizer. The result depends on nothing but the text, of which the first
+    ``SAMPLE_BYTES`` are used. The number of pieces includes the 4 above and 256 bytes. A size that this text
+    does not allow, or a trainer that was killed, is a ``PgolfError``.
     """
     if not 260 < vocab_size <= 1 << 16:
         allowed = "above 260 (4 control pieces, 256 bytes) and at most 65,536"

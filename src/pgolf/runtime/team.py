@@ -57,13 +57,9 @@ class Team:
         return [value]
 
     def first(self, work: Callable[[], T]) -> T | None:
-        """Have the first rank do something, and wait for it however long it takes.
+        """Have the first rank do something, and wait for it however long it takes; None on the other ranks.
 
-        Returns:
-            What it returned; None on the other ranks.
-
-        Raises:
-            PgolfError: it raised one; then every rank does.
+        If it raises a ``PgolfError``, every rank does.
         """
         return work()
 

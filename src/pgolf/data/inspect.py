@@ -47,13 +47,13 @@ def examine_data(folder: Path, tokenizer: Path | None = None) -> Iterator[Check]
 def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, Any]:
     """Count what a data folder holds.
 
-    Returns: For "train" and "val": shards, tokens, documents (beginnings), bytes of text and bytes per
-    token, and, where the manifest knows the original text, the bytes that normalisation added and lost.
+    Of "train" and "val" it returns shards, tokens, documents (beginnings), bytes of text and bytes per token,
+    and, where the manifest knows the original text, the bytes that normalisation added and lost.
     "byte_counts" says who counts the bytes of the validation text, and what the counts were held against.
-    "errors" names unusable and missing files with the reason; "overlap" counts validation documents that
-    are token for token also training documents. A document that runs into an unusable file is left out of
-    that comparison. One shard is looked at at a time; beyond that, memory grows only with the number of
-    training documents (a digest of 16 bytes each). What is no data folder at all is a ``PgolfError``.
+    "errors" names unusable and missing files with the reason; "overlap" counts validation documents that are
+    token for token also training documents. A document that runs into an unusable file is left out of that
+    comparison. One shard is looked at at a time; beyond that, memory grows only with the number of training
+    documents (a digest of 16 bytes each). What is no data folder at all is a ``PgolfError``.
     """
     dataset = open_dataset(folder, tokenizer)
     model = dataset.tokenizer

@@ -70,7 +70,7 @@ class Prefetcher:
             self._thread = None
 
     def batch(self, step: int, part: int) -> Batch:
-        """Inputs and targets (sequences, length) int64 of a micro-batch, on the CPU; ``PgolfError`` beyond the vocabulary."""
+        """As ``BatchLoader.batch``; a token beyond the vocabulary is a ``PgolfError`` of its batch."""
         index = step * self._parts + part
         if not self.ahead:
             return self._prepare(index)

@@ -72,8 +72,8 @@ def read_documents(
     is empty or only white space yields "", so that the caller can count it.
 
     ``advance`` is told how many bytes of the file were consumed, and ``skipped`` receives the number of
-    documents that were left out, by reason. What is unreadable, damaged, without text or, if these are
-    errors, a bad document is a ``PgolfError``.
+    documents that were left out, by reason. What is of an unknown kind, unreadable, damaged,
+    without text or, if these are errors, a bad document is a ``PgolfError``.
     """
     reading = reading or Reading()
     found = False

@@ -21,10 +21,9 @@ from torch import Tensor
 from pgolf.codec import container, payload
 from pgolf.codec.arithmetic import TOTAL, Decoder, Encoder, frequencies, from_weights, power_of_two
 from pgolf.codec.container import MAGIC, Header, decode_file, encode_file, short_digest
-from pgolf.codec.payload import decode, encode
+from pgolf.codec.payload import MARK, decode, encode, fixed_threads
 from pgolf.codec.pieces import Pieces
 from pgolf.codec.raw import LONG, ByteModel, GapModel
-from pgolf.codec.stream import MARK, fixed_threads
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pgolf.data.holdout import choose_held_out, cut_end, document_number
+from pgolf.data.encode import choose_held_out, cut_end, document_number
 from pgolf.errors import PgolfError
 
 FRACTIONS = st.one_of(st.floats(1e-12, 0.999999), st.sampled_from([1e-9, 0.01, 0.1, 0.5, 1 - 1e-9]))

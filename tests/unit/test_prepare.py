@@ -21,7 +21,7 @@ import pytest
 
 from pgolf.data import encode, prepare, vocabulary
 from pgolf.data.dataset import open_dataset
-from pgolf.data.holdout import HoldOut, document_number
+from pgolf.data.encode import HoldOut, document_number
 from pgolf.data.prepare import ShardWriter
 from pgolf.data.readers import Reading
 from pgolf.data.shards import read_shard

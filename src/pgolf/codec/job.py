@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.codec.container import Header, decode_file, encode_file, file_digest
-from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode
+from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode, fixed_threads, machine
 from pgolf.codec.pieces import Pieces
-from pgolf.codec.stream import fixed_threads, machine
 from pgolf.compress.weights import load_weights
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import build_scorer

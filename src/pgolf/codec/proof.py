@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pgolf.codec.arithmetic import Decoder, Encoder
-from pgolf.codec.stream import TokenStream
+from pgolf.codec.payload import TokenStream
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.protocol import Recorded, Scorer
 

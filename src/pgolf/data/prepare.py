@@ -19,8 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
-from pgolf.data.encode import COUNTS, Document, batches, encode_all
-from pgolf.data.holdout import NO_DOCUMENTS, HoldOut, choose_held_out
+from pgolf.data.encode import COUNTS, NO_DOCUMENTS, Document, HoldOut, batches, choose_held_out, encode_all
 from pgolf.data.readers import Reading, file_kind, find_sources, read_documents
 from pgolf.data.shards import MAGIC, Tokens, shard_length
 from pgolf.data.shards import VERSION as SHARD_VERSION

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgolf.codec.stream import fixed_threads
+from pgolf.codec.payload import fixed_threads
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.model.step import extend

@@ -46,7 +46,6 @@ class ForwardLogitsScorer(Scorer):
         self._digest: str | None = None
 
     def begin(self, first: int, targets: int) -> None:
-        """See ``Scorer``."""
         self.position, self.targets = 0, targets
         self.context: Tokens = np.array([first], dtype=np.uint16)
 
@@ -56,7 +55,6 @@ class ForwardLogitsScorer(Scorer):
         return window_at(index + self.batch - 1, self.length, self.stride).end - self.position
 
     def distributions(self, given: Tensor) -> Tensor:
-        """See ``Scorer``."""
         inputs = torch.cat([torch.from_numpy(self.context.astype(np.int64)), given.cpu()])
         begin = self.position + 1 - len(self.context)
         windows = windows_between(self.position, self.position + len(given) + 1, self.length, self.stride)

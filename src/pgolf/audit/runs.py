@@ -125,7 +125,6 @@ class ScorerRunner(Runner):
         self.scorer, self.name, self.called = scorer, name, name or "the scorer"
 
     def nats(self, tokens: Tokens, *, announced: int, until: int | None = None) -> Nats:
-        """See ``Runner``."""
         return self.grade(tokens, announced, until=until)[0]
 
     def grade(

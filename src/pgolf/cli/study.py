@@ -18,6 +18,7 @@ from pgolf.evaluate.evaluations import EVALUATIONS
 if TYPE_CHECKING:
     from pgolf.launch.local import Outcome
     from pgolf.launch.slurm import Resources
+    from pgolf.study.analysis import Analysis
     from pgolf.study.cells import Cell
     from pgolf.study.runner import Launcher, Workplace
     from pgolf.study.spec import Planned, Study
@@ -62,7 +63,6 @@ def study_verb(
     """
     from pgolf.runtime.device import pick_device
     from pgolf.runtime.progress import tell
-    from pgolf.study.cells import read_cells
     from pgolf.study.runner import Session, Workplace, as_cluster_jobs, compare, is_in_the_queue
     from pgolf.study.spec import load_study, study_names
 
@@ -97,13 +97,7 @@ def study_verb(
             tell(f"{left} of {count} runs are queued, running or to come; the same command goes on with them")
     else:
         Session(study, place, _local(device, jobs), told).run()
-    cells = read_cells(place.out)
-    if as_json:
-        print_json(_as_json(study, place, cells))
-    else:
-        _show_results(study, place, cells)
-    if any(cell.status == "failed" for cell in cells):
-        raise typer.Exit(1)
+    _show_results(study, place, as_json)
 
 
 def _told(total: int) -> Callable[[Planned, Outcome], None]:
@@ -175,9 +169,22 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
     say(f"{total}; without sharing on {alone:,}. They go to {place.out}.")
 
 
-def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None:
+def _show_results(study: Study, place: Workplace, as_json: bool) -> None:
+    """Print what became of all runs and what they say; exits with status 1 if one failed."""
     from pgolf.study.analysis import analyse
+    from pgolf.study.cells import read_cells
 
+    cells = read_cells(place.out)
+    found = analyse(cells, study.file.title)
+    if as_json:
+        print_json(_as_json(study, place, cells, found))
+    else:
+        _print_results(study, place, cells, found.statements)
+    if any(cell.status == "failed" for cell in cells):
+        raise typer.Exit(1)
+
+
+def _print_results(study: Study, place: Workplace, cells: Sequence[Cell], statements: Sequence[str]) -> None:
     scores = [name for name in EVALUATIONS if name in ("raw", *study.file.scores)]
     rows = []
     for cell in cells:
@@ -191,7 +198,6 @@ def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None
     # The last score is the one that counts.
     drop = ["bytes", *header[2 : 1 + len(scores)], "seed"]
     print_columns(header, rows, study.file.title, ("went wrong",), drop, fold=("cell", "went wrong"))
-    statements = analyse(cells, study.file.title).statements
     for line in statements[:_SHOWN]:
         say(f"* {line}")
     if len(statements) > _SHOWN:
@@ -199,10 +205,7 @@ def _show_results(study: Study, place: Workplace, cells: Sequence[Cell]) -> None
     say(f"The runs are in {place.out / 'cells'}; `pgolf report {place.out}` shows all tables and curves.")
 
 
-def _as_json(study: Study, place: Workplace, cells: Sequence[Cell]) -> dict[str, Any]:
-    from pgolf.study.analysis import analyse
-
-    found = analyse(cells, study.file.title)
+def _as_json(study: Study, place: Workplace, cells: Sequence[Cell], found: Analysis) -> dict[str, Any]:
     return {
         "study": study.file.title,
         "folder": str(place.out),

@@ -241,7 +241,7 @@ class Job:
     """Goes into the report."""
 
     def audit(self, settings: Settings, targets: int | None, note: Note) -> Report:
-        """Audit on the first targets; see ``audit.audit``."""
+        """Audit on the first targets; see the function ``audit``."""
         if self.context.device.type == "cuda":
             settings = replace(settings, rounding=max(settings.rounding, _CUDA_ROUNDING))
         text, full_targets = self.text.first(targets or self.usual_targets), len(self.text.byte_counts)

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import zstandard
 
 from pgolf.codec.job import Job
+from pgolf.codec.payload import Progress
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
 
-Progress = Callable[[int, int], None]
 Coding = Callable[[bytes, Progress], bytes]
 OURS = "pgolf"
 # Parts of one compressor's work, for the progress.

@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 from pgolf.codec.arithmetic import Decoder, Encoder
-from pgolf.codec.payload import TokenStream
+from pgolf.codec.payload import Progress, TokenStream
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.protocol import Recorded, Scorer
 
-Progress = Callable[[int, int], None]
 # Rounding: of float32 sums over windows of another shape, and of the integer tables.
 _TOLERANCE, _SPARE_BITS = 0.002, 4.0
 

@@ -26,6 +26,8 @@ _HEAT_LEVELS = 9
 _LONG, _VERY_LONG = 20, 44
 # Bits that take the darkest colour; a token of a vocabulary of 1,024 that nothing is known about costs 10.
 _HOTTEST = 12.0
+# Text, class, and percent of the longest bar.
+_Cell = tuple[str, Markup, float | None]
 
 
 def html_page(report: Report) -> str:
@@ -51,7 +53,6 @@ def html_page(report: Report) -> str:
             legend=_legend,
             heat=lambda bits: min(max(round(bits / _HOTTEST * _HEAT_LEVELS), 0), _HEAT_LEVELS),
             heat_marks=[(n, f"{n * _HOTTEST / _HEAT_LEVELS:.0f}") for n in range(0, _HEAT_LEVELS + 1, 3)],
-        )
     )
     return plain(found, keep="\n\t")
 
@@ -62,19 +63,15 @@ def _legend(chart: LineChart | Waterfall | Bars) -> list[tuple[str, str, int]]:
     return list(dict.fromkeys((s.name, s.style, s.color % len(COLORS)) for s in series if s.points))
 
 
-def _cells(
-    table: Table,
-) -> tuple[list[tuple[str, Markup]], list[list[tuple[str, Markup, float | None]]], bool]:
-    """(name, class) of the columns, (text, class, percent of the longest bar) of the cells, and whether the
-    table is wide: shares its line with nothing.
-    """
+def _cells(table: Table) -> tuple[list[tuple[str, Markup]], list[list[_Cell]], bool]:
+    """(name, class) of the columns, the cells, and whether the table shares its line with nothing."""
     columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
     words = [any(isinstance(value, str) for value in column) for column in columns]
     bars = columns[list(table.columns).index(table.bar)] if table.bar else []
     largest = max(map(_size, bars), default=0.0)
     head = [(name, _class("" if word else "n")) for name, word in zip(table.columns, words, strict=True)]
 
-    def cell(name: str, value: Value, word: bool) -> tuple[str, Markup, float | None]:
+    def cell(name: str, value: Value, word: bool) -> _Cell:
         text = shown(value, table.digits)
         if name == table.bar and largest and isinstance(value, (int, float)) and math.isfinite(value):
             return text, Markup(' class="n bar"'), 100 * _size(value) / largest

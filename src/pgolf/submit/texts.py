@@ -9,9 +9,11 @@ import importlib.metadata
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import tomli_w
+from jinja2 import Environment, StrictUndefined
 
 from pgolf.report.markdown import table
 from pgolf.submit.bundle import Bundle
@@ -26,7 +28,6 @@ _PARTS = {
     "sliding": "sliding windows",
     "ttt": "test-time training",
 }
-_START = "torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL"
 
 
 def training_log(run: Candidate) -> str:
@@ -99,54 +100,27 @@ class Texts:
         }
 
     def readme(self) -> str:
-        """What goes into README.md."""
+        """What goes into README.md, by the template ``readme.md``."""
         runs, figures = self.runs, summary(self.runs)
-        mean = f"**{figures['val_bpb']:.5f} bits per byte** ({figures['val_loss']:.5f} nats per token)"
-        seeds = f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}"
-        bad = sum(not item.ok for item in self.items)
-        warning = (
-            f"> **{NON_COMPLIANT}**: written with --force; {bad} rules are not kept (see the checklist)."
-        )
-        changes = tomli_w.dumps(runs[0].recipe.model_dump(mode="json", exclude_defaults=True))
-        commands = [
-            "pip install -r requirements.txt",
-            *(f"{_START} --out seed{run.seed} --seed {run.seed}" for run in runs),
-            "# score an artifact again",
-            f"{_START} --artifact evidence/artifact_seed{runs[0].seed}.pgolf",
-        ]
-        files = [
-            ("`train_gpt.py`", f"what counts: {len(self.made.packed):,} bytes; trains, packs and scores"),
-            (
-                "`train_gpt_readable.py`",
-                f"the same program to read, from {len(self.made.modules)} modules of pgolf",
-            ),
-            ("`train_seed*.log`", "steps, losses, validations and scores of each seed"),
-            ("`recipe.toml`", "the whole recipe, for `pgolf run`"),
-            ("`evidence/`", "artifact and ledgers of each seed, and the audit"),
-        ]
+        spread = f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}"
         rules = [("ok" if item.ok else "**no**", item.rule, item.evidence) for item in self.items]
-        parts = [
-            f"# {self.about['name']}",
-            warning if bad else "",
-            self.about["blurb"],
-            f"{mean}, {seeds if len(runs) > 1 else 'one seed'}. Track: {TRACKS[self.track]}.",
-            "## Results",
-            _results(runs, len(self.made.packed)),
-            "## Where the bits go",
-            _decomposition(runs),
-            "Bits per byte; the last column is the one that counts, each before it one thing less.",
-            "## Model",
-            f"```toml\n{changes}```",
-            "These are the recipe's keys that differ from pgolf's defaults; `recipe.toml` has all of them.",
-            "## Run it",
-            "\n".join(["```sh", *commands, "```"]),
-            "DATA has the shards `*_train_*.bin` and `*_val_*.bin`, MODEL is the SentencePiece model.",
-            "## Files",
-            table(("file", ""), files),
-            "## Checklist",
-            table(("", "rule", "evidence"), rules),
-        ]
-        return "\n\n".join(part for part in parts if part) + "\n"
+        environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+        environment.undefined = StrictUndefined
+        template = resources.files("pgolf.submit").joinpath("readme.md").read_text("utf-8")
+        return environment.from_string(template).render(
+            about=self.about,
+            bad=sum(not item.ok for item in self.items),
+            non_compliant=NON_COMPLIANT,
+            figures=figures,
+            seeds=spread if len(runs) > 1 else "one seed",
+            track=TRACKS[self.track],
+            results=_results(runs, len(self.made.packed)),
+            parts=_decomposition(runs),
+            changes=tomli_w.dumps(runs[0].recipe.model_dump(mode="json", exclude_defaults=True)),
+            every_seed=[run.seed for run in runs],
+            made=self.made,
+            rules=table(("", "rule", "evidence"), rules),
+        )
 
 
 def _seed_result(run: Candidate, code: int) -> dict[str, Any]:

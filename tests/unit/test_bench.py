@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgolf.bench import run_bench
 from pgolf.bench.compare import SAME, compare_benches
-from pgolf.bench.harness import WORK
+from pgolf.bench.harness import WORK, run_bench
 from pgolf.bench.plain import PlainTrainer
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model

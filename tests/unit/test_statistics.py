@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pgolf.study.record import record_claim
+from pgolf.study.comparison import record_claim
 from pgolf.study.statistics import contrast, detectable, holm, paired, power, sample, seeds_needed, welch
 
 # Losses in nats per target that were published with their tests: openai/parameter-golf, pull requests #1019

@@ -11,7 +11,7 @@ from pgolf.cli.app import verb
 from pgolf.cli.common import AsJson, DataFolder, DeviceName, TokenizerFile
 from pgolf.cli.tables import flat_rows, print_columns, print_json, print_mistake, print_result, say
 from pgolf.errors import PgolfError
-from pgolf.report.numbers import shown
+from pgolf.report.content import shown
 
 if TYPE_CHECKING:
     from pgolf.runs.diff import Diff
@@ -67,7 +67,7 @@ def report_verb(
         raise PgolfError(f"{out}: reports are .html or .md; name such a file, or say which by --format")
     chosen = form or ("md" if out.suffix == ".md" else "html")
     if (source / CELLS).is_dir():
-        from pgolf.study.report import study_page
+        from pgolf.study.analysis import study_page
 
         result = write_page("study", lambda: study_page(source), out, chosen)
     else:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pgolf.launch.local import Outcome
     from pgolf.launch.slurm import Resources
     from pgolf.study.cells import Cell
-    from pgolf.study.order import Start
     from pgolf.study.runner import Launcher, Workplace
+    from pgolf.study.sharing import Start
     from pgolf.study.spec import Planned, Study
 
 # So many runs are said to be many, in case a grid grew by mistake.
@@ -143,7 +143,7 @@ def _local(device: str | None, jobs: int | None) -> Launcher:
 def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> None:
     """The runs in the rounds in which they will start, what they share, and the tokens to train on."""
     from pgolf.study.cells import CELLS
-    from pgolf.study.order import Progress, Shares
+    from pgolf.study.sharing import Progress, Shares
 
     progress = Progress.read(place.out / CELLS, study.cells)
     pending = [cell for cell in study.cells if not place.job(study, cell).is_finished()]

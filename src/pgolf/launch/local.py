@@ -13,8 +13,7 @@ from types import FrameType
 import torch
 
 from pgolf.errors import PgolfError
-from pgolf.launch.child import INTERRUPTED, Child
-from pgolf.launch.jobs import RunJob
+from pgolf.launch.jobs import INTERRUPTED, Child, RunJob
 from pgolf.runtime.processes import handling
 
 _POLL_SECONDS = 0.1

@@ -16,8 +16,7 @@ from types import FrameType
 from typing import Any
 
 from pgolf.errors import PgolfError
-from pgolf.launch.child import INTERRUPTED, Child
-from pgolf.launch.jobs import RunJob
+from pgolf.launch.jobs import INTERRUPTED, Child, RunJob
 from pgolf.runs.folder import LAUNCH
 from pgolf.runtime.processes import birth
 

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgolf.report.content import Bars, LineChart, Series, Waterfall
-from pgolf.report.numbers import number
+from pgolf.report.content import Bars, LineChart, Series, Waterfall, number
 from pgolf.runtime.terminal import plain
 from pgolf.runtime.writing import write_bytes
 

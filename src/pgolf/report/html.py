@@ -16,9 +16,8 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from pgolf.report.content import Bars, LineChart, Report, Table, Waterfall
+from pgolf.report.content import Bars, LineChart, Report, Table, Value, Waterfall, shown
 from pgolf.report.draw import COLORS, svg
-from pgolf.report.numbers import Value, shown
 from pgolf.runtime.terminal import plain
 
 _HEAT_LEVELS = 9
@@ -44,15 +43,15 @@ def html_page(report: Report) -> str:
     environment.autoescape, environment.undefined = True, StrictUndefined
     found = environment.from_string(page).render(
         report=report,
-            style=Markup(style),
-            script=Markup(script),
-            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            drawn=drawn,
-            kind=lambda block: type(block).__name__,
-            cells=_cells,
-            legend=_legend,
-            heat=lambda bits: min(max(round(bits / _HOTTEST * _HEAT_LEVELS), 0), _HEAT_LEVELS),
-            heat_marks=[(n, f"{n * _HOTTEST / _HEAT_LEVELS:.0f}") for n in range(0, _HEAT_LEVELS + 1, 3)],
+        style=Markup(style),
+        script=Markup(script),
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        drawn=drawn,
+        kind=lambda block: type(block).__name__,
+        cells=_cells,
+        legend=_legend,
+        heat=lambda bits: min(max(round(bits / _HOTTEST * _HEAT_LEVELS), 0), _HEAT_LEVELS),
+        heat_marks=[(n, f"{n * _HOTTEST / _HEAT_LEVELS:.0f}") for n in range(0, _HEAT_LEVELS + 1, 3)],
     )
     return plain(found, keep="\n\t")
 

@@ -19,10 +19,10 @@ from pgolf.report.content import (
     Statements,
     Table,
     Waterfall,
+    shown,
 )
 from pgolf.report.curve import draw_curve
 from pgolf.report.html import html_page
-from pgolf.report.numbers import shown
 from pgolf.report.run_report import run_report
 from pgolf.runs.records import read_run
 from pgolf.runtime.run_files import METRICS

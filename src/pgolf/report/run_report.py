@@ -22,10 +22,10 @@ from pgolf.report.content import (
     Series,
     Table,
     Waterfall,
+    in_seconds,
 )
 from pgolf.report.curve import loss_chart, points_of
 from pgolf.report.evidence import Evidence, collect_evidence, evidence_cards, evidence_section
-from pgolf.report.numbers import in_seconds
 from pgolf.runs.records import RunRecord
 from pgolf.runtime.files import read_text
 from pgolf.runtime.run_files import ARTIFACT, RECIPE

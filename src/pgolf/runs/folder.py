@@ -18,8 +18,13 @@ cell.json               of a study's run: which cell it is
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +32,7 @@ from torch import Tensor
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, load_recipe
-from pgolf.runs.provenance import provenance, session
+from pgolf.runtime.environment import environment
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import read_json
 from pgolf.runtime.locks import LOCK
@@ -36,6 +41,49 @@ from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import write_bytes, write_json
 from pgolf.train.checkpoint import CHECKPOINT
 from pgolf.train.run import Run
+
+
+def provenance(dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """The environment, the command and the data of a run, and its first session, as JSON values."""
+    first = session()
+    return {
+        "started": first["started"],
+        "command": first["command"],
+        "environment": environment(device),
+        "data": {
+            "folder": str(dataset.folder.resolve()),
+            "tokenizer_sha256": dataset.tokenizer.digest,
+            "fingerprint": dataset.fingerprint(),
+        },
+        "sessions": [first],
+    }
+
+
+def session() -> dict[str, Any]:
+    """One process that works on a run: when, by which command, where and as which job, as JSON values."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    found = {"started": now, "command": sys.argv, "host": socket.gethostname()}
+    return found | ({"job": job} if (job := scheduled_job()) else {})
+
+
+def scheduled_job() -> dict[str, Any]:
+    """Which job of a scheduler this process is part of: scheduler, id, restarts, nodes; empty if of none.
+
+    ``pgolf launch`` names its jobs in PGOLF_JOB, as SCHEDULER:ID; SLURM names all of its own.
+    """
+    scheduler, _, number = os.environ.get("PGOLF_JOB", "").partition(":")
+    slurm = os.environ.get("SLURM_JOB_ID")
+    if not number and slurm:
+        scheduler, number = "slurm", slurm
+    if scheduler != "slurm":
+        return {"scheduler": scheduler, "id": number} if number else {}
+    return {
+        "scheduler": scheduler,
+        "id": number,
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
+    }
+
 
 LAUNCH, CELL = "launch", "cell.json"
 

@@ -27,9 +27,17 @@ from pgolf.runtime.progress import stderr, tell
 from pgolf.runtime.run_files import PROVENANCE
 from pgolf.runtime.writing import remove_file, write_bytes, write_json
 from pgolf.study.cells import CELLS, Status
-from pgolf.study.order import Progress, Shares, Start
+from pgolf.study.sharing import (
+    Progress,
+    Shares,
+    Start,
+    begin_at_step,
+    begin_on_trunk,
+    begin_trained,
+    clear_half_begun,
+    remove_snapshots,
+)
 from pgolf.study.spec import Planned, Study
-from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
 
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
 _BEGIN = {"training": begin_trained, "trunk": begin_on_trunk, "moment": begin_at_step}

@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgolf.report.content import Table
-from pgolf.report.numbers import Value, number, p_text
+from pgolf.report.content import Table, Value, number, p_text
 from pgolf.runs.records import recipe_keys_of
 from pgolf.runtime.run_files import METRICS, RECIPE
 from pgolf.study.cells import Cell

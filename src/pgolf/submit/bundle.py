@@ -29,8 +29,7 @@ from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import Section
 from pgolf.runtime.package import FOLDER, VERSION
 from pgolf.submit.namespace import one_namespace, text_of
-from pgolf.submit.program import Key, Module, Program, defined_names
-from pgolf.submit.reach import Reached
+from pgolf.submit.program import Key, Module, Program, Reached, defined_names
 
 ENTRY, STANDINS, SECTIONS = (f"pgolf.submit.{name}" for name in ("entry", "standins", "sections"))
 INSTEAD = {

@@ -61,11 +61,7 @@ class Comparison:
 
 
 def compare_benches(first: Path, second: Path) -> Comparison:
-    """Compare two files that ``pgolf bench train|eval|ttt|pack --out`` wrote.
-
-    Raises:
-        PgolfError: a file is no such measurement, or they measured different work.
-    """
+    """Compare two files of ``pgolf bench ... --out``; PgolfError where one is none, or the work differs."""
     a, b = _read(first), _read(second)
     _check_same_work(a, b, f"{first} and {second}")
     medians = float(a["milliseconds"]), float(b["milliseconds"])

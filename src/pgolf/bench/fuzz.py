@@ -53,19 +53,11 @@ class Found:
 
 
 def run_fuzz(cases: int, seed: int, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Read ``cases`` changed artifacts; case i is made from the seed ``seed`` + i alone.
+    """Read ``cases`` changed artifacts; case i is made from the seed ``seed`` + i alone. PgolfError where a
+    case failed: the message has its seed, kind, coder and what happened.
 
-    Args:
-        cases: how many.
-        seed: of the first case.
-        progress: told (cases read, all cases).
-
-    Returns:
-        JSON values: counts by kind of change and outcome, the slowest read in milliseconds of processor time,
-        peak memory of the process in bytes, and the environment.
-
-    Raises:
-        PgolfError: a case failed; the message has its seed, kind, coder and what happened.
+    Returns JSON values: counts by kind of change and outcome, the slowest read in milliseconds of processor
+    time, peak memory of the process in bytes, and the environment.
     """
     samples = make_samples(load_recipe("tiny"))
     counts = {kind: dict.fromkeys(OUTCOMES, 0) for kind in KINDS}

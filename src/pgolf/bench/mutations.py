@@ -124,12 +124,8 @@ def _file(packed_header: bytes, sections: list[bytes]) -> bytes:
 
 
 def _repaired(header: dict[str, Any], sections: list[bytes] | None, decoded: bool = True) -> bytes:
-    """A file whose sizes and checksums of sections are right: of the packed and, if asked, decoded bytes.
-
-    Args:
-        header: is changed.
-        sections: packed; None for the zeros that the header asks for, or nothing if those were too many.
-        decoded: whether the checksum of the decoded bytes is made right too, if they are not too many.
+    """A file with right sizes and checksums of packed sections, and of ``decoded`` bytes if those are few.
+    The ``header`` is changed; without sections they are the zeros that it asks for, or nothing if too many.
     """
     kinds, coder = _asked(header), CODERS[header["codec"]]
     # A matrix without rows still has factors of its columns.

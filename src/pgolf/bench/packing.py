@@ -32,18 +32,10 @@ KEEP_BELOW = 8192
 
 
 def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Quantize the file's large matrices and compare all coders on the codes.
+    """Quantize a safetensors file's large matrices to 2 to 8 bits and compare all coders on the codes.
 
-    Args:
-        path: a .safetensors file.
-        bits: width of the codes, 2 to 8.
-        progress: told (coders done, all coders).
-
-    Returns:
-        JSON values: what was coded, a row per coder, and the environment.
-
-    Raises:
-        PgolfError: no such file, no safetensors, nothing to quantize, or values that float16 cannot hold.
+    Returns JSON values: what was coded, a row per coder, and the environment. PgolfError where there is no
+    such file, nothing to quantize in it, or values that float16 cannot hold.
     """
     stored, skipped = quantize_file(path, bits)
     matrices = [value for value in stored.values() if isinstance(value, Quantized)]
@@ -65,13 +57,10 @@ def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dic
 
 
 def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
-    """The file's float tensors, and how many were no floats.
+    """The file's float tensors, and how many were no floats; PgolfError as ``bench_coders``.
 
     Matrices of more than ``KEEP_BELOW`` entries are quantized per row by the largest magnitude; the others
     are float16.
-
-    Raises:
-        PgolfError: see ``bench_coders``.
     """
     try:
         with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
@@ -119,18 +108,11 @@ def bench_quantizers(
     limit_targets: int | None,
     note: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Pack weights both ways and score them in standard windows on the validation split.
+    """Pack full-precision weights both ways and score them in standard windows on the validation split.
 
-    Args:
-        weights: full precision.
-        dataset: training text for calibration, validation text for the scores.
-        widths: bits of the reference's codes; pgolf's artifact may be as large as the reference's.
-        limit_targets: score only the first ones.
-        note: told what is being done.
-
-    Returns:
-        JSON values: the float score, and for each width bytes (artifact and code) and gap (packed minus
-        float, in bits per byte) of both ways.
+    ``widths`` are bits of the reference's codes; pgolf's artifact may be as large as the reference's. Returns
+    JSON values: the float score, and for each width bytes (artifact and code) and gap (packed minus float, in
+    bits per byte) of both ways.
     """
     cpu = torch.device("cpu")
 

@@ -95,19 +95,10 @@ def plan_jobs(
     tokenizer: Path | None,
     device: str | None,
 ) -> list[RunJob]:
-    """One job per recipe, in the run folder ``runs/NAME``; writes nothing but a recipe's own corpus.
+    """One job ("run" or "train") per shipped recipe or .toml file, with the same overrides and data, in the
+    run folder ``runs/NAME``; writes nothing but a recipe's own corpus.
 
-    Args:
-        names: shipped recipes or .toml files.
-        overrides: settings for all of them.
-        command: "run" or "train".
-        runs: folder of the run folders.
-        data: data folder for all of them.
-        tokenizer: where the data folder holds none.
-        device: as in --device.
-
-    Raises:
-        PgolfError: a recipe or the data is wrong, two recipes have one name, or a folder holds another run.
+    PgolfError where a recipe or the data is wrong, two recipes have one name, or a folder holds another run.
     """
     if command not in COMMANDS:
         raise PgolfError(f"--command {command}: unknown; use {' or '.join(COMMANDS)}")
@@ -131,17 +122,10 @@ INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
 
 
 class Child(subprocess.Popen[bytes]):
-    """A started process whose output is appended to a log.
+    """A started process whose output is appended to a log; PgolfError where that cannot be written.
 
-    Args:
-        words: the command.
-        log: file for its output; the folder is made.
-        folder: working folder.
-        environment: variables in addition to this process's own.
-        detached: whether a Ctrl-C in this terminal is kept from it.
-
-    Raises:
-        PgolfError: the log cannot be written.
+    The ``environment`` is added to this process's own; a ``detached`` one is kept from a Ctrl-C in this
+    terminal.
     """
 
     def __init__(

@@ -42,10 +42,8 @@ class Outcome:
 
 
 def local_places(device: str | None, jobs: int | None) -> list[Place]:
-    """One place per GPU, or ``jobs`` of them; on the CPU ``jobs`` places, or one, that share its cores.
-
-    Raises:
-        PgolfError: more jobs than GPUs.
+    """One place per GPU, or ``jobs`` of them (PgolfError where there are fewer); on the CPU ``jobs`` places,
+    or one, that share its cores.
     """
     gpus = torch.cuda.device_count() if device in (None, "cuda") else 0
     if device is not None and device.startswith("cuda:"):
@@ -70,13 +68,10 @@ def run_queue(
     say: Callable[[str], None],
     ended: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Run all jobs in their order, as many at a time as there are places. A failed one stops no other.
+    """Run all jobs, as many at a time as there are places; what became of each, in their order.
 
-    SIGINT or SIGTERM asks the running ones to end after their step and starts no more; a second one ends them
-    at once. ``ended`` is told what became of a job when it is over.
-
-    Returns:
-        What became of each job, in their order.
+    A failed one stops no other. SIGINT or SIGTERM asks the running ones to end after their step and starts no
+    more; a second one ends them at once. ``ended`` is told what became of a job when it is over.
     """
     queue = _Queue(list(jobs), list(places), say, ended)
     try:

@@ -56,12 +56,7 @@ class Resources:
 
 
 class ClusterJob:
-    """What submitit stores and calls on every node of a job.
-
-    Args:
-        job: the run.
-        resources: what was asked for.
-    """
+    """What submitit stores and calls on every node of a job."""
 
     def __init__(self, job: RunJob, resources: Resources) -> None:
         self.job, self.resources = job, resources
@@ -71,8 +66,7 @@ class ClusterJob:
     def __call__(self) -> str:
         """Run, and go back into the queue if interrupted (then this does not return on the first node).
 
-        Raises:
-            PgolfError: the run failed, or was interrupted and does not go back.
+        PgolfError where the run failed, or was interrupted and does not go back.
         """
         cluster = submitit.JobEnvironment()
         if self.job.is_finished():
@@ -129,18 +123,10 @@ def launcher(resources: Resources, number: str, host: str) -> list[str]:
 
 
 def submit(jobs: Sequence[RunJob], resources: Resources, executor: str = "slurm") -> list[dict[str, str]]:
-    """Hand every job that is not finished over.
+    """Hand every job that is not finished over, to SLURM or to "local", submitit's stand-in on this machine.
 
-    Args:
-        jobs: what to run.
-        resources: for each of them.
-        executor: "slurm", or "local" for submitit's stand-in that runs jobs on this machine.
-
-    Returns:
-        For each job its name, its id ("" where there was nothing to do), its folder and its log.
-
-    Raises:
-        PgolfError: submitit or SLURM is missing, or SLURM refuses the job.
+    Returns for each job its name, its id ("" where there was nothing to do), its folder and its log.
+    PgolfError where submitit or SLURM is missing, or SLURM refuses the job.
     """
     if executor not in EXECUTORS:
         raise PgolfError(f"--executor {executor}: unknown; use {' or '.join(EXECUTORS)}")

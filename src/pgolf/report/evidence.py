@@ -43,11 +43,7 @@ class Evidence:
 
 
 def collect_evidence(run: RunRecord, dataset: Dataset | None) -> Evidence:
-    """Verify the ledgers and read the audit in a run's folder.
-
-    Raises:
-        PgolfError: the file of the audit holds something else.
-    """
+    """Verify a run's ledgers and read its audit; PgolfError where that file holds something else."""
     artifact, path = run.folder / ARTIFACT, run.folder / AUDIT
     digest = sha256_file(artifact) if artifact.is_file() else ""
     audit = read_json(path) if path.is_file() else None

@@ -45,10 +45,9 @@ class Wanted:
 
 
 def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:
-    """Write the report of the run in ``source`` as ``form`` "html" or "md"; what was made, as JSON values.
+    """Write the report of the run in ``source`` as "html" or "md"; what was made, as JSON values.
 
-    Raises:
-        PgolfError: no run, or its data is not found or not its own.
+    PgolfError where there is no run, or its data is not found or not its own.
     """
     if wanted.mode not in OF_MODE:
         raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(OF_MODE)}")

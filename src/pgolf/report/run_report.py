@@ -35,12 +35,8 @@ _SEGMENTS = 40
 
 
 def run_report(run: RunRecord, dataset: Dataset | None = None, more: Sequence[Section] = ()) -> Report:
-    """A report of a run, finished or not.
-
-    Args:
-        run: what its folder says.
-        dataset: its data, to verify the ledgers against; None verifies them alone.
-        more: sections that took work (``text_analysis``, samples); they follow the bytes.
+    """A report of a run, finished or not. Without a dataset the ledgers are verified alone; ``more`` are
+    sections that took work (``text_section``, samples), which follow the bytes.
     """
     evidence = collect_evidence(run, dataset)
     sections = [_scores(run), _training(run), _learning(run), _bytes(run), *more]

@@ -73,9 +73,7 @@ def score_targets(
 
     At most ``limit`` targets are scored; with a ledger, which is that of the run's evaluation in this mode,
     only whole entries of it, but at least one. ``progress`` is told (targets scored, targets to score).
-
-    Raises:
-        PgolfError: another tokenizer or text than the ledger's, or costs that cannot be the ledger's.
+    PgolfError where tokenizer or text are not the ledger's, or the costs cannot be.
     """
     weights.check_data(dataset)
     stream, byte_counts = dataset.validation_text(weights.recipe.evaluation_length)

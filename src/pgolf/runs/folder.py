@@ -96,11 +96,7 @@ def saved_recipe(folder: Path) -> Recipe | None:
 
 @contextlib.contextmanager
 def writing(path: Path | None, team: Team = SOLO) -> Iterator[None]:
-    """Work on a file that may lie in a run folder: then no other process writes into that run.
-
-    Raises:
-        PgolfError: another process works on this run.
-    """
+    """Work on a file that may lie in a run folder; PgolfError where another process works on that run."""
     parents = [] if path is None else path.absolute().parents
     run = next((folder for folder in parents if (folder / RECIPE).is_file()), None)
     with contextlib.nullcontext() if run is None else working_in(run, team):
@@ -119,12 +115,9 @@ def open_run(
 ) -> Run:
     """Prepare a folder for training and return the run, positioned where it has to go on.
 
-    A team that was restarted resumes without being told to.
-
-    Raises:
-        PgolfError: the folder holds another run, or one that ``resume`` was not given for, or another process
-            works on this run. It may, and is noticed, again as soon as this returns; ``working_in`` keeps it
-            away for longer.
+    A team that was restarted resumes without being told to. PgolfError where the folder holds another run, or
+    one that ``resume`` was not given for, or another process works on this run. It may, and is noticed, again
+    as soon as this returns; ``working_in`` keeps it away for longer.
     """
     resume = resume or team.restarted
     with working_in(folder, team):

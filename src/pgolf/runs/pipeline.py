@@ -68,10 +68,8 @@ def run_all(
 
     Training and evaluation are shared by the team; the first rank packs, and only its result is complete. Of
     the evaluations those named in ``scores`` are made. The checkpoints after the steps in ``keep`` stay. In
-    the end the first rank has the ``report`` of the folder written, which is told of the data.
-
-    Raises:
-        PgolfError: something in the input is wrong; what was finished before stays usable.
+    the end the first rank has the ``report`` of the folder written, which is told of the data. PgolfError
+    where something in the input is wrong; what was finished before stays usable.
     """
     if unknown := [name for name in scores if name not in SCORES]:
         raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
@@ -119,8 +117,7 @@ def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:
 def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team: Team = SOLO) -> Dataset:
     """The given data, or the recipe's built-in corpus (prepared once, then reused).
 
-    Raises:
-        PgolfError: they are missing or wrong, or the recipe's model is too large for any of our jobs.
+    PgolfError where they are missing or wrong, or the recipe's model is too large for any of our jobs.
     """
     check_size(recipe)
     if data is not None:
@@ -188,10 +185,8 @@ def train_job(
     """Train in the run folder ``out``; with ``resume`` the recipe and the data are the run's own by default.
 
     With ``profile`` a few steps are profiled; the result then holds what was found, as ``profile``. A team
-    that was restarted resumes.
-
-    Raises:
-        PgolfError: no recipe, no data, or a folder that holds something else.
+    that was restarted resumes. PgolfError where recipe or data are missing, or the folder holds something
+    else.
     """
     resume = resume or team.restarted
     with working_in(out, team):
@@ -265,11 +260,7 @@ def _pack(
 
 
 def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
-    """Where a run's or file's training text is: the given data, the run's own, or the built-in corpus.
-
-    Raises:
-        PgolfError: it is not known.
-    """
+    """The given data, the run's or file's own, or the built-in corpus; PgolfError where it is not known."""
     folder = source if source.is_dir() else source.parent
     if data is None and recipe.data.corpus == "none":
         data = recorded_data(folder)

@@ -109,11 +109,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run's folder.
-
-    Raises:
-        PgolfError: it is none, or one of its files is damaged.
-    """
+    """Read a run's folder; PgolfError where it is none, or one of its files is damaged."""
     if not folder.is_dir():
         raise PgolfError(f"{folder}: no such run folder")
     if not is_run(folder):
@@ -149,10 +145,8 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
-    """All runs in a folder or below it, by path, and what is wrong with those that cannot be read.
-
-    Raises:
-        PgolfError: there is no such folder.
+    """All runs in a folder (which must be there) or below it, by path, and what is wrong with unreadable
+    ones.
     """
     if not root.is_dir():
         raise PgolfError(f"{root}: no such folder; name one that holds runs")
@@ -194,11 +188,7 @@ class Condition:
 
 
 def parse_condition(text: str) -> Condition:
-    """Read ``KEY=VALUE``, ``KEY!=VALUE``, ``KEY<VALUE`` and so on.
-
-    Raises:
-        PgolfError: it is none of these, or the key is unknown.
-    """
+    """Read ``KEY=VALUE``, ``KEY!=VALUE``, ``KEY<VALUE`` and so on; PgolfError for others and unknown keys."""
     found = _CONDITION.match(text)
     if found is None:
         raise PgolfError(
@@ -210,11 +200,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def check_key(key: str, option: str) -> None:
-    """Make sure that runs have such a field.
-
-    Raises:
-        PgolfError: they have not.
-    """
+    """PgolfError where runs have no such field."""
     if key not in FIELDS and key not in recipe_keys():
         hint = nearest(key, FIELDS) or nearest(key, recipe_keys())
         raise PgolfError(f"{option} {key}: unknown{hint}; use {', '.join(FIELDS)} or a key of the recipe")
@@ -223,11 +209,7 @@ def check_key(key: str, option: str) -> None:
 def select(
     runs: Sequence[RunRecord], conditions: Sequence[Condition], sort: str | None = None
 ) -> list[RunRecord]:
-    """The runs that meet all conditions, sorted by a key (falling: ``-KEY``); the unknown comes last.
-
-    Raises:
-        PgolfError: the key is unknown.
-    """
+    """The runs that meet all conditions, sorted by a known key (falling: ``-KEY``), what lacks it last."""
     kept = [run for run in runs if all(condition.holds(run) for condition in conditions)]
     if sort is None:
         return kept

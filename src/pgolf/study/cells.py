@@ -69,11 +69,7 @@ class Cell:
 
 
 def read_cells(study: Path) -> list[Cell]:
-    """All cells of a study's folder, in the order of the study.
-
-    Raises:
-        PgolfError: it is no study's folder, or one of its files is damaged.
-    """
+    """All cells of a study's folder, in its order; PgolfError where it is none, or a file is damaged."""
     paths = sorted((study / CELLS).glob(f"*/{CELL}"))
     if not paths:
         raise PgolfError(f"{study}: holds no study; make one with `pgolf study FILE.toml --out {study}`")

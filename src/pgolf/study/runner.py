@@ -85,9 +85,8 @@ class Comparison:
 def compare(study: Study, place: Workplace) -> Comparison:
     """What a run of the study would find; writes nothing but the recipes' own corpora.
 
-    Raises:
-        PgolfError: the data are missing or wrong for a cell, or the folder holds something else than this
-            study, or cells of the same name with other recipes or other data.
+    PgolfError where the data are missing or wrong for a cell, or the folder holds something else than this
+    study, or cells of the same name with other recipes or other data.
     """
     begun = place.out.is_dir() and any(not path.name.startswith(LOCK) for path in place.out.iterdir())
     if begun and not (place.out / STUDY).is_file():
@@ -141,9 +140,8 @@ class Session:
     def run(self) -> None:
         """Do every cell that is not finished; cells that failed before are tried again.
 
-        Raises:
-            Interrupted: asked to stop; what is finished stays, and the same call goes on.
-            PgolfError: see ``compare``, or another process works on this study.
+        Interrupted where asked to stop: what is finished stays, and the same call goes on. PgolfError: see
+        ``compare``, or another process works on this study.
         """
         study, place = self.study, self.place
         before = compare(study, place)

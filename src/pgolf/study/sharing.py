@@ -160,11 +160,7 @@ def _begin(source: Path, folder: Path, recipe: Recipe, shared: dict[str, str], s
 
 
 def remove_snapshots(folder: Path) -> None:
-    """Delete the checkpoints that a run kept for others.
-
-    Raises:
-        PgolfError: they cannot be deleted.
-    """
+    """Delete the checkpoints that a run kept for others; PgolfError where that cannot be done."""
     try:
         if (folder / SNAPSHOTS).is_dir():
             shutil.rmtree(folder / SNAPSHOTS)

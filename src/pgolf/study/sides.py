@@ -48,9 +48,8 @@ class Side:
 def read_side(names: Sequence[str], evaluation: str) -> Side:
     """Read run folders, or numbers, as one side of a comparison.
 
-    Raises:
-        PgolfError: folders and numbers are mixed, a folder holds no finished run with this evaluation, two
-            runs have the same seed, or runs differ in more than the seed or in the text that they scored.
+    PgolfError where folders and numbers are mixed, a folder holds no finished run with this evaluation, two
+    runs have the same seed, or runs differ in more than the seed or in the text that they scored.
     """
     given = [number for name in names if (number := _number(name)) is not None]
     if given and len(given) < len(names):
@@ -72,11 +71,8 @@ def read_side(names: Sequence[str], evaluation: str) -> Side:
 
 
 def check_comparable(new: Side, old: Side) -> None:
-    """Make sure that both sides are of different runs that scored the same text, as far as known.
-
-    Raises:
-        PgolfError: they did not (nats per target of different targets cannot be compared), or a run is on
-            both sides.
+    """PgolfError where a run is on both sides, or they scored different texts, as far as known: nats per
+    target of different targets cannot be compared.
     """
     if new.text is not None and old.text is not None:
         others = {Path(name).resolve() for name in new.names}
@@ -155,16 +151,11 @@ class TextComparison(NamedTuple):
 
 
 def compare_text(new: Path, old: Path) -> TextComparison | None:
-    """Compare two ledgers range by range.
+    """Compare two ledgers range by range; None if they are not of the same ranges of the same text, or too
+    short for ten stretches.
 
     The difference per target is a ratio of sums; its error is that of the ratio estimator over contiguous
     stretches (Cochran 1977, section 6.3), with Student's t.
-
-    Returns:
-        None if the ledgers are not of the same ranges of the same text, or too short for ten stretches.
-
-    Raises:
-        PgolfError: one of them cannot be read.
     """
     news, olds = (read_ledger(path)[1] for path in (new, old))
     ranges = ([(entry.first, entry.targets, entry.text) for entry in entries] for entries in (news, olds))

@@ -94,15 +94,9 @@ def study_names() -> list[str]:
 
 
 def load_study(name: str, small: bool = False) -> Study:
-    """Read and check a study by the name of a shipped one or the path of a TOML file.
+    """Read and check a shipped study, or a TOML file; ``small``: with the keys of its ``[small]`` table.
 
-    Args:
-        name: which one.
-        small: with the keys of its ``[small]`` table, each replaced as a whole.
-
-    Raises:
-        PgolfError: the study, or the recipe of any cell, is malformed or contradictory; every problem is
-            listed.
+    PgolfError where it, or the recipe of any cell, is malformed or contradictory; every problem is listed.
     """
     tree = _load_tree(name)
     smaller = tree.pop("small", None)

@@ -168,12 +168,7 @@ def _check_names(text: str) -> None:
 
 
 def packed_form(source: str, keep: Sequence[str] = ()) -> bytes:
-    """The shortest file that runs a program: minified and compressed, or as it is.
-
-    Args:
-        source: the program.
-        keep: global names that stay as they are.
-    """
+    """The shortest file that runs a program: minified and compressed, or as it is; names in ``keep`` stay."""
     bare = python_minifier.minify(
         ast.unparse(_Bare().visit(ast.parse(source))),
         remove_literal_statements=True,

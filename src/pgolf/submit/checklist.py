@@ -75,12 +75,8 @@ def recorded_items(
 ) -> list[Item]:
     """The rules that what is recorded decides, in order: nothing is computed.
 
-    Args:
-        runs: one per seed.
-        bundle: the script.
-        track: a key of ``TRACKS``.
-        people: author and GitHub ID.
-        packed: False before the runs are packed again, which decides about bytes, times and calibration anew.
+    ``people`` are author and GitHub ID. Before runs are ``packed`` again bytes, times and calibration are
+    left out, for packing decides them anew.
     """
     timed = track == "10min"
     return [
@@ -97,13 +93,7 @@ def recorded_items(
 
 def official_item(datasets: Sequence[Dataset]) -> Item:
     """Whether the validation text is the challenge's: as many tokens, documents and bytes as a published
-    split has.
-
-    Args:
-        datasets: that the runs were scored on.
-
-    Raises:
-        PgolfError: a shard is bad or missing.
+    split has; PgolfError where a shard is bad or missing.
     """
     rule, texts = "validation text is the official one", []
     for dataset in {found.folder.resolve(): found for found in datasets}.values():
@@ -216,13 +206,7 @@ def _data(runs: Sequence[Candidate]) -> Item:
 
 
 def audit_item(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dataset) -> Item:
-    """Whether an audit shows that the scoring of a run is valid.
-
-    Args:
-        audit: what ``pgolf audit --json`` prints, or None if there was no audit.
-        run: whose evaluation that counts should have been audited.
-        dataset: that it was scored on.
-    """
+    """Whether an audit (of ``pgolf audit --json``) shows that the scoring of a run on a dataset is valid."""
     problem = _audit_problem(audit, run, dataset)
     if audit is None or problem:
         return Item("audit", False, problem)
@@ -252,16 +236,7 @@ def _audit_problem(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dat
 
 
 def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledger: Verification) -> Item:
-    """Have the script score the first targets in a process of its own, and compare with the run's sliding
-    ledger.
-
-    Args:
-        script: the file.
-        run: whose artifact it scores.
-        dataset: the text.
-        device: where.
-        ledger: what verifying the sliding ledger showed.
-    """
+    """Have the script score the first targets in its own process, and compare with the sliding ledger."""
     rule = "the script runs"
     if ledger.problem is not None:
         problem = "not run: the sliding ledger, which it would be compared with, does not hold"

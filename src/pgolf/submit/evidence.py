@@ -103,14 +103,9 @@ class Candidate:
 
 
 def read_candidate(folder: Path, mode: str) -> Candidate:
-    """Read a finished run.
+    """Read a finished run whose evaluation in a mode counts, "ttt" or "sliding".
 
-    Args:
-        folder: of ``pgolf run``.
-        mode: the evaluation that counts, "ttt" or "sliding".
-
-    Raises:
-        PgolfError: it is none, not finished, or one of its files is damaged.
+    PgolfError where it is none, not finished, or one of its files is damaged.
     """
     if not (folder / RESULT).is_file():
         raise PgolfError(f"{folder}: holds no finished run (no {RESULT}); make one with `pgolf run`")
@@ -170,8 +165,7 @@ def _check_ledger(found: RunRecord, name: str, ledger: Path) -> None:
 def find_data(run: Candidate, data: Path | None, tokenizer: Path | None) -> Dataset:
     """The data that a run was scored on: the given folder, or the recorded one.
 
-    Raises:
-        PgolfError: it is not there any more, or of another tokenizer.
+    PgolfError where it is not there any more, or of another tokenizer.
     """
     folder = data or Path(run.provenance["data"]["folder"])
     if not folder.is_dir():
@@ -196,11 +190,8 @@ def in_folder(run: Candidate, folder: Path) -> Candidate:
 
 
 def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: torch.device) -> Candidate:
-    """The run packed again so that artifact and ``code`` bytes use the cap, and scored again; files go to
-    ``folder``.
-
-    Raises:
-        PgolfError: it does not fit.
+    """The run packed again into ``folder`` so that artifact and ``code`` bytes use the cap, and scored again;
+    PgolfError where it does not fit.
     """
     started = time.perf_counter()
     weights, made = load_weights(run.folder), in_folder(run, folder)

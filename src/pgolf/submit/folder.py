@@ -83,8 +83,7 @@ class Submission:
 def submit(request: Request, device: torch.device, note: Callable[[str], None]) -> Submission:
     """Build the folder and check the rules; it appears if they are kept, or by force.
 
-    Raises:
-        PgolfError: a run, the data or an option is wrong, or the folder exists.
+    PgolfError where a run, the data or an option is wrong, or the folder exists.
     """
     _check(request)
     runs = [read_candidate(folder, request.mode) for folder in request.runs]

@@ -11,10 +11,8 @@ from pgolf.submit.program import Key, Module, Program, defined_names, is_text, p
 
 
 def one_namespace(program: Program, modules: list[Module]) -> str:
-    """Rename what has the same name in several modules, or that of something imported or built in.
-
-    Returns:
-        The import statements of all modules.
+    """Rename what has the same name in several modules, or that of something imported or built in; returns
+    the import statements of all modules.
     """
     words = {
         module.name: {n.id for n in ast.walk(module.tree) if isinstance(n, ast.Name)} for module in modules

@@ -43,12 +43,9 @@ class Module:
 
 
 class Program:
-    """Modules and what they import, directly or not, in an order in which each finds what it needs.
+    """Modules of the package and what they import, directly or not, each after what it needs.
 
-    Args:
-        entries: modules of the package.
-        instead: definitions that others take the place of, wherever they are named.
-        changes: by module, texts that others take the place of.
+    Definitions of ``instead`` take the place of others wherever those are named; so do texts of ``changes``.
     """
 
     def __init__(

@@ -159,8 +159,7 @@ def _fit_line(series: Series, found: Sequence[Fit | NoFit]) -> str:
     return f"{begin}: the {curves[0].form} {curves[0].formula} predicts left-out points best ({errors})."
 
 
-_MOST_LINES = 12
-_FIRST_STATEMENTS = 10
+_MOST_LINES, _FIRST_STATEMENTS = 12, 10
 
 
 def study_page(folder: Path) -> Report:

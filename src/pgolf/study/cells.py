@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from pgolf.errors import PgolfError
@@ -22,7 +23,7 @@ from pgolf.report.content import Table, Value
 from pgolf.runs.folder import CELL
 from pgolf.runtime.files import read_json
 from pgolf.runtime.run_files import RESULT, read_result
-from pgolf.study.statistics import mean_of, sample
+from pgolf.study.statistics import sample
 
 CELLS = "cells"
 
@@ -143,7 +144,7 @@ class Group:
     def mean(self, name: str) -> float | None:
         """Mean over the seeds; of fewer seeds than the other terms it would not add up with theirs."""
         values = self.values(name)
-        return mean_of(values) if len(values) == len(self.cells) else None
+        return fmean(values) if len(values) == len(self.cells) else None
 
     def scored(self, evaluation: str) -> dict[int, Mapping[str, Any]]:
         """What ``result.json`` says of an evaluation, by seed."""
@@ -180,17 +181,15 @@ def term_tables(groups: Sequence[Group]) -> list[Table]:
         *terms, size = (group.mean(name) for name in TERMS)
         means.append([group.label, len(group.cells), *terms, None if size is None else round(size)])
         if len(group.cells) > 1:
-            deviations = [
-                sample(values).deviation if (values := group.values(name)) else None for name in TERMS
-            ]
+            every = (group.values(name) for name in TERMS)
+            deviations = (sample(values).deviation if values else None for values in every)
             spreads.append([group.label, len(group.cells), *deviations])
         runs += [[group.label, cell.seed, *map(terms_of(cell).get, TERMS)] for cell in group.cells]
     note = "Standard deviation with n - 1; of a difference it is that of the runs' differences."
-    spread = Table(
-        "Every term, standard deviation over seeds", ("cell", "seeds", *_COLUMNS), spreads, note, 5
-    )
+    columns = ("cell", "seeds", *_COLUMNS)
+    spread = Table("Every term, standard deviation over seeds", columns, spreads, note, 5)
     return [
-        Table("Every term, mean over seeds", ("cell", "seeds", *_COLUMNS), means, _NOTE),
+        Table("Every term, mean over seeds", columns, means, _NOTE),
         *([spread] if spreads else []),
         Table("Every term, every run", ("cell", "seed", *_COLUMNS), runs, _NOTE),
         step_table(groups),
@@ -202,9 +201,8 @@ def step_table(groups: Sequence[Group]) -> Table:
     rows: list[list[Value]] = []
     entries = list(EVALUATIONS.values())
     for group in groups:
-        made = [
-            (place, mean) for place, one in enumerate(entries) if (mean := group.mean(one.name)) is not None
-        ]
+        means = [(place, group.mean(entry.name)) for place, entry in enumerate(entries)]
+        made = [(place, mean) for place, mean in means if mean is not None]
         for (before, first), (after, last) in itertools.pairwise(made):
             steps = " and ".join(entry.step for entry in entries[before + 1 : after + 1])
             ends = entries[before].title, entries[after].title

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.report.content import Table, Value, p_text, signed
@@ -18,7 +19,6 @@ from pgolf.study.statistics import (
     Sample,
     TTest,
     adjusted,
-    mean_of,
     paired,
     power,
     sample,
@@ -175,7 +175,7 @@ def _test_row(base: Group, group: Group, score: str, test: TTest | None, p: floa
     if test is not None and p is not None:
         found, verdict = [test.low, test.high, test.kind, p_text(test.p), p_text(p)], _verdict(p)
         needed = seeds_needed(test.difference, test.deviation, pairs=test.kind == "paired")
-    begin = (group.label, f"{len(new)} and {len(old)}", mean_of(new) - mean_of(old))
+    begin = (group.label, f"{len(new)} and {len(old)}", fmean(new) - fmean(old))
     return [*begin, *found, None if other is None else p_text(other.p), verdict, needed]
 
 
@@ -187,7 +187,7 @@ def _line(base: Group, group: Group, score: str, test: TTest | None, p: float | 
     if _other_text(base, group, score):
         return f"{group.label} scored other text than {base.label}: they are not compared."
     new, old = group.values(score), base.values(score)
-    size = f"{signed(mean_of(new) - mean_of(old))} {quantity(score)} against {base.label}"
+    size = f"{signed(fmean(new) - fmean(old))} {quantity(score)} against {base.label}"
     if test is None or p is None:
         why = "one seed" if min(len(new), len(old)) < 2 else "seeds without any spread"
         return f"{group.label}: {size}; {why}: noise unknown."

@@ -15,13 +15,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from pgolf.report.content import Table, Value, number, p_text
 from pgolf.runs.records import recipe_keys_of
 from pgolf.runtime.run_files import METRICS, RECIPE
 from pgolf.study.cells import Cell
-from pgolf.study.statistics import LEVEL, TTest, adjusted, contrast, mean_of, paired, sample, welch
+from pgolf.study.statistics import LEVEL, TTest, adjusted, contrast, paired, sample, welch
 from pgolf.train.metrics import read_metrics
 
 Values = Mapping[int, float]
@@ -60,7 +61,7 @@ class Series:
     @property
     def means(self) -> list[float]:
         """Mean over seeds at each x."""
-        return [mean_of(list(values.values())) for _, values in self.levels]
+        return [fmean(values.values()) for _, values in self.levels]
 
     @property
     def points(self) -> list[tuple[float, float]]:
@@ -219,7 +220,7 @@ def rate_table(every: Sequence[Series]) -> Table:
             shared = [seed for seed in before if seed in after and series.within_runs]
             own = [(after[seed] - before[seed]) / (end - start) * series.unit for seed in shared]
             spread = sample(own).deviation if own else None
-            means = (mean_of(list(values.values())) for values in (before, after))
+            means = (fmean(values.values()) for values in (before, after))
             numbers = (_whole(start), _whole(end), len(after), *means, rate, spread, series.unit_name)
             rows.append([series.quantity, series.x_name, *numbers, None if p is None else p_text(p)])
     note = "Means over seeds. ± is the standard deviation over seeds of the runs' own changes."

@@ -104,16 +104,13 @@ def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any
     """Seed, digest of the recipe without it, loss, and what was scored."""
     for name in (RESULT, RECIPE):
         if not (folder / name).is_file():
-            raise PgolfError(
-                f"{folder}: holds no finished run ({name} is missing); make one with `pgolf run`"
-            )
+            lacking = f"holds no finished run ({name} is missing)"
+            raise PgolfError(f"{folder}: {lacking}; make one with `pgolf run`")
     entry = EVALUATIONS[evaluation]
     found = (read_result(folder) or {})["evaluations"].get(evaluation)
     if found is None:
-        raise PgolfError(
-            f"{folder / RESULT}: has no {entry.title} loss; finish the run with `pgolf run`, or choose "
-            "another --evaluation"
-        )
+        remedy = "finish the run with `pgolf run`, or choose another --evaluation"
+        raise PgolfError(f"{folder / RESULT}: has no {entry.title} loss; {remedy}")
     loss, text = float(found["val_loss"]), {"targets": found["targets"], "bytes of text": found["bytes"]}
     if not math.isfinite(loss):
         raise PgolfError(f"{folder}: its {entry.title} loss is no number (the run diverged); leave it out")

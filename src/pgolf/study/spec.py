@@ -5,6 +5,7 @@ docs/studies.md shows one with all of its tables. Tables of recipe keys may be n
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -61,7 +62,7 @@ class Planned:
     """One run that a study asks for."""
 
     name: str
-    """Name of its folder; says what it changes, so it stays the same when the study grows."""
+    """Of its folder; says what it changes, so it stays the same when the study grows."""
     changes: Mapping[str, Any]
     """What differs from the study's base; "step" is a step before the run's end."""
     seed: int
@@ -161,8 +162,10 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     for what, values in (("seeds", file.seeds), ("scores", file.scores)):
         problems += [] if values else [f"{what} is empty"]
         problems += [f"{what} names {value!r} twice" for value in _twice(values)]
+    known = recipe_keys()
     for where, keys in (("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in entries)):
-        problems += _key_problems(where, keys)
+        problems += [f"{where} {key}: seeds are listed under seeds" for key in keys if key == "train.seed"]
+        problems += [f"{where} unknown key {key}{nearest(key, known)}" for key in keys if key not in known]
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             problems.append(f"[grid] {key}: give a list of values (got {values!r})")
@@ -177,7 +180,10 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     wrong: dict[str, list[str]] = {}
     for changes, seed in itertools.product(choices, file.seeds):
         try:
-            recipe = _changed(root, base | changes | {"train.seed": seed})
+            tree = copy.deepcopy(root)
+            for key, value in (base | changes | {"train.seed": seed}).items():
+                set_in_tree(tree, key.split("."), value)
+            recipe = recipe_from_tree(tree, "")
         except PgolfError as error:
             wrong.setdefault(str(error).removeprefix("recipe : "), []).append(label_of(changes))
             continue
@@ -190,19 +196,6 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     return _named(sorted(cells, key=lambda cell: order.index(cell.label)), problems), problems
 
 
-def _key_problems(where: str, keys: Iterable[str]) -> list[str]:
-    known = recipe_keys()
-    found = [f"{where} {key}: seeds are listed under seeds" for key in keys if key == "train.seed"]
-    return found + [f"{where} unknown key {key}{nearest(key, known)}" for key in keys if key not in known]
-
-
-def _changed(root: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
-    tree = json.loads(json.dumps(root))
-    for key, value in changes.items():
-        set_in_tree(tree, key.split("."), value)
-    return recipe_from_tree(tree, "")
-
-
 def _at_steps(
     file: StudyFile, changes: dict[str, Any], seed: int, recipe: Recipe, problems: list[str]
 ) -> list[Planned]:
@@ -213,10 +206,8 @@ def _at_steps(
         problems.append(f"at_steps {outside} are not between 1 and train.steps {end}")
     if recipe.train.wallclock_seconds:
         problems.append("at_steps needs runs of a known number of steps; set train.wallclock_seconds to 0")
-    steps = sorted({*file.at_steps, end})
-    return [
-        Planned("", changes | {"step": step}, seed, recipe, None if step == end else step) for step in steps
-    ]
+    every = [(step, None if step == end else step) for step in sorted({*file.at_steps, end})]
+    return [Planned("", changes | {"step": step}, seed, recipe, at) for step, at in every]
 
 
 def _named(cells: Sequence[Planned], problems: list[str]) -> list[Planned]:

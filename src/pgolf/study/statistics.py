@@ -12,6 +12,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 Side = Literal["two-sided", "less"]
@@ -57,14 +58,9 @@ class TTest:
     p: float
 
 
-def mean_of(values: Sequence[float]) -> float:
-    """Their mean; the sum is exact."""
-    return math.fsum(values) / len(values)
-
-
 def sample(values: Sequence[float]) -> Sample:
     """Mean, standard deviation and Student interval of at least one value."""
-    count, mean = len(values), mean_of(values)
+    count, mean = len(values), fmean(values)
     if count < 2:
         return Sample(count, mean, None, None, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
@@ -198,12 +194,12 @@ def seeds_needed(
     return seeds if seeds <= MOST_SEEDS else None
 
 
-def detectable(deviation: float, seeds: int, level: float = LEVEL, side: Side = "two-sided") -> float:
-    """Smallest true difference that Welch's test with ``seeds`` runs a side finds with 80 % power."""
+def detectable(deviation: float, seeds: int) -> float:
+    """Smallest true difference that a two-sided Welch test of ``seeds`` a side finds with 80 % power."""
     from scipy import optimize
 
     def missing(effect: float) -> float:
-        return power(effect, 1.0, seeds, level, side) - POWER
+        return power(effect, 1.0, seeds) - POWER
 
     most = 2.0
     while missing(most) < 0:

@@ -12,28 +12,24 @@ from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.evaluate.ledger import read_ledger
 from pgolf.runs.records import RunRecord, flattened
 
+# (name, part of the result, key)
+_FIGURES = (
+    *(("bytes with code", "pack", "total_bytes"), ("artifact bytes", "pack", "model_bytes")),
+    *(("cap", "pack", "cap"), ("train seconds", "train", "seconds"), ("pack seconds", "pack", "seconds")),
+)
+
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that two runs have, and not the same."""
+    """One thing of two runs; None where a run does not have it."""
 
     key: str
     a: Any
     b: Any
-    """None where a run does not have it."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of two runs."""
-
-    key: str
-    a: float | None
-    b: float | None
 
     @property
-    def change(self) -> float | None:
-        """b - a, if both are there."""
+    def change(self) -> Any:
+        """Of two numbers b - a, if both are there."""
         return None if self.a is None or self.b is None else self.b - self.a
 
 
@@ -47,41 +43,33 @@ class Diff:
     code: list[Difference]
     """Version and digest of pgolf, versions of what it stands on, hardware."""
     data: list[Difference]
-    metrics: list[Metric]
+    metrics: list[Difference]
     """Numbers that at least one of the two has, equal or not."""
     notes: list[str]
     """Why numbers may not compare."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; a metric also has its ``change``, b - a."""
-        return asdict(self) | {
-            "metrics": [vars(metric) | {"change": metric.change} for metric in self.metrics]
-        }
+        metrics = [vars(metric) | {"change": metric.change} for metric in self.metrics]
+        return asdict(self) | {"metrics": metrics}
 
 
 def diff_runs(a: RunRecord, b: RunRecord) -> Diff:
     """Compare two runs."""
+    names = ("environment", "data")
     code, data = (
-        _differences(*(flattened(run.provenance.get(part) or {}) for run in (a, b)))
-        for part in ("environment", "data")
+        _differences(*(flattened(run.provenance.get(name) or {}) for run in (a, b))) for name in names
     )
+    # Evaluations that both have, but of different texts.
+    texts = [Difference(f"text of {name}", _text(a, name), _text(b, name)) for name in EVALUATIONS]
+    data += [text for text in texts if None not in (text.a, text.b) and text.a != text.b]
     metrics = [metric for metric in _metrics(a, b) if metric.a is not None or metric.b is not None]
     recipe = _differences(a.recipe, b.recipe)
-    return Diff(str(a.folder), str(b.folder), recipe, code, data + _texts(a, b), metrics, _notes(a, b))
+    return Diff(str(a.folder), str(b.folder), recipe, code, data, metrics, _notes(a, b))
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     return [Difference(key, a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)]
-
-
-def _texts(a: RunRecord, b: RunRecord) -> list[Difference]:
-    """Evaluations that both have, but of different texts."""
-    found = []
-    for name in EVALUATIONS:
-        one, other = _text(a, name), _text(b, name)
-        if one is not None and other is not None and one != other:
-            found.append(Difference(f"text of {name}", one, other))
-    return found
 
 
 def _text(run: RunRecord, name: str) -> Any:
@@ -91,29 +79,21 @@ def _text(run: RunRecord, name: str) -> Any:
         return None  # It was not written, or is damaged: then it says nothing about the text.
 
 
-def _metrics(a: RunRecord, b: RunRecord) -> list[Metric]:
-    found = [Metric("steps", a.steps, b.steps)]
+def _metrics(a: RunRecord, b: RunRecord) -> list[Difference]:
+    found = [Difference("steps", a.steps, b.steps)]
     for key, name in (("train_loss", "training loss"), ("val_bpb", "validation BPB")):
         one, other = ({entry["step"]: entry[key] for entry in run.metrics if key in entry} for run in (a, b))
         if common := one.keys() & other.keys():
             last = max(common)
-            found.append(Metric(f"{name} at step {last}", float(one[last]), float(other[last])))
+            found.append(Difference(f"{name} at step {last}", float(one[last]), float(other[last])))
     if any(metric.key.startswith("training loss") for metric in found):
-        found.append(Metric("tokens per second (median)", _median_rate(a), _median_rate(b)))
-    # A validation in the middle of training is no score of the raw weights.
-    found += [
-        Metric(f"{name} BPB", *(run.score(name) if name in run.evaluations else None for run in (a, b)))
-        for name in EVALUATIONS
-    ]
-    figures = [
-        ("bytes with code", "pack", "total_bytes"),
-        ("artifact bytes", "pack", "model_bytes"),
-        ("cap", "pack", "cap"),
-        ("train seconds", "train", "seconds"),
-        ("pack seconds", "pack", "seconds"),
-    ]
-    for name, part, key in figures:
-        found.append(Metric(name, *(run.result.get(part, {}).get(key) for run in (a, b))))
+        found.append(Difference("tokens per second (median)", _median_rate(a), _median_rate(b)))
+    for name in EVALUATIONS:
+        # A validation in the middle of training is no score of the raw weights.
+        scores = (run.score(name) if name in run.evaluations else None for run in (a, b))
+        found.append(Difference(f"{name} BPB", *scores))
+    for name, part, key in _FIGURES:
+        found.append(Difference(name, *(run.result.get(part, {}).get(key) for run in (a, b))))
     return found
 
 
@@ -130,8 +110,7 @@ def _notes(a: RunRecord, b: RunRecord) -> list[str]:
     for name in EVALUATIONS:
         one, other = a.evaluations.get(name), b.evaluations.get(name)
         if one and other and (one["targets"], one["bytes"]) != (other["targets"], other["bytes"]):
-            notes.append(
-                f"the {name} scores do not compare: {one['targets']:,} targets ({one['bytes']:,} bytes) "
-                f"against {other['targets']:,} ({other['bytes']:,})"
-            )
+            first = f"{one['targets']:,} targets ({one['bytes']:,} bytes)"
+            second = f"{other['targets']:,} ({other['bytes']:,})"
+            notes.append(f"the {name} scores do not compare: {first} against {second}")
     return notes

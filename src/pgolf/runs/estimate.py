@@ -104,12 +104,8 @@ def check_memory(recipe: Recipe, device: torch.device) -> None:
     count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
     tokens = recipe.train.batch_tokens // recipe.train.micro_batches
     needed = 12 * count + tokens * (16 + (2 if on_cuda else 4) * recipe.model.width * recipe.model.layers)
-    if on_cuda:
-        there = allowed = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = machine_memory()
-        allowed = 2 * there
-    if needed > allowed:
+    there = torch.cuda.get_device_properties(device).total_memory if on_cuda else machine_memory()
+    if needed > (there if on_cuda else 2 * there):
         raise PgolfError(
             f"recipe {recipe.name}: training takes more than {_gib(needed)}, and {device} has {_gib(there)}; "
             "raise train.micro_batches, lower train.batch_tokens, or make the model smaller"
@@ -120,9 +116,8 @@ def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
     average = recipe.average.kind
     state = 0
     for name, shape in shapes.items():
-        copies = 2 + (
-            1 if row_of(name).optimizer == "matrix" else 2
-        )  # weight, gradient, momentum or two moments
+        # Weight, gradient, momentum or two moments.
+        copies = 3 if row_of(name).optimizer == "matrix" else 4
         copies += {"none": 0, "ema": 1, "swa": 1, "swa_of_ema": 2}[average]
         # The exact weights beside the rounded ones.
         copies += recipe.qat.enabled and recipe.qat.grid == "export"

@@ -126,7 +126,13 @@ def open_run(
             raise PgolfError(f"{folder}: {problem}")
         # Bad data shows here, before anything is written.
         run = Run(recipe, dataset, folder, device, initial, resume, team)
-        team.first(lambda: _begin_folder(run) if previous is None else record_session(folder))
+
+        def begin() -> None:
+            write_json(folder / PROVENANCE, provenance(dataset, device) | {"ranks": team.size})
+            # Written last: a folder with a recipe is a run that can be continued.
+            write_bytes(folder / RECIPE, recipe.to_toml().encode())
+
+        team.first(begin if previous is None else lambda: record_session(folder))
         return run
 
 
@@ -138,12 +144,6 @@ def _why_not(folder: Path, recipe: Recipe, previous: Recipe | None, resume: bool
     if previous is not None and previous != recipe:
         return f"was started with another recipe ({folder / RECIPE}); choose another --out"
     return "training is already finished; choose another --out" if is_trained(folder) else None
-
-
-def _begin_folder(run: Run) -> None:
-    write_json(run.folder / PROVENANCE, provenance(run.dataset, run.device) | {"ranks": run.team.size})
-    # Written last: a folder with a recipe is a run that can be continued.
-    write_bytes(run.folder / RECIPE, run.recipe.to_toml().encode())
 
 
 def record_session(folder: Path) -> None:

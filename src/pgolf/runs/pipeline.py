@@ -129,15 +129,13 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
             )
         return dataset
     if recipe.data.corpus != "python":
-        raise PgolfError(
-            f"recipe {recipe.name}: has no corpus of its own; pass --data DIR (see `pgolf data --help`)"
-        )
+        remedy = "pass --data DIR (see `pgolf data --help`)"
+        raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; {remedy}")
     folder = built_in_corpus(recipe.model.vocab_size)
     if team.is_first and not (folder / "manifest.json").is_file():
         tell("collecting the English prose of this Python and training a tokenizer on it")
-    team.first(
-        lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction, tell)
-    )
+    wanted = recipe.model.vocab_size, recipe.data.validation_fraction
+    team.first(lambda: prepare_python_corpus(folder, *wanted, tell))
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 
@@ -204,7 +202,11 @@ def train_job(
             data = recorded_data(out)
         dataset = job_dataset(recipe, data, tokenizer, team)
         check_memory(recipe, device)
-        start = None if initial is None else _initial_state(initial, recipe)
+        weights = None if initial is None else load_weights(initial)
+        if weights is not None:
+            # The new recipe's model must take these weights, whatever recipe they came from.
+            replace(weights, recipe=recipe).check()
+        start = None if weights is None else weights.state
         run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
         found: dict[str, Any] = {}
         trained = _train(run, profile_into=found if profile and team.is_first else None)
@@ -293,9 +295,8 @@ def eval_job(
     if mode not in MODES:
         raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
     weights = load_weights(source)
-    recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt"))
-    if stride is not None:
-        recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
+    strides = [] if stride is None else [f"evaluate.stride={stride}"]
+    recipe = weights.recipe.with_overrides([*overrides, *strides], ("evaluate", "ttt"))
     dataset = job_dataset(recipe, data, tokenizer, team)
     score = partial(evaluate_weights, weights, recipe, dataset, mode, device, team=team)
     with writing(ledger, team):
@@ -330,13 +331,6 @@ def import_job(
     save_weights(out, state, recipe, digest)
     parameters = sum(tensor.numel() for tensor in state.values())
     return {"weights": str(out), "tensors": len(state), "parameters": parameters}
-
-
-def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
-    weights = load_weights(path)
-    # The new recipe's model must take these weights, whatever recipe they came from.
-    replace(weights, recipe=recipe).check()
-    return weights.state
 
 
 def _train(

@@ -113,9 +113,8 @@ def read_run(folder: Path) -> RunRecord:
     if not folder.is_dir():
         raise PgolfError(f"{folder}: no such run folder")
     if not is_run(folder):
-        raise PgolfError(
-            f"{folder}: holds no run (no {RECIPE} with a {PROVENANCE}); name a folder of `pgolf run`"
-        )
+        lacking = f"holds no run (no {RECIPE} with a {PROVENANCE})"
+        raise PgolfError(f"{folder}: {lacking}; name a folder of `pgolf run`")
     result = read_result(folder) or {}
     made = read_json(folder / PROVENANCE)
     if not isinstance(made, dict):
@@ -164,39 +163,33 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
 _CONDITION = re.compile(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*$", re.DOTALL)
 _ORDER: Mapping[str, Callable[[Any, Any], bool]]
 _ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What ``--where`` asks for: a field or recipe key, a comparison, a value."""
-
-    key: str
-    comparison: str
-    value: str
-
-    def holds(self, run: RunRecord) -> bool:
-        """Whether a run meets it: numbers as such, words by the patterns * and ?; the unknown never does."""
-        found = run.field(self.key)
-        if found is None:
-            return False
-        wanted, known = _as_number(self.value), _as_number(found)
-        numeric, compare = None not in (wanted, known), _ORDER.get(self.comparison)
-        if compare is not None:
-            return compare(known, wanted) if numeric else compare(_word(found), self.value)
-        same = known == wanted if numeric else fnmatch.fnmatchcase(_word(found), self.value)
-        return same == (self.comparison == "=")
+Condition = Callable[[RunRecord], bool]
 
 
 def parse_condition(text: str) -> Condition:
-    """Read ``KEY=VALUE``, ``KEY!=VALUE``, ``KEY<VALUE`` and so on; PgolfError for others and unknown keys."""
+    """Read ``KEY=VALUE``, ``KEY!=VALUE``, ``KEY<VALUE`` and so on; PgolfError for others and unknown keys.
+
+    Numbers are compared as such, words match the patterns * and ?; what a run lacks never meets a condition.
+    """
     found = _CONDITION.match(text)
     if found is None:
-        raise PgolfError(
-            f"--where {text!r}: write it as KEY=VALUE or with !=, <, <=, > or >=, such as 'ttt<1.8'"
-        )
+        forms = "KEY=VALUE or with !=, <, <=, > or >=, such as 'ttt<1.8'"
+        raise PgolfError(f"--where {text!r}: write it as {forms}")
     key, comparison, value = found.groups()
     check_key(key, "--where")
-    return Condition(key, comparison, value)
+    wanted, compare = _as_number(value), _ORDER.get(comparison)
+
+    def holds(run: RunRecord) -> bool:
+        if (field := run.field(key)) is None:
+            return False
+        known = _as_number(field)
+        numeric = None not in (wanted, known)
+        if compare is not None:
+            return compare(known, wanted) if numeric else compare(_word(field), value)
+        same = known == wanted if numeric else fnmatch.fnmatchcase(_word(field), value)
+        return same == (comparison == "=")
+
+    return holds
 
 
 def check_key(key: str, option: str) -> None:
@@ -210,7 +203,7 @@ def select(
     runs: Sequence[RunRecord], conditions: Sequence[Condition], sort: str | None = None
 ) -> list[RunRecord]:
     """The runs that meet all conditions, sorted by a known key (falling: ``-KEY``), what lacks it last."""
-    kept = [run for run in runs if all(condition.holds(run) for condition in conditions)]
+    kept = [run for run in runs if all(holds(run) for holds in conditions)]
     if sort is None:
         return kept
     key = sort.removeprefix("-")

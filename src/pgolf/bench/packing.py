@@ -41,14 +41,12 @@ def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dic
     matrices = [value for value in stored.values() if isinstance(value, Quantized)]
     kept = [value for value in stored.values() if isinstance(value, Tensor)]
     codes, floats = sum(m.codes.numel() for m in matrices), sum(k.numel() for k in kept)
-    scope = f"{len(matrices)} matrices, {codes:,} codes of {bits} bits; "
-    scope += f"{len(kept)} tensors, {floats:,} numbers as fp16"
-    if skipped:
-        scope += f"; left out: {skipped} without floats"
+    rest = f"; left out: {skipped} without floats" if skipped else ""
+    scope = f"{len(matrices)} matrices, {codes:,} codes of {bits} bits; {len(kept)} tensors"
     return {
         "bench": "coders",
         "file": str(path),
-        "scope": scope,
+        "scope": f"{scope}, {floats:,} numbers as fp16{rest}",
         "bits": bits,
         "weights": codes + floats,
         "coders": [row.to_json() for row in compare_coders(stored, progress=progress)],
@@ -89,15 +87,9 @@ def _store(name: str, tensor: Tensor, bits: int, settings: CompressSection, path
 
 # The references' way: a range per row by its largest magnitude, the nearest code, zstd; embeddings in 8 bits.
 _REFERENCE = (
-    "compress.scheme=rowwise",
-    "compress.clip=absmax",
-    "compress.rounding=nearest",
-    "compress.calibration=none",
-    "compress.fallback=none",
-    "compress.codec=zstd",
-    "compress.level=[22]",
-    "compress.bits.embedding=8",
-    "compress.bits.other=8",
+    *("compress.scheme=rowwise", "compress.clip=absmax", "compress.rounding=nearest"),
+    *("compress.calibration=none", "compress.fallback=none", "compress.codec=zstd", "compress.level=[22]"),
+    *("compress.bits.embedding=8", "compress.bits.other=8"),
 )
 
 
@@ -121,8 +113,7 @@ def bench_quantizers(
         return evaluate_weights(scored, *how, limit_targets=limit_targets).val_bpb
 
     note("scoring the float weights")
-    exact = score(weights)
-    solver = weights.recipe.with_overrides(BUDGET)
+    exact, solver = score(weights), weights.recipe.with_overrides(BUDGET)
     note("calibrating")
     calibration = calibration_for(weights.model(), solver, dataset)
     rows = []

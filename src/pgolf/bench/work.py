@@ -55,14 +55,12 @@ class Measured:
 
 def train_work(recipe: Recipe, device: torch.device) -> Measured:
     """One optimizer step: gradients of all micro-batches, clipping, Muon and AdamW, averaging."""
-    length = recipe.train.sequence_length
-    total = recipe.train.batch_tokens
+    length, total = recipe.train.sequence_length, recipe.train.batch_tokens
     if device.type == "cpu":
         total = min(total, max(_CPU_STEP_TOKENS // length, 1) * length)
     parts = math.gcd(recipe.train.micro_batches, total // length)
     batch = torch.from_numpy(_tokens(recipe, total + 1).astype(np.int64)).to(device)
     inputs, targets = (part.view(parts, -1, length) for part in (batch[:-1], batch[1:]))
-
     network = place(build_model(recipe.model, recipe.train.seed), recipe, device)
     forward = compiled(network, device, recipe.train.compile)
     optimizers, averager = build_optimizers(network, recipe), Averager(recipe.average, network.state_dict())
@@ -126,9 +124,8 @@ def stream_work(mode: str, recipe: Recipe, device: torch.device) -> Measured:
         scope += f", chunks of {chunk:,}, epochs {epochs}"
         recipe = recipe.with_overrides([f"ttt.chunk_tokens={chunk}", f"ttt.epochs={epochs}"])
     network = place(_spread(build_model(recipe.model, 0)), recipe, device)
-    tokens = _tokens(recipe, targets + 1)
-
-    byte_counts = np.ones(targets, dtype=np.uint16)  # no text is behind the tokens
+    # No text is behind the tokens.
+    tokens, byte_counts = _tokens(recipe, targets + 1), np.ones(targets, dtype=np.uint16)
 
     def ours() -> float:
         return evaluate(network, recipe, tokens, byte_counts, mode).val_loss

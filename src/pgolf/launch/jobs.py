@@ -51,27 +51,23 @@ class RunJob:
         """The run folder's name."""
         return self.out.name
 
-    @property
-    def recipe_file(self) -> Path:
-        """Where ``write_recipe`` puts the recipe."""
-        return self.out / LAUNCH / RECIPE
-
     def log(self, node: int = 0) -> Path:
         """What the run prints on a node."""
         return self.out / LAUNCH / ("log.txt" if node == 0 else f"log.{node}.txt")
 
     def write_recipe(self) -> None:
         """Make the run folder with the recipe in it."""
-        write_bytes(self.recipe_file, self.recipe.to_toml().encode())
+        write_bytes(self.out / LAUNCH / RECIPE, self.recipe.to_toml().encode())
 
     def arguments(self) -> list[str]:
         """The words after ``pgolf``."""
+        recipe = str(self.out / LAUNCH / RECIPE)
         if self.command == "run":
-            words = ["run", str(self.recipe_file), "--out", str(self.out)]
+            words = ["run", recipe, "--out", str(self.out)]
             words += [word for name in self.scores if self.scores != SCORES for word in ("--score", name)]
             words += [word for step in self.keep for word in ("--keep-step", str(step))]
         else:
-            words = ["train", "--recipe", str(self.recipe_file), "--out", str(self.out), "--resume"]
+            words = ["train", "--recipe", recipe, "--out", str(self.out), "--resume"]
         options = {"--data": self.data, "--tokenizer": self.tokenizer, "--device": self.device}
         given = [(name, str(value)) for name, value in options.items() if value is not None]
         return words + [word for pair in given for word in pair]

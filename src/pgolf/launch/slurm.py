@@ -76,12 +76,9 @@ class ClusterJob:
         requeue = signal.signal(warning, self._pass_on)
         signal.signal(signal.SIGTERM, self._pass_on)
         number = f"{cluster.cluster}:{cluster.job_id}"
-        self._child = Child(
-            words=launcher(self.resources, cluster.job_id, cluster.hostnames[0]) + self.job.arguments(),
-            log=self.job.log(cluster.node),
-            folder=self.job.folder,
-            environment={"PGOLF_JOB": number},
-        )
+        words = launcher(self.resources, cluster.job_id, cluster.hostnames[0]) + self.job.arguments()
+        place = self.job.log(cluster.node), self.job.folder
+        self._child = Child(words, *place, {"PGOLF_JOB": number})
         if self._received:
             self._child.stop()
         status = self._child.wait()
@@ -152,9 +149,8 @@ def is_queued(number: str, executor: str = "slurm") -> bool:
 def _submit(job: RunJob, resources: Resources, executor: str) -> str:
     job.write_recipe()
     try:
-        queue = submitit.AutoExecutor(
-            job.out / LAUNCH, cluster=executor, **{f"{executor}_max_num_timeout": resources.max_timeouts}
-        )
+        timeouts = {f"{executor}_max_num_timeout": resources.max_timeouts}
+        queue = submitit.AutoExecutor(job.out / LAUNCH, cluster=executor, **timeouts)
         queue.update_parameters(**_parameters(job, resources))
         return str(queue.submit(ClusterJob(job, resources)).job_id)
     except submitit.core.utils.UncompletedJobError as error:

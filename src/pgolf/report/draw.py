@@ -62,14 +62,8 @@ def svg(chart: Chart, key: str) -> str:
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": key}), warnings.catch_warnings():
         # A character that Matplotlib's own font lacks may be in the page's.
         warnings.simplefilter("ignore")
-        match chart:
-            case LineChart():
-                figure = line_figure(chart)
-            case Waterfall():
-                figure = _waterfall(chart)
-            case Bars():
-                figure = _bars(chart)
-        figure.savefig(buffer, format="svg", metadata=nothing)
+        draw: Any = {LineChart: line_figure, Waterfall: _waterfall, Bars: _bars}[type(chart)]
+        draw(chart).savefig(buffer, format="svg", metadata=nothing)
     root = ET.fromstring(buffer.getvalue())
     for element in root.iter():
         _tidy(element)
@@ -106,17 +100,14 @@ def _tidy(element: ET.Element) -> None:
     if attributes.get("transform", "").startswith("rotate(-0 "):
         del attributes["transform"]
     for name in attributes.keys() & {"d", "x", "y", "width", "height", "transform"}:
-        attributes[name] = re.sub(r"\d+\.\d+", _rounded, " ".join(attributes[name].split()))
+        text = " ".join(attributes[name].split())
+        attributes[name] = re.sub(r"\d+\.\d+", lambda found: f"{round(float(found[0]), 1):g}", text)
     if "style" in attributes:
         style = re.sub(r"font-family:[^;]*;? ?", "", attributes["style"])
         # So do versions of Matplotlib before 3.10.
         style = re.sub(r"font: (?:(\w+) )?([\d.]+px)[^;]*", r"font-weight: \1; font-size: \2", style)
         attributes["style"] = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), style)
     element.attrib = attributes
-
-
-def _rounded(found: re.Match[str]) -> str:
-    return f"{round(float(found[0]), 1):g}"
 
 
 def png(figure: Any, out: Path, dpi: int = 150) -> None:
@@ -183,8 +174,8 @@ def _padded(values: Sequence[float], part: float) -> tuple[float, float]:
 
 def _drawable(series: Series, log_x: bool) -> list[tuple[float, float]]:
     """Its points, without those that have no place on the chart."""
-    finite = ((x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y))
-    return [(x, y) for x, y in finite if x > 0 or not log_x]
+    least = 0.0 if log_x else -math.inf
+    return [(x, y) for x, y in series.points if least < x < math.inf and math.isfinite(y)]
 
 
 def _draw_series(axis: Any, series: Series, points: list[tuple[float, float]]) -> None:

@@ -55,8 +55,7 @@ def collect_evidence(run: RunRecord, dataset: Dataset | None) -> Evidence:
 
 def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset | None) -> list[Checked]:
     """Verify a run's ledgers: alone, and against its weights, its score, and the data if given."""
-    checked = []
-    whole = None if dataset is None else dataset.validation_text(1)
+    checked, whole = [], None if dataset is None else dataset.validation_text(1)
     for name, evaluation in EVALUATIONS.items():
         path, weights, found = folder / evaluation.ledger, folder / evaluation.file, evaluations.get(name)
         if found is None or not path.is_file():
@@ -106,10 +105,8 @@ def evidence_section(run: RunRecord, evidence: Evidence) -> Section:
         state = found.verification.problem or f"valid; {checks.get('coverage and order', '')}"
         rows.append([found.name, state, checks.get("chain", ""), found.against])
     if rows:
-        note = (
-            "Every target once, in order; bytes and totals added up again; every line's digest covers those "
-            "before it."
-        )
+        note = "Every target once, in order; bytes and totals added up again; "
+        note += "every line's digest covers those before it."
         columns = ("ledger", "verdict", "chain", "held against")
         blocks.append(Table("Ledgers, recomputed", columns, rows, note))
     else:

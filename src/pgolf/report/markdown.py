@@ -8,19 +8,8 @@ from pathlib import Path
 from typing import assert_never
 
 from pgolf.data.dataset import Dataset
-from pgolf.report.content import (
-    Bars,
-    Block,
-    LineChart,
-    Listing,
-    Passages,
-    Prose,
-    Report,
-    Statements,
-    Table,
-    Waterfall,
-    shown,
-)
+from pgolf.report import content
+from pgolf.report.content import Block, LineChart, Report, Waterfall, shown
 from pgolf.report.curve import draw_curve
 from pgolf.report.html import html_page
 from pgolf.report.run_report import run_report
@@ -57,22 +46,22 @@ def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str
 
 def _block(block: Block) -> str:
     match block:
-        case Prose():
+        case content.Prose():
             return f"**{_plain(block.text)}**" if block.strong else _plain(block.text)
-        case Statements():
+        case content.Statements():
             return "\n".join(f"* {_plain(text)}" for text in block.texts)
-        case Listing():
+        case content.Listing():
             return _fenced(block.lines, block.language)
-        case Table():
+        case content.Table():
             rows = [[shown(value, block.digits) for value in row] for row in block.rows]
             return _titled(block.title, table(block.columns, rows), _plain(block.note))
         case LineChart():
             return _chart(block)
         case Waterfall():
             return _waterfall(block)
-        case Bars():
+        case content.Bars():
             return ""  # The table beside it says the same.
-        case Passages():
+        case content.Passages():
             parts = []
             for passage in block.passages:
                 text = "".join(text for text, _ in passage.pieces)

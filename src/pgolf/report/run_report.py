@@ -55,11 +55,9 @@ def _cards(run: RunRecord, evidence: Evidence) -> list[Card]:
         cards.append(Card("validation BPB", f"{bpb:.4f}", f"last weights, after {run.steps:,} steps"))
     if pack := run.result.get("pack"):
         total, cap = pack["total_bytes"], pack["cap"]
-        fits = total <= cap
-        note = (
-            f"of {cap:,}, code included; {cap - total:,} left" if fits else f"{total - cap:,} above the cap"
-        )
-        cards.append(Card("bytes", f"{total:,}", note, total / cap, "plain" if fits else "bad"))
+        over = max(0, total - cap)
+        note = f"{over:,} above the cap" if over else f"of {cap:,}, code included; {cap - total:,} left"
+        cards.append(Card("bytes", f"{total:,}", note, total / cap, "bad" if over else "plain"))
     training = run.state == "training"
     note = f"of {run.recipe.get('train.steps', run.steps):,} so far" if training else _time(run)
     return [*cards, *evidence_cards(evidence), Card("steps", f"{run.steps:,}", note)]
@@ -150,16 +148,14 @@ def _learning(run: RunRecord) -> Section | None:
     blocks: list[Block] = [Prose(_method(run))] if chunks else []
     blocks.append(LineChart("Score so far", "targets scored", "bits per byte", lines))
     if len(ledgers) == 2 and len(segments := _segments(*ledgers.values())) > 1:
-        both = enumerate(ledgers, 1)
-        series = [
-            Series(name, [(part[0], part[at]) for part in segments], "dots", at - 1) for at, name in both
-        ]
+        points = ([(part[0], part[at]) for part in segments] for at in (1, 2))
+        both = enumerate(zip(ledgers, points, strict=True))
+        series = [Series(name, found, "dots", color) for color, (name, found) in both]
         note = "Bits per byte of each stretch of the text on its own."
         blocks.append(LineChart("Stretch by stretch", "targets", "bits per byte", series, note=note))
     if chunks:
-        rows = [
-            [f"{at + 1}", chunks[at]] for at in sorted({part * (len(chunks) - 1) // 4 for part in range(5)})
-        ]
+        shown = sorted({part * (len(chunks) - 1) // 4 for part in range(5)})
+        rows = [[f"{at + 1}", chunks[at]] for at in shown]
         note = f"Everything up to and including the chunk, of {size:,} targets each."
         columns = ("chunk", "bits per byte so far")
         blocks.append(Table("Score after chunks", columns, rows, note, folded=True))
@@ -272,13 +268,9 @@ def _commands(run: RunRecord) -> Section:
     data = ["--data", str(run.provenance.get("data", {}).get("folder"))]
     if "--tokenizer" in given[:-1]:
         data += ["--tokenizer", given[given.index("--tokenizer") + 1]]
-    commands = [
-        ("# what was typed", ["pgolf", *given]),
-        (
-            "# the same on the recorded data, from this folder",
-            ["pgolf", "run", RECIPE, *data, "--out", "again"],
-        ),
-    ]
+    same = "# the same on the recorded data, from this folder"
+    commands = [("# what was typed", ["pgolf", *given])]
+    commands.append((same, ["pgolf", "run", RECIPE, *data, "--out", "again"]))
     made = [EVALUATIONS[name] for name in OF_MODE.values() if name in run.evaluations]
     recorded = [entry for entry in made if (run.folder / entry.ledger).is_file()]
     if recorded:

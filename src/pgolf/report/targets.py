@@ -91,12 +91,9 @@ def score_targets(
     if ledger is not None and entries and not header.get("strict"):
         check, agrees = _compared(ledger, entries, again.entries)
     else:
-        reason = (
-            "its ledger was written target by target"
-            if ledger
-            else "the run has no ledger of this evaluation"
-        )
-        check, agrees = f"Scored for this report; not held against a ledger ({reason}).", False
+        strict, none = "its ledger was written target by target", "the run has no ledger of this evaluation"
+        reason, agrees = strict if ledger else none, False
+        check = f"Scored for this report; not held against a ledger ({reason})."
     kind = "artifact" if weights.kind == "artifact" else "averaged weights"
     sizes, nats = byte_counts[:count].astype(np.int64), torch.cat(heard).numpy()
     return TargetCosts(kind, mode, stream[: count + 1], nats, sizes, announced, check, agrees)
@@ -125,17 +122,13 @@ def _compared(ledger: Path, entries: Sequence[Entry], again: Sequence[Entry]) ->
     largest = worst = 0.0
     for old, new in zip(entries, again, strict=False):
         if (old.first, old.targets, old.bytes, old.text) != (new.first, new.targets, new.bytes, new.text):
-            raise PgolfError(
-                f"{ledger}: targets {old.first} to {old.first + old.targets} are not those of the data; "
-                "pass the --data of the run, or --no-score"
-            )
+            which = f"targets {old.first} to {old.first + old.targets} are not those of the data"
+            raise PgolfError(f"{ledger}: {which}; pass the --data of the run, or --no-score")
         difference = abs(old.nats - new.nats)
         largest, worst = max(largest, difference), max(worst, difference / max(abs(old.nats), 1e-9))
     if worst > _SAME_MODEL:
-        raise PgolfError(
-            f"{ledger}: is of another model: an entry costs {100 * worst:.1f} % more or less here; "
-            "evaluate the run again, or pass --no-score"
-        )
+        differs = f"is of another model: an entry costs {100 * worst:.1f} % more or less here"
+        raise PgolfError(f"{ledger}: {differs}; evaluate the run again, or pass --no-score")
     found = f"{len(again):,} {'entry' if len(again) == 1 else 'entries'} of {ledger.name}"
     if worst > _ROUNDING:
         size = f"{largest:.2g} nats ({100 * worst:.3f} %)"

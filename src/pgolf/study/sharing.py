@@ -252,11 +252,9 @@ class Shares:
             if cell.name in progress.begun:
                 starts.append(Start(cell, None, self._kept_by(cell, pending)))
             elif cell.step is not None:
-                kept = [
-                    o for o in self._ends(cell, self.cells) if cell.step in progress.snapshots.get(o.name, ())
-                ]
-                if kept:
-                    starts.append(Start(cell, Source("moment", kept[0], cell.step), ()))
+                ends, kept = self._ends(cell, self.cells), progress.snapshots
+                if those := [other for other in ends if cell.step in kept.get(other.name, ())]:
+                    starts.append(Start(cell, Source("moment", those[0], cell.step), ()))
                 elif not self._ends(cell, pending):
                     hopeless.append(cell)
             elif not self._waits(cell, pending, progress):
@@ -288,19 +286,17 @@ class Shares:
         key = self._train[cell.name]
         return {o.step for o in among if o.step is not None and self._train[o.name] == key}
 
-    def _trained(self, cell: Planned, progress: Progress) -> list[Planned]:
-        return [other for other in self._ends(cell, self.cells) if other.name in progress.trained]
-
-    def _packed(self, cell: Planned, progress: Progress) -> list[Planned]:
-        """Those that have packed what ``cell`` would."""
-        ends = self._ends(cell, self.cells)
-        return [o for o in ends if self._pack[o.name] == self._pack[cell.name] and o.name in progress.packed]
+    def _done(self, cell: Planned, progress: Progress) -> tuple[list[Planned], list[Planned]]:
+        """Those that have trained what ``cell`` would, and those that have packed it."""
+        trained = [other for other in self._ends(cell, self.cells) if other.name in progress.trained]
+        alike = [other for other in trained if self._pack[other.name] == self._pack[cell.name]]
+        return trained, [other for other in alike if other.name in progress.packed]
 
     def _waits(self, cell: Planned, pending: Sequence[Planned], progress: Progress) -> bool:
-        alike = self._ends(cell, pending)
-        if self._trained(cell, progress):
+        alike, (trained, packed) = self._ends(cell, pending), self._done(cell, progress)
+        if trained:
             same = [other for other in alike if self._pack[other.name] == self._pack[cell.name]]
-            return same[0] is not cell and not self._packed(cell, progress)
+            return same[0] is not cell and not packed
         # The one that has begun already goes ahead, or else the first.
         if next((other for other in alike if other.name in progress.begun), alike[0]) is not cell:
             return True
@@ -313,7 +309,8 @@ class Shares:
         return longest is not cell
 
     def _source(self, cell: Planned, pending: Sequence[Planned], progress: Progress) -> Source | None:
-        done = self._packed(cell, progress) or self._trained(cell, progress)
+        trained, packed = self._done(cell, progress)
+        done = packed or trained
         return Source("training", done[0]) if done else self._trunk_source(cell, pending, progress)
 
     def _trunk_source(self, cell: Planned, pending: Sequence[Planned], progress: Progress) -> Source | None:

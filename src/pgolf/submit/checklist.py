@@ -45,9 +45,7 @@ class Split:
 
     name: str
     tokens: int
-    """With the first one, which is no target; windows of 2,048 leave 62,021,632 (sp1024) and 40,540,160
-    (sp8192).
-    """
+    """With the first, which is no target; windows of 2,048 leave 62,021,632 (sp1024), 40,540,160 (sp8192)."""
     documents: int = 50_000
     bytes: int = 151_080_891
 
@@ -56,8 +54,7 @@ class Split:
         return f"{self.name}: {self.tokens:,} tokens, {self.documents:,} documents, {self.bytes:,} bytes"
 
 
-# By pieces of the tokenizer. Sources: logs and data of openai/parameter-golf and what was counted on its
-# shards.
+# By pieces of the tokenizer. Sources: logs and data of openai/parameter-golf, and counts of its shards.
 OFFICIAL = {1024: Split("sp1024", 62_021_846), 8192: Split("sp8192", 40_540_803)}
 
 
@@ -116,7 +113,7 @@ def official_item(datasets: Sequence[Dataset]) -> Item:
 
 def ledger_items(run: Candidate, found: Mapping[str, Verification]) -> list[Item]:
     """Whether a run's ledgers hold; ``found`` is what verification showed, by mode."""
-    names = {run.mode: "ledger", **({"sliding": "sliding ledger"} if run.mode != "sliding" else {})}
+    names = {run.mode: "ledger"} | ({"sliding": "sliding ledger"} if run.mode != "sliding" else {})
     return [_ledger(f"{name}, seed {run.seed}", run, mode, found[mode]) for mode, name in names.items()]
 
 
@@ -160,8 +157,7 @@ def _same_recipe(runs: Sequence[Candidate]) -> Item:
 
 
 def _seeds(runs: Sequence[Candidate], timed: bool) -> Item:
-    seeds = [run.seed for run in runs]
-    problem = ""
+    seeds, problem = [run.seed for run in runs], ""
     if len(set(seeds)) < len(seeds):
         problem = ": every run needs a seed of its own (--set train.seed=N)"
     elif timed and len(seeds) < _SEEDS:
@@ -239,8 +235,9 @@ def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledg
     """Have the script score the first targets in its own process, and compare with the sliding ledger."""
     rule = "the script runs"
     if ledger.problem is not None:
-        problem = "not run: the sliding ledger, which it would be compared with, does not hold"
-        return Item(rule, False, problem)
+        return Item(
+            rule, False, "not run: the sliding ledger, which it would be compared with, does not hold"
+        )
     entries = read_ledger(run.ledgers["sliding"])[1]
     ends = list(accumulate(entry.targets for entry in entries))
     beginning = total(entries[: sum(end < _SHOWN for end in ends) + 1])

@@ -169,9 +169,8 @@ def _build(
     if stops():
         return made
     if not is_early:
-        job = audit_job(
-            runs[0].artifact, datasets[0].folder, request.tokenizer, None, request.mode, [], device
-        )
+        subject = (runs[0].artifact, datasets[0].folder, request.tokenizer)
+        job = audit_job(*subject, None, request.mode, [], device)
         audit = job.audit(Settings(), None, lambda what: note(f"auditing: {what}")).to_json()
         found.items.append(audit_item(audit, runs[0], datasets[0]))
     if audit is not None:
@@ -179,8 +178,8 @@ def _build(
     note("running the script")
     write_bytes(folder / SCRIPT, made.packed)
     write_bytes(folder / READABLE, made.readable.encode())
-    ran = run_script(folder / SCRIPT, runs[0], datasets[0], str(device), ledgers[0]["sliding"])
-    found.items.append(ran)
+    of_first = (runs[0], datasets[0], str(device), ledgers[0]["sliding"])
+    found.items.append(run_script(folder / SCRIPT, *of_first))
     found.complete = True
     return made
 
@@ -213,12 +212,8 @@ def _write_texts(
     request: Request, folder: Path, runs: Sequence[Candidate], made: Bundle, items: Sequence[Item]
 ) -> None:
     recipe = runs[0].recipe
-    about = {
-        "author": request.author or "",
-        "github_id": request.github_id or "",
-        "name": request.name or recipe.name,
-        "blurb": request.blurb or recipe.description,
-    }
+    about = {"author": request.author or "", "github_id": request.github_id or ""}
+    about |= {"name": request.name or recipe.name, "blurb": request.blurb or recipe.description}
     texts = Texts(runs, made, items, about, request.track)
     write_bytes(folder / "README.md", plain(texts.readme(), keep="\n\t").encode())
     write_json(folder / "submission.json", texts.submission())

@@ -179,9 +179,8 @@ def evaluated(node: ast.AST) -> Iterator[ast.AST]:
         yield node
         for name, value in ast.iter_fields(node):
             if name not in ("annotation", "returns"):
-                stack += [
-                    e for e in (value if isinstance(value, list) else [value]) if isinstance(e, ast.AST)
-                ]
+                entries = value if isinstance(value, list) else [value]
+                stack += [entry for entry in entries if isinstance(entry, ast.AST)]
 
 
 _ASKS_BY_NAME = ("getattr", "hasattr", "attrgetter", "methodcaller")

@@ -21,13 +21,8 @@ from pgolf.submit.checklist import TRACKS, Item
 from pgolf.submit.evidence import Candidate
 
 NON_COMPLIANT = "NON-COMPLIANT"
-_PARTS = {
-    "raw": "last weights",
-    "float": "averaged weights",
-    "packed": "quantized",
-    "sliding": "sliding windows",
-    "ttt": "test-time training",
-}
+_PARTS = {"raw": "last weights", "float": "averaged weights", "packed": "quantized"}
+_PARTS |= {"sliding": "sliding windows", "ttt": "test-time training"}
 
 
 def training_log(run: Candidate) -> str:

@@ -148,9 +148,9 @@ def _learning(run: RunRecord) -> Section | None:
     blocks: list[Block] = [Prose(_method(run))] if chunks else []
     blocks.append(LineChart("Score so far", "targets scored", "bits per byte", lines))
     if len(ledgers) == 2 and len(segments := _segments(*ledgers.values())) > 1:
-        points = ([(part[0], part[at]) for part in segments] for at in (1, 2))
-        both = enumerate(zip(ledgers, points, strict=True))
-        series = [Series(name, found, "dots", color) for color, (name, found) in both]
+        curves = ([(part[0], part[at]) for part in segments] for at in (1, 2))
+        both = enumerate(zip(ledgers, curves, strict=True))
+        series = [Series(name, curve, "dots", color) for color, (name, curve) in both]
         note = "Bits per byte of each stretch of the text on its own."
         blocks.append(LineChart("Stretch by stretch", "targets", "bits per byte", series, note=note))
     if chunks:

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
@@ -163,7 +163,13 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
 _CONDITION = re.compile(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*$", re.DOTALL)
 _ORDER: Mapping[str, Callable[[Any, Any], bool]]
 _ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-Condition = Callable[[RunRecord], bool]
+
+
+class Condition(NamedTuple):
+    """What ``--where`` asks for: a field or recipe key, and whether a run meets it."""
+
+    key: str
+    holds: Callable[[RunRecord], bool]
 
 
 def parse_condition(text: str) -> Condition:
@@ -189,7 +195,7 @@ def parse_condition(text: str) -> Condition:
         same = known == wanted if numeric else fnmatch.fnmatchcase(_word(field), value)
         return same == (comparison == "=")
 
-    return holds
+    return Condition(key, holds)
 
 
 def check_key(key: str, option: str) -> None:
@@ -203,7 +209,7 @@ def select(
     runs: Sequence[RunRecord], conditions: Sequence[Condition], sort: str | None = None
 ) -> list[RunRecord]:
     """The runs that meet all conditions, sorted by a known key (falling: ``-KEY``), what lacks it last."""
-    kept = [run for run in runs if all(holds(run) for holds in conditions)]
+    kept = [run for run in runs if all(condition.holds(run) for condition in conditions)]
     if sort is None:
         return kept
     key = sort.removeprefix("-")

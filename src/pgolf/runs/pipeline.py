@@ -334,10 +334,7 @@ def import_job(
 
 
 def _train(
-    run: Run,
-    keep: Collection[int] = (),
-    averaged: bool = True,
-    profile_into: dict[str, Any] | None = None,
+    run: Run, keep: Collection[int] = (), averaged: bool = True, profile_into: dict[str, Any] | None = None
 ) -> TrainResult:
     """Train with a bar; what a profiler finds, if asked for, goes into the mapping as ``profile``."""
     _warn(run.dataset)

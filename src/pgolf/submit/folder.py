@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from pgolf.audit.settings import Settings
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes, read_json
 from pgolf.runtime.paths import write_error
-from pgolf.runtime.terminal import plain
 from pgolf.runtime.writing import hidden_name, sync_folder, write_bytes, write_json
 from pgolf.submit.bundle import Bundle, bundle
 from pgolf.submit.checklist import (
@@ -28,7 +27,7 @@ from pgolf.submit.checklist import (
     run_script,
 )
 from pgolf.submit.evidence import Candidate, find_data, in_folder, read_candidate, repacked, verify
-from pgolf.submit.texts import Texts, summary, training_log
+from pgolf.submit.texts import summary, write_texts
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
 MODES = ("ttt", "sliding")
@@ -100,7 +99,10 @@ def submit(request: Request, device: torch.device, note: Callable[[str], None]) 
         found.figures, found.code_bytes = summary(runs), len(made.packed)
         found.written = found.complete and (found.ok or request.force)
         if found.written:
-            _write_texts(request, folder, runs, made, found.items)
+            recipe = runs[0].recipe
+            about = {"author": request.author or "", "github_id": request.github_id or ""}
+            about |= {"name": request.name or recipe.name, "blurb": request.blurb or recipe.description}
+            write_texts(folder, runs, made, found.items, about, request.track)
             try:
                 folder.replace(request.out)
             except OSError as error:
@@ -206,18 +208,3 @@ def _read_audit(path: Path) -> dict[str, Any]:
     if not whole:
         raise PgolfError(f"{path}: not what `pgolf audit --json` prints")
     return dict(found)
-
-
-def _write_texts(
-    request: Request, folder: Path, runs: Sequence[Candidate], made: Bundle, items: Sequence[Item]
-) -> None:
-    recipe = runs[0].recipe
-    about = {"author": request.author or "", "github_id": request.github_id or ""}
-    about |= {"name": request.name or recipe.name, "blurb": request.blurb or recipe.description}
-    texts = Texts(runs, made, items, about, request.track)
-    write_bytes(folder / "README.md", plain(texts.readme(), keep="\n\t").encode())
-    write_json(folder / "submission.json", texts.submission())
-    write_bytes(folder / "requirements.txt", texts.requirements().encode())
-    write_bytes(folder / "recipe.toml", recipe.to_toml().encode())
-    for run in runs:
-        write_bytes(folder / f"train_seed{run.seed}.log", plain(training_log(run), keep="\n\t").encode())

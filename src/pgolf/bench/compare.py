@@ -36,7 +36,6 @@ class Comparison:
     interval: tuple[float, float] | None
     """Where the ratio may be; None where a file holds no single repeats."""
     method: str
-    """How the interval was found."""
     verdict: str
     """What the second is: FASTER, SLOWER, SAME or UNKNOWN."""
     environment: dict[str, tuple[Any, Any]]

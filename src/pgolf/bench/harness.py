@@ -28,27 +28,20 @@ _WARMUP = 1
 
 
 def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Measure one kind of work beside the same work done plainly.
+    """Measure one kind of work ("train", a step; "eval", sliding windows; "ttt"; "pack") beside the plain
+    way.
 
     The plain way runs in a process of its own, with the C library and OpenMP as a script finds them: what
     pgolf sets for its own process is part of what is measured. A script that calls this needs ``if __name__
-    == "__main__":``.
+    == "__main__":``. Tokens are random, so no data is needed; one execution before the ``repeats`` is
+    unmeasured.
 
-    Args:
-        what: "train" (one optimizer step), "eval" (sliding windows), "ttt" (test-time training) or "pack".
-        recipe: the model and its settings; tokens are random, so no data is needed.
-        device: where to run.
-        repeats: measured executions after one unmeasured.
-
-    Returns:
-        JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the
-        median of the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time,
-        which other work on the machine disturbs less, the figures both computed, peak memory of both
-        processes in bytes (each holds the state of both ways), the recipe's settings and the environment; of
-        training also the model's operations per second and their part of the device's peak.
-
-    Raises:
-        PgolfError: unknown kind of work, or the two ways disagree.
+    Returns JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the
+    median of the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time,
+    which other work on the machine disturbs less, the figures both computed, peak memory of both processes in
+    bytes (each holds the state of both ways), the recipe's settings and the environment; of training also the
+    model's operations per second and their part of the device's peak. PgolfError where the work is unknown or
+    the ways disagree.
     """
     if what not in WORK:
         raise PgolfError(f"bench {what}: unknown; use {', '.join(WORK)}")

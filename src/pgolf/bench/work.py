@@ -46,7 +46,6 @@ class Measured:
     tokens: int
     """Targets of one execution; 0 where they are no measure."""
     scope: str
-    """What one execution is, in words."""
     trains: bool = False
     """Whether it is training, so that its operations can be counted."""
     agreement: float = 1e-4

@@ -38,7 +38,6 @@ class RunJob:
     """Data folder; None for the recipe's own corpus."""
     tokenizer: Path | None
     device: str | None
-    """As in --device."""
     folder: Path
     """Working folder."""
     scores: tuple[str, ...] = SCORES
@@ -126,7 +125,7 @@ class Child(subprocess.Popen[bytes]):
 
     def __init__(
         self,
-        words: Sequence[str],
+        words: list[str],
         log: Path,
         folder: Path,
         environment: Mapping[str, str],

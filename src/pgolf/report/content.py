@@ -122,7 +122,6 @@ class Series:
     points: Sequence[tuple[float, float]]
     style: Style = "line"
     color: int = 0
-    """Which of the page's colours."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,6 @@ class Waterfall:
     steps: Sequence[tuple[str, float]]
     """(what changed, the number after it)."""
     last: str
-    """What the last number is."""
     note: str = ""
 
     @property

@@ -26,7 +26,6 @@ class Checked:
     """A ledger of a run, recomputed."""
 
     name: str
-    """Which evaluation it is of."""
     verification: Verification
     against: str
     """What it was compared with beside itself."""

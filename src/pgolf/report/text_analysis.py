@@ -69,13 +69,11 @@ def kind_of(text: str) -> str:
     return "word, Capitalised" if word[0].isupper() else "word, lower case"
 
 
-PASSAGE_TARGETS = 64
-PASSAGES = 4
-_MOST_DOCUMENTS = 12
-_MOST_POINTS = 1000
+Groups = NDArray[np.integer]
+PASSAGES, PASSAGE_TARGETS = 4, 64
+_MOST_DOCUMENTS, _MOST_POINTS = 12, 1000
 _START_MARK = "\u00b6"
-_OPENING_LETTERS = 64
-_LONGEST_TOKEN = 9
+_OPENING_LETTERS, _LONGEST_TOKEN = 64, 9
 _GROUPED = ("bits per byte", "share of bits", "share of bytes", "bits per token", "tokens", "bytes")
 
 
@@ -128,12 +126,7 @@ def length_table(costs: TargetCosts) -> Table:
 
 
 def _by_group(
-    costs: TargetCosts,
-    title: str,
-    what: str,
-    groups: NDArray[np.integer],
-    names: Sequence[str],
-    note: str = "",
+    costs: TargetCosts, title: str, what: str, groups: Groups, names: Sequence[str], note: str = ""
 ) -> Table:
     all_bits, all_bytes = max(costs.bits(), 1e-9), max(costs.size(), 1)
     rows: list[list[Value]] = []

@@ -36,9 +36,7 @@ class RunRecord:
     """The recipe's keys, dotted, defaults included if this version knows the recipe."""
     provenance: Mapping[str, Any]
     result: Mapping[str, Any]
-    """What ``result.json`` holds so far."""
     metrics: Sequence[Mapping[str, Any]]
-    """The entries of ``metrics.jsonl``."""
 
     @property
     def name(self) -> str:

@@ -41,7 +41,6 @@ class RecordVerdict:
     record: bool
     """Whether the claim holds: every test that can be made is under the level."""
     why: str
-    """The reason in one sentence."""
     improvement: float
     """Mean of the old losses minus mean of the new, in nats per target; positive is better."""
     new: Sample

@@ -53,7 +53,6 @@ class Workplace:
     data: Path | None = None
     tokenizer: Path | None = None
     device: str | None = None
-    """As in --device."""
 
     def folder(self, cell: Planned) -> Path:
         """A cell's run folder."""

@@ -38,19 +38,16 @@ class StudyFile(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     title: str
-    """What it is, in a few words."""
     question: str = ""
-    """What it is to answer."""
     recipe: str
     """Shipped recipe or .toml file that all cells start from."""
     seeds: tuple[int, ...]
     """Values of train.seed; every cell is run with each."""
     scores: tuple[Score, ...] = ("float", "packed", "sliding", "ttt")
-    """Which evaluations to make."""
     base: dict[str, Any] = {}
     """Recipe keys for all cells."""
     cells: tuple[dict[str, Any], ...] = ()
-    """Recipe keys of each cell; none: one cell without changes."""
+    """Those of each; none: one cell without changes."""
     grid: dict[str, Any] = {}
     """Recipe keys with a list of values each; their combinations are made for every cell."""
     at_steps: tuple[int, ...] = ()

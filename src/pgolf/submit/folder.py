@@ -31,6 +31,7 @@ from pgolf.submit.texts import summary, write_texts
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
 MODES = ("ttt", "sliding")
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class Request:
     blurb: str | None = None
     track: str = "10min"
     mode: str = "ttt"
-    """The evaluation that counts: ttt or sliding."""
     data: Path | None = None
     tokenizer: Path | None = None
     audit: Path | None = None
@@ -79,7 +79,7 @@ class Submission:
         return vars(self) | {"out": str(self.out), "items": items, "compliant": self.ok}
 
 
-def submit(request: Request, device: torch.device, note: Callable[[str], None]) -> Submission:
+def submit(request: Request, device: torch.device, note: Note) -> Submission:
     """Build the folder and check the rules; it appears if they are kept, or by force.
 
     PgolfError where a run, the data or an option is wrong, or the folder exists.
@@ -127,12 +127,7 @@ def _check(request: Request) -> None:
 
 
 def _build(
-    request: Request,
-    folder: Path,
-    runs: list[Candidate],
-    found: Submission,
-    device: torch.device,
-    note: Callable[[str], None],
+    request: Request, folder: Path, runs: list[Candidate], found: Submission, device: torch.device, note: Note
 ) -> Bundle:
     """Write script and evidence, and check everything against the files; without force a broken rule is the
     end.

@@ -32,7 +32,6 @@ class Module:
 
     name: str
     lines: list[str]
-    """Its text."""
     tree: ast.Module
     imported: dict[str, Key] = field(default_factory=dict)
     """Names that mean something of the package."""

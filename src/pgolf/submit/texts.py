@@ -61,12 +61,7 @@ def summary(runs: Runs) -> dict[str, float]:
 
 
 def write_texts(
-    folder: Path,
-    runs: Runs,
-    made: Bundle,
-    items: Sequence[Item],
-    about: Mapping[str, str],
-    track: str,
+    folder: Path, runs: Runs, made: Bundle, items: Sequence[Item], about: Mapping[str, str], track: str
 ) -> None:
     """Write all texts; ``about`` has author, github_id, name and blurb."""
     broken = [item for item in items if not item.ok]

@@ -10,7 +10,7 @@ from typing import assert_never
 from pgolf.data.dataset import Dataset
 from pgolf.report import content
 from pgolf.report.content import Block, LineChart, Report, Waterfall, shown
-from pgolf.report.curve import draw_curve
+from pgolf.report.draw import draw_curve
 from pgolf.report.html import html_page
 from pgolf.report.run_report import run_report
 from pgolf.runs.records import read_run

@@ -24,7 +24,7 @@ from pgolf.report.content import (
     Waterfall,
     in_seconds,
 )
-from pgolf.report.curve import loss_chart, points_of
+from pgolf.report.draw import loss_chart, points_of
 from pgolf.report.evidence import Evidence, collect_evidence, evidence_cards, evidence_section
 from pgolf.runs.records import RunRecord
 from pgolf.runtime.files import read_text

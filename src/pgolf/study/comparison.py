@@ -89,9 +89,8 @@ def record_claim(
 
 
 def _reason(improvement: float, margin: float, level: float, tests: Sequence[TTest], fewest: int) -> str:
-    size = (
-        f"{abs(improvement):.4f} nats {'better' if improvement > 0 else 'worse'}" if improvement else "equal"
-    )
+    way = "better" if improvement > 0 else "worse"
+    size = f"{abs(improvement):.4f} nats {way}" if improvement else "equal"
     # Without a margin the claim is only that it is better.
     claim = f"more than {margin:g} nats better" if margin else "better"
     if improvement <= margin:

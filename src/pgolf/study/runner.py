@@ -26,21 +26,12 @@ from pgolf.runtime.paths import write_error
 from pgolf.runtime.progress import stderr, tell
 from pgolf.runtime.run_files import PROVENANCE
 from pgolf.runtime.writing import remove_file, write_bytes, write_json
+from pgolf.study import sharing
 from pgolf.study.cells import CELLS, Status
-from pgolf.study.sharing import (
-    Progress,
-    Shares,
-    Start,
-    begin_at_step,
-    begin_on_trunk,
-    begin_trained,
-    clear_half_begun,
-    remove_snapshots,
-)
 from pgolf.study.spec import Planned, Study
 
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
-_BEGIN = {"training": begin_trained, "trunk": begin_on_trunk, "moment": begin_at_step}
+_BEGIN = {"training": sharing.begin_trained, "trunk": sharing.begin_on_trunk, "moment": sharing.begin_at_step}
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
 Launcher = Callable[[Sequence[RunJob], Callable[[Outcome], None]], bool]
 
@@ -153,13 +144,13 @@ class Session:
             self._rounds([cell for cell in study.cells if cell.name not in before.finished])
             if all(place.job(study, cell).is_finished() for cell in study.cells):
                 for cell in study.cells:
-                    remove_snapshots(place.folder(cell))
+                    sharing.remove_snapshots(place.folder(cell))
 
     def _rounds(self, pending: list[Planned]) -> None:
         """Round after round, until nothing is left that has not been tried."""
-        shares = Shares(self.study.cells)
+        shares = sharing.Shares(self.study.cells)
         while pending:
-            progress = Progress.read(self.place.out / CELLS, self.study.cells)
+            progress = sharing.Progress.read(self.place.out / CELLS, self.study.cells)
             starts, hopeless = shares.next_round(pending, progress)
             for cell in hopeless:
                 why = f"the run kept no checkpoint after step {cell.step}"
@@ -171,11 +162,11 @@ class Session:
             gone = {cell.name for cell in hopeless} | {start.cell.name for start in starts}
             pending = [cell for cell in pending if cell.name not in gone]
 
-    def _begin(self, start: Start) -> RunJob | None:
+    def _begin(self, start: sharing.Start) -> RunJob | None:
         job = self.place.job(self.study, start.cell, start.keep)
         try:
             with working_in(job.out):
-                clear_half_begun(job.out)
+                sharing.clear_half_begun(job.out)
                 if start.source is not None:
                     source = self.place.folder(start.source.cell)
                     _BEGIN[start.source.kind](source, start.source.step or 0, job.out, job.recipe)

@@ -25,10 +25,10 @@ from pgolf.report.evidence import Evidence, check_ledgers, evidence_cards
 from pgolf.report.html import html_page
 from pgolf.report.job import Wanted, report_job
 from pgolf.report.run_report import run_report
-from pgolf.report.targets import TargetCosts, score_targets
 from pgolf.report.text_analysis import (
     CLASSES,
     Piece,
+    TargetCosts,
     class_table,
     document_tables,
     documents_of,
@@ -36,6 +36,7 @@ from pgolf.report.text_analysis import (
     length_table,
     passages,
     pieces_of,
+    score_targets,
     spelled,
     text_section,
     visible,

@@ -43,8 +43,8 @@ def significance_verb(
     Without options: more than 0.005 nats per target better at p < 0.01, by one-sided Welch's and, where both
     have the same seeds, paired t-tests. Exits with status 1 if the claim does not hold.
     """
-    from pgolf.study.comparison import record_claim
     from pgolf.study.sides import check_comparable, compare_text, ledger_of, read_side
+    from pgolf.study.statistics import record_claim
 
     if evaluation not in EVALUATIONS:
         known = ", ".join(EVALUATIONS)

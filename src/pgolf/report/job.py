@@ -19,8 +19,7 @@ from pgolf.report.content import Passage, Passages, Report, Section
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
 from pgolf.report.run_report import run_report
-from pgolf.report.targets import score_targets
-from pgolf.report.text_analysis import pieces_of, text_section, visible
+from pgolf.report.text_analysis import pieces_of, score_targets, text_section, visible
 from pgolf.runs.records import RunRecord, read_run
 from pgolf.runtime.progress import counting
 from pgolf.runtime.run_files import ARTIFACT, MODEL

@@ -7,19 +7,44 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from pgolf.evaluate.evaluations import EVALUATIONS
-from pgolf.report.content import Block, Card, LineChart, Listing, Report, Section, Statements, Table, Value
+from pgolf.report.content import (
+    Block,
+    Card,
+    LineChart,
+    Listing,
+    Report,
+    Section,
+    Statements,
+    Table,
+    Value,
+    p_text,
+    signed,
+)
 from pgolf.report.content import Series as Line
 from pgolf.report.run_report import score_steps, validation_points
 from pgolf.runtime.files import read_json, read_text
 from pgolf.runtime.run_files import METRICS, PROVENANCE
 from pgolf.study.cells import TERMS, Cell, Group, diverged, groups_of, quantity, read_cells, term_tables
-from pgolf.study.comparison import comparison
 from pgolf.study.fits import FORMS, Fit, NoFit, fit
 from pgolf.study.runner import STUDY
 from pgolf.study.series import Series, rate_table, series_of, settings, statement, training_of, trend_table
-from pgolf.study.statistics import LEVEL, detectable, sample
+from pgolf.study.statistics import (
+    LEVEL,
+    MARGIN,
+    MOST_SEEDS,
+    RECORD_LEVEL,
+    TTest,
+    adjusted,
+    detectable,
+    paired,
+    record_claim,
+    sample,
+    seeds_needed,
+    welch,
+)
 from pgolf.train.metrics import read_metrics
 
 _FIT_COLUMNS = (
@@ -223,3 +248,99 @@ def _validations(scored: Sequence[Cell]) -> list[Block]:
     note = f"The first {_MOST_LINES} of {len(scored)} cells." if len(scored) > _MOST_LINES else ""
     chart = LineChart("Validation of last weights", "step", "bits per byte", lines, note=note)
     return [chart] if lines else []
+
+
+_TEST_COLUMNS = (
+    *("cell", "seeds", "difference", "low", "high", "test", "p", "p (Holm)", "p (Welch)"),
+    *("verdict", "seeds needed"),
+)
+_RECORD_COLUMNS = (
+    *("cell", "improvement", "p (Welch)", "p (paired)", "pairs", "record rule", "seeds needed", "why"),
+)
+
+
+def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[str], list[Table]]:
+    """A line for each group, and the tables of all tests."""
+    tests = [_test(base, group, score) for group in others]
+    family = sum(test is not None for test in tests)
+    corrected = f", Holm for {family} tests" if family > 1 else ""
+    said, rows, records = list[str](), list[list[Value]](), list[list[Value]]()
+    for group, test, p in zip(others, tests, adjusted(tests), strict=True):
+        rows.append(_test_row(base, group, score, test, p))
+        said.append(_line(base, group, score, test, p, corrected))
+        if why_not := _no_record(base, group, score):
+            records.append([group.label, None, None, None, None, "not asked", None, why_not])
+            continue
+        claim = record_claim(group.losses(score), base.losses(score))
+        p_values = (None if found is None else p_text(found.p) for found in (claim.welch, claim.paired))
+        verdict = "holds" if claim.record else "does not hold"
+        end = (claim.pairs, verdict, claim.seeds_needed, claim.why)
+        records.append([group.label, claim.improvement, *p_values, *end])
+        if claim.welch is not None and claim.improvement > claim.margin:
+            said.append(f"{group.label} as a record over {base.label}: {claim.why}")
+    title = EVALUATIONS[score].title
+    note = (
+        f"Of the {title} score in bits per byte, cell minus baseline ({base.label}): negative is better. "
+        "low and high: 95 % interval, each by itself. Two-sided; paired where both have the same seeds, "
+        f"Welch otherwise; significant: p (Holm) < {LEVEL:g}. seeds needed: a side, to find a true "
+        f"difference as large as this one at p < {LEVEL:g} with 80 % chance; a dash if over "
+        f"{MOST_SEEDS:,} or unknown."
+    )
+    rule = (
+        f"Improvement of the {title} loss on the baseline ({base.label}) in nats per target. The rule: more "
+        f"than {MARGIN:g} nats better at p < {RECORD_LEVEL:g}; one-sided tests of that margin, Welch's and, "
+        "with the same seeds, the paired one. Nothing is corrected for having tried several cells: confirm "
+        "the best with new seeds."
+    )
+    against = Table(f"Against the baseline: {base.label}", _TEST_COLUMNS, rows, note, 5)
+    return said, [against, Table("Record rule", _RECORD_COLUMNS, records, rule, 5)]
+
+
+def _other_text(base: Group, group: Group, score: str) -> bool:
+    return group.scope(score, "bytes") != base.scope(score, "bytes")
+
+
+def _test(base: Group, group: Group, score: str) -> TTest | None:
+    """Paired where both sides hold the same seeds, Welch's otherwise: by the plan, not by the outcome."""
+    new, old = group.by_seed(score), base.by_seed(score)
+    if _other_text(base, group, score):
+        return None
+    if set(new) == set(old):
+        return paired([new[seed] for seed in old], list(old.values()))
+    return welch(list(new.values()), list(old.values()))
+
+
+def _test_row(base: Group, group: Group, score: str, test: TTest | None, p: float | None) -> list[Value]:
+    new, old = group.values(score), base.values(score)
+    other = welch(new, old)
+    found: list[Value] = [None] * 5
+    verdict, needed = "not tested", None
+    if test is not None and p is not None:
+        found, verdict = [test.low, test.high, test.kind, p_text(test.p), p_text(p)], _verdict(p)
+        needed = seeds_needed(test.difference, test.deviation, pairs=test.kind == "paired")
+    begin = (group.label, f"{len(new)} and {len(old)}", fmean(new) - fmean(old))
+    return [*begin, *found, None if other is None else p_text(other.p), verdict, needed]
+
+
+def _verdict(p: float) -> str:
+    return "significant" if p < LEVEL else "not significant"
+
+
+def _line(base: Group, group: Group, score: str, test: TTest | None, p: float | None, corrected: str) -> str:
+    if _other_text(base, group, score):
+        return f"{group.label} scored other text than {base.label}: they are not compared."
+    new, old = group.values(score), base.values(score)
+    size = f"{signed(fmean(new) - fmean(old))} {quantity(score)} against {base.label}"
+    if test is None or p is None:
+        why = "one seed" if min(len(new), len(old)) < 2 else "seeds without any spread"
+        return f"{group.label}: {size}; {why}: noise unknown."
+    return f"{group.label}: {size}, {_verdict(p)} ({test.kind} {p_text(p)}{corrected})."
+
+
+def _no_record(base: Group, group: Group, score: str) -> str:
+    """Why the record rule cannot be asked of two groups; empty if it can."""
+    if any("step" in cell.changes for cell in (*base.cells, *group.cells)):
+        return "moments of runs, not runs"
+    if any(group.scope(score, what) != base.scope(score, what) for what in ("targets", "bytes")):
+        return "nats per target of other targets: another tokenizer or another text"
+    return ""

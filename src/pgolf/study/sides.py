@@ -19,8 +19,7 @@ from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.evaluate.ledger import read_header, read_ledger
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runtime.run_files import RECIPE, RESULT, read_result
-from pgolf.study.comparison import Losses
-from pgolf.study.statistics import LEVEL, quantile, two_sided
+from pgolf.study.statistics import LEVEL, Losses, quantile, two_sided
 
 MOST_STRETCHES, FEWEST_STRETCHES = 50, 10
 """Neighbouring ranges are alike, so they are joined to few long stretches, which are nearly independent."""

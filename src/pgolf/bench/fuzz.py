@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import zstandard
@@ -35,8 +34,7 @@ OUTCOMES = (REFUSED, SAME, SOUND) = ("refused", "same tensors", "sound tensors")
 _SHOWN_FAILURES = 5
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What became of one case."""
 
     kind: str

@@ -15,7 +15,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,8 +47,7 @@ _CPU_STREAM_TARGETS = 4096
 _CPU_STREAM_INPUTS = 16384
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """Two ways to do the same work, and how much work that is."""
 
     ours: Callable[[], float]

@@ -9,9 +9,8 @@ import json
 import lzma
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +38,7 @@ _ODD_VALUES: tuple[Any, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """A valid artifact, in parts."""
 
     coder: str

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import NamedTuple
 
 import torch
 
@@ -19,8 +20,7 @@ from pgolf.runtime.processes import handling
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where one run at a time can be: a name, and the environment variables that keep a run there."""
 
     name: str

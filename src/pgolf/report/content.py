@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Value = str | int | float | None
 """What a cell of a table holds."""
@@ -56,8 +56,7 @@ Mood = Literal["plain", "good", "bad"]
 Style = Literal["line", "faint", "dots", "points"]
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """One of the few numbers that a reader looks for first."""
 
     label: str
@@ -68,8 +67,7 @@ class Card:
     mood: Mood = "plain"
 
 
-@dataclass(frozen=True)
-class Prose:
+class Prose(NamedTuple):
     """A paragraph."""
 
     text: str
@@ -77,8 +75,7 @@ class Prose:
     strong: bool = False
 
 
-@dataclass(frozen=True)
-class Statements:
+class Statements(NamedTuple):
     """Sentences that stand on their own, the most important first."""
 
     texts: Sequence[str]
@@ -87,8 +84,7 @@ class Statements:
     """Shown when asked for; so everywhere below."""
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """Text as it stands, such as commands."""
 
     lines: Sequence[str]
@@ -114,8 +110,7 @@ class Table:
     folded: bool = False
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """Points of one kind in a chart, ordered by x."""
 
     name: str
@@ -124,8 +119,7 @@ class Series:
     color: int = 0
 
 
-@dataclass(frozen=True)
-class LineChart:
+class LineChart(NamedTuple):
     """y by x."""
 
     title: str
@@ -140,8 +134,7 @@ class LineChart:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Waterfall:
+class Waterfall(NamedTuple):
     """How one number becomes another, step by step."""
 
     title: str
@@ -162,8 +155,7 @@ class Waterfall:
         return [(name, old, new) for old, (name, new) in zip(self.values, self.steps, strict=False)]
 
 
-@dataclass(frozen=True)
-class Bars:
+class Bars(NamedTuple):
     """Sizes of parts, one bar for each group of them."""
 
     title: str
@@ -183,8 +175,7 @@ class Bars:
         return {name: sizes[name] for name in sorted(names, key=lambda name: -sizes[name])}
 
 
-@dataclass(frozen=True)
-class Passage:
+class Passage(NamedTuple):
     """Text in pieces, with what each cost."""
 
     title: str
@@ -192,8 +183,7 @@ class Passage:
     """(text, bits, if they are known); control tokens have the text of a mark."""
 
 
-@dataclass(frozen=True)
-class Passages:
+class Passages(NamedTuple):
     """Texts, coloured by bits."""
 
     title: str
@@ -206,8 +196,7 @@ class Passages:
 Block = Prose | Statements | Listing | Table | LineChart | Waterfall | Bars | Passages
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """Blocks under a heading; ``key`` is its anchor, a plain word."""
 
     key: str
@@ -215,8 +204,7 @@ class Section:
     blocks: Sequence[Block]
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """A whole report."""
 
     title: str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
@@ -21,8 +21,7 @@ AUDIT = "audit.json"
 """Where a run's folder keeps what `pgolf audit --json` printed."""
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     """A ledger of a run, recomputed."""
 
     name: str
@@ -31,8 +30,7 @@ class Checked:
     """What it was compared with beside itself."""
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What speaks for a run's scores, or against them."""
 
     ledgers: list[Checked]

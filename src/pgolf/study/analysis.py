@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.report.content import (
@@ -53,8 +53,7 @@ _FIT_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Analysis:
+class Analysis(NamedTuple):
     """Everything that was found in a study."""
 
     title: str

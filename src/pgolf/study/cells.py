@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
@@ -125,8 +125,7 @@ def quantity(name: str) -> str:
     return f"{EVALUATIONS[name].title} bits per byte" if name in EVALUATIONS else f"{name} in bits per byte"
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """The finished cells with the same changes: one recipe, several seeds."""
 
     label: str

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -41,8 +40,7 @@ class Parameter(NamedTuple):
     high: float | None
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """A curve ``y = a + b * x**-shape`` (power law) or ``y = a + b * exp(-x / shape)`` (saturation)."""
 
     form: Form

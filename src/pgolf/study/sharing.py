@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.compress.weights import load_tensors, load_weights, save_tensors, save_weights
@@ -197,8 +197,7 @@ class Progress:
         return found
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """What a run begins with."""
 
     kind: Literal["trunk", "training", "moment"]
@@ -215,8 +214,7 @@ class Source:
         return f"with the weights of {name} after step {self.step}"
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """A run that can start now; without a source it does all itself, or goes on with what it has."""
 
     cell: Planned

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +24,7 @@ MOST_STRETCHES, FEWEST_STRETCHES = 50, 10
 """Neighbouring ranges are alike, so they are joined to few long stretches, which are nearly independent."""
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """Losses of one recipe."""
 
     names: Sequence[str]

@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf.errors import PgolfError
 from pgolf.launch.jobs import INTERRUPTED, Child, RunJob
@@ -29,8 +28,7 @@ except ImportError:  # An optional dependency; `submit` says so.
 EXECUTORS = ("slurm", "local")
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(NamedTuple):
     """What a job asks for; None leaves it to the cluster."""
 
     minutes: int

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,8 +36,7 @@ _BEGIN = {"training": sharing.begin_trained, "trunk": sharing.begin_on_trunk, "m
 Launcher = Callable[[Sequence[RunJob], Callable[[Outcome], None]], bool]
 
 
-@dataclass(frozen=True)
-class Workplace:
+class Workplace(NamedTuple):
     """A study's folder, and what its runs are given."""
 
     out: Path
@@ -115,8 +114,7 @@ def _corpus(cell: Planned) -> tuple[int, str, float]:
     return cell.recipe.model.vocab_size, cell.recipe.data.corpus, cell.recipe.data.validation_fraction
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(NamedTuple):
     """One call that works on a study."""
 
     study: Study

@@ -14,9 +14,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf.report.content import Table, Value, number, p_text
 from pgolf.runs.records import recipe_keys_of
@@ -42,8 +41,7 @@ _RATES = (
 )
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """A quantity measured at several values of x."""
 
     quantity: str

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pydantic
 import tomli_w
@@ -73,8 +73,7 @@ class Planned:
         return label_of(self.changes)
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(NamedTuple):
     """A checked study."""
 
     file: StudyFile

@@ -265,8 +265,9 @@ def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[s
     corrected = f", Holm for {family} tests" if family > 1 else ""
     said, rows, records = list[str](), list[list[Value]](), list[list[Value]]()
     for group, test, p in zip(others, tests, adjusted(tests), strict=True):
-        rows.append(_test_row(base, group, score, test, p))
-        said.append(_line(base, group, score, test, p, corrected))
+        row, line = _tested(base, group, score, test, p, corrected)
+        rows.append(row)
+        said.append(line)
         if why_not := _no_record(base, group, score):
             records.append([group.label, None, None, None, None, "not asked", None, why_not])
             continue
@@ -309,31 +310,26 @@ def _test(base: Group, group: Group, score: str) -> TTest | None:
     return welch(list(new.values()), list(old.values()))
 
 
-def _test_row(base: Group, group: Group, score: str, test: TTest | None, p: float | None) -> list[Value]:
+def _tested(
+    base: Group, group: Group, score: str, test: TTest | None, p: float | None, corrected: str
+) -> tuple[list[Value], str]:
+    """A row of the table of tests, and the line that says it."""
     new, old = group.values(score), base.values(score)
-    other = welch(new, old)
+    other, difference, needed = welch(new, old), fmean(new) - fmean(old), None
+    size = f"{group.label}: {signed(difference)} {quantity(score)} against {base.label}"
     found: list[Value] = [None] * 5
-    verdict, needed = "not tested", None
-    if test is not None and p is not None:
-        found, verdict = [test.low, test.high, test.kind, p_text(test.p), p_text(p)], _verdict(p)
-        needed = seeds_needed(test.difference, test.deviation, pairs=test.kind == "paired")
-    begin = (group.label, f"{len(new)} and {len(old)}", fmean(new) - fmean(old))
-    return [*begin, *found, None if other is None else p_text(other.p), verdict, needed]
-
-
-def _verdict(p: float) -> str:
-    return "significant" if p < LEVEL else "not significant"
-
-
-def _line(base: Group, group: Group, score: str, test: TTest | None, p: float | None, corrected: str) -> str:
-    if _other_text(base, group, score):
-        return f"{group.label} scored other text than {base.label}: they are not compared."
-    new, old = group.values(score), base.values(score)
-    size = f"{signed(fmean(new) - fmean(old))} {quantity(score)} against {base.label}"
     if test is None or p is None:
         why = "one seed" if min(len(new), len(old)) < 2 else "seeds without any spread"
-        return f"{group.label}: {size}; {why}: noise unknown."
-    return f"{group.label}: {size}, {_verdict(p)} ({test.kind} {p_text(p)}{corrected})."
+        verdict, line = "not tested", f"{size}; {why}: noise unknown."
+    else:
+        verdict = "significant" if p < LEVEL else "not significant"
+        found = [test.low, test.high, test.kind, p_text(test.p), p_text(p)]
+        needed = seeds_needed(test.difference, test.deviation, pairs=test.kind == "paired")
+        line = f"{size}, {verdict} ({test.kind} {p_text(p)}{corrected})."
+    if _other_text(base, group, score):
+        line = f"{group.label} scored other text than {base.label}: they are not compared."
+    begin = (group.label, f"{len(new)} and {len(old)}", difference)
+    return [*begin, *found, None if other is None else p_text(other.p), verdict, needed], line
 
 
 def _no_record(base: Group, group: Group, score: str) -> str:

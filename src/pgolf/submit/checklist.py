@@ -78,12 +78,8 @@ def recorded_items(
     timed = track == "10min"
     return [
         *(_of_artifacts(runs, len(bundle.packed), timed) if packed else []),
-        _same_recipe(runs),
-        _seeds(runs, timed),
-        _hardware(runs, timed),
-        _self_contained(bundle),
-        _code(runs),
-        _data(runs),
+        *_of_runs(runs, timed),
+        *_of_sources(runs, bundle),
         Item("author", all(people), "named" if all(people) else "pass --author NAME and --github-id ID"),
     ]
 
@@ -148,57 +144,47 @@ def _of_artifacts(runs: Sequence[Candidate], code: int, timed: bool) -> Iterator
     yield Item("no validation text before scoring", right, f"calibration text: {', '.join(sources)}")
 
 
-def _same_recipe(runs: Sequence[Candidate]) -> Item:
+def _of_runs(runs: Sequence[Candidate], timed: bool) -> Iterator[Item]:
     trees = [run.recipe.model_dump(mode="json", exclude={"train": {"seed"}}) for run in runs]
     others = [str(run.folder) for run, tree in zip(runs, trees, strict=True) if tree != trees[0]]
+    text = f"{runs[0].recipe.name}, SHA-256 without seed as of {runs[0].folder}"
     if others:
-        return Item("same recipe", False, f"{', '.join(others)}: another recipe than {runs[0].folder}")
-    return Item("same recipe", True, f"{runs[0].recipe.name}, SHA-256 without seed as of {runs[0].folder}")
-
-
-def _seeds(runs: Sequence[Candidate], timed: bool) -> Item:
+        text = f"{', '.join(others)}: another recipe than {runs[0].folder}"
+    yield Item("same recipe", not others, text)
     seeds, problem = [run.seed for run in runs], ""
     if len(set(seeds)) < len(seeds):
         problem = ": every run needs a seed of its own (--set train.seed=N)"
     elif timed and len(seeds) < _SEEDS:
         problem = f": a record needs at least {_SEEDS}; add runs, or use --track unlimited"
-    return Item("seeds", not problem, ", ".join(map(str, seeds)) + problem)
-
-
-def _hardware(runs: Sequence[Candidate], timed: bool) -> Item:
+    yield Item("seeds", not problem, ", ".join(map(str, seeds)) + problem)
     names = [run.provenance["environment"]["device_name"] for run in runs]
     right = all("H100" in name for name in names) and all(run.provenance.get("ranks", 1) == 8 for run in runs)
     text = "; ".join(sorted({run.machine for run in runs}))
     if timed and not right:
         text += ": the times of this track are those of 8 x H100; use --track unlimited"
-    return Item("hardware", right or not timed, text)
+    yield Item("hardware", right or not timed, text)
 
 
-def _self_contained(bundle: Bundle) -> Item:
+def _of_sources(runs: Sequence[Candidate], bundle: Bundle) -> Iterator[Item]:
     fetching = re.findall(_FETCHING, bundle.readable, re.M)
     imports = f"imports {', '.join(bundle.requirements)} and the standard library"
     text = fetching[0] if fetching else f"one file; {imports}, nothing of pgolf, no network"
-    return Item("self-contained", not fetching, text)
-
-
-def _code(runs: Sequence[Candidate]) -> Item:
-    made = {run.provenance["environment"]["code_sha256"] for run in runs}
-    now = code_digest()
-    if made == {now}:
-        return Item("code", True, f"runs and script are of the same code, SHA-256 {now[:16]}")
+    yield Item("self-contained", not fetching, text)
+    made, now = {run.provenance["environment"]["code_sha256"] for run in runs}, code_digest()
+    text = f"runs and script are of the same code, SHA-256 {now[:16]}"
     if len(made) > 1:
-        return Item("code", False, "the runs were made by different versions of the code")
-    both = f"the runs are of code {made.pop()[:16]}, the script of {now[:16]}"
-    return Item("code", False, f"{both}: that it trains the same is not shown; train again with this version")
-
-
-def _data(runs: Sequence[Candidate]) -> Item:
-    every = [run.provenance["data"] for run in runs]
-    if len({(data["tokenizer_sha256"], data["fingerprint"]) for data in every}) > 1:
-        return Item("data", False, "the runs were trained on different data or tokenizers")
-    name, shards, tokenizer = (str(every[0][key]) for key in ("folder", "fingerprint", "tokenizer_sha256"))
-    digests = f"training shards {shards[:16]}, tokenizer SHA-256 {tokenizer[:16]}"
-    return Item("data", True, f"{Path(name).name}, {digests}")
+        text = "the runs were made by different versions of the code"
+    elif made != {now}:
+        both = f"the runs are of code {min(made)[:16]}, the script of {now[:16]}"
+        text = f"{both}: that it trains the same is not shown; train again with this version"
+    yield Item("code", made == {now}, text)
+    data = {tuple(run.provenance["data"][key] for key in ("tokenizer_sha256", "fingerprint")) for run in runs}
+    tokenizer, shards = min(data)
+    name = Path(runs[0].provenance["data"]["folder"]).name
+    text = f"{name}, training shards {shards[:16]}, tokenizer SHA-256 {tokenizer[:16]}"
+    if len(data) > 1:
+        text = "the runs were trained on different data or tokenizers"
+    yield Item("data", len(data) == 1, text)
 
 
 def audit_item(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dataset) -> Item:

@@ -14,8 +14,7 @@ from pgolf.errors import PgolfError
 from pgolf.report.content import shown
 
 if TYPE_CHECKING:
-    from pgolf.runs.diff import Diff
-    from pgolf.runs.records import Value
+    from pgolf.runs.records import Diff, Value
 
 # Columns of `pgolf runs` that may be left out where there is little room, the least important first.
 _RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state", "ttt")
@@ -136,8 +135,7 @@ def diff_verb(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs, finished or not: recipe, code, data, and the numbers side by side."""
-    from pgolf.runs.diff import diff_runs
-    from pgolf.runs.records import read_run
+    from pgolf.runs.records import diff_runs, read_run
 
     found = diff_runs(read_run(a), read_run(b))
     if as_json:

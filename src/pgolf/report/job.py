@@ -1,4 +1,4 @@
-"""`pgolf report` of a run: find out what there is, score its text again if asked, write one file."""
+"""Reports of a run as files: those in its folder, and that of `pgolf report`, for which text is scored again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
 from pgolf.generate.model import Model, sample_texts
 from pgolf.report.content import Passage, Passages, Report, Section
+from pgolf.report.draw import draw_curve
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
 from pgolf.report.run_report import run_report
 from pgolf.report.text_analysis import pieces_of, score_targets, text_section, visible
 from pgolf.runs.records import RunRecord, read_run
 from pgolf.runtime.progress import counting
-from pgolf.runtime.run_files import ARTIFACT, MODEL
+from pgolf.runtime.run_files import ARTIFACT, METRICS, MODEL
 from pgolf.runtime.writing import check_writable, write_bytes
 
 FORMATS = {"html": html_page, "md": markdown_page}
@@ -39,6 +40,20 @@ class Wanted(NamedTuple):
     targets: int = TARGETS
     data: Path | None = None
     tokenizer: Path | None = None
+
+
+def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
+    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder; returns the first.
+
+    The ledgers are verified against the dataset, the run's data, if it is given.
+    """
+    run, path = read_run(folder), folder / "report.md"
+    draw_curve(folder / METRICS, folder / "curve.png", f"{run.field('recipe')}: training")
+    report = run_report(run, dataset)
+    write_bytes(folder / "report.html", html_page(report).encode())
+    text = markdown_page(report, {"training": "![Training loss and validation](curve.png)"})
+    write_bytes(path, text.encode())
+    return path
 
 
 def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:

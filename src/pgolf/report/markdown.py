@@ -1,36 +1,14 @@
-"""Reports as Markdown, and ``report.md``, ``report.html`` and ``curve.png`` of a run folder."""
+"""Reports as Markdown."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import assert_never
 
-from pgolf.data.dataset import Dataset
 from pgolf.report import content
 from pgolf.report.content import Block, LineChart, Report, Waterfall, shown
-from pgolf.report.draw import draw_curve
-from pgolf.report.html import html_page
-from pgolf.report.run_report import run_report
-from pgolf.runs.records import read_run
-from pgolf.runtime.run_files import METRICS
 from pgolf.runtime.terminal import plain
-from pgolf.runtime.writing import write_bytes
-
-
-def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
-    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder; returns the first.
-
-    The ledgers are verified against the dataset, the run's data, if it is given.
-    """
-    run, path = read_run(folder), folder / "report.md"
-    draw_curve(folder / METRICS, folder / "curve.png", f"{run.field('recipe')}: training")
-    report = run_report(run, dataset)
-    write_bytes(folder / "report.html", html_page(report).encode())
-    text = markdown_page(report, {"training": "![Training loss and validation](curve.png)"})
-    write_bytes(path, text.encode())
-    return path
 
 
 def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str:

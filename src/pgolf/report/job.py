@@ -1,4 +1,4 @@
-"""Reports of a run as files: those in its folder, and that of `pgolf report`, for which text is scored again."""
+"""Reports of a run as files: those in its folder, and that of `pgolf report`, which scores text again."""
 
 from __future__ import annotations
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from pgolf.report import content
-from pgolf.report.content import Block, LineChart, Report, Waterfall, shown
 from pgolf.runtime.terminal import plain
 
 
-def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str:
+def markdown_page(report: content.Report, pictures: dict[str, str] | None = None) -> str:
     """A report as Markdown; ``pictures`` has a line for the beginning of some sections, by key."""
     parts = [f"# {_plain(report.title)}", _plain(report.subtitle)]
     cards = ((_plain(card.label), _plain(card.value), _plain(card.note)) for card in report.cards)
@@ -22,7 +21,7 @@ def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str
     return plain("\n\n".join(part for part in parts if part) + "\n", keep="\n\t")
 
 
-def _block(block: Block) -> str:
+def _block(block: content.Block) -> str:
     match block:
         case content.Prose():
             return f"**{_plain(block.text)}**" if block.strong else _plain(block.text)
@@ -31,11 +30,11 @@ def _block(block: Block) -> str:
         case content.Listing():
             return _fenced(block.lines, block.language)
         case content.Table():
-            rows = [[shown(value, block.digits) for value in row] for row in block.rows]
+            rows = [[content.shown(value, block.digits) for value in row] for row in block.rows]
             return _titled(block.title, table(block.columns, rows), _plain(block.note))
-        case LineChart():
+        case content.LineChart():
             return _chart(block)
-        case Waterfall():
+        case content.Waterfall():
             return _waterfall(block)
         case content.Bars():
             return ""  # The table beside it says the same.
@@ -54,7 +53,7 @@ def _titled(title: str, *parts: str) -> str:
     return "\n\n".join(part for part in (heading, *parts) if part)
 
 
-def _chart(chart: LineChart) -> str:
+def _chart(chart: content.LineChart) -> str:
     """The ends and the lowest point of every line: a picture would say more."""
     rows = []
     for series in chart.series:
@@ -65,7 +64,7 @@ def _chart(chart: LineChart) -> str:
     return _titled(chart.title, table(head, rows), _plain(chart.note)) if rows else ""
 
 
-def _waterfall(chart: Waterfall) -> str:
+def _waterfall(chart: content.Waterfall) -> str:
     rows = [(name, f"{new:.4f}", f"{new - old:+.4f}") for name, old, new in chart.changes()]
     first = (chart.first[0], f"{chart.first[1]:.4f}", "")
     return _titled(chart.title, table(("", chart.unit, "change"), [first, *rows]))

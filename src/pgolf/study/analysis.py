@@ -253,9 +253,7 @@ _TEST_COLUMNS = (
     *("cell", "seeds", "difference", "low", "high", "test", "p", "p (Holm)", "p (Welch)"),
     *("verdict", "seeds needed"),
 )
-_RECORD_COLUMNS = (
-    *("cell", "improvement", "p (Welch)", "p (paired)", "pairs", "record rule", "seeds needed", "why"),
-)
+_RULE = ("cell", "improvement", "p (Welch)", "p (paired)", "pairs", "record rule", "seeds needed", "why")
 
 
 def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[str], list[Table]]:
@@ -293,7 +291,7 @@ def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[s
         "the best with new seeds."
     )
     against = Table(f"Against the baseline: {base.label}", _TEST_COLUMNS, rows, note, 5)
-    return said, [against, Table("Record rule", _RECORD_COLUMNS, records, rule, 5)]
+    return said, [against, Table("Record rule", _RULE, records, rule, 5)]
 
 
 def _other_text(base: Group, group: Group, score: str) -> bool:

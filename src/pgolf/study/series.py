@@ -36,9 +36,7 @@ _TRENDS = (
     *("quantity", "over", "values", "first", "last", "rate", "per", "lowest", "at", "direction", "change"),
     *("significant", "change of rate", "p"),
 )
-_RATES = (
-    *("quantity", "over", "from", "to", "seeds", "at first", "at last", "change", "±", "per", "p (Holm)"),
-)
+_RATES = ("quantity", "over", "from", "to", "seeds", "at first", "at last", "change", "±", "per", "p (Holm)")
 
 
 class Series(NamedTuple):

@@ -15,7 +15,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 
 if TYPE_CHECKING:
-    from pgolf.launch.local import Outcome
+    from pgolf.launch.jobs import Outcome
     from pgolf.launch.slurm import Resources
     from pgolf.study.cells import Cell
     from pgolf.study.runner import Launcher, Workplace
@@ -129,7 +129,7 @@ class _Progress:
 
 
 def _local(device: str | None, jobs: int | None) -> Launcher:
-    from pgolf.launch.local import local_places
+    from pgolf.launch.jobs import local_places
     from pgolf.runtime.device import pick_device
     from pgolf.study.runner import in_processes, in_this_process
 

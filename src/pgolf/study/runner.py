@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pgolf.errors import Interrupted, PgolfError
-from pgolf.launch.jobs import RunJob
-from pgolf.launch.local import Outcome, Place, run_queue
+from pgolf.launch.jobs import Outcome, Place, RunJob, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
 from pgolf.report.job import write_report
 from pgolf.runs.estimate import check_size

@@ -125,17 +125,11 @@ INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
 class Child(subprocess.Popen[bytes]):
     """A started process whose output is appended to a log; PgolfError where that cannot be written.
 
-    The ``environment`` is added to this process's own; a ``detached`` one is kept from a Ctrl-C in this
-    terminal.
+    The ``variables`` are added to this process's own; a ``detached`` one is kept from this terminal's Ctrl-C.
     """
 
     def __init__(
-        self,
-        words: list[str],
-        log: Path,
-        folder: Path,
-        environment: Mapping[str, str],
-        detached: bool = False,
+        self, words: list[str], log: Path, folder: Path, variables: Mapping[str, str], detached: bool = False
     ) -> None:
         self.log, self._asked = log, False
         try:
@@ -155,7 +149,7 @@ class Child(subprocess.Popen[bytes]):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
+                env={**os.environ, **variables},
                 start_new_session=detached,
             )
 

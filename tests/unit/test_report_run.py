@@ -21,10 +21,9 @@ from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import read_ledger
 from pgolf.report.content import Card
-from pgolf.report.evidence import Evidence, check_ledgers, evidence_cards
 from pgolf.report.html import html_page
 from pgolf.report.job import Wanted, report_job
-from pgolf.report.run_report import run_report
+from pgolf.report.run_report import Evidence, check_ledgers, evidence_cards, run_report
 from pgolf.report.text_analysis import (
     CLASSES,
     Piece,

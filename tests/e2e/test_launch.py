@@ -19,7 +19,7 @@ from pgolf.cli.launch import parse_minutes
 from pgolf.cli.study import parse_slurm
 from pgolf.compress.weights import load_tensors
 from pgolf.errors import PgolfError
-from pgolf.launch.local import local_places
+from pgolf.launch.jobs import local_places
 from pgolf.launch.slurm import Resources, launcher
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.fork_server import start

@@ -125,7 +125,7 @@ def test_a_report_of_a_study(shelf: Path) -> None:
         curve = LineChart("Fit", "steps", "BPB", [Series("fit", points)], band)
         return Analysis("found", ["Layers are worth 0.1."], [table], [curve])
 
-    with mock.patch("pgolf.study.report.analyse", analyse):
+    with mock.patch("pgolf.study.analysis.analyse", analyse):
         for name in ("study.html", "study.md"):
             made = pgolf_json("report", "study", "-o", name, cwd=shelf)
             assert made["of"] == "study"

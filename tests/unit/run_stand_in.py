@@ -15,8 +15,8 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.prepare import prepare
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.runs.folder import provenance
 from pgolf.runs.pipeline import evaluate_weights
-from pgolf.runs.provenance import provenance
 from tests.unit.stand_ins import small_model
 
 CPU = torch.device("cpu")

@@ -13,8 +13,7 @@ import pytest
 from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.report.content import Table
 from pgolf.study.analysis import Analysis, analyse
-from pgolf.study.cells import Cell
-from pgolf.study.groups import terms_of
+from pgolf.study.cells import Cell, terms_of
 
 # Nats per target of each evaluation, relative to the first.
 SHIFTS = {"raw": 0.0, "float": -0.02, "packed": 0.03, "sliding": -0.01, "ttt": -0.06}

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgolf.bench import run_bench
 from pgolf.bench.compare import SAME, compare_benches
-from pgolf.bench.harness import WORK
+from pgolf.bench.harness import WORK, run_bench
 from pgolf.bench.plain import PlainTrainer
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
@@ -72,7 +71,9 @@ def test_chunks_hold_at_least_one_window() -> None:
 
 
 def test_ways_that_disagree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgolf.bench.work._error", lambda *_: float(os.getpid()))  # Another in each process.
+    monkeypatch.setattr(
+        "pgolf.bench.harness._error", lambda *_: float(os.getpid())
+    )  # Another in each process.
     with pytest.raises(PgolfError, match="the plain loop computes"):
         run_bench("pack", RECIPE, CPU, repeats=1)
     with pytest.raises(PgolfError, match="unknown; use train, eval, ttt, pack"):

@@ -16,7 +16,7 @@ import torch
 import zstandard
 from torch import Tensor
 
-from pgolf.bench.coders import bench_coders, quantize_file
+from pgolf.bench.packing import bench_coders, quantize_file
 from pgolf.compress import compare
 from pgolf.compress.compare import Compared, bound_bytes, compare_artifact, compare_coders
 from pgolf.compress.container import encode_artifact

@@ -11,8 +11,7 @@ import pytest
 from pgolf.submit import program as submit_program
 from pgolf.submit.bundle import packed_form
 from pgolf.submit.namespace import one_namespace, text_of
-from pgolf.submit.program import Key, Program
-from pgolf.submit.reach import Reached
+from pgolf.submit.program import Key, Program, Reached
 
 MODULES = {
     "__init__": "",

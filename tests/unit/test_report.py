@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pgolf.recipe.recipe import load_recipe
-from pgolf.report.curve import draw_curve, smoothed
-from pgolf.report.markdown import markdown_page, write_report
+from pgolf.report.draw import draw_curve, smoothed
+from pgolf.report.job import write_report
+from pgolf.report.markdown import markdown_page
 from pgolf.report.run_report import run_report
 from pgolf.runs.records import read_run
 

@@ -21,18 +21,21 @@ from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import read_ledger
 from pgolf.report.content import Card
-from pgolf.report.evidence import Evidence, check_ledgers, evidence_cards
 from pgolf.report.html import html_page
 from pgolf.report.job import Wanted, report_job
-from pgolf.report.pieces import CLASSES, Piece, kind_of, pieces_of
-from pgolf.report.run_report import run_report
-from pgolf.report.targets import TargetCosts, score_targets
+from pgolf.report.run_report import Evidence, check_ledgers, evidence_cards, run_report
 from pgolf.report.text_analysis import (
+    CLASSES,
+    Piece,
+    TargetCosts,
     class_table,
     document_tables,
     documents_of,
+    kind_of,
     length_table,
     passages,
+    pieces_of,
+    score_targets,
     spelled,
     text_section,
     visible,

@@ -9,9 +9,8 @@ from importlib import resources
 
 import pytest
 
-from pgolf.report.content import Bars, LineChart, Series, Waterfall
+from pgolf.report.content import Bars, LineChart, Series, Waterfall, in_seconds, number, p_text, shown, signed
 from pgolf.report.draw import COLORS, WIDTH, svg, thinned
-from pgolf.report.numbers import in_seconds, number, p_text, shown, signed
 
 Box = tuple[float, float, float, float]
 

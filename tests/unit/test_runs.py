@@ -10,8 +10,7 @@ import pytest
 
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
-from pgolf.runs.diff import diff_runs
-from pgolf.runs.records import FIELDS, RunRecord, find_runs, parse_condition, read_run, select
+from pgolf.runs.records import FIELDS, RunRecord, diff_runs, find_runs, parse_condition, read_run, select
 
 
 def run_folder(

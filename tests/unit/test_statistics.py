@@ -10,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pgolf.study.record import record_claim
-from pgolf.study.statistics import contrast, detectable, holm, paired, power, sample, seeds_needed, welch
+from pgolf.study.statistics import (
+    contrast,
+    detectable,
+    holm,
+    paired,
+    power,
+    record_claim,
+    sample,
+    seeds_needed,
+    welch,
+)
 
 # Losses in nats per target that were published with their tests: openai/parameter-golf, pull requests #1019
 # (seeds 314, 42, 999), #1307 (42, 1337, 2025, 7) and the record 2026-03-31_VarLenAttn (1, 2, 1337).

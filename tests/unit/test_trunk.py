@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from pgolf.recipe.recipe import Recipe, load_recipe
-from pgolf.study.order import Progress, Shares, Start
+from pgolf.study.sharing import Progress, Shares, Start, branch_step, pack_key, train_key, trunk_key
 from pgolf.study.spec import Planned
-from pgolf.study.trunk import branch_step, pack_key, train_key, trunk_key
 
 
 def tiny(*settings: str) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgolf.errors import PgolfError
+from pgolf.runs.records import flattened
 from pgolf.runtime.files import read_json
 
 # With fewer repeats resampling them says little; the ranges are compared instead.
@@ -35,7 +36,6 @@ class Comparison:
     interval: tuple[float, float] | None
     """Where the ratio may be; None where a file holds no single repeats."""
     method: str
-    """How the interval was found."""
     verdict: str
     """What the second is: FASTER, SLOWER, SAME or UNKNOWN."""
     environment: dict[str, tuple[Any, Any]]
@@ -47,9 +47,8 @@ class Comparison:
 
     def rows(self) -> list[tuple[str, str]]:
         """Labelled lines."""
-        spread = ""
-        if self.interval is not None:
-            spread = f" ({self.interval[0]:.3f} to {self.interval[1]:.3f}, {self.method})"
+        found = self.interval
+        spread = "" if found is None else f" ({found[0]:.3f} to {found[1]:.3f}, {self.method})"
         differs = [(f"differs: {name}", f"{one} -> {two}") for name, (one, two) in self.environment.items()]
         return [
             ("work", f"{self.bench}, {self.recipe}: {self.scope}"),
@@ -61,11 +60,7 @@ class Comparison:
 
 
 def compare_benches(first: Path, second: Path) -> Comparison:
-    """Compare two files that ``pgolf bench train|eval|ttt|pack --out`` wrote.
-
-    Raises:
-        PgolfError: a file is no such measurement, or they measured different work.
-    """
+    """Compare two files of ``pgolf bench ... --out``; PgolfError where one is none, or the work differs."""
     a, b = _read(first), _read(second)
     _check_same_work(a, b, f"{first} and {second}")
     medians = float(a["milliseconds"]), float(b["milliseconds"])
@@ -92,7 +87,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_same_work(a: Mapping[str, Any], b: Mapping[str, Any], where: str) -> None:
     named = [(name, a[name], b[name]) for name in ("bench", "recipe", "scope")]
     # A key that only one version of pgolf knew says nothing.
-    ours, theirs = dict(_flat(a.get("settings", {}))), dict(_flat(b.get("settings", {})))
+    ours, theirs = flattened(a.get("settings", {})), flattened(b.get("settings", {}))
     named += [(name, ours[name], theirs[name]) for name in ours if name in theirs]
     if abs(a["figure"] - b["figure"]) > _FIGURE_TOLERANCE * abs(a["figure"]):
         named.append(("the computed figure", f"{a['figure']:.6g}", f"{b['figure']:.6g}"))
@@ -100,14 +95,6 @@ def _check_same_work(a: Mapping[str, Any], b: Mapping[str, Any], where: str) -> 
         if one != two:
             different = f"measured different work ({what}: {one} and {two})"
             raise PgolfError(f"{where}: {different}; measure the same to compare")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _interval(first: list[float], second: list[float]) -> tuple[tuple[float, float] | None, str]:

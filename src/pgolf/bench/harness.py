@@ -1,54 +1,201 @@
-"""How benchmarks are measured: warm-up, repeats in turn with the plain version, medians, paired ratios."""
+"""How benchmarks are measured, and the work: a training step, an evaluation, test-time training, packing.
+
+Repeats take turns with the plain version; medians and paired ratios are of those after a warm-up. Tokens are
+random but fixed, and weights start from the recipe's seed, so both ways must compute the same figure.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import platform
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from pgolf.bench.work import WORK
+from pgolf.bench import plain
+from pgolf.compress.container import read_artifact
+from pgolf.compress.pack import pack
+from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import evaluate
+from pgolf.evaluate.windows import sliding_windows
 from pgolf.model.fast import textbook
+from pgolf.model.gpt import GPT, build_model
+from pgolf.optim.averaging import Averager
+from pgolf.optim.build import build_optimizers, set_schedule
+from pgolf.optim.place import place
 from pgolf.recipe.recipe import Recipe
-from pgolf.runtime.device import compile_always, keep_freed_memory
+from pgolf.runtime.device import autocast, compile_always, compiled, keep_freed_memory
 from pgolf.runtime.environment import environment
 from pgolf.runtime.processes import default_waiting
 from pgolf.train.flops import training_speed
+
+# More than this would take a CPU minutes; the result says what was measured.
+_CPU_STEP_TOKENS = 8192
+_CPU_STREAM_TARGETS = 4096
+_CPU_STREAM_INPUTS = 16384
+
+
+class Measured(NamedTuple):
+    """Two ways to do the same work, and how much work that is."""
+
+    ours: Callable[[], float]
+    """Does the work once; returns a figure (a loss, an error) that both ways must agree on."""
+    plain: Callable[[], float]
+    """The same by the plainest PyTorch code."""
+    tokens: int
+    """Targets of one execution; 0 where they are no measure."""
+    scope: str
+    trains: bool = False
+    """Whether it is training, so that its operations can be counted."""
+    agreement: float = 1e-4
+    """Largest relative difference of the two figures."""
+
+
+def train_work(recipe: Recipe, device: torch.device) -> Measured:
+    """One optimizer step: gradients of all micro-batches, clipping, Muon and AdamW, averaging."""
+    length, total = recipe.train.sequence_length, recipe.train.batch_tokens
+    if device.type == "cpu":
+        total = min(total, max(_CPU_STEP_TOKENS // length, 1) * length)
+    parts = math.gcd(recipe.train.micro_batches, total // length)
+    batch = torch.from_numpy(_tokens(recipe, total + 1).astype(np.int64)).to(device)
+    inputs, targets = (part.view(parts, -1, length) for part in (batch[:-1], batch[1:]))
+    network = place(build_model(recipe.model, recipe.train.seed), recipe, device)
+    forward = compiled(network, device, recipe.train.compile)
+    optimizers, averager = build_optimizers(network, recipe), Averager(recipe.average, network.state_dict())
+    other = plain.PlainTrainer(place(build_model(recipe.model, recipe.train.seed), recipe, device), recipe)
+
+    def ours() -> float:
+        network.train()
+        loss = torch.zeros((), device=device)
+        for x, y in zip(inputs, targets, strict=True):
+            with autocast(device):
+                part = forward(x, y).mean() / parts
+            part.backward()
+            loss += part.detach()
+        if recipe.train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.train.grad_clip)
+        set_schedule(optimizers, 1.0, recipe.optim.muon_momentum)
+        for optimizer in optimizers:
+            optimizer.step()
+        network.zero_grad(set_to_none=True)
+        averager.update(network.state_dict(), 1, 1.0)
+        return float(loss)
+
+    scope = f"a step of {total:,} targets in {parts} micro-batches"
+    if total != recipe.train.batch_tokens:
+        scope += f" (the recipe's has {recipe.train.batch_tokens:,})"
+    return Measured(ours, lambda: other.step(inputs, targets), total, scope, trains=True, agreement=5e-3)
+
+
+def pack_work(recipe: Recipe, device: torch.device) -> Measured:
+    """Quantizing by fixed widths, coding, verifying; the figure is the mean squared error of the weights."""
+    # The plain way knows no other scheme, so both follow this one.
+    fixed = ["compress.scheme=rowwise", "compress.rounding=nearest", "compress.calibration=none"]
+    recipe = recipe.with_overrides(fixed)
+    state = _spread(build_model(recipe.model, 0)).state_dict()
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "model.pgolf"
+            pack(state, recipe, "", out, cap=1 << 30)
+            return _error(state, read_artifact(out).state)
+
+    def plainly() -> float:
+        return _error(state, plain.pack_plainly(state, recipe))
+
+    return Measured(ours, plainly, 0, f"{len(state)} tensors")
+
+
+def stream_work(mode: str, recipe: Recipe, device: torch.device) -> Measured:
+    """Evaluation of a short stream; "ttt" takes four chunks, or fewer where a window is longer than that."""
+    length = recipe.evaluation_length
+    # The plain loop knows no other method.
+    recipe = recipe.with_overrides(["ttt.method=full", "evaluate.batch=0"])
+    targets = max(_CPU_STREAM_TARGETS, 2 * length) if device.type == "cpu" else 65536
+    stride = _affordable_stride(recipe, targets) if device.type == "cpu" else recipe.evaluate.stride
+    scope = f"{mode} evaluation of {targets:,} targets, windows of {length:,}, stride {stride:,}"
+    if stride != recipe.evaluate.stride:
+        scope += f" (the recipe's is {recipe.evaluate.stride:,})"
+        recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
+    if mode == "ttt":
+        chunk, epochs = max(targets // 4, length), min(recipe.ttt.epochs, 2)
+        scope += f", chunks of {chunk:,}, epochs {epochs}"
+        recipe = recipe.with_overrides([f"ttt.chunk_tokens={chunk}", f"ttt.epochs={epochs}"])
+    network = place(_spread(build_model(recipe.model, 0)), recipe, device)
+    # No text is behind the tokens.
+    tokens, byte_counts = _tokens(recipe, targets + 1), np.ones(targets, dtype=np.uint16)
+
+    def ours() -> float:
+        return evaluate(network, recipe, tokens, byte_counts, mode).val_loss
+
+    return Measured(ours, lambda: plain.evaluate_plainly(network, recipe, tokens, mode), targets, scope)
+
+
+def _affordable_stride(recipe: Recipe, targets: int) -> int:
+    """The recipe's stride, doubled until the windows hold few enough inputs or do not overlap any more."""
+    length, stride = recipe.evaluation_length, recipe.evaluate.stride
+    most = _CPU_STREAM_INPUTS // length
+    while 2 * stride <= length and len(sliding_windows(targets, length, stride)) > most:
+        stride *= 2
+    return stride
+
+
+def _tokens(recipe: Recipe, count: int) -> Tokens:
+    return np.random.RandomState(0).randint(recipe.model.vocab_size, size=count).astype(np.uint16)
+
+
+def _spread(network: GPT) -> GPT:
+    """Weights as after some training: nothing is exactly zero any more."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def _error(state: dict[str, torch.Tensor], stored: dict[str, torch.Tensor]) -> float:
+    squares = sum(float((state[name] - stored[name]).double().square().sum()) for name in state)
+    return squares / sum(tensor.numel() for tensor in state.values())
+
+
+WORK: dict[str, Callable[[Recipe, torch.device], Measured]] = {
+    "train": train_work,
+    "eval": partial(stream_work, "sliding"),
+    "ttt": partial(stream_work, "ttt"),
+    "pack": pack_work,
+}
+
 
 _WARMUP = 1
 
 
 def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Measure one kind of work beside the same work done plainly.
+    """Measure one kind of work ("train", a step; "eval", sliding windows; "ttt"; "pack") beside the plain
+    way.
 
     The plain way runs in a process of its own, with the C library and OpenMP as a script finds them: what
     pgolf sets for its own process is part of what is measured. A script that calls this needs ``if __name__
-    == "__main__":``.
+    == "__main__":``. Tokens are random, so no data is needed; one execution before the ``repeats`` is
+    unmeasured.
 
-    Args:
-        what: "train" (one optimizer step), "eval" (sliding windows), "ttt" (test-time training) or "pack".
-        recipe: the model and its settings; tokens are random, so no data is needed.
-        device: where to run.
-        repeats: measured executions after one unmeasured.
-
-    Returns:
-        JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the
-        median of the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time,
-        which other work on the machine disturbs less, the figures both computed, peak memory of both
-        processes in bytes (each holds the state of both ways), the recipe's settings and the environment; of
-        training also the model's operations per second and their part of the device's peak.
-
-    Raises:
-        PgolfError: unknown kind of work, or the two ways disagree.
+    Returns JSON values: medians of both ways and our single repeats in milliseconds, tokens per second, the
+    median of the paired ratios (plain time / our time: above 1 pgolf is faster) and that of the CPU time,
+    which other work on the machine disturbs less, the figures both computed, peak memory of both processes in
+    bytes (each holds the state of both ways), the recipe's settings and the environment; of training also the
+    model's operations per second and their part of the device's peak. PgolfError where the work is unknown or
+    the ways disagree.
     """
     if what not in WORK:
         raise PgolfError(f"bench {what}: unknown; use {', '.join(WORK)}")
@@ -64,12 +211,12 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
             # The order changes each time: what slows down or speeds up over the run falls on both alike.
             for name in ("ours", "plain") if index % 2 else ("plain", "ours"):
                 runs[name].append(ways[name]())
-    ours, plain = runs["ours"][_WARMUP:], runs["plain"][_WARMUP:]
-    figure, plain_figure = ours[-1].figure, plain[-1].figure
+    ours, theirs = runs["ours"][_WARMUP:], runs["plain"][_WARMUP:]
+    figure, plain_figure = ours[-1].figure, theirs[-1].figure
     if abs(figure - plain_figure) > measured.agreement * max(abs(plain_figure), 1e-12):
         raise PgolfError(f"bench {what}: the plain loop computes {plain_figure:.6f}, pgolf {figure:.6f}")
-    median, plain_median = (statistics.median(run.seconds for run in way) for way in (ours, plain))
-    pairs = list(zip(ours, plain, strict=True))
+    median, plain_median = (statistics.median(run.seconds for run in way) for way in (ours, theirs))
+    pairs = list(zip(ours, theirs, strict=True))
     ratios = [other.seconds / own.seconds for own, other in pairs]
     cpu_ratios = [other.cpu_seconds / own.cpu_seconds for own, other in pairs]
     result: dict[str, Any] = {
@@ -91,7 +238,7 @@ def run_bench(what: str, recipe: Recipe, device: torch.device, repeats: int) -> 
             result |= training_speed(recipe, measured.tokens, median, device)
         result["tokens_per_second_plain"] = measured.tokens / plain_median
     result |= {"figure": figure, "figure_plain": plain_figure}
-    result |= {"peak_memory": ours[-1].peak_memory, "peak_memory_plain": plain[-1].peak_memory}
+    result |= {"peak_memory": ours[-1].peak_memory, "peak_memory_plain": theirs[-1].peak_memory}
     return result | {"environment": environment(device) | {"cpu": cpu_model()}}
 
 

@@ -9,9 +9,8 @@ import json
 import lzma
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +27,8 @@ WHERE = "fuzzed.pgolf"
 _PREFIX = len(MAGIC) + 4 + 16
 # Bytes and number of arrays up to which a mutation itself decodes or encodes what it asks of the reader.
 _FEW_BYTES, _FEW_ARRAYS = 1 << 17, 6000
-_BOMB = 1 << 24
+_ZEROS = bytes(1 << 24)
+_BOMBS = {"zstd": zstandard.ZstdCompressor(level=1).compress(_ZEROS), "lzma": lzma.compress(_ZEROS, preset=0)}
 _SIZES = (0, 1, 2, 3, 8, 64, 1000, 2048, 4096, *(1 << bits for bits in (16, 20, 27, 28, 31, 40, 64)), -1)
 _NUMBERS = (0, -1, 1, 7, 255, 1 << 31, 1 << 63, 1 << 64, 10**4000, 1.5, -0.0, 1e308, np.nan, np.inf)
 _WORDS = ("", "x", "\ud800", "\n", "range", "zstd", "none", "f2", "f4", "1" * 5000, "0" * 32)
@@ -38,8 +38,7 @@ _ODD_VALUES: tuple[Any, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """A valid artifact, in parts."""
 
     coder: str
@@ -78,10 +77,8 @@ def make_samples(recipe: Recipe) -> list[Sample]:
 
 def _sample(coder: str, content: bytes) -> Sample:
     header, sections = split(content)
-    arrays = [
-        list(zip(kinds, CODERS[coder].decode(part, kinds), strict=True))
-        for part, kinds in zip(sections, _asked(header), strict=True)
-    ]
+    both = zip(sections, _asked(header), strict=True)
+    arrays = [list(zip(kinds, CODERS[coder].decode(part, kinds), strict=True)) for part, kinds in both]
     return Sample(coder, content, header, sections, arrays, decode_artifact(content, WHERE))
 
 
@@ -124,12 +121,8 @@ def _file(packed_header: bytes, sections: list[bytes]) -> bytes:
 
 
 def _repaired(header: dict[str, Any], sections: list[bytes] | None, decoded: bool = True) -> bytes:
-    """A file whose sizes and checksums of sections are right: of the packed and, if asked, decoded bytes.
-
-    Args:
-        header: is changed.
-        sections: packed; None for the zeros that the header asks for, or nothing if those were too many.
-        decoded: whether the checksum of the decoded bytes is made right too, if they are not too many.
+    """A file with right sizes and checksums of packed sections, and of ``decoded`` bytes if those are few.
+    The ``header`` is changed; without sections they are the zeros that it asks for, or nothing if too many.
     """
     kinds, coder = _asked(header), CODERS[header["codec"]]
     # A matrix without rows still has factors of its columns.
@@ -184,16 +177,11 @@ def _edited(choice: Random, content: bytes) -> bytes:
     return _edit(choice.choice(EDITS), choice, content)
 
 
-def _packed_header(choice: Random, sample: Sample) -> bytes:
-    """Changed bytes of the compressed header."""
-    return _file(_edited(choice, _compressed(sample.header)), sample.sections)
-
-
 def _header_text(choice: Random, sample: Sample) -> bytes:
     """Changed characters of the JSON text, or a text made to exhaust its reader."""
     text = _edited(choice, json.dumps(sample.header).encode())
     if choice.random() < 0.2:
-        hostile = (b"", b"null", b"[" * 200_000, b"1" * 5000, b'{"a":' * 5000, bytes(_BOMB), b"\xff\xfe{")
+        hostile = (b"", b"null", b"[" * 200_000, b"1" * 5000, b'{"a":' * 5000, _ZEROS, b"\xff\xfe{")
         text = choice.choice(hostile)
     return _file(zstandard.ZstdCompressor(level=1).compress(text), sample.sections)
 
@@ -202,8 +190,7 @@ def _header_values(choice: Random, sample: Sample) -> bytes:
     """A value of the header replaced, removed, doubled or wrapped."""
     header = copy.deepcopy(sample.header)
     for _ in range(choice.choice((1, 1, 2, 4))):
-        places = list(_places(header))
-        if not places:
+        if not (places := _places(header)):
             break
         holder, key = choice.choice(places)
         action = choice.randrange(6)
@@ -250,10 +237,8 @@ def _claims(choice: Random, sample: Sample) -> bytes:
             extras = [bits, choice.randint(0, 2), choice.choice((-1, 0, 1, 2, 3, 64, 1000, 1024, 1025))]
             entry[2] = choice.choice((bits, extras, "f2", "f4"))
         elif action == 4:
-            tensors += [
-                [f"more.{i}", list(shape), entry[2]]
-                for i in range(choice.choice((1, 2, 10, 50, 50, 300, 2000, 20_000)))
-            ]
+            count = choice.choice((1, 2, 10, 50, 50, 300, 2000, 20_000))
+            tensors += [[f"more.{i}", list(shape), entry[2]] for i in range(count)]
         elif action == 5 and len(tensors) > 1:
             tensors.remove(entry)
         elif action == 6:
@@ -284,14 +269,8 @@ def _foreign_coder(choice: Random, sample: Sample) -> bytes:
 def _bomb(choice: Random, sample: Sample) -> bytes:
     """A short section that expands to far more than it should."""
     sections, coder = list(sample.sections), choice.choice(("zstd", "lzma"))
-    sections[choice.randrange(2)] = _bombs()[coder]
+    sections[choice.randrange(2)] = _BOMBS[coder]
     return _repaired(copy.deepcopy(sample.header) | {"codec": coder}, sections, decoded=False)
-
-
-@functools.cache
-def _bombs() -> dict[str, bytes]:
-    zeros = bytes(_BOMB)
-    return {"zstd": zstandard.ZstdCompressor(level=1).compress(zeros), "lzma": lzma.compress(zeros, preset=0)}
 
 
 def _bad_value(choice: Random, sample: Sample) -> bytes:
@@ -318,7 +297,7 @@ def _damage(name: str, choice: Random, sample: Sample) -> bytes:
 
 DAMAGE: dict[str, Mutation] = {name: functools.partial(_damage, name) for name in EDITS}
 FORGERY: dict[str, Mutation] = {
-    "header bytes, repaired": _packed_header,
+    "header bytes, repaired": lambda choice, s: _file(_edited(choice, _compressed(s.header)), s.sections),
     "header text, repaired": _header_text,
     "header values, repaired": _header_values,
     "claims, repaired": _claims,

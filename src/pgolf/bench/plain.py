@@ -111,8 +111,8 @@ def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) ->
     chunks, chunk, total = -(-targets // size), 0, 0.0
     for (where, width), found in itertools.groupby(windows, lambda w: (w[2] // size, w[1] - w[0])):
         while mode == "ttt" and where > chunk:
-            text, factor = stream[chunk * size : (chunk + 1) * size + 1], lr_factor(recipe.ttt, chunk, chunks)
-            _adapt_plainly(network, parameters, optimizer, recipe, text, factor)
+            optimizer.param_groups[0]["lr"] = recipe.ttt.lr * lr_factor(recipe.ttt, chunk, chunks)
+            _adapt_plainly(network, optimizer, recipe, stream[chunk * size : (chunk + 1) * size + 1])
             chunk += 1
         every = list(found)
         for group in (every[at : at + _REFERENCE_BATCH] for at in range(0, len(every), _REFERENCE_BATCH)):
@@ -126,16 +126,8 @@ def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) ->
     return total / targets
 
 
-def _adapt_plainly(
-    network: GPT,
-    parameters: list[Tensor],
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    text: Tensor,
-    factor: float,
-) -> None:
+def _adapt_plainly(network: GPT, optimizer: torch.optim.Optimizer, recipe: Recipe, text: Tensor) -> None:
     length, batch = recipe.evaluation_length, recipe.ttt.batch_sequences
-    optimizer.param_groups[0]["lr"] = recipe.ttt.lr * factor
     sequences = (len(text) - 1) // length
     for _ in range(recipe.ttt.epochs):
         for first in range(0, sequences, batch):
@@ -146,6 +138,7 @@ def _adapt_plainly(
                 logits = network(span[:-1].view(-1, length))
             F.cross_entropy(logits.flatten(0, 1), span[1:]).backward()
             if recipe.ttt.grad_clip:
+                parameters = optimizer.param_groups[0]["params"]
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.ttt.grad_clip, foreach=False)
             optimizer.step()
 

@@ -191,7 +191,7 @@ def run_verb(
     """Do the whole job: data, training, packing, all evaluations, report. Continues what was interrupted."""
     from pgolf.cli.team import joined
     from pgolf.recipe.recipe import load_recipe
-    from pgolf.report.markdown import write_report
+    from pgolf.report.job import write_report
     from pgolf.runs.pipeline import run_all
 
     with joined(device) as (chosen, team):

@@ -121,8 +121,7 @@ def local_verb(
     A run that fails does not stop the others; the exit status is 1 then. Ctrl-C lets the running ones finish
     their step; the same command goes on with whatever is not done.
     """
-    from pgolf.launch.jobs import plan_jobs
-    from pgolf.launch.local import local_places, run_queue
+    from pgolf.launch.jobs import local_places, plan_jobs, run_queue
     from pgolf.runtime.device import pick_device
     from pgolf.runtime.progress import tell
 

@@ -84,7 +84,7 @@ def _add_speed_verb(what: str, text: str) -> None:
         device: DeviceName = None,
         as_json: AsJson = False,
     ) -> None:
-        from pgolf.bench import run_bench
+        from pgolf.bench.harness import run_bench
         from pgolf.recipe.recipe import load_recipe
         from pgolf.runtime.device import pick_device
 
@@ -135,7 +135,7 @@ def coders_verb(
     as_json: AsJson = False,
 ) -> None:
     """Quantize a file's large matrices row by row and compare every coder on the same codes."""
-    from pgolf.bench.coders import bench_coders
+    from pgolf.bench.packing import bench_coders
     from pgolf.runtime.progress import counting
 
     with counting("comparing coders") as progress:
@@ -164,7 +164,7 @@ def quantizers_verb(
     """Compare what packing costs with the references' quantizer and with pgolf's,
     at the same number of bytes.
     """
-    from pgolf.bench.quantizers import bench_quantizers
+    from pgolf.bench.packing import bench_quantizers
     from pgolf.compress.weights import load_weights
     from pgolf.runs.pipeline import training_text
     from pgolf.runtime.progress import working

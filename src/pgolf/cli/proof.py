@@ -140,8 +140,8 @@ def significance_verb(
     Without options: more than 0.005 nats per target better at p < 0.01, by one-sided Welch's and, where both
     have the same seeds, paired t-tests. Exits with status 1 if the claim does not hold.
     """
-    from pgolf.study.record import record_claim
     from pgolf.study.sides import check_comparable, compare_text, ledger_of, read_side
+    from pgolf.study.statistics import record_claim
 
     if evaluation not in EVALUATIONS:
         known = ", ".join(EVALUATIONS)
@@ -165,7 +165,7 @@ def significance_verb(
 
 
 def _rows(found: Any, text: Any) -> list[tuple[str, str]]:
-    from pgolf.report.numbers import p_text, signed
+    from pgolf.report.content import p_text, signed
 
     rows = []
     for name, sample in (("new mean", found.new), ("old mean", found.old)):

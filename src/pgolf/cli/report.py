@@ -10,11 +10,10 @@ from typer import Argument, Option
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, verb
 from pgolf.cli.tables import flat_rows, print_columns, print_json, print_mistake, print_result, say
 from pgolf.errors import PgolfError
-from pgolf.report.numbers import shown
+from pgolf.report.content import shown
 
 if TYPE_CHECKING:
-    from pgolf.runs.diff import Diff
-    from pgolf.runs.records import Value
+    from pgolf.runs.records import Diff, Value
 
 # Columns of `pgolf runs` that may be left out where there is little room, the least important first.
 _RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state", "ttt")
@@ -62,7 +61,7 @@ def report_verb(
         raise PgolfError(f"{out}: reports are .html or .md; name such a file, or say which by --format")
     chosen = form or ("md" if out.suffix == ".md" else "html")
     if (source / CELLS).is_dir():
-        from pgolf.study.report import study_page
+        from pgolf.study.analysis import study_page
 
         result = write_page("study", lambda: study_page(source), out, chosen)
     else:
@@ -125,8 +124,7 @@ def diff_verb(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs, finished or not: recipe, code, data, and the numbers side by side."""
-    from pgolf.runs.diff import diff_runs
-    from pgolf.runs.records import read_run
+    from pgolf.runs.records import diff_runs, read_run
 
     found = diff_runs(read_run(a), read_run(b))
     if as_json:

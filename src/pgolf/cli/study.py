@@ -16,7 +16,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 
 if TYPE_CHECKING:
-    from pgolf.launch.local import Outcome
+    from pgolf.launch.jobs import Outcome
     from pgolf.launch.slurm import Resources
     from pgolf.study.analysis import Analysis
     from pgolf.study.cells import Cell
@@ -115,7 +115,7 @@ def _told(total: int) -> Callable[[Planned, Outcome], None]:
 
 
 def _local(device: str | None, jobs: int | None) -> Launcher:
-    from pgolf.launch.local import local_places
+    from pgolf.launch.jobs import local_places
     from pgolf.runtime.device import pick_device
     from pgolf.study.runner import in_processes, in_this_process
 
@@ -129,7 +129,7 @@ def _local(device: str | None, jobs: int | None) -> Launcher:
 def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> None:
     """The runs in the rounds in which they will start, what they share, and the tokens to train on."""
     from pgolf.study.cells import CELLS
-    from pgolf.study.order import Progress, Shares
+    from pgolf.study.sharing import Progress, Shares
 
     progress = Progress.read(place.out / CELLS, study.cells)
     pending = [cell for cell in study.cells if not place.job(study, cell).is_finished()]

@@ -11,13 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf.errors import PgolfError
-from pgolf.launch.child import INTERRUPTED, Child
-from pgolf.launch.jobs import RunJob
+from pgolf.launch.jobs import INTERRUPTED, Child, RunJob
 from pgolf.runs.folder import LAUNCH
 from pgolf.runtime.processes import birth
 
@@ -30,8 +28,7 @@ except ImportError:  # An optional dependency; `submit` says so.
 EXECUTORS = ("slurm", "local")
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(NamedTuple):
     """What a job asks for; None leaves it to the cluster."""
 
     minutes: int
@@ -57,12 +54,7 @@ class Resources:
 
 
 class ClusterJob:
-    """What submitit stores and calls on every node of a job.
-
-    Args:
-        job: the run.
-        resources: what was asked for.
-    """
+    """What submitit stores and calls on every node of a job."""
 
     def __init__(self, job: RunJob, resources: Resources) -> None:
         self.job, self.resources = job, resources
@@ -72,8 +64,7 @@ class ClusterJob:
     def __call__(self) -> str:
         """Run, and go back into the queue if interrupted (then this does not return on the first node).
 
-        Raises:
-            PgolfError: the run failed, or was interrupted and does not go back.
+        PgolfError where the run failed, or was interrupted and does not go back.
         """
         cluster = submitit.JobEnvironment()
         if self.job.is_finished():
@@ -83,12 +74,9 @@ class ClusterJob:
         requeue = signal.signal(warning, self._pass_on)
         signal.signal(signal.SIGTERM, self._pass_on)
         number = f"{cluster.cluster}:{cluster.job_id}"
-        self._child = Child(
-            words=launcher(self.resources, cluster.job_id, cluster.hostnames[0]) + self.job.arguments(),
-            log=self.job.log(cluster.node),
-            folder=self.job.folder,
-            environment={"PGOLF_JOB": number},
-        )
+        words = launcher(self.resources, cluster.job_id, cluster.hostnames[0]) + self.job.arguments()
+        place = self.job.log(cluster.node), self.job.folder
+        self._child = Child(words, *place, {"PGOLF_JOB": number})
         if self._received:
             self._child.stop()
         status = self._child.wait()
@@ -130,18 +118,10 @@ def launcher(resources: Resources, number: str, host: str) -> list[str]:
 
 
 def submit(jobs: Sequence[RunJob], resources: Resources, executor: str = "slurm") -> list[dict[str, str]]:
-    """Hand every job that is not finished over.
+    """Hand every job that is not finished over, to SLURM or to "local", submitit's stand-in on this machine.
 
-    Args:
-        jobs: what to run.
-        resources: for each of them.
-        executor: "slurm", or "local" for submitit's stand-in that runs jobs on this machine.
-
-    Returns:
-        For each job its name, its id ("" where there was nothing to do), its folder and its log.
-
-    Raises:
-        PgolfError: submitit or SLURM is missing, or SLURM refuses the job.
+    Returns for each job its name, its id ("" where there was nothing to do), its folder and its log.
+    PgolfError where submitit or SLURM is missing, or SLURM refuses the job.
     """
     if executor not in EXECUTORS:
         raise PgolfError(f"--executor {executor}: unknown; use {' or '.join(EXECUTORS)}")
@@ -167,9 +147,8 @@ def is_queued(number: str, executor: str = "slurm") -> bool:
 def _submit(job: RunJob, resources: Resources, executor: str) -> str:
     job.write_recipe()
     try:
-        queue = submitit.AutoExecutor(
-            job.out / LAUNCH, cluster=executor, **{f"{executor}_max_num_timeout": resources.max_timeouts}
-        )
+        timeouts = {f"{executor}_max_num_timeout": resources.max_timeouts}
+        queue = submitit.AutoExecutor(job.out / LAUNCH, cluster=executor, **timeouts)
         queue.update_parameters(**_parameters(job, resources))
         return str(queue.submit(ClusterJob(job, resources)).job_id)
     except submitit.core.utils.UncompletedJobError as error:

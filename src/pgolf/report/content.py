@@ -1,20 +1,62 @@
-"""What a report says, without how it looks: sections of blocks, for ``html.py`` and ``markdown.py``."""
+"""What a report says, without how it looks: sections of blocks, for ``html.py`` and ``markdown.py``; and how
+numbers are written.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from pgolf.report.numbers import Value
+Value = str | int | float | None
+"""What a cell of a table holds."""
+
+
+def shown(value: Value, digits: int) -> str:
+    """A cell of a table: integers with thousands, floats with ``digits`` decimals, a dash for nothing."""
+    if value is None:
+        return "-"
+    if isinstance(value, (bool, str)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not math.isfinite(value):
+        return str(value)
+    if value and abs(value) < 0.5 * 10.0**-digits:
+        return f"{value:.1e}"
+    return f"{value:,.{digits}f}"
+
+
+def number(value: float) -> str:
+    """A number that stands alone: whole ones with thousands, others with the digits that matter."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:,.4g}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference: with its sign, but nothing has none."""
+    text = f"{value:+,.{digits}f}"
+    return text if any(digit in text for digit in "123456789") else text[1:]
+
+
+def p_text(p: float) -> str:
+    """A p-value, which is never shown as nothing."""
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
+
+
+def in_seconds(seconds: float | None) -> str:
+    """The time that something took; nothing where it was not recorded."""
+    if seconds is None:
+        return ""
+    return f"in {seconds:,.0f} s" if seconds >= 9.95 else f"in {seconds:.1f} s"
+
 
 Mood = Literal["plain", "good", "bad"]
 # faint: a thin line behind the others; dots: points joined by dashes, for few measurements.
 Style = Literal["line", "faint", "dots", "points"]
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """One of the few numbers that a reader looks for first."""
 
     label: str
@@ -25,8 +67,7 @@ class Card:
     mood: Mood = "plain"
 
 
-@dataclass(frozen=True)
-class Prose:
+class Prose(NamedTuple):
     """A paragraph."""
 
     text: str
@@ -34,8 +75,7 @@ class Prose:
     strong: bool = False
 
 
-@dataclass(frozen=True)
-class Statements:
+class Statements(NamedTuple):
     """Sentences that stand on their own, the most important first."""
 
     texts: Sequence[str]
@@ -44,8 +84,7 @@ class Statements:
     """Shown when asked for; so everywhere below."""
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """Text as it stands, such as commands."""
 
     lines: Sequence[str]
@@ -71,19 +110,16 @@ class Table:
     folded: bool = False
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """Points of one kind in a chart, ordered by x."""
 
     name: str
     points: Sequence[tuple[float, float]]
     style: Style = "line"
     color: int = 0
-    """Which of the page's colours."""
 
 
-@dataclass(frozen=True)
-class LineChart:
+class LineChart(NamedTuple):
     """y by x."""
 
     title: str
@@ -98,8 +134,7 @@ class LineChart:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Waterfall:
+class Waterfall(NamedTuple):
     """How one number becomes another, step by step."""
 
     title: str
@@ -108,7 +143,6 @@ class Waterfall:
     steps: Sequence[tuple[str, float]]
     """(what changed, the number after it)."""
     last: str
-    """What the last number is."""
     note: str = ""
 
     @property
@@ -121,8 +155,7 @@ class Waterfall:
         return [(name, old, new) for old, (name, new) in zip(self.values, self.steps, strict=False)]
 
 
-@dataclass(frozen=True)
-class Bars:
+class Bars(NamedTuple):
     """Sizes of parts, one bar for each group of them."""
 
     title: str
@@ -142,8 +175,7 @@ class Bars:
         return {name: sizes[name] for name in sorted(names, key=lambda name: -sizes[name])}
 
 
-@dataclass(frozen=True)
-class Passage:
+class Passage(NamedTuple):
     """Text in pieces, with what each cost."""
 
     title: str
@@ -151,8 +183,7 @@ class Passage:
     """(text, bits, if they are known); control tokens have the text of a mark."""
 
 
-@dataclass(frozen=True)
-class Passages:
+class Passages(NamedTuple):
     """Texts, coloured by bits."""
 
     title: str
@@ -165,8 +196,7 @@ class Passages:
 Block = Prose | Statements | Listing | Table | LineChart | Waterfall | Bars | Passages
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """Blocks under a heading; ``key`` is its anchor, a plain word."""
 
     key: str
@@ -174,8 +204,7 @@ class Section:
     blocks: Sequence[Block]
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """A whole report."""
 
     title: str

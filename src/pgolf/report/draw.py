@@ -1,4 +1,4 @@
-"""Charts, drawn by Matplotlib: as SVG that a page carries in itself, or as PNG.
+"""Charts, drawn by Matplotlib: as SVG that a page carries in itself, or as PNG; and the curve of a run.
 
 The SVG has no font, no colour of its own and nothing that depends on when or where it was made: text stays
 text in the page's font, and colours are variables of the page's style sheet, which knows light and dark.
@@ -13,14 +13,14 @@ import math
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgolf.report.content import Bars, LineChart, Series, Waterfall
-from pgolf.report.numbers import number
+from pgolf.report.content import Bars, LineChart, Series, Waterfall, number
 from pgolf.runtime.terminal import plain
 from pgolf.runtime.writing import write_bytes
+from pgolf.train.metrics import read_metrics
 
 WIDTH = 460
 COLORS = ("#1f5fa8", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#a16207", "#be185d", "#4b5563")
@@ -63,14 +63,8 @@ def svg(chart: Chart, key: str) -> str:
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": key}), warnings.catch_warnings():
         # A character that Matplotlib's own font lacks may be in the page's.
         warnings.simplefilter("ignore")
-        match chart:
-            case LineChart():
-                figure = line_figure(chart)
-            case Waterfall():
-                figure = _waterfall(chart)
-            case Bars():
-                figure = _bars(chart)
-        figure.savefig(buffer, format="svg", metadata=nothing)
+        draw: Any = {LineChart: line_figure, Waterfall: _waterfall, Bars: _bars}[type(chart)]
+        draw(chart).savefig(buffer, format="svg", metadata=nothing)
     root = ET.fromstring(buffer.getvalue())
     for element in root.iter():
         _tidy(element)
@@ -107,17 +101,14 @@ def _tidy(element: ET.Element) -> None:
     if attributes.get("transform", "").startswith("rotate(-0 "):
         del attributes["transform"]
     for name in attributes.keys() & {"d", "x", "y", "width", "height", "transform"}:
-        attributes[name] = re.sub(r"\d+\.\d+", _rounded, " ".join(attributes[name].split()))
+        text = " ".join(attributes[name].split())
+        attributes[name] = re.sub(r"\d+\.\d+", lambda found: f"{round(float(found[0]), 1):g}", text)
     if "style" in attributes:
         style = re.sub(r"font-family:[^;]*;? ?", "", attributes["style"])
         # So do versions of Matplotlib before 3.10.
         style = re.sub(r"font: (?:(\w+) )?([\d.]+px)[^;]*", r"font-weight: \1; font-size: \2", style)
         attributes["style"] = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), style)
     element.attrib = attributes
-
-
-def _rounded(found: re.Match[str]) -> str:
-    return f"{round(float(found[0]), 1):g}"
 
 
 def png(figure: Any, out: Path, dpi: int = 150) -> None:
@@ -184,8 +175,8 @@ def _padded(values: Sequence[float], part: float) -> tuple[float, float]:
 
 def _drawable(series: Series, log_x: bool) -> list[tuple[float, float]]:
     """Its points, without those that have no place on the chart."""
-    finite = ((x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y))
-    return [(x, y) for x, y in finite if x > 0 or not log_x]
+    least = 0.0 if log_x else -math.inf
+    return [(x, y) for x, y in series.points if least < x < math.inf and math.isfinite(y)]
 
 
 def _draw_series(axis: Any, series: Series, points: list[tuple[float, float]]) -> None:
@@ -287,3 +278,92 @@ def _described(chart: Chart) -> str:
             (x, y), (end, last) = series.points[0], series.points[-1]
             said.append(f"{series.name}: from {number(y)} at {number(x)} to {number(last)} at {number(end)}")
     return f"{chart.y_label} by {chart.x_label}. " + "; ".join(said)
+
+
+Entries = Sequence[Mapping[str, Any]]
+# The smoothed loss averages over about this part of the run, so that short and long ones read alike.
+_SMOOTHED_PART = 1 / 30
+# The first part of a curve whose heights do not choose the chart's range.
+_BEGINNING = 0.03
+
+
+def points_of(entries: Entries, key: str) -> list[tuple[float, float]]:
+    """(step, value) of every entry of ``metrics.jsonl`` that has this key."""
+    return [(float(entry["step"]), float(entry[key])) for entry in entries if key in entry]
+
+
+def loss_chart(entries: Entries) -> LineChart:
+    """Training loss and validation in nats per token; the steep beginning may be cut off."""
+    each = points_of(entries, "train_loss")
+    smooth = smoothed([loss for _, loss in each])
+    most = max([loss for _, loss in each], default=0.0)
+    high = max(smooth[math.ceil(_BEGINNING * len(smooth)) :] or smooth, default=0.0)
+    series = [
+        Series("training, each step", each, "faint", 0),
+        Series("training, smoothed", list(zip((step for step, _ in each), smooth, strict=True)), "line", 0),
+        Series("validation, last weights", points_of(entries, "val_loss"), "dots", 1),
+    ]
+    cut = high < most
+    note = "The beginning is higher than the chart." if cut else ""
+    return LineChart("Loss", "step", "nats per token", series, highest=high if cut else None, note=note)
+
+
+def draw_curve(metrics: Path, out: Path, title: str) -> None:
+    """Draw the losses in a ``metrics.jsonl`` as a PNG, with the shape of the learning-rate schedule.
+
+    The scale on the right reads both losses in the validation text's bits per byte, which are in a fixed
+    proportion to its nats per token.
+    """
+    import matplotlib
+
+    entries = read_metrics(metrics)
+    with matplotlib.rc_context(STYLE):
+        figure = line_figure(loss_chart(entries), 576, 324, margins=(54, 60))
+        figure.text(0.007, 0.94, plain(title), fontsize=14)
+        if figure.axes:
+            axis = figure.axes[0]
+            _draw_schedule(axis, points_of(entries, "lr_scale"))
+            _draw_bits(axis, [entry for entry in entries if "val_bpb" in entry])
+            axis.legend(loc="upper right", frameon=False, fontsize=10)
+        png(figure, out)
+
+
+def _draw_bits(axis: Any, validations: Entries) -> None:
+    if not validations or not (validations[-1]["val_loss"] > 0 and validations[-1]["val_bpb"] > 0):
+        return
+    step, loss, bpb = (validations[-1][key] for key in ("step", "val_loss", "val_bpb"))
+    text = f"{bpb:.3f} bits per byte"
+    form = {"textcoords": "offset points", "ha": "right", "color": COLORS[1]}
+    axis.annotate(text, (step, loss), (2, 42), **form)
+    bits = bpb / loss
+    right = axis.secondary_yaxis("right", functions=(lambda nats: nats * bits, lambda value: value / bits))
+    right.set_ylabel("validation (bits per byte)", color=COLORS[1])
+    right.tick_params(axis="y", colors=COLORS[1])
+    right.spines["right"].set_visible(False)
+
+
+def _draw_schedule(axis: Any, scales: Sequence[tuple[float, float]]) -> None:
+    # A strip along the bottom: the shape matters, not the value.
+    strip = axis.inset_axes((0, 0, 1, 0.12), zorder=0)
+    strip.fill_between(*zip(*scales, strict=True), color=GRID)
+    strip.set_ylim(0, 1.05)
+    strip.set_xlim(axis.get_xlim())
+    strip.axis("off")
+    strip.text(0.03, 0.25, "learning-rate scale", transform=strip.transAxes, fontsize=8, color=SOFT)
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Exponential means from both sides, averaged: they lag behind in opposite directions."""
+    forward, backward = _running_mean(values), _running_mean(values[::-1])[::-1]
+    return [(one + other) / 2 for one, other in zip(forward, backward, strict=True)]
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    """Exponential mean of everything so far, without the bias of its start."""
+    decay = 1 - 1 / max(len(values) * _SMOOTHED_PART, 1.0)
+    result, total, weight = [], 0.0, 0.0
+    for value in values:
+        total = decay * total + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
+        result.append(total / weight)
+    return result

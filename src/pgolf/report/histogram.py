@@ -56,13 +56,11 @@ def group_rows(info: ArtifactInfo) -> list[tuple[str, ...]]:
     found = [(name, g.tensors, g.weights, g.code_bytes, g.float_bytes) for name, g in info.groups().items()]
     tensors = sum(not tensor.correction for tensor in info.tensors)
     found.append(("all", tensors, info.weights, info.section("codes").size, info.section("floats").size))
-    return [
-        (
-            *(name, f"{count:,}", f"{weights:,}", f"{codes:,.0f}", f"{floats:,.0f}"),
-            f"{8 * (codes + floats) / weights:.3f}" if weights else "-",
-        )
-        for name, count, weights, codes, floats in found
-    ]
+    rows: list[tuple[str, ...]] = []
+    for name, count, weights, codes, floats in found:
+        each = f"{8 * (codes + floats) / weights:.3f}" if weights else "-"
+        rows.append((name, f"{count:,}", f"{weights:,}", f"{codes:,.0f}", f"{floats:,.0f}", each))
+    return rows
 
 
 def summary_rows(info: ArtifactInfo) -> list[tuple[str, str]]:

@@ -1,11 +1,10 @@
-"""`pgolf report` of a run: find out what there is, score its text again if asked, write one file."""
+"""Reports of a run as files: those in its folder, and that of `pgolf report`, which scores text again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,15 +14,14 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
 from pgolf.generate.model import Model, sample_texts
 from pgolf.report.content import Passage, Passages, Report, Section
+from pgolf.report.draw import draw_curve
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
-from pgolf.report.pieces import pieces_of
 from pgolf.report.run_report import run_report
-from pgolf.report.targets import score_targets
-from pgolf.report.text_analysis import text_section, visible
+from pgolf.report.text_analysis import pieces_of, score_targets, text_section, visible
 from pgolf.runs.records import RunRecord, read_run
 from pgolf.runtime.progress import counting
-from pgolf.runtime.run_files import ARTIFACT, MODEL, recorded_data
+from pgolf.runtime.run_files import ARTIFACT, METRICS, MODEL, recorded_data
 from pgolf.runtime.writing import check_writable, write_bytes
 
 FORMATS = {"html": html_page, "md": markdown_page}
@@ -32,8 +30,7 @@ TARGETS = 32_768
 SAMPLES, SAMPLE_TOKENS = 3, 120
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a report should go into."""
 
     score: bool = True
@@ -44,11 +41,24 @@ class Wanted:
     tokenizer: Path | None = None
 
 
-def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:
-    """Write the report of the run in ``source`` as ``form`` "html" or "md"; what was made, as JSON values.
+def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
+    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder; returns the first.
 
-    Raises:
-        PgolfError: no run, or its data is not found or not its own.
+    The ledgers are verified against the dataset, the run's data, if it is given.
+    """
+    run, path = read_run(folder), folder / "report.md"
+    draw_curve(folder / METRICS, folder / "curve.png", f"{run.field('recipe')}: training")
+    report = run_report(run, dataset)
+    write_bytes(folder / "report.html", html_page(report).encode())
+    text = markdown_page(report, {"training": "![Training loss and validation](curve.png)"})
+    write_bytes(path, text.encode())
+    return path
+
+
+def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:
+    """Write the report of the run in ``source`` as "html" or "md"; what was made, as JSON values.
+
+    PgolfError where there is no run, or its data is not found or not its own.
     """
     if wanted.mode not in OF_MODE:
         raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(OF_MODE)}")

@@ -1,50 +1,16 @@
-"""Reports as Markdown, and ``report.md``, ``report.html`` and ``curve.png`` of a run folder."""
+"""Reports as Markdown."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import assert_never
 
-from pgolf.data.dataset import Dataset
-from pgolf.report.content import (
-    Bars,
-    Block,
-    LineChart,
-    Listing,
-    Passages,
-    Prose,
-    Report,
-    Statements,
-    Table,
-    Waterfall,
-)
-from pgolf.report.curve import draw_curve
-from pgolf.report.html import html_page
-from pgolf.report.numbers import shown
-from pgolf.report.run_report import run_report
-from pgolf.runs.records import read_run
-from pgolf.runtime.run_files import METRICS
+from pgolf.report import content
 from pgolf.runtime.terminal import plain
-from pgolf.runtime.writing import write_bytes
 
 
-def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
-    """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder; returns the first.
-
-    The ledgers are verified against the dataset, the run's data, if it is given.
-    """
-    run, path = read_run(folder), folder / "report.md"
-    draw_curve(folder / METRICS, folder / "curve.png", f"{run.field('recipe')}: training")
-    report = run_report(run, dataset)
-    write_bytes(folder / "report.html", html_page(report).encode())
-    text = markdown_page(report, {"training": "![Training loss and validation](curve.png)"})
-    write_bytes(path, text.encode())
-    return path
-
-
-def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str:
+def markdown_page(report: content.Report, pictures: dict[str, str] | None = None) -> str:
     """A report as Markdown; ``pictures`` has a line for the beginning of some sections, by key."""
     parts = [f"# {_plain(report.title)}", _plain(report.subtitle)]
     cards = ((_plain(card.label), _plain(card.value), _plain(card.note)) for card in report.cards)
@@ -55,24 +21,24 @@ def markdown_page(report: Report, pictures: dict[str, str] | None = None) -> str
     return plain("\n\n".join(part for part in parts if part) + "\n", keep="\n\t")
 
 
-def _block(block: Block) -> str:
+def _block(block: content.Block) -> str:
     match block:
-        case Prose():
+        case content.Prose():
             return f"**{_plain(block.text)}**" if block.strong else _plain(block.text)
-        case Statements():
+        case content.Statements():
             return "\n".join(f"* {_plain(text)}" for text in block.texts)
-        case Listing():
+        case content.Listing():
             return _fenced(block.lines, block.language)
-        case Table():
-            rows = [[shown(value, block.digits) for value in row] for row in block.rows]
+        case content.Table():
+            rows = [[content.shown(value, block.digits) for value in row] for row in block.rows]
             return _titled(block.title, table(block.columns, rows), _plain(block.note))
-        case LineChart():
+        case content.LineChart():
             return _chart(block)
-        case Waterfall():
+        case content.Waterfall():
             return _waterfall(block)
-        case Bars():
+        case content.Bars():
             return ""  # The table beside it says the same.
-        case Passages():
+        case content.Passages():
             parts = []
             for passage in block.passages:
                 text = "".join(text for text, _ in passage.pieces)
@@ -87,7 +53,7 @@ def _titled(title: str, *parts: str) -> str:
     return "\n\n".join(part for part in (heading, *parts) if part)
 
 
-def _chart(chart: LineChart) -> str:
+def _chart(chart: content.LineChart) -> str:
     """The ends and the lowest point of every line: a picture would say more."""
     rows = []
     for series in chart.series:
@@ -98,7 +64,7 @@ def _chart(chart: LineChart) -> str:
     return _titled(chart.title, table(head, rows), _plain(chart.note)) if rows else ""
 
 
-def _waterfall(chart: Waterfall) -> str:
+def _waterfall(chart: content.Waterfall) -> str:
     rows = [(name, f"{new:.4f}", f"{new - old:+.4f}") for name, old, new in chart.changes()]
     first = (chart.first[0], f"{chart.first[1]:.4f}", "")
     return _titled(chart.title, table(("", chart.unit, "change"), [first, *rows]))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pgolf.data.dataset import Dataset
+from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
-from pgolf.evaluate.ledger import Entry, read_ledger, total
+from pgolf.evaluate.ledger import Entry, Verification, read_header, read_ledger, total, verify_ledger
 from pgolf.report.content import (
     Bars,
     Block,
@@ -22,12 +25,11 @@ from pgolf.report.content import (
     Series,
     Table,
     Waterfall,
+    in_seconds,
 )
-from pgolf.report.curve import loss_chart, points_of
-from pgolf.report.evidence import Evidence, collect_evidence, evidence_cards, evidence_section
-from pgolf.report.numbers import in_seconds
+from pgolf.report.draw import loss_chart, points_of
 from pgolf.runs.records import RunRecord
-from pgolf.runtime.files import read_text
+from pgolf.runtime.files import read_json, read_text, sha256_file
 from pgolf.runtime.run_files import ARTIFACT, RECIPE
 
 # Segments of the text in which two evaluations are compared.
@@ -35,12 +37,8 @@ _SEGMENTS = 40
 
 
 def run_report(run: RunRecord, dataset: Dataset | None = None, more: Sequence[Section] = ()) -> Report:
-    """A report of a run, finished or not.
-
-    Args:
-        run: what its folder says.
-        dataset: its data, to verify the ledgers against; None verifies them alone.
-        more: sections that took work (``text_analysis``, samples); they follow the bytes.
+    """A report of a run, finished or not. Without a dataset the ledgers are verified alone; ``more`` are
+    sections that took work (``text_section``, samples), which follow the bytes.
     """
     evidence = collect_evidence(run, dataset)
     sections = [_scores(run), _training(run), _learning(run), _bytes(run), *more]
@@ -59,11 +57,9 @@ def _cards(run: RunRecord, evidence: Evidence) -> list[Card]:
         cards.append(Card("validation BPB", f"{bpb:.4f}", f"last weights, after {run.steps:,} steps"))
     if pack := run.result.get("pack"):
         total, cap = pack["total_bytes"], pack["cap"]
-        fits = total <= cap
-        note = (
-            f"of {cap:,}, code included; {cap - total:,} left" if fits else f"{total - cap:,} above the cap"
-        )
-        cards.append(Card("bytes", f"{total:,}", note, total / cap, "plain" if fits else "bad"))
+        over = max(0, total - cap)
+        note = f"{over:,} above the cap" if over else f"of {cap:,}, code included; {cap - total:,} left"
+        cards.append(Card("bytes", f"{total:,}", note, total / cap, "bad" if over else "plain"))
     training = run.state == "training"
     note = f"of {run.recipe.get('train.steps', run.steps):,} so far" if training else _time(run)
     return [*cards, *evidence_cards(evidence), Card("steps", f"{run.steps:,}", note)]
@@ -154,16 +150,14 @@ def _learning(run: RunRecord) -> Section | None:
     blocks: list[Block] = [Prose(_method(run))] if chunks else []
     blocks.append(LineChart("Score so far", "targets scored", "bits per byte", lines))
     if len(ledgers) == 2 and len(segments := _segments(*ledgers.values())) > 1:
-        both = enumerate(ledgers, 1)
-        series = [
-            Series(name, [(part[0], part[at]) for part in segments], "dots", at - 1) for at, name in both
-        ]
+        curves = ([(part[0], part[at]) for part in segments] for at in (1, 2))
+        both = enumerate(zip(ledgers, curves, strict=True))
+        series = [Series(name, curve, "dots", color) for color, (name, curve) in both]
         note = "Bits per byte of each stretch of the text on its own."
         blocks.append(LineChart("Stretch by stretch", "targets", "bits per byte", series, note=note))
     if chunks:
-        rows = [
-            [f"{at + 1}", chunks[at]] for at in sorted({part * (len(chunks) - 1) // 4 for part in range(5)})
-        ]
+        shown = sorted({part * (len(chunks) - 1) // 4 for part in range(5)})
+        rows = [[f"{at + 1}", chunks[at]] for at in shown]
         note = f"Everything up to and including the chunk, of {size:,} targets each."
         columns = ("chunk", "bits per byte so far")
         blocks.append(Table("Score after chunks", columns, rows, note, folded=True))
@@ -276,13 +270,9 @@ def _commands(run: RunRecord) -> Section:
     data = ["--data", str(run.provenance.get("data", {}).get("folder"))]
     if "--tokenizer" in given[:-1]:
         data += ["--tokenizer", given[given.index("--tokenizer") + 1]]
-    commands = [
-        ("# what was typed", ["pgolf", *given]),
-        (
-            "# the same on the recorded data, from this folder",
-            ["pgolf", "run", RECIPE, *data, "--out", "again"],
-        ),
-    ]
+    same = "# the same on the recorded data, from this folder"
+    commands = [("# what was typed", ["pgolf", *given])]
+    commands.append((same, ["pgolf", "run", RECIPE, *data, "--out", "again"]))
     made = [EVALUATIONS[name] for name in OF_MODE.values() if name in run.evaluations]
     recorded = [entry for entry in made if (run.folder / entry.ledger).is_file()]
     if recorded:
@@ -291,3 +281,107 @@ def _commands(run: RunRecord) -> Section:
         commands += [("# one score again", again), ("# and the record of it", verify)]
     lines = [line for comment, words in commands for line in (comment, shlex.join(words))]
     return Section("repeat", "Repeat it", [Listing(lines)])
+
+
+AUDIT = "audit.json"
+"""Where a run's folder keeps what `pgolf audit --json` printed."""
+
+
+class Checked(NamedTuple):
+    """A ledger of a run, recomputed."""
+
+    name: str
+    verification: Verification
+    against: str
+    """What it was compared with beside itself."""
+
+
+class Evidence(NamedTuple):
+    """What speaks for a run's scores, or against them."""
+
+    ledgers: list[Checked]
+    audit: Mapping[str, Any] | None
+    artifact: str
+    """SHA-256 of the artifact; empty if there is none."""
+
+
+def collect_evidence(run: RunRecord, dataset: Dataset | None) -> Evidence:
+    """Verify a run's ledgers and read its audit; PgolfError where that file holds something else."""
+    artifact, path = run.folder / ARTIFACT, run.folder / AUDIT
+    digest = sha256_file(artifact) if artifact.is_file() else ""
+    audit = read_json(path) if path.is_file() else None
+    needed = {"ok", "findings", "violated", "targets", "seed"}
+    if path.is_file() and not (isinstance(audit, dict) and needed <= set(audit)):
+        raise PgolfError(f"{path}: no audit; write it with `pgolf audit ... --json > {path}`, or remove it")
+    return Evidence(check_ledgers(run.folder, run.evaluations, dataset), audit, digest)
+
+
+def check_ledgers(folder: Path, evaluations: Mapping[str, Any], dataset: Dataset | None) -> list[Checked]:
+    """Verify a run's ledgers: alone, and against its weights, its score, and the data if given."""
+    checked, whole = [], None if dataset is None else dataset.validation_text(1)
+    for name, evaluation in EVALUATIONS.items():
+        path, weights, found = folder / evaluation.ledger, folder / evaluation.file, evaluations.get(name)
+        if found is None or not path.is_file():
+            continue
+        expected = {"artifact": sha256_file(weights)} if weights.is_file() else {}
+        against = [f"{weights.name} (SHA-256)"] if expected else []
+        text: tuple[Any, Any] = (None, None)
+        if dataset is not None and whole is not None:
+            text = whole.first(read_header(path)["targets"])
+            expected["tokenizer"] = dataset.tokenizer.digest
+            against.append("the text and bytes of the data, target by target")
+        result = verify_ledger(path, *text, expected)
+        score, claimed = result.score, found["val_bpb"]
+        same = (score.targets, score.bytes) == (found["targets"], found["bytes"])
+        if result.problem is None and not (same and math.isclose(score.bpb, claimed, rel_tol=1e-9)):
+            problem = f"its score {score.bpb!r} is not the one in result.json, {claimed!r}"
+            result = replace(result, checks=[], problem=problem)
+        checked.append(Checked(name, result, " and ".join(against) or "nothing but itself"))
+    return checked
+
+
+def evidence_cards(evidence: Evidence) -> list[Card]:
+    """The verdicts in a word each."""
+    ledgers, audit = evidence.ledgers, evidence.audit
+    bad = [found.name for found in ledgers if found.verification.problem is not None]
+    count = f"{len(bad) or len(ledgers)} of {len(ledgers)}"
+    if bad:
+        first = Card("ledgers", f"{count} wrong", bad[0], mood="bad")
+    elif ledgers:
+        first = Card("ledgers", f"{count} valid", "recomputed for this report", mood="good")
+    else:
+        first = Card("ledgers", "none", "no score can be recomputed")
+    if audit is None:
+        return [first, Card("audit", "not run", "pgolf audit")]
+    if not audit["ok"]:
+        return [first, Card("audit", "violation", ", ".join(map(str, audit["violated"])), mood="bad")]
+    note = f"{audit['targets']:,} targets, seed {audit['seed']}"
+    return [first, Card("audit", "no violation", note, mood="good")]
+
+
+def evidence_section(run: RunRecord, evidence: Evidence) -> Section:
+    """The ledgers and the audit in full."""
+    blocks: list[Block] = [Prose(f"Artifact SHA-256 {evidence.artifact}.")] if evidence.artifact else []
+    rows = []
+    for found in evidence.ledgers:
+        checks = dict(found.verification.checks)
+        state = found.verification.problem or f"valid; {checks.get('coverage and order', '')}"
+        rows.append([found.name, state, checks.get("chain", ""), found.against])
+    if rows:
+        note = "Every target once, in order; bytes and totals added up again; "
+        note += "every line's digest covers those before it."
+        columns = ("ledger", "verdict", "chain", "held against")
+        blocks.append(Table("Ledgers, recomputed", columns, rows, note))
+    else:
+        blocks.append(Prose("There is no ledger, so no score can be recomputed from its parts."))
+    audit = evidence.audit
+    if audit is None:
+        put = f"`pgolf audit ... --json > {run.folder.name}/{AUDIT}` puts one here."
+        return Section("evidence", "Evidence", [*blocks, Prose(f"No audit beside the run. {put}")])
+    columns = ("condition", "test", "verdict", "evidence")
+    tests = [[str(finding.get(key, "")) for key in columns] for finding in audit["findings"]]
+    verdict = "No violation found" if audit["ok"] else f"Violated: {', '.join(map(str, audit['violated']))}"
+    where = f"{audit.get('subject', '')} on {audit['targets']:,} targets, seed {audit['seed']}"
+    blocks.append(Prose(f"Audit of {where}: {verdict}.", "good" if audit["ok"] else "bad"))
+    blocks.append(Table(f"All {len(tests)} tests", columns, tests, folded=True))
+    return Section("evidence", "Evidence", blocks)

@@ -85,11 +85,7 @@ def estimate(recipe: Recipe) -> Estimate:
 
 
 def check_size(recipe: Recipe) -> None:
-    """Before any work with a recipe: see that a trained model could be packed at all.
-
-    Raises:
-        PgolfError: it has more parameters than an artifact can hold.
-    """
+    """PgolfError where a recipe has more parameters than an artifact can hold: before any work with it."""
     count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
     if count > MAX_ENTRIES:
         raise PgolfError(
@@ -99,24 +95,17 @@ def check_size(recipe: Recipe) -> None:
 
 
 def check_memory(recipe: Recipe, device: torch.device) -> None:
-    """Before training: see that the device could do it.
+    """PgolfError where training needs more memory than the device has.
 
     Counted is what is needed in any case: weights, gradients and momentum, a micro-batch, and of it what
     enters each layer. On the CPU twice the machine's memory is allowed, for there may be some on a disk.
-
-    Raises:
-        PgolfError: more is needed than is there.
     """
     on_cuda = device.type == "cuda"
     count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
     tokens = recipe.train.batch_tokens // recipe.train.micro_batches
     needed = 12 * count + tokens * (16 + (2 if on_cuda else 4) * recipe.model.width * recipe.model.layers)
-    if on_cuda:
-        there = allowed = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = machine_memory()
-        allowed = 2 * there
-    if needed > allowed:
+    there = torch.cuda.get_device_properties(device).total_memory if on_cuda else machine_memory()
+    if needed > (there if on_cuda else 2 * there):
         raise PgolfError(
             f"recipe {recipe.name}: training takes more than {_gib(needed)}, and {device} has {_gib(there)}; "
             "raise train.micro_batches, lower train.batch_tokens, or make the model smaller"
@@ -127,9 +116,8 @@ def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
     average = recipe.average.kind
     state = 0
     for name, shape in shapes.items():
-        copies = 2 + (
-            1 if row_of(name).optimizer == "matrix" else 2
-        )  # weight, gradient, momentum or two moments
+        # Weight, gradient, momentum or two moments.
+        copies = 3 if row_of(name).optimizer == "matrix" else 4
         copies += {"none": 0, "ema": 1, "swa": 1, "swa_of_ema": 2}[average]
         # The exact weights beside the rounded ones.
         copies += recipe.qat.enabled and recipe.qat.grid == "export"
@@ -144,14 +132,12 @@ def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
 
 
 def activation_bytes(recipe: Recipe, mixed: bool) -> int:
-    """Bytes that autograd keeps of one micro-batch for the backward pass, weights not counted.
+    """Bytes that autograd keeps of one micro-batch for the backward pass, without weights; ``mixed``: in
+    bf16.
 
     The forward pass runs on fake tensors, which have shapes and no contents, so nothing is allocated and
-    every option of the model is counted as it is.
-
-    Args:
-        recipe: fake quantization inside the model (the int6 grid), if enabled, is taken as active.
-        mixed: compute in bf16 autocast, else in float32.
+    every option of the model is counted as it is. Fake quantization inside it (the int6 grid), if enabled, is
+    active.
     """
     # Takes a second to import, and few commands need it.
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -18,8 +18,13 @@ cell.json               of a study's run: which cell it is
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +32,7 @@ from torch import Tensor
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, load_recipe
-from pgolf.runs.provenance import provenance, session
+from pgolf.runtime.environment import environment
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import read_json
 from pgolf.runtime.locks import LOCK
@@ -36,6 +41,49 @@ from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import write_bytes, write_json
 from pgolf.train.checkpoint import CHECKPOINT
 from pgolf.train.run import Run
+
+
+def provenance(dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """The environment, the command and the data of a run, and its first session, as JSON values."""
+    first = session()
+    return {
+        "started": first["started"],
+        "command": first["command"],
+        "environment": environment(device),
+        "data": {
+            "folder": str(dataset.folder.resolve()),
+            "tokenizer_sha256": dataset.tokenizer.digest,
+            "fingerprint": dataset.fingerprint(),
+        },
+        "sessions": [first],
+    }
+
+
+def session() -> dict[str, Any]:
+    """One process that works on a run: when, by which command, where and as which job, as JSON values."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    found = {"started": now, "command": sys.argv, "host": socket.gethostname()}
+    return found | ({"job": job} if (job := scheduled_job()) else {})
+
+
+def scheduled_job() -> dict[str, Any]:
+    """Which job of a scheduler this process is part of: scheduler, id, restarts, nodes; empty if of none.
+
+    ``pgolf launch`` names its jobs in PGOLF_JOB, as SCHEDULER:ID; SLURM names all of its own.
+    """
+    scheduler, _, number = os.environ.get("PGOLF_JOB", "").partition(":")
+    slurm = os.environ.get("SLURM_JOB_ID")
+    if not number and slurm:
+        scheduler, number = "slurm", slurm
+    if scheduler != "slurm":
+        return {"scheduler": scheduler, "id": number} if number else {}
+    return {
+        "scheduler": scheduler,
+        "id": number,
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        "nodes": os.environ.get("SLURM_JOB_NODELIST", ""),
+    }
+
 
 LAUNCH, CELL = "launch", "cell.json"
 
@@ -48,11 +96,7 @@ def saved_recipe(folder: Path) -> Recipe | None:
 
 @contextlib.contextmanager
 def writing(path: Path | None, team: Team = SOLO) -> Iterator[None]:
-    """Work on a file that may lie in a run folder: then no other process writes into that run.
-
-    Raises:
-        PgolfError: another process works on this run.
-    """
+    """Work on a file that may lie in a run folder; PgolfError where another process works on that run."""
     parents = [] if path is None else path.absolute().parents
     run = next((folder for folder in parents if (folder / RECIPE).is_file()), None)
     with contextlib.nullcontext() if run is None else working_in(run, team):
@@ -71,12 +115,9 @@ def open_run(
 ) -> Run:
     """Prepare a folder for training and return the run, positioned where it has to go on.
 
-    A team that was restarted resumes without being told to.
-
-    Raises:
-        PgolfError: the folder holds another run, or one that ``resume`` was not given for, or another process
-            works on this run. It may, and is noticed, again as soon as this returns; ``working_in`` keeps it
-            away for longer.
+    A team that was restarted resumes without being told to. PgolfError where the folder holds another run, or
+    one that ``resume`` was not given for, or another process works on this run. It may, and is noticed, again
+    as soon as this returns; ``working_in`` keeps it away for longer.
     """
     resume = resume or team.restarted
     with working_in(folder, team):
@@ -85,7 +126,13 @@ def open_run(
             raise PgolfError(f"{folder}: {problem}")
         # Bad data shows here, before anything is written.
         run = Run(recipe, dataset, folder, device, initial, resume, team)
-        team.first(lambda: _begin_folder(run) if previous is None else record_session(folder))
+
+        def begin() -> None:
+            write_json(folder / PROVENANCE, provenance(dataset, device) | {"ranks": team.size})
+            # Written last: a folder with a recipe is a run that can be continued.
+            write_bytes(folder / RECIPE, recipe.to_toml().encode())
+
+        team.first(begin if previous is None else lambda: record_session(folder))
         return run
 
 
@@ -97,12 +144,6 @@ def _why_not(folder: Path, recipe: Recipe, previous: Recipe | None, resume: bool
     if previous is not None and previous != recipe:
         return f"was started with another recipe ({folder / RECIPE}); choose another --out"
     return "training is already finished; choose another --out" if is_trained(folder) else None
-
-
-def _begin_folder(run: Run) -> None:
-    write_json(run.folder / PROVENANCE, provenance(run.dataset, run.device) | {"ranks": run.team.size})
-    # Written last: a folder with a recipe is a run that can be continued.
-    write_bytes(run.folder / RECIPE, run.recipe.to_toml().encode())
 
 
 def record_session(folder: Path) -> None:

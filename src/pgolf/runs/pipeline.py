@@ -67,10 +67,8 @@ def run_all(
 
     Training and evaluation are shared by the team; the first rank packs, and only its result is complete. Of
     the evaluations those named in ``scores`` are made. The checkpoints after the steps in ``keep`` stay. In
-    the end the first rank has the ``report`` of the folder written, which is told of the data.
-
-    Raises:
-        PgolfError: something in the input is wrong; what was finished before stays usable.
+    the end the first rank has the ``report`` of the folder written, which is told of the data. PgolfError
+    where something in the input is wrong; what was finished before stays usable.
     """
     if unknown := [name for name in scores if name not in SCORES]:
         raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
@@ -118,8 +116,7 @@ def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:
 def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team: Team = SOLO) -> Dataset:
     """The given data, or the recipe's built-in corpus (prepared once, then reused).
 
-    Raises:
-        PgolfError: they are missing or wrong, or the recipe's model is too large for any of our jobs.
+    PgolfError where they are missing or wrong, or the recipe's model is too large for any of our jobs.
     """
     check_size(recipe)
     if data is not None:
@@ -131,15 +128,13 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
             )
         return dataset
     if recipe.data.corpus != "python":
-        raise PgolfError(
-            f"recipe {recipe.name}: has no corpus of its own; pass --data DIR (see `pgolf data --help`)"
-        )
+        remedy = "pass --data DIR (see `pgolf data --help`)"
+        raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; {remedy}")
     folder = built_in_corpus(recipe.model.vocab_size)
     if team.is_first and not (folder / "manifest.json").is_file():
         tell("collecting the English prose of this Python and training a tokenizer on it")
-    team.first(
-        lambda: prepare_python_corpus(folder, recipe.model.vocab_size, recipe.data.validation_fraction, tell)
-    )
+    wanted = recipe.model.vocab_size, recipe.data.validation_fraction
+    team.first(lambda: prepare_python_corpus(folder, *wanted, tell))
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 
@@ -187,10 +182,8 @@ def train_job(
     """Train in the run folder ``out``; with ``resume`` the recipe and the data are the run's own by default.
 
     With ``profile`` a few steps are profiled; the result then holds what was found, as ``profile``. A team
-    that was restarted resumes.
-
-    Raises:
-        PgolfError: no recipe, no data, or a folder that holds something else.
+    that was restarted resumes. PgolfError where recipe or data are missing, or the folder holds something
+    else.
     """
     resume = resume or team.restarted
     with working_in(out, team):
@@ -208,7 +201,11 @@ def train_job(
             data = recorded_data(out)
         dataset = job_dataset(recipe, data, tokenizer, team)
         check_memory(recipe, device)
-        start = None if initial is None else _initial_state(initial, recipe)
+        weights = None if initial is None else load_weights(initial)
+        if weights is not None:
+            # The new recipe's model must take these weights, whatever recipe they came from.
+            replace(weights, recipe=recipe).check()
+        start = None if weights is None else weights.state
         run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
         found: dict[str, Any] = {}
         trained = _train(run, profile_into=found if profile and team.is_first else None)
@@ -264,11 +261,7 @@ def _pack(
 
 
 def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
-    """Where a run's or file's training text is: the given data, the run's own, or the built-in corpus.
-
-    Raises:
-        PgolfError: it is not known.
-    """
+    """The given data, the run's or file's own, or the built-in corpus; PgolfError where it is not known."""
     folder = source if source.is_dir() else source.parent
     if data is None and recipe.data.corpus == "none":
         data = recorded_data(folder)
@@ -301,9 +294,8 @@ def eval_job(
     if mode not in MODES:
         raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
     weights = load_weights(source)
-    recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt"))
-    if stride is not None:
-        recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
+    strides = [] if stride is None else [f"evaluate.stride={stride}"]
+    recipe = weights.recipe.with_overrides([*overrides, *strides], ("evaluate", "ttt"))
     dataset = job_dataset(recipe, data, tokenizer, team)
     score = partial(evaluate_weights, weights, recipe, dataset, mode, device, team=team)
     with writing(ledger, team):
@@ -340,18 +332,8 @@ def import_job(
     return {"weights": str(out), "tensors": len(state), "parameters": parameters}
 
 
-def _initial_state(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
-    weights = load_weights(path)
-    # The new recipe's model must take these weights, whatever recipe they came from.
-    replace(weights, recipe=recipe).check()
-    return weights.state
-
-
 def _train(
-    run: Run,
-    keep: Collection[int] = (),
-    averaged: bool = True,
-    profile_into: dict[str, Any] | None = None,
+    run: Run, keep: Collection[int] = (), averaged: bool = True, profile_into: dict[str, Any] | None = None
 ) -> TrainResult:
     """Train with a bar; what a profiler finds, if asked for, goes into the mapping as ``profile``."""
     _warn(run.dataset)

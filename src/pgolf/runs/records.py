@@ -1,4 +1,4 @@
-"""Run folders as a reader sees them: found, read, filtered and sorted, finished or not, without weights."""
+"""Run folders as a reader sees them: found, read, filtered, sorted, compared; finished or not."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import fnmatch
 import operator
 import os
 import re
+import statistics
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
+from pgolf.evaluate.ledger import read_ledger
 from pgolf.recipe.files import nearest
 from pgolf.recipe.recipe import load_recipe, recipe_keys
 from pgolf.runs.folder import CELL, is_trained
@@ -36,9 +38,7 @@ class RunRecord:
     """The recipe's keys, dotted, defaults included if this version knows the recipe."""
     provenance: Mapping[str, Any]
     result: Mapping[str, Any]
-    """What ``result.json`` holds so far."""
     metrics: Sequence[Mapping[str, Any]]
-    """The entries of ``metrics.jsonl``."""
 
     @property
     def name(self) -> str:
@@ -109,17 +109,12 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run's folder.
-
-    Raises:
-        PgolfError: it is none, or one of its files is damaged.
-    """
+    """Read a run's folder; PgolfError where it is none, or one of its files is damaged."""
     if not folder.is_dir():
         raise PgolfError(f"{folder}: no such run folder")
     if not is_run(folder):
-        raise PgolfError(
-            f"{folder}: holds no run (no {RECIPE} with a {PROVENANCE}); name a folder of `pgolf run`"
-        )
+        lacking = f"holds no run (no {RECIPE} with a {PROVENANCE})"
+        raise PgolfError(f"{folder}: {lacking}; name a folder of `pgolf run`")
     result = read_result(folder) or {}
     made = read_json(folder / PROVENANCE)
     if not isinstance(made, dict):
@@ -149,10 +144,8 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
-    """All runs in a folder or below it, by path, and what is wrong with those that cannot be read.
-
-    Raises:
-        PgolfError: there is no such folder.
+    """All runs in a folder (which must be there) or below it, by path, and what is wrong with unreadable
+    ones.
     """
     if not root.is_dir():
         raise PgolfError(f"{root}: no such folder; name one that holds runs")
@@ -172,49 +165,41 @@ _ORDER: Mapping[str, Callable[[Any, Any], bool]]
 _ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
-@dataclass(frozen=True)
-class Condition:
-    """What ``--where`` asks for: a field or recipe key, a comparison, a value."""
+class Condition(NamedTuple):
+    """What ``--where`` asks for: a field or recipe key, and whether a run meets it."""
 
     key: str
-    comparison: str
-    value: str
-
-    def holds(self, run: RunRecord) -> bool:
-        """Whether a run meets it: numbers as such, words by the patterns * and ?; the unknown never does."""
-        found = run.field(self.key)
-        if found is None:
-            return False
-        wanted, known = _as_number(self.value), _as_number(found)
-        numeric, compare = None not in (wanted, known), _ORDER.get(self.comparison)
-        if compare is not None:
-            return compare(known, wanted) if numeric else compare(_word(found), self.value)
-        same = known == wanted if numeric else fnmatch.fnmatchcase(_word(found), self.value)
-        return same == (self.comparison == "=")
+    holds: Callable[[RunRecord], bool]
 
 
 def parse_condition(text: str) -> Condition:
-    """Read ``KEY=VALUE``, ``KEY!=VALUE``, ``KEY<VALUE`` and so on.
+    """Read ``KEY=VALUE``, ``KEY!=VALUE``, ``KEY<VALUE`` and so on; PgolfError for others and unknown keys.
 
-    Raises:
-        PgolfError: it is none of these, or the key is unknown.
+    Numbers are compared as such, words match the patterns * and ?; what a run lacks never meets a condition.
     """
     found = _CONDITION.match(text)
     if found is None:
-        raise PgolfError(
-            f"--where {text!r}: write it as KEY=VALUE or with !=, <, <=, > or >=, such as 'ttt<1.8'"
-        )
+        forms = "KEY=VALUE or with !=, <, <=, > or >=, such as 'ttt<1.8'"
+        raise PgolfError(f"--where {text!r}: write it as {forms}")
     key, comparison, value = found.groups()
     check_key(key, "--where")
-    return Condition(key, comparison, value)
+    wanted, compare = _as_number(value), _ORDER.get(comparison)
+
+    def holds(run: RunRecord) -> bool:
+        if (field := run.field(key)) is None:
+            return False
+        known = _as_number(field)
+        numeric = None not in (wanted, known)
+        if compare is not None:
+            return compare(known, wanted) if numeric else compare(_word(field), value)
+        same = known == wanted if numeric else fnmatch.fnmatchcase(_word(field), value)
+        return same == (comparison == "=")
+
+    return Condition(key, holds)
 
 
 def check_key(key: str, option: str) -> None:
-    """Make sure that runs have such a field.
-
-    Raises:
-        PgolfError: they have not.
-    """
+    """PgolfError where runs have no such field."""
     if key not in FIELDS and key not in recipe_keys():
         hint = nearest(key, FIELDS) or nearest(key, recipe_keys())
         raise PgolfError(f"{option} {key}: unknown{hint}; use {', '.join(FIELDS)} or a key of the recipe")
@@ -223,11 +208,7 @@ def check_key(key: str, option: str) -> None:
 def select(
     runs: Sequence[RunRecord], conditions: Sequence[Condition], sort: str | None = None
 ) -> list[RunRecord]:
-    """The runs that meet all conditions, sorted by a key (falling: ``-KEY``); the unknown comes last.
-
-    Raises:
-        PgolfError: the key is unknown.
-    """
+    """The runs that meet all conditions, sorted by a known key (falling: ``-KEY``), what lacks it last."""
     kept = [run for run in runs if all(condition.holds(run) for condition in conditions)]
     if sort is None:
         return kept
@@ -253,3 +234,107 @@ def _as_number(value: Value) -> float | None:
 
 def _word(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# (name, part of the result, key)
+_FIGURES = (
+    *(("bytes with code", "pack", "total_bytes"), ("artifact bytes", "pack", "model_bytes")),
+    *(("cap", "pack", "cap"), ("train seconds", "train", "seconds"), ("pack seconds", "pack", "seconds")),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing of two runs; None where a run does not have it."""
+
+    key: str
+    a: Any
+    b: Any
+
+    @property
+    def change(self) -> Any:
+        """Of two numbers b - a, if both are there."""
+        return None if self.a is None or self.b is None else self.b - self.a
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Everything in which two runs differ."""
+
+    a: str
+    b: str
+    recipe: list[Difference]
+    code: list[Difference]
+    """Version and digest of pgolf, versions of what it stands on, hardware."""
+    data: list[Difference]
+    metrics: list[Difference]
+    """Numbers that at least one of the two has, equal or not."""
+    notes: list[str]
+    """Why numbers may not compare."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; a metric also has its ``change``, b - a."""
+        metrics = [vars(metric) | {"change": metric.change} for metric in self.metrics]
+        return asdict(self) | {"metrics": metrics}
+
+
+def diff_runs(a: RunRecord, b: RunRecord) -> Diff:
+    """Compare two runs."""
+    names = ("environment", "data")
+    code, data = (
+        _differences(*(flattened(run.provenance.get(name) or {}) for run in (a, b))) for name in names
+    )
+    # Evaluations that both have, but of different texts.
+    texts = [Difference(f"text of {name}", _text(a, name), _text(b, name)) for name in EVALUATIONS]
+    data += [text for text in texts if None not in (text.a, text.b) and text.a != text.b]
+    metrics = [metric for metric in _metrics(a, b) if metric.a is not None or metric.b is not None]
+    recipe = _differences(a.recipe, b.recipe)
+    return Diff(str(a.folder), str(b.folder), recipe, code, data, metrics, _notes(a, b))
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    return [Difference(key, a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)]
+
+
+def _text(run: RunRecord, name: str) -> Any:
+    try:
+        return read_ledger(run.folder / f"ledger.{name}.jsonl")[0].get("data")
+    except PgolfError:
+        return None  # It was not written, or is damaged: then it says nothing about the text.
+
+
+def _metrics(a: RunRecord, b: RunRecord) -> list[Difference]:
+    found = [Difference("steps", a.steps, b.steps)]
+    for key, name in (("train_loss", "training loss"), ("val_bpb", "validation BPB")):
+        one, other = ({entry["step"]: entry[key] for entry in run.metrics if key in entry} for run in (a, b))
+        if common := one.keys() & other.keys():
+            last = max(common)
+            found.append(Difference(f"{name} at step {last}", float(one[last]), float(other[last])))
+    if any(metric.key.startswith("training loss") for metric in found):
+        found.append(Difference("tokens per second (median)", _median_rate(a), _median_rate(b)))
+    for name in EVALUATIONS:
+        # A validation in the middle of training is no score of the raw weights.
+        scores = (run.score(name) if name in run.evaluations else None for run in (a, b))
+        found.append(Difference(f"{name} BPB", *scores))
+    for name, part, key in _FIGURES:
+        found.append(Difference(name, *(run.result.get(part, {}).get(key) for run in (a, b))))
+    return found
+
+
+def _median_rate(run: RunRecord) -> float | None:
+    rates = [float(entry["tokens_per_second"]) for entry in run.metrics if "tokens_per_second" in entry]
+    return statistics.median_high(rates) if rates else None
+
+
+def _notes(a: RunRecord, b: RunRecord) -> list[str]:
+    unfinished = [run for run in (a, b) if run.state != "finished"]
+    notes = [f"{run.folder}: {run.state}, {run.steps} steps so far" for run in unfinished]
+    if a.folder.resolve() == b.folder.resolve():
+        return ["A and B are the same run", *notes[:1]]
+    for name in EVALUATIONS:
+        one, other = a.evaluations.get(name), b.evaluations.get(name)
+        if one and other and (one["targets"], one["bytes"]) != (other["targets"], other["bytes"]):
+            first = f"{one['targets']:,} targets ({one['bytes']:,} bytes)"
+            second = f"{other['targets']:,} ({other['bytes']:,})"
+            notes.append(f"the {name} scores do not compare: {first} against {second}")
+    return notes

@@ -1,24 +1,51 @@
-"""What a study found: tables of every term, tests against the baseline, curves, and lines that sum up."""
+"""What a study found: its cells side by side, tests against the baseline, curves, lines that sum up."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 from pgolf.evaluate.evaluations import EVALUATIONS
-from pgolf.report.content import LineChart, Table
+from pgolf.report.content import (
+    Block,
+    Card,
+    LineChart,
+    Listing,
+    Report,
+    Section,
+    Statements,
+    Table,
+    Value,
+    p_text,
+    signed,
+)
 from pgolf.report.content import Series as Line
-from pgolf.report.numbers import Value
-from pgolf.runtime.files import read_json
-from pgolf.runtime.run_files import PROVENANCE
-from pgolf.study.cells import Cell
-from pgolf.study.comparison import comparison
+from pgolf.report.run_report import score_steps, validation_points
+from pgolf.runtime.files import read_json, read_text
+from pgolf.runtime.run_files import METRICS, PROVENANCE
+from pgolf.study.cells import TERMS, Cell, Group, diverged, groups_of, quantity, read_cells, term_tables
 from pgolf.study.fits import FORMS, Fit, NoFit, fit
-from pgolf.study.groups import TERMS, Group, diverged, groups_of, quantity, term_tables
+from pgolf.study.runner import STUDY
 from pgolf.study.series import Series, rate_table, series_of, settings, statement, training_of, trend_table
-from pgolf.study.statistics import LEVEL, detectable, sample
+from pgolf.study.statistics import (
+    LEVEL,
+    MARGIN,
+    MOST_SEEDS,
+    RECORD_LEVEL,
+    TTest,
+    adjusted,
+    detectable,
+    paired,
+    record_claim,
+    sample,
+    seeds_needed,
+    welch,
+)
+from pgolf.train.metrics import read_metrics
 
 _FIT_COLUMNS = (
     *("quantity", "over", "form", "levels off at", "low", "high", "exponent or constant"),
@@ -26,8 +53,7 @@ _FIT_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Analysis:
+class Analysis(NamedTuple):
     """Everything that was found in a study."""
 
     title: str
@@ -155,3 +181,159 @@ def _fit_line(series: Series, found: Sequence[Fit | NoFit]) -> str:
         return f"{begin}: no curve is fitted: {'; '.join(reasons)}."
     errors = " against ".join(f"{curve.leave_one_out:.2g}" for curve in curves)
     return f"{begin}: the {curves[0].form} {curves[0].formula} predicts left-out points best ({errors})."
+
+
+_MOST_LINES, _FIRST_STATEMENTS = 12, 10
+
+
+def study_page(folder: Path) -> Report:
+    """The report of the study in a folder."""
+    cells = read_cells(folder)
+    return study_report(folder, cells, analyse(cells))
+
+
+def study_report(study: Path, cells: Sequence[Cell], analysis: Analysis) -> Report:
+    """A report of a study, all of whose cells may still be waiting."""
+    scored = [cell for cell in cells if cell.scores]
+    first, rest = analysis.statements[:_FIRST_STATEMENTS], analysis.statements[_FIRST_STATEMENTS:]
+    more = [Statements(rest, f"{len(rest)} more", folded=True)] if rest else []
+    sections = [Section("findings", "Findings", [Statements(first), *more])] if first else []
+    sections.append(Section("cells", "Cells", _cells(cells, scored)))
+    if analysis.curves or analysis.tables:
+        sections.append(Section("analysis", "Analysis", [*analysis.curves, *analysis.tables]))
+    if (study / STUDY).is_file():
+        lines = read_text(study / STUDY).rstrip().splitlines()
+        sections.append(Section("study", "The study", [Listing(lines, "toml")]))
+    return Report(study.resolve().name, f"A study of {len(cells)} cells.", _cards(cells, scored), sections)
+
+
+def _final(cell: Cell) -> float:
+    """The score of the last evaluation that a cell has."""
+    return [cell.scores[name] for name in EVALUATIONS if name in cell.scores][-1]
+
+
+def _cards(cells: Sequence[Cell], scored: Sequence[Cell]) -> list[Card]:
+    cards = []
+    if scored:
+        best = min(scored, key=_final)
+        cards.append(Card("best BPB", f"{_final(best):.4f}", f"{best.label}, seed {best.seed}"))
+    finished, failed = (sum(cell.status == status for cell in cells) for status in ("finished", "failed"))
+    share = finished / max(len(cells), 1)
+    cards.append(Card("finished", f"{finished} of {len(cells)}", "cells", share))
+    if failed:
+        cards.append(Card("failed", f"{failed}", "cells", mood="bad"))
+    return [*cards, Card("seeds", f"{len({cell.seed for cell in cells})}")]
+
+
+def _cells(cells: Sequence[Cell], scored: Sequence[Cell]) -> list[Block]:
+    best = min(scored, key=_final) if scored else None
+    rows: list[list[Value]] = []
+    for cell in cells:
+        scores = (cell.scores.get(name) for name in EVALUATIONS)
+        rows.append([cell.name, cell.label, cell.seed, cell.error or cell.status, *scores, cell.bytes])
+    columns = ("cell", "changes", "seed", "state", *EVALUATIONS, "bytes")
+    note = f"Scores in bits per byte. The best is {best.label}, seed {best.seed}." if best else ""
+    steps = score_steps(best.scores) if best else []
+    return [*steps, *_validations(scored), Table("All cells", columns, rows, note)]
+
+
+def _validations(scored: Sequence[Cell]) -> list[Block]:
+    """Validation by step, one colour for each choice, whatever the seed; of many cells the first."""
+    labels = list(dict.fromkeys(cell.label for cell in scored))
+    lines = []
+    for cell in scored[:_MOST_LINES]:
+        if points := validation_points(read_metrics(cell.folder / METRICS)):
+            lines.append(Line(cell.label, points, "dots", labels.index(cell.label)))
+    note = f"The first {_MOST_LINES} of {len(scored)} cells." if len(scored) > _MOST_LINES else ""
+    chart = LineChart("Validation of last weights", "step", "bits per byte", lines, note=note)
+    return [chart] if lines else []
+
+
+_TEST_COLUMNS = (
+    *("cell", "seeds", "difference", "low", "high", "test", "p", "p (Holm)", "p (Welch)"),
+    *("verdict", "seeds needed"),
+)
+_RULE = ("cell", "improvement", "p (Welch)", "p (paired)", "pairs", "record rule", "seeds needed", "why")
+
+
+def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[str], list[Table]]:
+    """A line for each group, and the tables of all tests."""
+    tests = [_test(base, group, score) for group in others]
+    family = sum(test is not None for test in tests)
+    corrected = f", Holm for {family} tests" if family > 1 else ""
+    said, rows, records = list[str](), list[list[Value]](), list[list[Value]]()
+    for group, test, p in zip(others, tests, adjusted(tests), strict=True):
+        row, line = _tested(base, group, score, test, p, corrected)
+        rows.append(row)
+        said.append(line)
+        if why_not := _no_record(base, group, score):
+            records.append([group.label, None, None, None, None, "not asked", None, why_not])
+            continue
+        claim = record_claim(group.losses(score), base.losses(score))
+        p_values = (None if found is None else p_text(found.p) for found in (claim.welch, claim.paired))
+        verdict = "holds" if claim.record else "does not hold"
+        end = (claim.pairs, verdict, claim.seeds_needed, claim.why)
+        records.append([group.label, claim.improvement, *p_values, *end])
+        if claim.welch is not None and claim.improvement > claim.margin:
+            said.append(f"{group.label} as a record over {base.label}: {claim.why}")
+    title = EVALUATIONS[score].title
+    note = (
+        f"Of the {title} score in bits per byte, cell minus baseline ({base.label}): negative is better. "
+        "low and high: 95 % interval, each by itself. Two-sided; paired where both have the same seeds, "
+        f"Welch otherwise; significant: p (Holm) < {LEVEL:g}. seeds needed: a side, to find a true "
+        f"difference as large as this one at p < {LEVEL:g} with 80 % chance; a dash if over "
+        f"{MOST_SEEDS:,} or unknown."
+    )
+    rule = (
+        f"Improvement of the {title} loss on the baseline ({base.label}) in nats per target. The rule: more "
+        f"than {MARGIN:g} nats better at p < {RECORD_LEVEL:g}; one-sided tests of that margin, Welch's and, "
+        "with the same seeds, the paired one. Nothing is corrected for having tried several cells: confirm "
+        "the best with new seeds."
+    )
+    against = Table(f"Against the baseline: {base.label}", _TEST_COLUMNS, rows, note, 5)
+    return said, [against, Table("Record rule", _RULE, records, rule, 5)]
+
+
+def _other_text(base: Group, group: Group, score: str) -> bool:
+    return group.scope(score, "bytes") != base.scope(score, "bytes")
+
+
+def _test(base: Group, group: Group, score: str) -> TTest | None:
+    """Paired where both sides hold the same seeds, Welch's otherwise: by the plan, not by the outcome."""
+    new, old = group.by_seed(score), base.by_seed(score)
+    if _other_text(base, group, score):
+        return None
+    if set(new) == set(old):
+        return paired([new[seed] for seed in old], list(old.values()))
+    return welch(list(new.values()), list(old.values()))
+
+
+def _tested(
+    base: Group, group: Group, score: str, test: TTest | None, p: float | None, corrected: str
+) -> tuple[list[Value], str]:
+    """A row of the table of tests, and the line that says it."""
+    new, old = group.values(score), base.values(score)
+    other, difference, needed = welch(new, old), fmean(new) - fmean(old), None
+    size = f"{group.label}: {signed(difference)} {quantity(score)} against {base.label}"
+    found: list[Value] = [None] * 5
+    if test is None or p is None:
+        why = "one seed" if min(len(new), len(old)) < 2 else "seeds without any spread"
+        verdict, line = "not tested", f"{size}; {why}: noise unknown."
+    else:
+        verdict = "significant" if p < LEVEL else "not significant"
+        found = [test.low, test.high, test.kind, p_text(test.p), p_text(p)]
+        needed = seeds_needed(test.difference, test.deviation, pairs=test.kind == "paired")
+        line = f"{size}, {verdict} ({test.kind} {p_text(p)}{corrected})."
+    if _other_text(base, group, score):
+        line = f"{group.label} scored other text than {base.label}: they are not compared."
+    begin = (group.label, f"{len(new)} and {len(old)}", difference)
+    return [*begin, *found, None if other is None else p_text(other.p), verdict, needed], line
+
+
+def _no_record(base: Group, group: Group, score: str) -> str:
+    """Why the record rule cannot be asked of two groups; empty if it can."""
+    if any("step" in cell.changes for cell in (*base.cells, *group.cells)):
+        return "moments of runs, not runs"
+    if any(group.scope(score, what) != base.scope(score, what) for what in ("targets", "bytes")):
+        return "nats per target of other targets: another tokenizer or another text"
+    return ""

@@ -3,19 +3,26 @@
 * ``OUT/study.toml``: the study as it was asked for.
 * ``OUT/cells/NAME/cell.json``: what the cell is; once it is over, how it ended.
 * ``OUT/cells/NAME/...``: its run folder.
+
+Finished cells with the same changes are a group; its scores are made up of terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
 
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluations import EVALUATIONS
+from pgolf.report.content import Table, Value
 from pgolf.runs.folder import CELL
 from pgolf.runtime.files import read_json
 from pgolf.runtime.run_files import RESULT, read_result
+from pgolf.study.statistics import sample
 
 CELLS = "cells"
 
@@ -27,8 +34,7 @@ def label_of(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in changes.items()) or "base"
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One run of a study."""
 
     name: str
@@ -62,11 +68,7 @@ class Cell:
 
 
 def read_cells(study: Path) -> list[Cell]:
-    """All cells of a study's folder, in the order of the study.
-
-    Raises:
-        PgolfError: it is no study's folder, or one of its files is damaged.
-    """
+    """All cells of a study's folder, in its order; PgolfError where it is none, or a file is damaged."""
     paths = sorted((study / CELLS).glob(f"*/{CELL}"))
     if not paths:
         raise PgolfError(f"{study}: holds no study; make one with `pgolf study FILE.toml --out {study}`")
@@ -85,3 +87,123 @@ def read_cells(study: Path) -> list[Cell]:
             raise PgolfError(f"{folder / RESULT}: is missing; {again}")
         placed.append((int(place), Cell(folder.name, changes, int(seed), folder, status, result, error)))
     return [cell for _, cell in sorted(placed, key=lambda entry: entry[0])]
+
+
+GAINS = {
+    "averaging gain": ("raw", "float"),
+    "quantization gap": ("packed", "float"),
+    "sliding gain": ("packed", "sliding"),
+    "TTT gain": ("sliding", "ttt"),
+}
+"""Differences, first minus second, of two evaluations that differ in one thing. A gain is positive where the
+score got better; the gap where it got worse: it compares packed with averaged float weights, both with
+standard windows.
+"""
+TERMS = (*EVALUATIONS, *GAINS, "bytes")
+_COLUMNS = (*(entry.title for entry in EVALUATIONS.values()), *GAINS, "bytes")
+_NOTE = (
+    "Bits per byte; bytes of the artifact. averaging gain = raw - averaged; quantization gap = packed - "
+    "averaged, both with standard windows; sliding gain = packed - sliding; TTT gain = sliding - TTT; each "
+    "within one run."
+)
+
+
+def terms_of(cell: Cell) -> dict[str, float]:
+    """Its scores in bits per byte, the GAINS that they give, and "bytes", code included."""
+    scores = cell.scores
+    pairs = {name: pair for name, pair in GAINS.items() if set(pair) <= set(scores)}
+    gains = {name: scores[first] - scores[second] for name, (first, second) in pairs.items()}
+    return scores | gains | ({} if cell.bytes is None else {"bytes": cell.bytes})
+
+
+def quantity(name: str) -> str:
+    """One of TERMS with its unit."""
+    if name == "bytes":
+        return "artifact in bytes"
+    return f"{EVALUATIONS[name].title} bits per byte" if name in EVALUATIONS else f"{name} in bits per byte"
+
+
+class Group(NamedTuple):
+    """The finished cells with the same changes: one recipe, several seeds."""
+
+    label: str
+    cells: Sequence[Cell]
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """One of TERMS by seed, of the seeds that have it."""
+        found = {cell.seed: terms_of(cell).get(name) for cell in self.cells}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def values(self, name: str) -> list[float]:
+        """The same without the seeds."""
+        return list(self.by_seed(name).values())
+
+    def mean(self, name: str) -> float | None:
+        """Mean over the seeds; of fewer seeds than the other terms it would not add up with theirs."""
+        values = self.values(name)
+        return fmean(values) if len(values) == len(self.cells) else None
+
+    def scored(self, evaluation: str) -> dict[int, Mapping[str, Any]]:
+        """What ``result.json`` says of an evaluation, by seed."""
+        found = {cell.seed: (cell.result or {})["evaluations"].get(evaluation) for cell in self.cells}
+        return {seed: score for seed, score in found.items() if score is not None}
+
+    def losses(self, evaluation: str) -> dict[int, float]:
+        """``val_loss`` by seed, nats per target."""
+        return {seed: float(score["val_loss"]) for seed, score in self.scored(evaluation).items()}
+
+    def scope(self, evaluation: str, what: str) -> set[int]:
+        """How many "targets" or "bytes" an evaluation covers; one number where all runs scored the same."""
+        return {int(score.get(what, 0)) for score in self.scored(evaluation).values()}
+
+
+def diverged(cell: Cell) -> bool:
+    """Whether a finished cell has a score that is no number."""
+    return not all(map(math.isfinite, cell.scores.values()))
+
+
+def groups_of(cells: Sequence[Cell]) -> list[Group]:
+    """The cells that have scores."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.status == "finished" and not diverged(cell):
+            found.setdefault(cell.label, []).append(cell)
+    return [Group(label, members) for label, members in found.items()]
+
+
+def term_tables(groups: Sequence[Group]) -> list[Table]:
+    """Every term: means, spreads where there are several seeds, and every run."""
+    means, spreads, runs = list[list[Value]](), list[list[Value]](), list[list[Value]]()
+    for group in groups:
+        *terms, size = (group.mean(name) for name in TERMS)
+        means.append([group.label, len(group.cells), *terms, None if size is None else round(size)])
+        if len(group.cells) > 1:
+            every = (group.values(name) for name in TERMS)
+            deviations = (sample(values).deviation if values else None for values in every)
+            spreads.append([group.label, len(group.cells), *deviations])
+        runs += [[group.label, cell.seed, *map(terms_of(cell).get, TERMS)] for cell in group.cells]
+    note = "Standard deviation with n - 1; of a difference it is that of the runs' differences."
+    columns = ("cell", "seeds", *_COLUMNS)
+    spread = Table("Every term, standard deviation over seeds", columns, spreads, note, 5)
+    return [
+        Table("Every term, mean over seeds", columns, means, _NOTE),
+        *([spread] if spreads else []),
+        Table("Every term, every run", ("cell", "seed", *_COLUMNS), runs, _NOTE),
+        step_table(groups),
+    ]
+
+
+def step_table(groups: Sequence[Group]) -> Table:
+    """How each group's score comes about step by step, from the evaluations that all of its seeds have."""
+    rows: list[list[Value]] = []
+    entries = list(EVALUATIONS.values())
+    for group in groups:
+        means = [(place, group.mean(entry.name)) for place, entry in enumerate(entries)]
+        made = [(place, mean) for place, mean in means if mean is not None]
+        for (before, first), (after, last) in itertools.pairwise(made):
+            steps = " and ".join(entry.step for entry in entries[before + 1 : after + 1])
+            ends = entries[before].title, entries[after].title
+            rows.append([group.label, *ends, first, last, steps, last - first])
+    columns = ("cell", "from", "to", "before", "after", "step", "change")
+    note = "Means over seeds, bits per byte. Steps without a score between them are not told apart."
+    return Table("Step by step", columns, rows, note)

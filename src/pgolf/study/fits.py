@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,8 +23,7 @@ FORMS: tuple[Form, ...] = ("power law", "saturation")
 FEWEST = 4
 """Different x that a fit of three parameters needs: one more than it would go through exactly."""
 COVERAGE = 0.95
-_GRID = 601
-_LINE_POINTS = 60
+_GRID, _LINE_POINTS = 601, 60
 # Exponents outside are no power laws that a study could tell from a logarithm or from a step.
 _EXPONENTS = (0.01, 20.0)
 # Time constants from a small part of the smallest gap to many times the range, where the curve is straight.
@@ -42,8 +40,7 @@ class Parameter(NamedTuple):
     high: float | None
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """A curve ``y = a + b * x**-shape`` (power law) or ``y = a + b * exp(-x / shape)`` (saturation)."""
 
     form: Form
@@ -75,11 +72,9 @@ class NoFit(NamedTuple):
 def fit(points: Sequence[tuple[float, float]], form: Form) -> Fit | NoFit:
     """Fit one form to points (x, y), x positive; several may share an x (seeds). Or why there is no curve."""
     x, y = (np.array([point[side] for point in points], dtype=np.float64) for side in (0, 1))
-    different = len(np.unique(x))
-    if different < FEWEST:
-        return NoFit(
-            form, f"too few points: {different} different x, three parameters need at least {FEWEST}"
-        )
+    if (different := len(np.unique(x))) < FEWEST:
+        needed = f"three parameters need at least {FEWEST}"
+        return NoFit(form, f"too few points: {different} different x, {needed}")
     if x.min() <= 0:
         return NoFit(form, "x has to be positive")
     if np.ptp(y) <= 1e-12 * np.abs(y).max():
@@ -88,25 +83,25 @@ def fit(points: Sequence[tuple[float, float]], form: Form) -> Fit | NoFit:
     best, at_edge = squares.best()
     if at_edge:
         what = "exponent" if form == "power law" else "constant"
-        return NoFit(
-            form, f"the points do not bend like a {form}: its best {what} has no finite value above 0"
-        )
+        never = f"its best {what} has no finite value above 0"
+        return NoFit(form, f"the points do not bend like a {form}: {never}")
     profile = _Profile(squares, best)
-    b = float(profile.lines.f[0] / squares.basis(x.min(), np.array([best]))[0])
-    line = profile.line(np.geomspace(x.min(), x.max(), _LINE_POINTS))
+    first = x.min() ** -best if form == "power law" else np.exp(-x.min() / best)
+    b, line = float(profile.lines.f[0] / first), profile.line(np.geomspace(x.min(), x.max(), _LINE_POINTS))
     return Fit(form, profile.level(), b, profile.shape(), _left_out_error(form, x, y), line)
 
 
 class _Lines(NamedTuple):
-    """Least squares of ``y = a + f * g`` for each of S shapes, g being the scaled basis."""
+    """Least squares of ``y = a + f * g`` for each of S shapes, g being the scaled basis; all (S,).
+
+    ``g_square`` is the sum of squares of g around its mean, ``sums`` the sum of squares that is left.
+    """
 
     a: Array
     f: Array
     g_mean: Array
     g_square: Array
-    """Sum of squares of g around its mean."""
     sums: Array
-    """Sums of squares that are left."""
 
 
 class _Squares:
@@ -117,10 +112,6 @@ class _Squares:
         gap, reach = np.diff(np.unique(x)).min(), np.ptp(x)
         constants = (_CONSTANTS[0] * float(gap), _CONSTANTS[1] * float(reach))
         self.shapes = np.geomspace(*(_EXPONENTS if form == "power law" else constants), _GRID)
-
-    def basis(self, x: float, shapes: Array) -> Array:
-        """(S,): the basis at one x."""
-        return np.asarray(x**-shapes if self.form == "power law" else np.exp(-x / shapes))
 
     def scaled(self, x: Array, shapes: Array) -> Array:
         """(S, N): the basis divided by its value at the first x, so that tiny numbers lose no digits."""

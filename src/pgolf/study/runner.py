@@ -7,15 +7,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pgolf.errors import Interrupted, PgolfError
-from pgolf.launch.jobs import RunJob
-from pgolf.launch.local import Outcome, Place, run_queue
+from pgolf.launch.jobs import Outcome, Place, RunJob, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
-from pgolf.report.markdown import write_report
+from pgolf.report.job import write_report
 from pgolf.runs.estimate import check_size
 from pgolf.runs.folder import CELL, LAUNCH, saved_recipe
 from pgolf.runs.pipeline import job_dataset, run_all
@@ -26,26 +25,23 @@ from pgolf.runtime.paths import write_error
 from pgolf.runtime.progress import stderr, tell
 from pgolf.runtime.run_files import PROVENANCE
 from pgolf.runtime.writing import remove_file, write_bytes, write_json
+from pgolf.study import sharing
 from pgolf.study.cells import CELLS, Status
-from pgolf.study.order import Progress, Shares, Start
 from pgolf.study.spec import Planned, Study
-from pgolf.study.trunk import begin_at_step, begin_on_trunk, begin_trained, clear_half_begun, remove_snapshots
 
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
-_BEGIN = {"training": begin_trained, "trunk": begin_on_trunk, "moment": begin_at_step}
+_BEGIN = {"training": sharing.begin_trained, "trunk": sharing.begin_on_trunk, "moment": sharing.begin_at_step}
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
 Launcher = Callable[[Sequence[RunJob], Callable[[Outcome], None]], bool]
 
 
-@dataclass(frozen=True)
-class Workplace:
+class Workplace(NamedTuple):
     """A study's folder, and what its runs are given."""
 
     out: Path
     data: Path | None = None
     tokenizer: Path | None = None
     device: str | None = None
-    """As in --device."""
 
     def folder(self, cell: Planned) -> Path:
         """A cell's run folder."""
@@ -77,9 +73,8 @@ class Comparison:
 def compare(study: Study, place: Workplace) -> Comparison:
     """What a run of the study would find; writes nothing but the recipes' own corpora.
 
-    Raises:
-        PgolfError: the data are missing or wrong for a cell, or the folder holds something else than this
-            study, or cells of the same name with other recipes or other data.
+    PgolfError where the data are missing or wrong for a cell, or the folder holds something else than this
+    study, or cells of the same name with other recipes or other data.
     """
     begun = place.out.is_dir() and any(not path.name.startswith(LOCK) for path in place.out.iterdir())
     if begun and not (place.out / STUDY).is_file():
@@ -118,8 +113,7 @@ def _corpus(cell: Planned) -> tuple[int, str, float]:
     return cell.recipe.model.vocab_size, cell.recipe.data.corpus, cell.recipe.data.validation_fraction
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(NamedTuple):
     """One call that works on a study."""
 
     study: Study
@@ -133,9 +127,8 @@ class Session:
     def run(self) -> None:
         """Do every cell that is not finished; cells that failed before are tried again.
 
-        Raises:
-            Interrupted: asked to stop; what is finished stays, and the same call goes on.
-            PgolfError: see ``compare``, or another process works on this study.
+        Interrupted where asked to stop: what is finished stays, and the same call goes on. PgolfError: see
+        ``compare``, or another process works on this study.
         """
         study, place = self.study, self.place
         before = compare(study, place)
@@ -148,13 +141,13 @@ class Session:
             self._rounds([cell for cell in study.cells if cell.name not in before.finished])
             if all(place.job(study, cell).is_finished() for cell in study.cells):
                 for cell in study.cells:
-                    remove_snapshots(place.folder(cell))
+                    sharing.remove_snapshots(place.folder(cell))
 
     def _rounds(self, pending: list[Planned]) -> None:
         """Round after round, until nothing is left that has not been tried."""
-        shares = Shares(self.study.cells)
+        shares = sharing.Shares(self.study.cells)
         while pending:
-            progress = Progress.read(self.place.out / CELLS, self.study.cells)
+            progress = sharing.Progress.read(self.place.out / CELLS, self.study.cells)
             starts, hopeless = shares.next_round(pending, progress)
             for cell in hopeless:
                 why = f"the run kept no checkpoint after step {cell.step}"
@@ -166,11 +159,11 @@ class Session:
             gone = {cell.name for cell in hopeless} | {start.cell.name for start in starts}
             pending = [cell for cell in pending if cell.name not in gone]
 
-    def _begin(self, start: Start) -> RunJob | None:
+    def _begin(self, start: sharing.Start) -> RunJob | None:
         job = self.place.job(self.study, start.cell, start.keep)
         try:
             with working_in(job.out):
-                clear_half_begun(job.out)
+                sharing.clear_half_begun(job.out)
                 if start.source is not None:
                     source = self.place.folder(start.source.cell)
                     _BEGIN[start.source.kind](source, start.source.step or 0, job.out, job.recipe)

@@ -14,15 +14,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from pgolf.report.content import Table
-from pgolf.report.numbers import Value, number, p_text
+from pgolf.report.content import Table, Value, number, p_text
 from pgolf.runs.records import recipe_keys_of
 from pgolf.runtime.run_files import METRICS, RECIPE
 from pgolf.study.cells import Cell
-from pgolf.study.statistics import LEVEL, TTest, adjusted, contrast, mean_of, paired, sample, welch
+from pgolf.study.statistics import LEVEL, TTest, adjusted, contrast, paired, sample, welch
 from pgolf.train.metrics import read_metrics
 
 Values = Mapping[int, float]
@@ -37,13 +36,10 @@ _TRENDS = (
     *("quantity", "over", "values", "first", "last", "rate", "per", "lowest", "at", "direction", "change"),
     *("significant", "change of rate", "p"),
 )
-_RATES = (
-    *("quantity", "over", "from", "to", "seeds", "at first", "at last", "change", "±", "per", "p (Holm)"),
-)
+_RATES = ("quantity", "over", "from", "to", "seeds", "at first", "at last", "change", "±", "per", "p (Holm)")
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """A quantity measured at several values of x."""
 
     quantity: str
@@ -61,7 +57,7 @@ class Series:
     @property
     def means(self) -> list[float]:
         """Mean over seeds at each x."""
-        return [mean_of(list(values.values())) for _, values in self.levels]
+        return [fmean(values.values()) for _, values in self.levels]
 
     @property
     def points(self) -> list[tuple[float, float]]:
@@ -220,7 +216,7 @@ def rate_table(every: Sequence[Series]) -> Table:
             shared = [seed for seed in before if seed in after and series.within_runs]
             own = [(after[seed] - before[seed]) / (end - start) * series.unit for seed in shared]
             spread = sample(own).deviation if own else None
-            means = (mean_of(list(values.values())) for values in (before, after))
+            means = (fmean(values.values()) for values in (before, after))
             numbers = (_whole(start), _whole(end), len(after), *means, rate, spread, series.unit_name)
             rows.append([series.quantity, series.x_name, *numbers, None if p is None else p_text(p)])
     note = "Means over seeds. ± is the standard deviation over seeds of the runs' own changes."

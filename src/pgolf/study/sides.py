@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,15 +18,13 @@ from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.evaluate.ledger import read_header, read_ledger
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runtime.run_files import RECIPE, RESULT, read_result
-from pgolf.study.record import Losses
-from pgolf.study.statistics import LEVEL, quantile, two_sided
+from pgolf.study.statistics import LEVEL, Losses, quantile, two_sided
 
 MOST_STRETCHES, FEWEST_STRETCHES = 50, 10
 """Neighbouring ranges are alike, so they are joined to few long stretches, which are nearly independent."""
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """Losses of one recipe."""
 
     names: Sequence[str]
@@ -48,9 +45,8 @@ class Side:
 def read_side(names: Sequence[str], evaluation: str) -> Side:
     """Read run folders, or numbers, as one side of a comparison.
 
-    Raises:
-        PgolfError: folders and numbers are mixed, a folder holds no finished run with this evaluation, two
-            runs have the same seed, or runs differ in more than the seed or in the text that they scored.
+    PgolfError where folders and numbers are mixed, a folder holds no finished run with this evaluation, two
+    runs have the same seed, or runs differ in more than the seed or in the text that they scored.
     """
     given = [number for name in names if (number := _number(name)) is not None]
     if given and len(given) < len(names):
@@ -72,11 +68,8 @@ def read_side(names: Sequence[str], evaluation: str) -> Side:
 
 
 def check_comparable(new: Side, old: Side) -> None:
-    """Make sure that both sides are of different runs that scored the same text, as far as known.
-
-    Raises:
-        PgolfError: they did not (nats per target of different targets cannot be compared), or a run is on
-            both sides.
+    """PgolfError where a run is on both sides, or they scored different texts, as far as known: nats per
+    target of different targets cannot be compared.
     """
     if new.text is not None and old.text is not None:
         others = {Path(name).resolve() for name in new.names}
@@ -108,16 +101,13 @@ def _read(folder: Path, evaluation: str) -> tuple[int, str, float, dict[str, Any
     """Seed, digest of the recipe without it, loss, and what was scored."""
     for name in (RESULT, RECIPE):
         if not (folder / name).is_file():
-            raise PgolfError(
-                f"{folder}: holds no finished run ({name} is missing); make one with `pgolf run`"
-            )
+            lacking = f"holds no finished run ({name} is missing)"
+            raise PgolfError(f"{folder}: {lacking}; make one with `pgolf run`")
     entry = EVALUATIONS[evaluation]
     found = (read_result(folder) or {})["evaluations"].get(evaluation)
     if found is None:
-        raise PgolfError(
-            f"{folder / RESULT}: has no {entry.title} loss; finish the run with `pgolf run`, or choose "
-            "another --evaluation"
-        )
+        remedy = "finish the run with `pgolf run`, or choose another --evaluation"
+        raise PgolfError(f"{folder / RESULT}: has no {entry.title} loss; {remedy}")
     loss, text = float(found["val_loss"]), {"targets": found["targets"], "bytes of text": found["bytes"]}
     if not math.isfinite(loss):
         raise PgolfError(f"{folder}: its {entry.title} loss is no number (the run diverged); leave it out")
@@ -155,16 +145,11 @@ class TextComparison(NamedTuple):
 
 
 def compare_text(new: Path, old: Path) -> TextComparison | None:
-    """Compare two ledgers range by range.
+    """Compare two ledgers range by range; None if they are not of the same ranges of the same text, or too
+    short for ten stretches.
 
     The difference per target is a ratio of sums; its error is that of the ratio estimator over contiguous
     stretches (Cochran 1977, section 6.3), with Student's t.
-
-    Returns:
-        None if the ledgers are not of the same ranges of the same text, or too short for ten stretches.
-
-    Raises:
-        PgolfError: one of them cannot be read.
     """
     news, olds = (read_ledger(path)[1] for path in (new, old))
     ranges = ([(entry.first, entry.targets, entry.text) for entry in entries] for entries in (news, olds))

@@ -5,6 +5,7 @@ docs/studies.md shows one with all of its tables. Tables of recipe keys may be n
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pydantic
 import tomli_w
@@ -37,19 +38,16 @@ class StudyFile(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     title: str
-    """What it is, in a few words."""
     question: str = ""
-    """What it is to answer."""
     recipe: str
     """Shipped recipe or .toml file that all cells start from."""
     seeds: tuple[int, ...]
     """Values of train.seed; every cell is run with each."""
     scores: tuple[Score, ...] = ("float", "packed", "sliding", "ttt")
-    """Which evaluations to make."""
     base: dict[str, Any] = {}
     """Recipe keys for all cells."""
     cells: tuple[dict[str, Any], ...] = ()
-    """Recipe keys of each cell; none: one cell without changes."""
+    """Those of each; none: one cell without changes."""
     grid: dict[str, Any] = {}
     """Recipe keys with a list of values each; their combinations are made for every cell."""
     at_steps: tuple[int, ...] = ()
@@ -61,7 +59,7 @@ class Planned:
     """One run that a study asks for."""
 
     name: str
-    """Name of its folder; says what it changes, so it stays the same when the study grows."""
+    """Of its folder; says what it changes, so it stays the same when the study grows."""
     changes: Mapping[str, Any]
     """What differs from the study's base; "step" is a step before the run's end."""
     seed: int
@@ -75,8 +73,7 @@ class Planned:
         return label_of(self.changes)
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(NamedTuple):
     """A checked study."""
 
     file: StudyFile
@@ -94,15 +91,9 @@ def study_names() -> list[str]:
 
 
 def load_study(name: str, small: bool = False) -> Study:
-    """Read and check a study by the name of a shipped one or the path of a TOML file.
+    """Read and check a shipped study, or a TOML file; ``small``: with the keys of its ``[small]`` table.
 
-    Args:
-        name: which one.
-        small: with the keys of its ``[small]`` table, each replaced as a whole.
-
-    Raises:
-        PgolfError: the study, or the recipe of any cell, is malformed or contradictory; every problem is
-            listed.
+    PgolfError where it, or the recipe of any cell, is malformed or contradictory; every problem is listed.
     """
     tree = _load_tree(name)
     smaller = tree.pop("small", None)
@@ -167,8 +158,10 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     for what, values in (("seeds", file.seeds), ("scores", file.scores)):
         problems += [] if values else [f"{what} is empty"]
         problems += [f"{what} names {value!r} twice" for value in _twice(values)]
+    known = recipe_keys()
     for where, keys in (("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in entries)):
-        problems += _key_problems(where, keys)
+        problems += [f"{where} {key}: seeds are listed under seeds" for key in keys if key == "train.seed"]
+        problems += [f"{where} unknown key {key}{nearest(key, known)}" for key in keys if key not in known]
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             problems.append(f"[grid] {key}: give a list of values (got {values!r})")
@@ -183,7 +176,10 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     wrong: dict[str, list[str]] = {}
     for changes, seed in itertools.product(choices, file.seeds):
         try:
-            recipe = _changed(root, base | changes | {"train.seed": seed})
+            tree = copy.deepcopy(root)
+            for key, value in (base | changes | {"train.seed": seed}).items():
+                set_in_tree(tree, key.split("."), value)
+            recipe = recipe_from_tree(tree, "")
         except PgolfError as error:
             wrong.setdefault(str(error).removeprefix("recipe : "), []).append(label_of(changes))
             continue
@@ -196,19 +192,6 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     return _named(sorted(cells, key=lambda cell: order.index(cell.label)), problems), problems
 
 
-def _key_problems(where: str, keys: Iterable[str]) -> list[str]:
-    known = recipe_keys()
-    found = [f"{where} {key}: seeds are listed under seeds" for key in keys if key == "train.seed"]
-    return found + [f"{where} unknown key {key}{nearest(key, known)}" for key in keys if key not in known]
-
-
-def _changed(root: Mapping[str, Any], changes: Mapping[str, Any]) -> Recipe:
-    tree = json.loads(json.dumps(root))
-    for key, value in changes.items():
-        set_in_tree(tree, key.split("."), value)
-    return recipe_from_tree(tree, "")
-
-
 def _at_steps(
     file: StudyFile, changes: dict[str, Any], seed: int, recipe: Recipe, problems: list[str]
 ) -> list[Planned]:
@@ -219,10 +202,8 @@ def _at_steps(
         problems.append(f"at_steps {outside} are not between 1 and train.steps {end}")
     if recipe.train.wallclock_seconds:
         problems.append("at_steps needs runs of a known number of steps; set train.wallclock_seconds to 0")
-    steps = sorted({*file.at_steps, end})
-    return [
-        Planned("", changes | {"step": step}, seed, recipe, None if step == end else step) for step in steps
-    ]
+    every = [(step, None if step == end else step) for step in sorted({*file.at_steps, end})]
+    return [Planned("", changes | {"step": step}, seed, recipe, at) for step, at in every]
 
 
 def _named(cells: Sequence[Planned], problems: list[str]) -> list[Planned]:

@@ -1,18 +1,24 @@
-"""Tests, intervals and sample sizes for losses over a few seeds.
+"""Tests, intervals and sample sizes for losses over a few seeds, and the record rule.
 
 Losses of runs that differ in the seed alone are taken as independent draws from a normal distribution; two
 recipes may have different spreads (Welch), and runs of the same seed may be paired. Distributions are
 SciPy's, imported only when something is computed; its own tests give the same numbers, and take 60 times as
 long. docs/statistics.md names the sources.
+
+A new record has to show at p < 0.01 that it improved the loss by 0.005 nats (submission rules of
+openai/parameter-golf). So the null hypothesis is an improvement of the margin exactly, not of nothing.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
+
+from pgolf.report.content import p_text
 
 Side = Literal["two-sided", "less"]
 Kind = Literal["Welch", "paired", "contrast"]
@@ -22,6 +28,11 @@ LEVEL = 0.05
 POWER = 0.8
 """Chance of seeing a difference that is there, for which sample sizes are given (Cohen 1988)."""
 MOST_SEEDS = 10_000
+MARGIN, RECORD_LEVEL = 0.005, 0.01
+"""Of the record rule: nats per target, and the level of its tests."""
+
+Losses = Mapping[int, float] | Sequence[float]
+"""``val_loss`` in nats per target: by seed, or in any order where the seeds are unknown."""
 # Below this part of the values, a spread is the rounding of equal numbers.
 _ROUNDING = 1e-12
 
@@ -57,14 +68,9 @@ class TTest:
     p: float
 
 
-def mean_of(values: Sequence[float]) -> float:
-    """Their mean; the sum is exact."""
-    return math.fsum(values) / len(values)
-
-
 def sample(values: Sequence[float]) -> Sample:
     """Mean, standard deviation and Student interval of at least one value."""
-    count, mean = len(values), mean_of(values)
+    count, mean = len(values), fmean(values)
     if count < 2:
         return Sample(count, mean, None, None, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
@@ -198,12 +204,12 @@ def seeds_needed(
     return seeds if seeds <= MOST_SEEDS else None
 
 
-def detectable(deviation: float, seeds: int, level: float = LEVEL, side: Side = "two-sided") -> float:
-    """Smallest true difference that Welch's test with ``seeds`` runs a side finds with 80 % power."""
+def detectable(deviation: float, seeds: int) -> float:
+    """Smallest true difference that a two-sided Welch test of ``seeds`` a side finds with 80 % power."""
     from scipy import optimize
 
     def missing(effect: float) -> float:
-        return power(effect, 1.0, seeds, level, side) - POWER
+        return power(effect, 1.0, seeds) - POWER
 
     most = 2.0
     while missing(most) < 0:
@@ -227,3 +233,74 @@ def _below(t: float, freedom: float) -> float:
     from scipy import special
 
     return float(special.stdtr(freedom, t))
+
+
+@dataclass(frozen=True)
+class RecordVerdict:
+    """What two sets of losses say about a claim."""
+
+    record: bool
+    """Whether the claim holds: every test that can be made is under the level."""
+    why: str
+    improvement: float
+    """Mean of the old losses minus mean of the new, in nats per target; positive is better."""
+    new: Sample
+    old: Sample
+    margin: float
+    level: float
+    welch: TTest | None
+    """One-sided against an improvement of the margin; None with one run a side or without any spread."""
+    paired: TTest | None
+    """The same pair by pair; None unless both sides have the same seeds, at least two."""
+    pairs: int
+    """Seeds that both sides have."""
+    power: float | None
+    """Chance that Welch's test with so many seeds (the smaller side's) shows an improvement like this one."""
+    seeds_needed: int | None
+    """Seeds a side for a chance of 80 %; None if unknown, or if the improvement is within the margin."""
+
+
+def record_claim(
+    new: Losses, old: Losses, margin: float = MARGIN, level: float = RECORD_LEVEL
+) -> RecordVerdict:
+    """Test the claim that ``new`` is better than ``old``, a loss or more each, by more than ``margin`` nats.
+
+    Welch's test decides; where both sides hold the very same seeds, the paired test has to agree, so that
+    nobody chooses the kinder of the two after having seen both. (Of a few seeds in common it would know next
+    to nothing.)
+    """
+    news, olds = (list(side.values()) if isinstance(side, Mapping) else list(side) for side in (new, old))
+    fewest, shared, pairwise = min(len(news), len(olds)), 0, None
+    independent = welch(news, olds, "less", margin)
+    if isinstance(new, Mapping) and isinstance(old, Mapping):
+        shared = len(set(new) & set(old))
+        if set(new) == set(old):
+            pairwise = paired(news, [old[seed] for seed in new], "less", margin)
+    samples = sample(news), sample(olds)
+    improvement, needed, chance = samples[1].mean - samples[0].mean, None, None
+    if independent is not None and improvement > margin:
+        effect = improvement - margin, independent.deviation
+        needed = seeds_needed(*effect, level, "less")
+        chance = power(*effect, fewest, level, "less")
+    tests = [test for test in (independent, pairwise) if test is not None]
+    holds = independent is not None and all(test.p < level for test in tests)
+    why = _reason(improvement, margin, level, tests, fewest)
+    given = (*samples, margin, level, independent, pairwise, shared, chance, needed)
+    return RecordVerdict(holds, why, improvement, *given)
+
+
+def _reason(improvement: float, margin: float, level: float, tests: Sequence[TTest], fewest: int) -> str:
+    way = "better" if improvement > 0 else "worse"
+    size = f"{abs(improvement):.4f} nats {way}" if improvement else "equal"
+    # Without a margin the claim is only that it is better.
+    claim = f"more than {margin:g} nats better" if margin else "better"
+    if improvement <= margin:
+        return f"The mean is {size}; the claim is that it is {claim}."
+    if fewest < 2:
+        return f"The mean is {size}, but a side with one run has no known spread: nothing can be shown."
+    if not any(test.kind == "Welch" for test in tests):
+        return f"The mean is {size}, but neither side has any spread: these are not independent runs."
+    said = " and ".join(f"{test.kind} {p_text(test.p)}" for test in tests)
+    if all(test.p < level for test in tests):
+        return f"The mean is {size}, and that it is {claim} is shown at p < {level:g} ({said})."
+    return f"The mean is {size}, but that it is {claim} is not shown at p < {level:g} ({said})."

@@ -29,8 +29,7 @@ from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import Section
 from pgolf.runtime.environment import FOLDER, VERSION
 from pgolf.submit.namespace import one_namespace, text_of
-from pgolf.submit.program import Key, Module, Program, defined_names
-from pgolf.submit.reach import Reached
+from pgolf.submit.program import Key, Module, Program, Reached, defined_names
 
 ENTRY, STANDINS, SECTIONS = (f"pgolf.submit.{name}" for name in ("entry", "standins", "sections"))
 INSTEAD = {
@@ -169,12 +168,7 @@ def _check_names(text: str) -> None:
 
 
 def packed_form(source: str, keep: Sequence[str] = ()) -> bytes:
-    """The shortest file that runs a program: minified and compressed, or as it is.
-
-    Args:
-        source: the program.
-        keep: global names that stay as they are.
-    """
+    """The shortest file that runs a program: minified and compressed, or as it is; names in ``keep`` stay."""
     bare = python_minifier.minify(
         ast.unparse(_Bare().visit(ast.parse(source))),
         remove_literal_statements=True,

@@ -45,9 +45,7 @@ class Split:
 
     name: str
     tokens: int
-    """With the first one, which is no target; windows of 2,048 leave 62,021,632 (sp1024) and 40,540,160
-    (sp8192).
-    """
+    """With the first, which is no target; windows of 2,048 leave 62,021,632 (sp1024), 40,540,160 (sp8192)."""
     documents: int = 50_000
     bytes: int = 151_080_891
 
@@ -56,8 +54,7 @@ class Split:
         return f"{self.name}: {self.tokens:,} tokens, {self.documents:,} documents, {self.bytes:,} bytes"
 
 
-# By pieces of the tokenizer. Sources: logs and data of openai/parameter-golf and what was counted on its
-# shards.
+# By pieces of the tokenizer. Sources: logs and data of openai/parameter-golf, and counts of its shards.
 OFFICIAL = {1024: Split("sp1024", 62_021_846), 8192: Split("sp8192", 40_540_803)}
 
 
@@ -75,35 +72,21 @@ def recorded_items(
 ) -> list[Item]:
     """The rules that what is recorded decides, in order: nothing is computed.
 
-    Args:
-        runs: one per seed.
-        bundle: the script.
-        track: a key of ``TRACKS``.
-        people: author and GitHub ID.
-        packed: False before the runs are packed again, which decides about bytes, times and calibration anew.
+    ``people`` are author and GitHub ID. Before runs are ``packed`` again bytes, times and calibration are
+    left out, for packing decides them anew.
     """
     timed = track == "10min"
     return [
         *(_of_artifacts(runs, len(bundle.packed), timed) if packed else []),
-        _same_recipe(runs),
-        _seeds(runs, timed),
-        _hardware(runs, timed),
-        _self_contained(bundle),
-        _code(runs),
-        _data(runs),
+        *_of_runs(runs, timed),
+        *_of_sources(runs, bundle),
         Item("author", all(people), "named" if all(people) else "pass --author NAME and --github-id ID"),
     ]
 
 
 def official_item(datasets: Sequence[Dataset]) -> Item:
     """Whether the validation text is the challenge's: as many tokens, documents and bytes as a published
-    split has.
-
-    Args:
-        datasets: that the runs were scored on.
-
-    Raises:
-        PgolfError: a shard is bad or missing.
+    split has; PgolfError where a shard is bad or missing.
     """
     rule, texts = "validation text is the official one", []
     for dataset in {found.folder.resolve(): found for found in datasets}.values():
@@ -126,7 +109,7 @@ def official_item(datasets: Sequence[Dataset]) -> Item:
 
 def ledger_items(run: Candidate, found: Mapping[str, Verification]) -> list[Item]:
     """Whether a run's ledgers hold; ``found`` is what verification showed, by mode."""
-    names = {run.mode: "ledger", **({"sliding": "sliding ledger"} if run.mode != "sliding" else {})}
+    names = {run.mode: "ledger"} | ({"sliding": "sliding ledger"} if run.mode != "sliding" else {})
     return [_ledger(f"{name}, seed {run.seed}", run, mode, found[mode]) for mode, name in names.items()]
 
 
@@ -161,68 +144,51 @@ def _of_artifacts(runs: Sequence[Candidate], code: int, timed: bool) -> Iterator
     yield Item("no validation text before scoring", right, f"calibration text: {', '.join(sources)}")
 
 
-def _same_recipe(runs: Sequence[Candidate]) -> Item:
+def _of_runs(runs: Sequence[Candidate], timed: bool) -> Iterator[Item]:
     trees = [run.recipe.model_dump(mode="json", exclude={"train": {"seed"}}) for run in runs]
     others = [str(run.folder) for run, tree in zip(runs, trees, strict=True) if tree != trees[0]]
+    text = f"{runs[0].recipe.name}, SHA-256 without seed as of {runs[0].folder}"
     if others:
-        return Item("same recipe", False, f"{', '.join(others)}: another recipe than {runs[0].folder}")
-    return Item("same recipe", True, f"{runs[0].recipe.name}, SHA-256 without seed as of {runs[0].folder}")
-
-
-def _seeds(runs: Sequence[Candidate], timed: bool) -> Item:
-    seeds = [run.seed for run in runs]
-    problem = ""
+        text = f"{', '.join(others)}: another recipe than {runs[0].folder}"
+    yield Item("same recipe", not others, text)
+    seeds, problem = [run.seed for run in runs], ""
     if len(set(seeds)) < len(seeds):
         problem = ": every run needs a seed of its own (--set train.seed=N)"
     elif timed and len(seeds) < _SEEDS:
         problem = f": a record needs at least {_SEEDS}; add runs, or use --track unlimited"
-    return Item("seeds", not problem, ", ".join(map(str, seeds)) + problem)
-
-
-def _hardware(runs: Sequence[Candidate], timed: bool) -> Item:
+    yield Item("seeds", not problem, ", ".join(map(str, seeds)) + problem)
     names = [run.provenance["environment"]["device_name"] for run in runs]
     right = all("H100" in name for name in names) and all(run.provenance.get("ranks", 1) == 8 for run in runs)
     text = "; ".join(sorted({run.machine for run in runs}))
     if timed and not right:
         text += ": the times of this track are those of 8 x H100; use --track unlimited"
-    return Item("hardware", right or not timed, text)
+    yield Item("hardware", right or not timed, text)
 
 
-def _self_contained(bundle: Bundle) -> Item:
+def _of_sources(runs: Sequence[Candidate], bundle: Bundle) -> Iterator[Item]:
     fetching = re.findall(_FETCHING, bundle.readable, re.M)
     imports = f"imports {', '.join(bundle.requirements)} and the standard library"
     text = fetching[0] if fetching else f"one file; {imports}, nothing of pgolf, no network"
-    return Item("self-contained", not fetching, text)
-
-
-def _code(runs: Sequence[Candidate]) -> Item:
-    made = {run.provenance["environment"]["code_sha256"] for run in runs}
-    now = code_digest()
-    if made == {now}:
-        return Item("code", True, f"runs and script are of the same code, SHA-256 {now[:16]}")
+    yield Item("self-contained", not fetching, text)
+    made, now = {run.provenance["environment"]["code_sha256"] for run in runs}, code_digest()
+    text = f"runs and script are of the same code, SHA-256 {now[:16]}"
     if len(made) > 1:
-        return Item("code", False, "the runs were made by different versions of the code")
-    both = f"the runs are of code {made.pop()[:16]}, the script of {now[:16]}"
-    return Item("code", False, f"{both}: that it trains the same is not shown; train again with this version")
-
-
-def _data(runs: Sequence[Candidate]) -> Item:
-    every = [run.provenance["data"] for run in runs]
-    if len({(data["tokenizer_sha256"], data["fingerprint"]) for data in every}) > 1:
-        return Item("data", False, "the runs were trained on different data or tokenizers")
-    name, shards, tokenizer = (str(every[0][key]) for key in ("folder", "fingerprint", "tokenizer_sha256"))
-    digests = f"training shards {shards[:16]}, tokenizer SHA-256 {tokenizer[:16]}"
-    return Item("data", True, f"{Path(name).name}, {digests}")
+        text = "the runs were made by different versions of the code"
+    elif made != {now}:
+        both = f"the runs are of code {min(made)[:16]}, the script of {now[:16]}"
+        text = f"{both}: that it trains the same is not shown; train again with this version"
+    yield Item("code", made == {now}, text)
+    data = {tuple(run.provenance["data"][key] for key in ("tokenizer_sha256", "fingerprint")) for run in runs}
+    tokenizer, shards = min(data)
+    name = Path(runs[0].provenance["data"]["folder"]).name
+    text = f"{name}, training shards {shards[:16]}, tokenizer SHA-256 {tokenizer[:16]}"
+    if len(data) > 1:
+        text = "the runs were trained on different data or tokenizers"
+    yield Item("data", len(data) == 1, text)
 
 
 def audit_item(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dataset) -> Item:
-    """Whether an audit shows that the scoring of a run is valid.
-
-    Args:
-        audit: what ``pgolf audit --json`` prints, or None if there was no audit.
-        run: whose evaluation that counts should have been audited.
-        dataset: that it was scored on.
-    """
+    """Whether an audit (of ``pgolf audit --json``) shows that the scoring of a run on a dataset is valid."""
     problem = _audit_problem(audit, run, dataset)
     if audit is None or problem:
         return Item("audit", False, problem)
@@ -252,20 +218,12 @@ def _audit_problem(audit: Mapping[str, Any] | None, run: Candidate, dataset: Dat
 
 
 def run_script(script: Path, run: Candidate, dataset: Dataset, device: str, ledger: Verification) -> Item:
-    """Have the script score the first targets in a process of its own, and compare with the run's sliding
-    ledger.
-
-    Args:
-        script: the file.
-        run: whose artifact it scores.
-        dataset: the text.
-        device: where.
-        ledger: what verifying the sliding ledger showed.
-    """
+    """Have the script score the first targets in its own process, and compare with the sliding ledger."""
     rule = "the script runs"
     if ledger.problem is not None:
-        problem = "not run: the sliding ledger, which it would be compared with, does not hold"
-        return Item(rule, False, problem)
+        return Item(
+            rule, False, "not run: the sliding ledger, which it would be compared with, does not hold"
+        )
     entries = read_ledger(run.ledgers["sliding"])[1]
     ends = list(accumulate(entry.targets for entry in entries))
     beginning = total(entries[: sum(end < _SHOWN for end in ends) + 1])

@@ -27,11 +27,10 @@ from pgolf.runtime.writing import write_bytes
 CAP = 16_000_000
 _NUMBER = (int, float)
 # The fields of a run's files that are read later.
-_ENVIRONMENT, _DATA = (
-    ("code_sha256", "device", "device_name", "torch"),
-    ("folder", "tokenizer_sha256", "fingerprint"),
+_TEXTS = (
+    *("started", "environment.code_sha256", "environment.device", "environment.device_name"),
+    *("environment.torch", "data.folder", "data.tokenizer_sha256", "data.fingerprint"),
 )
-_TEXTS = ("started", *(f"environment.{key}" for key in _ENVIRONMENT), *(f"data.{key}" for key in _DATA))
 _VALIDATION = {"step": int, "val_loss": _NUMBER, "val_bpb": _NUMBER}
 _STEP = {"step": int, "train_loss": _NUMBER, "lr_scale": _NUMBER, "tokens_per_second": _NUMBER}
 
@@ -103,22 +102,17 @@ class Candidate:
 
 
 def read_candidate(folder: Path, mode: str) -> Candidate:
-    """Read a finished run.
+    """Read a finished run whose evaluation in a mode counts, "ttt" or "sliding".
 
-    Args:
-        folder: of ``pgolf run``.
-        mode: the evaluation that counts, "ttt" or "sliding".
-
-    Raises:
-        PgolfError: it is none, not finished, or one of its files is damaged.
+    PgolfError where it is none, not finished, or one of its files is damaged.
     """
     if not (folder / RESULT).is_file():
         raise PgolfError(f"{folder}: holds no finished run (no {RESULT}); make one with `pgolf run`")
     found = read_run(folder)
-    go_on = "continue it with `pgolf run`"
     for what in ("train", "pack"):
         if what not in found.result:
-            raise PgolfError(f"{folder}: the run is not finished ({what} is missing); {go_on}")
+            lacking = f"the run is not finished ({what} is missing)"
+            raise PgolfError(f"{folder}: {lacking}; continue it with `pgolf run`")
     if not (folder / ARTIFACT).is_file():
         raise PgolfError(f"{folder}: holds no {ARTIFACT}; continue the run with `pgolf run`")
     _check_fields(folder / PROVENANCE, found.provenance, dict.fromkeys(_TEXTS, str))
@@ -128,9 +122,8 @@ def read_candidate(folder: Path, mode: str) -> Candidate:
         if name not in found.evaluations:
             raise PgolfError(f"{folder}: has no {name} evaluation; continue the run with `pgolf run`")
         if found.evaluations[name].get("mode") != name:
-            raise PgolfError(
-                f"{folder / RESULT}: damaged (evaluations.{name}.mode is wrong); restore it from a copy"
-            )
+            wrong = f"damaged (evaluations.{name}.mode is wrong)"
+            raise PgolfError(f"{folder / RESULT}: {wrong}; restore it from a copy")
         _check_ledger(found, name, ledger)
     for name, score in found.evaluations.items():
         _check_fields(folder / RESULT, score, {"seconds": _NUMBER, "mode": str}, f"evaluations.{name}.")
@@ -170,8 +163,7 @@ def _check_ledger(found: RunRecord, name: str, ledger: Path) -> None:
 def find_data(run: Candidate, data: Path | None, tokenizer: Path | None) -> Dataset:
     """The data that a run was scored on: the given folder, or the recorded one.
 
-    Raises:
-        PgolfError: it is not there any more, or of another tokenizer.
+    PgolfError where it is not there any more, or of another tokenizer.
     """
     folder = data or Path(run.provenance["data"]["folder"])
     if not folder.is_dir():
@@ -196,18 +188,14 @@ def in_folder(run: Candidate, folder: Path) -> Candidate:
 
 
 def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: torch.device) -> Candidate:
-    """The run packed again so that artifact and ``code`` bytes use the cap, and scored again; files go to
-    ``folder``.
-
-    Raises:
-        PgolfError: it does not fit.
+    """The run packed again into ``folder`` so that artifact and ``code`` bytes use the cap, and scored again;
+    PgolfError where it does not fit.
     """
     started = time.perf_counter()
     weights, made = load_weights(run.folder), in_folder(run, folder)
+    given = (weights.state, run.recipe, weights.tokenizer_digest, made.artifact, run.cap, code)
     calibration = calibration_for(weights.model(), run.recipe, dataset)
-    grid, digest = weights.grid_for(run.recipe.compress), weights.tokenizer_digest
-    limits = (made.artifact, run.cap, code)
-    packed = fit(weights.state, run.recipe, digest, *limits, calibration, lambda what: None, grid)
+    packed = fit(*given, calibration, lambda what: None, weights.grid_for(run.recipe.compress))
     write_bytes(made.artifact, packed.content)
     seconds = time.perf_counter() - started
     # No score of the artifact before is left.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +15,6 @@ from pgolf.audit.runs import Settings
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes, read_json
 from pgolf.runtime.paths import write_error
-from pgolf.runtime.terminal import plain
 from pgolf.runtime.writing import hidden_name, sync_folder, write_bytes, write_json
 from pgolf.submit.bundle import Bundle, bundle
 from pgolf.submit.checklist import (
@@ -28,14 +27,14 @@ from pgolf.submit.checklist import (
     run_script,
 )
 from pgolf.submit.evidence import Candidate, find_data, in_folder, read_candidate, repacked, verify
-from pgolf.submit.texts import Texts, summary, training_log
+from pgolf.submit.texts import summary, write_texts
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
 MODES = ("ttt", "sliding")
+Note = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What the user asks for."""
 
     runs: tuple[Path, ...]
@@ -46,7 +45,6 @@ class Request:
     blurb: str | None = None
     track: str = "10min"
     mode: str = "ttt"
-    """The evaluation that counts: ttt or sliding."""
     data: Path | None = None
     tokenizer: Path | None = None
     audit: Path | None = None
@@ -80,11 +78,10 @@ class Submission:
         return vars(self) | {"out": str(self.out), "items": items, "compliant": self.ok}
 
 
-def submit(request: Request, device: torch.device, note: Callable[[str], None]) -> Submission:
+def submit(request: Request, device: torch.device, note: Note) -> Submission:
     """Build the folder and check the rules; it appears if they are kept, or by force.
 
-    Raises:
-        PgolfError: a run, the data or an option is wrong, or the folder exists.
+    PgolfError where a run, the data or an option is wrong, or the folder exists.
     """
     _check(request)
     runs = [read_candidate(folder, request.mode) for folder in request.runs]
@@ -101,7 +98,10 @@ def submit(request: Request, device: torch.device, note: Callable[[str], None]) 
         found.figures, found.code_bytes = summary(runs), len(made.packed)
         found.written = found.complete and (found.ok or request.force)
         if found.written:
-            _write_texts(request, folder, runs, made, found.items)
+            recipe = runs[0].recipe
+            about = {"author": request.author or "", "github_id": request.github_id or ""}
+            about |= {"name": request.name or recipe.name, "blurb": request.blurb or recipe.description}
+            write_texts(folder, runs, made, found.items, about, request.track)
             try:
                 folder.replace(request.out)
             except OSError as error:
@@ -126,12 +126,7 @@ def _check(request: Request) -> None:
 
 
 def _build(
-    request: Request,
-    folder: Path,
-    runs: list[Candidate],
-    found: Submission,
-    device: torch.device,
-    note: Callable[[str], None],
+    request: Request, folder: Path, runs: list[Candidate], found: Submission, device: torch.device, note: Note
 ) -> Bundle:
     """Write script and evidence, and check everything against the files; without force a broken rule is the
     end.
@@ -170,9 +165,8 @@ def _build(
     if stops():
         return made
     if not is_early:
-        job = audit_job(
-            runs[0].artifact, datasets[0].folder, request.tokenizer, None, request.mode, [], device
-        )
+        subject = (runs[0].artifact, datasets[0].folder, request.tokenizer)
+        job = audit_job(*subject, None, request.mode, [], device)
         audit = job.audit(Settings(), None, lambda what: note(f"auditing: {what}")).to_json()
         found.items.append(audit_item(audit, runs[0], datasets[0]))
     if audit is not None:
@@ -180,8 +174,8 @@ def _build(
     note("running the script")
     write_bytes(folder / SCRIPT, made.packed)
     write_bytes(folder / READABLE, made.readable.encode())
-    ran = run_script(folder / SCRIPT, runs[0], datasets[0], str(device), ledgers[0]["sliding"])
-    found.items.append(ran)
+    of_first = (runs[0], datasets[0], str(device), ledgers[0]["sliding"])
+    found.items.append(run_script(folder / SCRIPT, *of_first))
     found.complete = True
     return made
 
@@ -208,22 +202,3 @@ def _read_audit(path: Path) -> dict[str, Any]:
     if not whole:
         raise PgolfError(f"{path}: not what `pgolf audit --json` prints")
     return dict(found)
-
-
-def _write_texts(
-    request: Request, folder: Path, runs: Sequence[Candidate], made: Bundle, items: Sequence[Item]
-) -> None:
-    recipe = runs[0].recipe
-    about = {
-        "author": request.author or "",
-        "github_id": request.github_id or "",
-        "name": request.name or recipe.name,
-        "blurb": request.blurb or recipe.description,
-    }
-    texts = Texts(runs, made, items, about, request.track)
-    write_bytes(folder / "README.md", plain(texts.readme(), keep="\n\t").encode())
-    write_json(folder / "submission.json", texts.submission())
-    write_bytes(folder / "requirements.txt", texts.requirements().encode())
-    write_bytes(folder / "recipe.toml", recipe.to_toml().encode())
-    for run in runs:
-        write_bytes(folder / f"train_seed{run.seed}.log", plain(training_log(run), keep="\n\t").encode())

@@ -11,14 +11,11 @@ from pgolf.submit.program import Key, Module, Program, defined_names, is_text, p
 
 
 def one_namespace(program: Program, modules: list[Module]) -> str:
-    """Rename what has the same name in several modules, or that of something imported or built in.
-
-    Returns:
-        The import statements of all modules.
+    """Rename what has the same name in several modules, or that of something imported or built in; returns
+    the import statements of all modules.
     """
-    words = {
-        module.name: {n.id for n in ast.walk(module.tree) if isinstance(n, ast.Name)} for module in modules
-    }
+    nodes = {module.name: ast.walk(module.tree) for module in modules}
+    words = {name: {n.id for n in found if isinstance(n, ast.Name)} for name, found in nodes.items()}
     taken, imports = set(dir(builtins)), dict[str, str]()
 
     def free(name: str, otherwise: str) -> str:

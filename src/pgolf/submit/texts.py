@@ -1,6 +1,4 @@
-"""The texts of a submission, written from its numbers: README.md, submission.json, training logs,
-requirements.txt.
-"""
+"""The texts of a submission: README.md, submission.json, requirements.txt, recipe.toml, training logs."""
 
 from __future__ import annotations
 
@@ -8,25 +6,24 @@ import datetime
 import importlib.metadata
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import tomli_w
+from jinja2 import Environment, StrictUndefined
 
 from pgolf.report.markdown import table
+from pgolf.runtime.terminal import plain
+from pgolf.runtime.writing import write_bytes, write_json
 from pgolf.submit.bundle import Bundle
 from pgolf.submit.checklist import TRACKS, Item
 from pgolf.submit.evidence import Candidate
 
+Runs = Sequence[Candidate]
 NON_COMPLIANT = "NON-COMPLIANT"
-_PARTS = {
-    "raw": "last weights",
-    "float": "averaged weights",
-    "packed": "quantized",
-    "sliding": "sliding windows",
-    "ttt": "test-time training",
-}
-_START = "torchrun --standalone --nproc_per_node=8 train_gpt.py --data DATA --tokenizer MODEL"
+_PARTS = {"raw": "last weights", "float": "averaged weights", "packed": "quantized"}
+_PARTS |= {"sliding": "sliding windows", "ttt": "test-time training"}
 
 
 def training_log(run: Candidate) -> str:
@@ -53,7 +50,7 @@ def training_log(run: Candidate) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary(runs: Sequence[Candidate]) -> dict[str, float]:
+def summary(runs: Runs) -> dict[str, float]:
     """Mean and standard deviation (n - 1) over the seeds; the deviation of one run is 0."""
     found: dict[str, float] = {}
     for key in ("val_bpb", "val_loss"):
@@ -63,90 +60,40 @@ def summary(runs: Sequence[Candidate]) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class Texts:
-    """What is written of a submission, if ``about`` names it: author, github_id, name and blurb."""
+def write_texts(
+    folder: Path, runs: Runs, made: Bundle, items: Sequence[Item], about: Mapping[str, str], track: str
+) -> None:
+    """Write all texts; ``about`` has author, github_id, name and blurb."""
+    broken = [item for item in items if not item.ok]
+    write_bytes(folder / "README.md", plain(_readme(runs, made, items, about, track), keep="\n\t").encode())
+    submission = _submission(runs, len(made.packed), about, track)
+    submission |= {"compliant": not broken, "compliance": {item.rule: item.ok for item in items}}
+    if broken:
+        violations = [f"{item.rule}: {item.evidence}" for item in broken]
+        submission |= {"status": NON_COMPLIANT, "violations": violations}
+    write_json(folder / "submission.json", submission)
+    # In the versions that are installed.
+    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in made.requirements}
+    needed = "".join(f"{name}=={version}\n" for name, version in versions.items())
+    write_bytes(folder / "requirements.txt", needed.encode())
+    write_bytes(folder / "recipe.toml", runs[0].recipe.to_toml().encode())
+    for run in runs:
+        write_bytes(folder / f"train_seed{run.seed}.log", plain(training_log(run), keep="\n\t").encode())
 
-    runs: Sequence[Candidate]
-    made: Bundle
-    items: Sequence[Item]
-    about: Mapping[str, str]
-    track: str
 
-    def requirements(self) -> str:
-        """The distributions that the script imports, in the versions that are installed."""
-        names = self.made.requirements
-        return "".join(f"{name}=={importlib.metadata.version(name).partition('+')[0]}\n" for name in names)
-
-    def submission(self) -> dict[str, Any]:
-        """What goes into submission.json."""
-        runs, code = self.runs, len(self.made.packed)
-        broken = [f"{item.rule}: {item.evidence}" for item in self.items if not item.ok]
-        return {
-            **self.about,
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "track": TRACKS[self.track].removeprefix("track_"),
-            **summary(runs),
-            "seeds": [run.seed for run in runs],
-            "seed_results": {str(run.seed): _seed_result(run, code) for run in runs},
-            "bytes_total": code + max(run.model_bytes for run in runs),
-            "bytes_code": code,
-            "hardware": runs[0].machine,
-            "pytorch_version": runs[0].provenance["environment"]["torch"],
-            "compliant": not broken,
-            "compliance": {item.rule: item.ok for item in self.items},
-            **({"status": NON_COMPLIANT, "violations": broken} if broken else {}),
-        }
-
-    def readme(self) -> str:
-        """What goes into README.md."""
-        runs, figures = self.runs, summary(self.runs)
-        mean = f"**{figures['val_bpb']:.5f} bits per byte** ({figures['val_loss']:.5f} nats per token)"
-        seeds = f"mean of {len(runs)} seeds, standard deviation {figures['val_bpb_std']:.5f}"
-        bad = sum(not item.ok for item in self.items)
-        warning = (
-            f"> **{NON_COMPLIANT}**: written with --force; {bad} rules are not kept (see the checklist)."
-        )
-        changes = tomli_w.dumps(runs[0].recipe.model_dump(mode="json", exclude_defaults=True))
-        commands = [
-            "pip install -r requirements.txt",
-            *(f"{_START} --out seed{run.seed} --seed {run.seed}" for run in runs),
-            "# score an artifact again",
-            f"{_START} --artifact evidence/artifact_seed{runs[0].seed}.pgolf",
-        ]
-        files = [
-            ("`train_gpt.py`", f"what counts: {len(self.made.packed):,} bytes; trains, packs and scores"),
-            (
-                "`train_gpt_readable.py`",
-                f"the same program to read, from {len(self.made.modules)} modules of pgolf",
-            ),
-            ("`train_seed*.log`", "steps, losses, validations and scores of each seed"),
-            ("`recipe.toml`", "the whole recipe, for `pgolf run`"),
-            ("`evidence/`", "artifact and ledgers of each seed, and the audit"),
-        ]
-        rules = [("ok" if item.ok else "**no**", item.rule, item.evidence) for item in self.items]
-        parts = [
-            f"# {self.about['name']}",
-            warning if bad else "",
-            self.about["blurb"],
-            f"{mean}, {seeds if len(runs) > 1 else 'one seed'}. Track: {TRACKS[self.track]}.",
-            "## Results",
-            _results(runs, len(self.made.packed)),
-            "## Where the bits go",
-            _decomposition(runs),
-            "Bits per byte; the last column is the one that counts, each before it one thing less.",
-            "## Model",
-            f"```toml\n{changes}```",
-            "These are the recipe's keys that differ from pgolf's defaults; `recipe.toml` has all of them.",
-            "## Run it",
-            "\n".join(["```sh", *commands, "```"]),
-            "DATA has the shards `*_train_*.bin` and `*_val_*.bin`, MODEL is the SentencePiece model.",
-            "## Files",
-            table(("file", ""), files),
-            "## Checklist",
-            table(("", "rule", "evidence"), rules),
-        ]
-        return "\n\n".join(part for part in parts if part) + "\n"
+def _submission(runs: Runs, code: int, about: Mapping[str, str], track: str) -> dict[str, Any]:
+    return {
+        **about,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "track": TRACKS[track].removeprefix("track_"),
+        **summary(runs),
+        "seeds": [run.seed for run in runs],
+        "seed_results": {str(run.seed): _seed_result(run, code) for run in runs},
+        "bytes_total": code + max(run.model_bytes for run in runs),
+        "bytes_code": code,
+        "hardware": runs[0].machine,
+        "pytorch_version": runs[0].provenance["environment"]["torch"],
+    }
 
 
 def _seed_result(run: Candidate, code: int) -> dict[str, Any]:
@@ -162,23 +109,22 @@ def _seed_result(run: Candidate, code: int) -> dict[str, Any]:
     }
 
 
-def _results(runs: Sequence[Candidate], code: int) -> str:
-    head = ("seed", "bits per byte", "nats per token", "steps", "training (s)", "evaluation (s)", "bytes")
-    rows = []
-    for run in runs:
-        scores = (f"{run.score['val_bpb']:.5f}", f"{run.score['val_loss']:.5f}", f"{run.trained['steps']:,}")
-        times = (f"{run.train_seconds:.1f}", f"{run.score['seconds']:.1f}", f"{run.model_bytes + code:,}")
-        rows.append((str(run.seed), *scores, *times))
-    figures = summary(runs)
-    for name, ending in (("mean", ""), ("std", "_std")) if len(runs) > 1 else ():
-        both = (f"{figures[f'val_bpb{ending}']:.5f}", f"{figures[f'val_loss{ending}']:.5f}")
-        rows.append((name, *both, "", "", "", ""))
-    return table(head, rows)
-
-
-def _decomposition(runs: Sequence[Candidate]) -> str:
+def _readme(runs: Runs, made: Bundle, items: Sequence[Item], about: Mapping[str, str], track: str) -> str:
     # What was scored after the evaluation that counts is no part of it.
     names = list(_PARTS)[: list(_PARTS).index(runs[0].mode) + 1]
-    known = [name for name in names if all(name in run.scores for run in runs)]
-    rows = [(str(run.seed), *(f"{run.scores[name]['val_bpb']:.5f}" for name in known)) for run in runs]
-    return table(("seed", *(_PARTS[name] for name in known)), rows)
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.undefined = StrictUndefined
+    template = resources.files("pgolf.submit").joinpath("readme.md").read_text("utf-8")
+    rules = [("ok" if item.ok else "**no**", item.rule, item.evidence) for item in items]
+    return environment.from_string(template).render(
+        runs=runs,
+        made=made,
+        about=about,
+        broken=sum(not item.ok for item in items),
+        non_compliant=NON_COMPLIANT,
+        figures=summary(runs),
+        track=TRACKS[track],
+        parts={name: _PARTS[name] for name in names if all(name in run.scores for run in runs)},
+        changes=tomli_w.dumps(runs[0].recipe.model_dump(mode="json", exclude_defaults=True)),
+        rules=table(("", "rule", "evidence"), rules),
+    )

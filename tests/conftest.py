@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 from hypothesis import HealthCheck, settings
 
 # Tests run in several processes; more threads than cores only slow them down. This is for those that they
@@ -30,6 +32,14 @@ def _disk_without_waiting() -> Iterator[None]:
     """Files are not forced to the disk: no test cuts the power. Tests of failing disks have their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _command_line_built_once() -> Iterator[None]:
+    """Typer builds all commands anew for each command line, which takes longer than most mistakes need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield
 
 

@@ -158,6 +158,7 @@ def serve(folder: Path, session: int, sources: Path | None = None, library: Path
         corpus.python_corpus = functools.partial(corpus.python_corpus, library)  # type: ignore[assignment]
     typer.main.get_command = functools.cache(typer.main.get_command)  # type: ignore[assignment]
     typer.main.get_command(app)
+    os.fsync = lambda handle: None  # As in tests/conftest.py.
     sys.executable = str(folder / "python")
     gc.collect()
     gc.freeze()
@@ -244,6 +245,10 @@ def _run(words: list[str]) -> None:
         sys.path.insert(0, str(Path.cwd()))
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.path.insert(0, "")
+        sys.argv = [kind, *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     elif kind == "-":
         sys.path.insert(0, "")
         sys.argv = words

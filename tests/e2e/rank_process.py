@@ -58,7 +58,7 @@ def run_rank(
 
 def stop_last_rank(rank: int, size: int, port: int, results: str) -> None:
     """The last rank stops itself (SIGSTOP). The first waits for it in a meeting, the others in a transfer."""
-    limit = 4.0
+    limit = 3.0
     place = {
         "RANK": rank,
         "WORLD_SIZE": size,

@@ -259,7 +259,7 @@ def test_ranks_do_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
     for rank, (status, text) in enumerate(said):
         assert status == 1 and text.count("\n") == 1, said
         assert (
-            f"pgolf: rank {rank} of 3 lost contact with rank 2, which is gone, or has not answered for 4 s"
+            f"pgolf: rank {rank} of 3 lost contact with rank 2, which is gone, or has not answered for 3 s"
             in text
         )
     assert "no sign of life" in said[0][1]

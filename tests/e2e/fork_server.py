@@ -106,21 +106,24 @@ def python() -> Path:
 
 
 @contextlib.contextmanager
-def python_with(sources: Path, library: Path, folder: Path) -> Iterator[Path]:
+def python_with(sources: Path, library: Path) -> Iterator[Path]:
     """A program as above whose processes import pgolf from elsewhere.
 
     Args:
         sources: the folder that holds the package.
         library: what it is to take for Python's own library, when it makes a corpus of that.
-        folder: an empty one, for the program.
     """
-    words = ("-m", "tests.e2e.fork_server", folder, str(os.getpid()), sources, library)
-    server = Forked(*words, cwd=ROOT, errors=folder / "errors")
-    try:
-        _await(folder, server)
-        yield folder / "python"
-    finally:
-        server.kill()
+    with tempfile.TemporaryDirectory(prefix="pgolf-") as name:  # A socket's path must be short.
+        folder = Path(name)
+        server = Forked(
+            *("-m", "tests.e2e.fork_server", folder, str(os.getpid()), sources, library), cwd=ROOT
+        )
+        try:
+            _await(folder, server)
+            yield folder / "python"
+        finally:
+            server.kill()
+            server.wait()
 
 
 def _await(folder: Path, server: Forked | subprocess.Popen[bytes]) -> None:
@@ -156,6 +159,8 @@ def serve(folder: Path, session: int, sources: Path | None = None, library: Path
     torch.set_num_threads(1)
     if library is not None:
         corpus.python_corpus = functools.partial(corpus.python_corpus, library)  # type: ignore[assignment]
+    # Which shell a user types in would be found by looking at the parent process; here there may be none.
+    os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     typer.main.get_command = functools.cache(typer.main.get_command)  # type: ignore[assignment]
     typer.main.get_command(app)
     os.fsync = lambda handle: None  # As in tests/conftest.py.

@@ -61,8 +61,7 @@ def clone(tmp_path: Path, library: Path) -> Iterator[Path]:
         shutil.copy(ROOT / name, clone / name)
     binaries.mkdir(parents=True)
     (binaries / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
-    (tmp_path / "server").mkdir()
-    with fork_server.python_with(clone / "src", library, tmp_path / "server") as program:
+    with fork_server.python_with(clone / "src", library) as program:
         for name, command in (("python", ""), ("pgolf", "-m pgolf ")):
             (binaries / name).write_text(
                 f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{program}' {command}\"$@\"\n"

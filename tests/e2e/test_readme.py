@@ -38,7 +38,7 @@ STAND_INS = {
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """A tenth of Python's own library, for the demo's text: all of it takes seconds, and has its own test."""
+    """A fifth of the text of Python's own library: all of it takes seconds, and has its own test."""
     whole, library = Path(sysconfig.get_path("stdlib")), tmp_path / "library"
     for path in (whole / "pydoc_data" / "topics.py", *sorted(whole.glob("*.py"))[::4]):
         copy = library / path.relative_to(whole)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pgolf.cli.team import joined
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.runs import pipeline
+from pgolf.runs import pipeline  # Loaded once, in the process that the ranks are forked from.
 from pgolf.runtime import heartbeat, ranks
 from pgolf.train.metrics import Metrics
 from tests.e2e.conftest import pgolf

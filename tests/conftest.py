@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -11,12 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 from hypothesis import HealthCheck, settings
 
+# What is imported and collected stays to the end: half a million objects that every full collection would
+# visit. So there is none until the first test (`_few_collections`).
+gc.disable()
 # Tests run in several processes; more threads than cores only slow them down. This is for those that they
 # start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 # A property test tries the same few cases each time, and many others in `make test-long`. Other work on the
 # machine makes neither fail.
 _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +37,34 @@ def _disk_without_waiting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _command_line_built_once() -> Iterator[None]:
+    """Typer builds all commands anew for each command line, which takes longer than most mistakes need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
+
+
+# What takes ten seconds or more. In the end, when the processes take tests from each other, short ones are
+# left.
+LONGEST = (
+    "e2e/test_readme.py",
+    "e2e/test_ranks.py",
+    "golden/test_trajectory.py",
+    "unit/test_bundle.py",
+    "e2e/test_submit.py",
+    "e2e/test_study.py",
+    "e2e/test_documents.py",
+    "unit/test_triton_kernels.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first; in each, tests stay in their order."""
+    place = {ROOT / "tests" / file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,11 +102,9 @@ def _interrupts() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_collections() -> None:
-    # What is imported and collected stays to the end: half a million objects that every full collection would
-    # visit.
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

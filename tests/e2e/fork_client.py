@@ -1,6 +1,6 @@
 """A `python` that starts at once: the server of fork_server.py does what is asked, and this ends as that.
 
-    python -S -E fork_client.py SOCKET [-u] (-m MODULE | FILE | -) [ARGUMENT ...]
+    python -S -E fork_client.py SOCKET [-u] (-m MODULE | -c CODE | FILE | -) [ARGUMENT ...]
 
 Only a little of the standard library is imported: nothing else would be faster than the real thing. Other
 modules than those that take long to import, and other options, are left to the real Python.
@@ -49,7 +49,7 @@ def answer(answers: socket.socket) -> int:
 def main() -> None:
     place, *words = sys.argv[1:]
     first, second, *_ = [*words[words[0] == "-u" :], ""]
-    if first.startswith("-") and first != "-" and not (first == "-m" and second in MODULES):
+    if first.startswith("-") and first not in ("-", "-c") and not (first == "-m" and second in MODULES):
         os.execv(sys.executable, [sys.executable, *words])
     folder = os.getcwd()  # noqa: PTH109
     answers = ask(place, words, folder, dict(os.environ), [0, 1, 2])

@@ -6,8 +6,8 @@ They are real processes: they can be killed, hold locks and get signals. ``Forke
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -84,30 +84,56 @@ class Forked:
 
 
 @functools.cache
-def python(sources: Path = ROOT / "src") -> Path:
-    """A program like Python whose processes start at once.
+def python() -> Path:
+    """A program like Python whose processes start at once. All test processes share one server."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    folder = Path(tempfile.gettempdir(), f"pgolf-{run}") if run else Path(tempfile.mkdtemp(prefix="pgolf-"))
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "socket").exists():
+            # It serves until pytest ends, which for a worker of xdist is its parent.
+            session = os.getppid() if run else os.getpid()
+            server = subprocess.Popen(
+                [sys.executable, "-m", "tests.e2e.fork_server", str(folder), str(session)],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            _await(folder, server)
+    return folder / "python"
+
+
+@contextlib.contextmanager
+def python_with(sources: Path, library: Path) -> Iterator[Path]:
+    """A program as above whose processes import pgolf from elsewhere.
 
     Args:
-        sources: where they import pgolf from.
+        sources: the folder that holds the package.
+        library: what it is to take for Python's own library, when it makes a corpus of that.
     """
-    folder = Path(tempfile.mkdtemp(prefix="pgolf-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    program, place = folder / "python", folder / "socket"
-    words = shlex.join([sys.executable, "-S", "-E", str(CLIENT), str(place)])
-    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    program.chmod(0o755)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.e2e.fork_server", str(program)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (sources, ROOT)))},
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    atexit.register(server.terminate)
-    while not place.exists():
+    with tempfile.TemporaryDirectory(prefix="pgolf-") as name:  # A socket's path must be short.
+        folder = Path(name)
+        server = Forked(
+            *("-m", "tests.e2e.fork_server", folder, str(os.getpid()), sources, library), cwd=ROOT
+        )
+        try:
+            _await(folder, server)
+            yield folder / "python"
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _await(folder: Path, server: Forked | subprocess.Popen[bytes]) -> None:
+    """Write the program into ``folder`` and wait until it can be used."""
+    words = shlex.join([sys.executable, "-S", "-E", str(CLIENT), str(folder / "socket")])
+    (folder / "python").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    (folder / "python").chmod(0o755)
+    while not (folder / "socket").exists():
         assert server.poll() is None, "the server could not start"
         time.sleep(0.01)
-    return program
 
 
 def start(*arguments: str | Path, cwd: Path) -> Forked:
@@ -115,31 +141,54 @@ def start(*arguments: str | Path, cwd: Path) -> Forked:
     return Forked("-m", "pgolf", *arguments, cwd=cwd)
 
 
-def serve(program: Path) -> None:
-    """Start what clients ask for, until the process that started this one is gone."""
+def serve(folder: Path, session: int, sources: Path | None = None, library: Path | None = None) -> None:
+    """Start what clients ask for, until the process with the number ``session`` is gone."""
+    if sources is not None:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("pgolf", "tests")]:
+            del sys.modules[name]
+        sys.path.insert(0, str(sources))
     for name in LATE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     import torch
+    import typer.main
+
+    from pgolf.cli.main import app
+    from pgolf.data import corpus
 
     torch.set_num_threads(1)
-    sys.executable = str(program)
+    if library is not None:
+        corpus.python_corpus = functools.partial(corpus.python_corpus, library)  # type: ignore[assignment]
+    # Which shell a user types in would be found by looking at the parent process; here there may be none.
+    os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
+    typer.main.get_command = functools.cache(typer.main.get_command)  # type: ignore[assignment]
+    typer.main.get_command(app)
+    os.fsync = lambda handle: None  # As in tests/conftest.py.
+    sys.executable = str(folder / "python")
     gc.collect()
     gc.freeze()
-    parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(program.with_name("new")))
+        listening.bind(str(folder / "new"))
         listening.listen(16)
         listening.settimeout(1)
-        program.with_name("new").rename(program.with_name("socket"))
-        while os.getppid() == parent:
+        (folder / "new").rename(folder / "socket")
+        while _runs(session):
             with contextlib.suppress(TimeoutError):
                 connection, _ = listening.accept()
                 if os.fork() == 0:
                     listening.close()
                     _keep(connection)
                 connection.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _keep(connection: socket.socket) -> NoReturn:
@@ -201,6 +250,10 @@ def _run(words: list[str]) -> None:
         sys.path.insert(0, str(Path.cwd()))
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.path.insert(0, "")
+        sys.argv = [kind, *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     elif kind == "-":
         sys.path.insert(0, "")
         sys.argv = words
@@ -212,4 +265,4 @@ def _run(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    serve(Path(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:]))

@@ -1,4 +1,7 @@
-"""What a rank does in test_ranks.py: a list of commands, as if a launcher had started it for each of them."""
+"""What a rank does in test_ranks.py: a list of commands, as if a launcher had started it for each of them.
+
+rank_process.py JSON        [function, its arguments ...]
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import io
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -15,7 +19,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch._dynamo  # Here and not in every rank: its first optimizer imports it.
 import torch.distributed as dist
 from torch import Tensor
 
@@ -28,7 +31,7 @@ from tests.e2e.conftest import pgolf
 
 
 def run_rank(
-    rank: int, size: int, commands: list[tuple[int, int, list[str]]], folder: Path, results: Path
+    rank: int, size: int, commands: list[tuple[int, int, list[str]]], folder: str, results: str
 ) -> None:
     """Run the commands in ``folder``: (port to meet at, step after which the last rank is told to stop or 0,
     words).
@@ -45,17 +48,17 @@ def run_rank(
         with (
             mock.patch.dict(os.environ, {name: str(value) for name, value in place.items()}),
             stopping(stop_after if rank == size - 1 else 0),
-            keeping_ledgers(results / f"{index}.{rank}.ledger"),
+            keeping_ledgers(Path(results, f"{index}.{rank}.ledger")),
         ):
-            done = pgolf(*words, cwd=folder, check=None)
+            done = pgolf(*words, cwd=Path(folder), check=None)
             if dist.is_initialized():  # After a mistake a real process ends.
                 dist.destroy_process_group()
-        (results / f"{index}.{rank}.json").write_text(json.dumps(vars(done)))
+        Path(results, f"{index}.{rank}.json").write_text(json.dumps(vars(done)))
 
 
-def stop_last_rank(rank: int, size: int, port: int, results: Path) -> None:
+def stop_last_rank(rank: int, size: int, port: int, results: str) -> None:
     """The last rank stops itself (SIGSTOP). The first waits for it in a meeting, the others in a transfer."""
-    limit = 4.0
+    limit = 3.0
     place = {
         "RANK": rank,
         "WORLD_SIZE": size,
@@ -80,7 +83,7 @@ def stop_last_rank(rank: int, size: int, port: int, results: Path) -> None:
                 team.totals([1.0])
         except SystemExit as stop:
             status = int(stop.code or 0)
-    (results / f"{rank}.json").write_text(json.dumps([status, said.getvalue()]))
+    Path(results, f"{rank}.json").write_text(json.dumps([status, said.getvalue()]))
 
 
 @contextmanager
@@ -109,3 +112,8 @@ def stopping(after: int) -> Iterator[None]:
 
     with mock.patch.object(Metrics, "step", step):
         yield
+
+
+if __name__ == "__main__":
+    name, *arguments = json.loads(sys.argv[1])
+    {"run_rank": run_rank, "stop_last_rank": stop_last_rank}[name](*arguments)

@@ -57,8 +57,7 @@ def test_help_of_a_verb_and_the_version() -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes(tmp_path: Path) -> None:
-    # Which shell a user types in is found by looking at the parent process; here there may be none.
-    home = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    home = {**os.environ, "HOME": str(tmp_path)}
     program = tmp_path / "pgolf"
     code = ("import sys", "sys.argv[0] = 'pgolf'", "from pgolf.cli.main import main", "main()")
     program.write_text("\n".join((f"#!{fork_server.python()}", *code)) + "\n")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,9 @@ import torch
 
 from pgolf.compress.weights import load_tensors
 from pgolf.train.metrics import read_metrics
+from tests.e2e import rank_process
 from tests.e2e.conftest import Done, made_once, pgolf
+from tests.e2e.fork_server import Forked
 from tests.e2e.rank_process import run_rank, stop_last_rank, stopping
 
 # Four parts, so that four ranks can share them; several blocks of windows, so that there is something to
@@ -93,9 +93,8 @@ def together(
     def work(results: Path) -> None:
         shutil.copytree(alone.folder / "begun.1", alone.folder / f"ended.{size}")
         listed = [(free_port(), stop, words) for stop, words in commands.values()]
-        for process in started(size, run_rank, listed, alone.folder, results):
-            process.join(300)
-            process.kill()
+        for process in started(size, run_rank, listed, str(alone.folder), results=results):
+            assert process.wait(300) == 0, (results / "errors").read_text()
 
     results = made_once(tmp_path_factory, f"together-{size}", work)
     done = {
@@ -124,14 +123,13 @@ class Together:
         return {rank.returncode for rank in self.done[command]}
 
 
-def started(size: int, work: Callable[..., None], *arguments: object) -> list[BaseProcess]:
-    """Processes that do ``work(rank, size, *arguments)``."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.e2e.rank_process"])
-    processes = [context.Process(target=work, args=(rank, size, *arguments)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    return list(processes)
+def started(size: int, work: Callable[..., None], *arguments: object, results: Path) -> list[Forked]:
+    """Processes that do ``work(rank, size, *arguments, results)``; their errors go into that folder."""
+    words = [[work.__name__, rank, size, *arguments, str(results)] for rank in range(size)]
+    return [
+        Forked(rank_process.__file__, json.dumps(call), cwd=results, errors=results / "errors")
+        for call in words
+    ]
 
 
 def free_port() -> int:
@@ -248,11 +246,11 @@ def test_a_mistake_is_printed_once_and_ends_every_rank(together: Together) -> No
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops a process by a signal")
 def test_ranks_do_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
-    processes = started(3, stop_last_rank, free_port(), tmp_path)
+    processes = started(3, stop_last_rank, free_port(), results=tmp_path)
     try:
         for process in processes[:2]:
-            process.join(100)
-        alive = processes[2].is_alive()
+            process.wait(100)
+        alive = processes[2].poll() is None
     finally:
         for process in processes:
             process.kill()
@@ -261,7 +259,7 @@ def test_ranks_do_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
     for rank, (status, text) in enumerate(said):
         assert status == 1 and text.count("\n") == 1, said
         assert (
-            f"pgolf: rank {rank} of 3 lost contact with rank 2, which is gone, or has not answered for 4 s"
+            f"pgolf: rank {rank} of 3 lost contact with rank 2, which is gone, or has not answered for 3 s"
             in text
         )
     assert "no sign of life" in said[0][1]

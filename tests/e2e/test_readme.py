@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,18 @@ STAND_INS = {
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
+def library(tmp_path: Path) -> Path:
+    """A fifth of the text of Python's own library: all of it takes seconds, and has its own test."""
+    whole, library = Path(sysconfig.get_path("stdlib")), tmp_path / "library"
+    for path in (whole / "pydoc_data" / "topics.py", *sorted(whole.glob("*.py"))[::4]):
+        copy = library / path.relative_to(whole)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    return library
+
+
+@pytest.fixture
+def clone(tmp_path: Path, library: Path) -> Iterator[Path]:
     """The tracked files, and beside them an environment that `make demo` brings: this Python and these
     sources.
     """
@@ -47,14 +60,14 @@ def clone(tmp_path: Path) -> Path:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
     binaries.mkdir(parents=True)
-    program = fork_server.python(clone / "src")
     (binaries / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
-    for name, command in (("python", ""), ("pgolf", "-m pgolf ")):
-        (binaries / name).write_text(
-            f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{program}' {command}\"$@\"\n"
-        )
-        (binaries / name).chmod(0o755)
-    return clone
+    with fork_server.python_with(clone / "src", library) as program:
+        for name, command in (("python", ""), ("pgolf", "-m pgolf ")):
+            (binaries / name).write_text(
+                f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{program}' {command}\"$@\"\n"
+            )
+            (binaries / name).chmod(0o755)
+        yield clone
 
 
 def test_every_command_works_as_it_stands(clone: Path) -> None:

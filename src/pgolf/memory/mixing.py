@@ -1,0 +1,511 @@
+"""Logistic mixing: what all contexts say of one bit after the other, and the model with them.
+
+At each node of the tree each context has counts of what followed it there: ``n0`` and ``n1`` tokens in the
+left and the right half. Two opinions are made of them: a table that has learned what such counts were worth
+so far (an indirect, or SSE, stage per context), and a share by absolute discounting that is interpolated with
+the next shorter context, as in Kneser-Ney. The log odds of all opinions, of the longest match and of the model
+are added up with weights. Several sets of weights, each chosen by something else that the prefix says, do so
+side by side; their sums are mixed once more, and refined by two tables of the last one and two tokens.
+
+All of them learn by gradient on the log loss, bit by bit. The mixer is that of the PAQ family (Mahoney 2005);
+the interpolation is that of Ney, Essen and Kneser (1994).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgolf.memory.compiled import compiled
+from pgolf.memory.counts import Counts, add, find, note, set_cell, successor, successors
+from pgolf.memory.tables import SMALLEST, logistic, stretch
+from pgolf.memory.tree import Tree
+
+_LEVELS = np.searchsorted([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 40, 80, 160], np.arange(256), side="right") - 1
+_QUANTA = 13
+_KINDS = 9  # latest successor: none here, to the right, to the left; successors: one, two, more
+_LENGTHS = np.searchsorted([1, 5, 8, 12, 16, 24], np.arange(33), side="right")
+_BANDS, _BAND_WIDTH = 33, 0.5
+REFINED = 1 << 16
+"""Contexts of each of the two tables that refine the result."""
+_ONE = 1 << 22
+"""A probability of 1 in them."""
+LONGEST = 32
+"""Length of a match from which on it counts as this long."""
+SETS = 5
+"""Sets of weights."""
+# Places in ``numbers``.
+POSITION, MATCH, MATCHED, ORDER, EXCLUSION = range(5)
+RATE = 0.004
+_FINAL_RATE = 0.0004
+_BIAS = 0.3
+DISCOUNT = 0.8
+
+
+class Mixer(NamedTuple):
+    """Everything that predicts, for K contexts and V tokens."""
+
+    counts: Counts
+    tree: Tree
+    starts: NDArray[np.int8]
+    """(V,): 1 for a token that begins a word."""
+    text: NDArray[np.uint16]
+    """The tokens so far."""
+    numbers: NDArray[np.int64]
+    """Tokens so far; what matches: place of the next token, length; largest order; exclusion of updates."""
+    words: NDArray[np.uint64]
+    """(2,): hashes of the word in progress and of the one before."""
+    weights: NDArray[np.float32]
+    """(2, rows, inputs): without and with a model."""
+    final: NDArray[np.float32]
+    """(2, rows of the first set, SETS)."""
+    rows: NDArray[np.int64]
+    """(SETS,): where the rows of each set begin."""
+    opinions: NDArray[np.float32]
+    """(K, 13, 13, 9) flat: what counts were worth."""
+    trust: NDArray[np.float32]
+    """Of the same shape: how often that was seen."""
+    matches: NDArray[np.float32]
+    """(LONGEST + 1,): how often a match of that length was right."""
+    # What is worked with.
+    keys: NDArray[np.uint64]
+    slots: NDArray[np.int64]
+    codes: NDArray[np.uint32]
+    """(K, V): paths of the successors of each context."""
+    times: NDArray[np.int64]
+    """(K, V): their counts."""
+    latest: NDArray[np.int64]
+    """(K,): path of the latest of them, -1 where there is none."""
+    known: NDArray[np.int64]
+    """(K, 2): sum of the counts, number of successors."""
+    parts: NDArray[np.int64]
+    """(33, 3, K): at each depth, where the successors of each context begin, split and end."""
+    inputs: NDArray[np.float32]
+    spots: NDArray[np.int64]
+    """(K + 4,): entries of ``opinions`` in use; then of the refining tables (2), the match's length and bit."""
+    chosen: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    """(SETS + 2,): log odds by each set, mixed, and refined probability."""
+    shares: NDArray[np.float64]
+    """(V + 1,): the model's probabilities added up in the order of the leaves."""
+
+
+@compiled
+def hashed(value):
+    """A well mixed hash of 64 bits."""
+    value ^= value >> np.uint64(31)
+    value *= np.uint64(0x9E3779B97F4A7C15)
+    value ^= value >> np.uint64(29)
+    value *= np.uint64(0xBF58476D1CE4E5B9)
+    return value ^ (value >> np.uint64(32))
+
+
+@compiled
+def _token(mixer, back):
+    place = mixer.numbers[POSITION] - back
+    return np.uint64(mixer.text[place]) + np.uint64(1) if place >= 0 else np.uint64(0)
+
+
+@compiled
+def contexts(mixer):
+    """Hash the contexts of the next token."""
+    order = mixer.numbers[ORDER]
+    key = np.uint64(0)
+    for length in range(order + 1):
+        if length:
+            key = hashed(key + _token(mixer, length)) * np.uint64(0x2545F4914F6CDD1D)
+        mixer.keys[length] = hashed(key + np.uint64(length))
+    word, before = mixer.words[0], mixer.words[1]
+    others = (
+        word * np.uint64(3) + before + np.uint64(0x2222),
+        word + np.uint64(0x1111),
+        _token(mixer, 2) * np.uint64(0x10001) + np.uint64(0x33330000),
+        _token(mixer, 2) * np.uint64(0x10001) + _token(mixer, 3) * np.uint64(0x1000100001) + np.uint64(0x44440000),
+    )
+    for index in range(len(mixer.keys) - order - 1):
+        mixer.keys[order + 1 + index] = hashed(others[index])
+
+
+@compiled
+def look(mixer):
+    """Look up the contexts of the next token, and lay out what followed them."""
+    contexts(mixer)
+    for each in range(len(mixer.keys)):
+        slot = find(mixer.counts, mixer.keys[each])
+        mixer.slots[each] = slot
+        mixer.latest[each] = -1
+        number, total = np.int64(0), np.int64(0)
+        if slot >= 0:
+            first, number, total = successors(mixer.counts, slot)
+            for index in range(number):
+                token, times = successor(mixer.counts, slot, first, index)
+                mixer.codes[each, index] = mixer.tree.code[token]
+                mixer.times[each, index] = times
+            mixer.latest[each] = np.int64(mixer.codes[each, 0])
+        mixer.known[each, 0], mixer.known[each, 1] = total, number
+        mixer.parts[0, 0, each], mixer.parts[0, 2, each] = 0, number
+
+
+@compiled
+def _split(mixer, each, depth):
+    """Successors of a context to the left, then those to the right; returns (n0, n1)."""
+    begin, end = mixer.parts[depth, 0, each], mixer.parts[depth, 2, each]
+    shift = np.uint32(31 - depth)
+    counted, right = np.int64(0), np.int64(0)
+    while begin < end:
+        code = mixer.codes[each, begin]
+        times = mixer.times[each, begin]
+        if (code >> shift) & np.uint32(1):
+            end -= 1
+            mixer.codes[each, begin], mixer.codes[each, end] = mixer.codes[each, end], code
+            mixer.times[each, begin], mixer.times[each, end] = mixer.times[each, end], times
+            right += times
+        else:
+            begin += 1
+            counted += times
+    mixer.parts[depth, 1, each] = begin
+    return counted, right
+
+
+@compiled
+def weigh(mixer, node, depth, mass, side):
+    """Probability of bit 1 at a node of the path, from what ``look`` has laid out.
+
+    ``mass`` is the model's probability of bit 1; ``side`` 1, or 0 where there is no model.
+    """
+    tree, order, inputs = mixer.tree, mixer.numbers[ORDER], mixer.inputs
+    number = len(mixer.keys)
+    first, middle, end = tree.span[node, 0], tree.span[node, 1], tree.span[node, 2]
+    size = np.float64(len(tree.code))
+    left, right = (middle - first) / size, (end - middle) / size
+    found, sure, seen = np.int64(0), np.int64(0), np.int64(0)
+    kept_left, kept_right = left, right
+    path = np.int64(-1)
+    for each in range(number):
+        n0, n1 = _split(mixer, each, depth)
+        u0 = mixer.parts[depth, 1, each] - mixer.parts[depth, 0, each]
+        u1 = mixer.parts[depth, 2, each] - mixer.parts[depth, 1, each]
+        if each > order:
+            left, right = kept_left, kept_right
+        total, successors_ = mixer.known[each, 0], mixer.known[each, 1]
+        if total:
+            backing = DISCOUNT * successors_
+            left = (n0 - DISCOUNT * u0 + backing * left) / total
+            right = (n1 - DISCOUNT * u1 + backing * right) / total
+        if each == order:
+            kept_left, kept_right = left, right
+        if n0 + n1 == 0:
+            inputs[2 * each] = inputs[2 * each + 1] = 0
+            mixer.spots[each] = -1
+            continue
+        kind = np.int64(0)
+        latest = mixer.latest[each]
+        if path < 0:
+            path = np.int64(mixer.codes[each, mixer.parts[depth, 0, each]])
+        if latest >> (32 - depth) == path >> (32 - depth):
+            kind = 1 if (latest >> (31 - depth)) & 1 else 2
+        kind += 3 * (min(u0 + u1, 3) - 1)
+        spot = ((each * _QUANTA + _LEVELS[min(n0, 255)]) * _QUANTA + _LEVELS[min(n1, 255)]) * _KINDS + kind
+        mixer.spots[each] = spot
+        inputs[2 * each] = stretch(mixer.opinions[spot])
+        inputs[2 * each + 1] = stretch(right / (left + right))
+        if each <= order:
+            found, seen, sure = each + 1, n0 + n1, np.int64(n0 == 0 or n1 == 0)
+    last = mixer.text[mixer.numbers[POSITION] - 1] if mixer.numbers[POSITION] else np.uint16(0)
+    length = _expect(mixer, node, depth)
+    inputs[2 * number + 2] = stretch(mass) if side else 0.0
+    inputs[2 * number + 3] = _BIAS
+    chosen = mixer.chosen
+    chosen[0] = _LENGTHS[length] * 32 + found
+    chosen[1] = node
+    chosen[2] = (found * _QUANTA + _LEVELS[min(seen, 255)]) * 2 + sure
+    chosen[3] = last
+    chosen[4] = min(depth, 15) * 8 + (min(np.int64(abs(inputs[2 * number + 2]) * 1.5), 7) if side else 0)
+    odds = 0.0
+    for each in range(SETS):
+        row = mixer.weights[side, mixer.rows[each] + chosen[each]]
+        total_odds = np.float32(0)
+        for index in range(len(inputs)):
+            total_odds += row[index] * inputs[index]
+        mixer.sums[each] = total_odds
+        odds += mixer.final[side, chosen[0], each] * total_odds
+    mixed = min(max(logistic(odds), SMALLEST), 1.0 - SMALLEST)
+    mixer.sums[SETS] = mixed
+    odds = min(max(odds, -7.99), 7.99)
+    place = (odds + 8.0) / _BAND_WIDTH
+    band = np.int64(place)
+    share = place - band
+    cells = mixer.counts.cells
+    base = len(cells) - 2 * REFINED * _BANDS
+    refined = 0.5 * mixed
+    for each in range(2):
+        key = np.uint64(last) if each == 0 else mixer.keys[min(order, 2)]
+        at = np.int64(hashed(key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(node)) & np.uint64(REFINED - 1))
+        at = base + (each * REFINED + at) * _BANDS + band
+        mixer.spots[number + each] = at
+        refined += 0.25 * (cells[at] * (1.0 - share) + cells[at + 1] * share) / _ONE
+    return min(max(refined, SMALLEST), 1.0 - SMALLEST)
+
+
+@compiled
+def _expect(mixer, node, depth):
+    """Inputs of the longest match; returns its length, 0 where it says nothing at this node."""
+    number = len(mixer.keys)
+    length = min(mixer.numbers[MATCHED], LONGEST)
+    mixer.spots[number + 2] = 0
+    mixer.inputs[2 * number] = mixer.inputs[2 * number + 1] = 0
+    if length == 0:
+        return np.int64(0)
+    token = mixer.text[mixer.numbers[MATCH]]
+    tree = mixer.tree
+    code = np.int64(tree.code[token])
+    # Is the token a leaf below this node?
+    some = tree.leaf[tree.span[node, 0]]
+    if code >> (32 - depth) != np.int64(tree.code[some]) >> (32 - depth):
+        return np.int64(0)
+    bit = (code >> (31 - depth)) & 1
+    right = stretch(mixer.matches[length])
+    mixer.inputs[2 * number] = right if bit else -right
+    mixer.inputs[2 * number + 1] = length / 16.0 if bit else -length / 16.0
+    mixer.spots[number + 2], mixer.spots[number + 3] = length, bit
+    return length
+
+
+@compiled
+def learn(mixer, bit, side):
+    """Learn the bit that ``weigh`` has just predicted."""
+    number, inputs, chosen = len(mixer.keys), mixer.inputs, mixer.chosen
+    wrong = bit - mixer.sums[SETS]
+    for each in range(SETS):
+        odds = mixer.sums[each]
+        mixer.final[side, chosen[0], each] += _FINAL_RATE * wrong * min(max(odds, -8.0), 8.0)
+        row = mixer.weights[side, mixer.rows[each] + chosen[each]]
+        step = np.float32(RATE * (bit - logistic(odds)))
+        for index in range(len(inputs)):
+            row[index] += step * inputs[index]
+    for each in range(number):
+        spot = mixer.spots[each]
+        if spot >= 0:
+            opinion, trust = mixer.opinions[spot], mixer.trust[spot]
+            opinion += (bit - opinion) / (trust + np.float32(1.5))
+            mixer.opinions[spot] = min(max(opinion, np.float32(0.0003)), np.float32(0.9997))
+            if trust < 250:
+                mixer.trust[spot] = trust + np.float32(1)
+    for each in range(2):
+        at = mixer.spots[number + each]
+        for place in range(at, at + 2):
+            cell = np.int64(mixer.counts.cells[place])
+            set_cell(mixer.counts, place, cell + (bit * _ONE - cell) // 64)
+    length = mixer.spots[number + 2]
+    if length:
+        right = np.float32(1.0 if mixer.spots[number + 3] == bit else 0.0)
+        known = mixer.matches[length]
+        known += (right - known) * np.float32(0.005)
+        mixer.matches[length] = min(max(known, np.float32(0.001)), np.float32(0.9999))
+
+
+@compiled
+def descend(mixer, depth, bit):
+    """Go on with what lies on one side of a node."""
+    for each in range(len(mixer.keys)):
+        begin, middle, end = mixer.parts[depth, 0, each], mixer.parts[depth, 1, each], mixer.parts[depth, 2, each]
+        mixer.parts[depth + 1, 0, each] = middle if bit else begin
+        mixer.parts[depth + 1, 2, each] = end if bit else middle
+
+
+@compiled
+def advance(mixer, token):
+    """Count the token that followed, and go on to the next place."""
+    order, numbers = mixer.numbers[ORDER], mixer.numbers
+    for each in range(len(mixer.keys) - 1, -1, -1):
+        add(mixer.counts, mixer.keys[each], mixer.slots[each], token)
+        if numbers[EXCLUSION] and 0 < each <= order and _had(mixer, each, token):
+            break
+    place = numbers[POSITION]
+    mixer.text[place] = token
+    numbers[POSITION] = place + 1
+    if mixer.starts[token]:
+        mixer.words[1], mixer.words[0] = mixer.words[0], np.uint64(0)
+    mixer.words[0] = hashed(mixer.words[0] * np.uint64(31) + np.uint64(token) + np.uint64(7))
+    _match(mixer, token)
+
+
+@compiled
+def _had(mixer, each, token):
+    code = mixer.tree.code[token]
+    for index in range(mixer.known[each, 1]):
+        if mixer.codes[each, index] == code:
+            return True
+    return False
+
+
+@compiled
+def _match(mixer, token):
+    """Follow the match, or look for the latest place that the last five tokens have stood at."""
+    numbers, text = mixer.numbers, mixer.text
+    if numbers[MATCHED] and text[numbers[MATCH]] == token:
+        numbers[MATCH] += 1
+        numbers[MATCHED] += 1
+    else:
+        numbers[MATCHED] = 0
+    place = numbers[POSITION]
+    if place < _SHORTEST:
+        return
+    key = np.uint64(0)
+    for back in range(1, _SHORTEST + 1):
+        key = hashed(key + _token(mixer, back)) * np.uint64(0x2545F4914F6CDD1D)
+    size = len(mixer.counts.cells) - 2 * REFINED * _BANDS
+    cell = np.int64(key & np.uint64(size - 1))
+    if numbers[MATCHED] == 0:
+        found = np.int64(mixer.counts.cells[cell])
+        length = np.int64(0)
+        while length < LONGEST and length < found and text[found - 1 - length] == text[place - 1 - length]:
+            length += 1
+        if length >= _SHORTEST:
+            numbers[MATCH], numbers[MATCHED] = found, length
+    set_cell(mixer.counts, cell, place)
+
+
+_SHORTEST = 5
+
+
+@compiled
+def _sum_up(mixer, probabilities):
+    """Add the model's probabilities up in the order of the leaves."""
+    total = 0.0
+    leaf = mixer.tree.leaf
+    for index in range(len(leaf)):
+        mixer.shares[index] = total
+        total += probabilities[leaf[index]]
+    mixer.shares[len(leaf)] = total
+
+
+@compiled
+def _mass(mixer, node):
+    first, middle, end = mixer.tree.span[node, 0], mixer.tree.span[node, 1], mixer.tree.span[node, 2]
+    shares = mixer.shares
+    return (shares[end] - shares[middle]) / max(shares[end] - shares[first], 1e-30)
+
+
+@compiled
+def code_tokens(mixer, tokens, model, nats):
+    """Predict and learn tokens (n,); ``model`` (n, V) probabilities, or (0, V); costs go to ``nats`` (n,)."""
+    side = 1 if len(model) else 0
+    for index in range(len(tokens)):
+        look(mixer)
+        if side:
+            _sum_up(mixer, model[index])
+        token = np.int64(tokens[index])
+        code, node, depth, chance = np.int64(mixer.tree.code[token]), np.int64(0), 0, 1.0
+        cost = 0.0
+        while node >= 0:
+            mass = _mass(mixer, node) if side else 0.5
+            right = weigh(mixer, node, depth, mass, side)
+            bit = (code >> (31 - depth)) & 1
+            cost -= np.log(right if bit else 1.0 - right)
+            learn(mixer, bit, side)
+            descend(mixer, depth, bit)
+            node = np.int64(mixer.tree.child[node, bit])
+            depth += 1
+        nats[index] = cost
+        advance(mixer, token)
+
+
+@compiled
+def row(mixer, model, logs):
+    """Log probabilities (V,) of all tokens that may come next; ``model`` (V,) probabilities, or (0,)."""
+    side = 1 if len(model) else 0
+    look(mixer)
+    if side:
+        _sum_up(mixer, model)
+    tree = mixer.tree
+    # Nodes on the way down, what led to them, and which bit comes next.
+    nodes, before, bits = np.zeros(34, np.int64), np.zeros(34), np.zeros(34, np.int64)
+    chances = np.zeros((34, 2))
+    depth = 0
+    bits[0] = -1
+    while depth >= 0:
+        node = nodes[depth]
+        bits[depth] += 1
+        bit = bits[depth]
+        if bit == 0:
+            right = weigh(mixer, node, depth, _mass(mixer, node) if side else 0.5, side)
+            chances[depth, 0], chances[depth, 1] = np.log(1.0 - right), np.log(right)
+        if bit == 2:
+            depth -= 1
+            continue
+        below = before[depth] + chances[depth, bit]
+        child = np.int64(tree.child[node, bit])
+        if child < 0:
+            logs[~child] = below
+        else:
+            descend(mixer, depth, bit)
+            depth += 1
+            nodes[depth], before[depth], bits[depth] = child, below, -1
+
+
+@compiled
+def encode(mixer, tokens, coded):
+    """Code tokens (n,) without a model into ``coded``, a byte each; returns the bytes in use."""
+    low, high, used = np.uint64(0), np.uint64(0xFFFFFFFF), 0
+    for token in tokens:
+        look(mixer)
+        code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
+        while node >= 0:
+            right = np.uint64(weigh(mixer, node, depth, 0.5, 0) * 65536.0)
+            bit = (code >> (31 - depth)) & 1
+            middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
+            if bit:
+                high = middle
+            else:
+                low = middle + np.uint64(1)
+            while (low ^ high) >> np.uint64(24) == np.uint64(0):
+                coded[used] = high >> np.uint64(24)
+                used += 1
+                low = (low << np.uint64(8)) & np.uint64(0xFFFFFFFF)
+                high = ((high << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(255)
+            learn(mixer, bit, 0)
+            descend(mixer, depth, bit)
+            node = np.int64(mixer.tree.child[node, bit])
+            depth += 1
+        advance(mixer, np.int64(token))
+    for _ in range(4):
+        coded[used] = high >> np.uint64(24)
+        used += 1
+        high = (high << np.uint64(8)) & np.uint64(0xFFFFFFFF)
+    return used
+
+
+@compiled
+def decode(mixer, coded, tokens):
+    """Read tokens (n,) back that ``encode`` has written; bytes after the end count as 0."""
+    low, high, value, used = np.uint64(0), np.uint64(0xFFFFFFFF), np.uint64(0), 0
+    for _ in range(4):
+        value = value << np.uint64(8) | np.uint64(coded[used] if used < len(coded) else 0)
+        used += 1
+    for index in range(len(tokens)):
+        look(mixer)
+        node, depth = np.int64(0), 0
+        while node >= 0:
+            right = np.uint64(weigh(mixer, node, depth, 0.5, 0) * 65536.0)
+            middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
+            bit = 1 if value <= middle else 0
+            if bit:
+                high = middle
+            else:
+                low = middle + np.uint64(1)
+            while (low ^ high) >> np.uint64(24) == np.uint64(0):
+                low = (low << np.uint64(8)) & np.uint64(0xFFFFFFFF)
+                high = ((high << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(255)
+                value = ((value << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(
+                    coded[used] if used < len(coded) else 0
+                )
+                used += 1
+            learn(mixer, bit, 0)
+            descend(mixer, depth, bit)
+            node = np.int64(mixer.tree.child[node, bit])
+            depth += 1
+        tokens[index] = ~node
+        advance(mixer, np.int64(~node))

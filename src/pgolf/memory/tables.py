@@ -1,0 +1,52 @@
+"""Logarithm and logistic function by tables, equal on every machine; see ``compiled.py``."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pgolf.memory.compiled import compiled
+
+_STEPS = 4096
+_FINE = 1 << 20
+
+
+def _exact(values: list[float]) -> np.ndarray:
+    # Rounded far more coarsely than libraries differ.
+    return (np.round(np.array(values) * _FINE) / _FINE).astype(np.float32)
+
+
+_LN = _exact([math.log(max(step, 1) / _STEPS) for step in range(_STEPS + 2)])
+_PER_UNIT, _LIMIT = 128, 12
+_LOGISTIC = _exact([1 / (1 + math.exp(-step / _PER_UNIT)) for step in range(-1536, 1538)])
+_LN_64 = float(_exact([math.log(64)])[0])
+SMALLEST = 1e-6
+"""Probabilities of a bit stay this far from 0 and 1."""
+
+
+@compiled
+def ln(value):
+    """Natural logarithm of a number in (0, 1], to about 3e-5."""
+    shift = 0.0
+    while value < 0.015625:
+        value *= 64.0
+        shift -= _LN_64
+    place = value * _STEPS
+    step = int(place)
+    return shift + _LN[step] + (_LN[step + 1] - _LN[step]) * (place - step)
+
+
+@compiled
+def stretch(probability):
+    """Log odds, within 12.5, of a probability that is kept ``SMALLEST`` from 0 and 1."""
+    probability = min(max(probability, SMALLEST), 1.0 - SMALLEST)
+    return ln(probability) - ln(1.0 - probability)
+
+
+@compiled
+def logistic(odds):
+    """Probability of log odds, which are cut off at 12."""
+    place = (min(max(odds, -11.999), 11.999) + _LIMIT) * _PER_UNIT
+    step = int(place)
+    return _LOGISTIC[step] + (_LOGISTIC[step + 1] - _LOGISTIC[step]) * (place - step)

@@ -2,15 +2,42 @@
 
 What they compute must not depend on the machine: a stored text that one machine wrote is read on others. So
 they use nothing but exact integer arithmetic and single operations of IEEE 754 in a fixed order: no fast
-mathematics, no exp or log of the system's library (``tables.py`` has tables in their place).
+mathematics, no exp or log of the system's library where something is learned (``tables.py`` has tables).
+
+Numba looks only at a function's own file to see whether what it kept is still true, and not at those that it
+calls. So the folder's name has a digest of this whole package.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 
-compiled: Callable[[Any], Any] = numba.njit(cache=True, error_model="numpy", fastmath=False)
-"""The decorator."""
+
+def _folder() -> Path:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    root = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "pgolf" / f"compiled-{digest.hexdigest()[:16]}"
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """The function, compiled at its first call, or read from where an earlier process left it."""
+    kept = numba.config.CACHE_DIR
+    try:
+        numba.config.CACHE_DIR = str(_FOLDER)
+        return numba.njit(cache=True, error_model="numpy")(function)
+    except (RuntimeError, OSError):
+        # Nowhere to keep it: a read-only disk, or a program that is no file.
+        return numba.njit(error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = kept
+
+
+_FOLDER = _folder()

@@ -28,15 +28,14 @@ _UNUSED, _NOTED = _CLASSES, _CLASSES + 1
 # Which array a noted place is in: the two highest bits that are used.
 _IN_ARENA, _IN_HEADS, _IN_CELLS = 1 << 60, 2 << 60, 3 << 60
 _AREA, _PLACE = 3 << 60, (1 << 60) - 1
-WORDS_PER_CONTEXT = 12
-"""At most so many words change when a context meets a token."""
+_WORDS_PER_CONTEXT = 12  # At most so many change when a context meets a token, beside its successors.
 
 
 class Counts(NamedTuple):
     """The arrays."""
 
     table: NDArray[np.uint64]
-    """(2 * slots,): two words per slot: the hash's upper half, number of successors, size class; and where
+    """(2 * slots,), two words per slot: the hash's upper half, number of successors, size class; and where
     they are (or the only one itself) with the sum of all counts. The first is 0 where a slot is free."""
     arena: NDArray[np.uint32]
     """Successors: the token in the upper half, its count in the lower."""
@@ -50,17 +49,11 @@ class Counts(NamedTuple):
 
 def new_counts(contexts: int, successors: int, cells: int, noted: int) -> Counts:
     """Empty counts: room for so many contexts and successors, ``cells`` numbers, ``noted`` changes."""
-    slots = 1 << max(int(np.ceil(np.log2(max(contexts, 1) / 0.7))), 3)
     heads = np.zeros(_CLASSES + 2, np.int64)
     heads[_UNUSED], heads[_NOTED] = 1, -1
-    arrays = np.zeros(2 * slots, np.uint64), np.zeros(successors + 1, np.uint32), heads
-    return Counts(*arrays, np.zeros(cells, np.int32), np.zeros((2, noted), np.int64))
-
-
-def bytes_of(contexts: int, successors: int, cells: int) -> int:
-    """Memory that such counts take, without the journal."""
-    slots = 1 << max(int(np.ceil(np.log2(max(contexts, 1) / 0.7))), 3)
-    return 16 * slots + 4 * successors + 4 * cells
+    table = np.zeros(2 * WAYS * (contexts // WAYS + 1), np.uint64)
+    journal = np.zeros((2, noted), np.int64)
+    return Counts(table, np.zeros(successors + 1, np.uint32), heads, np.zeros(cells, np.int32), journal)
 
 
 @compiled
@@ -77,6 +70,18 @@ def note(counts, place, old):
 def begin_journal(counts):
     """Note every change from here on."""
     counts.heads[_NOTED] = 0
+
+
+@compiled
+def has_room(counts, slots, cells):
+    """Whether the journal has room for a token that follows contexts (K,), and for so many cells."""
+    if counts.heads[_NOTED] < 0:
+        return True
+    most = len(slots) * _WORDS_PER_CONTEXT + cells
+    for slot in slots:
+        if slot >= 0:
+            most += successors(counts, slot)[1]
+    return counts.heads[_NOTED] + most <= counts.journal.shape[1]
 
 
 @compiled
@@ -110,10 +115,15 @@ def set_cell(counts, place, value):
 
 
 @compiled
+def _set_of(counts, key):
+    sets = np.uint64(len(counts.table) // (2 * WAYS))
+    return np.int64(((key & np.uint64(0xFFFFFFFF)) * sets) >> np.uint64(32)) * WAYS
+
+
+@compiled
 def find(counts, key):
     """The slot of a context, -1 if it was never seen."""
-    slots = np.uint64(len(counts.table) // 2)
-    first = np.int64(key & (slots - np.uint64(1)) & ~np.uint64(WAYS - 1))
+    first = _set_of(counts, key)
     check = (key >> np.uint64(32)) | np.uint64(1)
     for slot in range(first, first + WAYS):
         if counts.table[2 * slot] >> np.uint64(32) == check:
@@ -140,34 +150,39 @@ def successor(counts, slot, first, index):
 
 @compiled
 def add(counts, key, slot, token):
-    """Count a token that followed the context ``key``, whose slot is known (-1: it is new)."""
+    """Count a token that followed the context ``key``, whose slot is given (-1: it was not found).
+
+    Returns whether the token had followed it before.
+    """
     entry = np.uint64(token) << np.uint64(16) | np.uint64(1)
-    if slot < 0:
-        slot = find(counts, key)  # Two contexts of one moment may be the same.
+    # Another context of the same moment may be the same, or have taken its slot.
+    if slot < 0 or counts.table[2 * slot] >> np.uint64(32) != (key >> np.uint64(32)) | np.uint64(1):
+        slot = find(counts, key)
     if slot < 0:
         slot = _vacate(counts, key)
         check = (key >> np.uint64(32)) | np.uint64(1)
         _put(counts, 2 * slot, check << np.uint64(32) | np.uint64(1) << np.uint64(8))
         _put(counts, 2 * slot + 1, entry << np.uint64(32) | np.uint64(1))
-        return
+        return False
     first, number, total = successors(counts, slot)
     if first < 0:
         word = counts.table[2 * slot + 1] >> np.uint64(32)
         if np.int64(word >> np.uint64(16)) == token:
             if word & np.uint64(0xFFFF) < np.uint64(MOST):
                 _put(counts, 2 * slot + 1, (word + np.uint64(1)) << np.uint64(32) | np.uint64(total + 1))
-            return
+            return True
         first = _allocate(counts, 1)
         if first:
             _store(counts, first, entry)
             _store(counts, first + 1, word)
             _describe(counts, slot, 2, 1)
             _put(counts, 2 * slot + 1, np.uint64(first) << np.uint64(32) | np.uint64(total + 1))
-        return
+        return False
     found = first
     while found < first + number and np.int64(counts.arena[found] >> np.uint32(16)) != token:
         found += 1
-    if found < first + number:
+    knew = found < first + number
+    if knew:
         entry = np.uint64(counts.arena[found])
         if entry & np.uint64(0xFFFF) == np.uint64(MOST):
             total -= 1
@@ -178,9 +193,9 @@ def add(counts, key, slot, token):
         if number == 1 << size_class:
             wider = _allocate(counts, size_class + 1)
             if not wider:
-                return
+                return False
             for place in range(number):
-                counts.arena[wider + place] = counts.arena[first + place]
+                _store(counts, wider + place, np.uint64(counts.arena[first + place]))
             _release(counts, first, size_class)
             first, found, size_class = wider, wider + number, size_class + 1
         _describe(counts, slot, number + 1, size_class)
@@ -188,6 +203,7 @@ def add(counts, key, slot, token):
         _store(counts, found, np.uint64(counts.arena[first]))
     _store(counts, first, entry)
     _put(counts, 2 * slot + 1, np.uint64(first) << np.uint64(32) | np.uint64(total + 1))
+    return knew
 
 
 @compiled
@@ -217,8 +233,7 @@ def _describe(counts, slot, number, size_class):
 @compiled
 def _vacate(counts, key):
     """A free slot for a new context; if its set has none, that of the context seen least, the first of them."""
-    slots = np.uint64(len(counts.table) // 2)
-    first = np.int64(key & (slots - np.uint64(1)) & ~np.uint64(WAYS - 1))
+    first = _set_of(counts, key)
     rarest, least = first, np.uint64(1 << 40)
     for slot in range(first, first + WAYS):
         if counts.table[2 * slot] == np.uint64(0):

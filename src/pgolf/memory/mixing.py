@@ -19,25 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.memory.compiled import compiled
-from pgolf.memory.counts import Counts, add, find, note, set_cell, successor, successors
+from pgolf.memory.counts import Counts, add, find, has_room, set_cell, successor, successors
 from pgolf.memory.tables import SMALLEST, logistic, stretch
 from pgolf.memory.tree import Tree
 
-_LEVELS = np.searchsorted([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 40, 80, 160], np.arange(256), side="right") - 1
-_QUANTA = 13
-_KINDS = 9  # latest successor: none here, to the right, to the left; successors: one, two, more
+LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 40, 80, 160])
+_LEVELS = np.searchsorted(LEVELS, np.arange(256), side="right") - 1
+QUANTA = len(LEVELS)
+KINDS = 9  # latest successor: none here, to the right, to the left; successors: one, two, more
 _LENGTHS = np.searchsorted([1, 5, 8, 12, 16, 24], np.arange(33), side="right")
-_BANDS, _BAND_WIDTH = 33, 0.5
+BANDS, BAND_WIDTH = 33, 0.5
 REFINED = 1 << 16
 """Contexts of each of the two tables that refine the result."""
-_ONE = 1 << 22
+ONE = 1 << 22
 """A probability of 1 in them."""
+CELLS = 4 * 32 + 1
+"""At most so many cells change with a token."""
 LONGEST = 32
 """Length of a match from which on it counts as this long."""
-SETS = 5
+SETS = 4
 """Sets of weights."""
+JOINTS, JOINT_RATE = 3, 0.01
+
 # Places in ``numbers``.
-POSITION, MATCH, MATCHED, ORDER, EXCLUSION = range(5)
+POSITION, MATCH, MATCHED, ORDER, EXCLUSION, WORD, SKIP, DOCUMENT, MATCHES, BOS, NUMBER = range(11)
 RATE = 0.004
 _FINAL_RATE = 0.0004
 _BIAS = 0.3
@@ -54,13 +59,16 @@ class Mixer(NamedTuple):
     text: NDArray[np.uint16]
     """The tokens so far."""
     numbers: NDArray[np.int64]
-    """Tokens so far; what matches: place of the next token, length; largest order; exclusion of updates."""
+    """Tokens so far; what matches: place of the next token, length; largest order; then switches: whether a
+    token counts in the longest context that knew it only, and which experts there are."""
     words: NDArray[np.uint64]
     """(2,): hashes of the word in progress and of the one before."""
     weights: NDArray[np.float32]
-    """(2, rows, inputs): without and with a model."""
+    """(rows, inputs)."""
     final: NDArray[np.float32]
-    """(2, rows of the first set, SETS)."""
+    """(rows of the first set, SETS)."""
+    joints: NDArray[np.float64]
+    """(JOINTS, rows, 2): weights of the memory and of the model."""
     rows: NDArray[np.int64]
     """(SETS,): where the rows of each set begin."""
     opinions: NDArray[np.float32]
@@ -83,11 +91,17 @@ class Mixer(NamedTuple):
     parts: NDArray[np.int64]
     """(33, 3, K): at each depth, where the successors of each context begin, split and end."""
     inputs: NDArray[np.float32]
+    """(33, inputs): what was added up at each depth, so that it can be learned from."""
     spots: NDArray[np.int64]
-    """(K + 4,): entries of ``opinions`` in use; then of the refining tables (2), the match's length and bit."""
+    """(33, K + 4): entries of ``opinions`` in use; then of the refining tables (2), the match's length and bit."""
     chosen: NDArray[np.int64]
+    """(33, SETS): rows of the weights."""
     sums: NDArray[np.float64]
-    """(SETS + 2,): log odds by each set, mixed, and refined probability."""
+    """(33, SETS + 2): log odds by each set, the mixed probability, and the refined one."""
+    joined: NDArray[np.float64]
+    """(33, 2 + JOINTS): log odds of memory and model, and by each joint set."""
+    picked: NDArray[np.int64]
+    """(33, JOINTS): rows of the joint weights."""
     shares: NDArray[np.float64]
     """(V + 1,): the model's probabilities added up in the order of the leaves."""
 
@@ -117,15 +131,20 @@ def contexts(mixer):
         if length:
             key = hashed(key + _token(mixer, length)) * np.uint64(0x2545F4914F6CDD1D)
         mixer.keys[length] = hashed(key + np.uint64(length))
-    word, before = mixer.words[0], mixer.words[1]
-    others = (
-        word * np.uint64(3) + before + np.uint64(0x2222),
-        word + np.uint64(0x1111),
-        _token(mixer, 2) * np.uint64(0x10001) + np.uint64(0x33330000),
-        _token(mixer, 2) * np.uint64(0x10001) + _token(mixer, 3) * np.uint64(0x1000100001) + np.uint64(0x44440000),
-    )
-    for index in range(len(mixer.keys) - order - 1):
-        mixer.keys[order + 1 + index] = hashed(others[index])
+    at = order + 1
+    if mixer.numbers[WORD]:
+        mixer.keys[at] = hashed(mixer.words[0] * np.uint64(3) + mixer.words[1] + np.uint64(0x2222))
+        mixer.keys[at + 1] = hashed(mixer.words[0] + np.uint64(0x1111))
+        at += 2
+    if mixer.numbers[SKIP]:
+        before = _token(mixer, 2) * np.uint64(0x10001)
+        mixer.keys[at] = hashed(before + np.uint64(0x33330000))
+        mixer.keys[at + 1] = hashed(before + _token(mixer, 3) * np.uint64(0x1000100001) + np.uint64(0x44440000))
+        at += 2
+    if mixer.numbers[DOCUMENT]:
+        document = np.uint64(mixer.numbers[NUMBER]) * np.uint64(0xD6E8FEB86659FD93)
+        for length in range(3):
+            mixer.keys[at + length] = hashed(mixer.keys[min(length, order)] + document)
 
 
 @compiled
@@ -170,12 +189,9 @@ def _split(mixer, each, depth):
 
 
 @compiled
-def weigh(mixer, node, depth, mass, side):
-    """Probability of bit 1 at a node of the path, from what ``look`` has laid out.
-
-    ``mass`` is the model's probability of bit 1; ``side`` 1, or 0 where there is no model.
-    """
-    tree, order, inputs = mixer.tree, mixer.numbers[ORDER], mixer.inputs
+def weigh(mixer, node, depth):
+    """Probability of bit 1 at a node of the path, from what ``look`` has laid out."""
+    tree, order, inputs, spots = mixer.tree, mixer.numbers[ORDER], mixer.inputs[depth], mixer.spots[depth]
     number = len(mixer.keys)
     first, middle, end = tree.span[node, 0], tree.span[node, 1], tree.span[node, 2]
     size = np.float64(len(tree.code))
@@ -198,7 +214,7 @@ def weigh(mixer, node, depth, mass, side):
             kept_left, kept_right = left, right
         if n0 + n1 == 0:
             inputs[2 * each] = inputs[2 * each + 1] = 0
-            mixer.spots[each] = -1
+            spots[each] = -1
             continue
         kind = np.int64(0)
         latest = mixer.latest[each]
@@ -207,55 +223,89 @@ def weigh(mixer, node, depth, mass, side):
         if latest >> (32 - depth) == path >> (32 - depth):
             kind = 1 if (latest >> (31 - depth)) & 1 else 2
         kind += 3 * (min(u0 + u1, 3) - 1)
-        spot = ((each * _QUANTA + _LEVELS[min(n0, 255)]) * _QUANTA + _LEVELS[min(n1, 255)]) * _KINDS + kind
-        mixer.spots[each] = spot
+        spot = ((each * QUANTA + _LEVELS[min(n0, 255)]) * QUANTA + _LEVELS[min(n1, 255)]) * KINDS + kind
+        spots[each] = spot
         inputs[2 * each] = stretch(mixer.opinions[spot])
         inputs[2 * each + 1] = stretch(right / (left + right))
         if each <= order:
             found, seen, sure = each + 1, n0 + n1, np.int64(n0 == 0 or n1 == 0)
     last = mixer.text[mixer.numbers[POSITION] - 1] if mixer.numbers[POSITION] else np.uint16(0)
     length = _expect(mixer, node, depth)
-    inputs[2 * number + 2] = stretch(mass) if side else 0.0
-    inputs[2 * number + 3] = _BIAS
-    chosen = mixer.chosen
+    inputs[2 * number + 2] = _BIAS
+    chosen, sums = mixer.chosen[depth], mixer.sums[depth]
     chosen[0] = _LENGTHS[length] * 32 + found
     chosen[1] = node
-    chosen[2] = (found * _QUANTA + _LEVELS[min(seen, 255)]) * 2 + sure
+    chosen[2] = (found * QUANTA + _LEVELS[min(seen, 255)]) * 2 + sure
     chosen[3] = last
-    chosen[4] = min(depth, 15) * 8 + (min(np.int64(abs(inputs[2 * number + 2]) * 1.5), 7) if side else 0)
     odds = 0.0
     for each in range(SETS):
-        row = mixer.weights[side, mixer.rows[each] + chosen[each]]
+        row = mixer.weights[mixer.rows[each] + chosen[each]]
         total_odds = np.float32(0)
         for index in range(len(inputs)):
             total_odds += row[index] * inputs[index]
-        mixer.sums[each] = total_odds
-        odds += mixer.final[side, chosen[0], each] * total_odds
+        sums[each] = total_odds
+        odds += mixer.final[chosen[0], each] * total_odds
     mixed = min(max(logistic(odds), SMALLEST), 1.0 - SMALLEST)
-    mixer.sums[SETS] = mixed
+    sums[SETS] = mixed
     odds = min(max(odds, -7.99), 7.99)
-    place = (odds + 8.0) / _BAND_WIDTH
+    place = (odds + 8.0) / BAND_WIDTH
     band = np.int64(place)
     share = place - band
     cells = mixer.counts.cells
-    base = len(cells) - 2 * REFINED * _BANDS
+    base = len(cells) - 2 * REFINED * BANDS
     refined = 0.5 * mixed
     for each in range(2):
         key = np.uint64(last) if each == 0 else mixer.keys[min(order, 2)]
         at = np.int64(hashed(key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(node)) & np.uint64(REFINED - 1))
-        at = base + (each * REFINED + at) * _BANDS + band
-        mixer.spots[number + each] = at
-        refined += 0.25 * (cells[at] * (1.0 - share) + cells[at + 1] * share) / _ONE
-    return min(max(refined, SMALLEST), 1.0 - SMALLEST)
+        at = base + (each * REFINED + at) * BANDS + band
+        spots[number + each] = at
+        refined += 0.25 * (cells[at] * (1.0 - share) + cells[at + 1] * share) / ONE
+    refined = min(max(refined, SMALLEST), 1.0 - SMALLEST)
+    sums[SETS + 1] = refined
+    return refined
+
+
+@compiled
+def join(mixer, node, depth):
+    """The same with the model, whose probabilities ``_sum_up`` has added up."""
+    memory = weigh(mixer, node, depth)
+    span, shares, joined = mixer.tree.span, mixer.shares, mixer.joined[depth]
+    first, middle, end = span[node, 0], span[node, 1], span[node, 2]
+    model = (shares[end] - shares[middle]) / max(shares[end] - shares[first], 1e-30)
+    joined[0], joined[1] = stretch(memory), stretch(model)
+    picked = mixer.picked[depth]
+    picked[0] = mixer.chosen[depth, 0]
+    picked[1] = _band(joined[0]) * 12 + _band(joined[1])
+    picked[2] = mixer.chosen[depth, 2]
+    odds = 0.0
+    for each in range(JOINTS):
+        row = mixer.joints[each, picked[each]]
+        joined[2 + each] = row[0] * joined[0] + row[1] * joined[1]
+        odds += joined[2 + each]
+    return min(max(logistic(odds / JOINTS), SMALLEST), 1.0 - SMALLEST)
+
+
+@compiled
+def _band(odds):
+    return min(np.int64((odds + 12.0) * 0.5), 11)
+
+
+@compiled
+def _learn_joint(mixer, depth, bit):
+    joined, picked = mixer.joined[depth], mixer.picked[depth]
+    for each in range(JOINTS):
+        step = JOINT_RATE * (bit - logistic(joined[2 + each]))
+        mixer.joints[each, picked[each], 0] += step * joined[0]
+        mixer.joints[each, picked[each], 1] += step * joined[1]
 
 
 @compiled
 def _expect(mixer, node, depth):
     """Inputs of the longest match; returns its length, 0 where it says nothing at this node."""
-    number = len(mixer.keys)
+    number, inputs, spots = len(mixer.keys), mixer.inputs[depth], mixer.spots[depth]
     length = min(mixer.numbers[MATCHED], LONGEST)
-    mixer.spots[number + 2] = 0
-    mixer.inputs[2 * number] = mixer.inputs[2 * number + 1] = 0
+    spots[number + 2] = 0
+    inputs[2 * number] = inputs[2 * number + 1] = 0
     if length == 0:
         return np.int64(0)
     token = mixer.text[mixer.numbers[MATCH]]
@@ -267,26 +317,39 @@ def _expect(mixer, node, depth):
         return np.int64(0)
     bit = (code >> (31 - depth)) & 1
     right = stretch(mixer.matches[length])
-    mixer.inputs[2 * number] = right if bit else -right
-    mixer.inputs[2 * number + 1] = length / 16.0 if bit else -length / 16.0
-    mixer.spots[number + 2], mixer.spots[number + 3] = length, bit
+    inputs[2 * number] = right if bit else -right
+    inputs[2 * number + 1] = length / 16.0 if bit else -length / 16.0
+    spots[number + 2], spots[number + 3] = length, bit
     return length
 
 
 @compiled
-def learn(mixer, bit, side):
-    """Learn the bit that ``weigh`` has just predicted."""
-    number, inputs, chosen = len(mixer.keys), mixer.inputs, mixer.chosen
-    wrong = bit - mixer.sums[SETS]
+def learn(mixer, token, side):
+    """Learn all bits of a token, now that ``weigh`` has predicted them."""
+    code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
+    while node >= 0:
+        bit = (code >> (31 - depth)) & 1
+        _learn(mixer, depth, bit)
+        if side:
+            _learn_joint(mixer, depth, bit)
+        node = np.int64(mixer.tree.child[node, bit])
+        depth += 1
+
+
+@compiled
+def _learn(mixer, depth, bit):
+    number, inputs, spots = len(mixer.keys), mixer.inputs[depth], mixer.spots[depth]
+    chosen, sums = mixer.chosen[depth], mixer.sums[depth]
+    wrong = bit - sums[SETS]
     for each in range(SETS):
-        odds = mixer.sums[each]
-        mixer.final[side, chosen[0], each] += _FINAL_RATE * wrong * min(max(odds, -8.0), 8.0)
-        row = mixer.weights[side, mixer.rows[each] + chosen[each]]
+        odds = sums[each]
+        mixer.final[chosen[0], each] += _FINAL_RATE * wrong * min(max(odds, -8.0), 8.0)
+        row = mixer.weights[mixer.rows[each] + chosen[each]]
         step = np.float32(RATE * (bit - logistic(odds)))
         for index in range(len(inputs)):
             row[index] += step * inputs[index]
     for each in range(number):
-        spot = mixer.spots[each]
+        spot = spots[each]
         if spot >= 0:
             opinion, trust = mixer.opinions[spot], mixer.trust[spot]
             opinion += (bit - opinion) / (trust + np.float32(1.5))
@@ -294,13 +357,13 @@ def learn(mixer, bit, side):
             if trust < 250:
                 mixer.trust[spot] = trust + np.float32(1)
     for each in range(2):
-        at = mixer.spots[number + each]
+        at = spots[number + each]
         for place in range(at, at + 2):
             cell = np.int64(mixer.counts.cells[place])
-            set_cell(mixer.counts, place, cell + (bit * _ONE - cell) // 64)
-    length = mixer.spots[number + 2]
+            set_cell(mixer.counts, place, cell + (bit * ONE - cell) // 64)
+    length = spots[number + 2]
     if length:
-        right = np.float32(1.0 if mixer.spots[number + 3] == bit else 0.0)
+        right = np.float32(1.0 if spots[number + 3] == bit else 0.0)
         known = mixer.matches[length]
         known += (right - known) * np.float32(0.005)
         mixer.matches[length] = min(max(known, np.float32(0.001)), np.float32(0.9999))
@@ -320,25 +383,17 @@ def advance(mixer, token):
     """Count the token that followed, and go on to the next place."""
     order, numbers = mixer.numbers[ORDER], mixer.numbers
     for each in range(len(mixer.keys) - 1, -1, -1):
-        add(mixer.counts, mixer.keys[each], mixer.slots[each], token)
-        if numbers[EXCLUSION] and 0 < each <= order and _had(mixer, each, token):
+        knew = add(mixer.counts, mixer.keys[each], mixer.slots[each], token)
+        if knew and numbers[EXCLUSION] and each <= order:
             break
     place = numbers[POSITION]
     mixer.text[place] = token
     numbers[POSITION] = place + 1
+    numbers[NUMBER] += token == numbers[BOS]
     if mixer.starts[token]:
         mixer.words[1], mixer.words[0] = mixer.words[0], np.uint64(0)
     mixer.words[0] = hashed(mixer.words[0] * np.uint64(31) + np.uint64(token) + np.uint64(7))
     _match(mixer, token)
-
-
-@compiled
-def _had(mixer, each, token):
-    code = mixer.tree.code[token]
-    for index in range(mixer.known[each, 1]):
-        if mixer.codes[each, index] == code:
-            return True
-    return False
 
 
 @compiled
@@ -351,13 +406,13 @@ def _match(mixer, token):
     else:
         numbers[MATCHED] = 0
     place = numbers[POSITION]
-    if place < _SHORTEST:
+    if place < _SHORTEST or not numbers[MATCHES]:
         return
     key = np.uint64(0)
     for back in range(1, _SHORTEST + 1):
         key = hashed(key + _token(mixer, back)) * np.uint64(0x2545F4914F6CDD1D)
-    size = len(mixer.counts.cells) - 2 * REFINED * _BANDS
-    cell = np.int64(key & np.uint64(size - 1))
+    size = len(mixer.counts.cells) - 2 * REFINED * BANDS
+    cell = np.int64(((key >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
     if numbers[MATCHED] == 0:
         found = np.int64(mixer.counts.cells[cell])
         length = np.int64(0)
@@ -383,34 +438,32 @@ def _sum_up(mixer, probabilities):
 
 
 @compiled
-def _mass(mixer, node):
-    first, middle, end = mixer.tree.span[node, 0], mixer.tree.span[node, 1], mixer.tree.span[node, 2]
-    shares = mixer.shares
-    return (shares[end] - shares[middle]) / max(shares[end] - shares[first], 1e-30)
-
-
-@compiled
 def code_tokens(mixer, tokens, model, nats):
-    """Predict and learn tokens (n,); ``model`` (n, V) probabilities, or (0, V); costs go to ``nats`` (n,)."""
+    """Predict and learn tokens (n,); ``model`` (n, V) probabilities, or (0, V); costs go to ``nats`` (n,).
+
+    Returns the number of tokens done: fewer than n where the journal has no room left.
+    """
     side = 1 if len(model) else 0
     for index in range(len(tokens)):
         look(mixer)
+        if not has_room(mixer.counts, mixer.slots, CELLS):
+            return index
         if side:
             _sum_up(mixer, model[index])
         token = np.int64(tokens[index])
-        code, node, depth, chance = np.int64(mixer.tree.code[token]), np.int64(0), 0, 1.0
+        code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
         cost = 0.0
         while node >= 0:
-            mass = _mass(mixer, node) if side else 0.5
-            right = weigh(mixer, node, depth, mass, side)
+            right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
             bit = (code >> (31 - depth)) & 1
             cost -= np.log(right if bit else 1.0 - right)
-            learn(mixer, bit, side)
             descend(mixer, depth, bit)
             node = np.int64(mixer.tree.child[node, bit])
             depth += 1
         nats[index] = cost
+        learn(mixer, token, side)
         advance(mixer, token)
+    return len(tokens)
 
 
 @compiled
@@ -431,7 +484,7 @@ def row(mixer, model, logs):
         bits[depth] += 1
         bit = bits[depth]
         if bit == 0:
-            right = weigh(mixer, node, depth, _mass(mixer, node) if side else 0.5, side)
+            right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
             chances[depth, 0], chances[depth, 1] = np.log(1.0 - right), np.log(right)
         if bit == 2:
             depth -= 1
@@ -454,7 +507,7 @@ def encode(mixer, tokens, coded):
         look(mixer)
         code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
         while node >= 0:
-            right = np.uint64(weigh(mixer, node, depth, 0.5, 0) * 65536.0)
+            right = np.uint64(weigh(mixer, node, depth) * 65536.0)
             bit = (code >> (31 - depth)) & 1
             middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
             if bit:
@@ -466,10 +519,10 @@ def encode(mixer, tokens, coded):
                 used += 1
                 low = (low << np.uint64(8)) & np.uint64(0xFFFFFFFF)
                 high = ((high << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(255)
-            learn(mixer, bit, 0)
             descend(mixer, depth, bit)
             node = np.int64(mixer.tree.child[node, bit])
             depth += 1
+        learn(mixer, np.int64(token), 0)
         advance(mixer, np.int64(token))
     for _ in range(4):
         coded[used] = high >> np.uint64(24)
@@ -489,7 +542,7 @@ def decode(mixer, coded, tokens):
         look(mixer)
         node, depth = np.int64(0), 0
         while node >= 0:
-            right = np.uint64(weigh(mixer, node, depth, 0.5, 0) * 65536.0)
+            right = np.uint64(weigh(mixer, node, depth) * 65536.0)
             middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
             bit = 1 if value <= middle else 0
             if bit:
@@ -503,9 +556,9 @@ def decode(mixer, coded, tokens):
                     coded[used] if used < len(coded) else 0
                 )
                 used += 1
-            learn(mixer, bit, 0)
             descend(mixer, depth, bit)
             node = np.int64(mixer.tree.child[node, bit])
             depth += 1
         tokens[index] = ~node
+        learn(mixer, np.int64(~node), 0)
         advance(mixer, np.int64(~node))

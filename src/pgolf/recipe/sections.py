@@ -272,6 +272,28 @@ class TttSection(Section):
     """Learning rate over the chunks; the warm-up takes the first twentieth of them."""
 
 
+Expert = Literal["word", "skip", "document", "match"]
+
+
+class MemorySection(Section):
+    """Counts of what followed each context so far, mixed with the model's predictions (docs/memory.md)."""
+
+    enabled: bool = False
+    """Mix counts with the model in evaluations with test-time training."""
+    order: int = pydantic.Field(6, ge=1, le=24)
+    """Tokens of the longest context that is counted; so are all shorter ones."""
+    mixing: Literal["logistic", "linear"] = "logistic"
+    """Mix log odds bit by bit over a binary tree of the vocabulary, or distributions by a weighted mean."""
+    experts: tuple[Expert, ...] = ("word", "skip", "document", "match")
+    """Contexts of words, without the last token, within the document; the longest match (logistic only)."""
+    stored: Literal["none", "train"] = "none"
+    """Text that the artifact carries, and the memory reads first: none, or training text."""
+    stored_bytes: int = pydantic.Field(0, ge=0)
+    """Bytes of the artifact for stored text; 0 chooses by the loss on held-out training text."""
+    max_bytes: int = pydantic.Field(4_000_000_000, ge=32_000_000)
+    """Main memory for the counts; where it is full, contexts that were seen least make room."""
+
+
 class Sections(Section):
     """All of them: what a recipe holds."""
 
@@ -288,6 +310,7 @@ class Sections(Section):
     compress: CompressSection = CompressSection()
     evaluate: EvaluateSection = EvaluateSection()
     ttt: TttSection = TttSection()
+    memory: MemorySection = MemorySection()
 
     @property
     def evaluation_length(self) -> int:

@@ -1,0 +1,276 @@
+"""A memory: what it is made of, how large it is, and the way back from what it has only tried."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgolf.errors import PgolfError
+from pgolf.memory import mixing
+from pgolf.memory.counts import begin_journal, end_journal, new_counts, undo
+from pgolf.memory.linear import Linear, code_linear, new_linear, row_linear
+from pgolf.memory.mixing import Mixer, code_tokens, decode, encode
+from pgolf.memory.tree import tree_of
+from pgolf.recipe.sections import MemorySection
+
+Tokens = NDArray[np.uint16]
+Probabilities = NDArray[np.float32]
+
+# Contexts of each expert beside those of the orders.
+_CONTEXTS = {"word": 2, "skip": 2, "document": 3, "match": 0}
+# What a context of a token takes on English text, with room to spare.
+_CONTEXTS_PER_TOKEN, _SUCCESSORS_PER_TOKEN = 0.45, 0.4
+_LEAST = 1 << 14
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a memory knows before the stream begins; an artifact carries it."""
+
+    leaves: Tokens
+    """(V,) uint16: tokens in the alphabetical order of their pieces."""
+    levels: NDArray[np.uint8]
+    """(V,): how frequent each token is; a level more is a factor of 2."""
+    starts: NDArray[np.bool_]
+    """(V,): whether a token begins a word."""
+    bos: int = 1
+    """The token that begins a document."""
+    trust: tuple[float, float] = (0.8, 0.3)
+    """Weights of the memory and of the model at first, on their log odds."""
+    stored: Tokens = field(default_factory=lambda: np.zeros(0, np.uint16))
+    """Training text that is read before the stream."""
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.leaves)
+
+
+class Memory:
+    """Predicts tokens from what followed their contexts, beside a model's probabilities where there are any.
+
+    What it is asked to score it also learns, and takes back unless exactly that is received next: so targets
+    of a block are predicted from all targets before them, and asking changes nothing.
+
+    Args:
+        section: sizes and experts.
+        start: what is known before the stream.
+        targets: tokens that will be received at most, the stream's first token included.
+    """
+
+    def __init__(self, section: MemorySection, start: Start, targets: int) -> None:
+        self.section, self.start = section, start
+        self.mixer = _new_mixer(section, start, targets + len(start.stored))
+        self.linear = new_linear(section.order) if section.mixing == "linear" else None
+        self._history = hashlib.sha256(repr((section, start.trust)).encode())
+        self._pending: Tokens | None = None
+        self._saved: list[NDArray[Any]] = []
+        if len(start.stored):
+            self._code(start.stored, None)
+            self._history.update(start.stored.tobytes())
+        self.mixer.joints[...] = start.trust
+
+    def losses(self, block: Tokens, model: Probabilities | None = None) -> NDArray[np.float32]:
+        """What tokens (n,) would cost in nats (n,), with a model's probabilities (n, V)."""
+        self._take_back()
+        self._save(len(block))
+        nats = self._code(block, model)
+        self._pending = block.copy()
+        return nats
+
+    def distributions(self, given: Tokens, model: Probabilities | None = None) -> NDArray[np.float32]:
+        """Log probabilities (n, V) of n tokens of which the first n - 1 are given; ``model`` as above."""
+        self._take_back()
+        self._save(len(given))
+        empty = np.zeros(0, np.float32)
+        rows = np.zeros((len(given) + 1, self.start.vocab_size))
+        for index in range(len(rows)):
+            probabilities = empty if model is None else model[index]
+            if self.linear is None:
+                mixing.row(self.mixer, probabilities, rows[index])
+            else:
+                row_linear(self.mixer, self.linear, probabilities, rows[index])
+            if index < len(given):
+                self._code(given[index : index + 1], None if model is None else model[index : index + 1])
+        self._pending = given.copy()
+        self._take_back()
+        return rows.astype(np.float32)
+
+    def receive(self, tokens: Tokens, model: Probabilities | None = None) -> None:
+        """Learn tokens (n,); ``model`` (n, V) as they were predicted."""
+        if self._pending is not None and np.array_equal(self._pending, tokens):
+            self._pending = None
+            end_journal(self.mixer.counts)
+        else:
+            self._take_back()
+            self._code(tokens, model)
+        self._history.update(tokens.tobytes())
+
+    def digest(self) -> str:
+        """A fingerprint of settings and of all tokens that were read, of which everything follows."""
+        return self._history.hexdigest()
+
+    def snapshot(self) -> Any:
+        """Everything for ``restore``."""
+        self._take_back()
+        return [array.copy() for array in self._arrays()], self._history.copy()
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a snapshot."""
+        self._take_back()
+        arrays, history = snapshot
+        for array, old in zip(self._arrays(), arrays, strict=True):
+            array[...] = old
+        self._history = history.copy()
+
+    def _arrays(self) -> list[NDArray[Any]]:
+        mixer = self.mixer
+        return [*mixer.counts[:4], mixer.text, *self._small()]
+
+    def _small(self) -> list[NDArray[Any]]:
+        mixer = self.mixer
+        linear = [] if self.linear is None else list(self.linear)
+        learned = mixer.weights, mixer.final, mixer.joints, mixer.opinions, mixer.trust, mixer.matches
+        return [mixer.numbers, mixer.words, *learned, *linear]
+
+    def _code(self, tokens: Tokens, model: Probabilities | None) -> NDArray[np.float32]:
+        if model is None:
+            model = np.zeros((0, self.start.vocab_size), np.float32)
+        nats, done = np.zeros(len(tokens)), 0
+        while True:
+            rest = tokens[done:], model[done:], nats[done:]
+            if self.linear is None:
+                done += code_tokens(self.mixer, *rest)
+            else:
+                done += code_linear(self.mixer, self.linear, *rest)
+            if done == len(tokens):
+                return nats.astype(np.float32)
+            journal = self.mixer.counts.journal
+            self._replace_journal(np.pad(journal, ((0, 0), (0, journal.shape[1] + _LEAST))))
+
+    def _save(self, tokens: int) -> None:
+        """Be ready to take back what so many tokens change."""
+        if not tokens:
+            return
+        self._saved = [array.copy() for array in self._small()]
+        begin_journal(self.mixer.counts)
+
+    def _replace_journal(self, journal: NDArray[np.int64]) -> None:
+        self.mixer = self.mixer._replace(counts=self.mixer.counts._replace(journal=journal))
+
+    def _take_back(self) -> None:
+        if self._pending is None:
+            return
+        if len(self._pending):
+            undo(self.mixer.counts)
+            for array, old in zip(self._small(), self._saved, strict=True):
+                array[...] = old
+        self._pending = None
+
+
+def encode_tokens(section: MemorySection, start: Start, tokens: Tokens) -> bytes:
+    """Tokens coded by a memory that knows nothing but the order of the leaves and their levels."""
+    mixer = _new_mixer(section, start, len(tokens))
+    coded = np.zeros(64 + 5 * len(tokens), np.uint8)
+    return coded[: encode(mixer, tokens, coded)].tobytes()
+
+
+def decode_tokens(section: MemorySection, start: Start, coded: bytes, count: int) -> Tokens:
+    """The ``count`` tokens that ``encode_tokens`` has coded."""
+    tokens = np.zeros(count, np.uint16)
+    decode(_new_mixer(section, start, count), np.frombuffer(coded, np.uint8), tokens)
+    return tokens
+
+
+def memory_bytes(section: MemorySection, vocab_size: int, tokens: int) -> int:
+    """Bytes of memory for so many tokens, stored ones included."""
+    sizes = _sizes(section, tokens)
+    rows = sum(_set_sizes(section, vocab_size))
+    fixed = 8 * rows * (2 * _number(section) + 4) + _number(section) * 12 * vocab_size
+    return sizes.bytes + fixed
+
+
+class _Sizes(NamedTuple):
+    contexts: int
+    successors: int
+    cells: int
+
+    @property
+    def bytes(self) -> int:
+        return 16 * self.contexts + 4 * self.successors + 4 * (self.cells + 2 * mixing.REFINED * mixing.BANDS)
+
+
+def _number(section: MemorySection) -> int:
+    """Contexts of each token."""
+    return section.order + 1 + sum(_CONTEXTS[name] for name in section.experts)
+
+
+def _sizes(section: MemorySection, tokens: int) -> _Sizes:
+    """Room for a text of so many tokens, within ``max_bytes``."""
+    number = _number(section)
+    wanted = _Sizes(
+        int(tokens * number * _CONTEXTS_PER_TOKEN) + _LEAST,
+        int(tokens * number * _SUCCESSORS_PER_TOKEN) + _LEAST,
+        min(max(tokens, 1024), 1 << 26),
+    )
+    free = section.max_bytes - 8 * mixing.REFINED * mixing.BANDS
+    share = min(1.0, free / (wanted.bytes - 8 * mixing.REFINED * mixing.BANDS))
+    if share <= 0:
+        raise PgolfError("memory.max_bytes: too little for any memory; allow at least 32 MB")
+    return _Sizes(*(max(int(share * part), 1024) for part in wanted))
+
+
+def _set_sizes(section: MemorySection, vocab_size: int) -> list[int]:
+    return [7 * 32, vocab_size, (section.order + 2) * mixing.QUANTA * 2, vocab_size]
+
+
+def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
+    number, size = _number(section), start.vocab_size
+    room = _sizes(section, tokens)
+    bands = np.arange(mixing.BANDS) - mixing.BANDS // 2
+    refined = np.round(mixing.ONE / (1 + np.exp(-bands * mixing.BAND_WIDTH))).astype(np.int32)
+    counts = new_counts(room.contexts, room.successors, room.cells + 2 * mixing.REFINED * mixing.BANDS, 1)
+    counts.cells[room.cells :] = np.tile(refined, 2 * mixing.REFINED)
+    sets = _set_sizes(section, size)
+    inputs = 2 * number + 3
+    weights = np.zeros((sum(sets), inputs), np.float32)
+    weights[:, 0 : 2 * number : 2] = 1.2 / number
+    weights[:, 2 * number] = 0.2
+    zeros, ones = np.meshgrid(mixing.LEVELS, mixing.LEVELS, indexing="ij")
+    opinion = ((ones + 0.4) / (zeros + ones + 0.8)).astype(np.float32)
+    opinions = np.broadcast_to(opinion[None, :, :, None], (number, *opinion.shape, mixing.KINDS)).reshape(-1)
+    lengths = np.arange(mixing.LONGEST + 1)
+    switches = [name in section.experts for name in _CONTEXTS]
+    levels = 2.0 ** start.levels.astype(np.float64)
+    return Mixer(
+        counts=counts,
+        tree=tree_of(start.leaves, levels),
+        starts=start.starts.astype(np.int8),
+        text=np.zeros(tokens, np.uint16),
+        numbers=np.array([0, 0, 0, section.order, section.mixing == "linear", *switches, start.bos, 0]),
+        words=np.zeros(2, np.uint64),
+        weights=weights,
+        final=np.full((sets[0], mixing.SETS), 1 / mixing.SETS, np.float32),
+        joints=np.zeros((mixing.JOINTS, max(sets[0], sets[2]), 2)),
+        rows=np.concatenate([[0], np.cumsum(sets)[:-1]]).astype(np.int64),
+        opinions=opinions.copy(),
+        trust=np.full(len(opinions), 2, np.float32),
+        matches=np.clip(1 - 1 / (lengths + 2), 0.5, 0.999).astype(np.float32),
+        keys=np.zeros(number, np.uint64),
+        slots=np.zeros(number, np.int64),
+        codes=np.zeros((number, size), np.uint32),
+        times=np.zeros((number, size), np.int64),
+        latest=np.zeros(number, np.int64),
+        known=np.zeros((number, 2), np.int64),
+        parts=np.zeros((34, 3, number), np.int64),
+        inputs=np.zeros((33, inputs), np.float32),
+        spots=np.zeros((33, number + 4), np.int64),
+        chosen=np.zeros((33, mixing.SETS), np.int64),
+        sums=np.zeros((33, mixing.SETS + 2)),
+        joined=np.zeros((33, mixing.JOINTS + 2)),
+        picked=np.zeros((33, mixing.JOINTS), np.int64),
+        shares=np.zeros(size + 1),
+    )

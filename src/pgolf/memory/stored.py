@@ -1,0 +1,72 @@
+"""The memory's section of an artifact: what a memory knows before the stream begins, and stored text.
+
+    numbers     32-bit, little-endian: V, token that begins a document, tokens of text; weights of memory and
+                model (two 32-bit floats)
+    leaves      V * uint16: tokens in the alphabetical order of their pieces
+    levels      V * uint8: how frequent each is; the highest bit: it begins a word
+    text        tokens, coded by a memory that knows nothing yet but the above
+
+The first three parts are packed by zstd, with their size in front. The text is coded bit by bit with the
+memory's own predictions, which are exact on every machine, so the section needs no other format for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import zstandard
+
+from pgolf.errors import PgolfError
+from pgolf.memory.memory import Start, Tokens, decode_tokens, encode_tokens
+from pgolf.recipe.sections import MemorySection
+
+_NUMBERS = struct.Struct("<IIIff")
+_BEGINS = 0x80
+_MOST_TOKENS, _TOKENS_PER_BYTE = 1 << 16, 1 << 10
+
+
+def start_of(pieces: Sequence[str], bos: int, text: Tokens, trust: tuple[float, float] | None = None) -> Start:
+    """What a memory begins with, for a tokenizer's pieces, frequencies as in a training text (n,) uint16."""
+    order = sorted(range(len(pieces)), key=lambda token: (pieces[token], token))
+    frequency = np.bincount(text, minlength=len(pieces))
+    # SentencePiece marks the beginning of a word; what is no letter or digit ends one.
+    starts = [piece.startswith("\u2581") or not piece[:1].isalnum() for piece in pieces]
+    start = Start(
+        np.array(order, np.uint16), np.round(np.log2(frequency + 1)).astype(np.uint8), np.array(starts), bos
+    )
+    return start if trust is None else replace(start, trust=trust)
+
+
+def write_start(section: MemorySection, start: Start) -> bytes:
+    """The section's bytes."""
+    numbers = _NUMBERS.pack(start.vocab_size, start.bos, len(start.stored), *start.trust)
+    marks = start.levels | np.where(start.starts, _BEGINS, 0).astype(np.uint8)
+    about = numbers + start.leaves.astype("<u2").tobytes() + marks.tobytes()
+    packed = zstandard.ZstdCompressor(level=19).compress(about)
+    return len(packed).to_bytes(4, "little") + packed + encode_tokens(section, start, start.stored)
+
+
+def read_start(section: MemorySection, content: bytes, vocab_size: int, where: str) -> Start:
+    """Read it back; ``section`` as it was written with.
+
+    Raises:
+        PgolfError: damaged, or for another vocabulary. ``where`` names it.
+    """
+    size, most = int.from_bytes(content[:4], "little"), _NUMBERS.size + 3 * vocab_size
+    try:
+        about = zstandard.ZstdDecompressor().decompress(content[4 : 4 + size], max_output_size=most)
+        known, bos, tokens, *trust = _NUMBERS.unpack_from(about)
+    except (zstandard.ZstdError, struct.error) as error:
+        raise PgolfError(f"{where}: the memory's section is damaged; restore the file from a copy") from error
+    coded = content[4 + size :]
+    leaves = np.frombuffer(about, "<u2", offset=_NUMBERS.size, count=min(known, vocab_size)).astype(np.uint16)
+    marks = np.frombuffer(about, np.uint8, offset=_NUMBERS.size + leaves.nbytes)
+    sound = known == vocab_size == len(marks) and np.array_equal(np.sort(leaves), np.arange(vocab_size))
+    sound = sound and bos < vocab_size and tokens <= _MOST_TOKENS + _TOKENS_PER_BYTE * len(coded)
+    if not sound or not np.isfinite(trust).all():
+        raise PgolfError(f"{where}: the memory's section makes no sense; restore the file from a copy")
+    start = Start(leaves, marks & ~np.uint8(_BEGINS), marks >= _BEGINS, bos, (trust[0], trust[1]))
+    return replace(start, stored=decode_tokens(section, start, coded, tokens))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pgolf.errors import PgolfError
 from pgolf.evaluate.lora_scorer import LORA_SCORERS
+from pgolf.evaluate.memory_scorer import MemoryScorer
 from pgolf.evaluate.passes import with_batch
 from pgolf.evaluate.protocol import Scorer
 from pgolf.evaluate.scorer import FrozenScorer, TttScorer
+from pgolf.memory.memory import Start
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.team import SOLO, Team
@@ -15,9 +17,14 @@ MODES = ("standard", "sliding", "ttt")
 
 
 def build_scorer(
-    network: GPT, recipe: Recipe, mode: str, document_start: int | None = None, team: Team = SOLO
+    network: GPT,
+    recipe: Recipe,
+    mode: str,
+    document_start: int | None = None,
+    team: Team = SOLO,
+    memory: Start | None = None,
 ) -> Scorer:
-    """The scorer of a mode: standard, sliding, or ttt with the recipe's method.
+    """The scorer of a mode: standard, sliding, or ttt with the recipe's method and its memory.
 
     Args:
         network: the model on its device; it stays as it is.
@@ -26,9 +33,14 @@ def build_scorer(
         document_start: the token (BOS) that begins a document, for methods that forget there; None takes the
             stream's first token, which it is in prepared data.
         team: ranks that learn together.
+        memory: what the recipe's memory begins with; without it there is none.
     """
     if mode not in MODES:
         raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
+    if mode == "ttt" and recipe.memory.enabled and memory is not None:
+        plain = recipe.model_copy(update={"memory": recipe.memory.model_copy(update={"enabled": False})})
+        base = build_scorer(network, plain, mode, document_start, team)
+        return MemoryScorer(base, recipe.memory, memory)
     settled = with_batch(recipe, next(network.parameters()).device, team)
     length = recipe.evaluation_length
     stride = length if mode == "standard" else recipe.evaluate.stride

@@ -19,6 +19,7 @@ from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.ledger import Ledger, text_digest
 from pgolf.evaluate.passes import with_batch
 from pgolf.evaluate.protocol import grade
+from pgolf.memory.memory import Start
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import keep_freed_memory
@@ -67,6 +68,7 @@ def evaluate(
     strict: bool = False,
     known: Mapping[str, str] | None = None,
     team: Team = SOLO,
+    memory: Start | None = None,
 ) -> EvalResult:
     """Score a stream of tokens; the model is left as it was.
 
@@ -80,6 +82,7 @@ def evaluate(
         strict: reveal one target at a time, which is slow.
         known: what the ledger's header says of artifact and tokenizer.
         team: ranks that share the work, all of them with equal arguments and results.
+        memory: what the recipe's memory begins with; without it there is none.
 
     Returns:
         The score; every target counts exactly once.
@@ -94,6 +97,9 @@ def evaluate(
     settled = with_batch(recipe, device, team)
     targets = len(tokens) - 1
     was_training = network.training
+    settings = {"evaluate": settled.evaluate.model_dump(), "ttt": settled.ttt.model_dump()}
+    if mode == "ttt" and recipe.memory.enabled and memory is not None:
+        settings["memory"] = recipe.memory.model_dump()
     ledger = Ledger(
         {
             **(known or {}),
@@ -101,11 +107,11 @@ def evaluate(
             "targets": targets,
             "mode": mode,
             "strict": strict,
-            "settings": {"evaluate": settled.evaluate.model_dump(), "ttt": settled.ttt.model_dump()},
+            "settings": settings,
         }
     )
     try:
-        scorer = build_scorer(network, settled, mode, team=team)
+        scorer = build_scorer(network, settled, mode, team=team, memory=memory)
         grade(scorer, tokens, byte_counts, ledger, strict=strict, progress=progress, team=team)
     finally:
         network.train(was_training)

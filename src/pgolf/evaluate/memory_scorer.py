@@ -26,7 +26,7 @@ class MemoryScorer(Scorer):
         start: what the memory knows before the stream.
     """
 
-    recomputable = ("memory", "_rows")
+    recomputable = ("memory", "_rows", "_fresh")
 
     def __init__(self, base: Scorer | None, section: MemorySection, start: Start) -> None:
         self.base, self.section, self.start = base, section, start
@@ -40,7 +40,8 @@ class MemoryScorer(Scorer):
             self.base.begin(first, targets)
         if self._fresh is None or self._fresh[0] != targets:
             self.memory = Memory(self.section, self.start, targets + 1)
-            self._fresh = targets, self.memory.snapshot()
+            if len(self.start.stored):
+                self._fresh = targets, self.memory.snapshot()
         else:
             self.memory.restore(self._fresh[1])
         self.memory.receive(np.array([first], np.uint16))

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.memory.compiled import compiled
-from pgolf.memory.counts import find, has_room, successor, successors
-from pgolf.memory.mixing import CELLS, ORDER, advance, contexts
+from pgolf.memory.counts import has_room, successor, successors
+from pgolf.memory.mixing import CELLS, ORDER, TOKENS, advance, look
 
 _SEEN = 6
 _RATE, _DISCOUNT_RATE = 0.02, 0.002
@@ -52,16 +52,10 @@ def _opinions(mixer, linear, token):
     """The target's probability by each order; returns the longest known context's length + 1 and class."""
     chance, found, seen = 1.0 / len(mixer.tree.code), 0, 0
     for each in range(mixer.numbers[ORDER] + 1):
-        slot = mixer.slots[each]
+        total, number = mixer.known[each, 0], mixer.known[each, 1]
         linear.slopes[each] = 0.0
-        if slot >= 0:
-            first, number, total = successors(mixer.counts, slot)
-            times = np.int64(0)
-            for index in range(number):
-                other, counted = successor(mixer.counts, slot, first, index)
-                if other == token:
-                    times = counted
-                    break
+        if total:
+            times = _times(mixer, each, token)
             discount = linear.discounts[each]
             shorter = chance
             chance = ((times - discount if times else 0.0) + discount * number * shorter) / total
@@ -75,13 +69,27 @@ def _opinions(mixer, linear, token):
 
 
 @compiled
+def _times(mixer, each, token):
+    """How often a token followed a context."""
+    if each == 0:
+        return np.int64(mixer.counts.cells[mixer.numbers[TOKENS] + 4 * (len(mixer.tree.code) - 1) + token])
+    slot = mixer.slots[each]
+    first, number, _ = successors(mixer.counts, slot)
+    for index in range(number):
+        other, times = successor(mixer.counts, slot, first, index)
+        if other == token:
+            return times
+    return np.int64(0)
+
+
+@compiled
 def code_linear(mixer, linear, tokens, model, nats):
     """Predict and learn tokens (n,), and return how many; see ``mixing.code_tokens``."""
     side = 1 if len(model) else 0
     orders = mixer.numbers[ORDER] + 1
     for index in range(len(tokens)):
         token = np.int64(tokens[index])
-        _look(mixer)
+        look(mixer)
         if not has_room(mixer.counts, mixer.slots, CELLS):
             return index
         found, kind = _opinions(mixer, linear, token)
@@ -106,32 +114,30 @@ def code_linear(mixer, linear, tokens, model, nats):
 
 
 @compiled
-def _look(mixer):
-    contexts(mixer)
-    for each in range(len(mixer.keys)):
-        mixer.slots[each] = find(mixer.counts, mixer.keys[each])
-
-
-@compiled
 def row_linear(mixer, linear, model, logs):
     """Log probabilities (V,) of all tokens that may come next; see ``mixing.row``."""
     side = 1 if len(model) else 0
     orders = mixer.numbers[ORDER] + 1
-    _look(mixer)
+    look(mixer)
     # The weights depend on the contexts alone: any token will do.
     found, kind = _opinions(mixer, linear, 0)
     weights = linear.weights[side, found, kind]
     size = len(logs)
     chances, mixed = np.full(size, 1.0 / size), np.zeros(size)
     for each in range(orders):
-        slot = mixer.slots[each]
-        if slot >= 0:
-            first, number, total = successors(mixer.counts, slot)
-            discount = linear.discounts[each]
+        total, number = mixer.known[each, 0], mixer.known[each, 1]
+        if total:
+            discount, slot = linear.discounts[each], mixer.slots[each]
             chances *= discount * number / total
-            for index in range(number):
-                token, times = successor(mixer.counts, slot, first, index)
-                chances[token] += (times - discount) / total
+            if each == 0:
+                for token in range(size):
+                    times = _times(mixer, 0, token)
+                    chances[token] += (times - discount) / total if times else 0.0
+            else:
+                first, _, _ = successors(mixer.counts, slot)
+                for index in range(number):
+                    token, times = successor(mixer.counts, slot, first, index)
+                    chances[token] += (times - discount) / total
         mixed += weights[each] * chances
     for token in range(size):
         logs[token] = np.log(mixed[token] + (weights[orders] * model[token] if side else 0.0))

@@ -232,10 +232,12 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
     room = _sizes(section, tokens)
     bands = np.arange(mixing.BANDS) - mixing.BANDS // 2
     refined = np.round(mixing.ONE / (1 + np.exp(-bands * mixing.BAND_WIDTH))).astype(np.int32)
-    counts = new_counts(room.contexts, room.successors, room.cells + 2 * mixing.REFINED * mixing.BANDS, 1)
-    counts.cells[room.cells :] = np.tile(refined, 2 * mixing.REFINED)
+    # Latest places of long contexts; counts of tokens at the nodes and by themselves; refinement.
+    cells = room.cells + 4 * (size - 1) + size
+    counts = new_counts(room.contexts, room.successors, cells + 2 * mixing.REFINED * mixing.BANDS, 1)
+    counts.cells[cells:] = np.tile(refined, 2 * mixing.REFINED)
     sets = _set_sizes(section, size)
-    inputs = 2 * number + 3
+    inputs = -(-(2 * number + 3) // 4) * 4  # The rest of the last four stays 0.
     weights = np.zeros((sum(sets), inputs), np.float32)
     weights[:, 0 : 2 * number : 2] = 1.2 / number
     weights[:, 2 * number] = 0.2
@@ -250,19 +252,20 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
         tree=tree_of(start.leaves, levels),
         starts=start.starts.astype(np.int8),
         text=np.zeros(tokens, np.uint16),
-        numbers=np.array([0, 0, 0, section.order, section.mixing == "linear", *switches, start.bos, 0]),
+        numbers=np.array([0, 0, 0, section.order, section.mixing == "linear", *switches, start.bos, 0, room.cells]),
         words=np.zeros(2, np.uint64),
         weights=weights,
         final=np.full((sets[0], mixing.SETS), 1 / mixing.SETS, np.float32),
         joints=np.zeros((mixing.JOINTS, max(sets[0], sets[2]), 2)),
         rows=np.concatenate([[0], np.cumsum(sets)[:-1]]).astype(np.int64),
         opinions=opinions.copy(),
-        trust=np.full(len(opinions), 2, np.float32),
+        trust=np.full(len(opinions), 2, np.uint8),
         matches=np.clip(1 - 1 / (lengths + 2), 0.5, 0.999).astype(np.float32),
         keys=np.zeros(number, np.uint64),
         slots=np.zeros(number, np.int64),
         codes=np.zeros((number, size), np.uint32),
         times=np.zeros((number, size), np.int64),
+        seen=np.zeros((33, number, 5), np.int64),
         latest=np.zeros(number, np.int64),
         known=np.zeros((number, 2), np.int64),
         parts=np.zeros((34, 3, number), np.int64),

@@ -33,7 +33,7 @@ REFINED = 1 << 16
 """Contexts of each of the two tables that refine the result."""
 ONE = 1 << 22
 """A probability of 1 in them."""
-CELLS = 4 * 32 + 1
+CELLS = 6 * 32 + 2
 """At most so many cells change with a token."""
 LONGEST = 32
 """Length of a match from which on it counts as this long."""
@@ -42,10 +42,12 @@ SETS = 4
 JOINTS, JOINT_RATE = 3, 0.01
 
 # Places in ``numbers``.
-POSITION, MATCH, MATCHED, ORDER, EXCLUSION, WORD, SKIP, DOCUMENT, MATCHES, BOS, NUMBER = range(11)
+POSITION, MATCH, MATCHED, ORDER, EXCLUSION, WORD, SKIP, DOCUMENT, MATCHES, BOS, NUMBER, TOKENS = range(12)
 RATE = 0.004
 _FINAL_RATE = 0.0004
 _BIAS = 0.3
+_LAST = 250
+_STEP = np.array([np.float32(1) / np.float32(seen + 1.5) for seen in range(_LAST + 1)])
 DISCOUNT = 0.8
 
 
@@ -60,7 +62,8 @@ class Mixer(NamedTuple):
     """The tokens so far."""
     numbers: NDArray[np.int64]
     """Tokens so far; what matches: place of the next token, length; largest order; then switches: whether a
-    token counts in the longest context that knew it only, and which experts there are."""
+    token counts in the longest context that knew it only, and which experts there are; the token that begins
+    a document, and documents so far; where the cells begin that count tokens in any context."""
     words: NDArray[np.uint64]
     """(2,): hashes of the word in progress and of the one before."""
     weights: NDArray[np.float32]
@@ -73,7 +76,7 @@ class Mixer(NamedTuple):
     """(SETS,): where the rows of each set begin."""
     opinions: NDArray[np.float32]
     """(K, 13, 13, 9) flat: what counts were worth."""
-    trust: NDArray[np.float32]
+    trust: NDArray[np.uint8]
     """Of the same shape: how often that was seen."""
     matches: NDArray[np.float32]
     """(LONGEST + 1,): how often a match of that length was right."""
@@ -84,8 +87,11 @@ class Mixer(NamedTuple):
     """(K, V): paths of the successors of each context."""
     times: NDArray[np.int64]
     """(K, V): their counts."""
+    seen: NDArray[np.int64]
+    """(33, K, 5): at each depth, what followed a context to the left and to the right: how often, how many
+    different tokens; and where the latest of all lies (0: elsewhere, 1: right, 2: left)."""
     latest: NDArray[np.int64]
-    """(K,): path of the latest of them, -1 where there is none."""
+    """(K,): path of the latest of them."""
     known: NDArray[np.int64]
     """(K, 2): sum of the counts, number of successors."""
     parts: NDArray[np.int64]
@@ -149,60 +155,156 @@ def contexts(mixer):
 
 @compiled
 def look(mixer):
-    """Look up the contexts of the next token, and lay out what followed them."""
+    """Look up the contexts of the next token."""
     contexts(mixer)
-    for each in range(len(mixer.keys)):
+    root = mixer.counts.cells[mixer.numbers[TOKENS] :]
+    mixer.slots[0] = -1
+    mixer.known[0, 0], mixer.known[0, 1] = root[0] + root[1], root[2] + root[3]
+    for each in range(1, len(mixer.keys)):
         slot = find(mixer.counts, mixer.keys[each])
         mixer.slots[each] = slot
-        mixer.latest[each] = -1
         number, total = np.int64(0), np.int64(0)
         if slot >= 0:
-            first, number, total = successors(mixer.counts, slot)
+            _, number, total = successors(mixer.counts, slot)
+        mixer.known[each, 0], mixer.known[each, 1] = total, number
+
+
+@compiled
+def see(mixer, target):
+    """What followed the contexts, at every node of the way to a token that is known.
+
+    A successor goes the same way as the target down to the first bit in which their paths differ.
+    """
+    code, node, steps = mixer.tree.code[target], np.int64(0), 0
+    while node >= 0:
+        _see_tokens(mixer, node, steps)
+        node = np.int64(mixer.tree.child[node, np.int64((code >> np.uint32(31 - steps)) & np.uint32(1))])
+        steps += 1
+    times, kinds = np.zeros(34, np.int64), np.zeros(34, np.int64)
+    for each in range(1, len(mixer.keys)):
+        number, slot, latest = mixer.known[each, 1], mixer.slots[each], np.int64(-1)
+        times[: steps + 1] = 0
+        kinds[: steps + 1] = 0
+        if number:
+            first, _, _ = successors(mixer.counts, slot)
+            for index in range(number):
+                token, counted = successor(mixer.counts, slot, first, index)
+                parting = steps if token == target else _equal_bits(mixer.tree.code[token] ^ code)
+                times[parting] += counted
+                kinds[parting] += 1
+                if index == 0:
+                    latest = parting
+        counted, different = times[steps], kinds[steps]
+        for depth in range(steps - 1, -1, -1):
+            bit = np.int64((code >> np.uint32(31 - depth)) & np.uint32(1))
+            seen = mixer.seen[depth, each]
+            seen[bit], seen[1 - bit] = counted, times[depth]
+            seen[2 + bit], seen[3 - bit] = different, kinds[depth]
+            seen[4] = 0 if latest < depth else 1 if bit == (latest > depth) else 2
+            counted += times[depth]
+            different += kinds[depth]
+
+
+@compiled
+def _see_tokens(mixer, node, depth):
+    """What was seen at a node in any context (order 0)."""
+    seen, numbers = mixer.seen[depth, 0], mixer.numbers
+    at = numbers[TOKENS] + 4 * node
+    for index in range(4):
+        seen[index] = mixer.counts.cells[at + index]
+    seen[4] = 0
+    if numbers[POSITION]:
+        latest = np.int64(mixer.tree.code[mixer.text[numbers[POSITION] - 1]])
+        if latest >> (32 - depth) == _path(mixer.tree, node) >> (32 - depth):
+            seen[4] = 1 if (latest >> (31 - depth)) & 1 else 2
+
+
+@compiled
+def _path(tree, node):
+    """The path of a token below a node."""
+    return np.int64(tree.code[tree.leaf[tree.span[node, 0]]])
+
+
+_LEADING = np.array([16 - value.bit_length() for value in range(1 << 16)], np.uint8)
+
+
+@compiled
+def _equal_bits(difference):
+    """Leading zeros of a number of 32 bits."""
+    upper = difference >> np.uint32(16)
+    if upper:
+        return np.int64(_LEADING[upper])
+    return np.int64(16) + np.int64(_LEADING[difference & np.uint32(0xFFFF)])
+
+
+@compiled
+def lay_out(mixer):
+    """Lay out what followed the contexts, to find the way to a token that is not known."""
+    for each in range(1, len(mixer.keys)):
+        number, slot = mixer.known[each, 1], mixer.slots[each]
+        if number:
+            first, _, _ = successors(mixer.counts, slot)
             for index in range(number):
                 token, times = successor(mixer.counts, slot, first, index)
                 mixer.codes[each, index] = mixer.tree.code[token]
                 mixer.times[each, index] = times
             mixer.latest[each] = np.int64(mixer.codes[each, 0])
-        mixer.known[each, 0], mixer.known[each, 1] = total, number
         mixer.parts[0, 0, each], mixer.parts[0, 2, each] = 0, number
 
 
 @compiled
-def _split(mixer, each, depth):
-    """Successors of a context to the left, then those to the right; returns (n0, n1)."""
-    begin, end = mixer.parts[depth, 0, each], mixer.parts[depth, 2, each]
+def split(mixer, node, depth):
+    """What followed the contexts at a node, among what is laid out: to the left, then to the right."""
     shift = np.uint32(31 - depth)
-    counted, right = np.int64(0), np.int64(0)
-    while begin < end:
-        code = mixer.codes[each, begin]
-        times = mixer.times[each, begin]
-        if (code >> shift) & np.uint32(1):
-            end -= 1
-            mixer.codes[each, begin], mixer.codes[each, end] = mixer.codes[each, end], code
-            mixer.times[each, begin], mixer.times[each, end] = mixer.times[each, end], times
-            right += times
-        else:
-            begin += 1
-            counted += times
-    mixer.parts[depth, 1, each] = begin
-    return counted, right
+    path = _path(mixer.tree, node) >> (32 - depth)
+    _see_tokens(mixer, node, depth)
+    for each in range(1, len(mixer.keys)):
+        start, stop = mixer.parts[depth, 0, each], mixer.parts[depth, 2, each]
+        begin, end = start, stop
+        left, right = np.int64(0), np.int64(0)
+        while begin < end:
+            code = mixer.codes[each, begin]
+            times = mixer.times[each, begin]
+            if (code >> shift) & np.uint32(1):
+                end -= 1
+                mixer.codes[each, begin], mixer.codes[each, end] = mixer.codes[each, end], code
+                mixer.times[each, begin], mixer.times[each, end] = mixer.times[each, end], times
+                right += times
+            else:
+                begin += 1
+                left += times
+        mixer.parts[depth, 1, each] = begin
+        seen = mixer.seen[depth, each]
+        seen[0], seen[1], seen[2], seen[3], seen[4] = left, right, begin - start, stop - begin, 0
+        if mixer.known[each, 1] and mixer.latest[each] >> (32 - depth) == path:
+            seen[4] = 1 if (mixer.latest[each] >> (31 - depth)) & 1 else 2
+
+
+@compiled
+def _dot(row, inputs):
+    # Four sums side by side, in one order everywhere.
+    first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for index in range(0, len(inputs), 4):
+        first += row[index] * inputs[index]
+        second += row[index + 1] * inputs[index + 1]
+        third += row[index + 2] * inputs[index + 2]
+        fourth += row[index + 3] * inputs[index + 3]
+    return (first + second) + (third + fourth)
 
 
 @compiled
 def weigh(mixer, node, depth):
-    """Probability of bit 1 at a node of the path, from what ``look`` has laid out."""
+    """Probability of bit 1 at a node of the path, from what ``see`` or ``split`` has found."""
     tree, order, inputs, spots = mixer.tree, mixer.numbers[ORDER], mixer.inputs[depth], mixer.spots[depth]
     number = len(mixer.keys)
     first, middle, end = tree.span[node, 0], tree.span[node, 1], tree.span[node, 2]
     size = np.float64(len(tree.code))
     left, right = (middle - first) / size, (end - middle) / size
-    found, sure, seen = np.int64(0), np.int64(0), np.int64(0)
+    found, sure, often = np.int64(0), np.int64(0), np.int64(0)
     kept_left, kept_right = left, right
-    path = np.int64(-1)
     for each in range(number):
-        n0, n1 = _split(mixer, each, depth)
-        u0 = mixer.parts[depth, 1, each] - mixer.parts[depth, 0, each]
-        u1 = mixer.parts[depth, 2, each] - mixer.parts[depth, 1, each]
+        seen = mixer.seen[depth, each]
+        n0, n1, u0, u1 = seen[0], seen[1], seen[2], seen[3]
         if each > order:
             left, right = kept_left, kept_right
         total, successors_ = mixer.known[each, 0], mixer.known[each, 1]
@@ -216,35 +318,26 @@ def weigh(mixer, node, depth):
             inputs[2 * each] = inputs[2 * each + 1] = 0
             spots[each] = -1
             continue
-        kind = np.int64(0)
-        latest = mixer.latest[each]
-        if path < 0:
-            path = np.int64(mixer.codes[each, mixer.parts[depth, 0, each]])
-        if latest >> (32 - depth) == path >> (32 - depth):
-            kind = 1 if (latest >> (31 - depth)) & 1 else 2
-        kind += 3 * (min(u0 + u1, 3) - 1)
+        kind = seen[4] + 3 * (min(u0 + u1, 3) - 1)
         spot = ((each * QUANTA + _LEVELS[min(n0, 255)]) * QUANTA + _LEVELS[min(n1, 255)]) * KINDS + kind
         spots[each] = spot
         inputs[2 * each] = stretch(mixer.opinions[spot])
         inputs[2 * each + 1] = stretch(right / (left + right))
         if each <= order:
-            found, seen, sure = each + 1, n0 + n1, np.int64(n0 == 0 or n1 == 0)
+            found, often, sure = each + 1, n0 + n1, np.int64(n0 == 0 or n1 == 0)
     last = mixer.text[mixer.numbers[POSITION] - 1] if mixer.numbers[POSITION] else np.uint16(0)
     length = _expect(mixer, node, depth)
     inputs[2 * number + 2] = _BIAS
     chosen, sums = mixer.chosen[depth], mixer.sums[depth]
     chosen[0] = _LENGTHS[length] * 32 + found
     chosen[1] = node
-    chosen[2] = (found * QUANTA + _LEVELS[min(seen, 255)]) * 2 + sure
+    chosen[2] = (found * QUANTA + _LEVELS[min(often, 255)]) * 2 + sure
     chosen[3] = last
     odds = 0.0
     for each in range(SETS):
         row = mixer.weights[mixer.rows[each] + chosen[each]]
-        total_odds = np.float32(0)
-        for index in range(len(inputs)):
-            total_odds += row[index] * inputs[index]
-        sums[each] = total_odds
-        odds += mixer.final[chosen[0], each] * total_odds
+        sums[each] = _dot(row, inputs)
+        odds += mixer.final[chosen[0], each] * sums[each]
     mixed = min(max(logistic(odds), SMALLEST), 1.0 - SMALLEST)
     sums[SETS] = mixed
     odds = min(max(odds, -7.99), 7.99)
@@ -312,8 +405,7 @@ def _expect(mixer, node, depth):
     tree = mixer.tree
     code = np.int64(tree.code[token])
     # Is the token a leaf below this node?
-    some = tree.leaf[tree.span[node, 0]]
-    if code >> (32 - depth) != np.int64(tree.code[some]) >> (32 - depth):
+    if code >> (32 - depth) != _path(tree, node) >> (32 - depth):
         return np.int64(0)
     bit = (code >> (31 - depth)) & 1
     right = stretch(mixer.matches[length])
@@ -352,10 +444,10 @@ def _learn(mixer, depth, bit):
         spot = spots[each]
         if spot >= 0:
             opinion, trust = mixer.opinions[spot], mixer.trust[spot]
-            opinion += (bit - opinion) / (trust + np.float32(1.5))
+            opinion += (bit - opinion) * _STEP[np.int64(trust)]
             mixer.opinions[spot] = min(max(opinion, np.float32(0.0003)), np.float32(0.9997))
-            if trust < 250:
-                mixer.trust[spot] = trust + np.float32(1)
+            if trust < _LAST:
+                mixer.trust[spot] = trust + 1
     for each in range(2):
         at = spots[number + each]
         for place in range(at, at + 2):
@@ -372,7 +464,7 @@ def _learn(mixer, depth, bit):
 @compiled
 def descend(mixer, depth, bit):
     """Go on with what lies on one side of a node."""
-    for each in range(len(mixer.keys)):
+    for each in range(1, len(mixer.keys)):
         begin, middle, end = mixer.parts[depth, 0, each], mixer.parts[depth, 1, each], mixer.parts[depth, 2, each]
         mixer.parts[depth + 1, 0, each] = middle if bit else begin
         mixer.parts[depth + 1, 2, each] = end if bit else middle
@@ -382,10 +474,13 @@ def descend(mixer, depth, bit):
 def advance(mixer, token):
     """Count the token that followed, and go on to the next place."""
     order, numbers = mixer.numbers[ORDER], mixer.numbers
-    for each in range(len(mixer.keys) - 1, -1, -1):
-        knew = add(mixer.counts, mixer.keys[each], mixer.slots[each], token)
-        if knew and numbers[EXCLUSION] and each <= order:
+    knew = False
+    for each in range(len(mixer.keys) - 1, 0, -1):
+        knew = add(mixer.counts, mixer.keys[each], mixer.slots[each], token) and each <= order
+        if knew and numbers[EXCLUSION]:
             break
+    if not (knew and numbers[EXCLUSION]):
+        _add_token(mixer, token)
     place = numbers[POSITION]
     mixer.text[place] = token
     numbers[POSITION] = place + 1
@@ -394,6 +489,24 @@ def advance(mixer, token):
         mixer.words[1], mixer.words[0] = mixer.words[0], np.uint64(0)
     mixer.words[0] = hashed(mixer.words[0] * np.uint64(31) + np.uint64(token) + np.uint64(7))
     _match(mixer, token)
+
+
+@compiled
+def _add_token(mixer, token):
+    """Count a token at every node on the way to it."""
+    cells, first = mixer.counts.cells, mixer.numbers[TOKENS]
+    leaf = first + 4 * (len(mixer.tree.code) - 1) + token
+    new = cells[leaf] == 0
+    set_cell(mixer.counts, leaf, cells[leaf] + 1)
+    code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
+    while node >= 0:
+        bit = (code >> (31 - depth)) & 1
+        at = first + 4 * node + bit
+        set_cell(mixer.counts, at, cells[at] + 1)
+        if new:
+            set_cell(mixer.counts, at + 2, cells[at + 2] + 1)
+        node = np.int64(mixer.tree.child[node, bit])
+        depth += 1
 
 
 @compiled
@@ -411,7 +524,7 @@ def _match(mixer, token):
     key = np.uint64(0)
     for back in range(1, _SHORTEST + 1):
         key = hashed(key + _token(mixer, back)) * np.uint64(0x2545F4914F6CDD1D)
-    size = len(mixer.counts.cells) - 2 * REFINED * BANDS
+    size = numbers[TOKENS]
     cell = np.int64(((key >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
     if numbers[MATCHED] == 0:
         found = np.int64(mixer.counts.cells[cell])
@@ -451,13 +564,13 @@ def code_tokens(mixer, tokens, model, nats):
         if side:
             _sum_up(mixer, model[index])
         token = np.int64(tokens[index])
+        see(mixer, token)
         code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
         cost = 0.0
         while node >= 0:
             right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
             bit = (code >> (31 - depth)) & 1
             cost -= np.log(right if bit else 1.0 - right)
-            descend(mixer, depth, bit)
             node = np.int64(mixer.tree.child[node, bit])
             depth += 1
         nats[index] = cost
@@ -471,6 +584,7 @@ def row(mixer, model, logs):
     """Log probabilities (V,) of all tokens that may come next; ``model`` (V,) probabilities, or (0,)."""
     side = 1 if len(model) else 0
     look(mixer)
+    lay_out(mixer)
     if side:
         _sum_up(mixer, model)
     tree = mixer.tree
@@ -484,6 +598,7 @@ def row(mixer, model, logs):
         bits[depth] += 1
         bit = bits[depth]
         if bit == 0:
+            split(mixer, node, depth)
             right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
             chances[depth, 0], chances[depth, 1] = np.log(1.0 - right), np.log(right)
         if bit == 2:
@@ -505,6 +620,7 @@ def encode(mixer, tokens, coded):
     low, high, used = np.uint64(0), np.uint64(0xFFFFFFFF), 0
     for token in tokens:
         look(mixer)
+        see(mixer, np.int64(token))
         code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
         while node >= 0:
             right = np.uint64(weigh(mixer, node, depth) * 65536.0)
@@ -519,7 +635,6 @@ def encode(mixer, tokens, coded):
                 used += 1
                 low = (low << np.uint64(8)) & np.uint64(0xFFFFFFFF)
                 high = ((high << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(255)
-            descend(mixer, depth, bit)
             node = np.int64(mixer.tree.child[node, bit])
             depth += 1
         learn(mixer, np.int64(token), 0)
@@ -540,8 +655,10 @@ def decode(mixer, coded, tokens):
         used += 1
     for index in range(len(tokens)):
         look(mixer)
+        lay_out(mixer)
         node, depth = np.int64(0), 0
         while node >= 0:
+            split(mixer, node, depth)
             right = np.uint64(weigh(mixer, node, depth) * 65536.0)
             middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
             bit = 1 if value <= middle else 0

@@ -18,6 +18,9 @@ def _exact(values: list[float]) -> np.ndarray:
 
 
 _LN = _exact([math.log(max(step, 1) / _STEPS) for step in range(_STEPS + 2)])
+_RARE = 1 / 4096
+_ODDS = _exact([math.log(p / (1 - p)) for p in (max(step, 1) / (2 * _STEPS) for step in range(_STEPS + 2))])
+_RARE_ODDS = _exact([math.log(p / (1 - p)) for p in (max(step, 1) / _STEPS * 64 * _RARE for step in range(_STEPS + 2))])
 _PER_UNIT, _LIMIT = 128, 12
 _LOGISTIC = _exact([1 / (1 + math.exp(-step / _PER_UNIT)) for step in range(-1536, 1538)])
 _LN_64 = float(_exact([math.log(64)])[0])
@@ -39,9 +42,22 @@ def ln(value):
 
 @compiled
 def stretch(probability):
-    """Log odds, within 12.5, of a probability that is kept ``SMALLEST`` from 0 and 1."""
-    probability = min(max(probability, SMALLEST), 1.0 - SMALLEST)
-    return ln(probability) - ln(1.0 - probability)
+    """Log odds, within 14, of a probability that is kept ``SMALLEST`` from 0 and 1."""
+    if probability > 0.5:
+        return -_odds(1.0 - probability)
+    return _odds(probability)
+
+
+@compiled
+def _odds(probability):
+    probability = max(probability, SMALLEST)
+    if probability < _RARE:
+        return ln(probability)
+    table, place = _ODDS, probability * (2 * _STEPS)
+    if probability < 64 * _RARE:
+        table, place = _RARE_ODDS, probability * (_STEPS / (64 * _RARE))
+    step = int(place)
+    return table[step] + (table[step + 1] - table[step]) * (place - step)
 
 
 @compiled

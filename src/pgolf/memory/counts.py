@@ -144,7 +144,9 @@ def successors(counts, slot):
 @compiled
 def successor(counts, slot, first, index):
     """(token, count) of a context's successor."""
-    word = counts.table[2 * slot + 1] >> np.uint64(32) if first < 0 else np.uint64(counts.arena[first + index])
+    word = (
+        counts.table[2 * slot + 1] >> np.uint64(32) if first < 0 else np.uint64(counts.arena[first + index])
+    )
     return np.int64(word >> np.uint64(16)), np.int64(word & np.uint64(0xFFFF))
 
 

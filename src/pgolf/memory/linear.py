@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.memory.compiled import compiled
+from pgolf.memory.contexts import CELLS, ORDER, TOKENS, advance, look
 from pgolf.memory.counts import has_room, successor, successors
-from pgolf.memory.mixing import CELLS, ORDER, TOKENS, advance, look
 
 _SEEN = 6
 _RATE, _DISCOUNT_RATE = 0.02, 0.002
@@ -84,7 +84,7 @@ def _times(mixer, each, token):
 
 @compiled
 def code_linear(mixer, linear, tokens, model, nats):
-    """Predict and learn tokens (n,), and return how many; see ``mixing.code_tokens``."""
+    """Predict and learn tokens (n,), and return how many; see ``coding.code_tokens``."""
     side = 1 if len(model) else 0
     orders = mixer.numbers[ORDER] + 1
     for index in range(len(tokens)):
@@ -115,7 +115,7 @@ def code_linear(mixer, linear, tokens, model, nats):
 
 @compiled
 def row_linear(mixer, linear, model, logs):
-    """Log probabilities (V,) of all tokens that may come next; see ``mixing.row``."""
+    """Log probabilities (V,) of all tokens that may come next; see ``coding.row``."""
     side = 1 if len(model) else 0
     orders = mixer.numbers[ORDER] + 1
     look(mixer)

@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from pgolf.errors import PgolfError
 from pgolf.memory import mixing
+from pgolf.memory.coding import code_tokens, decode, encode, row
+from pgolf.memory.contexts import LONGEST, Mixer
 from pgolf.memory.counts import begin_journal, end_journal, new_counts, undo
-from pgolf.memory.linear import Linear, code_linear, new_linear, row_linear
-from pgolf.memory.mixing import Mixer, code_tokens, decode, encode
+from pgolf.memory.linear import code_linear, new_linear, row_linear
 from pgolf.memory.tree import tree_of
 from pgolf.recipe.sections import MemorySection
 
 Tokens = NDArray[np.uint16]
 Probabilities = NDArray[np.float32]
 
-# Contexts of each expert beside those of the orders.
+# Contexts of each expert beside those of the orders; ``contexts`` hashes them in this order.
 _CONTEXTS = {"word": 2, "skip": 2, "document": 3, "match": 0}
 # What a context of a token takes on English text, with room to spare.
 _CONTEXTS_PER_TOKEN, _SUCCESSORS_PER_TOKEN = 0.45, 0.4
@@ -90,7 +91,7 @@ class Memory:
         for index in range(len(rows)):
             probabilities = empty if model is None else model[index]
             if self.linear is None:
-                mixing.row(self.mixer, probabilities, rows[index])
+                row(self.mixer, probabilities, rows[index])
             else:
                 row_linear(self.mixer, self.linear, probabilities, rows[index])
             if index < len(given):
@@ -173,7 +174,7 @@ class Memory:
 
 def encode_tokens(section: MemorySection, start: Start, tokens: Tokens) -> bytes:
     """Tokens coded by a memory that knows nothing but the order of the leaves and their levels."""
-    mixer = _new_mixer(section, start, len(tokens))
+    mixer = _new_mixer(_coding(section), start, len(tokens))
     coded = np.zeros(64 + 5 * len(tokens), np.uint8)
     return coded[: encode(mixer, tokens, coded)].tobytes()
 
@@ -181,8 +182,13 @@ def encode_tokens(section: MemorySection, start: Start, tokens: Tokens) -> bytes
 def decode_tokens(section: MemorySection, start: Start, coded: bytes, count: int) -> Tokens:
     """The ``count`` tokens that ``encode_tokens`` has coded."""
     tokens = np.zeros(count, np.uint16)
-    decode(_new_mixer(section, start, count), np.frombuffer(coded, np.uint8), tokens)
+    decode(_new_mixer(_coding(section), start, count), np.frombuffer(coded, np.uint8), tokens)
     return tokens
+
+
+def _coding(section: MemorySection) -> MemorySection:
+    """Text is coded by logistic mixing, whatever mixes with the model."""
+    return section.model_copy(update={"mixing": "logistic"})
 
 
 def memory_bytes(section: MemorySection, vocab_size: int, tokens: int) -> int:
@@ -205,7 +211,8 @@ class _Sizes(NamedTuple):
 
 def _number(section: MemorySection) -> int:
     """Contexts of each token."""
-    return section.order + 1 + sum(_CONTEXTS[name] for name in section.experts)
+    experts = section.experts if section.mixing == "logistic" else ()
+    return section.order + 1 + sum(_CONTEXTS[name] for name in experts)
 
 
 def _sizes(section: MemorySection, tokens: int) -> _Sizes:
@@ -224,7 +231,8 @@ def _sizes(section: MemorySection, tokens: int) -> _Sizes:
 
 
 def _set_sizes(section: MemorySection, vocab_size: int) -> list[int]:
-    return [7 * 32, vocab_size, (section.order + 2) * mixing.QUANTA * 2, vocab_size]
+    by_match = mixing.MATCH_CLASSES * mixing.MOST_FOUND
+    return [by_match, vocab_size, (section.order + 2) * mixing.QUANTA * 2, vocab_size]
 
 
 def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
@@ -244,15 +252,16 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
     zeros, ones = np.meshgrid(mixing.LEVELS, mixing.LEVELS, indexing="ij")
     opinion = ((ones + 0.4) / (zeros + ones + 0.8)).astype(np.float32)
     opinions = np.broadcast_to(opinion[None, :, :, None], (number, *opinion.shape, mixing.KINDS)).reshape(-1)
-    lengths = np.arange(mixing.LONGEST + 1)
-    switches = [name in section.experts for name in _CONTEXTS]
+    lengths = np.arange(LONGEST + 1)
+    linear = section.mixing == "linear"
+    switches = [name in section.experts and not linear for name in _CONTEXTS]
     levels = 2.0 ** start.levels.astype(np.float64)
     return Mixer(
         counts=counts,
         tree=tree_of(start.leaves, levels),
         starts=start.starts.astype(np.int8),
         text=np.zeros(tokens, np.uint16),
-        numbers=np.array([0, 0, 0, section.order, section.mixing == "linear", *switches, start.bos, 0, room.cells]),
+        numbers=np.array([0, 0, 0, section.order, linear, *switches, start.bos, 0, room.cells]),
         words=np.zeros(2, np.uint64),
         weights=weights,
         final=np.full((sets[0], mixing.SETS), 1 / mixing.SETS, np.float32),
@@ -272,7 +281,7 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
         inputs=np.zeros((33, inputs), np.float32),
         spots=np.zeros((33, number + 4), np.int64),
         chosen=np.zeros((33, mixing.SETS), np.int64),
-        sums=np.zeros((33, mixing.SETS + 2)),
+        sums=np.zeros((33, mixing.SETS + 1)),
         joined=np.zeros((33, mixing.JOINTS + 2)),
         picked=np.zeros((33, mixing.JOINTS), np.int64),
         shares=np.zeros(size + 1),

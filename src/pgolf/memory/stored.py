@@ -28,7 +28,9 @@ _BEGINS = 0x80
 _MOST_TOKENS, _TOKENS_PER_BYTE = 1 << 16, 1 << 10
 
 
-def start_of(pieces: Sequence[str], bos: int, text: Tokens, trust: tuple[float, float] | None = None) -> Start:
+def start_of(
+    pieces: Sequence[str], bos: int, text: Tokens, trust: tuple[float, float] | None = None
+) -> Start:
     """What a memory begins with, for a tokenizer's pieces, frequencies as in a training text (n,) uint16."""
     order = sorted(range(len(pieces)), key=lambda token: (pieces[token], token))
     frequency = np.bincount(text, minlength=len(pieces))

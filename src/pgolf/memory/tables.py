@@ -20,7 +20,9 @@ def _exact(values: list[float]) -> np.ndarray:
 _LN = _exact([math.log(max(step, 1) / _STEPS) for step in range(_STEPS + 2)])
 _RARE = 1 / 4096
 _ODDS = _exact([math.log(p / (1 - p)) for p in (max(step, 1) / (2 * _STEPS) for step in range(_STEPS + 2))])
-_RARE_ODDS = _exact([math.log(p / (1 - p)) for p in (max(step, 1) / _STEPS * 64 * _RARE for step in range(_STEPS + 2))])
+_RARE_ODDS = _exact(
+    [math.log(p / (1 - p)) for p in (max(step, 1) / _STEPS * 64 * _RARE for step in range(_STEPS + 2))]
+)
 _PER_UNIT, _LIMIT = 128, 12
 _LOGISTIC = _exact([1 / (1 + math.exp(-step / _PER_UNIT)) for step in range(-1536, 1538)])
 _LN_64 = float(_exact([math.log(64)])[0])

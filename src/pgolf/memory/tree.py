@@ -48,7 +48,11 @@ def tree_of(leaves: Sequence[int], weights: Sequence[float]) -> Tree:
     while waiting:
         node, first, end, depth = waiting.pop()
         middle = int(np.searchsorted(below, (below[first] + below[end]) / 2))
-        if middle > first + 1 and below[first] + below[end] - 2 * below[middle - 1] < 2 * below[middle] - below[first] - below[end]:
+        if (
+            middle > first + 1
+            and below[first] + below[end] - 2 * below[middle - 1]
+            < 2 * below[middle] - below[first] - below[end]
+        ):
             middle -= 1
         # So that whatever is left fits in the bits that are left.
         most = 1 << (_LONGEST - depth - 1)

@@ -1,0 +1,141 @@
+"""Tokens through the mixer: what they cost, all that may come next, and text as bytes and back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgolf.memory.compiled import compiled
+from pgolf.memory.contexts import CELLS, advance, descend, lay_out, look, see, split
+from pgolf.memory.counts import has_room
+from pgolf.memory.mixing import join, learn, sum_up, weigh
+
+
+@compiled
+def code_tokens(mixer, tokens, model, nats):
+    """Predict and learn tokens (n,); ``model`` (n, V) probabilities, or (0, V); costs go to ``nats`` (n,).
+
+    Returns the number of tokens done: fewer than n where the journal has no room left.
+    """
+    side = 1 if len(model) else 0
+    for index in range(len(tokens)):
+        look(mixer)
+        if not has_room(mixer.counts, mixer.slots, CELLS):
+            return index
+        if side:
+            sum_up(mixer, model[index])
+        token = np.int64(tokens[index])
+        see(mixer, token)
+        code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
+        cost = 0.0
+        while node >= 0:
+            right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
+            bit = (code >> (31 - depth)) & 1
+            cost -= np.log(right if bit else 1.0 - right)
+            node = np.int64(mixer.tree.child[node, bit])
+            depth += 1
+        nats[index] = cost
+        learn(mixer, token, side)
+        advance(mixer, token)
+    return len(tokens)
+
+
+@compiled
+def row(mixer, model, logs):
+    """Log probabilities (V,) of all tokens that may come next; ``model`` (V,) probabilities, or (0,)."""
+    side = 1 if len(model) else 0
+    look(mixer)
+    lay_out(mixer)
+    if side:
+        sum_up(mixer, model)
+    tree = mixer.tree
+    # Nodes on the way down, what led to them, and which bit comes next.
+    nodes, before, bits = np.zeros(34, np.int64), np.zeros(34), np.zeros(34, np.int64)
+    chances = np.zeros((34, 2))
+    depth = 0
+    bits[0] = -1
+    while depth >= 0:
+        node = nodes[depth]
+        bits[depth] += 1
+        bit = bits[depth]
+        if bit == 0:
+            split(mixer, node, depth)
+            right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
+            chances[depth, 0], chances[depth, 1] = np.log(1.0 - right), np.log(right)
+        if bit == 2:
+            depth -= 1
+            continue
+        below = before[depth] + chances[depth, bit]
+        child = np.int64(tree.child[node, bit])
+        if child < 0:
+            logs[~child] = below
+        else:
+            descend(mixer, depth, bit)
+            depth += 1
+            nodes[depth], before[depth], bits[depth] = child, below, -1
+
+
+@compiled
+def encode(mixer, tokens, coded):
+    """Code tokens (n,) without a model into ``coded``, a byte each; returns the bytes in use."""
+    low, high, used = np.uint64(0), np.uint64(0xFFFFFFFF), 0
+    for token in tokens:
+        look(mixer)
+        see(mixer, np.int64(token))
+        code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
+        while node >= 0:
+            right = np.uint64(weigh(mixer, node, depth) * 65536.0)
+            bit = (code >> (31 - depth)) & 1
+            middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
+            if bit:
+                high = middle
+            else:
+                low = middle + np.uint64(1)
+            while (low ^ high) >> np.uint64(24) == np.uint64(0):
+                coded[used] = high >> np.uint64(24)
+                used += 1
+                low = (low << np.uint64(8)) & np.uint64(0xFFFFFFFF)
+                high = ((high << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(255)
+            node = np.int64(mixer.tree.child[node, bit])
+            depth += 1
+        learn(mixer, np.int64(token), 0)
+        advance(mixer, np.int64(token))
+    for _ in range(4):
+        coded[used] = high >> np.uint64(24)
+        used += 1
+        high = (high << np.uint64(8)) & np.uint64(0xFFFFFFFF)
+    return used
+
+
+@compiled
+def decode(mixer, coded, tokens):
+    """Read tokens (n,) back that ``encode`` has written; bytes after the end count as 0."""
+    low, high, value, used = np.uint64(0), np.uint64(0xFFFFFFFF), np.uint64(0), 0
+    for _ in range(4):
+        value = value << np.uint64(8) | np.uint64(coded[used] if used < len(coded) else 0)
+        used += 1
+    for index in range(len(tokens)):
+        look(mixer)
+        lay_out(mixer)
+        node, depth = np.int64(0), 0
+        while node >= 0:
+            split(mixer, node, depth)
+            right = np.uint64(weigh(mixer, node, depth) * 65536.0)
+            middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
+            bit = 1 if value <= middle else 0
+            if bit:
+                high = middle
+            else:
+                low = middle + np.uint64(1)
+            while (low ^ high) >> np.uint64(24) == np.uint64(0):
+                low = (low << np.uint64(8)) & np.uint64(0xFFFFFFFF)
+                high = ((high << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(255)
+                value = ((value << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(
+                    coded[used] if used < len(coded) else 0
+                )
+                used += 1
+            descend(mixer, depth, bit)
+            node = np.int64(mixer.tree.child[node, bit])
+            depth += 1
+        tokens[index] = ~node
+        learn(mixer, np.int64(~node), 0)
+        advance(mixer, np.int64(~node))

@@ -74,7 +74,7 @@ class Mixer(NamedTuple):
     inputs: NDArray[np.float32]
     """(33, inputs): what was added up at each depth, so that it can be learned from."""
     spots: NDArray[np.int64]
-    """(33, K + 4): entries of ``opinions`` in use; then of the refining tables (2), the match's length and bit."""
+    """(33, K + 4): entries of ``opinions`` in use; of the refining tables (2); the match's length and bit."""
     chosen: NDArray[np.int64]
     """(33, SETS): rows of the weights."""
     sums: NDArray[np.float64]
@@ -120,9 +120,8 @@ def contexts(mixer):
     if mixer.numbers[SKIP]:
         before = _token(mixer, 2) * np.uint64(0x10001)
         mixer.keys[at] = hashed(before + np.uint64(0x33330000))
-        mixer.keys[at + 1] = hashed(
-            before + _token(mixer, 3) * np.uint64(0x1000100001) + np.uint64(0x44440000)
-        )
+        before += _token(mixer, 3) * np.uint64(0x1000100001)
+        mixer.keys[at + 1] = hashed(before + np.uint64(0x44440000))
         at += 2
     if mixer.numbers[DOCUMENT]:
         document = np.uint64(mixer.numbers[NUMBER]) * np.uint64(0xD6E8FEB86659FD93)

@@ -234,7 +234,7 @@ def _describe(counts, slot, number, size_class):
 
 @compiled
 def _vacate(counts, key):
-    """A free slot for a new context; if its set has none, that of the context seen least, the first of them."""
+    """A free slot for a new context; if its set has none, that of the context that was seen least."""
     first = _set_of(counts, key)
     rarest, least = first, np.uint64(1 << 40)
     for slot in range(first, first + WAYS):

@@ -2,13 +2,14 @@
 
 At each node of the tree each context has counts of what followed it there: ``n0`` and ``n1`` tokens in the
 left and the right half. Two opinions are made of them: a table that has learned what such counts were worth
-so far (an indirect, or SSE, stage per context), and a share by absolute discounting that is interpolated with
-the next shorter context, as in Kneser-Ney. The log odds of all opinions, of the longest match and of the model
-are added up with weights. Several sets of weights, each chosen by something else that the prefix says, do so
-side by side; their sums are mixed once more, and refined by two tables of the last one and two tokens.
+so far (an indirect, or SSE, stage per context), and a share by absolute discounting that is interpolated
+with the next shorter context, as in Kneser-Ney. The log odds of all opinions and of the longest match are
+added up with weights. Several sets of weights, each chosen by something else that the prefix says, do so side
+by side; their sums are mixed once more, and refined by two tables of the last one and two tokens. In the end
+the result is joined with the model's probability in the same way.
 
-All of them learn by gradient on the log loss, bit by bit. The mixer is that of the PAQ family (Mahoney 2005);
-the interpolation is that of Ney, Essen and Kneser (1994).
+All of them learn by gradient on the log loss, once a token is known. The mixer is that of the PAQ family
+(Mahoney 2005); the interpolation is that of Ney, Essen and Kneser (1994).
 """
 
 from __future__ import annotations

@@ -17,12 +17,14 @@ def _exact(values: list[float]) -> np.ndarray:
     return (np.round(np.array(values) * _FINE) / _FINE).astype(np.float32)
 
 
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
 _LN = _exact([math.log(max(step, 1) / _STEPS) for step in range(_STEPS + 2)])
 _RARE = 1 / 4096
-_ODDS = _exact([math.log(p / (1 - p)) for p in (max(step, 1) / (2 * _STEPS) for step in range(_STEPS + 2))])
-_RARE_ODDS = _exact(
-    [math.log(p / (1 - p)) for p in (max(step, 1) / _STEPS * 64 * _RARE for step in range(_STEPS + 2))]
-)
+_ODDS = _exact([_log_odds(max(step, 1) / (2 * _STEPS)) for step in range(_STEPS + 2)])
+_RARE_ODDS = _exact([_log_odds(max(step, 1) / _STEPS * 64 * _RARE) for step in range(_STEPS + 2)])
 _PER_UNIT, _LIMIT = 128, 12
 _LOGISTIC = _exact([1 / (1 + math.exp(-step / _PER_UNIT)) for step in range(-1536, 1538)])
 _LN_64 = float(_exact([math.log(64)])[0])

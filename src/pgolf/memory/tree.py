@@ -47,12 +47,9 @@ def tree_of(leaves: Sequence[int], weights: Sequence[float]) -> Tree:
     waiting = [(0, 0, count, 0)]
     while waiting:
         node, first, end, depth = waiting.pop()
-        middle = int(np.searchsorted(below, (below[first] + below[end]) / 2))
-        if (
-            middle > first + 1
-            and below[first] + below[end] - 2 * below[middle - 1]
-            < 2 * below[middle] - below[first] - below[end]
-        ):
+        half = (below[first] + below[end]) / 2
+        middle = int(np.searchsorted(below, half))
+        if middle > first + 1 and half - below[middle - 1] < below[middle] - half:
             middle -= 1
         # So that whatever is left fits in the bits that are left.
         most = 1 << (_LONGEST - depth - 1)

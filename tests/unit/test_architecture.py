@@ -14,9 +14,9 @@ import pgolf
 ROOT = Path(pgolf.__file__).parent
 # From below to above. A package may import those before it, and itself.
 ORDER = (
-    *("errors", "kernels", "runtime", "model", "recipe", "data", "optim", "compress", "evaluate", "train"),
-    *("runs", "codec", "generate", "audit", "report", "launch", "study", "bench", "submit", "api", "pgolf"),
-    *("cli", "__main__"),
+    *("errors", "kernels", "runtime", "model", "recipe", "data", "memory", "optim", "compress", "evaluate"),
+    *("train", "runs", "codec", "generate", "audit", "report", "launch", "study", "bench", "submit", "api"),
+    *("pgolf", "cli", "__main__"),
 )
 AT_THE_ROOT = {"__init__", "__main__", "api", "errors"}
 
@@ -120,7 +120,8 @@ def test_the_page_draws_the_packages_in_their_order() -> None:
     picture = page.read_text(encoding="utf-8").split("```")[1]
     drawn = set(re.findall(r"(\w+)/", picture)) - {"features"}
     assert drawn == set(ORDER) - {"errors", "api", "pgolf", "__main__"}
-    layers = ["runs", "train", "evaluate", "compress", "optim", "data", "recipe", "model", "runtime"]
+    layers = ["runs", "train", "evaluate", "compress", "optim", "memory", "data", "recipe", "model"]
+    layers.append("runtime")
     assert [name for name in re.findall(r"^(\w+)/", picture, re.M) if name in layers] == layers
     assert [name for name in ORDER if name in layers] == layers[::-1]
 

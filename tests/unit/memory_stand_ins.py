@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.memory.memory import Memory, Probabilities, Start, Tokens
-from pgolf.memory.mixing import BANDS, POSITION, REFINED
+from pgolf.memory.mixing import BANDS, REFINED
 from pgolf.recipe.sections import MemorySection
 
 BOS = 1
@@ -52,8 +52,6 @@ def model_rows(previous: Tokens, seed: int = 0, vocab_size: int = 16) -> Probabi
 def held(memory: Memory) -> list[bytes]:
     """Every bit of what a memory has learned."""
     arrays, history = memory.snapshot()
-    # After the last token the text holds what was tried.
-    arrays[4] = arrays[4][: memory.mixer.numbers[POSITION]]
     return [*(array.tobytes() for array in arrays), history.digest()]
 
 

@@ -1,9 +1,8 @@
-"""The memory: distributions that add up to 1, the same whatever was asked before, exact codes, sound files."""
+"""The memory: rows that add up to 1, the same whatever was asked before, exact codes, damaged sections."""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,7 +159,8 @@ def test_whatever_is_asked_the_same_text_makes_the_same_memory(
             memory.receive(block, model)
             done += len(block)
     for place in range(done):
-        plain.receive(tokens[place : place + 1], beside_model(beside, int(tokens[place - 1]), tokens[place:][:1]))
+        token = tokens[place : place + 1]
+        plain.receive(token, beside_model(beside, int(tokens[place - 1]), token))
     assert memory.digest() == plain.digest() or not done
     assert held(memory) == held(plain)
 
@@ -224,7 +224,7 @@ def test_a_full_memory_drops_contexts_and_stays_within_its_size() -> None:
 def test_counts_are_those_of_a_dictionary_whatever_makes_room(
     seed: int, contexts: int, successors: int, tokens: int
 ) -> None:
-    """Each record's counts add up to its total, blocks of the arena never overlap, and undo brings all back."""
+    """Counts add up to their total, blocks of the arena never overlap, and undo brings everything back."""
     generator = np.random.default_rng(seed)
     counts = counted.new_counts(contexts, successors, 4, 1 << 12)
     keys = generator.integers(0, 2**63, 24).astype(np.uint64) * np.uint64(2) + np.uint64(1)
@@ -259,7 +259,8 @@ def test_without_eviction_the_counts_are_exact() -> None:
     generator, counts = np.random.default_rng(0), counted.new_counts(4096, 4096, 1, 1)
     known: dict[int, dict[int, int]] = {}
     for _ in range(3000):
-        key, token = int(generator.integers(1, 200)) * 0x9E3779B97F4A7C15 % 2**64, int(generator.zipf(1.3)) % 50
+        key = int(generator.integers(1, 200)) * 0x9E3779B97F4A7C15 % 2**64
+        token = int(generator.zipf(1.3)) % 50
         knew = counted.add(counts, np.uint64(key), -1, token)
         assert knew == (token in known.get(key, {}))
         known.setdefault(key, {})[token] = known.get(key, {}).get(token, 0) + 1
@@ -290,7 +291,7 @@ def test_the_size_is_announced_and_bounded() -> None:
     assert small < memory_bytes(section(), 16, 100_000) < memory_bytes(section(), 16, 10_000_000)
     bounded = MemorySection(max_bytes=32_000_000)
     assert memory_bytes(bounded, 1024, 10**9) < 1.1 * 32_000_000
-    with pytest.raises(PgolfError, match="memory.max_bytes"):
+    with pytest.raises(PgolfError, match=r"memory\.max_bytes"):
         Memory(section(max_bytes=1000), start(), 10)
 
 
@@ -374,7 +375,9 @@ DAMAGED = {
 
 @pytest.mark.parametrize("what", DAMAGED)
 def test_a_damaged_section_is_one_clear_line(what: str) -> None:
-    with pytest.raises(PgolfError, match="^model.pgolf: the memory's section .*; restore the file") as error:
+    with pytest.raises(
+        PgolfError, match=r"^model\.pgolf: the memory's section .*; restore the file"
+    ) as error:
         read_start(section(), DAMAGED[what], 20, "model.pgolf")
     assert "\n" not in str(error.value)
     assert len(read_start(section(), packed(about()), 20, "model.pgolf").stored) == 30

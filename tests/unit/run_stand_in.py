@@ -13,7 +13,7 @@ from pgolf.compress.pack import pack
 from pgolf.compress.weights import load_weights, save_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.prepare import prepare
-from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
+from pgolf.evaluate.evaluations import EVALUATIONS, evaluation_names
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.folder import provenance
 from pgolf.runs.pipeline import evaluate_weights
@@ -86,7 +86,7 @@ def finished_run(folder: Path) -> tuple[Path, Dataset]:
         "pack": report.to_json(),
         "evaluations": {},
     }
-    for name in SCORES:
+    for name in evaluation_names(recipe.memory.enabled)[1:]:
         entry = EVALUATIONS[name]
         weights, ledger = load_weights(run / entry.file), run / entry.ledger
         scored = evaluate_weights(weights, recipe, dataset, entry.mode, CPU, ledger=ledger)

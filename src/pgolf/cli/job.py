@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, check_data_paths, verb
 from pgolf.cli.tables import flat_rows, print_columns, print_comparison, print_json, print_result, print_table
+from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.runtime.run_files import ARTIFACT
 from pgolf.runtime.terminal import plain
@@ -120,7 +121,7 @@ def pack_verb(
     widths.
     """
     from pgolf.compress.compare import compare_artifact
-    from pgolf.compress.report import TENSOR_COLUMNS
+    from pgolf.compress.report import SPLIT_COLUMNS, TENSOR_COLUMNS
     from pgolf.runs.pipeline import pack_job
     from pgolf.runtime.progress import counting
 
@@ -133,6 +134,9 @@ def pack_verb(
     if not as_json and report.scheme == "budget":
         title = "what was chosen; rise of the loss in nats per token"
         print_columns(TENSOR_COLUMNS, report.tensor_rows(), title, drop=("predicted", "measured", "bytes"))
+    if not as_json and (splits := report.split_rows()):
+        title = "bytes for text and weights; bits per byte of held-out training text"
+        print_columns(SPLIT_COLUMNS, splits, title)
     print_result(result, as_json, report.rows(), title=str(out))
     if compare and not as_json:
         print_comparison(result["coders"], title="the same codes, steps and kept tensors in every coder")
@@ -180,7 +184,7 @@ def run_verb(
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
     score: Annotated[
-        list[str] | None, Option(help="float, packed, sliding or ttt; repeatable; default: all.")
+        list[str] | None, Option(help="float, packed, sliding, ttt or memory; repeatable; default: all.")
     ] = None,
     keep_step: Annotated[
         list[int] | None, Option(min=1, help="Keep the checkpoint after this step; repeatable.")
@@ -196,6 +200,8 @@ def run_verb(
 
     with joined(device) as (chosen, team):
         recipe = load_recipe(name, overrides or [])
+        if "memory" in (score or ()) and not recipe.memory.enabled:
+            raise PgolfError(f"--score memory: recipe {recipe.name} has none (memory.enabled)")
         folder = out or Path("runs") / recipe.name
         job = recipe, data, tokenizer, folder, chosen, team
         result = run_all(*job, scores=score or SCORES, keep=keep_step or (), report=write_report)

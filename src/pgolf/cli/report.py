@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pgolf.runs.records import Diff, Value
 
 # Columns of `pgolf runs` that may be left out where there is little room, the least important first.
-_RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "state", "ttt")
+_RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "ttt", "state")
 # Decimal places of a number in `pgolf diff`, by a word of its name.
 _DIGITS = {"BPB": 4, "loss": 4, "second": 1}
 
@@ -86,8 +86,8 @@ def runs_verb(
 ) -> None:
     """List the runs below a folder with their state and scores (bits per byte).
 
-    A KEY is a column (name, recipe, steps, state, raw, float, packed, sliding, ttt, bytes, date) or a recipe
-    key such as train.seed. Words may have the patterns * and ?.
+    A KEY is a column (name, recipe, steps, state, raw, float, packed, sliding, ttt, memory, bytes, date) or
+    a recipe key such as train.seed. Words may have the patterns * and ?.
     """
     from pgolf.runs.records import FIELDS, find_runs, parse_condition, select
 
@@ -101,8 +101,10 @@ def runs_verb(
         return
     asked = list(dict.fromkeys([*(c.key for c in conditions), (sort or "name").removeprefix("-")]))
     extra = [key for key in asked if key not in FIELDS]
-    columns = ["run", *FIELDS[1:], *extra]
-    rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in [*FIELDS[1:], *extra])] for run in kept]
+    some = any(run.field("memory") is not None for run in kept)
+    fields = [key for key in [*FIELDS[1:], *extra] if key != "memory" or some]
+    columns = ["run", *fields]
+    rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in fields)] for run in kept]
     count = f"{len(found):,} run{'s' if len(found) != 1 else ''} in {folder}"
     title = f"{len(kept):,} of {count}" if conditions else count
     # What was asked about stays.

@@ -185,7 +185,9 @@ def _show_results(study: Study, place: Workplace, as_json: bool) -> None:
 
 
 def _print_results(study: Study, place: Workplace, cells: Sequence[Cell], statements: Sequence[str]) -> None:
-    scores = [name for name in EVALUATIONS if name in ("raw", *study.file.scores)]
+    from pgolf.study.cells import terms_in
+
+    scores = [name for name in terms_in(cells) if name in EVALUATIONS and name in ("raw", *study.file.scores)]
     rows = []
     for cell in cells:
         found = [f"{cell.scores[name]:.4f}" if name in cell.scores else "" for name in scores]

@@ -22,28 +22,33 @@ _ENTRIES = (
     "evaluate.lora_scorer",
     "kernels.cross_entropy",
 )
+# The same where the recipe has a memory.
+_MEMORY_ENTRIES = ("evaluate.memory_scorer", "memory.stored")
 _LAUNCHER_BYTES = 100
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
 @functools.cache
-def code_bytes() -> int:
-    """Bytes of code that count: the scorer's modules, LZMA-compressed, and a line to unpack and run them."""
-    return len(packed_code()) + _LAUNCHER_BYTES
+def code_bytes(memory: bool = False) -> int:
+    """Bytes of code that count: the scorer's modules, LZMA-compressed, and a line to unpack and run them.
+
+    Those of the memory count where the recipe enables it.
+    """
+    return len(packed_code(memory)) + _LAUNCHER_BYTES
 
 
-def packed_code() -> bytes:
+def packed_code(memory: bool = False) -> bytes:
     """The scorer's modules, each after a line with its name, bare and LZMA-compressed (raw LZMA2 stream)."""
-    bare = b"".join(f"# {name}\n{_bare(source)}\n".encode() for name, source in _sources())
+    bare = b"".join(f"# {name}\n{_bare(source)}\n".encode() for name, source in _sources(memory))
     return lzma.compress(bare, format=lzma.FORMAT_RAW, filters=FILTERS)
 
 
-def raw_code_bytes() -> int:
+def raw_code_bytes(memory: bool = False) -> int:
     """The same modules as they are."""
-    return sum(len(source.encode()) for _, source in _sources())
+    return sum(len(source.encode()) for _, source in _sources(memory))
 
 
-def scorer_modules() -> list[str]:
+def scorer_modules(memory: bool = False) -> list[str]:
     """Files that scoring imports, in an order in which each finds what it needs.
 
     What functions import is no part of it: they are called on a mistake, such as a path that the system
@@ -62,13 +67,13 @@ def scorer_modules() -> list[str]:
                     add(module)
         found[path] = None
 
-    for entry in _ENTRIES:
+    for entry in (*_ENTRIES, *(_MEMORY_ENTRIES if memory else ())):
         add(entry)
     return list(found)
 
 
-def _sources() -> list[tuple[str, str]]:
-    return [(name, (FOLDER / name).read_text("utf-8")) for name in scorer_modules()]
+def _sources(memory: bool) -> list[tuple[str, str]]:
+    return [(name, (FOLDER / name).read_text("utf-8")) for name in scorer_modules(memory)]
 
 
 def _bare(source: str) -> str:

@@ -8,8 +8,9 @@
     sections              one after the other; the header has their sizes and digests, packed and decoded
 
 There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors
-of columns, and tensors that are kept). The reader checks every size against the file, the shapes and a limit
-before it allocates, every digest, and every value it decodes.
+of columns, and tensors that are kept). Where the recipe has a memory there is a third, "memory": what it
+begins with (``pgolf.memory.stored``), as it is. The reader checks every size against the file, the shapes and
+a limit before it allocates, every digest, and every value it decodes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from pgolf.runtime.files import read_bytes
 
 MAGIC = b"PGOLF\x00\x00\x02"
 SECTIONS = ("codes", "floats")
+MEMORY = "memory"
 _PREFIX = len(MAGIC) + 4 + 16
 _MAX_HEADER = 1 << 20
 # Numbers; more than any model this library is for. A header that asks for more is hostile.
@@ -75,6 +77,8 @@ class Artifact:
     coder: str
     header_bytes: int
     sections: tuple[Section, ...]
+    memory: bytes = b""
+    """What ``memory.stored.write_start`` has made, empty where there is none."""
 
 
 def encode_artifact(
@@ -84,6 +88,7 @@ def encode_artifact(
     codec: str,
     level: int,
     origin: Mapping[str, Any] | None = None,
+    memory: bytes = b"",
 ) -> bytes:
     """The bytes of an artifact file.
 
@@ -93,6 +98,7 @@ def encode_artifact(
         codec: name of a coder.
         level: its level.
         origin: JSON values that say how the tensors were made; go into the header.
+        memory: the section of this name; empty for none.
     """
     packed, sections = [], []
     for arrays in _arrays(stored):
@@ -100,6 +106,9 @@ def encode_artifact(
         raw = b"".join(array.tobytes() for _, array in arrays)
         packed.append(content)
         sections.append([len(content), len(raw), _digest(content).hex(), _digest(raw).hex()])
+    if memory:
+        packed.append(memory)
+        sections.append([len(memory), len(memory), *[_digest(memory).hex()] * 2])
     header = {
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         "digest": recipe.digest(),
@@ -157,15 +166,20 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     if codec not in CODERS:
         raise PgolfError(f"{where}: uses coder {codec!r}, which this version of pgolf does not know")
     expected = [sum(kind.nbytes for kind in section) for section in kinds]
+    expected += [size for size, *_ in sections[len(SECTIONS) :][:1]]
     fits = [raw for _, raw, _, _ in sections] == expected and all(size >= 0 for size, *_ in sections)
     if not fits or start + sum(size for size, *_ in sections) != len(content):
         raise PgolfError(f"{where}: damaged (section sizes do not fit the tensors or the file)")
-    position, arrays = start, []
-    for name, wanted, (size, _, packed_digest, raw_digest) in zip(SECTIONS, kinds, sections, strict=True):
-        packed = content[position : position + size]
+    names = (*SECTIONS, MEMORY)[: len(sections)]
+    position, parts = start, {}
+    for name, (size, _, packed_digest, _) in zip(names, sections, strict=True):
+        parts[name] = content[position : position + size]
         position += size
-        if _digest(packed) != packed_digest:
+        if _digest(parts[name]) != packed_digest:
             raise PgolfError(f"{where}: section {name} is damaged (its checksum does not match)")
+    arrays = []
+    for name, wanted, (*_, raw_digest) in zip(SECTIONS, kinds, sections, strict=False):
+        packed = parts[name]
         try:
             decoded = CODERS[codec].decode(packed, wanted)
         except ValueError as error:
@@ -177,10 +191,9 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     recipe = recipe_from_tree(tree, where)
     if recipe.digest() != digest:
         raise PgolfError(f"{where}: damaged (its recipe does not match the recipe's digest)")
-    found = tuple(
-        Section(name, size, raw) for name, (size, raw, _, _) in zip(SECTIONS, sections, strict=True)
-    )
-    return Artifact(dequantize_state(stored), stored, recipe, tokenizer, origin, codec, start, found)
+    found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(names, sections, strict=True))
+    state, memory = dequantize_state(stored), parts.get(MEMORY, b"")
+    return Artifact(state, stored, recipe, tokenizer, origin, codec, start, found, memory)
 
 
 def _describe(value: Stored) -> list[Any]:

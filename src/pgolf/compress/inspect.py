@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.compress.container import MAGIC, Section, read_artifact
+from pgolf.compress.container import MAGIC, MEMORY, Section, read_artifact
 from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import ROUTES
@@ -90,6 +90,8 @@ class ArtifactInfo:
     origin: dict[str, Any]
     """How the artifact was made, as its writer said."""
     tensors: tuple[TensorInfo, ...]
+    stored_tokens: int | None = None
+    """Tokens of the text that a memory reads first; None where the file has no memory."""
 
     @property
     def weights(self) -> int:
@@ -98,8 +100,13 @@ class ArtifactInfo:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the file, header included, by numbers of the model."""
-        return 8 * self.file_bytes / max(self.weights, 1)
+        """Bits of the file, header included, a memory left out, by numbers of the model."""
+        return 8 * (self.file_bytes - self.memory_bytes) / max(self.weights, 1)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the section "memory"; 0 where there is none."""
+        return sum(section.size for section in self.sections if section.name == MEMORY)
 
     @property
     def codes(self) -> int:
@@ -140,7 +147,7 @@ class ArtifactInfo:
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
         names = ("file", "file_bytes", "format", "coder", "header_bytes")
-        figures = ("weights", "bits_per_weight", "entropy_bytes")
+        figures = ("weights", "bits_per_weight", "entropy_bytes", "stored_tokens")
         return {
             **{name: getattr(self, name) for name in names},
             "sections": {part.name: {"bytes": part.size, "raw": part.raw} for part in self.sections},
@@ -160,7 +167,13 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         PgolfError: a run folder, a weights file or anything else that is no artifact, or a damaged one.
     """
     _refuse_weights(path)
-    artifact = read_artifact(path)
+    artifact, stored_tokens = read_artifact(path), None
+    if artifact.memory:
+        # Compiles functions, which takes seconds where that was never done.
+        from pgolf.memory.stored import read_section
+
+        size = artifact.recipe.model.vocab_size
+        stored_tokens = read_section(artifact.memory, size, str(path)).tokens
     return ArtifactInfo(
         file=str(path),
         file_bytes=artifact.header_bytes + sum(section.size for section in artifact.sections),
@@ -173,6 +186,7 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         tokenizer_digest=artifact.tokenizer_digest,
         origin=artifact.origin,
         tensors=tuple(describe_tensors(artifact.stored)),
+        stored_tokens=stored_tokens,
     )
 
 

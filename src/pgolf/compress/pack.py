@@ -44,6 +44,8 @@ def pack(
     calibration: Calibration | None = None,
     note: Callable[[str], None] = lambda what: None,
     grid: Grid | None = None,
+    memory: bytes = b"",
+    about: Mapping[str, Any] | None = None,
 ) -> PackReport:
     """Quantize and code weights, verify the result, and write it.
 
@@ -63,12 +65,15 @@ def pack(
         calibration: how the loss depends on the weights; without it all have the same precision.
         note: told what is being done.
         grid: on which training rounded these weights, for the "budget" scheme.
+        memory: what the recipe's memory begins with; the weights get the bytes that it leaves.
+        about: further entries of the artifact's origin.
 
     Raises:
         PgolfError: nothing tried fits; the message says the smallest total reached. Nothing is written.
     """
-    limit, code = cap or recipe.compress.cap, code_bytes()
-    packed = fit(state, recipe, tokenizer_digest, out, limit, code, calibration, note, grid)
+    limit, code = cap or recipe.compress.cap, code_bytes(recipe.memory.enabled)
+    given = calibration, note, grid, memory, about
+    packed = fit(state, recipe, tokenizer_digest, out, limit, code, *given)
     write_bytes(out, packed.content)
     note("measuring what each tensor costs")
     return PackReport(
@@ -76,7 +81,7 @@ def pack(
         total_bytes=len(packed.content) + code,
         model_bytes=len(packed.content),
         code_bytes=code,
-        raw_code_bytes=raw_code_bytes(),
+        raw_code_bytes=raw_code_bytes(recipe.memory.enabled),
         scheme=recipe.compress.scheme,
         coder=recipe.compress.codec,
         level=packed.level,
@@ -96,13 +101,16 @@ def fit(
     calibration: Calibration | None,
     note: Callable[[str], None],
     grid: Grid | None = None,
+    memory: bytes = b"",
+    about: Mapping[str, Any] | None = None,
 ) -> Packed:
     """The artifact that ``pack`` writes, read back to verify it; it and ``code`` have ``limit`` bytes.
 
     Raises:
         PgolfError: nothing tried fits; ``out`` names the file that was to be written.
     """
-    packer = _Packer(state, recipe, tokenizer_digest, calibration, limit - code, note)
+    packer = _Packer(state, recipe, tokenizer_digest, calibration, limit - code, note, memory)
+    packer.origin |= about or {}
     by_budget = recipe.compress.scheme == "budget"
     packed = (packer.on_grid(grid) or packer.by_budget()) if by_budget else packer.by_rows()
     if packed is None:
@@ -126,7 +134,7 @@ def freeze_grid(
     Raises:
         PgolfError: no grid fits.
     """
-    code, cap = code_bytes(), recipe.compress.cap
+    code, cap = code_bytes(recipe.memory.enabled) + stored_bytes(recipe), recipe.compress.cap
     nearest = recipe.model_copy(
         update={"compress": recipe.compress.model_copy(update={"rounding": "nearest"})}
     )
@@ -162,6 +170,7 @@ class _Packer:
     calibration: Calibration | None
     limit: int
     note: Callable[[str], None]
+    memory: bytes = b""
     smallest: int = 1 << 62
     """Bytes of the smallest file so far."""
 
@@ -219,8 +228,8 @@ class _Packer:
                 for name in self.state
             }
 
-        floats = sum(value.nbytes for value in kept.values())
-        start = budget.first_guess(targets, 8 * max(self.limit - floats - _HEADER_ESTIMATE, 1))
+        free = self.limit - len(self.memory) - sum(value.nbytes for value in kept.values())
+        start = budget.first_guess(targets, 8 * max(free - _HEADER_ESTIMATE, 1))
         return self._search(store, self.origin | {"grid": "solved"}, "fineness", start)
 
     def _search(
@@ -245,9 +254,11 @@ class _Packer:
 
     def _encode(self, stored: Mapping[str, Stored], origin: Mapping[str, Any], level: int) -> bytes:
         compress = self.recipe.compress
-        content = encode_artifact(stored, self.recipe, self.tokenizer_digest, compress.codec, level, origin)
+        given = self.tokenizer_digest, compress.codec, level, origin, self.memory
+        content = encode_artifact(stored, self.recipe, *given)
         self.smallest = min(self.smallest, len(content))
-        self.note(f"{len(content):,} of {self.limit:,} bytes for weights")
+        size, limit = (total - len(self.memory) for total in (len(content), self.limit))
+        self.note(f"{size:,} of {limit:,} bytes for weights")
         return content
 
 
@@ -269,13 +280,19 @@ def predicted_bytes(recipe: Recipe) -> int:
     shapes = parameter_shapes(recipe.model)
     if recipe.compress.scheme == "budget":
         largest = sum(_WIDEST * shape.numel() / 8 for shape in shapes.values()) + _HEADER_ESTIMATE
-        return int(min(largest, recipe.compress.cap - code_bytes()))
+        room = recipe.compress.cap - code_bytes(recipe.memory.enabled)
+        return int(min(largest + stored_bytes(recipe), room))
     bits = 8.0 * _HEADER_ESTIMATE
     for name, shape in shapes.items():
         width = stored_bits(name, shape, recipe.compress)
         bits += shape.numel() * (width if width > 8 else _expected_code_bits(width, shape[1], recipe))
         bits += 16 * shape[0] if width <= 8 else 0
-    return int(bits / 8)
+    return int(bits / 8) + stored_bytes(recipe)
+
+
+def stored_bytes(recipe: Recipe) -> int:
+    """Bytes of the cap that a recipe gives to stored text; 0 where that is chosen later."""
+    return recipe.memory.stored_bytes if recipe.memory.enabled and recipe.memory.stored == "train" else 0
 
 
 def _expected_code_bits(width: int, columns: int, recipe: Recipe) -> float:

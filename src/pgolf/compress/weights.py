@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import safetensors
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from pgolf.runtime.paths import utf8_name
 from pgolf.runtime.run_files import MODEL, RECIPE, recorded_data
 from pgolf.runtime.writing import atomic_write
 
+if TYPE_CHECKING:
+    from pgolf.memory.memory import Start
+
 FORMAT = "pgolf-weights-1"
 CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
 # What safetensors calls the number formats.
@@ -37,6 +41,8 @@ _WHOLES = {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int
 _DTYPES = {**_FLOATS, **_WHOLES, torch.uint8: "U8", torch.bool: "BOOL"}
 # Names of a grid's entries begin with it; no parameter's does.
 _GRID = "grid."
+# Weights of memory and model on their log odds at first, where the memory has no text.
+UNTRAINED = (0.2, 0.9)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Weights:
     kind: Literal["weights", "artifact"]
     grid: Grid | None = None
     """What training rounded on, where it did so on a frozen grid."""
+    memory: bytes = b""
+    """What the recipe's memory begins with, as an artifact keeps it; empty where it keeps nothing."""
 
     def grid_for(self, compress: CompressSection) -> Grid | None:
         """The grid that training rounded on, if ``compress`` asks for one of that kind, the cap apart."""
@@ -80,6 +88,22 @@ class Weights:
         """
         self.check()
         return model_from(self.recipe.model, self.state).eval()
+
+    def memory_start(self, tokenizer: Tokenizer) -> Start:
+        """What a memory beside the model begins with, by the artifact; reading stored text takes a while.
+
+        Without such a section it knows the pieces of the ``tokenizer``, and no text.
+
+        Raises:
+            PgolfError: the section is damaged, or for another vocabulary.
+        """
+        # Compiles functions, which takes seconds where that was never done.
+        from pgolf.memory.stored import read_start, start_of
+
+        if not self.memory:
+            return start_of(tokenizer.pieces, tokenizer.bos_id, np.zeros(0, np.uint16), UNTRAINED)
+        size = self.recipe.model.vocab_size
+        return read_start(self.recipe.memory, self.memory, size, str(self.source))
 
     def tokenizer(self, given: Path | None = None) -> Tokenizer:
         """The tokenizer that the model was trained with.
@@ -255,7 +279,8 @@ def load_weights(path: Path) -> Weights:
         is_artifact = opened.read(len(MAGIC)) == MAGIC
     if is_artifact:
         artifact = read_artifact(path)
-        return Weights(artifact.state, artifact.recipe, artifact.tokenizer_digest, path, "artifact")
+        about = artifact.recipe, artifact.tokenizer_digest, path
+        return Weights(artifact.state, *about, "artifact", memory=artifact.memory)
     tensors, metadata = load_tensors(path)
     if metadata.get("format") not in (FORMAT, CHECKPOINT_FORMAT):
         known = f"has a format ({metadata.get('format')}) that this version of pgolf does not know"

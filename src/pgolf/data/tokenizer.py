@@ -118,6 +118,11 @@ class Tokenizer:
         """SHA-256 of the model file, as 64 hexadecimal digits."""
         return sha256_file(self.path)
 
+    @property
+    def pieces(self) -> list[str]:
+        """Every piece as it is spelled in the model, by token."""
+        return [str(self._processor.id_to_piece(token)) for token in range(self.vocab_size)]
+
     @functools.cached_property
     def byte_table(self) -> ByteTable:
         """Bytes per token."""

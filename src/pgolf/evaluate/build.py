@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pgolf.errors import PgolfError
 from pgolf.evaluate.lora_scorer import LORA_SCORERS
-from pgolf.evaluate.memory_scorer import MemoryScorer
 from pgolf.evaluate.passes import with_batch
 from pgolf.evaluate.protocol import Scorer
 from pgolf.evaluate.scorer import FrozenScorer, TttScorer
-from pgolf.memory.memory import Start
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.team import SOLO, Team
 
+if TYPE_CHECKING:
+    from pgolf.memory.memory import Start
+
 MODES = ("standard", "sliding", "ttt")
+
+
+def without_memory(recipe: Recipe) -> Recipe:
+    """The recipe with its memory turned off."""
+    return recipe.model_copy(update={"memory": recipe.memory.model_copy(update={"enabled": False})})
 
 
 def build_scorer(
@@ -38,8 +46,10 @@ def build_scorer(
     if mode not in MODES:
         raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
     if mode == "ttt" and recipe.memory.enabled and memory is not None:
-        plain = recipe.model_copy(update={"memory": recipe.memory.model_copy(update={"enabled": False})})
-        base = build_scorer(network, plain, mode, document_start, team)
+        # Imported here, for its code counts only where there is a memory (``compress.code_size``).
+        from pgolf.evaluate.memory_scorer import MemoryScorer
+
+        base = build_scorer(network, without_memory(recipe), mode, document_start, team)
         return MemoryScorer(base, recipe.memory, memory)
     settled = with_batch(recipe, next(network.parameters()).device, team)
     length = recipe.evaluation_length

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteCounts
@@ -19,11 +19,13 @@ from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.ledger import Ledger, text_digest
 from pgolf.evaluate.passes import with_batch
 from pgolf.evaluate.protocol import grade
-from pgolf.memory.memory import Start
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import keep_freed_memory
 from pgolf.runtime.team import SOLO, Team
+
+if TYPE_CHECKING:
+    from pgolf.memory.memory import Start
 
 __all__ = ["MODES", "EvalResult", "evaluate"]
 

@@ -25,11 +25,13 @@ class Evaluation(NamedTuple):
     """Its name beside its bits per byte."""
     step: str
     """What changes from the evaluation before to this one."""
+    memory: bool = False
+    """With the recipe's memory; made only where there is one."""
 
     @property
     def of(self) -> str:
         """What is scored and how, in words."""
-        return f"{_WEIGHTS[self.file]}, {_HOW[self.mode]}"
+        return f"{_WEIGHTS[self.file]}, {_HOW[self.mode]}{' and memory' if self.memory else ''}"
 
     @property
     def ledger(self) -> str:
@@ -43,10 +45,16 @@ _ROWS = (
     ("packed", ARTIFACT, "standard", "packed", "packed BPB", "quantization"),
     ("sliding", ARTIFACT, "sliding", "sliding", "sliding BPB", "sliding windows"),
     ("ttt", ARTIFACT, "ttt", "TTT", "TTT BPB", "TTT"),
+    ("memory", ARTIFACT, "ttt", "memory", "memory BPB", "memory", True),
 )
 EVALUATIONS = {row[0]: Evaluation(*row) for row in _ROWS}
 """By name, from the last weights to the score that counts; each changes one thing of the one before."""
 SCORES = tuple(EVALUATIONS)[1:]
 """What `pgolf run` can be asked for. Training makes "raw" itself."""
 OF_MODE = {"standard": "packed", "sliding": "sliding", "ttt": "ttt"}
-"""The evaluation of the artifact in each mode."""
+"""The evaluation of the artifact in each mode, without memory."""
+
+
+def evaluation_names(memory: bool) -> list[str]:
+    """Those that a run makes, of a recipe with or without a memory."""
+    return [name for name, entry in EVALUATIONS.items() if memory or not entry.memory]

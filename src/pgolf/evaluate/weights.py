@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -30,7 +32,7 @@ def score_weights(
 ) -> EvalResult:
     """Score weights on (the first targets of) a dataset's validation split; see ``evaluate``.
 
-    The ledger's header names the file and the tokenizer by their digests.
+    The ledger's header names the file, the tokenizer and what a memory begins with by their digests.
 
     Raises:
         PgolfError: the dataset was made with another tokenizer than the weights.
@@ -39,6 +41,11 @@ def score_weights(
     text = dataset.validation_text(recipe.evaluation_length, limit_targets)
     network = place(weights.model(), recipe, device)
     known = {"tokenizer": dataset.tokenizer.digest, "artifact": sha256_file(weights.source)}
+    memory = None
+    if mode == "ttt" and recipe.memory.enabled:
+        memory = weights.memory_start(dataset.tokenizer)
+        known["memory"] = hashlib.sha256(weights.memory).hexdigest()
     team.meet()  # Loading may have taken longer on one rank than on another.
-    result = evaluate(network, recipe, *text, mode, progress, strict=strict, known=known, team=team)
+    how: dict[str, Any] = {"strict": strict, "known": known, "team": team, "memory": memory}
+    result = evaluate(network, recipe, *text, mode, progress, **how)
     return replace(result, warning=dataset.warning())

@@ -1,7 +1,7 @@
 """The memory's section of an artifact: what a memory knows before the stream begins, and stored text.
 
-    numbers     32-bit, little-endian: V, token that begins a document, tokens of text; weights of memory and
-                model (two 32-bit floats)
+    numbers     32-bit, little-endian: V, token that begins a document, tokens of text, their CRC-32; weights
+                of memory and model (two 32-bit floats)
     leaves      V * uint16: tokens in the alphabetical order of their pieces
     levels      V * uint8: how frequent each is; the highest bit: it begins a word
     text        tokens, coded by a memory that knows nothing yet but the above
@@ -13,8 +13,10 @@ memory's own predictions, which are exact on every machine, so the section needs
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import zstandard
@@ -23,12 +25,14 @@ from pgolf.errors import PgolfError
 from pgolf.memory.memory import Start, Tokens, decode_tokens, encode_tokens
 from pgolf.recipe.sections import MemorySection
 
-_NUMBERS = struct.Struct("<IIIff")
+_NUMBERS = struct.Struct("<IIIIff")
 _BEGINS = 0x80
 _MOST_TOKENS, _TOKENS_PER_BYTE = 1 << 16, 1 << 10
 
 
-def start_of(pieces: Sequence[str], bos: int, text: Tokens, trust: tuple[float, float] | None = None) -> Start:
+def start_of(
+    pieces: Sequence[str], bos: int, text: Tokens, trust: tuple[float, float] | None = None
+) -> Start:
     """What a memory begins with, for a tokenizer's pieces, frequencies as in a training text (n,) uint16."""
     order = sorted(range(len(pieces)), key=lambda token: (pieces[token], token))
     frequency = np.bincount(text, minlength=len(pieces))
@@ -42,31 +46,63 @@ def start_of(pieces: Sequence[str], bos: int, text: Tokens, trust: tuple[float, 
 
 def write_start(section: MemorySection, start: Start) -> bytes:
     """The section's bytes."""
-    numbers = _NUMBERS.pack(start.vocab_size, start.bos, len(start.stored), *start.trust)
+    check = _check(start.stored)
+    numbers = _NUMBERS.pack(start.vocab_size, start.bos, len(start.stored), check, *start.trust)
     marks = start.levels | np.where(start.starts, _BEGINS, 0).astype(np.uint8)
     about = numbers + start.leaves.astype("<u2").tobytes() + marks.tobytes()
     packed = zstandard.ZstdCompressor(level=19).compress(about)
     return len(packed).to_bytes(4, "little") + packed + encode_tokens(section, start, start.stored)
 
 
-def read_start(section: MemorySection, content: bytes, vocab_size: int, where: str) -> Start:
-    """Read it back; ``section`` as it was written with.
+class Section(NamedTuple):
+    """A section whose text is still coded."""
+
+    start: Start
+    """Without text."""
+    tokens: int
+    """Of the text."""
+    check: int
+    """CRC-32 of the text's tokens."""
+    coded: bytes
+
+
+def read_section(content: bytes, vocab_size: int, where: str) -> Section:
+    """Take a section apart; its text, which takes long, stays coded.
 
     Raises:
         PgolfError: damaged, or for another vocabulary. ``where`` names it.
     """
-    size, most = int.from_bytes(content[:4], "little"), _NUMBERS.size + 3 * vocab_size
+    size, most = int.from_bytes(content[:4], "little"), _NUMBERS.size + 3 * (1 << 16)
     try:
         about = zstandard.ZstdDecompressor().decompress(content[4 : 4 + size], max_output_size=most)
-        known, bos, tokens, *trust = _NUMBERS.unpack_from(about)
+        known, bos, tokens, check, *trust = _NUMBERS.unpack_from(about)
     except (zstandard.ZstdError, struct.error) as error:
         raise PgolfError(f"{where}: the memory's section is damaged; restore the file from a copy") from error
-    coded = content[4 + size :]
-    leaves = np.frombuffer(about, "<u2", offset=_NUMBERS.size, count=min(known, vocab_size)).astype(np.uint16)
-    marks = np.frombuffer(about, np.uint8, offset=_NUMBERS.size + leaves.nbytes)
-    sound = known == vocab_size == len(marks) and np.array_equal(np.sort(leaves), np.arange(vocab_size))
-    sound = sound and bos < vocab_size and tokens <= _MOST_TOKENS + _TOKENS_PER_BYTE * len(coded)
+    if known != vocab_size:
+        raise PgolfError(f"{where}: its memory knows {known:,} pieces, but its model {vocab_size:,}")
+    leaves, coded = np.frombuffer(about[_NUMBERS.size :][: 2 * known], "<u2"), content[4 + size :]
+    marks = np.frombuffer(about[_NUMBERS.size + 2 * known :], np.uint8)
+    sound = len(marks) == known and np.array_equal(np.sort(leaves), np.arange(known))
+    sound = sound and bos < known and tokens <= _MOST_TOKENS + _TOKENS_PER_BYTE * len(coded)
     if not sound or not np.isfinite(trust).all():
         raise PgolfError(f"{where}: the memory's section makes no sense; restore the file from a copy")
-    start = Start(leaves, marks & ~np.uint8(_BEGINS), marks >= _BEGINS, bos, (trust[0], trust[1]))
-    return replace(start, stored=decode_tokens(section, start, coded, tokens))
+    levels, starts = marks & ~np.uint8(_BEGINS), marks >= _BEGINS
+    start = Start(leaves.astype(np.uint16), levels, starts, bos, (trust[0], trust[1]))
+    return Section(start, tokens, check, coded)
+
+
+def read_start(section: MemorySection, content: bytes, vocab_size: int, where: str) -> Start:
+    """What the memory begins with, text included; ``section`` as it was written with.
+
+    Raises:
+        PgolfError: see ``read_section``; or the text is not what was written.
+    """
+    found = read_section(content, vocab_size, where)
+    stored = decode_tokens(section, found.start, found.coded, found.tokens)
+    if _check(stored) != found.check:
+        raise PgolfError(f"{where}: the memory's text decodes to something else than was written")
+    return replace(found.start, stored=stored)
+
+
+def _check(tokens: Tokens) -> int:
+    return zlib.crc32(tokens.astype("<u2").tobytes())

@@ -69,12 +69,19 @@ def summary_rows(info: ArtifactInfo) -> list[tuple[str, str]]:
     per_code = f"; {8 * codes.size / info.codes:.3f} bits per code" if info.codes else ""
     difference = codes.size - info.entropy_bytes
     percent = f" ({100 * difference / info.entropy_bytes:+.2f} %)" if info.entropy_bytes else ""
+    memory = []
+    if info.stored_tokens is not None:
+        size = info.memory_bytes
+        cap = int(info.origin.get("memory", {}).get("cap", info.file_bytes))
+        what = f"{info.stored_tokens:,} tokens of training text; {100 * size / cap:.1f} % of the cap"
+        memory.append(("section memory", f"{size:>12,} bytes: {what}"))
     return [
         ("format", f"version {info.format}, coder {info.coder}"),
         ("file", f"{info.file_bytes:>12,} bytes"),
         ("header", f"{info.header_bytes:>12,} bytes"),
         ("section codes", f"{codes.size:>12,} bytes of {codes.raw:,} raw{per_code}"),
         ("section floats", f"{floats.size:>12,} bytes of {floats.raw:,} raw"),
+        *memory,
         ("order-0 entropy", f"{info.entropy_bytes:>12,.0f} bytes, summed over the tensors' codes"),
         ("codes against it", f"{difference:>+12,.0f} bytes{percent}"),
         ("weights", f"{info.weights:>12,} at {info.bits_per_weight:.3f} bits each, header included"),
@@ -150,11 +157,12 @@ def _draw_bytes(axis: Any, info: ArtifactInfo) -> None:
     parts = {name: (group.code_bytes, group.float_bytes) for name, group in info.groups().items()}
     names = sorted(parts, key=lambda name: -sum(parts[name]))
     codes, floats = ([parts[name][side] / divisor for name in names] for side in (0, 1))
-    header = info.header_bytes / divisor
     axis.barh(names, codes, color=COLORS[0], label="codes")
     axis.barh(names, floats, left=codes, color=COLORS[1], label="steps, factors and kept tensors")
-    axis.barh(["header"], [header], color=COLORS[7])
-    ends = [*(one + other for one, other in zip(codes, floats, strict=True)), header]
+    rest = {"header": info.header_bytes} | ({"memory": info.memory_bytes} if info.memory_bytes else {})
+    others = [size / divisor for size in rest.values()]
+    axis.barh(list(rest), others, color=COLORS[7])
+    ends = [*(one + other for one, other in zip(codes, floats, strict=True)), *others]
     for row, end in enumerate(ends):
         text = f" {end:,.1f} {unit}, {100 * end * divisor / info.file_bytes:.1f} %"
         axis.text(end, row, text, va="center", fontsize=8)

@@ -110,7 +110,9 @@ def _scored(
 ) -> list[Section]:
     """What the text costs, and what the model writes."""
     packed = weights.kind == "artifact"
-    ledger = run.folder / EVALUATIONS[OF_MODE[wanted.mode] if packed else "float"].ledger
+    with_memory = wanted.mode == "ttt" and weights.recipe.memory.enabled
+    evaluation = "memory" if with_memory else OF_MODE[wanted.mode]
+    ledger = run.folder / EVALUATIONS[evaluation if packed else "float"].ledger
     known = ledger if ledger.is_file() and (packed or wanted.mode == "standard") else None
     with counting("what each target costs") as progress:
         costs = score_targets(weights, dataset, wanted.mode, wanted.targets, known, device, progress)

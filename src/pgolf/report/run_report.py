@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
-from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
+from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.evaluate.ledger import Entry, Verification, read_header, read_ledger, total, verify_ledger
 from pgolf.report.content import (
     Bars,
@@ -137,7 +137,8 @@ def _learning(run: RunRecord) -> Section | None:
     """Scores along the text: by how much test-time training helps, and where."""
     chunks, size = run.evaluations.get("ttt", {}).get("chunks", []), run.recipe.get("ttt.chunk_tokens", 0)
     ledgers, lines, learning = {}, [], "with learning (TTT)"
-    for color, (name, label) in enumerate((("sliding", "sliding"), ("ttt", learning))):
+    labels = {"sliding": "sliding", "ttt": learning, "memory": "with memory"}
+    for color, (name, label) in enumerate(labels.items()):
         path = run.folder / EVALUATIONS[name].ledger
         if name in run.evaluations and path.is_file():
             ledgers[label] = read_ledger(path)[1]
@@ -149,10 +150,10 @@ def _learning(run: RunRecord) -> Section | None:
         return None
     blocks: list[Block] = [Prose(_method(run))] if chunks else []
     blocks.append(LineChart("Score so far", "targets scored", "bits per byte", lines))
-    if len(ledgers) == 2 and len(segments := _segments(*ledgers.values())) > 1:
-        curves = ([(part[0], part[at]) for part in segments] for at in (1, 2))
-        both = enumerate(zip(ledgers, curves, strict=True))
-        series = [Series(name, curve, "dots", color) for color, (name, curve) in both]
+    if len(ledgers) > 1 and len(segments := _segments(*ledgers.values())) > 1:
+        curves = ([(part[0], part[at + 1]) for part in segments] for at in range(len(ledgers)))
+        every = enumerate(zip(ledgers, curves, strict=True))
+        series = [Series(name, curve, "dots", color) for color, (name, curve) in every]
         note = "Bits per byte of each stretch of the text on its own."
         blocks.append(LineChart("Stretch by stretch", "targets", "bits per byte", series, note=note))
     if chunks:
@@ -174,16 +175,17 @@ def _running(entries: Sequence[Entry]) -> list[tuple[float, float]]:
     return points
 
 
-def _segments(first: Sequence[Entry], second: Sequence[Entry]) -> list[tuple[float, float, float]]:
-    """(middle target, bits per byte of each) of stretches at whose ends both ledgers have an edge."""
-    ends = sorted({e.first + e.targets for e in first} & {e.first + e.targets for e in second})
+def _segments(*ledgers: Sequence[Entry]) -> list[tuple[float, ...]]:
+    """(middle target, bits per byte of each) of stretches at whose ends all ledgers have an edge."""
+    edges = [{entry.first + entry.targets for entry in entries} for entries in ledgers]
+    ends = sorted(set.intersection(*edges))
     count = min(_SEGMENTS, len(ends))
-    found, start = [], 0
+    found, start = list[tuple[float, ...]](), 0
     for end in sorted({ends[(index + 1) * len(ends) // count - 1] for index in range(count)}):
-        inside = ([entry for entry in entries if start <= entry.first < end] for entries in (first, second))
+        inside = ([entry for entry in entries if start <= entry.first < end] for entries in ledgers)
         found.append(((start + end) / 2, *(total(entries).bpb for entries in inside)))
         start = end
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _method(run: RunRecord) -> str:
@@ -273,7 +275,8 @@ def _commands(run: RunRecord) -> Section:
     same = "# the same on the recorded data, from this folder"
     commands = [("# what was typed", ["pgolf", *given])]
     commands.append((same, ["pgolf", "run", RECIPE, *data, "--out", "again"]))
-    made = [EVALUATIONS[name] for name in OF_MODE.values() if name in run.evaluations]
+    made = [EVALUATIONS[name] for name in EVALUATIONS if name in run.evaluations]
+    made = [entry for entry in made if entry.file == ARTIFACT]
     recorded = [entry for entry in made if (run.folder / entry.ledger).is_file()]
     if recorded:
         again = ["pgolf", "eval", ARTIFACT, *data, "--mode", recorded[-1].mode]

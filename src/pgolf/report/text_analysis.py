@@ -93,7 +93,10 @@ def score_targets(
     if entries:
         ends = [entry.first + entry.targets for entry in entries]
         count = max([end for end in ends if end <= count], default=ends[0])
-    scorer = build_scorer(place(weights.model(), weights.recipe, device), weights.recipe, mode)
+    with_memory = mode == "ttt" and weights.recipe.memory.enabled
+    memory = weights.memory_start(dataset.tokenizer) if with_memory else None
+    network = place(weights.model(), weights.recipe, device)
+    scorer = build_scorer(network, weights.recipe, mode, memory=memory)
     heard, again = _overheard(scorer, announced), Ledger()
     grade(scorer, stream[: count + 1], byte_counts[:count], again, progress=progress)
     if ledger is not None and entries and not header.get("strict"):

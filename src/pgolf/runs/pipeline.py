@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pgolf.compress.calibrate import calibration_for
+from pgolf.compress.calibrate import Calibration, calibration_for
+from pgolf.compress.code_size import code_bytes
 from pgolf.compress.legacy import import_reference
-from pgolf.compress.pack import pack
+from pgolf.compress.pack import fit, pack
+from pgolf.compress.quantize import dequantize_state
 from pgolf.compress.report import PackReport
 from pgolf.compress.weights import Weights, load_weights, save_weights, weights_file
 from pgolf.data.corpus import built_in_corpus, prepare_python_corpus
@@ -22,8 +25,9 @@ from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.inspect import check_bytes
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import without_memory
 from pgolf.evaluate.evaluate import MODES, EvalResult
-from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.evaluate.weights import score_weights
 from pgolf.model.attend import BOS
@@ -50,6 +54,10 @@ BUDGET = (
     "compress.level=[1]",
 )
 
+_WITHOUT = (
+    "use the model's own text (--set compress.calibration=self) or none (--set compress.calibration=none)"
+)
+
 
 def run_all(
     recipe: Recipe,
@@ -66,13 +74,15 @@ def run_all(
     """Do everything that is not done yet in the run folder ``out`` and return what ``result.json`` holds.
 
     Training and evaluation are shared by the team; the first rank packs, and only its result is complete. Of
-    the evaluations those named in ``scores`` are made. The checkpoints after the steps in ``keep`` stay. In
-    the end the first rank has the ``report`` of the folder written, which is told of the data. PgolfError
-    where something in the input is wrong; what was finished before stays usable.
+    the evaluations those named in ``scores`` are made, that with memory where the recipe has one. The
+    checkpoints after the steps in ``keep`` stay. In the end the first rank has the ``report`` of the folder
+    written, which is told of the data. PgolfError where something in the input is wrong; what was finished
+    before stays usable.
     """
     if unknown := [name for name in scores if name not in SCORES]:
         raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
-    wanted = [entry for name, entry in EVALUATIONS.items() if name in ("raw", *scores)]
+    made = evaluation_names(recipe.memory.enabled)
+    wanted = [EVALUATIONS[name] for name in made if name in ("raw", *scores)]
     with working_in(out, team):
         begun = saved_recipe(out)
         if begun not in (None, recipe):
@@ -99,7 +109,8 @@ def run_all(
             if entry.name not in evaluations:
                 shown: dict[str, Any] = {"label": f"{entry.name} BPB", "ledger": out / entry.ledger}
                 weights = load_weights(out / entry.file)
-                scored = evaluate_weights(weights, recipe, dataset, entry.mode, device, team=team, **shown)
+                how = recipe if entry.memory else without_memory(recipe)
+                scored = evaluate_weights(weights, how, dataset, entry.mode, device, team=team, **shown)
                 evaluations[entry.name] = scored.to_json()
                 save()
         if report is not None:
@@ -230,7 +241,7 @@ def pack_job(
     data: Path | None = None,
     tokenizer: Path | None = None,
 ) -> PackReport:
-    """Pack a run's or a file's weights; ``overrides`` may change compress keys.
+    """Pack a run's or a file's weights; ``overrides`` may change compress and memory keys.
 
     A cap asks for the scheme that uses it: unless the overrides name a scheme, it is "budget". Training text
     for calibration comes from ``data``, the run's own data, or the recipe's built-in corpus.
@@ -242,9 +253,9 @@ def pack_job(
     recipe = weights.recipe
     if cap is not None and recipe.compress.scheme != "budget" and "compress.scheme" not in named:
         recipe = recipe.with_overrides(BUDGET)
-    recipe = recipe.with_overrides(overrides, ("compress",))
+    recipe = recipe.with_overrides(overrides, ("compress", "memory"))
     dataset = None
-    if recipe.compress.calibration == "train":
+    if recipe.compress.calibration == "train" or recipe.memory.enabled:
         dataset = training_text(source, recipe, data, tokenizer)
     with writing(out):
         return _pack(weights, recipe, dataset, out, cap)
@@ -256,8 +267,33 @@ def _pack(
     with working("packing") as note:
         note("calibrating")
         calibration = calibration_for(weights.model(), recipe, dataset)
-        grid = weights.grid_for(recipe.compress)
-        return pack(weights.state, recipe, weights.tokenizer_digest, out, cap, calibration, note, grid)
+        given = weights.state, recipe, weights.tokenizer_digest, out
+        how: dict[str, Any] = {"note": note, "grid": weights.grid_for(recipe.compress)}
+        if recipe.memory.enabled:
+            how |= _memory(given, calibration, dataset, cap, how)
+        return pack(*given, cap, calibration, **how)
+
+
+def _memory(
+    given: tuple[dict[str, Tensor], Recipe, str, Path],
+    calibration: Calibration | None,
+    dataset: Dataset | None,
+    cap: int | None,
+    how: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What ``pack`` is told of the memory."""
+    # Compiles functions, which takes seconds where that was never done.
+    from pgolf.runs.stored_text import memory_part
+
+    state, recipe, *_ = given
+    limit, code = cap or recipe.compress.cap, code_bytes(memory=True)
+    assert dataset is not None
+
+    def packed(taken: int) -> dict[str, Tensor]:
+        return dequantize_state(fit(*given, limit - taken, code, calibration, **how).stored)
+
+    content, about = memory_part(recipe, dataset, state, packed, limit, how["note"])
+    return {"memory": content, "about": {"memory": about}}
 
 
 def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
@@ -268,8 +304,7 @@ def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Pa
         if data is None:
             raise PgolfError(
                 f"{source}: packing needs training text and does not know where it is; pass --data DIR, or "
-                "use the model's own text (--set compress.calibration=self) or none (--set "
-                "compress.calibration=none)"
+                + ("leave the memory out (--set memory.enabled=false)" if recipe.memory.enabled else _WITHOUT)
             )
     return job_dataset(recipe, data, tokenizer)
 
@@ -288,14 +323,14 @@ def eval_job(
     strict: bool = False,
     team: Team = SOLO,
 ) -> EvalResult:
-    """Score weights; ``overrides`` may change evaluate and ttt keys. A ``ledger`` is written if named."""
+    """Score weights; ``overrides`` may change evaluate, ttt and memory keys. Writes a ``ledger`` if named."""
     if ledger is not None:
         check_writable(ledger)
     if mode not in MODES:
         raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
     weights = load_weights(source)
     strides = [] if stride is None else [f"evaluate.stride={stride}"]
-    recipe = weights.recipe.with_overrides([*overrides, *strides], ("evaluate", "ttt"))
+    recipe = weights.recipe.with_overrides([*overrides, *strides], ("evaluate", "ttt", "memory"))
     dataset = job_dataset(recipe, data, tokenizer, team)
     score = partial(evaluate_weights, weights, recipe, dataset, mode, device, team=team)
     with writing(ledger, team):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pgolf.errors import PgolfError
-from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names
 from pgolf.evaluate.ledger import read_ledger
 from pgolf.recipe.files import nearest
 from pgolf.recipe.recipe import load_recipe, recipe_keys
@@ -57,7 +57,8 @@ class RunRecord:
             return "training"
         if "pack" not in self.result:
             return "trained"
-        scored = all(name in self.evaluations for name in SCORES)
+        wanted = evaluation_names(self.recipe.get("memory.enabled") is True)
+        scored = all(name in self.evaluations for name in wanted if name in SCORES)
         return "finished" if scored or self.cell.get("status") == "finished" else "packed"
 
     @property

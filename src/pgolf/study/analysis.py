@@ -27,7 +27,17 @@ from pgolf.report.content import Series as Line
 from pgolf.report.run_report import score_steps, validation_points
 from pgolf.runtime.files import read_json, read_text
 from pgolf.runtime.run_files import METRICS, PROVENANCE
-from pgolf.study.cells import TERMS, Cell, Group, diverged, groups_of, quantity, read_cells, term_tables
+from pgolf.study.cells import (
+    TERMS,
+    Cell,
+    Group,
+    diverged,
+    groups_of,
+    quantity,
+    read_cells,
+    term_tables,
+    terms_in,
+)
 from pgolf.study.fits import FORMS, Fit, NoFit, fit
 from pgolf.study.runner import STUDY
 from pgolf.study.series import Series, rate_table, series_of, settings, statement, training_of, trend_table
@@ -227,11 +237,12 @@ def _cards(cells: Sequence[Cell], scored: Sequence[Cell]) -> list[Card]:
 
 def _cells(cells: Sequence[Cell], scored: Sequence[Cell]) -> list[Block]:
     best = min(scored, key=_final) if scored else None
+    names = [name for name in terms_in(cells) if name in EVALUATIONS]
     rows: list[list[Value]] = []
     for cell in cells:
-        scores = (cell.scores.get(name) for name in EVALUATIONS)
+        scores = (cell.scores.get(name) for name in names)
         rows.append([cell.name, cell.label, cell.seed, cell.error or cell.status, *scores, cell.bytes])
-    columns = ("cell", "changes", "seed", "state", *EVALUATIONS, "bytes")
+    columns = ("cell", "changes", "seed", "state", *names, "bytes")
     note = f"Scores in bits per byte. The best is {best.label}, seed {best.seed}." if best else ""
     steps = score_steps(best.scores) if best else []
     return [*steps, *_validations(scored), Table("All cells", columns, rows, note)]

@@ -94,18 +94,25 @@ GAINS = {
     "quantization gap": ("packed", "float"),
     "sliding gain": ("packed", "sliding"),
     "TTT gain": ("sliding", "ttt"),
+    "memory gain": ("ttt", "memory"),
 }
 """Differences, first minus second, of two evaluations that differ in one thing. A gain is positive where the
 score got better; the gap where it got worse: it compares packed with averaged float weights, both with
 standard windows.
 """
 TERMS = (*EVALUATIONS, *GAINS, "bytes")
-_COLUMNS = (*(entry.title for entry in EVALUATIONS.values()), *GAINS, "bytes")
+_OF_MEMORY = ("memory", "memory gain")
 _NOTE = (
     "Bits per byte; bytes of the artifact. averaging gain = raw - averaged; quantization gap = packed - "
     "averaged, both with standard windows; sliding gain = packed - sliding; TTT gain = sliding - TTT; each "
     "within one run."
 )
+
+
+def terms_in(cells: Sequence[Cell]) -> list[str]:
+    """TERMS, those of a memory left out where no cell has one."""
+    some = any("memory" in cell.scores for cell in cells)
+    return [name for name in TERMS if some or name not in _OF_MEMORY]
 
 
 def terms_of(cell: Cell) -> dict[str, float]:
@@ -174,21 +181,23 @@ def groups_of(cells: Sequence[Cell]) -> list[Group]:
 def term_tables(groups: Sequence[Group]) -> list[Table]:
     """Every term: means, spreads where there are several seeds, and every run."""
     means, spreads, runs = list[list[Value]](), list[list[Value]](), list[list[Value]]()
+    names = terms_in([cell for group in groups for cell in group.cells])
     for group in groups:
-        *terms, size = (group.mean(name) for name in TERMS)
+        *terms, size = (group.mean(name) for name in names)
         means.append([group.label, len(group.cells), *terms, None if size is None else round(size)])
         if len(group.cells) > 1:
-            every = (group.values(name) for name in TERMS)
+            every = (group.values(name) for name in names)
             deviations = (sample(values).deviation if values else None for values in every)
             spreads.append([group.label, len(group.cells), *deviations])
-        runs += [[group.label, cell.seed, *map(terms_of(cell).get, TERMS)] for cell in group.cells]
+        runs += [[group.label, cell.seed, *map(terms_of(cell).get, names)] for cell in group.cells]
     note = "Standard deviation with n - 1; of a difference it is that of the runs' differences."
-    columns = ("cell", "seeds", *_COLUMNS)
+    titles = [EVALUATIONS[name].title if name in EVALUATIONS else name for name in names]
+    columns = ("cell", "seeds", *titles)
     spread = Table("Every term, standard deviation over seeds", columns, spreads, note, 5)
     return [
         Table("Every term, mean over seeds", columns, means, _NOTE),
         *([spread] if spreads else []),
-        Table("Every term, every run", ("cell", "seed", *_COLUMNS), runs, _NOTE),
+        Table("Every term, every run", ("cell", "seed", *titles), runs, _NOTE),
         step_table(groups),
     ]
 

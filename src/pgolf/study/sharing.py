@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pgolf.compress.container import encode_artifact, read_artifact
+from pgolf.compress.pack import stored_bytes
 from pgolf.compress.weights import load_tensors, load_weights, save_tensors, save_weights
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe
@@ -40,12 +41,14 @@ def train_key(recipe: Recipe) -> str:
     tree = _training_part(recipe)
     if recipe.qat.enabled and recipe.qat.grid == "export":
         tree["compress"] = recipe.compress.model_dump(mode="json")
+        tree["memory"] = stored_bytes(recipe)
     return json.dumps(tree)
 
 
 def pack_key(recipe: Recipe) -> str:
     """Equal for recipes that lead to the same packed tensors."""
-    return train_key(recipe) + json.dumps(recipe.compress.model_dump(mode="json"))
+    sections = recipe.compress, recipe.memory
+    return train_key(recipe) + json.dumps([section.model_dump(mode="json") for section in sections])
 
 
 def trunk_key(recipe: Recipe) -> str | None:
@@ -142,8 +145,8 @@ def is_packed(folder: Path, recipe: Recipe) -> bool:
 def _relabelled(source: Path, recipe: Recipe, report: dict[str, Any]) -> tuple[bytes, dict[str, Any]] | None:
     """The artifact with another recipe in its header, and its report; None if the cap forbids it."""
     artifact, level = read_artifact(source / ARTIFACT), int(report["level"])
-    given = artifact.stored, recipe, artifact.tokenizer_digest, artifact.coder, level, artifact.origin
-    content = encode_artifact(*given)
+    given = artifact.tokenizer_digest, artifact.coder, level, artifact.origin, artifact.memory
+    content = encode_artifact(artifact.stored, recipe, *given)
     total = len(content) + int(report["code_bytes"])
     sizes = {"total_bytes": total, "model_bytes": len(content)}
     return (content, report | sizes) if total <= recipe.compress.cap else None

@@ -28,7 +28,7 @@ from pgolf.runs.records import flattened
 from pgolf.runtime.files import read_text
 from pgolf.study.cells import label_of
 
-Score = Literal["float", "packed", "sliding", "ttt"]
+Score = Literal["float", "packed", "sliding", "ttt", "memory"]
 _LONGEST_NAME = 100
 
 
@@ -43,7 +43,8 @@ class StudyFile(pydantic.BaseModel):
     """Shipped recipe or .toml file that all cells start from."""
     seeds: tuple[int, ...]
     """Values of train.seed; every cell is run with each."""
-    scores: tuple[Score, ...] = ("float", "packed", "sliding", "ttt")
+    scores: tuple[Score, ...] = ("float", "packed", "sliding", "ttt", "memory")
+    """Evaluations to make; that of a memory only where a cell's recipe has one."""
     base: dict[str, Any] = {}
     """Recipe keys for all cells."""
     cells: tuple[dict[str, Any], ...] = ()

@@ -1,0 +1,229 @@
+"""The memory's part of an artifact: which training text it carries, and how far it is trusted at first.
+
+Both are chosen by training text alone. Its end is held out; the documents before it are read in order, and
+where they fill a share of the bytes, the held-out text is scored by memory and model together, the model as
+it is packed into the bytes that are left. The split that costs least wins.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pgolf.compress.code_size import code_bytes
+from pgolf.data.dataset import Dataset
+from pgolf.data.shards import Tokens
+from pgolf.errors import PgolfError
+from pgolf.evaluate.build import build_scorer
+from pgolf.evaluate.protocol import Recorded
+from pgolf.memory.memory import Memory, Start, encode_tokens
+from pgolf.memory.stored import start_of, write_start
+from pgolf.model.load import model_from
+from pgolf.recipe.recipe import Recipe
+
+SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
+"""Parts of the bytes for weights and text that text may have, beside all text that there is."""
+TRUSTS = ((0.2, 0.9), (0.35, 0.7), (0.5, 0.5), (0.65, 0.45), (0.8, 0.3), (0.9, 0.15))
+"""Weights of memory and model at first, on their log odds."""
+_HELD_OUT = 20_000
+# Probabilities of the model that are kept at once.
+_MOST_CHANCES = 1 << 26
+# Longer documents are read in parts, so that what they change can be taken back.
+_PART = 8192
+# Text that takes fewer bytes a token is not looked for.
+_TOKENS_PER_BYTE = 3
+# Tokens of text that tell how frequent each is, where none is stored.
+_FOR_LEVELS = 1 << 20
+# What the coder may take beyond the sum of the costs.
+_CODER_BYTES = 16
+# A header, and the memory's section without text: left for them where the weights' share is not yet known.
+_BESIDE = 4000
+
+Weights = Mapping[str, Tensor]
+Packed = Callable[[int], Weights]
+"""From bytes that are taken by something else to the weights as they are packed into the rest."""
+
+
+class Split(NamedTuple):
+    """A way to divide the bytes, and what it is worth."""
+
+    text_bytes: int
+    """Of coded training text, as its costs predict them."""
+    tokens: int
+    """Of this text."""
+    bpb: float
+    """Bits per byte of the held-out training text."""
+    trust: tuple[float, float]
+    """The best of ``TRUSTS`` for it."""
+
+
+def memory_part(
+    recipe: Recipe, dataset: Dataset, weights: Weights, packed: Packed, cap: int, note: Callable[[str], None]
+) -> tuple[bytes, dict[str, Any]]:
+    """The section "memory" of an artifact, and what the artifact says of it.
+
+    Args:
+        recipe: its memory section says whether text is stored, and how much.
+        dataset: its training text.
+        weights: the model's, unpacked.
+        packed: packs them; raises a ``PgolfError`` where that cannot be.
+        cap: bytes for weights, memory and code.
+        note: told what is being done.
+
+    Raises:
+        PgolfError: the bytes that are asked for leave none for the weights, or have no room for any text.
+    """
+    wanted, room = recipe.memory.stored_bytes, cap - code_bytes(memory=True) - _BESIDE
+    if recipe.memory.stored == "none":
+        room = wanted = 0
+    elif wanted >= room:
+        raise PgolfError(
+            f"memory.stored_bytes {wanted:,}: beside text and code a cap of {cap:,} bytes leaves none for "
+            "weights; lower it or raise the cap"
+        )
+    most = _TOKENS_PER_BYTE * (wanted or room) or _FOR_LEVELS
+    chooser = _Chooser(recipe, dataset, most, weights, packed, note)
+    if recipe.memory.stored == "train" and not wanted:
+        splits = chooser.splits([int(share * room) for share in SHARES])
+    else:
+        splits = chooser.splits([wanted], as_asked=True)
+    best = min(splits, key=lambda split: split.bpb)
+    if wanted and not best.tokens:
+        raise PgolfError(
+            f"memory.stored_bytes {wanted:,}: no document of the training text fits; raise it, or set "
+            "memory.stored to none"
+        )
+    note(f"coding {best.tokens:,} tokens of training text")
+    start = replace(chooser.start, trust=best.trust, stored=chooser.text[: best.tokens])
+    if wanted:
+        start = _within(wanted, recipe, start, chooser.ends)
+    content = write_start(recipe.memory, start)
+    return content, {
+        "bytes": len(content),
+        "cap": cap,
+        "tokens": len(start.stored),
+        "trust": list(start.trust),
+        "held_out": chooser.about(),
+        "split": [[split.text_bytes, split.tokens, split.bpb] for split in splits],
+    }
+
+
+def _within(limit: int, recipe: Recipe, start: Start, ends: list[int]) -> Start:
+    """With as many of the text's parts as take at most ``limit`` bytes."""
+    for end in reversed([end for end in ends if end <= len(start.stored)]):
+        fewer = replace(start, stored=start.stored[:end])
+        if len(encode_tokens(recipe.memory, fewer, fewer.stored)) <= limit:
+            return fewer
+    raise AssertionError("the coder takes more than the costs say")
+
+
+class _Chooser:
+    """Reads training text, and scores the held-out part of it with what it has read."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        most: int,
+        weights: Weights,
+        packed: Packed,
+        note: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.weights, self.packed, self.note = recipe, weights, packed, note
+        stream, tokenizer = dataset.train_stream(), dataset.tokenizer
+        held = min(_HELD_OUT, stream.total // 4, _MOST_CHANCES // tokenizer.vocab_size)
+        self.text = stream.take(0, min(stream.total, most))
+        whole, part = len(self.text) == stream.total, min(_PART, stream.total // 8 + 1)
+        starts = np.flatnonzero(self.text == tokenizer.bos_id)
+        self.ends = sorted({*starts.tolist(), *range(part, len(self.text), part), len(self.text)} - {0})
+        """Where documents and parts of them end."""
+        first = stream.total - held
+        self.known = max(end for end in self.ends if end <= first) if whole else len(self.text)
+        """Tokens of the text that are not held out."""
+        if whole:
+            first = self.known
+        # The token before it is no target.
+        self.held = stream.take(first - 1, stream.total - first + 1)
+        self.bytes = int(tokenizer.byte_table.count_stream(self.held).sum(dtype=np.int64))
+        self.start = start_of(tokenizer.pieces, tokenizer.bos_id, self.text)
+        self.memory = Memory(recipe.memory, self.start, len(self.text) + held + 1)
+
+    def about(self) -> dict[str, int]:
+        """The size of what is held out."""
+        return {"tokens": len(self.held) - 1, "bytes": self.bytes}
+
+    def splits(self, limits: list[int], as_asked: bool = False) -> list[Split]:
+        """One for each number of bytes that the text reaches, and one for all of it.
+
+        Of a single one that is ``asked`` for nobody packs the weights: they are taken as they are.
+        """
+        found: list[Split] = []
+
+        def judge(size: float, tokens: int) -> None:
+            split = self._judged(int(size), tokens, as_asked)
+            if split is not None and tokens not in [other.tokens for other in found]:
+                found.append(split)
+
+        size, end, waiting = 0.0, 0, list(limits)
+        for part in self._parts():
+            cost = self._bytes(part)
+            while waiting and size + cost + _CODER_BYTES > waiting[0]:
+                judge(size, end)
+                del waiting[0]
+            if not waiting:
+                break
+            self.memory.receive(part)
+            size, end = size + cost, end + len(part)
+        else:
+            # What is held out may be stored as well, once it has been of use.
+            rest = self._bytes(self.text[end:])
+            every = size + rest + _CODER_BYTES <= waiting[0]
+            judge(size + every * rest, len(self.text) if every else end)
+        if not found:
+            self.packed(0)  # Says what is wrong.
+        return found
+
+    def _parts(self) -> Iterator[Tokens]:
+        """Documents, and parts of long ones, up to the held-out text."""
+        for first, end in itertools.pairwise([0, *(end for end in self.ends if end <= self.known)]):
+            yield self.text[first:end]
+
+    def _bytes(self, part: Tokens) -> float:
+        """What it would take."""
+        return float(self.memory.losses(part).sum(dtype=np.float64)) / np.log(256) if len(part) else 0.0
+
+    def _judged(self, size: int, tokens: int, as_asked: bool) -> Split | None:
+        self.note(f"scoring held-out training text after {tokens:,} tokens")
+        weights = self.weights
+        if not as_asked:
+            try:
+                weights = self.packed(size + _BESIDE)
+            except PgolfError:
+                return None
+        rows, costs = self._chances(weights), []
+        for trust in TRUSTS:
+            self.memory.losses(self.held[:0])  # Takes back what was only tried.
+            self.memory.mixer.joints[...] = trust
+            nats = self.memory.losses(self.held[1:], rows).sum(dtype=np.float64)
+            costs.append((float(nats) / np.log(2) / self.bytes, trust))
+        return Split(size, tokens, *min(costs))
+
+    def _chances(self, weights: Weights) -> NDArray[np.float32]:
+        """The model's probabilities (n, V) of the held-out targets, in sliding windows."""
+        scorer = build_scorer(model_from(self.recipe.model, weights).eval(), self.recipe, "sliding")
+        targets, rows, done = self.held[1:], [], 0
+        scorer.begin(int(self.held[0]), len(targets))
+        while done < len(targets):
+            block = targets[done : done + scorer.wanted()]
+            logs = scorer.distributions(torch.from_numpy(block[:-1].astype(np.int64)))
+            rows.append(logs.detach().float().exp().cpu().numpy())
+            scorer.receive(Recorded(done, block))
+            done += len(block)
+        return np.concatenate(rows)

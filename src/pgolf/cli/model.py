@@ -38,6 +38,7 @@ Threads = Annotated[
     "generate",
     'pgolf generate model.pgolf --tokenizer tokenizer.model --prompt "The function returns"',
     "pgolf generate runs/first --samples 3 --tokens 100 --temperature 1 --top-p 0.95 --seed 7",
+    'pgolf generate model.pgolf --tokenizer tokenizer.model --prompt "The function returns" --memory',
     'echo "Once upon a time" | pgolf generate runs/first --prompt - --json',
 )
 def generate_verb(
@@ -59,6 +60,7 @@ def generate_verb(
     past_document: Annotated[
         bool, Option("--past-document", help="Go on where the model ends its document.")
     ] = False,
+    memory: WithMemory = False,
     tokenizer: ModelTokenizer = None,
     as_json: AsJson = False,
 ) -> None:
@@ -84,6 +86,7 @@ def generate_verb(
             seed=number,
             stop=stop or (),
             past_document=past_document,
+            memory=memory,
         )
         if not as_json:
             place = f"--- sample {number - seed + 1} of {samples}, seed {number} ---\n"

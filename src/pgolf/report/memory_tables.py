@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.ledger import Entry
@@ -40,22 +41,20 @@ def order_table(without: TargetCosts, mixed: TargetCosts, stored: Tokens, order:
 def place_table(without: Sequence[Entry], mixed: Sequence[Entry]) -> Table:
     """Bits won in each tenth of the stream, by two ledgers of the same targets."""
     ends = [np.array([entry.first + entry.targets for entry in entries]) for entries in (without, mixed)]
-    edges = np.intersect1d(*ends)
+    edges = np.intersect1d(ends[0], ends[1])
 
-    def parts(entries: Sequence[Entry], own: NDArray[np.int64], values: ArrayLike) -> NDArray[np.float64]:
+    def between(ends: NDArray[np.int64], values: Sequence[float]) -> NDArray[np.float64]:
         """A ledger's numbers summed up between the edges that both ledgers have."""
-        return np.diff(np.cumsum(values)[np.searchsorted(own, edges)], prepend=0)
+        return np.diff(np.cumsum(values)[np.searchsorted(ends, edges)], prepend=0)
 
     targets = np.diff(edges, prepend=0)
-    sizes = parts(without, ends[0], [entry.bytes for entry in without])
-    nats = [
-        parts(entries, own, [entry.nats for entry in entries])
-        for entries, own in zip((without, mixed), ends, strict=True)
-    ]
+    sizes = between(ends[0], [entry.bytes for entry in without])
+    before = between(ends[0], [entry.nats for entry in without])
+    after = between(ends[1], [entry.nats for entry in mixed])
     groups = ((edges - targets / 2) * _PARTS / edges[-1]).astype(np.int64)
     names = [f"{100 * part // _PARTS} to {100 * (part + 1) // _PARTS} %" for part in range(_PARTS)]
     note = "The stream's targets in ten parts, cut where both ledgers have an edge."
-    return _table("Won by place", "part of the stream", names, groups, (targets, sizes, *nats), note)
+    return _table("Won by place", "part of the stream", names, groups, (targets, sizes, before, after), note)
 
 
 def known_orders(text: Tokens, order: int) -> NDArray[np.int64]:
@@ -82,7 +81,7 @@ def _table(
     what: str,
     names: Sequence[str],
     groups: NDArray[np.int64],
-    columns: Sequence[NDArray[np.integer | np.floating]],
+    columns: Sequence[NDArray[Any]],
     note: str,
 ) -> Table:
     """Rows of the groups that there are; ``columns``: targets, bytes, nats without and with the memory."""

@@ -24,11 +24,12 @@ def place(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("options", [(), ("--ttt",), ("--threads", "1")])
+@pytest.mark.parametrize("options", [(), ("--ttt", "--memory"), ("--threads", "1")])
 def test_a_text_there_and_back(place: Path, options: tuple[str, ...]) -> None:
     there = pgolf_json("compress", "text.txt", *MODEL, *options, "--out", "new/x.pgz", cwd=place)
     size = (place / "text.txt").stat().st_size
     assert (there["bytes"], there["run_bytes"], there["ttt"]) == (size, 0, "--ttt" in options)
+    assert there["memory"] == ("--memory" in options)
     assert there["compressed_bytes"] == (place / "new" / "x.pgz").stat().st_size < size
     assert 8 * there["payload_bytes"] <= 1.005 * there["ledger_bits"] + 512
     assert there["tokens_per_second"] > 0

@@ -532,6 +532,10 @@ def test_a_file_has_what_was_put_in() -> None:
     empty = replace(HEADER, size=0, tokens=0, ttt=False, spaced=True)
     assert decode_file(encode_file(empty, b""), "x") == (empty, b"")
     assert len(FILE) - len(b"some payload") < 125
+    remembering = encode_file(replace(HEADER, memory=True), b"some payload")
+    assert decode_file(remembering, "x")[0].memory
+    # What was written before there was a memory is read as ever: its flag was 0.
+    assert remembering[len(MAGIC)] == FILE[len(MAGIC)] + 8 and FILE[len(MAGIC)] < 8
 
 
 def test_every_change_of_one_byte_is_noticed() -> None:

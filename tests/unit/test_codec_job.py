@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,13 +85,30 @@ def test_files_come_back(folder: Path, tmp_path: Path, content: bytes, ttt: bool
         assert 8 * result["payload_bytes"] <= 1.005 * result["ledger_bits"] + 64 + 16
 
 
+@pytest.mark.parametrize("ttt", [False, True])
+def test_files_come_back_with_a_memory(ready: Job, ttt: bool) -> None:
+    compressed, result = ready.compress(TEXT, ttt, 1, memory=True)
+    header, payload = decode_file(compressed, "x.pgz")
+    assert header.memory and result["memory"]
+    # A fresh job: it knows nothing but the file.
+    again, found = Job(ready.model_path).decompress(compressed, "x.pgz")
+    assert again == TEXT
+    assert [found[key] for key in ("tokens", "ledger_bits")] == [result["tokens"], result["ledger_bits"]]
+    assert 8 * len(payload) <= 1.005 * result["ledger_bits"] + 64 + 16
+    # The text says everything three times, and a random model remembers nothing.
+    _, without = ready.compress(TEXT, ttt, 1)
+    assert result["ledger_bits"] < 0.6 * without["ledger_bits"] and not without["memory"]
+    with pytest.raises(PgolfError, match=r"cannot be decoded|decodes to something else"):
+        ready.decompress(encode_file(replace(header, memory=False), payload), "x.pgz")
+
+
 def test_the_number_of_threads_is_the_files(ready: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     scorer = Job.scorer
 
-    def noting(self: Job, ttt: bool) -> object:
+    def noting(self: Job, ttt: bool, memory: bool) -> object:
         used.append(torch.get_num_threads())
-        return scorer(self, ttt)
+        return scorer(self, ttt, memory)
 
     monkeypatch.setattr(Job, "scorer", noting)
     compressed, _ = ready.compress(b"hello world", False, 2)
@@ -191,14 +209,17 @@ def test_comparison(folder: Path, tmp_path: Path) -> None:
     model = folder / "model.safetensors"
     done: list[tuple[int, int]] = []
     found = compare_files(
-        [tmp_path / "a", tmp_path / "b"], model, progress=lambda *counts: done.append(counts)
+        [tmp_path / "a", tmp_path / "b"], model, memory=True, progress=lambda *counts: done.append(counts)
     )
     assert [entry["bytes"] for entry in found] == [len(TEXT), 0]
     for entry in found:
         rows = {row["compressor"]: row for row in entry["compressors"]}
-        assert list(rows) == ["bzip2 -9", "xz -9e", "zstd --ultra -22", "brotli -q 11", "PPMd H", "pgolf"]
+        others, ours = list(rows)[:5], list(rows)[5:]
+        assert others == ["bzip2 -9", "xz -9e", "zstd --ultra -22", "brotli -q 11", "PPMd H"]
+        assert ours == ["pgolf", "pgolf with memory"]
+        assert rows[ours[1]]["bytes"] < rows[ours[0]]["bytes"] or not entry["bytes"]
         for name, row in rows.items():
-            extra = model.stat().st_size if name == "pgolf" else 0
+            extra = model.stat().st_size if name in ours else 0
             assert row["bytes_with_model"] == row["bytes"] + extra
             assert row["decode_seconds"] >= 0
     assert done[-1] == (done[-1][1], done[-1][1])

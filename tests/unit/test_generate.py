@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
@@ -15,7 +17,8 @@ from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 from pgolf.generate.model import Model, TextWriter, sample_texts
-from pgolf.generate.sampling import Reader, Sampling, window_start
+from pgolf.generate.sampling import MemoryReader, Reader, Sampling, window_start
+from pgolf.memory.memory import Memory
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import load_recipe
 from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe
@@ -248,3 +251,61 @@ def test_mistakes_are_one_line(folder: Path, model: Model) -> None:
         spaced.generate("   ")
     with pytest.raises(PgolfError, match=r"spaced\.model: is not the tokenizer of"):
         Model(folder / "tokenizer.safetensors", folder / "spaced.model")
+
+
+PHRASE = "it has number 7, hello again. "
+
+
+def test_with_a_memory_the_text_goes_on_as_it_began(model: Model) -> None:
+    prompt = (PHRASE * 4).rstrip()
+    settings = {"max_tokens": 20, "temperature": 0, "past_document": True}
+    with_it = model.generate(prompt, memory=True, **settings)  # type: ignore[arg-type]
+    assert with_it.startswith(" " + PHRASE.rstrip())
+    assert with_it == model.generate(prompt, memory=True, **settings)  # type: ignore[arg-type]
+    # A model with random weights knows no words.
+    assert not model.generate(prompt, **settings).startswith(" it has")  # type: ignore[arg-type]
+    drawn = [model.generate(prompt, max_tokens=20, temperature=2, memory=True, seed=s) for s in (1, 2, 1)]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_model_and_memory_are_mixed_at_every_token(model: Model) -> None:
+    tokens = model.encode("hello world and hello world")
+    memory = Memory(model.recipe.memory, model._start, len(tokens))
+    row, nothing = None, np.zeros(0, np.uint16)
+    for count, token in enumerate(tokens, 1):
+        memory.receive(np.array([token], np.uint16), row)
+        row = full_pass(model._network, tokens[:count], WINDOW).softmax(0)[None].numpy()
+    expected = memory.distributions(nothing, row)[0]
+    reader = MemoryReader(Reader(model._network, WINDOW), model._memory(len(tokens)))
+    found = torch.cat([reader.next_logits(tokens[:5])[None], reader.next_logits(tokens[5:])[None]])[1]
+    assert found.numpy() == pytest.approx(expected, abs=1e-3)
+    assert float(found.exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_memory_knows_the_stored_text_and_reads_it_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(folder / "tokenizer.safetensors")
+    stored = np.array(model.encode(PHRASE * 4), np.uint16)
+    monkeypatch.setitem(model.__dict__, "_start", replace(model._start, stored=stored, trust=(0.75, 0.35)))
+    read: list[int] = []
+    code = Memory._code
+
+    def noting(self: Memory, tokens: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:
+        read.append(len(tokens))
+        return code(self, tokens, probabilities)
+
+    monkeypatch.setattr(Memory, "_code", noting)
+    texts = [model.generate("it has", max_tokens=8, temperature=0, memory=True) for _ in range(2)]
+    assert texts[0] == texts[1] and texts[0].startswith(" number 7, hello")
+    assert read.count(len(stored)) == 1
+
+
+def test_a_text_that_says_everything_twice_costs_less_with_a_memory(model: Model) -> None:
+    text = PHRASE * 8
+    alone, mixed = model.score(text, "ttt"), model.score(text, memory=True)
+    assert (mixed.mode, mixed.targets, mixed.bytes) == ("ttt", alone.targets, alone.bytes)
+    assert mixed.val_bpb < 0.6 * alone.val_bpb
+    assert model.score(text).mode == "sliding"
+    with pytest.raises(PgolfError, match=r'mode sliding: a memory learns from the text; .* mode "ttt"'):
+        model.score(text, "sliding", memory=True)

@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pgolf.codec.memory import memory_start
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import evaluate
 from pgolf.evaluate.ledger import read_ledger
-from pgolf.report.content import Card
+from pgolf.report.content import Card, Table
 from pgolf.report.html import html_page
-from pgolf.report.job import Wanted, report_job
+from pgolf.report.job import Wanted, _scored, report_job
 from pgolf.report.run_report import Evidence, check_ledgers, evidence_cards, run_report
 from pgolf.report.text_analysis import (
     CLASSES,
@@ -312,6 +314,35 @@ def test_the_whole_report(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     again = tmp_path / "again.html"
     report_job(run, again, "html", Wanted(), CPU)
     assert again.read_bytes() == out.read_bytes()
+
+
+def test_what_a_memory_wins(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    weights = load_weights(run / "artifact.pgolf")
+    recipe = weights.recipe.with_overrides(["memory.enabled=true"])
+    weights = replace(weights, recipe=recipe)
+    text, start = dataset.validation_text(recipe.evaluation_length), memory_start(weights, dataset.tokenizer)
+    mixed = evaluate(weights.model(), recipe, *text, "ttt", memory=start)
+    (tmp_path / "run" / "ledger.memory.jsonl").write_bytes(mixed.ledger.content())
+    result = json.loads((run / "result.json").read_text())
+    result["evaluations"]["memory"] = mixed.to_json()
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    made = read_run(tmp_path / "run")
+    assert mixed.val_bpb < 0.9 * result["evaluations"]["ttt"]["val_bpb"]
+    won = (result["evaluations"]["ttt"]["val_loss"] - mixed.val_loss) * mixed.targets / math.log(2)
+
+    sections = {section.key: section for section in run_report(made, dataset).sections}
+    (places,) = sections["memory"].blocks
+    scored = {each.key: each for each in _scored(made, weights, dataset, Wanted(mode="ttt"), CPU)}
+    (orders,) = scored["orders"].blocks
+    for table in (places, orders):
+        assert isinstance(table, Table)
+        assert sum(row[1] for row in table.rows) == mixed.targets  # type: ignore[misc]
+        # Each row is rounded to bits.
+        assert sum(row[5] for row in table.rows) == pytest.approx(won, abs=6)  # type: ignore[misc]
+    # The text's costs are those of the final score, which has a ledger of its own.
+    assert f"{mixed.val_bpb:.4f} bits per byte" in scored["text"].blocks[0].text  # type: ignore[union-attr]
+    assert "ledger.memory.jsonl" in scored["text"].blocks[0].text  # type: ignore[union-attr]
 
 
 def test_data_that_is_gone_or_wrong(run: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, JsonFile, Overrides, TokenizerFile, group, verb
-from pgolf.cli.model import ModelFile, ModelTokenizer, Threads, Ttt
+from pgolf.cli.model import ModelFile, ModelTokenizer, Threads, Ttt, WithMemory
 from pgolf.cli.tables import (
     flat_rows,
     formatted,
@@ -208,7 +208,7 @@ def fuzz_verb(
 @verb(
     "compressors",
     "pgolf bench compressors book.txt --model model.pgolf --tokenizer tokenizer.model",
-    "pgolf bench compressors *.txt --model runs/first/artifact.pgolf --ttt --json",
+    "pgolf bench compressors *.txt --model runs/first/artifact.pgolf --ttt --memory --json",
     of=bench,
 )
 def compressors_verb(
@@ -216,16 +216,22 @@ def compressors_verb(
     model: ModelFile,
     tokenizer: ModelTokenizer = None,
     ttt: Ttt = False,
+    memory: WithMemory = False,
     threads: Threads = 1,
     out: JsonFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compress files with general compressors at their strongest and with a model, and unpack them again."""
+    """Compress files with general compressors at their strongest and with a model, and unpack them again.
+
+    With --memory the model is used without and with it.
+    """
     from pgolf.codec.compare import compare_files
     from pgolf.runtime.progress import counting
 
     with counting("compressing") as progress:
-        found = compare_files(files, model, tokenizer, ttt=ttt, threads=threads, progress=progress)
+        found = compare_files(
+            files, model, tokenizer, ttt=ttt, memory=memory, threads=threads, progress=progress
+        )
     if _as_json_only(found, out, as_json):
         return
     header = ("compressor", "bytes", "with model", "bits per byte", "encode", "decode")

@@ -25,6 +25,10 @@ ModelTokenizer = Annotated[
     ),
 ]
 Ttt = Annotated[bool, Option("--ttt", help="Let the model learn from the text as it goes; slower.")]
+WithMemory = Annotated[
+    bool,
+    Option("--memory", help="Mix counts of the text so far with the model's predictions (docs/memory.md)."),
+]
 Threads = Annotated[
     int, Option(min=1, max=255, help="Of torch; recorded, since decompressing needs as many.")
 ]
@@ -34,6 +38,7 @@ Threads = Annotated[
     "generate",
     'pgolf generate model.pgolf --tokenizer tokenizer.model --prompt "The function returns"',
     "pgolf generate runs/first --samples 3 --tokens 100 --temperature 1 --top-p 0.95 --seed 7",
+    'pgolf generate model.pgolf --tokenizer tokenizer.model --prompt "The function returns" --memory',
     'echo "Once upon a time" | pgolf generate runs/first --prompt - --json',
 )
 def generate_verb(
@@ -55,6 +60,7 @@ def generate_verb(
     past_document: Annotated[
         bool, Option("--past-document", help="Go on where the model ends its document.")
     ] = False,
+    memory: WithMemory = False,
     tokenizer: ModelTokenizer = None,
     as_json: AsJson = False,
 ) -> None:
@@ -80,6 +86,7 @@ def generate_verb(
             seed=number,
             stop=stop or (),
             past_document=past_document,
+            memory=memory,
         )
         if not as_json:
             place = f"--- sample {number - seed + 1} of {samples}, seed {number} ---\n"
@@ -137,7 +144,7 @@ def _from_standard_input() -> str:
 @verb(
     "compress",
     "pgolf compress book.txt --model model.pgolf --tokenizer tokenizer.model --out book.pgz",
-    "pgolf compress book.txt --model runs/first/artifact.pgolf --ttt --out book.pgz --json",
+    "pgolf compress book.txt --model runs/first/artifact.pgolf --ttt --memory --out book.pgz --json",
 )
 def compress_verb(
     file: Annotated[Path, Argument(help="Any file; text like the model's training text shrinks most.")],
@@ -145,6 +152,7 @@ def compress_verb(
     out: Annotated[Path, Option(help="Compressed file to write.")],
     tokenizer: ModelTokenizer = None,
     ttt: Ttt = False,
+    memory: WithMemory = False,
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -158,7 +166,7 @@ def compress_verb(
     from pgolf.runtime.progress import counting
 
     with counting("compressing") as progress:
-        result = compress_file(file, out, model, tokenizer, ttt, threads, progress)
+        result = compress_file(file, out, model, tokenizer, ttt, threads, progress, memory=memory)
     print_result(result, as_json, flat_rows(result), title=str(out))
 
 

@@ -45,10 +45,13 @@ def compare_files(
     tokenizer: Path | None = None,
     *,
     ttt: bool = False,
+    memory: bool = False,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Compress every file in every way; ``model``, ``tokenizer``, ``ttt``, ``threads`` as in ``job.py``.
+
+    With ``memory`` the model with a memory beside it is one way more.
 
     ``progress`` is told (parts done, all parts) of the work, where a compressor counts as much as the model.
 
@@ -57,7 +60,8 @@ def compare_files(
         model that only pgolf needs, bits per byte (None for an empty file), seconds, and a note.
     """
     contents = [read_bytes(path) for path in paths]
-    ways = [*_general(), _ours(Job(model, tokenizer), ttt, threads)]
+    job = Job(model, tokenizer)
+    ways = [*_general(), *(_ours(job, ttt, each, threads) for each in ([False, True] if memory else [False]))]
     total, done = len(paths) * len(ways) * _STEPS, 0
 
     def report(part: int, parts: int) -> None:
@@ -124,11 +128,12 @@ def _plain(
     return _Way(compressor, lambda content, _: compress(content), lambda packed, _: expand(packed), note)
 
 
-def _ours(job: Job, ttt: bool, threads: int) -> _Way:
+def _ours(job: Job, ttt: bool, memory: bool, threads: int) -> _Way:
     size = job.model_path.stat().st_size
+    parts = [name for name, on in (("test-time training", ttt), ("memory", memory)) if on]
     return _Way(
-        f"{OURS} with test-time training" if ttt else OURS,
-        lambda content, report: job.compress(content, ttt, threads, report)[0],
+        f"{OURS} with {' and '.join(parts)}" if parts else OURS,
+        lambda content, report: job.compress(content, ttt, threads, report, memory=memory)[0],
         lambda packed, report: job.decompress(packed, "the compressed file", report)[0],
         f"model of {size:,} bytes",
         size,

@@ -2,10 +2,10 @@
 
     magic       8 bytes   "PGOLFZ\\x00\\x01" (the last byte is the format version)
     header                flags (1: test-time training, 2: spelled with a space in front, 4: gaps beside the
-                          tokens), threads: a byte each; model, tokenizer: the first 16 bytes of the SHA-256
-                          of their files; original: SHA-256 of the original bytes; original bytes, tokens,
-                          payload bytes: variable length (7 bits a byte, low ones first); machine: a length
-                          byte and text; first 8 bytes of the SHA-256 of the payload
+                          tokens, 8: memory), threads: a byte each; model, tokenizer: the first 16 bytes of
+                          the SHA-256 of their files; original: SHA-256 of the original bytes; original
+                          bytes, tokens, payload bytes: variable length (7 bits a byte, low ones first);
+                          machine: a length byte and text; first 8 bytes of the SHA-256 of the payload
     digest      8 bytes   first ones of the SHA-256 of everything before
     payload               tokens and runs, range coded
 
@@ -22,7 +22,7 @@ from pgolf.errors import PgolfError
 
 MAGIC = b"PGOLFZ\x00\x01"
 MAX_THREADS = 255
-_TTT, _SPACED, _FOLDED = 1, 2, 4
+_TTT, _SPACED, _FOLDED, _MEMORY = 1, 2, 4, 8
 _DIGEST, _SHORT_DIGEST = 16, 8
 # A file that claims more bytes than this for each of its payload is refused (and not written): its reader
 # would have to work for days before it could know that they are not there.
@@ -53,6 +53,8 @@ class Header:
     """Tokens that spell them."""
     machine: str
     """Where it was compressed."""
+    memory: bool = False
+    """Whether counts of the text so far are mixed with the model's predictions."""
 
 
 def short_digest(content: bytes) -> bytes:
@@ -74,7 +76,7 @@ def encode_file(header: Header, payload: bytes) -> bytes:
     """The bytes of the file."""
     assert 1 <= header.threads <= MAX_THREADS
     machine = header.machine.encode()[:255]
-    flags = _TTT * header.ttt + _SPACED * header.spaced + _FOLDED * header.folded
+    flags = _TTT * header.ttt + _SPACED * header.spaced + _FOLDED * header.folded + _MEMORY * header.memory
     text = MAGIC + bytes((flags, header.threads)) + header.model + header.tokenizer + header.original
     text += b"".join(map(_varint, (header.size, header.tokens, len(payload))))
     text += bytes((len(machine),)) + machine + short_digest(payload)
@@ -104,12 +106,12 @@ def decode_file(content: bytes, where: str | Path) -> tuple[Header, bytes]:
     if short_digest(payload) != payload_digest:
         raise PgolfError(f"{where}: the payload is damaged (its checksum does not match); {copy}")
     # One token more than bytes: the space in front.
-    sound = flags < 2 * _FOLDED and threads >= 1 and tokens <= size + 1 and (size == 0) == (tokens == 0)
+    sound = flags < 2 * _MEMORY and threads >= 1 and tokens <= size + 1 and (size == 0) == (tokens == 0)
     if not sound or not plausible(size, length):
         found = f"{tokens:,} tokens for {size:,} bytes in {length:,}"
         raise PgolfError(f"{where}: refused: {found} make no sense")
-    ttt, spaced, folded = (bool(flags & flag) for flag in (_TTT, _SPACED, _FOLDED))
-    header = Header(ttt, spaced, folded, threads, model, tokenizer, original, size, tokens, machine)
+    ttt, spaced, folded, memory = (bool(flags & flag) for flag in (_TTT, _SPACED, _FOLDED, _MEMORY))
+    header = Header(ttt, spaced, folded, threads, model, tokenizer, original, size, tokens, machine, memory)
     return header, payload
 
 

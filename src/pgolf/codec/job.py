@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgolf.codec.container import Header, decode_file, encode_file, file_digest
 from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode, fixed_threads, machine
@@ -16,6 +17,9 @@ from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.protocol import Scorer
 from pgolf.runtime.files import read_bytes, sha256_file
 from pgolf.runtime.writing import check_writable, write_bytes
+
+if TYPE_CHECKING:
+    from pgolf.memory.memory import Start
 
 Result = dict[str, Any]
 """What a command did, as JSON values; see ``_result``."""
@@ -30,23 +34,40 @@ class Job:
 
     def __init__(self, model: Path, tokenizer: Path | None = None) -> None:
         self._weights = load_weights(model)
-        opened = self._weights.tokenizer(tokenizer)
-        self.model_path, self.tokenizer_path = self._weights.source, opened.path
-        self._model, self._tokenizer = sha256_file(self.model_path), opened.digest
-        self._pieces = Pieces(opened)
+        self._opened = self._weights.tokenizer(tokenizer)
+        self.model_path, self.tokenizer_path = self._weights.source, self._opened.path
+        self._model, self._tokenizer = sha256_file(self.model_path), self._opened.digest
+        self._pieces = Pieces(self._opened)
 
-    def scorer(self, ttt: bool) -> Scorer:
-        """A fresh scorer, of sliding windows or with test-time training."""
+    def scorer(self, ttt: bool, memory: bool) -> Scorer:
+        """A fresh scorer, of sliding windows or with test-time training, alone or with a memory beside it."""
         weights, mode = self._weights, "ttt" if ttt else "sliding"
-        return build_scorer(weights.model(), weights.recipe, mode, self._pieces.first)
+        base = build_scorer(weights.model(), weights.recipe, mode, self._pieces.first)
+        if not memory:
+            return base
+        from pgolf.evaluate.memory_scorer import MemoryScorer  # Brings a compiler.
+
+        return MemoryScorer(base, weights.recipe.memory, self._start)
+
+    @functools.cached_property
+    def _start(self) -> Start:
+        from pgolf.codec.memory import memory_start
+
+        return memory_start(self._weights, self._opened)
 
     def compress(
-        self, content: bytes, ttt: bool, threads: int, progress: Progress | None = None
+        self,
+        content: bytes,
+        ttt: bool,
+        threads: int,
+        progress: Progress | None = None,
+        *,
+        memory: bool = False,
     ) -> tuple[bytes, Result]:
         """The bytes of a compressed file, and what they are made of."""
         started = time.perf_counter()
         with fixed_threads(threads):
-            payload = encode(self.scorer(ttt), self._pieces, content, progress)
+            payload = encode(self.scorer(ttt, memory), self._pieces, content, progress)
         header = Header(
             ttt=ttt,
             spaced=payload.spaced,
@@ -58,6 +79,7 @@ class Job:
             size=len(content),
             tokens=payload.tokens,
             machine=machine(),
+            memory=memory,
         )
         compressed = encode_file(header, payload.content)
         return compressed, _result(header, payload, len(compressed), time.perf_counter() - started)
@@ -81,7 +103,7 @@ class Job:
                 )
         started = time.perf_counter()
         with fixed_threads(header.threads):
-            scorer = self.scorer(header.ttt)
+            scorer = self.scorer(header.ttt, header.memory)
             payload, original = decode(scorer, self._pieces, header, content, where, progress)
         if len(original) != header.size or hashlib.sha256(original).digest() != header.original:
             raise PgolfError(f"{where}: decodes to something else than was compressed; {elsewhere(header)}")
@@ -96,11 +118,13 @@ def compress_file(
     ttt: bool,
     threads: int,
     progress: Progress | None,
+    *,
+    memory: bool = False,
 ) -> Result:
     """Compress ``source`` to ``out``; a ``PgolfError`` as of ``Job``, or if a file is out of reach."""
     content = read_bytes(source)
     job = _ready(source, out, model, tokenizer)
-    compressed, result = job.compress(content, ttt, threads, progress)
+    compressed, result = job.compress(content, ttt, threads, progress, memory=memory)
     write_bytes(out, compressed)
     return {"file": str(out), **result}
 
@@ -141,6 +165,7 @@ def _result(header: Header, payload: Payload, size: int, seconds: float) -> Resu
         "token_bits": payload.token_bits,
         "bits_per_byte": 8 * size / header.size if header.size else None,
         "ttt": header.ttt,
+        "memory": header.memory,
         "threads": header.threads,
         "seconds": seconds,
         "tokens_per_second": header.tokens / seconds,

@@ -6,8 +6,9 @@ import codecs
 import functools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +19,14 @@ from pgolf.compress.weights import load_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.generate.sampling import Reader, Sampling
+from pgolf.generate.sampling import MemoryReader, Reader, Sampling
 from pgolf.model.gpt import parameter_count
 
+if TYPE_CHECKING:
+    from pgolf.memory.memory import Memory, Start
+
+# Tokens.
+_SMALLEST_ROOM = 4096
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 Ending = Literal["tokens", "document", "stop"]
 
@@ -42,6 +48,7 @@ class Model:
         """The file it was read from."""
         self.window = self.recipe.evaluation_length
         """The most tokens it can look back on."""
+        self._read: tuple[int, Any] | None = None
         if tokenizer is not None:
             self.__dict__["tokenizer"] = self._weights.tokenizer(tokenizer)
 
@@ -72,6 +79,7 @@ class Model:
         seed: int = 0,
         stop: str | Sequence[str] = (),
         past_document: bool = False,
+        memory: bool = False,
     ) -> str:
         """Write on from a prompt; ``prompt + generate(prompt)`` is the whole text.
 
@@ -84,12 +92,14 @@ class Model:
             seed: the same one gives the same text on the same machine.
             stop: one or several strings; the text ends before the first that comes up.
             past_document: go on when the model ends the document; the next one follows after a blank line.
+            memory: mix what followed the same words before, in the prompt, in the text so far and in what
+                the artifact stores, with the model's predictions at every token.
 
         Raises:
             PgolfError: a value is out of range, the prompt has no tokens, or the tokenizer is not known.
         """
         sampling = Sampling(temperature, top_k, top_p, seed)
-        return "".join(TextStream(self, prompt, max_tokens, sampling, stop, past_document))
+        return "".join(TextStream(self, prompt, max_tokens, sampling, stop, past_document, memory))
 
     def stream(
         self,
@@ -102,10 +112,11 @@ class Model:
         seed: int = 0,
         stop: str | Sequence[str] = (),
         past_document: bool = False,
+        memory: bool = False,
     ) -> TextStream:
         """As ``generate``, but part by part, as the text comes; together the parts are what that returns."""
         sampling = Sampling(temperature, top_k, top_p, seed)
-        return TextStream(self, prompt, max_tokens, sampling, stop, past_document)
+        return TextStream(self, prompt, max_tokens, sampling, stop, past_document, memory)
 
     def loss(self, text: str) -> float:
         """What a text costs the model, in nats per token, in sliding windows; see ``score``."""
@@ -115,21 +126,29 @@ class Model:
         """What a text costs the model, in bits per byte, in sliding windows; see ``score``."""
         return self.score(text).val_bpb
 
-    def score(self, text: str, mode: str = "sliding") -> EvalResult:
+    def score(self, text: str, mode: str | None = None, *, memory: bool = False) -> EvalResult:
         """Score a text as one document, by the same grader as ``pgolf.evaluate``.
 
         Args:
             text: bytes count as the tokenizer normalises it.
-            mode: standard, sliding or ttt; the model is left as it was.
+            mode: standard, sliding (the default) or ttt; the model is left as it was.
+            memory: mix with the recipe's memory, also where the recipe does not enable it; it learns from
+                the text, so ttt is the mode for it, and then the default.
 
         Raises:
-            PgolfError: the text has no tokens, or the mode is unknown.
+            PgolfError: the text has no tokens, the mode is unknown, or none for a memory.
         """
+        mode = mode or ("ttt" if memory else "sliding")
+        if memory and mode != "ttt":
+            raise PgolfError(f'mode {mode}: a memory learns from the text; score with it in mode "ttt"')
         tokens = np.array(self.encode(text), dtype=np.uint16)
         if len(tokens) < 2:
             raise PgolfError("nothing to score: the text has no tokens")
         counts = self.tokenizer.byte_table.count_stream(tokens)
-        return evaluate(self._network, self.recipe, tokens, counts, mode)
+        enabled = self.recipe.memory.model_copy(update={"enabled": True})
+        recipe = self.recipe.model_copy(update={"memory": enabled}) if memory else self.recipe
+        start = self._start if memory else None
+        return evaluate(self._network, recipe, tokens, counts, mode, memory=start)
 
     def encode(self, text: str) -> list[int]:
         """BOS and the tokens of a text; a ``PgolfError`` if it has surrogates, which are no characters."""
@@ -158,6 +177,25 @@ class Model:
     def _pieces(self) -> Pieces:
         return Pieces(self.tokenizer)
 
+    @functools.cached_property
+    def _start(self) -> Start:
+        from pgolf.codec.memory import memory_start  # Brings a compiler.
+
+        return memory_start(self._weights, self.tokenizer)
+
+    def _memory(self, tokens: int) -> Memory:
+        """A memory of its own for a text of so many tokens, which has read what the artifact stores."""
+        from pgolf.memory.memory import Memory
+
+        section, start = self.recipe.memory, self._start
+        # Texts of about one length share what was read of the stored text, which takes seconds.
+        room = max(_SMALLEST_ROOM, 1 << tokens.bit_length())
+        if self._read is None or self._read[0] != room:
+            self._read = room, Memory(section, start, room).snapshot()
+        memory = Memory(section, replace(start, stored=start.stored[:0]), room + len(start.stored))
+        memory.restore(self._read[1])
+        return memory
+
 
 class TextStream(Iterator[str]):
     """Text of a model, part by part: whole characters, as soon as they are settled; see ``Model.stream``."""
@@ -170,6 +208,7 @@ class TextStream(Iterator[str]):
         sampling: Sampling,
         stop: str | Sequence[str],
         past_document: bool,
+        memory: bool = False,
     ) -> None:
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if max_tokens < 1:
@@ -186,7 +225,10 @@ class TextStream(Iterator[str]):
                 "the prompt has no tokens; give it some text, or leave it empty for a new document"
             )
         self._writer = TextWriter(pieces, stop, _repeats_space(prompt, read, pieces))
-        self._reader, self._sampling = Reader(model._network, model.window), sampling
+        self._reader: Reader | MemoryReader = Reader(model._network, model.window)
+        if memory:
+            self._reader = MemoryReader(self._reader, model._memory(len(read) + max_tokens))
+        self._sampling = sampling
         self._parts = self._run(read, max_tokens, None if past_document else pieces.first)
 
     def __next__(self) -> str:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pgolf.codec.payload import fixed_threads
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.model.step import extend
+
+if TYPE_CHECKING:
+    from pgolf.memory.memory import Memory
+
+
+_NOTHING = np.zeros(0, np.uint16)
 
 
 @dataclass(frozen=True)
@@ -98,3 +107,24 @@ class Reader:
         with fixed_threads(1 if len(unread) == 1 else torch.get_num_threads()):
             hidden = extend(self._network, torch.tensor([unread]), self._cache)
             return self._network.project(hidden[0, -1])
+
+
+class MemoryReader:
+    """A reader with a memory beside it, which learns from every token that is read.
+
+    Args:
+        reader: has read nothing yet.
+        memory: has room for all that will be read.
+    """
+
+    def __init__(self, reader: Reader, memory: Memory) -> None:
+        self._reader, self._memory = reader, memory
+        self._predicted: NDArray[np.float32] | None = None
+
+    def next_logits(self, tokens: Sequence[int]) -> Tensor:
+        """As ``Reader.next_logits``: logarithms of the mixed probabilities."""
+        for token in tokens:
+            self._memory.receive(np.array([token], np.uint16), self._predicted)
+            # Token by token: how far model and memory are trusted follows from what each has predicted.
+            self._predicted = self._reader.next_logits([token]).softmax(0)[None].numpy()
+        return torch.from_numpy(self._memory.distributions(_NOTHING, self._predicted)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +12,16 @@ import torch
 from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import without_memory
 from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
 from pgolf.generate.model import Model, sample_texts
 from pgolf.report.content import Passage, Passages, Report, Section
 from pgolf.report.draw import draw_curve
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
+from pgolf.report.memory_tables import order_table
 from pgolf.report.run_report import run_report
-from pgolf.report.text_analysis import pieces_of, score_targets, text_section, visible
+from pgolf.report.text_analysis import TargetCosts, pieces_of, score_targets, text_section, visible
 from pgolf.runs.records import RunRecord, read_run
 from pgolf.runtime.progress import counting
 from pgolf.runtime.run_files import ARTIFACT, METRICS, MODEL, recorded_data
@@ -111,13 +114,23 @@ def _scored(
     """What the text costs, and what the model writes."""
     packed = weights.kind == "artifact"
     with_memory = wanted.mode == "ttt" and weights.recipe.memory.enabled
-    evaluation = "memory" if with_memory else OF_MODE[wanted.mode]
-    ledger = run.folder / EVALUATIONS[evaluation if packed else "float"].ledger
-    known = ledger if ledger.is_file() and (packed or wanted.mode == "standard") else None
-    with counting("what each target costs") as progress:
-        costs = score_targets(weights, dataset, wanted.mode, wanted.targets, known, device, progress)
+
+    def score(weights: Weights, evaluation: str) -> TargetCosts:
+        ledger = run.folder / EVALUATIONS[evaluation if packed else "float"].ledger
+        known = ledger if ledger.is_file() and (packed or wanted.mode == "standard") else None
+        with counting("what each target costs") as progress:
+            return score_targets(weights, dataset, wanted.mode, wanted.targets, known, device, progress)
+
+    costs = score(weights, "memory" if with_memory else OF_MODE[wanted.mode])
+    won = []
+    if with_memory:
+        alone = score(replace(weights, recipe=without_memory(weights.recipe)), OF_MODE[wanted.mode])
+        stored = weights.memory_start(dataset.tokenizer).stored
+        table = order_table(alone, costs, stored, weights.recipe.memory.order)
+        won = [Section("orders", "What the memory knew", [table])]
     texts = sample_texts(Model(weights.source, dataset.tokenizer.path), SAMPLES, SAMPLE_TOKENS)
     samples = [Passage(f"sample {place}", [(visible(text), None)]) for place, text in enumerate(texts, 1)]
     note = f"Beginnings of documents, up to {SAMPLE_TOKENS} tokens, by `pgolf generate`; fixed seeds."
     written = Section("samples", "Samples", [Passages("What the model writes", samples, note)])
-    return [text_section(costs, pieces_of(dataset.tokenizer), dataset.tokenizer.bos_id), written]
+    text = text_section(costs, pieces_of(dataset.tokenizer), dataset.tokenizer.bos_id)
+    return [*won, text, written]

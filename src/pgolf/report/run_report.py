@@ -28,6 +28,7 @@ from pgolf.report.content import (
     in_seconds,
 )
 from pgolf.report.draw import loss_chart, points_of
+from pgolf.report.memory_tables import place_table
 from pgolf.runs.records import RunRecord
 from pgolf.runtime.files import read_json, read_text, sha256_file
 from pgolf.runtime.run_files import ARTIFACT, RECIPE
@@ -41,7 +42,7 @@ def run_report(run: RunRecord, dataset: Dataset | None = None, more: Sequence[Se
     sections that took work (``text_section``, samples), which follow the bytes.
     """
     evidence = collect_evidence(run, dataset)
-    sections = [_scores(run), _training(run), _learning(run), _bytes(run), *more]
+    sections = [_scores(run), _training(run), _learning(run), _memory(run), _bytes(run), *more]
     sections += [evidence_section(run, evidence), _making(run), _commands(run)]
     description = str(run.recipe.get("description", ""))
     kept = [section for section in sections if section is not None]
@@ -163,6 +164,15 @@ def _learning(run: RunRecord) -> Section | None:
         columns = ("chunk", "bits per byte so far")
         blocks.append(Table("Score after chunks", columns, rows, note, folded=True))
     return Section("ttt", "Test-time training" if chunks else "Along the text", blocks)
+
+
+def _memory(run: RunRecord) -> Section | None:
+    """Where in the stream the memory wins."""
+    paths = [run.folder / EVALUATIONS[name].ledger for name in ("ttt", "memory")]
+    if "memory" not in run.evaluations or not all(path.is_file() for path in paths):
+        return None
+    without, mixed = (read_ledger(path)[1] for path in paths)
+    return Section("memory", "Memory", [place_table(without, mixed)])
 
 
 def _running(entries: Sequence[Entry]) -> list[tuple[float, float]]:

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgolf.codec.memory import memory_start
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
@@ -321,7 +320,7 @@ def test_what_a_memory_wins(run: Path, dataset: Dataset, tmp_path: Path) -> None
     weights = load_weights(run / "artifact.pgolf")
     recipe = weights.recipe.with_overrides(["memory.enabled=true"])
     weights = replace(weights, recipe=recipe)
-    text, start = dataset.validation_text(recipe.evaluation_length), memory_start(weights, dataset.tokenizer)
+    text, start = dataset.validation_text(recipe.evaluation_length), weights.memory_start(dataset.tokenizer)
     mixed = evaluate(weights.model(), recipe, *text, "ttt", memory=start)
     (tmp_path / "run" / "ledger.memory.jsonl").write_bytes(mixed.ledger.content())
     result = json.loads((run / "result.json").read_text())

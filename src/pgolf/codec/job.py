@@ -51,9 +51,7 @@ class Job:
 
     @functools.cached_property
     def _start(self) -> Start:
-        from pgolf.codec.memory import memory_start
-
-        return memory_start(self._weights, self._opened)
+        return self._weights.memory_start(self._opened)
 
     def compress(
         self,

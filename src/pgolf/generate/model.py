@@ -179,13 +179,11 @@ class Model:
 
     @functools.cached_property
     def _start(self) -> Start:
-        from pgolf.codec.memory import memory_start  # Brings a compiler.
-
-        return memory_start(self._weights, self.tokenizer)
+        return self._weights.memory_start(self.tokenizer)
 
     def _memory(self, tokens: int) -> Memory:
         """A memory of its own for a text of so many tokens, which has read what the artifact stores."""
-        from pgolf.memory.memory import Memory
+        from pgolf.memory.memory import Memory  # Brings a compiler.
 
         section, start = self.recipe.memory, self._start
         # Texts of about one length share what was read of the stored text, which takes seconds.

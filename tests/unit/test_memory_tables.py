@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pgolf.evaluate.ledger import Ledger
-from pgolf.memory import mixing
+from pgolf.memory.contexts import look
 from pgolf.memory.memory import Memory
 from pgolf.memory.stored import start_of
 from pgolf.recipe.sections import MemorySection
@@ -32,7 +32,7 @@ def test_known_contexts_are_those_that_the_memory_finds() -> None:
     memory = Memory(section, start_of(list("abcdef"), 1, text[:0]), len(text))
     found = []
     for token in text:
-        mixing.look(memory.mixer)
+        look(memory.mixer)
         found.append(max([each for each in range(order + 1) if memory.mixer.slots[each] >= 0], default=-1))
         memory.receive(np.array([token], np.uint16))
     # What stands before the stream's first token is a context of its own to the memory.

@@ -60,14 +60,15 @@ def test_the_lines_of_the_documents_run_as_they_stand(
         "--out",
         "data/books",
     )
-    loading, training = python_blocks("docs/api.md")
+    loading, remembering, training = python_blocks("docs/api.md")
     assert python_blocks("README.md") == [loading]
     assert len(loading.strip().splitlines()) <= 10
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         exec(compile(loading, "loading", "exec"), {})
+        exec(compile(remembering, "remembering", "exec"), {})
         exec(compile(training.replace("train.steps=200", "train.steps=4"), "training", "exec"), {})
-    assert out.getvalue().count("bits per byte") == 2
+    assert out.getvalue().count("bits per byte") == 3
     assert err.getvalue() == ""
 
 
@@ -104,6 +105,9 @@ def test_the_prompt_and_the_text_are_printed(model: tuple[Path | str, ...]) -> N
     expected = library.load(model[0], model[2]).generate("The cat", max_tokens=30, seed=3)
     assert done.stdout == f"The cat{expected}\n"
     assert done.stderr == ""
+    remembered = library.load(model[0], model[2]).generate("The cat", max_tokens=30, seed=3, memory=True)
+    assert pgolf("generate", *arguments, "--memory").stdout == f"The cat{remembered}\n"
+    assert remembered != expected
     told = pgolf_json("generate", *arguments, "--samples", "2")
     assert told["prompt"] == "The cat" and [sample["seed"] for sample in told["samples"]] == [3, 4]
     assert told["samples"][0]["text"] == expected

@@ -42,7 +42,7 @@ _DTYPES = {**_FLOATS, **_WHOLES, torch.uint8: "U8", torch.bool: "BOOL"}
 # Names of a grid's entries begin with it; no parameter's does.
 _GRID = "grid."
 # Weights of memory and model on their log odds at first, where the memory has no text.
-UNTRAINED = (0.2, 0.9)
+UNTRAINED = (0.5, 0.6)
 
 
 @dataclass(frozen=True)

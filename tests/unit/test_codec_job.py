@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from pgolf.compress.weights import save_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
+from pgolf.memory.stored import start_of, write_start
 from pgolf.model.gpt import build_model
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runtime.writing import write_json
@@ -100,6 +102,18 @@ def test_files_come_back_with_a_memory(ready: Job, ttt: bool) -> None:
     assert result["ledger_bits"] < 0.6 * without["ledger_bits"] and not without["memory"]
     with pytest.raises(PgolfError, match=r"cannot be decoded|decodes to something else"):
         ready.decompress(encode_file(replace(header, memory=False), payload), "x.pgz")
+
+
+def test_what_an_artifact_stores_is_known_on_both_sides(ready: Job) -> None:
+    stored = np.array(ready._opened.encode(TEXT[:50].decode()), np.uint16)
+    begin = replace(start_of(ready._opened.pieces, ready._opened.bos_id, stored), stored=stored)
+    content = write_start(ready._weights.recipe.memory, begin)
+    jobs = [Job(ready.model_path) for _ in range(2)]
+    for job_ in jobs:
+        job_._weights = replace(job_._weights, memory=content)
+    compressed, result = jobs[0].compress(TEXT[:50], False, 1, memory=True)
+    assert jobs[1].decompress(compressed, "x.pgz")[0] == TEXT[:50]
+    assert result["ledger_bits"] < 0.5 * ready.compress(TEXT[:50], False, 1, memory=True)[1]["ledger_bits"]
 
 
 def test_the_number_of_threads_is_the_files(ready: Job, monkeypatch: pytest.MonkeyPatch) -> None:

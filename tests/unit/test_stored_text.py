@@ -22,6 +22,7 @@ from pgolf.evaluate.ledger import read_header, verify_ledger
 from pgolf.memory.memory import encode_tokens
 from pgolf.memory.stored import read_section, read_start, start_of, write_start
 from pgolf.recipe.recipe import Recipe, load_recipe
+from pgolf.report.content import Waterfall
 from pgolf.report.histogram import summary_rows
 from pgolf.report.run_report import run_report
 from pgolf.runs.pipeline import eval_job, evaluate_weights, pack_job, run_all
@@ -31,7 +32,8 @@ from tests.unit.run_stand_in import CPU, SETTINGS
 from tests.unit.stand_ins import small_model
 
 VOCABULARY = 400
-CAP = code_bytes(memory=True) + 14_000
+ROOM = 14_000
+CAP = code_bytes(memory=True) + ROOM
 MEMORY = [
     *("memory.enabled=true", "memory.stored=train", "memory.order=3", "memory.experts=[]"),
     *("memory.max_bytes=64000000", f"compress.cap={CAP}", "compress.scheme=budget"),
@@ -75,7 +77,7 @@ def training_tokens(dataset: Dataset) -> np.ndarray:
     return stream.take(0, stream.total)
 
 
-def part(dataset: Dataset, recipe: Recipe, cap: int = CAP, best: float | None = None) -> Any:
+def part(dataset: Dataset, recipe: Recipe, best: float | None = None) -> Any:
     """What is made for random weights; they are not packed, or that fails beside more than ``best`` bytes."""
     weights = small_model(recipe, seed=1).state_dict()
 
@@ -84,7 +86,7 @@ def part(dataset: Dataset, recipe: Recipe, cap: int = CAP, best: float | None = 
             raise PgolfError("does not fit")
         return weights
 
-    return memory_part(recipe, dataset, weights, packed, cap, lambda what: None)
+    return memory_part(recipe, dataset, weights, packed, ROOM, lambda what: None)
 
 
 def test_the_text_is_whole_documents_of_the_training_text_and_fills_its_bytes(dataset: Dataset) -> None:
@@ -130,15 +132,15 @@ def test_validation_text_changes_nothing(dataset: Dataset, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("stored", "cap", "problem"),
+    ("stored", "problem"),
     [
-        (20_000, CAP, "leaves none for weights; lower it or raise the cap"),
-        (5, CAP, "no document of the training text fits; raise it"),
+        (20_000, "has only 10,000 bytes for text and weights; lower it or raise the cap"),
+        (5, "no document of the training text fits; raise it"),
     ],
 )
-def test_no_room_for_any_text_is_a_mistake(dataset: Dataset, stored: int, cap: int, problem: str) -> None:
+def test_no_room_for_any_text_is_a_mistake(dataset: Dataset, stored: int, problem: str) -> None:
     with pytest.raises(PgolfError, match=rf"memory\.stored_bytes {stored:,}: .*{problem}"):
-        part(dataset, made_recipe(f"memory.stored_bytes={stored}"), cap)
+        part(dataset, made_recipe(f"memory.stored_bytes={stored}"))
 
 
 def test_sections_are_read_or_refused_in_one_line(dataset: Dataset, tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_a_run_is_scored_without_and_with_its_memory(run: Path, dataset: Dataset
     text = dataset.validation_text(16)
     assert verify_ledger(run / "ledger.memory.jsonl", *text).problem is None
     report = run_report(read_run(run), dataset)
-    waterfall = next(block for block in report.sections[0].blocks if hasattr(block, "steps"))
+    waterfall = next(block for block in report.sections[0].blocks if isinstance(block, Waterfall))
     assert waterfall.steps[-1] == ("memory", scores["memory"])
 
 

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgolf.compress.code_size import code_bytes
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
@@ -66,7 +65,7 @@ class Split(NamedTuple):
 
 
 def memory_part(
-    recipe: Recipe, dataset: Dataset, weights: Weights, packed: Packed, cap: int, note: Callable[[str], None]
+    recipe: Recipe, dataset: Dataset, weights: Weights, packed: Packed, room: int, note: Callable[[str], None]
 ) -> tuple[bytes, dict[str, Any]]:
     """The section "memory" of an artifact, and what the artifact says of it.
 
@@ -75,19 +74,19 @@ def memory_part(
         dataset: its training text.
         weights: the model's, unpacked.
         packed: packs them; raises a ``PgolfError`` where that cannot be.
-        cap: bytes for weights, memory and code.
+        room: bytes of the artifact: weights and memory.
         note: told what is being done.
 
     Raises:
         PgolfError: the bytes that are asked for leave none for the weights, or have no room for any text.
     """
-    wanted, room = recipe.memory.stored_bytes, cap - code_bytes(memory=True) - _BESIDE
+    wanted, room = recipe.memory.stored_bytes, room - _BESIDE
     if recipe.memory.stored == "none":
         room = wanted = 0
-    elif wanted >= room:
+    elif max(wanted, 0) >= room:
         raise PgolfError(
-            f"memory.stored_bytes {wanted:,}: beside text and code a cap of {cap:,} bytes leaves none for "
-            "weights; lower it or raise the cap"
+            f"memory.stored_bytes {wanted:,}: beside the code the cap has only {max(room, 0):,} bytes for "
+            "text and weights; lower it or raise the cap"
         )
     most = max(_TOKENS_PER_BYTE * (wanted or room), _FOR_LEVELS)
     chooser = _Chooser(recipe, dataset, most, weights, packed, note)
@@ -108,7 +107,6 @@ def memory_part(
     content = write_start(recipe.memory, start)
     return content, {
         "bytes": len(content),
-        "cap": cap,
         "tokens": len(start.stored),
         "trust": list(start.trust),
         "held_out": chooser.about(),

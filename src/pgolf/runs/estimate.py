@@ -36,6 +36,8 @@ class Estimate:
     training_flops_per_token: int
     training_memory_cpu: int
     training_memory_cuda: int
+    counts_memory: int = 0
+    """Main memory for the counts of the recipe's memory at most: of some 60 million tokens."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -46,12 +48,14 @@ class Estimate:
         groups = ", ".join(f"{name} {count:,}" for name, count in self.parameters_by_group.items())
         forward, training = self.forward_flops_per_token, self.training_flops_per_token
         on_cpu, on_cuda = _gib(self.training_memory_cpu), _gib(self.training_memory_cuda)
+        counts = [("memory for counts", f"at most {_gib(self.counts_memory)}")] if self.counts_memory else []
         return [
             ("parameters", f"{self.parameters:,} ({groups})"),
             ("artifact", f"about {self.artifact_bytes:,} bytes"),
             ("with code", f"about {self.artifact_bytes + self.code_bytes:,} of {self.cap:,} bytes"),
             ("FLOPs per token", f"{forward:,} forward, {training:,} training"),
             ("training memory", f"about {on_cpu} on the CPU, {on_cuda} on CUDA"),
+            *counts,
         ]
 
 
@@ -75,13 +79,22 @@ def estimate(recipe: Recipe) -> Estimate:
         parameters=sum(by_group.values()),
         parameters_by_group=by_group,
         artifact_bytes=predicted_bytes(recipe),
-        code_bytes=code_bytes(),
+        code_bytes=code_bytes(recipe.memory.enabled),
         cap=recipe.compress.cap,
         forward_flops_per_token=forward,
         training_flops_per_token=3 * forward,
         training_memory_cpu=_memory(recipe, shapes, cuda=False),
         training_memory_cuda=_memory(recipe, shapes, cuda=True),
+        counts_memory=_counts(recipe),
     )
+
+
+def _counts(recipe: Recipe) -> int:
+    if not recipe.memory.enabled:
+        return 0
+    from pgolf.memory.memory import memory_bytes  # Compiles functions.
+
+    return memory_bytes(recipe.memory, recipe.model.vocab_size, 1 << 26)
 
 
 def check_size(recipe: Recipe) -> None:

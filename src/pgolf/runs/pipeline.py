@@ -292,8 +292,8 @@ def _memory(
     def packed(taken: int) -> dict[str, Tensor]:
         return dequantize_state(fit(*given, limit - taken, code, calibration, **how).stored)
 
-    content, about = memory_part(recipe, dataset, state, packed, limit, how["note"])
-    return {"memory": content, "about": {"memory": about}}
+    content, about = memory_part(recipe, dataset, state, packed, limit - code, how["note"])
+    return {"memory": content, "about": {"memory": {"cap": limit, **about}}}
 
 
 def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:

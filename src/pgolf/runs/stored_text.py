@@ -8,6 +8,7 @@ it is packed into the bytes that are left. The split that costs least wins.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgolf.compress.code_size import code_bytes
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
@@ -38,8 +38,8 @@ _MOST_CHANCES = 1 << 26
 # Longer documents are read in parts, so that what they change can be taken back.
 _PART = 8192
 # Text that takes fewer bytes a token is not looked for.
-_TOKENS_PER_BYTE = 3
-# Tokens of text that tell how frequent each is, where none is stored.
+_TOKENS_PER_BYTE = 6
+# Tokens that tell how frequent each is, also where less text is stored.
 _FOR_LEVELS = 1 << 20
 # What the coder may take beyond the sum of the costs.
 _CODER_BYTES = 16
@@ -65,7 +65,7 @@ class Split(NamedTuple):
 
 
 def memory_part(
-    recipe: Recipe, dataset: Dataset, weights: Weights, packed: Packed, cap: int, note: Callable[[str], None]
+    recipe: Recipe, dataset: Dataset, weights: Weights, packed: Packed, room: int, note: Callable[[str], None]
 ) -> tuple[bytes, dict[str, Any]]:
     """The section "memory" of an artifact, and what the artifact says of it.
 
@@ -74,21 +74,21 @@ def memory_part(
         dataset: its training text.
         weights: the model's, unpacked.
         packed: packs them; raises a ``PgolfError`` where that cannot be.
-        cap: bytes for weights, memory and code.
+        room: bytes of the artifact: weights and memory.
         note: told what is being done.
 
     Raises:
         PgolfError: the bytes that are asked for leave none for the weights, or have no room for any text.
     """
-    wanted, room = recipe.memory.stored_bytes, cap - code_bytes(memory=True) - _BESIDE
+    wanted, room = recipe.memory.stored_bytes, room - _BESIDE
     if recipe.memory.stored == "none":
         room = wanted = 0
-    elif wanted >= room:
+    elif max(wanted, 0) >= room:
         raise PgolfError(
-            f"memory.stored_bytes {wanted:,}: beside text and code a cap of {cap:,} bytes leaves none for "
-            "weights; lower it or raise the cap"
+            f"memory.stored_bytes {wanted:,}: beside the code the cap has only {max(room, 0):,} bytes for "
+            "text and weights; lower it or raise the cap"
         )
-    most = _TOKENS_PER_BYTE * (wanted or room) or _FOR_LEVELS
+    most = max(_TOKENS_PER_BYTE * (wanted or room), _FOR_LEVELS)
     chooser = _Chooser(recipe, dataset, most, weights, packed, note)
     if recipe.memory.stored == "train" and not wanted:
         splits = chooser.splits([int(share * room) for share in SHARES])
@@ -107,7 +107,6 @@ def memory_part(
     content = write_start(recipe.memory, start)
     return content, {
         "bytes": len(content),
-        "cap": cap,
         "tokens": len(start.stored),
         "trust": list(start.trust),
         "held_out": chooser.about(),
@@ -142,10 +141,11 @@ class _Chooser:
         self.text = stream.take(0, min(stream.total, most))
         whole, part = len(self.text) == stream.total, min(_PART, stream.total // 8 + 1)
         starts = np.flatnonzero(self.text == tokenizer.bos_id)
-        self.ends = sorted({*starts.tolist(), *range(part, len(self.text), part), len(self.text)} - {0})
+        every = {*starts.tolist(), *range(part, len(self.text), part), *([len(self.text)] if whole else [])}
+        self.ends = sorted(every - {0})
         """Where documents and parts of them end."""
         first = stream.total - held
-        self.known = max(end for end in self.ends if end <= first) if whole else len(self.text)
+        self.known = max((end for end in self.ends if end <= first), default=0)
         """Tokens of the text that are not held out."""
         if whole:
             first = self.known
@@ -162,7 +162,7 @@ class _Chooser:
     def splits(self, limits: list[int], as_asked: bool = False) -> list[Split]:
         """One for each number of bytes that the text reaches, and one for all of it.
 
-        Of a single one that is ``asked`` for nobody packs the weights: they are taken as they are.
+        Where there is no choice, ``as_asked``, nobody packs the weights: they are taken as they are.
         """
         found: list[Split] = []
 
@@ -197,7 +197,7 @@ class _Chooser:
 
     def _bytes(self, part: Tokens) -> float:
         """What it would take."""
-        return float(self.memory.losses(part).sum(dtype=np.float64)) / np.log(256) if len(part) else 0.0
+        return float(self.memory.losses(part).sum(dtype=np.float64)) / math.log(256) if len(part) else 0.0
 
     def _judged(self, size: int, tokens: int, as_asked: bool) -> Split | None:
         self.note(f"scoring held-out training text after {tokens:,} tokens")
@@ -212,7 +212,7 @@ class _Chooser:
             self.memory.losses(self.held[:0])  # Takes back what was only tried.
             self.memory.mixer.joints[...] = trust
             nats = self.memory.losses(self.held[1:], rows).sum(dtype=np.float64)
-            costs.append((float(nats) / np.log(2) / self.bytes, trust))
+            costs.append((float(nats) / math.log(2) / self.bytes, trust))
         return Split(size, tokens, *min(costs))
 
     def _chances(self, weights: Weights) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from typing import Any
 import python_minifier
 
 from pgolf.compress.code_size import FILTERS
+from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import Section
 from pgolf.runtime.environment import FOLDER, VERSION
@@ -37,6 +38,7 @@ INSTEAD = {
     Key("pgolf.recipe.recipe", "recipe_from_tree"): Key(STANDINS, "recipe_from_tree"),
     Key("pgolf.compress.code_size", "code_bytes"): Key(STANDINS, "code_bytes"),
     Key("pgolf.kernels.cross_entropy", "softcap_cross_entropy"): Key(STANDINS, "softcap_cross_entropy"),
+    Key("pgolf.evaluate.memory_scorer", "MemoryScorer"): Key(STANDINS, "nothing"),
     Key("pgolf.train.checkpoint", "save_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.checkpoint", "load_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.tensorboard", "event_files"): Key(STANDINS, "nothing"),
@@ -64,7 +66,12 @@ class Bundle:
 
 
 def bundle(recipe: Recipe) -> Bundle:
-    """The program that trains, packs and scores a recipe."""
+    """The program that trains, packs and scores a recipe; a ``PgolfError`` for one with a memory."""
+    if recipe.memory.enabled:
+        raise PgolfError(
+            f"recipe {recipe.name}: a single script has no memory yet; submit a run of it that was made with "
+            "--set memory.enabled=false"
+        )
     program = Program((SECTIONS, ENTRY), INSTEAD, {STANDINS: _constants(recipe)})
     for module in program.modules.values():
         _make_plain(module)

@@ -183,6 +183,74 @@ def quantizers_verb(
     print_columns((*header, "packing"), [formatted(row, forms) for row in result["rows"]], title, drop=drop)
 
 
+@verb(
+    "memory",
+    "pgolf bench memory --data data/web",
+    "pgolf bench memory --data data/web --targets 62000000 --json",
+    of=bench,
+)
+def memory_verb(
+    data: Annotated[Path, Option(help="Prepared folder; its training text is counted.")],
+    tokenizer: TokenizerFile = None,
+    targets: Annotated[int, Option(min=10, help="How many to score.")] = 5_000_000,
+    extrapolate: Annotated[int, Option(min=10, help="Tell seconds and bytes for so many.")] = 62_000_000,
+    block: Annotated[int, Option(min=1, help="Targets scored at a time.")] = 1024,
+    order: Annotated[int, Option(min=1, max=24, help="Tokens of the longest context.")] = 6,
+    out: JsonFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a memory costs beside a model: microseconds per target and bytes, linear and strongest."""
+    from pgolf.bench.memory import bench_memory
+    from pgolf.data.dataset import open_dataset
+    from pgolf.runtime.progress import counting
+
+    dataset = open_dataset(data, tokenizer)
+    with counting("counting") as progress:
+        result = bench_memory(dataset, targets, extrapolate, block, order, progress)
+    if _as_json_only(result, out, as_json):
+        return
+    forms = {"stage": "{}", "cpu_microseconds": "{:.2f}", "microseconds": "{:.2f}"}
+    forms |= {"microseconds_per_doubling": "{:+.2f}", "bytes_per_million": "{:,.0f}"}
+    forms |= {"extrapolated_seconds": "{:,.0f} s", "extrapolated_bytes": "{:,}"}
+    times, sizes = ("CPU us", "wall us", "more when doubled"), ("bytes per million",)
+    header = ("stage", *times, *sizes, f"{extrapolate:,} targets", "bytes")
+    rows = [formatted(row, forms) for row in result["rows"]]
+    print_columns(header, rows, f"V {result['vocab_size']:,}, order {order}: {result['scope']}")
+
+
+@verb(
+    "yardstick",
+    "pgolf bench yardstick runs/quickstart",
+    "pgolf bench yardstick runs/web --cap 1000000 --json",
+    of=bench,
+)
+def yardstick_verb(
+    run: Annotated[Path, Argument(help="A finished run, for its scores and its data.")],
+    data: DataFolder = None,
+    tokenizer: TokenizerFile = None,
+    cap: Annotated[
+        int | None, Option(min=1, help="Cut the training text to what a compressor packs into so many bytes.")
+    ] = None,
+    out: JsonFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a run's scores beside PPMd, xz and bzip2, alone and after the training text."""
+    from pgolf.bench.yardstick import yardstick
+    from pgolf.runtime.progress import counting
+
+    with counting("compressing") as progress:
+        result = yardstick(run, data, tokenizer, cap, progress)
+    if _as_json_only(result, out, as_json):
+        return
+    name = result["recipe"]
+    scores = [(f"{name}, {score}", f"{bpb:.4f}", "-", "-") for score, bpb in result["scores"].items()]
+    forms = {"alone_bpb": "{:.4f}", "primed_bpb": "{:.4f}", "training_packed": "{:,}"}
+    rows = [(row["compressor"], *formatted(row, forms)) for row in result["rows"]]
+    header = ("", "bits per byte", "after training text", "which it packs into")
+    title = f"{result['bytes']:,} bytes of held-out text"
+    print_columns(header, [*rows, *scores], title)
+
+
 @verb("fuzz", "pgolf bench fuzz --cases 2000", "pgolf bench fuzz --cases 1 --seed 7", of=bench)
 def fuzz_verb(
     cases: Annotated[int, Option(min=1, help="Files to read.")] = 100_000,

@@ -26,10 +26,10 @@ OURS = "pgolf"
 # Parts of one compressor's work, for the progress.
 _STEPS = 1000
 _PPMD_ORDERS = (4, 6, 8, 16, 32)
-_PPMD_MEMORY, _PPMD_LARGEST_MEMORY = 16 << 20, 256 << 20
+_PPMD_MEMORY, _PPMD_LARGEST_MEMORY = 16 << 20, 1 << 30
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """A compressor, or why it is not here."""
 
     compressor: str
@@ -61,7 +61,8 @@ def compare_files(
     """
     contents = [read_bytes(path) for path in paths]
     job = Job(model, tokenizer)
-    ways = [*_general(), *(_ours(job, ttt, each, threads) for each in ([False, True] if memory else [False]))]
+    with_memory = [False, True] if memory else [False]
+    ways = [*general_compressors(), *(_ours(job, ttt, each, threads) for each in with_memory)]
     total, done = len(paths) * len(ways) * _STEPS, 0
 
     def report(part: int, parts: int) -> None:
@@ -79,32 +80,42 @@ def compare_files(
     return found
 
 
-def _general() -> Iterator[_Way]:
+def general_compressors() -> Iterator[Way]:
+    """All but the model, those that are not installed included."""
     yield _plain("bzip2 -9", partial(bz2.compress, compresslevel=9), bz2.decompress)
     yield _plain("xz -9e", partial(lzma.compress, preset=9 | lzma.PRESET_EXTREME), lzma.decompress)
     yield _plain("zstd --ultra -22", partial(zstandard.compress, level=22), zstandard.decompress)
-    for name, package, way in (("brotli -q 11", "brotli", _brotli), ("PPMd", "pyppmd", _ppmd)):
-        try:
-            module = importlib.import_module(package)
-        except ImportError:
-            yield _Way(name, None, None, f"not installed: pip install {package}")
-        else:
-            yield way(module)
+    yield _brotli()
+    yield ppmd_of(_PPMD_ORDERS)
 
 
-def _brotli(brotli: Any) -> _Way:
+def _missing(compressor: str, package: str) -> Way:
+    return Way(compressor, None, None, f"not installed: pip install {package}")
+
+
+def _brotli() -> Way:
+    try:
+        brotli: Any = importlib.import_module("brotli")
+    except ImportError:
+        return _missing("brotli -q 11", "brotli")
     return _plain("brotli -q 11", partial(brotli.compress, quality=11, lgwin=24), brotli.decompress)
 
 
-def _ppmd(pyppmd: Any) -> _Way:
+def ppmd_of(orders: Sequence[int]) -> Way:
+    """7-Zip's PPMd (variant H): the best of some orders."""
+    try:
+        pyppmd: Any = importlib.import_module("pyppmd")
+    except ImportError:
+        return _missing("PPMd", "pyppmd")
+
     def memory(size: int) -> int:
         # More than a text of this size ever needs: what is not used costs time all the same.
         return min(max(64 * size, _PPMD_MEMORY), _PPMD_LARGEST_MEMORY)
 
-    # 7-Zip's variant, each order in turn; the first byte says which one was best.
+    # Each order in turn; the first byte says which one was best.
     def compress(content: bytes) -> bytes:
         pack = partial(pyppmd.compress, content, mem_size=memory(len(content)), variant="H")
-        packed = (bytes((order,)) + pack(max_order=order) for order in _PPMD_ORDERS)
+        packed = (bytes((order,)) + pack(max_order=order) for order in orders)
         # Its decoder has to be told the length.
         return len(content).to_bytes(4, "little") + min(packed, key=len)
 
@@ -118,20 +129,22 @@ def _ppmd(pyppmd: Any) -> _Way:
             found += decoder.decode(b"\x00", size - len(found))
         return bytes(found)
 
-    return _plain("PPMd H", compress, expand, f"best of orders {', '.join(map(str, _PPMD_ORDERS))}")
+    if len(orders) == 1:
+        return _plain(f"PPMd H, order {orders[0]}", compress, expand)
+    return _plain("PPMd H", compress, expand, f"best of orders {', '.join(map(str, orders))}")
 
 
 def _plain(
     compressor: str, compress: Callable[[bytes], bytes], expand: Callable[[bytes], bytes], note: str = ""
-) -> _Way:
+) -> Way:
     """A compressor that is too quick to report progress."""
-    return _Way(compressor, lambda content, _: compress(content), lambda packed, _: expand(packed), note)
+    return Way(compressor, lambda content, _: compress(content), lambda packed, _: expand(packed), note)
 
 
-def _ours(job: Job, ttt: bool, memory: bool, threads: int) -> _Way:
+def _ours(job: Job, ttt: bool, memory: bool, threads: int) -> Way:
     size = job.model_path.stat().st_size
     parts = [name for name, on in (("test-time training", ttt), ("memory", memory)) if on]
-    return _Way(
+    return Way(
         f"{OURS} with {' and '.join(parts)}" if parts else OURS,
         lambda content, report: job.compress(content, ttt, threads, report, memory=memory)[0],
         lambda packed, report: job.decompress(packed, "the compressed file", report)[0],
@@ -140,7 +153,7 @@ def _ours(job: Job, ttt: bool, memory: bool, threads: int) -> _Way:
     )
 
 
-def _measure(way: _Way, content: bytes, report: Progress) -> dict[str, Any]:
+def _measure(way: Way, content: bytes, report: Progress) -> dict[str, Any]:
     names = ("bytes", "bytes_with_model", "bits_per_byte", "encode_seconds", "decode_seconds")
     numbers: tuple[float | None, ...] = (None,) * len(names)
     if way.compress is not None and way.expand is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from pgolf.errors import PgolfError
 from pgolf.memory import counts as counted
-from pgolf.memory.memory import Memory, Probabilities, Tokens, decode_tokens, encode_tokens, memory_bytes
+from pgolf.memory.memory import (
+    Memory,
+    Probabilities,
+    Start,
+    Tokens,
+    decode_tokens,
+    encode_tokens,
+    memory_bytes,
+)
 from pgolf.memory.stored import read_start, start_of, write_start
 from pgolf.memory.tree import tree_of
 from pgolf.recipe.sections import MemorySection
@@ -136,7 +145,7 @@ def test_whatever_is_asked_the_same_text_makes_the_same_memory(
     requests: list[tuple[str, int, int]], beside: bool, kind: str
 ) -> None:
     tokens = text(140)
-    plain, memory = (Memory(SECTIONS[kind], start(), 140) for _ in range(2))
+    plain, memory = (Memory(SECTIONS[kind], start(), 140 + 40) for _ in range(2))
     done, kept = 0, None
     for what, count, seed in requests:
         block = tokens[done : done + count]
@@ -347,8 +356,10 @@ def packed(about: bytes, coded: bytes = bytes(40)) -> bytes:
     return len(content).to_bytes(4, "little") + content + coded
 
 
-def about(known: int = 20, bos: int = 1, tokens: int = 30, trust: float = 0.5, leaves: int = 0) -> bytes:
-    numbers = struct.pack("<IIIff", known, bos, tokens, trust, 0.5)
+def about(
+    known: int = 20, bos: int = 1, tokens: int = 30, trust: float = 0.5, leaves: int = 0, check: int = 0
+) -> bytes:
+    numbers = struct.pack("<IIIIff", known, bos, tokens, check, trust, 0.5)
     order = (np.arange(20) + leaves).astype("<u2")
     return numbers + order.tobytes() + bytes(20)
 
@@ -362,6 +373,7 @@ DAMAGED = {
     "claims much": packed(bytes(10**7)),
     "short": packed(about()[:15]),
     "leaves cut": packed(about()[:40]),
+    "half a leaf": packed(about()[:41]),
     "levels cut": packed(about()[:-1]),
     "longer": packed(about() + b"1"),
     "another vocabulary": packed(about(known=19)),
@@ -375,27 +387,35 @@ DAMAGED = {
 
 @pytest.mark.parametrize("what", DAMAGED)
 def test_a_damaged_section_is_one_clear_line(what: str) -> None:
-    with pytest.raises(
-        PgolfError, match=r"^model\.pgolf: the memory's section .*; restore the file"
-    ) as error:
+    with pytest.raises(PgolfError, match=r"^model\.pgolf: ") as error:
         read_start(section(), DAMAGED[what], 20, "model.pgolf")
-    assert "\n" not in str(error.value)
-    assert len(read_start(section(), packed(about()), 20, "model.pgolf").stored) == 30
+    assert "\n" not in str(error.value) and "memory" in str(error.value)
+
+
+def test_the_same_section_undamaged() -> None:
+    plain = Start(np.arange(20, dtype=np.uint16), np.zeros(20, np.uint8), np.zeros(20, np.bool_))
+    tokens = decode_tokens(section(), plain, bytes(40), 30)
+    content = packed(about(check=zlib.crc32(tokens.tobytes())))
+    assert np.array_equal(read_start(section(), content, 20, "model.pgolf").stored, tokens)
+    with pytest.raises(PgolfError, match="something else than was written"):
+        read_start(section(), content[:-40] + b"\xff" * 40, 20, "model.pgolf")
 
 
 @given(st.integers(0, 10**6))
-def test_no_damage_is_worse_than_other_tokens(seed: int) -> None:
-    """The artifact's digest notices every change; reading what has one has no other outcome than these."""
+def test_no_damage_is_more_than_a_clear_line(seed: int) -> None:
+    """Or the section is sound all the same; every change of an artifact is noticed by its digests."""
     generator = np.random.default_rng(seed)
-    content = bytearray(write_start(section(), start(20, stored=text(40, vocab_size=20))))
+    begin = start(20, stored=text(40, vocab_size=20))
+    content = bytearray(write_start(section(), begin))
     for place in generator.integers(0, len(content), 3):
         content[place] ^= 1 << generator.integers(8)
-    cut = bytes(content[: generator.integers(len(content))] if seed % 3 == 0 else content)
+    damaged = bytes(content[: generator.integers(len(content))] if seed % 3 == 0 else content)
     try:
-        again = read_start(section(), cut, 20, "here")
-    except PgolfError:
+        again = read_start(section(), damaged, 20, "here")
+    except PgolfError as error:
+        assert "\n" not in str(error)
         return
-    assert sorted(again.leaves) == list(range(20)) and again.stored.max(initial=0) < 20
+    assert sorted(again.leaves) == list(range(20)) and np.array_equal(again.stored, begin.stored)
 
 
 # ---- the tree

@@ -21,6 +21,7 @@ import torch
 
 from pgolf.audit.evaluator_tests import OwnTarget, count_findings
 from pgolf.audit.experiments import Experiments
+from pgolf.audit.held import held_text
 from pgolf.audit.report import Finding, Report, ordered, verdict
 from pgolf.audit.runs import Case, EvaluatorRunner, Nats, Runner, ScorerRunner, Settings, spread
 from pgolf.audit.scorer_tests import ScorerTests
@@ -61,30 +62,33 @@ def audit(
     name: str,
     plug_in: bool = True,
     data: Path | None = None,
-    full_targets: int | None = None,
+    whole: Tokens | None = None,
     note: Note = lambda _: None,
 ) -> Report:
     """Test whether scores of a subject are valid on a stretch of text; see ``Context`` and ``Settings``.
 
     ``make`` imports and makes the subject, and what it opens is watched. If that is a ``plug_in``, a user's
     code, its exceptions are mistakes (a ``PgolfError``) and not bugs of pgolf. The subject must not read the
-    validation text in the folder ``data``. ``full_targets`` are those of the whole text, for the time (None:
-    the stretch's), and ``note`` is told what is being tested.
+    validation text in the folder ``data``. ``whole`` are the tokens of the whole text, of which this is a
+    stretch (None: the stretch's), for the time and for what the subject holds of it. ``note`` is told what is
+    being tested.
     """
     tokens, byte_counts = text
     if len(tokens) < 3:
         raise PgolfError(f"{len(tokens) - 1} targets are too few for an audit; take more")
     started = time.perf_counter()
     stream = Stream(tokens, context.bos_id, context.vocab_size)
+    whole = tokens if whole is None else whole
     with Watch(context.artifact, data) as watch:
         note("loading")
         subject = make()
+        held = held_text(subject, whole)
         watch.phase = "scoring"
         parts = _Parts(stream, byte_counts, context, settings, name if plug_in else "", note)
         is_evaluator = isinstance(subject, Evaluator)
         part = parts.of_evaluator(subject) if isinstance(subject, Evaluator) else parts.of_scorer(subject)
     per_target = part.seconds / stream.targets
-    findings = [*part.findings, *_watched(watch), _time(per_target, full_targets or stream.targets, settings)]
+    findings = [*part.findings, *_watched(watch), held, _time(per_target, len(whole) - 1, settings)]
     compiled = len(watch.of_kind("compiler"))
     compiler = f"a compiler was at work ({compiled} files and programs)" if compiled else None
     byte_count = int(byte_counts.sum(dtype=np.int64))
@@ -244,16 +248,15 @@ class Job:
         """Audit on the first targets; see the function ``audit``."""
         if self.context.device.type == "cuda":
             settings = replace(settings, rounding=max(settings.rounding, _CUDA_ROUNDING))
-        text, full_targets = self.text.first(targets or self.usual_targets), len(self.text.byte_counts)
         found = audit(
             self.make,
-            text,
+            self.text.first(targets or self.usual_targets),
             self.context,
             settings,
             name=self.name,
             plug_in=self.plug_in,
             data=self.data,
-            full_targets=full_targets,
+            whole=self.text.tokens,
             note=note,
         )
         change = self.counts.normalisation
@@ -341,15 +344,19 @@ def _own(
     if mode not in MODES:
         raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
     weights = load_weights(artifact)
-    recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt"))
+    recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt", "memory"))
     dataset = job_dataset(recipe, data, tokenizer)
     weights.check_data(dataset)
     weights.model()  # what does not fit is a mistake that is better told now
     context = _context(artifact, dataset, device)
 
     def make() -> Subject:
-        network = place(context.weights().model(), recipe, device)
-        return build_scorer(network, recipe, mode, context.bos_id)
+        loaded = context.weights()
+        with_memory = mode == "ttt" and recipe.memory.enabled
+        memory = loaded.memory_start(dataset.tokenizer) if with_memory else None
+        return build_scorer(
+            place(loaded.model(), recipe, device), recipe, mode, context.bos_id, memory=memory
+        )
 
     text = dataset.validation_text(recipe.evaluation_length)
     usual = min(usual_targets(recipe, mode), len(text.byte_counts))

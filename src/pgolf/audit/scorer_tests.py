@@ -208,11 +208,18 @@ class ScorerTests:
         return found.judged("C2", "hidden target", self.case.allowed_rounding, text)
 
     def _parts(self) -> dict[str, str]:
-        parts = digest_parts(self.runner.scorer)
-        skipped = getattr(self.runner.scorer, "recomputable", ())
+        """Fingerprints of what the scorer holds; and of its snapshot, which is all that its results depend on.
+
+        What the scorer calls recomputable is looked at in the snapshot only, if it is there.
+        """
+        scorer = self.runner.scorer
+        parts = digest_parts(scorer)
         # A path begins with the name of an attribute.
         names = {path: re.split(r"[.\[]", path.removeprefix("weights:"), maxsplit=1)[0] for path in parts}
-        return {path: value for path, value in parts.items() if names[path] not in skipped}
+        kept = {path: value for path, value in parts.items() if names[path] not in scorer.recomputable}
+        with blamed(self.runner.name, "snapshot()"):
+            snapshot = {"snapshot": scorer.snapshot()}
+        return kept | digest_parts(snapshot)
 
     def _digest(self) -> str:
         with blamed(self.runner.name, "state_digest()"):
@@ -229,7 +236,8 @@ class ScorerTests:
             first = self.weights_changed[0].removeprefix("weights:")
             evidence = f"{first} changed, and state_digest() does not tell"
         else:
-            evidence = f"state_digest() and all weights equal before and after {self.probed} requests"
+            same = "state_digest(), all weights" if self.other_changed else "state_digest(), snapshot()"
+            evidence = f"{same} and everything else equal before and after {self.probed} requests"
         if self.other_changed:
             # A cache may change, as long as no result does: "traces of scoring" sees to that.
             evidence += f"; {self.other_changed[0]} changed"

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 _DEEPEST = 12
 _MOST_PARTS = 200_000
+_LONG = 32  # A list of so many whole numbers is one part.
 # What every module has, beside its parts: parameters, which are taken with the weights, and hooks.
 _OF_MODULES = frozenset(nn.Module().__dict__) - {"_modules", "_buffers"}
 _OF_FUNCTIONS = ("__code__", "__func__", "__self__")
@@ -25,9 +27,22 @@ def digest_parts(thing: Any) -> dict[str, str]:
     Looks through attributes, containers, modules and optimizers; functions, classes and what C code hides are
     left out. Paths of parameters, buffers that are saved, and optimizers begin with "weights:".
     """
-    parts: dict[str, str] = {}
-    _walk(thing, "", parts, set(), 0)
-    return parts
+    return {path: _digest(value) for path, value in _parts(thing).items()}
+
+
+def integers(thing: Any) -> dict[str, NDArray[np.integer[Any]]]:
+    """Arrays (n,) of whole numbers that an object holds, by their path: tensors and lists too, bytes as uint16."""
+    found = {}
+    for path, value in _parts(thing).items():
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().numpy() if not value.is_floating_point() else None
+        elif isinstance(value, bytes):
+            value = np.frombuffer(value[: len(value) // 2 * 2], "<u2")
+        elif isinstance(value, tuple):
+            value = np.array(value)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+            found[path] = value.reshape(-1)
+    return found
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
@@ -40,56 +55,56 @@ def learned(paths: list[str]) -> list[str]:
     return [path for path in paths if path.startswith("weights:")]
 
 
-def _walk(thing: Any, path: str, parts: dict[str, str], seen: set[int], depth: int) -> None:
+def _parts(thing: Any) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    _walk(thing, "", parts, set(), 0)
+    return parts
+
+
+def _walk(thing: Any, path: str, parts: dict[str, Any], seen: set[int], depth: int) -> None:
     if len(parts) >= _MOST_PARTS or depth > _DEEPEST:
         return
     if isinstance(thing, (type(None), bool, int, float, complex, str, bytes)):
-        parts[path] = repr(thing) if len(repr(thing)) < 80 else _hash(repr(thing).encode())
+        parts[path] = thing
         return
     if id(thing) in seen:
         return
     seen.add(id(thing))
-    if isinstance(thing, Tensor):
-        parts[path] = tensor_digest(thing)
-    elif isinstance(thing, np.ndarray):
-        content = thing.tobytes() if thing.dtype != object else repr(thing.tolist()).encode()
-        parts[path] = f"{thing.dtype}{thing.shape}{_hash(content)}"
-    elif isinstance(thing, np.generic):
-        parts[path] = repr(thing)
+    if isinstance(thing, (Tensor, np.ndarray, np.generic, set, frozenset)):
+        parts[path] = thing
     elif isinstance(thing, np.random.Generator):
-        parts[path] = _hash(repr(thing.bit_generator.state).encode())
+        parts[path] = repr(thing.bit_generator.state)
     elif isinstance(thing, torch.Generator):
-        parts[path] = tensor_digest(thing.get_state())
+        parts[path] = thing.get_state()
+    elif isinstance(thing, (list, tuple)) and len(thing) >= _LONG and all(type(each) is int for each in thing):
+        parts[path] = tuple(thing)
     else:
         _walk_inside(thing, path, parts, seen, depth)
 
 
-def _walk_inside(thing: Any, path: str, parts: dict[str, str], seen: set[int], depth: int) -> None:
+def _walk_inside(thing: Any, path: str, parts: dict[str, Any], seen: set[int], depth: int) -> None:
     if isinstance(thing, nn.Module):
         for name, tensor in thing.state_dict(keep_vars=True).items():
             if id(tensor) not in seen:
                 seen.add(id(tensor))
-                found = tensor_digest(tensor) if isinstance(tensor, Tensor) else repr(tensor)
-                parts[f"weights:{path}.{name}"] = found
-        parts[f"{path}.training"] = repr(thing.training)
+                parts[f"weights:{path}.{name}"] = tensor
+        parts[f"{path}.training"] = thing.training
     if isinstance(thing, Optimizer):
-        inside: dict[str, str] = {}
+        inside: dict[str, Any] = {}
         _walk(thing.state_dict(), path, inside, seen, depth + 1)
         parts.update({f"weights:{name}": value for name, value in inside.items()})
     elif isinstance(thing, Mapping):
         for key, value in thing.items():
             _walk(value, f"{path}[{key!r:.40}]", parts, seen, depth + 1)
-    elif isinstance(thing, (set, frozenset)):
-        parts[path] = _hash(repr(sorted(map(repr, thing))).encode())
     elif isinstance(thing, (list, tuple)):
-        parts[f"{path}.length"] = str(len(thing))
+        parts[f"{path}.length"] = len(thing)
         for index, value in enumerate(thing):
             _walk(value, f"{path}[{index}]", parts, seen, depth + 1)
     elif not _is_code(thing):
         _walk_attributes(thing, path, parts, seen, depth)
 
 
-def _walk_attributes(thing: Any, path: str, parts: dict[str, str], seen: set[int], depth: int) -> None:
+def _walk_attributes(thing: Any, path: str, parts: dict[str, Any], seen: set[int], depth: int) -> None:
     skipped = _OF_MODULES if isinstance(thing, nn.Module) else frozenset()
     slots = [name for kind in type(thing).__mro__ for name in _slots_of(kind)]
     values = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
@@ -106,6 +121,16 @@ def _slots_of(kind: type) -> tuple[str, ...]:
 def _is_code(thing: Any) -> bool:
     # Functions, methods and builtins too; an object that merely can be called is looked into.
     return isinstance(thing, (type, ModuleType)) or any(hasattr(thing, name) for name in _OF_FUNCTIONS)
+
+
+def _digest(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return tensor_digest(value)
+    if isinstance(value, np.ndarray):
+        content = value.tobytes() if value.dtype != object else repr(value.tolist()).encode()
+        return f"{value.dtype}{value.shape}{_hash(content)}"
+    text = repr(sorted(map(repr, value))) if isinstance(value, (set, frozenset)) else repr(value)
+    return text if len(text) < 80 else _hash(text.encode())
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -34,9 +34,12 @@ _PROCESSES = {"os.system", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"
 _MODULES = (".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib", ".pth")
 # The machine's own description, random numbers, devices.
 _MACHINE = ("/proc/", "/sys/", "/dev/", "/etc/")
-# What torch.compile runs and where it keeps what it made.
+# What torch.compile runs, and where it and the memory's compiler keep what they made.
 _COMPILERS = re.compile(r"gcc|g\+\+|cc|c\+\+|clang|clang\+\+|ld|ldconfig|as|ptxas|nvcc|cuobjdump")
-_COMPILER_FOLDERS = (f"{os.sep}torchinductor_", f"{os.sep}.triton{os.sep}", f"{os.sep}triton{os.sep}")
+_COMPILER_FOLDERS = (
+    *(f"{os.sep}torchinductor_", f"{os.sep}.triton{os.sep}", f"{os.sep}triton{os.sep}"),
+    f"{os.sep}pgolf{os.sep}compiled-",
+)
 
 
 @dataclass(frozen=True)

@@ -73,14 +73,18 @@ def read_section(content: bytes, vocab_size: int, where: str) -> Section:
         PgolfError: damaged, or for another vocabulary. ``where`` names it.
     """
     size, most = int.from_bytes(content[:4], "little"), _NUMBERS.size + 3 * (1 << 16)
+    packed, coded = content[4 : 4 + size], content[4 + size :]
     try:
-        about = zstandard.ZstdDecompressor().decompress(content[4 : 4 + size], max_output_size=most)
+        # A damaged file may claim any size.
+        if len(packed) < size or zstandard.frame_content_size(packed) > most:
+            raise ValueError
+        about = zstandard.ZstdDecompressor().decompress(packed, max_output_size=most)
         known, bos, tokens, check, *trust = _NUMBERS.unpack_from(about)
-    except (zstandard.ZstdError, struct.error) as error:
+        leaves = np.frombuffer(about[_NUMBERS.size :][: 2 * known], "<u2")
+    except (zstandard.ZstdError, struct.error, ValueError) as error:
         raise PgolfError(f"{where}: the memory's section is damaged; restore the file from a copy") from error
     if known != vocab_size:
         raise PgolfError(f"{where}: its memory knows {known:,} pieces, but its model {vocab_size:,}")
-    leaves, coded = np.frombuffer(about[_NUMBERS.size :][: 2 * known], "<u2"), content[4 + size :]
     marks = np.frombuffer(about[_NUMBERS.size + 2 * known :], np.uint8)
     sound = len(marks) == known and np.array_equal(np.sort(leaves), np.arange(known))
     sound = sound and bos < known and tokens <= _MOST_TOKENS + _TOKENS_PER_BYTE * len(coded)

@@ -22,7 +22,7 @@ README = ROOT / "README.md"
 _SMALL = [
     *("train.steps=4", "train.warmdown_steps=2", "model.layers=2", "model.xsa_last=2", "model.width=32"),
     *("model.heads=2", "model.kv_heads=1", "model.mlp_hidden=32", "ttt.epochs=1", "evaluate.stride=256"),
-    *("compress.calibration_tokens=1024",),
+    *("compress.calibration_tokens=1024", "memory.stored_bytes=9000", "memory.order=2", "memory.experts=[]"),
 ]
 _AUDIT = "pgolf audit tiny.pgolf --data data/books --mode ttt"
 # What would install something, run these tests, or take a quarter of the time.

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from pgolf.evaluate.evaluations import EVALUATIONS
+from pgolf.evaluate.evaluations import EVALUATIONS, evaluation_names
 from pgolf.report.content import Table
 from pgolf.study.analysis import Analysis, analyse
 from pgolf.study.cells import Cell, terms_of
 
 # Nats per target of each evaluation, relative to the first.
-SHIFTS = {"raw": 0.0, "float": -0.02, "packed": 0.03, "sliding": -0.01, "ttt": -0.06}
+SHIFTS = {"raw": 0.0, "float": -0.02, "packed": 0.03, "sliding": -0.01, "ttt": -0.06, "memory": -0.16}
 NOISE = {1: -0.001, 2: 0.0002, 3: 0.0008}
 BITS = 0.5
 
 
 def result(
-    loss: float, size: int = 999_000, evaluations: Sequence[str] = tuple(EVALUATIONS)
+    loss: float, size: int = 999_000, evaluations: Sequence[str] = tuple(evaluation_names(memory=False))
 ) -> dict[str, Any]:
     scores = {
         name: {
@@ -73,6 +73,14 @@ def test_every_term_is_told_apart() -> None:
     assert column(steps, "step") == ["averaging", "quantization", "sliding windows", "TTT"]
     assert column(steps, "change") == pytest.approx([-0.01, 0.025, -0.02, -0.025])
     assert (column(steps, "before")[0], column(steps, "after")[-1]) == pytest.approx((1.75, 1.72))
+    assert not [name for name in means.columns if "memory" in name]
+
+
+def test_a_memory_is_a_term_where_a_cell_has_one() -> None:
+    cells = [cell({}, 1, 3.5), cell({"memory.enabled": True}, 1, 3.5, evaluations=tuple(EVALUATIONS))]
+    found = analyse(cells)
+    assert column(table(found, "Every term, mean"), "memory gain") == [None, pytest.approx(BITS * 0.1)]
+    assert column(table(found, "Step by step"), "step")[-1] == "memory"
 
 
 def test_spread_over_seeds() -> None:

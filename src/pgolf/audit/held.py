@@ -46,12 +46,12 @@ def overlap(held: NDArray[Any], text: Tokens) -> Overlap:
 
 def held_text(subject: Any, text: Tokens) -> Finding:
     """Compare all integers that a subject holds with the text that it is about to score."""
-    # Of a function, what it was made with.
     function = subject.function if isinstance(subject, Evaluator) else subject
-    roots = [function, *(cell.cell_contents for cell in getattr(function, "__closure__", None) or ())]
+    # What a function was made with.
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     largest, where = Overlap(0.0, 0), ""
     searched = 0
-    for path, held in integers(roots).items():
+    for path, held in (integers(function) | integers(cells)).items():
         if len(held) < RUN:
             continue
         searched += len(held)

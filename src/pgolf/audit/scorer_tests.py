@@ -236,8 +236,8 @@ class ScorerTests:
             first = self.weights_changed[0].removeprefix("weights:")
             evidence = f"{first} changed, and state_digest() does not tell"
         else:
-            same = "state_digest(), all weights" if self.other_changed else "state_digest(), snapshot()"
-            evidence = f"{same} and everything else equal before and after {self.probed} requests"
+            equal = "all weights" if self.other_changed else "snapshot(), and all that it holds,"
+            evidence = f"state_digest(), {equal} equal before and after {self.probed} requests"
         if self.other_changed:
             # A cache may change, as long as no result does: "traces of scoring" sees to that.
             evidence += f"; {self.other_changed[0]} changed"

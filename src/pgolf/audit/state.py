@@ -76,7 +76,9 @@ def _walk(thing: Any, path: str, parts: dict[str, Any], seen: set[int], depth: i
         parts[path] = repr(thing.bit_generator.state)
     elif isinstance(thing, torch.Generator):
         parts[path] = thing.get_state()
-    elif isinstance(thing, (list, tuple)) and len(thing) >= _LONG and all(type(each) is int for each in thing):
+    elif (
+        isinstance(thing, (list, tuple)) and len(thing) >= _LONG and all(type(each) is int for each in thing)
+    ):
         parts[path] = tuple(thing)
     else:
         _walk_inside(thing, path, parts, seen, depth)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch import Tensor
 from pgolf.audit.subject import Claim, Context
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.build import build_scorer
+from pgolf.evaluate.memory_scorer import MemoryScorer
 from pgolf.evaluate.protocol import Recorded, Scorer
 from tests.audit.zoo.toys import (
     BOS,
@@ -29,9 +33,12 @@ from tests.audit.zoo.toys import (
     student,
     toy_costs,
     toy_logits,
+    toy_text,
     train,
 )
-from tests.unit.stand_ins import small_model, small_recipe
+from tests.unit.memory_stand_ins import section
+from tests.unit.memory_stand_ins import start as memory_start
+from tests.unit.stand_ins import random_tokens, small_model, small_recipe
 
 
 def library(mode: str, *settings: str) -> Any:
@@ -43,6 +50,17 @@ def library(mode: str, *settings: str) -> Any:
     )
     network = small_model(recipe)
     return lambda _: build_scorer(network, recipe, mode, BOS)
+
+
+def beside_ttt() -> Any:
+    """A memory beside test-time training, as an evaluation makes it."""
+    recipe = small_recipe(
+        *(f"model.vocab_size={VOCABULARY}", "model.layers=1", "evaluate.stride=8", "evaluate.batch=8"),
+        *("ttt.frozen_blocks=0", "ttt.epochs=1", "ttt.batch_sequences=4", 'ttt.optimizer="sgd"'),
+        *("memory.enabled=true", "memory.order=2"),
+    )
+    network, begin = small_model(recipe), memory_start(VOCABULARY)
+    return lambda _: build_scorer(network, recipe, "ttt", BOS, memory=begin)
 
 
 class NgramMixture(ToyScorer):
@@ -159,6 +177,81 @@ class LearningScorer(ToyScorer):
         self.weights_changed()
 
 
+class Ppm(Scorer):
+    """Prediction by partial matching (Cleary and Witten 1984; method C): the longest known context predicts,
+    or escapes to the next shorter one, which is asked for tokens that no longer one has seen.
+    """
+
+    vocab_size = VOCABULARY
+    order = 2
+
+    def begin(self, first: int, targets: int) -> None:
+        self.text = [first]
+        self.counts: dict[tuple[int, ...], Counter[int]] = {}
+
+    def wanted(self) -> int:
+        return 20
+
+    def distributions(self, given: Tensor) -> Tensor:
+        rows, tokens = [self.row()], given.tolist()
+        for token in tokens:
+            self.learn(token)
+            rows.append(self.row())
+        for _ in tokens:
+            self.forget()
+        return torch.from_numpy(np.stack(rows)).log().float()
+
+    def row(self) -> np.ndarray:
+        row, left, free = np.zeros(VOCABULARY), 1.0, np.ones(VOCABULARY, np.bool_)
+        for context in self.contexts():
+            known = {token: count for token, count in self.counts.get(context, {}).items() if free[token]}
+            if known:
+                total = sum(known.values()) + len(known)
+                for token, count in known.items():
+                    row[token] = left * count / total
+                left *= len(known) / total
+                free[list(known)] = False
+        row[free] = left / max(free.sum(), 1)
+        return row / row.sum()
+
+    def contexts(self) -> list[tuple[int, ...]]:
+        return [
+            tuple(self.text[len(self.text) - n :]) for n in range(self.order, -1, -1) if n <= len(self.text)
+        ]
+
+    def learn(self, token: int) -> None:
+        for context in self.contexts():
+            self.counts.setdefault(context, Counter())[token] += 1
+        self.text.append(token)
+
+    def forget(self) -> None:
+        token = self.text.pop()
+        for context in self.contexts():
+            self.counts[context][token] -= 1
+            # As if it had never been there: what is left has to be in the same order too.
+            self.counts[context] += Counter()
+            if not self.counts[context]:
+                del self.counts[context]
+
+    def receive(self, recorded: Recorded) -> None:
+        for token in recorded.tokens.tolist():
+            self.learn(token)
+
+    def state_digest(self) -> str:
+        return hashlib.sha256(repr((self.text, self.counts)).encode()).hexdigest()
+
+
+def with_memory(base: Callable[[], Scorer] | None, mixing: str, stored: int | None = None) -> Any:
+    """A memory beside a scorer, or alone; its stored text is of another seed than any that is audited."""
+
+    def make(_: Context) -> Scorer:
+        text = toy_text(1000 + stored)[:60] if stored is not None else random_tokens(0)
+        begin = memory_start(VOCABULARY, stored=text)
+        return MemoryScorer(None if base is None else base(), section(order=2, mixing=mixing), begin)
+
+    return make
+
+
 def sliding_evaluator(_: Context) -> Any:
     model = ToyModel(KNOWN)
 
@@ -238,6 +331,11 @@ VALID = [
         ),
         slow=True,
     ),
+    Animal("memory", with_memory(None, "logistic", stored=0), slow=True),
+    Animal("memory_beside_model", with_memory(ToyScorer, "logistic"), slow=True),
+    Animal("memory_of_linear_mixing", with_memory(LearningScorer, "linear", stored=1), slow=True),
+    Animal("memory_beside_sgd_ttt", beside_ttt(), slow=True),
+    Animal("ppm", lambda _: Ppm()),
     Animal("ngram_mixture", lambda _: NgramMixture()),
     Animal("forward_logits", lambda _: ToyScorer()),
     Animal("independent_documents", lambda _: IndependentDocuments()),

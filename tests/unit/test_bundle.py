@@ -25,9 +25,9 @@ from numpy.random import default_rng
 
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.code_size import code_bytes
-from pgolf.errors import PgolfError
 from pgolf.compress.pack import fit
 from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import Recipe, load_recipe

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from pgolf.errors import PgolfError
-from pgolf.evaluate.evaluations import SCORES
+from pgolf.evaluate.evaluations import SCORES, evaluation_names
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.folder import LAUNCH, is_trained, saved_recipe
 from pgolf.runs.pipeline import job_dataset
@@ -56,6 +56,12 @@ class RunJob:
         """The run folder's name."""
         return self.out.name
 
+    @property
+    def wanted(self) -> list[str]:
+        """Its evaluations, without that of a memory where the recipe has none."""
+        made = evaluation_names(self.recipe.memory.enabled)
+        return [name for name in self.scores if name in made]
+
     def log(self, node: int = 0) -> Path:
         """What the run prints on a node."""
         return self.out / LAUNCH / ("log.txt" if node == 0 else f"log.{node}.txt")
@@ -69,7 +75,7 @@ class RunJob:
         recipe = str(self.out / LAUNCH / RECIPE)
         if self.command == "run":
             words = ["run", recipe, "--out", str(self.out)]
-            words += [word for name in self.scores if self.scores != SCORES for word in ("--score", name)]
+            words += [word for name in self.wanted if self.scores != SCORES for word in ("--score", name)]
             words += [word for step in self.keep for word in ("--keep-step", str(step))]
         else:
             words = ["train", "--recipe", recipe, "--out", str(self.out), "--resume"]
@@ -84,7 +90,7 @@ class RunJob:
         result = read_result(self.out)
         if result is None or not (self.out / "report.md").is_file():
             return False
-        return "pack" in result and all(name in result["evaluations"] for name in self.scores)
+        return "pack" in result and all(name in result["evaluations"] for name in self.wanted)
 
 
 def plan_jobs(

@@ -208,7 +208,7 @@ class ScorerTests:
         return found.judged("C2", "hidden target", self.case.allowed_rounding, text)
 
     def _parts(self) -> dict[str, str]:
-        """Fingerprints of what the scorer holds; and of its snapshot, which is all that its results depend on.
+        """Fingerprints of what the scorer holds, and of its snapshot: all that its results depend on.
 
         What the scorer calls recomputable is looked at in the snapshot only, if it is there.
         """

@@ -90,6 +90,21 @@ def test_pgolfs_own_scorers(desk: Path, mode: str) -> None:
     assert ("chunk" in chunks[0]["evidence"]) == (mode == "ttt")
 
 
+def test_the_memory_of_an_artifact(desk: Path) -> None:
+    """The audit is of what an evaluation scores; its state is looked at, and it decodes."""
+    of_memory = ("model.pgolf", "--data", "data/web", "--mode", "ttt", "--set", "memory.enabled=true")
+    report = pgolf_json("audit", *of_memory, "--set", "memory.order=2", "--targets", "120", cwd=desk)
+    assert report["ok"], report["findings"]
+    state = next(each for each in report["findings"] if each["test"] == "state while scoring")
+    assert "snapshot()" in state["evidence"]
+    scored = pgolf_json("eval", *of_memory, "--set", "memory.order=2", "--limit-targets", "120", cwd=desk)
+    without = pgolf_json("eval", *of_memory[:5], "--limit-targets", "120", cwd=desk)
+    assert report["val_bpb"] == pytest.approx(scored["val_bpb"], rel=1e-5)
+    assert report["val_bpb"] < without["val_bpb"] - 0.01
+    proof = pgolf_json("audit", *of_memory, "--by-decoding", "--targets", "20", cwd=desk)
+    assert proof["ok"] and proof["equal"]
+
+
 def test_the_table(desk: Path) -> None:
     done = pgolf("audit", "weights.bin", "--data", "data/web", "--scorer", "plugin.py:uniform", cwd=desk)
     assert "no violation found" in done.stdout and "probabilities of all 320 targets" in " ".join(

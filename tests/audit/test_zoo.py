@@ -35,7 +35,7 @@ def test_no_valid_subject_is_accused(animal: Animal, seeds: range, texts: Path) 
 @SEEDS
 @pytest.mark.parametrize("animal", INVALID, ids=str)
 def test_every_invalid_subject_is_caught(animal: Animal, seeds: range, texts: Path) -> None:
-    for seed in seeds:
+    for seed in seeds[:1] if animal.slow else seeds:
         report = audited(animal, seed, texts)
         assert animal.condition in report.violated, f"seed {seed}: {report.violated}"
         assert animal.is_named_right(report.violated), f"seed {seed}: {report.violated}"
@@ -44,7 +44,7 @@ def test_every_invalid_subject_is_caught(animal: Animal, seeds: range, texts: Pa
 def test_the_zoo_is_complete() -> None:
     names = [animal.name for animal in [*VALID, *INVALID]]
     assert len(set(names)) == len(names)
-    assert len(VALID) >= 6 and len(INVALID) >= 16
+    assert len(VALID) >= 18 and len(INVALID) >= 55
     assert {animal.condition for animal in INVALID} == set(CONDITIONS)
     # What is known to have happened in the field.
     assert {
@@ -62,7 +62,10 @@ def test_the_zoo_is_complete() -> None:
             "byte_count_inflation",
         ),
         *("truncated_stream", "rescoring", "external_file", "future_token_in_padding"),
+        *("target_keyed_hash", "powers_of_bytes", "gate_by_class", "memory_before_scoring", "two_orders"),
+        *("counts_of_later_documents", "best_of_two_weights", "stored_validation_text"),
     } <= set(names)
     assert {"standard", "sliding", "sgd_ttt", "adamw_ttt", "lora_ttt_per_document", "ngram_mixture"} <= set(
         names
     )
+    assert {"memory", "memory_beside_model", "memory_of_linear_mixing", "ppm"} <= set(names)

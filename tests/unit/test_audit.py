@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pgolf.audit import held
 from pgolf.audit.adapter import ForwardLogitsScorer
 from pgolf.audit.audit import audit
 from pgolf.audit.report import ByteRows, Finding, Largest, Report, ordered, similar_tokens
 from pgolf.audit.runs import Settings
-from pgolf.audit.state import changes, digest_parts, learned
+from pgolf.audit.state import changes, digest_parts, integers, learned
 from pgolf.audit.streams import Stream, largest_change
 from pgolf.audit.subject import Claim, Context, Evaluator, load_factory, make_subject
 from pgolf.audit.watch import Learning, Watch
@@ -269,6 +271,51 @@ def test_every_change_of_an_object_is_seen() -> None:
 
 
 # What is opened
+
+
+def test_what_is_held_is_found_wherever_it_is() -> None:
+    class Thing:
+        __slots__ = ("inside",)
+
+    numbers = np.arange(40)
+    thing = Thing()
+    thing.inside = {"array": numbers.reshape(4, 10), "list": numbers.tolist(), "floats": numbers / 2}  # type: ignore
+    found = integers([thing, torch.from_numpy(numbers), numbers.astype("<u2").tobytes(), "text", 7])
+    assert all(np.array_equal(array, numbers) for array in found.values())
+    places = {"[0].inside['array']", "[0].inside['list']", "[1]", "[2]"}
+    assert set(found) == places
+
+
+@pytest.mark.parametrize("part", [7, 100, 1 << 22])
+def test_what_two_texts_have_in_common(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "_PART", part)
+    generator = np.random.default_rng(0)
+    text, other = (generator.integers(0, 1000, 400).astype(np.uint16) for _ in range(2))
+    assert held.overlap(other, text) == (0.0, 0.0, 0)
+    other[50:81] = text[200:231]
+    assert held.overlap(other, text).longest == 0, "31 tokens may be a coincidence"
+    other[50:90] = text[200:240]
+    assert held.overlap(other[:200], text) == (0.1, 0.2, 40)
+    other[300:332] = text[368:]
+    assert held.overlap(other, text) == (72 / 400, 72 / 400, 40)
+    assert held.overlap(text[:10], text) == held.overlap(text, text[:10]) == (0.0, 0.0, 0)
+
+
+def test_stored_text_that_is_the_text_is_a_violation() -> None:
+    generator = np.random.default_rng(0)
+    text, training = (generator.integers(0, 1000, 900).astype(np.uint16) for _ in range(2))
+
+    def evaluate(tokens: object, table: object) -> None:
+        assert len(stored)
+
+    for stored, wrong in ((training, False), (np.append(training, text[500:560]), False), (text, True)):
+        of_object = held.held_text(SimpleNamespace(start={"stored": stored}), text)
+        of_function = held.held_text(Evaluator(evaluate, "a script"), text)
+        for finding in (of_object, of_function):
+            assert (finding.condition, finding.passed) == ("C1", not wrong)
+    assert "start['stored']" in of_object.evidence
+    # A tenth of a long text is much of a short one that is held.
+    assert not held.held_text([text[500:560]], text).passed
 
 
 def test_the_watch_tells_what_is_opened(tmp_path: Path) -> None:

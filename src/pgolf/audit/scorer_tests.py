@@ -208,15 +208,15 @@ class ScorerTests:
         return found.judged("C2", "hidden target", self.case.allowed_rounding, text)
 
     def _parts(self) -> dict[str, str]:
-        """Fingerprints of what the scorer holds; and of its snapshot, which is all that its results depend on.
+        """Fingerprints of what the scorer holds, and of its snapshot: all that its results depend on.
 
         What the scorer calls recomputable is looked at in the snapshot only, if it is there.
         """
         scorer = self.runner.scorer
-        parts = digest_parts(scorer)
-        # A path begins with the name of an attribute.
-        names = {path: re.split(r"[.\[]", path.removeprefix("weights:"), maxsplit=1)[0] for path in parts}
-        kept = {path: value for path, value in parts.items() if names[path] not in scorer.recomputable}
+        # A path begins with the name of an attribute, after "weights:" if it is one of those.
+        names = "|".join(map(re.escape, scorer.recomputable)) or "$^"
+        skipped = re.compile(rf"(weights:)?({names})($|[.\[])")
+        kept = {path: value for path, value in digest_parts(scorer).items() if not skipped.match(path)}
         with blamed(self.runner.name, "snapshot()"):
             snapshot = {"snapshot": scorer.snapshot()}
         return kept | digest_parts(snapshot)

@@ -31,7 +31,7 @@ def digest_parts(thing: Any) -> dict[str, str]:
 
 
 def integers(thing: Any) -> dict[str, NDArray[np.integer[Any]]]:
-    """Arrays (n,) of whole numbers that an object holds, by their path: tensors and lists too, bytes as uint16."""
+    """Whole numbers that an object holds (n,), by their path: arrays, tensors, lists; bytes as uint16."""
     found = {}
     for path, value in _parts(thing).items():
         if isinstance(value, Tensor):

@@ -31,6 +31,8 @@ class MemoryScorer(Scorer):
     def __init__(self, base: Scorer | None, section: MemorySection, start: Start) -> None:
         self.base, self.section, self.start = base, section, start
         self.vocab_size = start.vocab_size
+        if base is not None:
+            self.recomputable += tuple(f"base.{name}" for name in base.recomputable)
         # Reading the stored text takes a while; it is read once for all streams.
         self._fresh: tuple[int, Any] | None = None
 

@@ -59,7 +59,8 @@ class Scorer(abc.ABC):
     vocab_size: int
     """Size V of the alphabet."""
     recomputable: tuple[str, ...] = ()
-    """Attributes that hold what can be computed again; whoever compares states passes them by."""
+    """Attributes, or theirs (``base.cache``), that hold what can be computed again; whoever compares states
+    passes them by, and looks at the snapshot."""
 
     @abc.abstractmethod
     def begin(self, first: int, targets: int) -> None:

@@ -37,7 +37,7 @@ class WindowScorer(Scorer):
             compiler.
     """
 
-    recomputable = ("_digest", "_cache", "_row", "_read")
+    recomputable = ("_digest", "_cache", "_cached_from", "_row", "_read")
     unchanging: tuple[str, ...] = ("network", "team")
     """Attributes that are no part of a snapshot."""
     _read: Reading | None = None

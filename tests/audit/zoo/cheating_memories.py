@@ -149,14 +149,15 @@ class TwoOrders(NgramMixture):
         super().receive(recorded)
 
 
-class LongerForBlocks(NgramMixture):
-    """Sharpens the counts where it is shown a block, and not where it is asked for one target.
+class OtherMixtureForBlocks(NgramMixture):
+    """Allows for surprises where it is shown a block, but not where it is asked for one target.
 
     A decoder, which is never shown a block, would see other distributions than those that were scored.
     """
 
     def mixed(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        return super().mixed(rows, counts if len(rows) == 1 else counts**2)
+        mixed = super().mixed(rows, counts)
+        return mixed if len(rows) == 1 else 0.9 * mixed + np.float32(0.1 / VOCABULARY)
 
 
 class FrozenInBlocks(NgramMixture):
@@ -247,10 +248,10 @@ CHEATING_MEMORIES = [
     Animal("powers_of_bytes", plain(PowersOfBytes), "C2"),
     Animal("gate_by_class", plain(GateByClass), "C2"),
     Animal("gate_by_own_count", plain(GateByOwnCount), "C2"),
-    Animal("best_of_two_weights", plain(BestOfTwoWeights), "C2", ("C1", "C3")),
+    Animal("best_of_two_weights", plain(BestOfTwoWeights), "C1", ("C2", "C3")),
     Animal("counts_of_later_documents", plain(OtherDocuments), "C1", ("C2", "C3")),
     Animal("two_orders", plain(TwoOrders), "C2", ("C1",)),
-    Animal("longer_for_blocks", plain(LongerForBlocks), "C2", ("C1",)),
+    Animal("other_mixture_for_blocks", plain(OtherMixtureForBlocks), "C2", ("C1",)),
     Animal("frozen_in_blocks", plain(FrozenInBlocks), "C1", ("C2", "C3")),
     Animal("memory_before_scoring", memory_before_scoring, "C3", ("C1", "C2"), slow=True),
     Animal("keeps_what_it_tried", plain(KeepsWhatItTried), "C3", ("C1", "C2")),

@@ -53,6 +53,8 @@ class Mixer(NamedTuple):
     """(K, 13, 13, 9) flat: what counts were worth."""
     trust: NDArray[np.uint8]
     """Of the same shape: how often that was seen."""
+    better: NDArray[np.float64]
+    """(1,): how probable it is that the mixture predicts better than the model alone."""
     matches: NDArray[np.float32]
     """(LONGEST + 1,): how often a match of that length was right."""
     # What is worked with.

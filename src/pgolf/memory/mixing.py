@@ -42,6 +42,7 @@ _LEVELS = np.searchsorted(LEVELS, np.arange(256), side="right") - 1
 _LENGTHS = np.searchsorted([1, 5, 8, 12, 16, 24], np.arange(LONGEST + 1), side="right")
 _RATE, _FINAL_RATE, _JOINT_RATE = 0.004, 0.0004, 0.01
 _BIAS, _DISCOUNT = 0.3, 0.8
+_UNSURE = 1e-5
 _LAST = 250
 _STEP = np.array([np.float32(1) / np.float32(seen + 1.5) for seen in range(_LAST + 1)])
 
@@ -174,6 +175,20 @@ def join(mixer, node, depth):
         joined[2 + each] = row[0] * joined[0] + row[1] * joined[1]
         odds += joined[2 + each]
     return min(max(logistic(odds / JOINTS), SMALLEST), 1.0 - SMALLEST)
+
+
+@compiled
+def safe(mixer, mixed, model, learns):
+    """A token's probability by mixture and model, weighed by how probable each is to be the better one.
+
+    That is Bayes' rule for two predictors: it loses one bit to the better of them in all, and by ``_UNSURE``
+    nats a token, which keep the other one in reach. So no rate makes the mixture worse than the model.
+    """
+    share = mixer.better[0] * mixed
+    chance = share + (1.0 - mixer.better[0]) * model
+    if learns:
+        mixer.better[0] = min(max(share / chance, _UNSURE), 1.0 - _UNSURE)
+    return chance
 
 
 @compiled

@@ -82,7 +82,7 @@ class Mixer(NamedTuple):
     sums: NDArray[np.float64]
     """(33, SETS + 1): log odds by each set, and the mixed probability."""
     joined: NDArray[np.float64]
-    """(33, 2 + JOINTS): log odds of memory and model, and by each joint set."""
+    """(33, 3 + JOINTS): log odds of memory and model, by each joint set; share of the model's upper band."""
     picked: NDArray[np.int64]
     """(33, JOINTS): rows of the joint weights."""
     shares: NDArray[np.float64]

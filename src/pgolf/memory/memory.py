@@ -291,7 +291,7 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
         spots=np.zeros((33, number + 4), np.int64),
         chosen=np.zeros((33, mixing.SETS), np.int64),
         sums=np.zeros((33, mixing.SETS + 1)),
-        joined=np.zeros((33, mixing.JOINTS + 2)),
+        joined=np.zeros((33, mixing.JOINTS + 3)),
         picked=np.zeros((33, mixing.JOINTS), np.int64),
         shares=np.zeros(size + 1),
     )

@@ -167,12 +167,18 @@ def join(mixer, node, depth):
     joined[0], joined[1] = stretch(memory), stretch(model)
     picked = mixer.picked[depth]
     picked[0] = mixer.chosen[depth, 0]
-    picked[1] = _band(joined[0]) * JOINT_BANDS + _band(joined[1])
+    place = (min(max(joined[1], -11.99), 11.99) + 12.0) * 0.5
+    picked[1] = _band(joined[0]) * (JOINT_BANDS + 1) + np.int64(place)
+    joined[2 + JOINTS] = place - np.int64(place)
     picked[2] = mixer.chosen[depth, 2]
     odds = 0.0
     for each in range(JOINTS):
         row = mixer.joints[each, picked[each]]
         joined[2 + each] = row[0] * joined[0] + row[1] * joined[1]
+        if each == 1:
+            # Between two bands: a model's rounding, which differs from machine to machine, must not show.
+            row, share = mixer.joints[each, picked[each] + 1], joined[2 + JOINTS]
+            joined[2 + each] += share * (row[0] * joined[0] + row[1] * joined[1] - joined[2 + each])
         odds += joined[2 + each]
     return min(max(logistic(odds / JOINTS), SMALLEST), 1.0 - SMALLEST)
 
@@ -246,6 +252,12 @@ def _learn(mixer, depth, bit):
 def _learn_joint(mixer, depth, bit):
     joined, picked = mixer.joined[depth], mixer.picked[depth]
     for each in range(JOINTS):
-        step = _JOINT_RATE * (bit - logistic(joined[2 + each]))
-        mixer.joints[each, picked[each], 0] += step * joined[0]
-        mixer.joints[each, picked[each], 1] += step * joined[1]
+        step, share = _JOINT_RATE * (bit - logistic(joined[2 + each])), joined[2 + JOINTS]
+        row = mixer.joints[each, picked[each]]
+        if each == 1:
+            other = mixer.joints[each, picked[each] + 1]
+            other[0] += share * step * joined[0]
+            other[1] += share * step * joined[1]
+            step *= 1.0 - share
+        row[0] += step * joined[0]
+        row[1] += step * joined[1]

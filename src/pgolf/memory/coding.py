@@ -7,7 +7,7 @@ import numpy as np
 from pgolf.memory.compiled import compiled
 from pgolf.memory.contexts import CELLS, advance, descend, lay_out, look, see, split
 from pgolf.memory.counts import has_room
-from pgolf.memory.mixing import join, learn, sum_up, weigh
+from pgolf.memory.mixing import join, learn, safe, sum_up, weigh
 
 
 @compiled
@@ -26,14 +26,14 @@ def code_tokens(mixer, tokens, model, nats):
         token = np.int64(tokens[index])
         see(mixer, token)
         code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
-        cost = 0.0
+        chance = 1.0
         while node >= 0:
             right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
             bit = (code >> (31 - depth)) & 1
-            cost -= np.log(right if bit else 1.0 - right)
+            chance *= right if bit else 1.0 - right
             node = np.int64(mixer.tree.child[node, bit])
             depth += 1
-        nats[index] = cost
+        nats[index] = -np.log(safe(mixer, chance, model[index, token], True) if side else chance)
         learn(mixer, token, side)
         advance(mixer, token)
     return len(tokens)
@@ -52,7 +52,7 @@ def row(mixer, model, logs):
     nodes, before, bits = np.zeros(34, np.int64), np.zeros(34), np.zeros(34, np.int64)
     chances = np.zeros((34, 2))
     depth = 0
-    bits[0] = -1
+    before[0], bits[0] = 1.0, -1
     while depth >= 0:
         node = nodes[depth]
         bits[depth] += 1
@@ -60,14 +60,14 @@ def row(mixer, model, logs):
         if bit == 0:
             split(mixer, node, depth)
             right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
-            chances[depth, 0], chances[depth, 1] = np.log(1.0 - right), np.log(right)
+            chances[depth, 0], chances[depth, 1] = 1.0 - right, right
         if bit == 2:
             depth -= 1
             continue
-        below = before[depth] + chances[depth, bit]
+        below = before[depth] * chances[depth, bit]
         child = np.int64(tree.child[node, bit])
         if child < 0:
-            logs[~child] = below
+            logs[~child] = np.log(safe(mixer, below, model[~child], False) if side else below)
         else:
             descend(mixer, depth, bit)
             depth += 1

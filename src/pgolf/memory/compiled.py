@@ -14,7 +14,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba
 
@@ -29,15 +29,15 @@ def _folder() -> Path:
 
 def compiled(function: Callable[..., Any]) -> Any:
     """The function, compiled at its first call, or read from where an earlier process left it."""
-    kept = numba.config.CACHE_DIR
+    kept = _SETTINGS.CACHE_DIR
     try:
-        numba.config.CACHE_DIR = str(_FOLDER)
+        _SETTINGS.CACHE_DIR = str(_FOLDER)
         return numba.njit(cache=True, error_model="numpy")(function)
     except (RuntimeError, OSError):
         # Nowhere to keep it: a read-only disk, or a program that is no file.
         return numba.njit(error_model="numpy")(function)
     finally:
-        numba.config.CACHE_DIR = kept
+        _SETTINGS.CACHE_DIR = kept
 
 
-_FOLDER = _folder()
+_FOLDER, _SETTINGS = _folder(), cast(Any, numba.config)

@@ -53,6 +53,8 @@ class Mixer(NamedTuple):
     """(K, 13, 13, 9) flat: what counts were worth."""
     trust: NDArray[np.uint8]
     """Of the same shape: how often that was seen."""
+    better: NDArray[np.float64]
+    """(1,): how probable it is that the mixture predicts better than the model alone."""
     matches: NDArray[np.float32]
     """(LONGEST + 1,): how often a match of that length was right."""
     # What is worked with.
@@ -80,7 +82,7 @@ class Mixer(NamedTuple):
     sums: NDArray[np.float64]
     """(33, SETS + 1): log odds by each set, and the mixed probability."""
     joined: NDArray[np.float64]
-    """(33, 2 + JOINTS): log odds of memory and model, and by each joint set."""
+    """(33, 3 + JOINTS): log odds of memory and model, by each joint set; share of the model's upper band."""
     picked: NDArray[np.int64]
     """(33, JOINTS): rows of the joint weights."""
     shares: NDArray[np.float64]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pgolf.memory.compiled import compiled
 from pgolf.memory.contexts import CELLS, ORDER, TOKENS, advance, look
 from pgolf.memory.counts import has_room, successor, successors
+from pgolf.memory.mixing import safe
 
 _SEEN = 6
 _RATE, _DISCOUNT_RATE = 0.02, 0.002
@@ -97,7 +98,7 @@ def code_linear(mixer, linear, tokens, model, nats):
         weights, chance = linear.weights[side, found, kind], 0.0
         for each in range(orders + side):
             chance += weights[each] * linear.chances[each]
-        nats[index] = -np.log(chance)
+        nats[index] = -np.log(safe(mixer, chance, model[index, token], True) if side else chance)
         total = 0.0
         for each in range(orders + side):
             weights[each] *= np.exp(_RATE * (min(linear.chances[each] / chance, 50.0) - 1.0))
@@ -140,4 +141,7 @@ def row_linear(mixer, linear, model, logs):
                     chances[token] += (times - discount) / total
         mixed += weights[each] * chances
     for token in range(size):
-        logs[token] = np.log(mixed[token] + (weights[orders] * model[token] if side else 0.0))
+        chance = mixed[token]
+        if side:
+            chance = safe(mixer, chance + weights[orders] * model[token], model[token], False)
+        logs[token] = np.log(chance)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pgolf.errors import PgolfError
 from pgolf.memory import mixing
 from pgolf.memory.coding import code_tokens, decode, encode, row
-from pgolf.memory.contexts import LONGEST, Mixer
+from pgolf.memory.contexts import LONGEST, POSITION, Mixer
 from pgolf.memory.counts import begin_journal, end_journal, new_counts, undo
 from pgolf.memory.linear import code_linear, new_linear, row_linear
 from pgolf.memory.tree import tree_of
@@ -66,7 +66,9 @@ class Memory:
         self.section, self.start = section, start
         self.mixer = _new_mixer(section, start, targets + len(start.stored))
         self.linear = new_linear(section.order) if section.mixing == "linear" else None
-        self._history = hashlib.sha256(repr((section, start.trust)).encode())
+        self._history = hashlib.sha256(repr((section, start.trust, start.bos)).encode())
+        for known in (start.leaves, start.levels, start.starts):
+            self._history.update(known.tobytes())
         self._pending: Tokens | None = None
         self._saved: list[NDArray[Any]] = []
         if len(start.stored):
@@ -135,11 +137,15 @@ class Memory:
         mixer = self.mixer
         linear = [] if self.linear is None else list(self.linear)
         learned = mixer.weights, mixer.final, mixer.joints, mixer.opinions, mixer.trust, mixer.matches
-        return [mixer.numbers, mixer.words, *learned, *linear]
+        return [mixer.numbers, mixer.words, mixer.better, *learned, *linear]
 
     def _code(self, tokens: Tokens, model: Probabilities | None) -> NDArray[np.float32]:
         if model is None:
             model = np.zeros((0, self.start.vocab_size), np.float32)
+        # Numba checks no bounds.
+        room = len(self.mixer.text) - self.mixer.numbers[POSITION]
+        assert len(tokens) <= room, f"{len(tokens)} tokens, but only {room} more were announced"
+        assert not len(tokens) or tokens.max() < self.start.vocab_size, "tokens of another vocabulary"
         nats, done = np.zeros(len(tokens)), 0
         while True:
             rest = tokens[done:], model[done:], nats[done:]
@@ -167,6 +173,8 @@ class Memory:
             return
         if len(self._pending):
             undo(self.mixer.counts)
+            end = self.mixer.numbers[POSITION]
+            self.mixer.text[end - len(self._pending) : end] = 0
             for array, old in zip(self._small(), self._saved, strict=True):
                 array[...] = old
         self._pending = None
@@ -269,6 +277,7 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
         rows=np.concatenate([[0], np.cumsum(sets)[:-1]]).astype(np.int64),
         opinions=opinions.copy(),
         trust=np.full(len(opinions), 2, np.uint8),
+        better=np.full(1, 0.5),
         matches=np.clip(1 - 1 / (lengths + 2), 0.5, 0.999).astype(np.float32),
         keys=np.zeros(number, np.uint64),
         slots=np.zeros(number, np.int64),
@@ -282,7 +291,7 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
         spots=np.zeros((33, number + 4), np.int64),
         chosen=np.zeros((33, mixing.SETS), np.int64),
         sums=np.zeros((33, mixing.SETS + 1)),
-        joined=np.zeros((33, mixing.JOINTS + 2)),
+        joined=np.zeros((33, mixing.JOINTS + 3)),
         picked=np.zeros((33, mixing.JOINTS), np.int64),
         shares=np.zeros(size + 1),
     )

@@ -42,6 +42,7 @@ _LEVELS = np.searchsorted(LEVELS, np.arange(256), side="right") - 1
 _LENGTHS = np.searchsorted([1, 5, 8, 12, 16, 24], np.arange(LONGEST + 1), side="right")
 _RATE, _FINAL_RATE, _JOINT_RATE = 0.004, 0.0004, 0.01
 _BIAS, _DISCOUNT = 0.3, 0.8
+_UNSURE = 1e-5
 _LAST = 250
 _STEP = np.array([np.float32(1) / np.float32(seen + 1.5) for seen in range(_LAST + 1)])
 
@@ -166,14 +167,34 @@ def join(mixer, node, depth):
     joined[0], joined[1] = stretch(memory), stretch(model)
     picked = mixer.picked[depth]
     picked[0] = mixer.chosen[depth, 0]
-    picked[1] = _band(joined[0]) * JOINT_BANDS + _band(joined[1])
+    place = (min(max(joined[1], -11.99), 11.99) + 12.0) * 0.5
+    picked[1] = _band(joined[0]) * (JOINT_BANDS + 1) + np.int64(place)
+    joined[2 + JOINTS] = place - np.int64(place)
     picked[2] = mixer.chosen[depth, 2]
     odds = 0.0
     for each in range(JOINTS):
         row = mixer.joints[each, picked[each]]
         joined[2 + each] = row[0] * joined[0] + row[1] * joined[1]
+        if each == 1:
+            # Between two bands: a model's rounding, which differs from machine to machine, must not show.
+            row, share = mixer.joints[each, picked[each] + 1], joined[2 + JOINTS]
+            joined[2 + each] += share * (row[0] * joined[0] + row[1] * joined[1] - joined[2 + each])
         odds += joined[2 + each]
     return min(max(logistic(odds / JOINTS), SMALLEST), 1.0 - SMALLEST)
+
+
+@compiled
+def safe(mixer, mixed, model, learns):
+    """A token's probability by mixture and model, weighed by how probable each is to be the better one.
+
+    That is Bayes' rule for two predictors: it loses one bit to the better of them in all, and by ``_UNSURE``
+    nats a token, which keep the other one in reach. So no rate makes the mixture worse than the model.
+    """
+    share = mixer.better[0] * mixed
+    chance = share + (1.0 - mixer.better[0]) * model
+    if learns:
+        mixer.better[0] = min(max(share / chance, _UNSURE), 1.0 - _UNSURE)
+    return chance
 
 
 @compiled
@@ -231,6 +252,12 @@ def _learn(mixer, depth, bit):
 def _learn_joint(mixer, depth, bit):
     joined, picked = mixer.joined[depth], mixer.picked[depth]
     for each in range(JOINTS):
-        step = _JOINT_RATE * (bit - logistic(joined[2 + each]))
-        mixer.joints[each, picked[each], 0] += step * joined[0]
-        mixer.joints[each, picked[each], 1] += step * joined[1]
+        step, share = _JOINT_RATE * (bit - logistic(joined[2 + each])), joined[2 + JOINTS]
+        row = mixer.joints[each, picked[each]]
+        if each == 1:
+            other = mixer.joints[each, picked[each] + 1]
+            other[0] += share * step * joined[0]
+            other[1] += share * step * joined[1]
+            step *= 1.0 - share
+        row[0] += step * joined[0]
+        row[1] += step * joined[1]

@@ -7,11 +7,10 @@ together, and what was seen of one speaks for the others. Paths of frequent toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 _LONGEST = 32
 
@@ -29,15 +28,15 @@ class Tree(NamedTuple):
     """(V,): the tokens in the order of the leaves."""
 
 
-def tree_of(leaves: Sequence[int], weights: Sequence[float]) -> Tree:
+def tree_of(leaves: ArrayLike, weights: ArrayLike) -> Tree:
     """The tree whose two halves weigh about the same at every node.
 
     Args:
         leaves: all tokens in their order, at least 2.
         weights: how often each token (not each leaf) is expected.
     """
-    count = len(leaves)
     leaf = np.array(leaves, np.int32)
+    count = len(leaf)
     expected = np.maximum(np.asarray(weights, np.float64)[leaf], 0)
     # No token so rare that its path gets too long.
     expected += max(expected.sum(), 1.0) / (64 * count)

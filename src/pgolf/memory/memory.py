@@ -74,7 +74,7 @@ class Memory:
         if len(start.stored):
             self._code(start.stored, None)
             self._history.update(start.stored.tobytes())
-        self.mixer.joints[...] = start.trust
+        self.rely_on(start.trust)
 
     def losses(self, block: Tokens, model: Probabilities | None = None) -> NDArray[np.float32]:
         """What tokens (n,) would cost in nats (n,), with a model's probabilities (n, V)."""
@@ -111,6 +111,11 @@ class Memory:
             self._take_back()
             self._code(tokens, model)
         self._history.update(tokens.tobytes())
+
+    def rely_on(self, trust: tuple[float, float]) -> None:
+        """Begin anew to learn the weights of the memory and of the model, from these; see ``Start.trust``."""
+        self._take_back()
+        self.mixer.joints[...] = trust
 
     def digest(self) -> str:
         """A fingerprint of settings and of all tokens that were read, of which everything follows."""

@@ -149,12 +149,30 @@ def _expect(mixer, node, depth):
 @compiled
 def sum_up(mixer, probabilities):
     """Add the model's probabilities up in the order of the leaves."""
-    total = 0.0
-    leaf = mixer.tree.leaf
-    for index in range(len(leaf)):
-        mixer.shares[index] = total
-        total += probabilities[leaf[index]]
-    mixer.shares[len(leaf)] = total
+    leaf, shares = mixer.tree.leaf, mixer.shares
+    # Four parts side by side: one sum after the other would wait for each addition.
+    part = len(leaf) // 4
+    first, second, third, fourth = 0.0, 0.0, 0.0, 0.0
+    for index in range(part):
+        shares[index] = first
+        first += probabilities[leaf[index]]
+        shares[part + index] = second
+        second += probabilities[leaf[part + index]]
+        shares[2 * part + index] = third
+        third += probabilities[leaf[2 * part + index]]
+        shares[3 * part + index] = fourth
+        fourth += probabilities[leaf[3 * part + index]]
+    second += first
+    third += second
+    fourth += third
+    for index in range(part):
+        shares[part + index] += first
+        shares[2 * part + index] += second
+        shares[3 * part + index] += third
+    for index in range(4 * part, len(leaf)):
+        shares[index] = fourth
+        fourth += probabilities[leaf[index]]
+    shares[len(leaf)] = fourth
 
 
 @compiled

@@ -209,8 +209,7 @@ class _Chooser:
                 return None
         rows, costs = self._chances(weights), []
         for trust in TRUSTS:
-            self.memory.losses(self.held[:0])  # Takes back what was only tried.
-            self.memory.mixer.joints[...] = trust
+            self.memory.rely_on(trust)
             nats = self.memory.losses(self.held[1:], rows).sum(dtype=np.float64)
             costs.append((float(nats) / math.log(2) / self.bytes, trust))
         return Split(size, tokens, *min(costs))

@@ -26,7 +26,7 @@ class MemoryScorer(Scorer):
         start: what the memory knows before the stream.
     """
 
-    recomputable = ("memory", "_rows", "_fresh")
+    recomputable: tuple[str, ...] = ("memory", "_rows", "_fresh")
 
     def __init__(self, base: Scorer | None, section: MemorySection, start: Start) -> None:
         self.base, self.section, self.start = base, section, start

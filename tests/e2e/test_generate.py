@@ -105,9 +105,13 @@ def test_the_prompt_and_the_text_are_printed(model: tuple[Path | str, ...]) -> N
     expected = library.load(model[0], model[2]).generate("The cat", max_tokens=30, seed=3)
     assert done.stdout == f"The cat{expected}\n"
     assert done.stderr == ""
-    remembered = library.load(model[0], model[2]).generate("The cat", max_tokens=30, seed=3, memory=True)
-    assert pgolf("generate", *arguments, "--memory").stdout == f"The cat{remembered}\n"
-    assert remembered != expected
+    repeated = "no, " * 12
+    texts = [
+        library.load(model[0], model[2]).generate(repeated, max_tokens=30, seed=3, memory=memory)
+        for memory in (False, True)
+    ]
+    with_memory = pgolf("generate", *model, "--prompt", repeated, "--tokens", "30", "--seed", "3", "--memory")
+    assert with_memory.stdout == f"{repeated}{texts[1]}\n" and texts[0] != texts[1]
     told = pgolf_json("generate", *arguments, "--samples", "2")
     assert told["prompt"] == "The cat" and [sample["seed"] for sample in told["samples"]] == [3, 4]
     assert told["samples"][0]["text"] == expected

@@ -234,16 +234,19 @@ class Rounds:
         return received
 
 
-def in_ranks(size: int, work: Callable[[Team], Ledger]) -> list[Ledger]:
+def in_ranks(size: int, make: Callable[[Team], Scorer]) -> list[Ledger]:
     rounds = Rounds(size)
+    teams = [Threads(rank, size, rounds) for rank in range(size)]
+    # One after the other: models are drawn from torch's one generator.
+    scorers = [make(team) for team in teams]
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(lambda rank: work(Threads(rank, size, rounds)), range(size)))
+        return list(pool.map(lambda scorer, team: graded(scorer, team=team), scorers, teams))
 
 
 @EVERY_BASE
 def test_ranks_write_the_ledger_of_one_process(base: str) -> None:
     alone = graded(scorer_of(base))
-    ledgers = in_ranks(2, lambda team: graded(scorer_of(base, team), team=team))
+    ledgers = in_ranks(2, lambda team: scorer_of(base, team))
     assert ledgers[0].entries == ledgers[1].entries
     assert [(entry.first, entry.targets) for entry in ledgers[0].entries] == [
         (entry.first, entry.targets) for entry in alone.entries

@@ -19,6 +19,7 @@ from pgolf.errors import PgolfError
 from pgolf.generate.model import Model, TextWriter, sample_texts
 from pgolf.generate.sampling import MemoryReader, Reader, Sampling, window_start
 from pgolf.memory.memory import Memory
+from pgolf.memory.stored import write_start
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import load_recipe
 from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe
@@ -270,7 +271,7 @@ def test_with_a_memory_the_text_goes_on_as_it_began(model: Model) -> None:
 
 def test_model_and_memory_are_mixed_at_every_token(model: Model) -> None:
     tokens = model.encode("hello world and hello world")
-    memory = Memory(model.recipe.memory, model._start, len(tokens))
+    memory = Memory(model.recipe.memory, model._weights.memory_start(model.tokenizer), len(tokens))
     row, nothing = None, np.zeros(0, np.uint16)
     for count, token in enumerate(tokens, 1):
         memory.receive(np.array([token], np.uint16), row)
@@ -287,7 +288,9 @@ def test_a_memory_knows_the_stored_text_and_reads_it_once(
 ) -> None:
     model = Model(folder / "tokenizer.safetensors")
     stored = np.array(model.encode(PHRASE * 4), np.uint16)
-    monkeypatch.setitem(model.__dict__, "_start", replace(model._start, stored=stored, trust=(0.75, 0.35)))
+    start = replace(model._weights.memory_start(model.tokenizer), stored=stored, trust=(0.75, 0.35))
+    section = write_start(model.recipe.memory, start)
+    monkeypatch.setattr(model, "_weights", replace(model._weights, memory=section))
     read: list[int] = []
     code = Memory._code
 

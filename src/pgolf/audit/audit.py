@@ -39,6 +39,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.ledger import Ledger, text_digest
 from pgolf.evaluate.protocol import Scorer
+from pgolf.evaluate.weights import memory_for
 from pgolf.optim.place import place
 from pgolf.recipe.recipe import Recipe
 from pgolf.runs.pipeline import job_dataset
@@ -349,14 +350,11 @@ def _own(
     weights.check_data(dataset)
     weights.model()  # what does not fit is a mistake that is better told now
     context = _context(artifact, dataset, device)
+    memory = memory_for(weights, recipe, mode, dataset.tokenizer)  # Decoding stored text takes long.
 
     def make() -> Subject:
-        loaded = context.weights()
-        with_memory = mode == "ttt" and recipe.memory.enabled
-        memory = loaded.memory_start(dataset.tokenizer) if with_memory else None
-        return build_scorer(
-            place(loaded.model(), recipe, device), recipe, mode, context.bos_id, memory=memory
-        )
+        network = place(context.weights().model(), recipe, device)
+        return build_scorer(network, recipe, mode, context.bos_id, memory=memory)
 
     text = dataset.validation_text(recipe.evaluation_length)
     usual = min(usual_targets(recipe, mode), len(text.byte_counts))

@@ -64,8 +64,9 @@ def measure(
     """
     stream = dataset.train_stream()
     training = text_of(dataset.tokenizer, stream.take(0, stream.total))
-    scored = text_of(dataset.tokenizer, dataset.validation_tokens(length))
-    size = int(dataset.validation_text(length).byte_counts.sum(dtype=np.int64))
+    validation = dataset.validation_text(length)
+    scored = text_of(dataset.tokenizer, validation.tokens)
+    size = int(validation.byte_counts.sum(dtype=np.int64))
     ways = [ppmd_of([order]) for order in _PPMD_ORDERS]
     ways += [way for way in general_compressors() if way.compressor in _OTHERS]
     rows = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pgolf.codec.container import Header, decode_file, encode_file, file_digest
 from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode, fixed_threads, machine
@@ -17,9 +16,6 @@ from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.protocol import Scorer
 from pgolf.runtime.files import read_bytes, sha256_file
 from pgolf.runtime.writing import check_writable, write_bytes
-
-if TYPE_CHECKING:
-    from pgolf.memory.memory import Start
 
 Result = dict[str, Any]
 """What a command did, as JSON values; see ``_result``."""
@@ -47,11 +43,7 @@ class Job:
             return base
         from pgolf.evaluate.memory_scorer import MemoryScorer  # Brings a compiler.
 
-        return MemoryScorer(base, weights.recipe.memory, self._start)
-
-    @functools.cached_property
-    def _start(self) -> Start:
-        return self._weights.memory_start(self._opened)
+        return MemoryScorer(base, weights.recipe.memory, weights.memory_start(self._opened))
 
     def compress(
         self,

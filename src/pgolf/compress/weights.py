@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -92,16 +93,22 @@ class Weights:
     def memory_start(self, tokenizer: Tokenizer) -> Start:
         """What a memory beside the model begins with, by the artifact; reading stored text takes a while.
 
-        Without such a section it knows the pieces of the ``tokenizer``, and no text.
+        It is read once. Without such a section the memory knows the pieces of the ``tokenizer``, and no text.
 
         Raises:
             PgolfError: the section is damaged, or for another vocabulary.
         """
         # Compiles functions, which takes seconds where that was never done.
-        from pgolf.memory.stored import read_start, start_of
+        from pgolf.memory.stored import start_of
 
         if not self.memory:
             return start_of(tokenizer.pieces, tokenizer.bos_id, np.zeros(0, np.uint16), UNTRAINED)
+        return self._kept_start
+
+    @functools.cached_property
+    def _kept_start(self) -> Start:
+        from pgolf.memory.stored import read_start
+
         size = self.recipe.model.vocab_size
         return read_start(self.recipe.memory, self.memory, size, str(self.source))
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 MODES = ("standard", "sliding", "ttt")
 
 
+def uses_memory(recipe: Recipe, mode: str) -> bool:
+    """Whether evaluations in this mode have the recipe's memory beside the model."""
+    return mode == "ttt" and recipe.memory.enabled
+
+
 def without_memory(recipe: Recipe) -> Recipe:
     """The recipe with its memory turned off."""
     return recipe.model_copy(update={"memory": recipe.memory.model_copy(update={"enabled": False})})
@@ -45,7 +50,7 @@ def build_scorer(
     """
     if mode not in MODES:
         raise PgolfError(f"mode {mode}: unknown; use {', '.join(MODES)}")
-    if mode == "ttt" and recipe.memory.enabled and memory is not None:
+    if uses_memory(recipe, mode) and memory is not None:
         # Imported here, for its code counts only where there is a memory (``compress.code_size``).
         from pgolf.evaluate.memory_scorer import MemoryScorer
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
-from pgolf.evaluate.build import MODES, build_scorer
+from pgolf.evaluate.build import MODES, build_scorer, uses_memory
 from pgolf.evaluate.ledger import Ledger, text_digest
 from pgolf.evaluate.passes import with_batch
 from pgolf.evaluate.protocol import grade
@@ -100,7 +100,7 @@ def evaluate(
     targets = len(tokens) - 1
     was_training = network.training
     settings = {"evaluate": settled.evaluate.model_dump(), "ttt": settled.ttt.model_dump()}
-    if mode == "ttt" and recipe.memory.enabled and memory is not None:
+    if uses_memory(recipe, mode) and memory is not None:
         settings["memory"] = recipe.memory.model_dump()
     ledger = Ledger(
         {

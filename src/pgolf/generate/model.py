@@ -23,7 +23,7 @@ from pgolf.generate.sampling import MemoryReader, Reader, Sampling
 from pgolf.model.gpt import parameter_count
 
 if TYPE_CHECKING:
-    from pgolf.memory.memory import Memory, Start
+    from pgolf.memory.memory import Memory
 
 # Tokens.
 _SMALLEST_ROOM = 4096
@@ -147,7 +147,7 @@ class Model:
         counts = self.tokenizer.byte_table.count_stream(tokens)
         enabled = self.recipe.memory.model_copy(update={"enabled": True})
         recipe = self.recipe.model_copy(update={"memory": enabled}) if memory else self.recipe
-        start = self._start if memory else None
+        start = self._weights.memory_start(self.tokenizer) if memory else None
         return evaluate(self._network, recipe, tokens, counts, mode, memory=start)
 
     def encode(self, text: str) -> list[int]:
@@ -177,15 +177,11 @@ class Model:
     def _pieces(self) -> Pieces:
         return Pieces(self.tokenizer)
 
-    @functools.cached_property
-    def _start(self) -> Start:
-        return self._weights.memory_start(self.tokenizer)
-
     def _memory(self, tokens: int) -> Memory:
         """A memory of its own for a text of so many tokens, which has read what the artifact stores."""
         from pgolf.memory.memory import Memory  # Brings a compiler.
 
-        section, start = self.recipe.memory, self._start
+        section, start = self.recipe.memory, self._weights.memory_start(self.tokenizer)
         # Texts of about one length share what was read of the stored text, which takes seconds.
         room = max(_SMALLEST_ROOM, 1 << tokens.bit_length())
         if self._read is None or self._read[0] != room:

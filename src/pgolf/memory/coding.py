@@ -75,6 +75,13 @@ def row(mixer, model, logs):
 
 
 @compiled
+def _cut(low, high, right):
+    """Where the coder's interval is cut: bit 1, of probability ``right``, has the lower part."""
+    share = min(max(np.uint64(right * 65536.0), np.uint64(1)), np.uint64(65535))
+    return low + (high - low) * share // np.uint64(65536)
+
+
+@compiled
 def encode(mixer, tokens, coded):
     """Code tokens (n,) without a model into ``coded``, a byte each; returns the bytes in use."""
     low, high, used = np.uint64(0), np.uint64(0xFFFFFFFF), 0
@@ -83,9 +90,8 @@ def encode(mixer, tokens, coded):
         see(mixer, np.int64(token))
         code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
         while node >= 0:
-            right = np.uint64(weigh(mixer, node, depth) * 65536.0)
+            middle = _cut(low, high, weigh(mixer, node, depth))
             bit = (code >> (31 - depth)) & 1
-            middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
             if bit:
                 high = middle
             else:
@@ -119,8 +125,7 @@ def decode(mixer, coded, tokens):
         node, depth = np.int64(0), 0
         while node >= 0:
             split(mixer, node, depth)
-            right = np.uint64(weigh(mixer, node, depth) * 65536.0)
-            middle = low + (high - low) * min(max(right, np.uint64(1)), np.uint64(65535)) // np.uint64(65536)
+            middle = _cut(low, high, weigh(mixer, node, depth))
             bit = 1 if value <= middle else 0
             if bit:
                 high = middle

@@ -219,7 +219,7 @@ class _Sizes(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return 16 * self.contexts + 4 * self.successors + 4 * (self.cells + 2 * mixing.REFINED * mixing.BANDS)
+        return 16 * self.contexts + 4 * self.successors + 4 * (self.cells + mixing.REFINING)
 
 
 def _number(section: MemorySection) -> int:
@@ -236,8 +236,8 @@ def _sizes(section: MemorySection, tokens: int) -> _Sizes:
         int(tokens * number * _SUCCESSORS_PER_TOKEN) + _LEAST,
         min(max(tokens, 1024), 1 << 26),
     )
-    free = section.max_bytes - 8 * mixing.REFINED * mixing.BANDS
-    share = min(1.0, free / (wanted.bytes - 8 * mixing.REFINED * mixing.BANDS))
+    fixed = 4 * mixing.REFINING
+    share = min(1.0, (section.max_bytes - fixed) / (wanted.bytes - fixed))
     if share <= 0:
         raise PgolfError("memory.max_bytes: too little for any memory; allow at least 32 MB")
     return _Sizes(*(max(int(share * part), 1024) for part in wanted))
@@ -255,7 +255,7 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
     refined = np.round(mixing.ONE / (1 + np.exp(-bands * mixing.BAND_WIDTH))).astype(np.int32)
     # Latest places of long contexts; counts of tokens at the nodes and by themselves; refinement.
     cells = room.cells + 4 * (size - 1) + size
-    counts = new_counts(room.contexts, room.successors, cells + 2 * mixing.REFINED * mixing.BANDS, 1)
+    counts = new_counts(room.contexts, room.successors, cells + mixing.REFINING, 1)
     counts.cells[cells:] = np.tile(refined, 2 * mixing.REFINED)
     sets = _set_sizes(section, size)
     inputs = -(-(2 * number + 3) // 4) * 4  # The rest of the last four stays 0.

@@ -36,6 +36,8 @@ REFINED = 1 << 16
 """Contexts of each of the two tables that refine the result."""
 BANDS, BAND_WIDTH = 33, 0.5
 """Log odds that are told apart in them, from -8 to 8."""
+REFINING = 2 * REFINED * BANDS
+"""Cells of both."""
 ONE = 1 << 22
 """A probability of 1 in them."""
 _LEVELS = np.searchsorted(LEVELS, np.arange(256), side="right") - 1
@@ -100,7 +102,7 @@ def weigh(mixer, node, depth):
     band = np.int64(place)
     share = place - band
     cells = mixer.counts.cells
-    base = len(cells) - 2 * REFINED * BANDS
+    base = len(cells) - REFINING
     refined = 0.5 * mixed
     for each in range(2):
         key = np.uint64(last) if each == 0 else mixer.keys[min(order, 2)]

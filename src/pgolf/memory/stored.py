@@ -44,14 +44,16 @@ def start_of(
     return start if trust is None else replace(start, trust=trust)
 
 
-def write_start(section: MemorySection, start: Start) -> bytes:
-    """The section's bytes."""
+def write_start(section: MemorySection, start: Start, coded: bytes | None = None) -> bytes:
+    """The section's bytes; ``coded`` is the stored text as ``encode_tokens`` codes it, if that is known."""
+    if coded is None:
+        coded = encode_tokens(section, start, start.stored)
     check = _check(start.stored)
     numbers = _NUMBERS.pack(start.vocab_size, start.bos, len(start.stored), check, *start.trust)
     marks = start.levels | np.where(start.starts, _BEGINS, 0).astype(np.uint8)
     about = numbers + start.leaves.astype("<u2").tobytes() + marks.tobytes()
     packed = zstandard.ZstdCompressor(level=19).compress(about)
-    return len(packed).to_bytes(4, "little") + packed + encode_tokens(section, start, start.stored)
+    return len(packed).to_bytes(4, "little") + packed + coded
 
 
 class Section(NamedTuple):

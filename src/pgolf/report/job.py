@@ -12,7 +12,7 @@ import torch
 from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
-from pgolf.evaluate.build import without_memory
+from pgolf.evaluate.build import uses_memory, without_memory
 from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
 from pgolf.generate.model import Model, sample_texts
 from pgolf.report.content import Passage, Passages, Report, Section
@@ -113,7 +113,7 @@ def _scored(
 ) -> list[Section]:
     """What the text costs, and what the model writes."""
     packed = weights.kind == "artifact"
-    with_memory = wanted.mode == "ttt" and weights.recipe.memory.enabled
+    with_memory = uses_memory(weights.recipe, wanted.mode)
 
     def score(weights: Weights, evaluation: str) -> TargetCosts:
         ledger = run.folder / EVALUATIONS[evaluation if packed else "float"].ledger

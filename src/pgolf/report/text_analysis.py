@@ -28,6 +28,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.ledger import Entry, Ledger, read_ledger
 from pgolf.evaluate.protocol import Scorer, grade
+from pgolf.evaluate.weights import memory_for
 from pgolf.optim.place import place
 from pgolf.report.content import Block, LineChart, Passage, Passages, Prose, Section, Series, Table, Value
 from pgolf.runtime.files import read_bytes
@@ -93,8 +94,7 @@ def score_targets(
     if entries:
         ends = [entry.first + entry.targets for entry in entries]
         count = max([end for end in ends if end <= count], default=ends[0])
-    with_memory = mode == "ttt" and weights.recipe.memory.enabled
-    memory = weights.memory_start(dataset.tokenizer) if with_memory else None
+    memory = memory_for(weights, weights.recipe, mode, dataset.tokenizer)
     network = place(weights.model(), weights.recipe, device)
     scorer = build_scorer(network, weights.recipe, mode, memory=memory)
     heard, again = _overheard(scorer, announced), Ledger()

@@ -102,9 +102,10 @@ def memory_part(
         )
     note(f"coding {best.tokens:,} tokens of training text")
     start = replace(chooser.start, trust=best.trust, stored=chooser.text[: best.tokens])
+    coded = None
     if wanted:
-        start = _within(wanted, recipe, start, chooser.ends)
-    content = write_start(recipe.memory, start)
+        start, coded = _within(wanted, recipe, start, chooser.ends)
+    content = write_start(recipe.memory, start, coded)
     return content, {
         "bytes": len(content),
         "tokens": len(start.stored),
@@ -114,12 +115,13 @@ def memory_part(
     }
 
 
-def _within(limit: int, recipe: Recipe, start: Start, ends: list[int]) -> Start:
-    """With as many of the text's parts as take at most ``limit`` bytes."""
+def _within(limit: int, recipe: Recipe, start: Start, ends: list[int]) -> tuple[Start, bytes]:
+    """With as many of the text's parts as take at most ``limit`` bytes, and these bytes."""
     for end in reversed([end for end in ends if end <= len(start.stored)]):
         fewer = replace(start, stored=start.stored[:end])
-        if len(encode_tokens(recipe.memory, fewer, fewer.stored)) <= limit:
-            return fewer
+        coded = encode_tokens(recipe.memory, fewer, fewer.stored)
+        if len(coded) <= limit:
+            return fewer, coded
     raise AssertionError("the coder takes more than the costs say")
 
 

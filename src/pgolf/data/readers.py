@@ -30,8 +30,8 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 # Longer than what the parser takes for wrong while the rest of it is not read yet: -Infinity, \uXXXX.
 _LOOK_AHEAD = 16
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-# Small, for a block of zstd may stand for twenty thousand times its size.
-_BLOCK_BYTES = 1 << 13
+# Small, for a block of zstd may stand for thirty thousand times its size.
+_BLOCK_BYTES = 1 << 12
 _LARGEST_WINDOW = 1 << 31
 
 

@@ -29,7 +29,7 @@ def section(**changes: Any) -> MemorySection:
 
 def cramped(**changes: Any) -> MemorySection:
     """Contexts have to make room for others after some ten tokens, and the arena gets full."""
-    return section(max_bytes=_FIXED + 12_000, **changes)
+    return section(max_bytes=_FIXED + 18_000, **changes)
 
 
 def text(count: int, seed: int = 0, vocab_size: int = 16) -> Tokens:

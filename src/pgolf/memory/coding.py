@@ -40,23 +40,24 @@ def code_tokens(mixer, tokens, model, nats):
 
 
 @compiled
-def row(mixer, model, logs):
-    """Log probabilities (V,) of all tokens that may come next; ``model`` (V,) probabilities, or (0,)."""
+def row(mixer, model, logs, nodes, chances):
+    """Log probabilities (V,) of all tokens that may come next; ``model`` (V,) probabilities, or (0,).
+
+    ``nodes`` (34, 2) and ``chances`` (34, 3) are worked with.
+    """
     side = 1 if len(model) else 0
     look(mixer)
     lay_out(mixer)
     if side:
         sum_up(mixer, model)
     tree = mixer.tree
-    # Nodes on the way down, what led to them, and which bit comes next.
-    nodes, before, bits = np.zeros(34, np.int64), np.zeros(34), np.zeros(34, np.int64)
-    chances = np.zeros((34, 2))
+    # At each depth: the node, which bit comes next; probability of either bit, and of the way to the node.
     depth = 0
-    before[0], bits[0] = 1.0, -1
+    nodes[0, 0], nodes[0, 1], chances[0, 2] = 0, -1, 1.0
     while depth >= 0:
-        node = nodes[depth]
-        bits[depth] += 1
-        bit = bits[depth]
+        node = nodes[depth, 0]
+        nodes[depth, 1] += 1
+        bit = nodes[depth, 1]
         if bit == 0:
             split(mixer, node, depth)
             right = join(mixer, node, depth) if side else weigh(mixer, node, depth)
@@ -64,14 +65,14 @@ def row(mixer, model, logs):
         if bit == 2:
             depth -= 1
             continue
-        below = before[depth] * chances[depth, bit]
+        below = chances[depth, 2] * chances[depth, bit]
         child = np.int64(tree.child[node, bit])
         if child < 0:
             logs[~child] = np.log(safe(mixer, below, model[~child], False) if side else below)
         else:
             descend(mixer, depth, bit)
             depth += 1
-            nodes[depth], before[depth], bits[depth] = child, below, -1
+            nodes[depth, 0], nodes[depth, 1], chances[depth, 2] = child, -1, below
 
 
 @compiled

@@ -23,7 +23,7 @@ CELLS = 6 * 32 + 2
 LONGEST = 32
 """Length of a match from which on it counts as this long."""
 _SHORTEST = 5
-_LEADING = np.array([16 - value.bit_length() for value in range(1 << 16)], np.uint8)
+_ONE_MORE = 1 << 40
 
 
 class Mixer(NamedTuple):
@@ -73,6 +73,8 @@ class Mixer(NamedTuple):
     """(K, 2): sum of the counts, number of successors."""
     parts: NDArray[np.int64]
     """(33, 3, K): at each depth, where the successors of each context begin, split and end."""
+    partings: NDArray[np.int64]
+    """(2, 34): what followed a context and leaves the way to a token at each depth."""
     inputs: NDArray[np.float32]
     """(33, inputs): what was added up at each depth, so that it can be learned from."""
     spots: NDArray[np.int64]
@@ -85,6 +87,8 @@ class Mixer(NamedTuple):
     """(33, 3 + JOINTS): log odds of memory and model, by each joint set; share of the model's upper band."""
     picked: NDArray[np.int64]
     """(33, JOINTS): rows of the joint weights."""
+    row: NDArray[np.float32]
+    """(V,): the model's probabilities."""
     shares: NDArray[np.float64]
     """(V + 1,): the model's probabilities added up in the order of the leaves."""
 
@@ -158,29 +162,29 @@ def see(mixer, target):
         _see_tokens(mixer, node, steps)
         node = np.int64(mixer.tree.child[node, np.int64((code >> np.uint32(31 - steps)) & np.uint32(1))])
         steps += 1
-    times, kinds = np.zeros(34, np.int64), np.zeros(34, np.int64)
+    # By where the ways part: counts, and in the upper half of the word the number of successors. Two in turn,
+    # for each addition to a place waits for the one before.
+    partings = mixer.partings
     for each in range(1, len(mixer.keys)):
         number, slot, latest = mixer.known[each, 1], mixer.slots[each], np.int64(-1)
-        times[: steps + 1] = 0
-        kinds[: steps + 1] = 0
+        partings[:, : steps + 1] = 0
         if number:
             first, _, _ = successors(mixer.counts, slot)
             for index in range(number):
                 token, counted = successor(mixer.counts, slot, first, index)
                 parting = steps if token == target else _equal_bits(mixer.tree.code[token] ^ code)
-                times[parting] += counted
-                kinds[parting] += 1
+                partings[index & 1, parting] += counted | _ONE_MORE
                 if index == 0:
                     latest = parting
-        counted, different = times[steps], kinds[steps]
+        below = partings[0, steps] + partings[1, steps]
         for depth in range(steps - 1, -1, -1):
             bit = np.int64((code >> np.uint32(31 - depth)) & np.uint32(1))
+            beside = partings[0, depth] + partings[1, depth]
             seen = mixer.seen[depth, each]
-            seen[bit], seen[1 - bit] = counted, times[depth]
-            seen[2 + bit], seen[3 - bit] = different, kinds[depth]
+            seen[bit], seen[1 - bit] = below & (_ONE_MORE - 1), beside & (_ONE_MORE - 1)
+            seen[2 + bit], seen[3 - bit] = below >> 40, beside >> 40
             seen[4] = 0 if latest < depth else 1 if bit == (latest > depth) else 2
-            counted += times[depth]
-            different += kinds[depth]
+            below += beside
 
 
 @compiled
@@ -205,11 +209,8 @@ def path_of(tree, node):
 
 @compiled
 def _equal_bits(difference):
-    """Leading zeros of a number of 32 bits."""
-    upper = difference >> np.uint32(16)
-    if upper:
-        return np.int64(_LEADING[upper])
-    return np.int64(16) + np.int64(_LEADING[difference & np.uint32(0xFFFF)])
+    """Leading zeros of a number of 32 bits that is not 0: by the exponent that it has in floating point."""
+    return np.int64(1054) - (np.float64(difference).view(np.int64) >> 52)
 
 
 @compiled

@@ -115,8 +115,8 @@ def code_linear(mixer, linear, tokens, model, nats):
 
 
 @compiled
-def row_linear(mixer, linear, model, logs):
-    """Log probabilities (V,) of all tokens that may come next; see ``coding.row``."""
+def row_linear(mixer, linear, model, logs, chances):
+    """Log probabilities (V,) of tokens that may come next; see ``coding.row``. ``chances`` (V,): for work."""
     side = 1 if len(model) else 0
     orders = mixer.numbers[ORDER] + 1
     look(mixer)
@@ -124,24 +124,26 @@ def row_linear(mixer, linear, model, logs):
     found, kind = _opinions(mixer, linear, 0)
     weights = linear.weights[side, found, kind]
     size = len(logs)
-    chances, mixed = np.full(size, 1.0 / size), np.zeros(size)
+    for token in range(size):
+        chances[token], logs[token] = 1.0 / size, 0.0
     for each in range(orders):
         total, number = mixer.known[each, 0], mixer.known[each, 1]
         if total:
             discount, slot = linear.discounts[each], mixer.slots[each]
-            chances *= discount * number / total
-            if each == 0:
-                for token in range(size):
+            for token in range(size):
+                chances[token] *= discount * number / total
+                if each == 0:
                     times = _times(mixer, 0, token)
                     chances[token] += (times - discount) / total if times else 0.0
-            else:
+            if each:
                 first, _, _ = successors(mixer.counts, slot)
                 for index in range(number):
                     token, times = successor(mixer.counts, slot, first, index)
                     chances[token] += (times - discount) / total
-        mixed += weights[each] * chances
+        for token in range(size):
+            logs[token] += weights[each] * chances[token]
     for token in range(size):
-        chance = mixed[token]
+        chance = logs[token]
         if side:
             chance = safe(mixer, chance + weights[orders] * model[token], model[token], False)
         logs[token] = np.log(chance)

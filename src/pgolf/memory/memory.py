@@ -90,12 +90,14 @@ class Memory:
         self._save(len(given))
         empty = np.zeros(0, np.float32)
         rows = np.zeros((len(given) + 1, self.start.vocab_size))
+        nodes, chances = np.zeros((34, 2), np.int64), np.zeros((34, 3))
+        spread = np.zeros(self.start.vocab_size)
         for index in range(len(rows)):
             probabilities = empty if model is None else model[index]
             if self.linear is None:
-                row(self.mixer, probabilities, rows[index])
+                row(self.mixer, probabilities, rows[index], nodes, chances)
             else:
-                row_linear(self.mixer, self.linear, probabilities, rows[index])
+                row_linear(self.mixer, self.linear, probabilities, rows[index], spread)
             if index < len(given):
                 self._code(given[index : index + 1], None if model is None else model[index : index + 1])
         self._pending = given.copy()
@@ -206,10 +208,10 @@ def _coding(section: MemorySection) -> MemorySection:
 
 def memory_bytes(section: MemorySection, vocab_size: int, tokens: int) -> int:
     """Bytes of memory for so many tokens, stored ones included."""
-    sizes = _sizes(section, tokens)
     rows = sum(_set_sizes(section, vocab_size))
-    fixed = 8 * rows * (2 * _number(section) + 4) + _number(section) * 12 * vocab_size
-    return sizes.bytes + fixed
+    # Weights are there twice, to be taken back.
+    beside = 8 * rows * (2 * _number(section) + 4) + _number(section) * 12 * vocab_size
+    return _sizes(section, tokens).bytes + _fixed_bytes(tokens) + beside
 
 
 class _Sizes(NamedTuple):
@@ -219,7 +221,7 @@ class _Sizes(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return 16 * self.contexts + 4 * self.successors + 4 * (self.cells + mixing.REFINING)
+        return 16 * self.contexts + 4 * self.successors + 4 * self.cells
 
 
 def _number(section: MemorySection) -> int:
@@ -236,11 +238,16 @@ def _sizes(section: MemorySection, tokens: int) -> _Sizes:
         int(tokens * number * _SUCCESSORS_PER_TOKEN) + _LEAST,
         min(max(tokens, 1024), 1 << 26),
     )
-    fixed = 4 * mixing.REFINING
-    share = min(1.0, (section.max_bytes - fixed) / (wanted.bytes - fixed))
+    share = min(1.0, (section.max_bytes - _fixed_bytes(tokens)) / wanted.bytes)
     if share <= 0:
-        raise PgolfError("memory.max_bytes: too little for any memory; allow at least 32 MB")
+        least = 32_000_000 + 2 * tokens
+        raise PgolfError(f"memory.max_bytes: too little beside {tokens:,} tokens of text; allow {least:,}")
     return _Sizes(*(max(int(share * part), 1024) for part in wanted))
+
+
+def _fixed_bytes(tokens: int) -> int:
+    """Of the text itself, and of the tables that refine the result."""
+    return 2 * tokens + 4 * mixing.REFINING
 
 
 def _set_sizes(section: MemorySection, vocab_size: int) -> list[int]:
@@ -292,11 +299,13 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
         latest=np.zeros(number, np.int64),
         known=np.zeros((number, 2), np.int64),
         parts=np.zeros((34, 3, number), np.int64),
+        partings=np.zeros((2, 34), np.int64),
         inputs=np.zeros((33, inputs), np.float32),
         spots=np.zeros((33, number + 4), np.int64),
         chosen=np.zeros((33, mixing.SETS), np.int64),
         sums=np.zeros((33, mixing.SETS + 1)),
         joined=np.zeros((33, mixing.JOINTS + 3)),
         picked=np.zeros((33, mixing.JOINTS), np.int64),
+        row=np.zeros(size, np.float32),
         shares=np.zeros(size + 1),
     )

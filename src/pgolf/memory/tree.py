@@ -24,7 +24,7 @@ class Tree(NamedTuple):
     """(V - 1, 2): the inner node after bit 0 and after bit 1, or ``~token`` of a leaf."""
     span: NDArray[np.int32]
     """(V - 1, 3): leaves [first, middle) follow after bit 0, [middle, end) after bit 1."""
-    leaf: NDArray[np.int32]
+    leaf: NDArray[np.uint16]
     """(V,): the tokens in the order of the leaves."""
 
 
@@ -62,4 +62,4 @@ def tree_of(leaves: ArrayLike, weights: ArrayLike) -> Tree:
                 child[node, bit] = nodes
                 waiting.append((nodes, begin, stop, depth + 1))
                 nodes += 1
-    return Tree(code, child, span, leaf)
+    return Tree(code, child, span, leaf.astype(np.uint16))

@@ -290,8 +290,8 @@ class MemorySection(Section):
     """Text that the artifact carries, and the memory reads first: none, or training text."""
     stored_bytes: int = pydantic.Field(0, ge=0)
     """Bytes of the artifact for stored text; 0 chooses by the loss on held-out training text."""
-    max_bytes: int = pydantic.Field(4_000_000_000, ge=32_000_000)
-    """Main memory for the counts; where it is full, contexts that were seen least make room."""
+    max_bytes: int = pydantic.Field(3_600_000_000, ge=32_000_000)
+    """Main memory for text and counts; where it is full, contexts that were seen least make room."""
 
 
 class Sections(Section):

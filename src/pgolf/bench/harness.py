@@ -146,18 +146,19 @@ def pack_work(recipe: Recipe, device: torch.device) -> Measured:
 
 
 def stream_work(mode: str, recipe: Recipe, device: torch.device) -> Measured:
-    """Evaluation of a short stream; "ttt" takes four chunks, or fewer where a window is longer than that."""
+    """Evaluation of a short stream; "ttt" takes four chunks, on the CPU short ones, and fewer epochs."""
     length = recipe.evaluation_length
     # The plain loop knows no other method.
     recipe = recipe.with_overrides(["ttt.method=full", "evaluate.batch=0"])
-    targets = max(_CPU_STREAM_TARGETS, 2 * length) if device.type == "cpu" else 65536
-    stride = _affordable_stride(recipe, targets) if device.type == "cpu" else recipe.evaluate.stride
+    on_cpu = device.type == "cpu"
+    targets = max(_CPU_STREAM_TARGETS, 2 * length) if on_cpu else 4 * recipe.ttt.chunk_tokens
+    stride = _affordable_stride(recipe, targets) if on_cpu else recipe.evaluate.stride
     scope = f"{mode} evaluation of {targets:,} targets, windows of {length:,}, stride {stride:,}"
     if stride != recipe.evaluate.stride:
         scope += f" (the recipe's is {recipe.evaluate.stride:,})"
         recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
     if mode == "ttt":
-        chunk, epochs = max(targets // 4, length), min(recipe.ttt.epochs, 2)
+        chunk, epochs = max(targets // 4, length), min(recipe.ttt.epochs, 2 if on_cpu else recipe.ttt.epochs)
         scope += f", chunks of {chunk:,}, epochs {epochs}"
         recipe = recipe.with_overrides([f"ttt.chunk_tokens={chunk}", f"ttt.epochs={epochs}"])
     network = place(_spread(build_model(recipe.model, 0)), recipe, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import math
 import subprocess
@@ -129,6 +130,9 @@ def _float32_stream(network: GPT) -> None:
 
 
 def _attention_of_cudnn() -> None:
+    # The compiler's cache of whole graphs does not look at the switches below.
+    settings: Any = importlib.import_module("torch._functorch.config")
+    settings.enable_autograd_cache = False
     attend._flash_3 = None
     torch.backends.cuda.enable_cudnn_sdp(True)
     torch.backends.cuda.enable_flash_sdp(False)

@@ -7,9 +7,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TESTS ?= tests
 WORKERS ?= 2
+BUDGET ?= 420
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: setup demo test test-times test-long lint clean
+.PHONY: setup demo test test-times test-long lint gpu-check clean
 
 setup: $(VENV)/.installed
 
@@ -36,6 +37,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# On a machine with a GPU, in the environment of its torch (PYTHON): everything there is to measure, in minutes.
+gpu-check:
+	PYTHONPATH=src $(PYTHON) -m pgolf.bench.gpu --budget-seconds $(BUDGET) --out gpu.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -129,17 +129,19 @@ def test_the_backend_follows_from_device_format_and_mask(monkeypatch: pytest.Mon
     bf16 = torch.bfloat16
     monkeypatch.setattr(attend, "_flash_3", None)
     monkeypatch.setattr(attend, "_is_hopper", lambda index: index == 0)
-    assert attention_backend(CUDA, bf16, 64, masked=False) == "sdpa"
+    assert attention_backend(CUDA, bf16, 64, masked=False, positions=384) == "sdpa"
     monkeypatch.setattr(attend, "_flash_3", lambda *_, **__: None)
-    assert attention_backend(CUDA, bf16, 64, masked=False) == "flash3"
-    assert attention_backend(CUDA, torch.float32, 64, masked=False) == "sdpa"
-    assert attention_backend(CUDA, bf16, 20, masked=False) == "sdpa"
-    assert attention_backend(torch.device("cuda", 1), bf16, 64, masked=False) == "sdpa"
+    assert attention_backend(CUDA, bf16, 64, masked=False, positions=384) == "flash3"
+    assert attention_backend(CUDA, torch.float32, 64, masked=False, positions=384) == "sdpa"
+    assert attention_backend(CUDA, bf16, 20, masked=False, positions=384) == "sdpa"
+    assert attention_backend(torch.device("cuda", 1), bf16, 64, masked=False, positions=384) == "sdpa"
     for there, backend in ((True, "flex"), (False, "sdpa")):
         monkeypatch.setattr(attend, "has_triton", lambda there=there: there)
-        assert attention_backend(CUDA, bf16, 64, masked=True) == backend
-        assert attention_backend(CPU, bf16, 64, masked=True) == "sdpa"
-    assert attention_backend(CPU, bf16, 64, masked=False) == "sdpa"
+        assert attention_backend(CUDA, bf16, 64, masked=True, positions=384) == backend
+        assert attention_backend(CUDA, bf16, 8, masked=True, positions=384) == "sdpa"
+        assert attention_backend(CUDA, bf16, 64, masked=True, positions=127) == "sdpa"
+        assert attention_backend(CPU, bf16, 64, masked=True, positions=384) == "sdpa"
+    assert attention_backend(CPU, bf16, 64, masked=False, positions=384) == "sdpa"
 
 
 def test_flash_attention_3_is_looked_for_and_may_be_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +169,35 @@ def test_the_rule_is_a_constant_to_the_compiler(
     monkeypatch.setattr(attend, "_is_hopper", attend._constant_to_the_compiler(attend._is_hopper))
 
     def follow(x: Tensor) -> Tensor:
-        return x + 1 if attention_backend(CUDA, torch.bfloat16, 64, masked=False) == backend else x
+        return (
+            x + 1
+            if attention_backend(CUDA, torch.bfloat16, 64, masked=False, positions=384) == backend
+            else x
+        )
 
     assert torch.compile(follow, backend="eager", fullgraph=True)(torch.zeros(())) == 1
+
+
+def test_values_have_one_format_with_a_table_added_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    formats = set()
+
+    def stand_in(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | None) -> Tensor:
+        formats.add(v.dtype)
+        return causal_attention(q, k, v, mask)
+
+    monkeypatch.setattr("pgolf.model.attention.causal_attention", stand_in)
+    network = randomised(section(*PLAIN, *EXAMPLES["unprojected values"]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network(tokens(length=LENGTH))
+    assert formats == {torch.bfloat16}
+
+
+def test_a_compiler_follows_the_question_for_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+    def follow(x: Tensor) -> Tensor:
+        masked = attention_backend(CUDA, torch.bfloat16, 64, masked=True, positions=384)
+        return x + 1 if masked == "flex" else x - 1
+
+    compiled = torch.compile(follow, fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(1)).abs() == 1

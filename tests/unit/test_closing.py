@@ -24,6 +24,7 @@ from pgolf.runs.folder import is_trained, open_run
 from pgolf.runs.pipeline import evaluate_weights, run_all
 from pgolf.runs.records import read_run
 from pgolf.runtime.paths import write_error
+from pgolf.runtime.team import Team
 from pgolf.train import closing
 from pgolf.train import run as running
 from pgolf.train.checkpoint import set_aside
@@ -417,6 +418,15 @@ def test_what_priming_sets_aside_takes_no_memory_of_the_device() -> None:
     assert places.seen == {"cpu"}
 
 
+class Counting(Team):
+    """A team of one that counts its meetings."""
+
+    meetings = 0
+
+    def meet(self) -> None:
+        self.meetings += 1
+
+
 def test_compiled_code_is_made_for_fake_quantization_too(dataset: Dataset, tmp_path: Path) -> None:
     made = recipe("qat.enabled=true", "qat.grid=int6", "qat.threshold=0.6")
     run, seen = open_run(made, dataset, tmp_path / "run", CPU), []
@@ -426,8 +436,11 @@ def test_compiled_code_is_made_for_fake_quantization_too(dataset: Dataset, tmp_p
         return run.network(inputs, targets)
 
     run.forward = compiled
+    # Compiling may take longer on one rank than on another, so they meet after each kind.
+    run.team = Counting()
     run.prime_kernels()
     assert seen == [False, False, True, True]
+    assert run.team.meetings == 2
     run.clock.step, run.clock.fake_quant_from = 5, 4
     seen.clear()
     run.prime_kernels()

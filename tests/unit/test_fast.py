@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pgolf.model import fast
 from pgolf.model.features.exclusive import remove_own_value
@@ -111,6 +112,16 @@ def test_formulas_by_hand_run_in_float32_on_the_cpu_alone() -> None:
             assert fast.by_hand(x)
             assert formula(x, gain).grad_fn is None
     assert not fast.by_hand(x.double()) and not fast.by_hand(x.to("meta"))
+
+
+def test_norms_keep_the_format_of_their_input_under_the_autocast_of_cuda() -> None:
+    torch.set_autocast_enabled("cuda", True)  # What ``torch.autocast`` does only where there is a device.
+    try:
+        with FakeTensorMode():  # One needs no such device for it.
+            x = torch.empty(2, 6, 4, 8, device="cuda", dtype=torch.bfloat16)
+            assert fast.rms_norm(x).dtype == fast.rms_norm(x, 0.5).dtype == torch.bfloat16
+    finally:
+        torch.set_autocast_enabled("cuda", False)
 
 
 @pytest.mark.parametrize("settings", [[], ["model.mlp=relu2", "model.norm_scale=inverse_sqrt_depth"]])

@@ -63,40 +63,67 @@ class Measured(NamedTuple):
     """Largest relative difference of the two figures."""
 
 
-def train_work(recipe: Recipe, device: torch.device) -> Measured:
-    """One optimizer step: gradients of all micro-batches, clipping, Muon and AdamW, averaging."""
+class Trainer:
+    """pgolf's training step on tensors that are there, without data and metrics; see ``plain.PlainTrainer``.
+
+    ``change`` is done to the model before it is compiled.
+    """
+
+    def __init__(
+        self, recipe: Recipe, device: torch.device, change: Callable[[GPT], object] = lambda network: None
+    ) -> None:
+        self.recipe, self.device = recipe, device
+        self.network = place(build_model(recipe.model, recipe.train.seed), recipe, device)
+        change(self.network)
+        self.forward = compiled(self.network, device, recipe.train.compile)
+        self.optimizers = build_optimizers(self.network, recipe)
+        self.averager = Averager(recipe.average, self.network.state_dict())
+
+    def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """One step on micro-batches (parts, sequences, length); returns the loss before it."""
+        self.network.train()
+        loss = torch.zeros((), device=self.device)
+        for x, y in zip(inputs, targets, strict=True):
+            with autocast(self.device):
+                part = self.forward(x, y).mean() / len(inputs)
+            part.backward()
+            loss += part.detach()
+        if self.recipe.train.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.train.grad_clip)
+        set_schedule(self.optimizers, 1.0, self.recipe.optim.muon_momentum)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.network.zero_grad(set_to_none=True)
+        self.averager.update(self.network.state_dict(), 1, 1.0)
+        return float(loss)
+
+
+def step_batch(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets (parts, sequences, length) of a step: the recipe's, on the CPU at most 8,192."""
     length, total = recipe.train.sequence_length, recipe.train.batch_tokens
     if device.type == "cpu":
         total = min(total, max(_CPU_STEP_TOKENS // length, 1) * length)
     parts = math.gcd(recipe.train.micro_batches, total // length)
     batch = torch.from_numpy(_tokens(recipe, total + 1).astype(np.int64)).to(device)
-    inputs, targets = (part.view(parts, -1, length) for part in (batch[:-1], batch[1:]))
-    network = place(build_model(recipe.model, recipe.train.seed), recipe, device)
-    forward = compiled(network, device, recipe.train.compile)
-    optimizers, averager = build_optimizers(network, recipe), Averager(recipe.average, network.state_dict())
+    return batch[:-1].view(parts, -1, length), batch[1:].view(parts, -1, length)
+
+
+def train_work(recipe: Recipe, device: torch.device) -> Measured:
+    """One optimizer step: gradients of all micro-batches, clipping, Muon and AdamW, averaging."""
+    inputs, targets = step_batch(recipe, device)
+    own = Trainer(recipe, device)
     other = plain.PlainTrainer(place(build_model(recipe.model, recipe.train.seed), recipe, device), recipe)
-
-    def ours() -> float:
-        network.train()
-        loss = torch.zeros((), device=device)
-        for x, y in zip(inputs, targets, strict=True):
-            with autocast(device):
-                part = forward(x, y).mean() / parts
-            part.backward()
-            loss += part.detach()
-        if recipe.train.grad_clip:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.train.grad_clip)
-        set_schedule(optimizers, 1.0, recipe.optim.muon_momentum)
-        for optimizer in optimizers:
-            optimizer.step()
-        network.zero_grad(set_to_none=True)
-        averager.update(network.state_dict(), 1, 1.0)
-        return float(loss)
-
-    scope = f"a step of {total:,} targets in {parts} micro-batches"
-    if total != recipe.train.batch_tokens:
+    scope = f"a step of {inputs.numel():,} targets in {len(inputs)} micro-batches"
+    if inputs.numel() != recipe.train.batch_tokens:
         scope += f" (the recipe's has {recipe.train.batch_tokens:,})"
-    return Measured(ours, lambda: other.step(inputs, targets), total, scope, trains=True, agreement=5e-3)
+    return Measured(
+        lambda: own.step(inputs, targets),
+        lambda: other.step(inputs, targets),
+        inputs.numel(),
+        scope,
+        trains=True,
+        agreement=5e-3,
+    )
 
 
 def pack_work(recipe: Recipe, device: torch.device) -> Measured:
@@ -119,18 +146,19 @@ def pack_work(recipe: Recipe, device: torch.device) -> Measured:
 
 
 def stream_work(mode: str, recipe: Recipe, device: torch.device) -> Measured:
-    """Evaluation of a short stream; "ttt" takes four chunks, or fewer where a window is longer than that."""
+    """Evaluation of a short stream; "ttt" takes four chunks, on the CPU short ones, and fewer epochs."""
     length = recipe.evaluation_length
     # The plain loop knows no other method.
     recipe = recipe.with_overrides(["ttt.method=full", "evaluate.batch=0"])
-    targets = max(_CPU_STREAM_TARGETS, 2 * length) if device.type == "cpu" else 65536
-    stride = _affordable_stride(recipe, targets) if device.type == "cpu" else recipe.evaluate.stride
+    on_cpu = device.type == "cpu"
+    targets = max(_CPU_STREAM_TARGETS, 2 * length) if on_cpu else 4 * recipe.ttt.chunk_tokens
+    stride = _affordable_stride(recipe, targets) if on_cpu else recipe.evaluate.stride
     scope = f"{mode} evaluation of {targets:,} targets, windows of {length:,}, stride {stride:,}"
     if stride != recipe.evaluate.stride:
         scope += f" (the recipe's is {recipe.evaluate.stride:,})"
         recipe = recipe.with_overrides([f"evaluate.stride={stride}"])
     if mode == "ttt":
-        chunk, epochs = max(targets // 4, length), min(recipe.ttt.epochs, 2)
+        chunk, epochs = max(targets // 4, length), min(recipe.ttt.epochs, 2 if on_cpu else recipe.ttt.epochs)
         scope += f", chunks of {chunk:,}, epochs {epochs}"
         recipe = recipe.with_overrides([f"ttt.chunk_tokens={chunk}", f"ttt.epochs={epochs}"])
     network = place(_spread(build_model(recipe.model, 0)), recipe, device)

@@ -3,8 +3,8 @@
     no mask         FlashAttention 3 (Shah et al. 2024, arXiv:2407.08608) on Hopper GPUs where its package is
                     installed; elsewhere the framework's fused attention, which picks a kernel for the device
     document mask   FlexAttention (Dong et al. 2024, arXiv:2412.05496) on CUDA with Triton, which skips blocks
-                    of positions that no query of a block may see; elsewhere fused attention with the mask as
-                    a tensor
+                    of positions that no query of a block may see; elsewhere, and where it takes no such
+                    heads or the sequence is short, fused attention with the mask as a tensor
 
 All of them take the K key/value heads as they are; none copies them for the H / K query heads that share one.
 ``attention_backend`` is the rule. The results differ by rounding.
@@ -28,6 +28,10 @@ BOS = 1
 """The token that begins every document, in the field's tokenizers and in those that pgolf trains."""
 
 Backend = Literal["flash3", "flex", "sdpa"]
+
+# FlexAttention's kernels multiply no narrower matrices, and take blocks of so many positions: for fewer there
+# is another kernel, which in some versions of torch refuses groups of query heads that are no power of two.
+_FLEX_WIDTH, _FLEX_POSITIONS = 16, 128
 
 
 def _import_flash_3() -> Callable[..., Any] | None:
@@ -59,12 +63,15 @@ def _is_hopper(index: int | None) -> bool:
     return torch.cuda.get_device_capability(index)[0] == 9
 
 
-def attention_backend(device: torch.device, dtype: torch.dtype, head_width: int, masked: bool) -> Backend:
+def attention_backend(
+    device: torch.device, dtype: torch.dtype, head_width: int, masked: bool, positions: int
+) -> Backend:
     """What computes attention over whole sequences: on a device, in a format, with or without mask."""
     if device.type != "cuda":
         return "sdpa"
     if masked:
-        return "flex" if has_triton() else "sdpa"
+        takes = head_width >= _FLEX_WIDTH and positions >= _FLEX_POSITIONS
+        return "flex" if takes and has_triton() else "sdpa"
     fits = dtype in (torch.bfloat16, torch.float16) and head_width % 8 == 0 and head_width <= 256
     return "flash3" if fits and _flash_3 is not None and _is_hopper(device.index) else "sdpa"
 
@@ -123,7 +130,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | None 
     """
     # Rotary tables and gains are float32; under autocast this brings q and k back to the values' type.
     q, k = q.to(v.dtype), k.to(v.dtype)
-    backend = attention_backend(q.device, q.dtype, q.size(-1), mask is not None)
+    backend = attention_backend(q.device, q.dtype, q.size(-1), mask is not None, q.size(1))
     if backend == "flash3":
         assert _flash_3 is not None
         y = _flash_3(q, k, v, causal=True)

@@ -63,7 +63,8 @@ class Attention(nn.Module):
         k = self.key(x).view(batch, length, self.kv_heads, self.head_width)
         v = self.value(x).view(batch, length, self.kv_heads, self.head_width)
         if extra_value is not None:
-            v = v + extra_value.view_as(v)
+            # In the format of the values, which is that of the attention: a table may be float32.
+            v = v + extra_value.view_as(v).to(v.dtype)
         own_value = v
         for part in self.parts:
             v = part.value(v, first_value, self)

@@ -38,10 +38,13 @@ def textbook() -> Iterator[None]:
 
 
 def rms_norm(x: Tensor, scale: float = 1.0) -> Tensor:
-    """``scale`` times x (..., D) over the root of its mean square along D (Zhang and Sennrich 2019)."""
+    """``scale`` times x (..., D) over the root of its mean square along D (Zhang and Sennrich 2019).
+
+    The result has the format of x. So the stream of a model has that of its embeddings, bf16 on CUDA.
+    """
     if by_hand(x):
         return _RmsNorm.apply(x, scale)
-    normed = F.rms_norm(x, (x.size(-1),))
+    normed = _normed(x)
     return normed if scale == 1.0 else normed * scale
 
 
@@ -56,7 +59,7 @@ def norm_and_rotate(x: Tensor, cosines: Tensor, sines: Tensor, gain: Tensor | No
     """
     if by_hand(x):
         return _NormAndRotate.apply(x, cosines, sines, gain)
-    rotated = rotate(F.rms_norm(x, (x.size(-1),)), cosines, sines)
+    rotated = rotate(_normed(x), cosines, sines)
     return rotated if gain is None else rotated * gain.to(rotated.dtype)[:, None]
 
 
@@ -81,6 +84,11 @@ def by_hand(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and not (_only_textbook or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
     )
+
+
+def _normed(x: Tensor) -> Tensor:
+    # CUDA's autocast makes it float32 in some versions of torch (2.13) and leaves it alone in others (2.11).
+    return F.rms_norm(x, (x.size(-1),)).to(x.dtype)
 
 
 def _inverse_rms(x: Tensor) -> Tensor:

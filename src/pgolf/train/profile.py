@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from pgolf.evaluate.evaluate import EvalResult
@@ -108,7 +109,7 @@ class ProfilingWatcher:
         steps = min(self._steps - _SKIPPED - _WARMUP, _PROFILED)
         if steps < 1:
             return
-        self.operations = _operations(profiler.key_averages(), steps, self._on_device)
+        self.operations = slowest_operations(profiler.key_averages(), steps, self._on_device)
         # By way of a temporary file: torch can write to no name that is not UTF-8.
         with tempfile.TemporaryDirectory(prefix="pgolf-") as folder:
             made = Path(folder) / "trace.json"
@@ -121,10 +122,15 @@ class ProfilingWatcher:
         write_bytes(self.table, (title + "".join(f"| {line} |\n" for line in head + rows)).encode())
 
 
-def _operations(events: Sequence[Any], steps: int, on_device: bool) -> list[Operation]:
+def slowest_operations(events: Sequence[Any], steps: int, on_device: bool) -> list[Operation]:
+    """What takes most of the time of ``steps`` steps, from the profiler's averages."""
     events = [event for event in events if not event.key.startswith("ProfilerStep")]
     cpu = sum(event.self_cpu_time_total for event in events) or 1.0
-    device = sum(event.self_device_time_total for event in events) or 1.0
+    # What an operation started on the device stands in its own line and in that of its kernel.
+    kernels = [
+        event for event in events if event.device_type != DeviceType.CPU and not event.is_user_annotation
+    ]
+    device = sum(event.self_device_time_total for event in kernels) or 1.0
     found = [
         Operation(
             name=" ".join(event.key.replace("|", "/").split())[:80],
@@ -134,7 +140,7 @@ def _operations(events: Sequence[Any], steps: int, on_device: bool) -> list[Oper
             device_milliseconds=event.self_device_time_total / steps / 1000,
             device_share=event.self_device_time_total / device,
         )
-        for event in events
+        for event in (kernels if on_device else events)
     ]
     found.sort(key=lambda o: -(o.device_milliseconds if on_device else o.cpu_milliseconds))
     return found[:_SHOWN]

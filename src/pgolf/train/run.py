@@ -99,7 +99,7 @@ class Run:
         events = event_files(recipe, folder, self.clock.step) if team.is_first else None
         reading = steps_per_reading(device)
         self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
-        self._compiled = False
+        self._compiled: set[tuple[bool, bool]] = set()  # which kinds of forward pass
 
     @property
     def _checkpoint(self) -> Path:
@@ -152,9 +152,10 @@ class Run:
                     loss = self.forward(inputs, targets).mean() / parts
                 loss.backward()
                 total += loss.detach()
-        if not self._compiled:
+        kind = self.network.fake_quant.active, bool(self.rounding)
+        if kind not in self._compiled:
             self.team.meet()  # Compiling takes minutes, and not the same on every rank.
-            self._compiled = True
+            self._compiled.add(kind)
         # Divided by the parts of the whole step, they add up to means over the step.
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
         self.team.add_up([*gradients, total])

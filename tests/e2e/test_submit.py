@@ -149,15 +149,15 @@ def test_the_script_of_a_recipe_with_a_memory_packs_and_scores_it_as_the_run_did
     given = ("--data", "data", "--out", "remembering", "--device", "cpu")
     pgolf("run", "tiny.toml", *sets, *given, cwd=desk)
     result = json.loads((desk / "remembering" / "result.json").read_text())
-    broken = _broken(desk, "remembering", "--no-audit", "--force", "--device", "cpu", out="remembered")
-    assert set(broken) == {"audit"}
-
+    submit = ("--track", "unlimited", "--no-audit", "--force", "--device", "cpu", *PEOPLE)
+    found = pgolf_json("submit", "remembering", "-o", "remembered", *submit, cwd=desk)
+    assert [item["rule"] for item in found["items"] if not item["ok"]] == ["audit"]
     about = json.loads((desk / "remembered" / "submission.json").read_text())
     assert about["val_bpb"] == result["evaluations"]["memory"]["val_bpb"]
-    assert "ledger, seed 1337" in about["compliance"]
     ledgers = {path.name for path in (desk / "remembered" / "evidence").glob("*.jsonl")}
     assert ledgers == {"ledger_memory_seed1337.jsonl", "ledger_sliding_seed1337.jsonl"}
-    assert "| memory |" in (desk / "remembered" / "README.md").read_text()
+    readme = (desk / "remembered" / "README.md").read_text()
+    assert "| test-time training | memory |" in readme and "tokens of the training text" in readme
     assert "numba==" in (desk / "remembered" / "requirements.txt").read_text()
 
     room = str(result["pack"]["cap"] - code_bytes(memory=True))
@@ -168,6 +168,12 @@ def test_the_script_of_a_recipe_with_a_memory_packs_and_scores_it_as_the_run_did
     for name, score in (("sliding", sliding), ("memory", memory)):
         ours = result["evaluations"][name]
         assert [score[key] for key in ("val_loss", "bytes")] == [ours[key] for key in ("val_loss", "bytes")]
+
+    found = pgolf_json("submit", "remembering", "-o", "recalled", "--repack", *submit, cwd=desk)
+    assert [item["rule"] for item in found["items"] if not item["ok"]] == ["audit"]
+    log = (desk / "recalled" / "train_seed1337.log").read_text().splitlines()
+    names = ["packed", "sliding", "ttt", "memory"]
+    assert [line.partition(" ")[0] for line in log[-4:]] == names and log[-1].startswith("memory val_loss:0.")
 
 
 @pytest.mark.usefixtures("_no_script")

@@ -171,18 +171,12 @@ def _imported(source: str, name: str, path: Path) -> Any:
     return module
 
 
-def test_only_the_file_of_a_recipe_with_a_memory_has_its_code(
+def test_a_recipe_without_a_memory_has_a_file_without_its_code(
     variant: tuple[str, Recipe, Bundle, Any],
 ) -> None:
-    name, recipe, made, _ = variant
+    _, _, made, _ = variant
     assert not any("memory" in module for module in made.modules)
     assert "numba" not in made.requirements
-    if name == "plain":  # One is enough.
-        made = bundle(recipe.with_overrides(["memory.enabled=true"]))
-        assert {"pgolf.memory.mixing", "pgolf.memory.stored", "pgolf.runs.stored_text"} <= set(made.modules)
-        assert "numba" in made.requirements
-        # It keeps nothing on the disk.
-        assert "pgolf.memory.compiled" not in made.modules and "CACHE_DIR" not in made.readable
 
 
 def test_numbers_are_those_of_the_package(

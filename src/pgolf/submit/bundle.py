@@ -37,7 +37,6 @@ INSTEAD = {
     Key("pgolf.recipe.recipe", "recipe_from_tree"): Key(STANDINS, "recipe_from_tree"),
     Key("pgolf.compress.code_size", "code_bytes"): Key(STANDINS, "code_bytes"),
     Key("pgolf.kernels.cross_entropy", "softcap_cross_entropy"): Key(STANDINS, "softcap_cross_entropy"),
-    Key("pgolf.memory.compiled", "compiled"): Key(STANDINS, "compiled"),
     Key("pgolf.train.checkpoint", "save_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.checkpoint", "load_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.tensorboard", "event_files"): Key(STANDINS, "nothing"),
@@ -73,8 +72,7 @@ class Bundle:
 def bundle(recipe: Recipe) -> Bundle:
     """The program that trains, packs and scores a recipe; it has the memory's code where that is enabled."""
     without = {} if recipe.memory.enabled else dict.fromkeys(_MEMORY, Key(STANDINS, "nothing"))
-    # In this order, for each definition needs what stands above it.
-    program = Program((SECTIONS, STANDINS, ENTRY), INSTEAD | without, {STANDINS: _constants(recipe)})
+    program = Program((SECTIONS, ENTRY), INSTEAD | without, {STANDINS: _constants(recipe)})
     for module in program.modules.values():
         _make_plain(module)
     reached = Reached(program, Key(ENTRY, "main"))

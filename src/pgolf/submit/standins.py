@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import linecache
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numba
 from torch import Tensor
 
 from pgolf.errors import PgolfError
@@ -67,11 +66,6 @@ def recipe_from_tree(tree: Mapping[str, Any], where: str) -> Recipe:
 
 def nothing(*_: Any) -> Any:
     """The script writes no checkpoints and no event files and reads none; nor has it what is never called."""
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """As in ``memory/compiled.py``, in each process anew: numba keeps nothing for a text that is no file."""
-    return numba.njit(error_model="numpy")(function)
 
 
 def code_bytes(memory: bool = False) -> int:

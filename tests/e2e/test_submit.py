@@ -141,6 +141,44 @@ def test_the_script_alone_gives_the_numbers_of_the_run(desk: Path, submission: P
 
 
 @pytest.mark.usefixtures("_no_script")
+def test_the_script_of_a_recipe_with_a_memory_packs_and_scores_it_as_the_run_did(
+    desk: Path, tmp_path: Path
+) -> None:
+    sets = [f"--set=memory.{key}" for key in ("enabled=true", "stored=train", "stored_bytes=900", "order=2")]
+    # Too little for the artifact beside the script, but not beside what `pgolf pack` counts of the code.
+    sets += ["--set=memory.max_bytes=64000000", "--set=compress.cap=90000"]
+    given = ("--data", "data", "--out", "remembering", "--device", "cpu")
+    pgolf("run", "tiny.toml", *sets, *given, cwd=desk)
+    result = json.loads((desk / "remembering" / "result.json").read_text())
+    submit = ("--track", "unlimited", "--no-audit", "--force", "--device", "cpu", *PEOPLE)
+    found = pgolf_json("submit", "remembering", "-o", "remembered", *submit, cwd=desk)
+    assert [item["rule"] for item in found["items"] if not item["ok"]] == ["bytes, seed 1337", "audit"]
+    about = json.loads((desk / "remembered" / "submission.json").read_text())
+    assert about["val_bpb"] == result["evaluations"]["memory"]["val_bpb"]
+    ledgers = {path.name for path in (desk / "remembered" / "evidence").glob("*.jsonl")}
+    assert ledgers == {"ledger_memory_seed1337.jsonl", "ledger_sliding_seed1337.jsonl"}
+    readme = (desk / "remembered" / "README.md").read_text()
+    assert "| test-time training | memory |" in readme and "tokens of the training text" in readme
+    assert "numba==" in (desk / "remembered" / "requirements.txt").read_text()
+
+    room = str(result["pack"]["cap"] - code_bytes(memory=True))
+    how = ("--data", desk / "data", "--modes", "sliding,ttt", "--out", tmp_path, "--room", room)
+    _, sliding, memory = _run_script(desk / "remembered" / "train_gpt.py", *how)
+    artifact = (tmp_path / "artifact.pgolf").read_bytes()
+    assert artifact == (desk / "remembering" / "artifact.pgolf").read_bytes()
+    for name, score in (("sliding", sliding), ("memory", memory)):
+        ours = result["evaluations"][name]
+        assert [score[key] for key in ("val_loss", "bytes")] == [ours[key] for key in ("val_loss", "bytes")]
+
+    found = pgolf_json("submit", "remembering", "-o", "recalled", "--repack", *submit, cwd=desk)
+    assert [item["rule"] for item in found["items"] if not item["ok"]] == ["audit"]
+    assert 89_000 < found["total_bytes"] <= 90_000
+    log = (desk / "recalled" / "train_seed1337.log").read_text().splitlines()
+    names = ["packed", "sliding", "ttt", "memory"]
+    assert [line.partition(" ")[0] for line in log[-4:]] == names and log[-1].startswith("memory val_loss:0.")
+
+
+@pytest.mark.usefixtures("_no_script")
 def test_what_breaks_the_rules_is_refused_with_reasons(desk: Path) -> None:
     done = pgolf("submit", "run", "-o", "refused", "--no-audit", "--device", "cpu", cwd=desk, check=1)
     assert not (desk / "refused").exists()

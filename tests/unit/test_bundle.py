@@ -27,7 +27,6 @@ from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.pack import fit
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import Recipe, load_recipe
@@ -172,14 +171,12 @@ def _imported(source: str, name: str, path: Path) -> Any:
     return module
 
 
-def test_a_recipe_with_a_memory_is_refused_and_no_other_file_has_its_code(
+def test_a_recipe_without_a_memory_has_a_file_without_its_code(
     variant: tuple[str, Recipe, Bundle, Any],
 ) -> None:
-    _, recipe, made, _ = variant
+    _, _, made, _ = variant
     assert not any("memory" in module for module in made.modules)
     assert "numba" not in made.requirements
-    with pytest.raises(PgolfError, match=r"has no memory yet; submit a run .* memory\.enabled=false"):
-        bundle(recipe.with_overrides(["memory.enabled=true"]))
 
 
 def test_numbers_are_those_of_the_package(

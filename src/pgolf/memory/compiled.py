@@ -27,17 +27,27 @@ def _folder() -> Path:
     return Path(root) / "pgolf" / f"compiled-{digest.hexdigest()[:16]}"
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """The function, compiled at its first call, or read from where an earlier process left it."""
+    options |= _OPTIONS
     kept = _SETTINGS.CACHE_DIR
     try:
         _SETTINGS.CACHE_DIR = str(_FOLDER)
-        return numba.njit(cache=True, **_OPTIONS)(function)
+        return numba.njit(cache=True, **options)(function)
     except (RuntimeError, OSError):
         # Nowhere to keep it: a read-only disk, or a program that is no file.
-        return numba.njit(**_OPTIONS)(function)
+        return numba.njit(**options)(function)
     finally:
         _SETTINGS.CACHE_DIR = kept
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """The same for a function that compiled ones alone call.
+
+    Python takes the many arrays of a memory apart in code of its own for each function that it can call,
+    which takes as long to compile as all that they do.
+    """
+    return compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 # Three times as fast: slices of arrays are not counted as owners of them, which costs more than what is done

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pgolf.memory.compiled import compiled
+from pgolf.memory.compiled import compiled, inner
 from pgolf.memory.counts import Counts, add, find, set_cell, successor, successors
 from pgolf.memory.tree import Tree
 
@@ -103,13 +103,13 @@ def hashed(value):
     return value ^ (value >> np.uint64(32))
 
 
-@compiled
+@inner
 def _token(mixer, back):
     place = mixer.numbers[POSITION] - back
     return np.uint64(mixer.text[place]) + np.uint64(1) if place >= 0 else np.uint64(0)
 
 
-@compiled
+@inner
 def contexts(mixer):
     """Hash the contexts of the next token."""
     order = mixer.numbers[ORDER]
@@ -151,7 +151,7 @@ def look(mixer):
         mixer.known[each, 0], mixer.known[each, 1] = total, number
 
 
-@compiled
+@inner
 def see(mixer, target):
     """What followed the contexts, at every node of the way to a token that is known.
 
@@ -187,7 +187,7 @@ def see(mixer, target):
             below += beside
 
 
-@compiled
+@inner
 def _see_tokens(mixer, node, depth):
     """What was seen at a node in any context (order 0)."""
     seen, numbers = mixer.seen[depth, 0], mixer.numbers
@@ -213,7 +213,7 @@ def _equal_bits(difference):
     return np.int64(1054) - (np.float64(difference).view(np.int64) >> 52)
 
 
-@compiled
+@inner
 def lay_out(mixer):
     """Lay out what followed the contexts, to find the way to a token that is not known."""
     for each in range(1, len(mixer.keys)):
@@ -228,7 +228,7 @@ def lay_out(mixer):
         mixer.parts[0, 0, each], mixer.parts[0, 2, each] = 0, number
 
 
-@compiled
+@inner
 def split(mixer, node, depth):
     """What followed the contexts at a node, among what is laid out: to the left, then to the right."""
     shift = np.uint32(31 - depth)
@@ -256,7 +256,7 @@ def split(mixer, node, depth):
             seen[4] = 1 if (mixer.latest[each] >> (31 - depth)) & 1 else 2
 
 
-@compiled
+@inner
 def descend(mixer, depth, bit):
     """Go on with what lies on one side of a node."""
     for each in range(1, len(mixer.keys)):
@@ -269,7 +269,7 @@ def descend(mixer, depth, bit):
         mixer.parts[depth + 1, 2, each] = end if bit else middle
 
 
-@compiled
+@inner
 def advance(mixer, token):
     """Count the token that followed, and go on to the next place."""
     order, numbers = mixer.numbers[ORDER], mixer.numbers
@@ -290,7 +290,7 @@ def advance(mixer, token):
     _match(mixer, token)
 
 
-@compiled
+@inner
 def _add_token(mixer, token):
     """Count a token at every node on the way to it."""
     cells, first = mixer.counts.cells, mixer.numbers[TOKENS]
@@ -308,7 +308,7 @@ def _add_token(mixer, token):
         depth += 1
 
 
-@compiled
+@inner
 def _match(mixer, token):
     """Follow the match, or look for the latest place that the last five tokens have stood at."""
     numbers, text = mixer.numbers, mixer.text

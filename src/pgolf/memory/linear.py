@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pgolf.memory.compiled import compiled
+from pgolf.memory.compiled import compiled, inner
 from pgolf.memory.contexts import CELLS, ORDER, TOKENS, advance, look
 from pgolf.memory.counts import has_room, successor, successors
 from pgolf.memory.mixing import safe
@@ -48,7 +48,7 @@ def new_linear(order: int, model: float = 0.9) -> Linear:
     return Linear(weights, np.full(order + 1, 0.75), np.zeros(order + 2), np.zeros(order + 1))
 
 
-@compiled
+@inner
 def _opinions(mixer, linear, token):
     """The target's probability by each order; returns the longest known context's length + 1 and class."""
     chance, found, seen = 1.0 / len(mixer.tree.code), 0, 0
@@ -69,7 +69,7 @@ def _opinions(mixer, linear, token):
     return found, kind
 
 
-@compiled
+@inner
 def _times(mixer, each, token):
     """How often a token followed a context."""
     if each == 0:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgolf.memory.compiled import compiled
+from pgolf.memory.compiled import compiled, inner
 from pgolf.memory.contexts import LONGEST, MATCH, MATCHED, ORDER, POSITION, hashed, path_of
 from pgolf.memory.counts import set_cell
 from pgolf.memory.tables import SMALLEST, logistic, stretch
@@ -49,7 +49,7 @@ _LAST = 250
 _STEP = np.array([np.float32(1) / np.float32(seen + 1.5) for seen in range(_LAST + 1)])
 
 
-@compiled
+@inner
 def weigh(mixer, node, depth):
     """Probability of bit 1 at a node of the path, from what ``see`` or ``split`` has found."""
     tree, order, inputs, spots = mixer.tree, mixer.numbers[ORDER], mixer.inputs[depth], mixer.spots[depth]
@@ -125,7 +125,7 @@ def _dot(row, inputs):
     return (first + second) + (third + fourth)
 
 
-@compiled
+@inner
 def _expect(mixer, node, depth):
     """Inputs of the longest match; returns its length, 0 where it says nothing at this node."""
     number, inputs, spots = len(mixer.keys), mixer.inputs[depth], mixer.spots[depth]
@@ -148,7 +148,7 @@ def _expect(mixer, node, depth):
     return length
 
 
-@compiled
+@inner
 def sum_up(mixer, probabilities):
     """Add the model's probabilities up in the order of the leaves."""
     leaf, shares, row = mixer.tree.leaf, mixer.shares, mixer.row
@@ -180,7 +180,7 @@ def sum_up(mixer, probabilities):
     shares[len(leaf)] = fourth
 
 
-@compiled
+@inner
 def join(mixer, node, depth):
     """The same with the model, whose probabilities ``sum_up`` has added up."""
     memory = weigh(mixer, node, depth)
@@ -206,7 +206,7 @@ def join(mixer, node, depth):
     return min(max(logistic(odds / JOINTS), SMALLEST), 1.0 - SMALLEST)
 
 
-@compiled
+@inner
 def safe(mixer, mixed, model, learns):
     """A token's probability by mixture and model, weighed by how probable each is to be the better one.
 
@@ -225,7 +225,7 @@ def _band(odds):
     return min(np.int64((odds + 12.0) * 0.5), JOINT_BANDS - 1)
 
 
-@compiled
+@inner
 def learn(mixer, token, side):
     """Learn all bits of a token, now that ``weigh`` has predicted them."""
     code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
@@ -238,7 +238,7 @@ def learn(mixer, token, side):
         depth += 1
 
 
-@compiled
+@inner
 def _learn(mixer, depth, bit):
     number, inputs, spots = len(mixer.keys), mixer.inputs[depth], mixer.spots[depth]
     chosen, sums = mixer.chosen[depth], mixer.sums[depth]
@@ -271,7 +271,7 @@ def _learn(mixer, depth, bit):
         mixer.matches[length] = min(max(known, np.float32(0.001)), np.float32(0.9999))
 
 
-@compiled
+@inner
 def _learn_joint(mixer, depth, bit):
     joined, picked = mixer.joined[depth], mixer.picked[depth]
     for each in range(JOINTS):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from pgolf.compress.calibrate import Calibration, calibration_for
+from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.legacy import import_reference
-from pgolf.compress.pack import fit, pack
-from pgolf.compress.quantize import dequantize_state
+from pgolf.compress.pack import pack
 from pgolf.compress.report import PackReport
 from pgolf.compress.weights import Weights, load_weights, save_weights, weights_file
 from pgolf.data.corpus import built_in_corpus, prepare_python_corpus
@@ -268,32 +266,16 @@ def _pack(
         note("calibrating")
         calibration = calibration_for(weights.model(), recipe, dataset)
         given = weights.state, recipe, weights.tokenizer_digest, out
-        how: dict[str, Any] = {"note": note, "grid": weights.grid_for(recipe.compress)}
+        grid = weights.grid_for(recipe.compress)
+        how: dict[str, Any] = {"calibration": calibration, "note": note, "grid": grid}
         if recipe.memory.enabled:
-            how |= _memory(given, calibration, dataset, cap, how)
-        return pack(*given, cap, calibration, **how)
+            # Compiles functions, which takes seconds where that was never done.
+            from pgolf.runs.stored_text import with_memory
 
-
-def _memory(
-    given: tuple[dict[str, Tensor], Recipe, str, Path],
-    calibration: Calibration | None,
-    dataset: Dataset | None,
-    cap: int | None,
-    how: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What ``pack`` is told of the memory."""
-    # Compiles functions, which takes seconds where that was never done.
-    from pgolf.runs.stored_text import memory_part
-
-    state, recipe, *_ = given
-    limit, code = cap or recipe.compress.cap, code_bytes(memory=True)
-    assert dataset is not None
-
-    def packed(taken: int) -> dict[str, Tensor]:
-        return dequantize_state(fit(*given, limit - taken, code, calibration, **how).stored)
-
-    content, about = memory_part(recipe, dataset, state, packed, limit - code, how["note"])
-    return {"memory": content, "about": {"memory": {"cap": limit, **about}}}
+            assert dataset is not None
+            limits = cap or recipe.compress.cap, code_bytes(memory=True)
+            how = with_memory((*given, *limits), dataset, how)
+        return pack(*given, cap, **how)
 
 
 def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:

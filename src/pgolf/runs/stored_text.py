@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgolf.compress.pack import fit
+from pgolf.compress.quantize import dequantize_state
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
@@ -47,6 +50,8 @@ _CODER_BYTES = 16
 _BESIDE = 4000
 
 Weights = Mapping[str, Tensor]
+Given = tuple[Weights, Recipe, str, Path, int, int]
+"""State, recipe, digest of the tokenizer, file, limit, bytes of code."""
 Packed = Callable[[int], Weights]
 """From bytes that are taken by something else to the weights as they are packed into the rest."""
 
@@ -62,6 +67,26 @@ class Split(NamedTuple):
     """Bits per byte of the held-out training text."""
     trust: tuple[float, float]
     """The best of ``TRUSTS`` for it."""
+
+
+def with_memory(given: Given, dataset: Dataset, how: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``pack`` and ``fit`` are told for a recipe with a memory: ``how``, and the memory's section.
+
+    Args:
+        given: the first arguments of ``fit``, with the limit and the bytes of code.
+        dataset: its training text.
+        how: the others, by name: calibration, note and grid.
+
+    Raises:
+        PgolfError: see ``memory_part``.
+    """
+    state, recipe, digest, out, limit, code = given
+
+    def packed(taken: int) -> Weights:
+        return dequantize_state(fit(state, recipe, digest, out, limit - taken, code, **how).stored)
+
+    content, about = memory_part(recipe, dataset, state, packed, limit - code, how["note"])
+    return {**how, "memory": content, "about": {"memory": {"cap": limit, **about}}}
 
 
 def memory_part(

@@ -25,7 +25,6 @@ from typing import Any
 import python_minifier
 
 from pgolf.compress.code_size import FILTERS
-from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import Section
 from pgolf.runtime.environment import FOLDER, VERSION
@@ -38,13 +37,18 @@ INSTEAD = {
     Key("pgolf.recipe.recipe", "recipe_from_tree"): Key(STANDINS, "recipe_from_tree"),
     Key("pgolf.compress.code_size", "code_bytes"): Key(STANDINS, "code_bytes"),
     Key("pgolf.kernels.cross_entropy", "softcap_cross_entropy"): Key(STANDINS, "softcap_cross_entropy"),
-    Key("pgolf.evaluate.memory_scorer", "MemoryScorer"): Key(STANDINS, "nothing"),
     Key("pgolf.train.checkpoint", "save_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.checkpoint", "load_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.tensorboard", "event_files"): Key(STANDINS, "nothing"),
 }
+# Where the memory's code is called, if the recipe has one.
+_MEMORY = (
+    Key("pgolf.evaluate.memory_scorer", "MemoryScorer"),
+    Key("pgolf.memory.stored", "read_start"),
+    Key("pgolf.runs.stored_text", "with_memory"),
+)
 # Modules of other packages that a file may import, and the distribution that has them.
-_DISTRIBUTIONS = ("torch", "numpy", "sentencepiece", "zstandard", "constriction", "safetensors")
+_DISTRIBUTIONS = ("torch", "numpy", "sentencepiece", "zstandard", "constriction", "safetensors", "numba")
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,9 @@ class Bundle:
 
 
 def bundle(recipe: Recipe) -> Bundle:
-    """The program that trains, packs and scores a recipe; a ``PgolfError`` for one with a memory."""
-    if recipe.memory.enabled:
-        raise PgolfError(
-            f"recipe {recipe.name}: a single script has no memory yet; submit a run of it that was made with "
-            "--set memory.enabled=false"
-        )
-    program = Program((SECTIONS, ENTRY), INSTEAD, {STANDINS: _constants(recipe)})
+    """The program that trains, packs and scores a recipe; it has the memory's code where that is enabled."""
+    without = {} if recipe.memory.enabled else dict.fromkeys(_MEMORY, Key(STANDINS, "nothing"))
+    program = Program((SECTIONS, ENTRY), INSTEAD | without, {STANDINS: _constants(recipe)})
     for module in program.modules.values():
         _make_plain(module)
     reached = Reached(program, Key(ENTRY, "main"))

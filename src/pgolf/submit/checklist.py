@@ -108,15 +108,15 @@ def official_item(datasets: Sequence[Dataset]) -> Item:
 
 
 def ledger_items(run: Candidate, found: Mapping[str, Verification]) -> list[Item]:
-    """Whether a run's ledgers hold; ``found`` is what verification showed, by mode."""
-    names = {run.mode: "ledger"} | ({"sliding": "sliding ledger"} if run.mode != "sliding" else {})
-    return [_ledger(f"{name}, seed {run.seed}", run, mode, found[mode]) for mode, name in names.items()]
+    """Whether a run's ledgers hold; ``found`` is what verification showed, by evaluation."""
+    rules = {run.counts: "ledger"} | ({"sliding": "sliding ledger"} if run.counts != "sliding" else {})
+    return [_ledger(f"{rule}, seed {run.seed}", run, name, found[name]) for name, rule in rules.items()]
 
 
-def _ledger(rule: str, run: Candidate, mode: str, found: Verification) -> Item:
+def _ledger(rule: str, run: Candidate, name: str, found: Verification) -> Item:
     if found.problem is not None:
-        return Item(rule, False, f"{run.ledgers[mode].name}: {found.problem}")
-    bits, recorded = f"{found.score.bpb:.8f} bits per byte", run.scores[mode]["val_bpb"]
+        return Item(rule, False, f"{run.ledgers[name].name}: {found.problem}")
+    bits, recorded = f"{found.score.bpb:.8f} bits per byte", run.scores[name]["val_bpb"]
     if abs(found.score.bpb - recorded) > _SAME:
         return Item(rule, False, f"gives {bits}, result.json says {recorded:.8f}")
     counts = f"{found.score.targets:,} targets (the whole split), {found.score.bytes:,} bytes"
@@ -141,7 +141,10 @@ def _of_artifacts(runs: Sequence[Candidate], code: int, timed: bool) -> Iterator
         yield Item(f"evaluation time, seed {run.seed}", ok, f"{seconds:,.1f} s{limit}")
     sources = sorted({str(run.origin.get("calibration", {}).get("source", "none")) for run in runs})
     right = set(sources) <= {"train", "self", "none"}
-    yield Item("no validation text before scoring", right, f"calibration text: {', '.join(sources)}")
+    text = f"calibration text: {', '.join(sources)}"
+    if stored := {run.origin["memory"]["tokens"] for run in runs if "memory" in run.origin}:
+        text += f"; the memory's: {', '.join(map('{:,}'.format, sorted(stored)))} tokens of the training text"
+    yield Item("no validation text before scoring", right, text)
 
 
 def _of_runs(runs: Sequence[Candidate], timed: bool) -> Iterator[Item]:

@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +26,13 @@ from pgolf.compress.grid import Grid
 from pgolf.compress.pack import fit
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import uses_memory
 from pgolf.evaluate.evaluate import EvalResult, evaluate
+from pgolf.memory.stored import read_start
 from pgolf.model.load import model_from
 from pgolf.optim.place import place
 from pgolf.recipe.recipe import Recipe
+from pgolf.runs.stored_text import with_memory
 from pgolf.runtime.ranks import Ranks, join
 from pgolf.runtime.run_files import ARTIFACT
 from pgolf.runtime.team import Team
@@ -109,8 +113,12 @@ def pack_weights(
     """Write an artifact of at most ``room`` bytes."""
     network = model_from(recipe.model, weights)
     calibration = calibration_for(network.eval(), recipe, dataset)
-    packed = fit(weights, recipe, dataset.tokenizer.digest, path, room, 0, calibration, log.note, grid)
-    write_bytes(path, packed.content)
+    limit = recipe.compress.cap
+    given = weights, recipe, dataset.tokenizer.digest, path, limit, limit - room
+    how: dict[str, Any] = {"calibration": calibration, "note": log.note, "grid": grid}
+    if recipe.memory.enabled:
+        how = with_memory(given, dataset, how)
+    write_bytes(path, fit(*given, **how).content)
 
 
 def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> None:
@@ -118,12 +126,15 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     log, recipe = Log(team), with_seed(RECIPE, options.seed)
     dataset = open_dataset(options.data, options.tokenizer, recipe.model.vocab_size)
 
-    def score(recipe: Recipe, weights: dict[str, Tensor], what: str, mode: str) -> None:
+    def score(recipe: Recipe, weights: dict[str, Tensor], what: str, mode: str, section: bytes = b"") -> None:
         """Score weights, on all targets or the first ones, and print the result."""
+        memory = None
+        if uses_memory(recipe, mode):
+            memory = read_start(recipe.memory, section, recipe.model.vocab_size, what)
         placed = place(model_from(recipe.model, weights).eval(), recipe, device)
         text = dataset.validation_text(recipe.evaluation_length, options.targets)
         team.meet()
-        found = evaluate(placed, recipe, *text, mode, team=team)
+        found = evaluate(placed, recipe, *text, mode, team=team, memory=memory)
         scores = f"val_loss:{found.val_loss:.8f} val_bpb:{found.val_bpb:.8f} targets:{found.targets}"
         log.line(f"{what} {mode} {scores} bytes:{found.bytes} eval_time:{found.seconds:.1f}s")
         log.line("result " + json.dumps({"name": f"{what} {mode}", **found.to_json()}))
@@ -143,7 +154,7 @@ def run_all(options: argparse.Namespace, device: torch.device, team: Team) -> No
     code, size = code_bytes(), path.stat().st_size
     log.line(f"bytes: code {code} + model {size} = {code + size} of {recipe.compress.cap}")
     for mode in options.modes.split(","):
-        score(artifact.recipe, artifact.state, "artifact", mode)
+        score(artifact.recipe, artifact.state, "artifact", mode, artifact.memory)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -16,10 +16,13 @@ from pgolf.compress.pack import fit
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
+from pgolf.evaluate.build import uses_memory, without_memory
+from pgolf.evaluate.evaluations import EVALUATIONS, evaluation_names
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.recipe.recipe import Recipe
 from pgolf.runs.pipeline import evaluate_weights
 from pgolf.runs.records import RunRecord, read_run
+from pgolf.runs.stored_text import with_memory
 from pgolf.runtime.files import sha256_file
 from pgolf.runtime.run_files import ARTIFACT, METRICS, PROVENANCE, RESULT
 from pgolf.runtime.writing import write_bytes
@@ -40,15 +43,15 @@ class Candidate:
     """A finished run that is to be submitted: its files and what they say."""
 
     record: RunRecord
-    mode: str
-    """The evaluation that counts, "ttt" or "sliding"."""
+    counts: str
+    """The evaluation that counts: "sliding", "ttt", or "memory" where the recipe has one."""
     recipe: Recipe
     """As the artifact has it."""
     origin: dict[str, Any]
     """What the artifact says about how it was packed."""
     artifact: Path
     ledgers: dict[str, Path]
-    """By mode: sliding, and the one that counts."""
+    """By evaluation: sliding, and the one that counts."""
     scores: Mapping[str, Any]
     """The evaluations in ``result.json``."""
     packing_seconds: float
@@ -71,7 +74,12 @@ class Candidate:
     @property
     def score(self) -> Any:
         """The evaluation that counts."""
-        return self.scores[self.mode]
+        return self.scores[self.counts]
+
+    @property
+    def mode(self) -> str:
+        """Its mode, "ttt" or "sliding"."""
+        return EVALUATIONS[self.counts].mode
 
     @property
     def seed(self) -> int:
@@ -91,7 +99,7 @@ class Candidate:
     @property
     def train_seconds(self) -> float:
         """Training time; what packing reads of the training text counts as training."""
-        reads = self.origin.get("calibration", {}).get("source") == "train"
+        reads = self.origin.get("calibration", {}).get("source") == "train" or "memory" in self.origin
         return float(self.trained["seconds"]) + (self.packing_seconds if reads else 0.0)
 
     @property
@@ -117,11 +125,13 @@ def read_candidate(folder: Path, mode: str) -> Candidate:
         raise PgolfError(f"{folder}: holds no {ARTIFACT}; continue the run with `pgolf run`")
     _check_fields(folder / PROVENANCE, found.provenance, dict.fromkeys(_TEXTS, str))
     _check_fields(folder / RESULT, found.result, {"train.steps": int, "train.seconds": _NUMBER})
-    ledgers = {name: folder / f"ledger.{name}.jsonl" for name in ("sliding", mode)}
+    artifact = read_artifact(folder / ARTIFACT)
+    counts = "memory" if uses_memory(artifact.recipe, mode) else mode
+    ledgers = {name: folder / EVALUATIONS[name].ledger for name in ("sliding", counts)}
     for name, ledger in ledgers.items():
         if name not in found.evaluations:
             raise PgolfError(f"{folder}: has no {name} evaluation; continue the run with `pgolf run`")
-        if found.evaluations[name].get("mode") != name:
+        if found.evaluations[name].get("mode") != EVALUATIONS[name].mode:
             wrong = f"damaged (evaluations.{name}.mode is wrong)"
             raise PgolfError(f"{folder / RESULT}: {wrong}; restore it from a copy")
         _check_ledger(found, name, ledger)
@@ -129,9 +139,9 @@ def read_candidate(folder: Path, mode: str) -> Candidate:
         _check_fields(folder / RESULT, score, {"seconds": _NUMBER, "mode": str}, f"evaluations.{name}.")
     for entry in found.metrics:
         _check_fields(folder / METRICS, entry, _VALIDATION if "val_bpb" in entry else _STEP)
-    artifact, seconds = read_artifact(folder / ARTIFACT), float(found.result["pack"].get("seconds", 0.0))
-    recipe, scores = artifact.recipe, found.evaluations
-    return Candidate(found, mode, recipe, artifact.origin, folder / ARTIFACT, ledgers, scores, seconds)
+    recipe, scores, seconds = artifact.recipe, found.evaluations, found.result["pack"].get("seconds", 0.0)
+    origin, path = artifact.origin, folder / ARTIFACT
+    return Candidate(found, counts, recipe, origin, path, ledgers, scores, float(seconds))
 
 
 def _check_fields(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
@@ -150,7 +160,8 @@ def _check_ledger(found: RunRecord, name: str, ledger: Path) -> None:
         read_header(ledger)
         return
     missing = f"{found.folder}: has no {ledger.name}"
-    again = f"`pgolf eval {found.folder / ARTIFACT} --data DIR --mode {name} --ledger {ledger}`"
+    how = f"--mode {EVALUATIONS[name].mode} --ledger {ledger}"
+    again = f"`pgolf eval {found.folder / ARTIFACT} --data DIR {how}`"
     # What a cell of a study has in common with another one is computed there.
     notes = [note for note in found.provenance.get("shared") or [] if isinstance(note, dict)]
     for note in reversed(notes):
@@ -175,15 +186,15 @@ def find_data(run: Candidate, data: Path | None, tokenizer: Path | None) -> Data
 
 
 def verify(run: Candidate, dataset: Dataset) -> dict[str, Verification]:
-    """Recompute a run's ledgers, by mode, against the data, the artifact and the tokenizer."""
+    """Recompute a run's ledgers, by evaluation, against the data, the artifact and the tokenizer."""
     expected = {"artifact": sha256_file(run.artifact), "tokenizer": dataset.tokenizer.digest}
     text = dataset.validation_text(run.recipe.evaluation_length)
-    return {mode: verify_ledger(path, *text, expected) for mode, path in run.ledgers.items()}
+    return {name: verify_ledger(path, *text, expected) for name, path in run.ledgers.items()}
 
 
 def in_folder(run: Candidate, folder: Path) -> Candidate:
     """The run with artifact and ledgers of another folder."""
-    ledgers = {mode: folder / f"ledger_{mode}_seed{run.seed}.jsonl" for mode in run.ledgers}
+    ledgers = {name: folder / f"ledger_{name}_seed{run.seed}.jsonl" for name in run.ledgers}
     return replace(run, artifact=folder / f"artifact_seed{run.seed}.pgolf", ledgers=ledgers)
 
 
@@ -195,13 +206,19 @@ def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: 
     weights, made = load_weights(run.folder), in_folder(run, folder)
     given = (weights.state, run.recipe, weights.tokenizer_digest, made.artifact, run.cap, code)
     calibration = calibration_for(weights.model(), run.recipe, dataset)
-    packed = fit(*given, calibration, lambda what: None, weights.grid_for(run.recipe.compress))
+    grid = weights.grid_for(run.recipe.compress)
+    how: dict[str, Any] = {"calibration": calibration, "note": lambda what: None, "grid": grid}
+    if run.recipe.memory.enabled:
+        how = with_memory(given, dataset, how)
+    packed = fit(*given, **how)
     write_bytes(made.artifact, packed.content)
     seconds = time.perf_counter() - started
     # No score of the artifact before is left.
     scores = {name: run.scores[name] for name in ("raw", "float") if name in run.scores}
     found = load_weights(made.artifact)
-    scores["packed"] = evaluate_weights(found, run.recipe, dataset, "standard", device).to_json()
-    for name, ledger in made.ledgers.items():
-        scores[name] = evaluate_weights(found, run.recipe, dataset, name, device, ledger=ledger).to_json()
+    names = evaluation_names(run.counts == "memory")
+    for name in names[names.index("packed") : names.index(run.counts) + 1]:
+        mode, ledger = EVALUATIONS[name].mode, made.ledgers.get(name)
+        recipe = run.recipe if EVALUATIONS[name].memory else without_memory(run.recipe)
+        scores[name] = evaluate_weights(found, recipe, dataset, mode, device, ledger=ledger).to_json()
     return replace(made, scores=scores, origin=packed.origin, packing_seconds=seconds)

@@ -184,8 +184,8 @@ def _copied(run: Candidate, folder: Path) -> Candidate:
     """The run with its files in the evidence folder."""
     copy = in_folder(run, folder)
     write_bytes(copy.artifact, read_bytes(run.artifact))
-    for mode, ledger in run.ledgers.items():
-        write_bytes(copy.ledgers[mode], read_bytes(ledger))
+    for name, ledger in run.ledgers.items():
+        write_bytes(copy.ledgers[name], read_bytes(ledger))
     return copy
 
 

@@ -23,7 +23,7 @@ from pgolf.submit.evidence import Candidate
 Runs = Sequence[Candidate]
 NON_COMPLIANT = "NON-COMPLIANT"
 _PARTS = {"raw": "last weights", "float": "averaged weights", "packed": "quantized"}
-_PARTS |= {"sliding": "sliding windows", "ttt": "test-time training"}
+_PARTS |= {"sliding": "sliding windows", "ttt": "test-time training", "memory": "memory"}
 
 
 def training_log(run: Candidate) -> str:
@@ -111,7 +111,7 @@ def _seed_result(run: Candidate, code: int) -> dict[str, Any]:
 
 def _readme(runs: Runs, made: Bundle, items: Sequence[Item], about: Mapping[str, str], track: str) -> str:
     # What was scored after the evaluation that counts is no part of it.
-    names = list(_PARTS)[: list(_PARTS).index(runs[0].mode) + 1]
+    names = list(_PARTS)[: list(_PARTS).index(runs[0].counts) + 1]
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.undefined = StrictUndefined
     template = resources.files("pgolf.submit").joinpath("readme.md").read_text("utf-8")

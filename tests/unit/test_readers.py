@@ -277,19 +277,22 @@ def test_zstd_with_a_long_window_is_read_like_any_other(tmp_path: Path, window: 
     assert list(read_documents(path)) == texts
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_small_hostile_zstd_file_takes_little_memory(tmp_path: Path) -> None:
     # A frame of a 2 GiB window in which every block of four bytes stands for 128 KiB.
     block = (1 << 1 | (1 << 17) << 3).to_bytes(3, "little") + b"x"
     frame = b"\x28\xb5\x2f\xfd\x00" + bytes([(31 - 10) << 3]) + block * 16_000
     path = _file(tmp_path, "a.txt.zst", frame)
+    # ``ru_maxrss`` would be this process's own where that is larger.
     code = (
-        "import resource, sys; from pathlib import Path; from pgolf.data.readers import blocks\n"
+        "import re, sys; from pathlib import Path; from pgolf.data.readers import blocks\n"
         "found = blocks(Path(sys.argv[1]), '.zst', lambda consumed: None)\n"
-        "print(sum(len(next(found)) for _ in range(2)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(sum(len(next(found)) for _ in range(2)))\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     size, peak = map(int, done.stdout.split())
-    assert size > 200 << 20 and peak < 800 << 10
+    assert size > 200 << 20 and peak < 600 << 10
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -109,6 +109,7 @@ def fit(
     Raises:
         PgolfError: nothing tried fits; ``out`` names the file that was to be written.
     """
+    state = {name: tensor.cpu() for name, tensor in state.items()}
     packer = _Packer(state, recipe, tokenizer_digest, calibration, limit - code, note, memory)
     packer.origin |= about or {}
     by_budget = recipe.compress.scheme == "budget"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,23 +41,20 @@ def page() -> str:
 def verbs(above: Any, name: str, path: str) -> Iterator[str]:
     """What there is to say of a verb, and of those that it has itself."""
     command, path = above.commands[name], f"{path} {name}"
-    about = [plain(paragraph) for paragraph in (command.help or "").split("\n\n")]
+    about = (command.help or "").split("\n\n")
     inside = getattr(command, "commands", {})
     if not inside:
-        yield "\n".join([f"### `{path}`\n", *(f"{line}\n" for line in wrapped(about)), *body(command, path)])
+        yield "\n".join([f"### `{path}`\n", *map(prose, about), *body(command, path)])
         return
     # A group is a sentence above its verbs.
-    yield "\n".join(f"{line}\n" for line in wrapped([f"`{path}`: {about[0]}", *about[1:]]))
+    yield "\n".join(map(prose, [f"`{path}`: {about[0]}", *about[1:]]))
     for below in inside:
         yield from verbs(command, below, path)
 
 
-def wrapped(paragraphs: list[str]) -> list[str]:
-    """Paragraphs in lines of at most 110 characters."""
-    return [
-        re.sub(r"(.{1,110})(?: |$)", r"\1\n", paragraph).rstrip("\n").replace(" \n", "\n")
-        for paragraph in paragraphs
-    ]
+def prose(paragraph: str) -> str:
+    """A paragraph in lines of at most 110 characters."""
+    return textwrap.fill(plain(paragraph), 110, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def body(command: Any, path: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The README's commands as a user types them: all of them, in their order, in one shell.
+"""The commands of README and tutorial as a user types them: all, in their order, in one shell.
 
     python -m tests.e2e.readme_tour
 
@@ -75,7 +75,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pgolf-readme-") as folder:
         clone = Path(folder) / "pgolf"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        typed = commands(clone / "README.md")
+        typed = [*commands(clone / "README.md"), *commands(clone / "docs" / "tutorial.md")]
         done = subprocess.run(["bash", "-c", script(typed)], cwd=clone, env=environment)
     print(f"\n{len(typed)} commands; status {done.returncode}")
     return done.returncode

@@ -1,4 +1,4 @@
-"""The README: every command works as it is typed, in one shell, in the order in which they stand there."""
+"""README and tutorial: every command works as typed, in one shell, in the order in which they stand there."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.e2e import fork_server
 from tests.e2e.readme_tour import ROOT, commands, script, without_comment
 
 README = ROOT / "README.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 # The demo in seconds instead of minutes; it still makes its text, trains, packs, scores and reports.
 _SMALL = [
     *("train.steps=4", "train.warmdown_steps=2", "model.layers=2", "model.xsa_last=2", "model.width=32"),
@@ -25,14 +26,27 @@ _SMALL = [
     *("compress.calibration_tokens=1024", "memory.stored_bytes=9000", "memory.order=2", "memory.experts=[]"),
 ]
 _AUDIT = "pgolf audit tiny.pgolf --data data/books --mode ttt"
+_WRITE = 'pgolf generate runs/whole/artifact.pgolf --prompt "The class" --tokens 60 --memory'
 # What would install something, run these tests, or take a quarter of the time.
 STAND_INS = {
     _AUDIT: f"{_AUDIT} --targets 192",
+    _WRITE: _WRITE.removesuffix(" --memory"),
     "make demo": "make -n demo >/dev/null && cp -r ../venv .venv && .venv/bin/pgolf run quickstart "
     + " ".join(f"--set {setting}" for setting in _SMALL),
     "make test": "make -n test >/dev/null",
     "python3 -m venv .venv": "true",
     'pip install -c constraints.txt -e ".[dev]"': "true",
+}
+# What makes the tutorial's commands short, by how they begin; of an option given twice the last counts.
+SHORTER = {
+    "python examples/books.py": "&& rm mytext/[b-hj-z]*.txt",
+    "pgolf train": "--set train.steps=4 --set train.warmdown_steps=2",
+    "pgolf pack": "--set compress.calibration_tokens=256",
+    "pgolf eval": "--limit-targets 512",
+    "pgolf audit": "--targets 192",
+    "pgolf run tiny": "--score memory --set evaluate.stride=64 "
+    + " ".join(f"--set {setting}" for setting in _SMALL if "stride" not in setting),
+    "pgolf report": "--no-score",
 }
 
 
@@ -71,12 +85,20 @@ def clone(tmp_path: Path, library: Path) -> Iterator[Path]:
 
 
 def test_every_command_works_as_it_stands(clone: Path) -> None:
-    typed = commands(README)
-    assert set(STAND_INS) <= {without_comment(command) for command in typed}
+    """README and tutorial in one shell, as the tutorial says; what is compiled is compiled once."""
+    readme, tutorial = commands(README), commands(TUTORIAL)
+    assert set(STAND_INS) <= {without_comment(command) for command in (*readme, *tutorial)}
+    shorter = {
+        without_comment(command): f"{command} {more}"
+        for command in tutorial
+        for beginning, more in SHORTER.items()
+        if command.startswith(beginning)
+    }
+    assert len(shorter) == len(SHORTER) + 3  # It scores four times.
     # Nothing of this environment is found before it is activated, as in a new shell.
     environment = {"HOME": os.environ.get("HOME", "/"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        ["bash", "-c", script(typed, STAND_INS)],
+        ["bash", "-c", script([*readme, *tutorial], STAND_INS | shorter)],
         cwd=clone,
         env=environment,
         stdout=subprocess.PIPE,
@@ -84,7 +106,7 @@ def test_every_command_works_as_it_stands(clone: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    assert done.stdout.count("[status 0, ") == len(typed)
+    assert done.stdout.count("[status 0, ") == len(readme) + len(tutorial)
     assert filecmp.cmp(clone / "books" / "while.txt", clone / "again.txt", shallow=False)
     for made in (
         "runs/quickstart/report.html",
@@ -93,6 +115,9 @@ def test_every_command_works_as_it_stands(clone: Path) -> None:
         "report.html",
         "runs/short",
         "plain.pt",
+        "mine.pgolf",
+        "memory.jsonl",
+        "runs/whole/ledger.memory.jsonl",
     ):
         assert (clone / made).exists(), made
 

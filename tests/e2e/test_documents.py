@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.conftest import made_once, pgolf, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # The page on audits from top to bottom is in tests/audit/test_command.py, the tutorial in test_readme.py.
 TYPED = [page for page in PAGES if page.name not in ("audit.md", "tutorial.md")]
 # Commands that need what a test cannot have; their parts are tested elsewhere.
@@ -149,8 +149,19 @@ def test_commands_of_a_document(
 
 def test_documents_name_only_what_exists() -> None:
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+        for target, place in re.findall(
+            r"\]\(([^)#:]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8")
+        ):
+            page = document.parent / target if target else document
+            assert page.exists(), f"{document.name} links to {target}"
+            assert not place or place in headings(page), f"{document.name} links to {target}#{place}"
+
+
+def headings(page: Path) -> set[str]:
+    """The names by which links find a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_elsewhere_is_true() -> None:

@@ -129,7 +129,7 @@ def test_the_page_draws_the_packages_in_their_order() -> None:
 def test_lines_of_prose_have_at_most_110_characters() -> None:
     top = Path(__file__).resolve().parents[2]
     long = []
-    for page in [*top.glob("*.md"), *(top / "docs").glob("*.md"), *(top / "benchmarks").glob("*.md")]:
+    for page in [*top.glob("*.md"), *(top / "docs").rglob("*.md"), *(top / "benchmarks").glob("*.md")]:
         fenced = False
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
             fenced ^= line.lstrip().startswith("```")

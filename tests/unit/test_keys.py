@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -101,6 +102,21 @@ def test_the_page_is_up_to_date() -> None:
 def test_the_page_has_every_key() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert not [key for key in recipe_keys() if f"| `{key}` |" not in text]
+
+
+def test_the_documents_name_only_keys_that_are_there() -> None:
+    known = {
+        ".".join(parts[:count]) for key in recipe_keys() for parts in [key.split(".")] for count in (1, 2, 3)
+    }
+    sections = "|".join({key.split(".")[0] for key in recipe_keys() if "." in key})
+    unknown = set()
+    for page in (PAGE.parents[1] / "README.md", *PAGE.parent.rglob("*.md")):
+        text = re.sub(r"```python.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        found = re.findall(rf"(?<=[` ])((?:{sections})(?:\.[a-z_0-9]+)+)(?=[`= ])", text)
+        # What else has such a name is a file, or is written before its extension.
+        files = {name for name in found if re.search(r"\.(md|py|toml|jsonl?|zst|safetensors|pgolf|txt)$", name)}
+        unknown |= {f"{page.name}: {name}" for name in set(found) - files - known}
+    assert not unknown
 
 
 def test_stored_recipes_may_name_keys_that_are_gone_by_their_only_value() -> None:

@@ -18,8 +18,9 @@ from tests.e2e.conftest import made_once, pgolf, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-# The page on audits from top to bottom is in tests/audit/test_command.py, the tutorial in test_readme.py.
-TYPED = [page for page in PAGES if page.name not in ("audit.md", "tutorial.md")]
+# From top to bottom: audits in tests/audit/test_command.py, the tutorial in test_readme.py.
+ALONE = ("audit.md", "tutorial.md")
+TYPED = [page for page in PAGES if page.name not in ALONE and "```sh" in page.read_text(encoding="utf-8")]
 # Commands that need what a test cannot have; their parts are tested elsewhere.
 ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",

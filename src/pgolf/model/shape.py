@@ -27,7 +27,9 @@ class Shape(Section):
     mlp_hidden: int = pydantic.Field(1536, ge=1)
     """Hidden width of the MLP."""
     mlp: Literal["relu2", "star_relu", "leaky_relu2"] = "relu2"
-    """Activation: relu(x)^2; relu(x)^2 * scale + bias with learned vectors; leaky_relu(x, 0.5)^2."""
+    """Activation: relu(x)^2; relu(x)^2 * scale + bias with learned vectors; leaky_relu(x, mlp_slope)^2."""
+    mlp_slope: float = pydantic.Field(0.5, ge=0, le=1)
+    """Slope of "leaky_relu2" below zero."""
     rope_dims: int = pydantic.Field(0, ge=0)
     """Rotated dimensions of each head; 0 rotates all of them."""
     rope_base: float = pydantic.Field(10000.0, gt=1)

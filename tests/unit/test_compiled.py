@@ -81,6 +81,18 @@ def test_steps_share_one_graph_and_follow_the_model_as_written(name: str) -> Non
     assert len(graphs) == 1
 
 
+def test_every_number_of_passes_through_a_loop_takes_one_graph() -> None:
+    settings = ["model.loop.last=1", "model.loop.passes=3", "model.loop.pass_vectors=true", "model.layers=3"]
+    model = load_recipe("seed_456", [*RECIPES["seed_456"], *settings, "model.unique_layers=0"]).model
+    network = randomised(model).train()
+    other = network.clone()
+    forward, graphs = counting(network)
+    for seed, passes in enumerate((1, 1, 3, 3, 1, 3)):
+        with network.passing(passes), other.passing(passes):
+            assert torch.allclose(step(forward, network, seed), step(other, other, seed), atol=1e-5)
+    assert len(graphs) == 2
+
+
 def test_fake_quantization_takes_one_more_graph_for_all_its_steps() -> None:
     network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
     forward, graphs = counting(network)

@@ -68,6 +68,22 @@ def test_training_flops_are_those_that_torch_counts(settings: list[str]) -> None
     assert training_flops(recipe) == pytest.approx(counter.get_total_flops() / 128 + attention, rel=0.03)
 
 
+def test_flops_of_a_loop_are_those_of_all_passes_and_in_training_of_those_made() -> None:
+    loop = ["model.loop.last=0", "model.loop.passes=3", "model.skip=gated"]
+    recipe = load_recipe("tiny", [*TINY, *loop])
+    network, tokens = build_model(recipe.model, 0).train(), torch.zeros(2, 64, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        network(tokens, tokens).mean().backward()
+    attention = 3 * 2 * 2 * recipe.model.width * (recipe.model.layers + 2) * 64 / 2
+    assert training_flops(recipe) == pytest.approx(counter.get_total_flops() / 128 + attention, rel=0.03)
+    plain, late = (
+        training_flops(load_recipe("tiny", [*TINY, *settings]))
+        for settings in (loop[2:], [*loop, "model.loop.start_fraction=0.75"])
+    )
+    assert late == pytest.approx(0.75 * plain + 0.25 * training_flops(recipe))
+    assert estimate(recipe).training_memory_cpu > estimate(load_recipe("tiny", TINY)).training_memory_cpu
+
+
 def test_speed_and_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, cuda = load_recipe("tiny", TINY), torch.device("cuda")
     found = training_speed(recipe, 1000, 2.0, torch.device("cpu"))

@@ -60,6 +60,44 @@ def test_the_schedule_is_the_order_of_layers() -> None:
     assert torch.allclose(torch.cat(parts, dim=1), after, atol=1e-5, rtol=1e-5)
 
 
+def test_a_loop_is_a_stretch_of_layers_that_is_passed_through_again_and_its_skips_belong_to_steps() -> None:
+    settings = ["model.layers=11", "model.loop.first=3", "model.loop.last=5", "model.loop.passes=3"]
+    model = load_recipe("seed_456", [*TINY, *PLAIN, *settings, "model.skip=gated"]).model
+    order = [visit.layer for visit in schedule(model)]
+    assert order == [0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert [visit.round for visit in schedule(model) if visit.layer == 4] == [0, 1, 2]
+    network, x = randomised(model).eval(), tokens()
+    assert len(network.skips.weight) == 8, "one for each step of the second half that takes something back"
+    whole = network.hidden(x)
+    with network.passing(1):
+        assert [visit.layer for visit in network.schedule] == list(range(11))
+        plain_order = network.hidden(x)
+    assert torch.equal(network.hidden(x), whole) and not torch.allclose(whole, plain_order, atol=1e-2)
+    # Plain order uses the first five vectors, as a model without a loop would have them.
+    without = GPT(load_recipe("seed_456", [*TINY, *PLAIN, settings[0], "model.skip=gated"]).model).eval()
+    state = network.state_dict()
+    state |= {name: state[name][:5] for name in ("skips.weight", "skips.gate")}
+    without.load_state_dict(state)
+    assert torch.equal(without.hidden(x), plain_order)
+
+
+def test_gradients_of_looped_layers_add_up_and_those_of_shared_cores_are_means() -> None:
+    x = tokens(length=9)
+
+    def gradient(*settings: str) -> torch.Tensor:
+        network = randomised(load_recipe("seed_456", [*TINY, *PLAIN, "model.layers=2", *settings]).model)
+        with torch.no_grad():  # Both see the same function: two times the same layer.
+            for vectors in network.layers.parameters():
+                vectors.copy_(torch.linspace(0.5, 1.5, vectors.numel()).view(vectors.shape))
+        network(x[:, :-1], x[:, 1:]).mean().backward()
+        found: torch.Tensor = network.cores[0].mlp.up.weight.grad
+        return found
+
+    shared = gradient("model.unique_layers=1")
+    looped = gradient("model.layers=1", "model.loop.passes=2")
+    assert torch.allclose(looped, 2 * shared, atol=1e-6)
+
+
 def test_limits_name_keys_of_the_model() -> None:
     assert {f"model.{key}" for feature in FEATURES for key, _ in feature.largest} <= set(recipe_keys())
 
@@ -188,6 +226,38 @@ def test_the_window_gate_halves_every_head_at_first_and_reads_its_window_alone()
     assert torch.allclose(gate.output(y, v, x), expected, atol=1e-6)
     outside = torch.cat((x[..., :12], torch.randn(1, 5, 20)), dim=-1)
     assert torch.equal(gate.output(y, v, outside), gate.output(y, v, x))
+
+
+def test_pass_vectors_stand_before_each_pass_and_nowhere_in_the_plain_order() -> None:
+    network, x = randomised(with_feature("pass vectors")).eval(), tokens()
+    (part,), order = network.layer_parts, network.schedule
+    stream, zeros = torch.randn(1, 32), torch.zeros(1, 32)
+    added = [part.before(zeros, [], order, place) for place in range(len(order))]
+    assert [visit.layer for visit in order] == [0, 1, 2, 1, 2]
+    assert torch.equal(torch.cat(added), torch.stack([zeros[0], *_apart(part.vectors, zeros[0])]))
+    with network.passing(1):
+        assert torch.equal(part.before(stream, [], network.schedule, 1), stream)
+    assert not torch.equal(network.hidden(x), x)
+
+
+def _apart(vectors: torch.Tensor, between: torch.Tensor) -> list[torch.Tensor]:
+    return [entry for vector in vectors for entry in (vector, between)]
+
+
+def test_a_broken_loop_is_refused_with_all_that_is_wrong_a_line_each() -> None:
+    settings = [
+        *("model.loop.first=2", "model.loop.last=3", "model.loop.passes=0", "model.loop.start_fraction=1.5"),
+        "model.loop.curriculum=[1,2]",
+    ]
+    with pytest.raises(PgolfError) as refused:
+        load_recipe("seed_456", [*TINY, *PLAIN, *settings])
+    assert [line.strip() for line in str(refused.value).splitlines()][1:] == [
+        "model.loop.first 2 to model.loop.last 3 must be a stretch of the layers 0 to 2",
+        "model.loop.passes 0 must be at least 1",
+        "model.loop.start_fraction 1.5 must be 0 to 1",
+        "model.loop.curriculum [1, 2] must end at model.loop.passes 0",
+        "model.loop.curriculum [1, 2] must name passes from 1 to model.loop.passes",
+    ]
 
 
 def test_what_cannot_be_gated() -> None:

@@ -14,7 +14,7 @@ from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.muon import Muon
 from pgolf.optim.newton_schulz import Method, orthogonalise, polar_express
 from pgolf.optim.routing import ROUTES, route, row_of
-from pgolf.optim.schedule import lr_scale, muon_momentum
+from pgolf.optim.schedule import lr_scale, muon_momentum, progress
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.recipe.sections import AverageSection, TrainSection
@@ -197,6 +197,13 @@ def test_momentum_warm_up_counts_steps() -> None:
     assert muon_momentum(optim, 0) == 0.92
     assert muon_momentum(optim, 750) == pytest.approx(0.955)
     assert muon_momentum(optim, 5000) == 0.99
+
+
+def test_progress_is_that_of_the_steps_or_of_the_time_whichever_ends_first() -> None:
+    train = load_recipe("seed_456", ["train.steps=10"]).train
+    assert [progress(train, step, 1e9) for step in (0, 5, 10)] == [0, 0.5, 1]
+    timed = load_recipe("seed_456", ["train.steps=10", "train.wallclock_seconds=8"]).train
+    assert progress(timed, 5, 1.0) == 0.5 and progress(timed, 1, 6.0) == 0.75
 
 
 def test_schedule_scales_every_group() -> None:

@@ -211,6 +211,76 @@ def test_fake_quantization_starts_when_the_schedule_says(
     assert watcher.notes == [f"fake quantization from step {4 + delay} on"]
 
 
+LOOP = ("model.loop.last=1", "model.loop.passes=4", "model.loop.start_fraction=0.5", "model.skip=gated")
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ((), [1, 1, 1, 4, 4, 4]),
+        (("model.loop.curriculum=[2,3,4]",), [1, 1, 1, 2, 3, 4]),
+        (("model.loop.curriculum=[1,4]", "model.loop.start_fraction=0"), [1, 1, 1, 4, 4, 4]),
+    ],
+)
+def test_training_passes_through_the_loop_as_often_as_the_recipe_says_and_evaluation_always_does(
+    dataset: Dataset, tmp_path: Path, settings: tuple[str, ...], passes: list[int]
+) -> None:
+    made = recipe(*LOOP, *settings, "train.validate_every=1")
+    run, seen, evaluated = open_run(made, dataset, tmp_path / "run", CPU), [], set()
+    original, whole = run.network.hidden, len(run.network.schedule)
+
+    def watching(tokens: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        if run.network.training:
+            seen.append(len(run.network.schedule) // 2)
+        else:
+            evaluated.add(len(run.network.schedule))
+        return original(tokens, *others, **named)
+
+    run.network.hidden = watching  # type: ignore[method-assign]
+    run.prime_kernels = lambda: None  # type: ignore[method-assign]
+    train(run, Watcher())
+    assert seen == [count for count in passes for _ in range(2)], "two micro-batches a step"
+    assert evaluated == {whole} == {8}
+    assert load_weights(tmp_path / "run").recipe.model.loop.passes == 4
+
+
+def test_a_run_cut_before_its_loop_begins_goes_on_as_if_it_had_not_been(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    whole = weights_after(recipe(*LOOP), dataset, tmp_path / "whole")
+    first = open_run(recipe(*LOOP), dataset, tmp_path / "cut", CPU)
+    for _ in range(2):
+        first.step(Watcher())
+    first.save_checkpoint()
+    second = open_run(recipe(*LOOP), dataset, tmp_path / "cut", CPU, resume=True)
+    train(second, Watcher())
+    assert equal(whole, load_weights(tmp_path / "cut").state)
+    other = recipe(*LOOP, "model.loop.start_fraction=0")
+    assert not equal(whole, weights_after(other, dataset, tmp_path / "other"))
+
+
+def test_compiled_code_is_made_for_every_number_of_passes_to_come(dataset: Dataset, tmp_path: Path) -> None:
+    fake = ("qat.enabled=true", "qat.grid=int6", "qat.threshold=0.6")
+    for settings, expected in (
+        ((), [(False, 1), (False, 2), (False, 4)]),
+        (fake, [(False, 1), (True, 1), (False, 2), (True, 2), (False, 4), (True, 4)]),
+    ):
+        made = recipe(*LOOP, "model.loop.curriculum=[2,4]", *settings)
+        run, seen = open_run(made, dataset, tmp_path / f"run{len(settings)}", CPU), []
+
+        def compiled(inputs: torch.Tensor, targets: torch.Tensor, run: Run = run, seen: Any = seen) -> Any:
+            seen.append((run.network.fake_quant.active, len(run.network.schedule) // 2))
+            return run.network(inputs, targets)
+
+        run.forward = compiled
+        run.prime_kernels()
+        assert seen[::2] == expected
+        seen.clear()
+        run.clock.step, run.clock.fake_quant_from = 5, 4 if settings else -1
+        run.prime_kernels()
+        assert seen[::2] == [(bool(settings), 4)]
+
+
 def test_soft_rounding_sharpens_from_1_to_16(dataset: Dataset, tmp_path: Path) -> None:
     run = open_run(
         recipe("qat.enabled=true", "qat.threshold=0.5", "qat.soft_round=true"), dataset, tmp_path / "r", CPU

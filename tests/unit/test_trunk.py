@@ -69,6 +69,12 @@ def test_a_wall_clock_limit_shares_no_trunk() -> None:
     assert trunk_key(tiny("train.wallclock_seconds=60")) is None
 
 
+def test_where_a_loop_begins_depends_on_all_steps() -> None:
+    loop = ("model.loop.passes=2", "model.loop.start_fraction=0.5")
+    assert trunk_key(tiny(*loop)) != trunk_key(tiny(*loop, "train.steps=99"))
+    assert trunk_key(tiny(loop[0])) == trunk_key(tiny(loop[0], "train.steps=99"))
+
+
 def test_the_trunk_ends_where_the_warmdown_begins() -> None:
     assert branch_step(tiny()) == 50
     assert branch_step(tiny("train.warmdown_steps=0")) == 100

@@ -16,16 +16,19 @@
     logits (B, T, V)
 
 A layer owns its vectors; attention and MLP weights live in a *core*. Usually core i belongs to layer i; with
-``model.unique_layers`` fewer cores are reused cyclically (depth recurrence). ``shape.schedule`` is the order.
+``model.unique_layers`` fewer cores are reused cyclically, and with ``model.loop`` some layers are passed
+through several times (depth recurrence). ``shape.schedule`` is the order.
 
 The parts are features, a file each in ``features/``. This file knows their slots (``slots.py``) only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -164,7 +167,7 @@ class GPT(nn.Module):
         kept: list[list[Tensor]] = [[] for _ in self.layer_parts]
         for place, visit in enumerate(self.schedule):
             for between, own in zip(self.layer_parts, kept, strict=True):
-                x = between.before(x, own, place)
+                x = between.before(x, own, self.schedule, place)
             extra_value = added_values(self.value_sources, shared, visit.layer)
             past = None if cache is None else (cache.layers[place], cache.used)
             needed = last if place == len(self.schedule) - 1 else None
@@ -174,13 +177,22 @@ class GPT(nn.Module):
             if place == 0:
                 first_value = value
             for between, own in zip(self.layer_parts, kept, strict=True):
-                between.after(x, own, place)
+                between.after(x, own, self.schedule, place)
         if cache is not None:
             cache.advance(count)
         x = rms_norm(x)
         for refine in self.head_parts:
             x = refine(x)
         return x
+
+    @contextlib.contextmanager
+    def passing(self, passes: int) -> Iterator[None]:
+        """Within it the stream passes through the loop only so many times: for training that begins so."""
+        whole, self.schedule = self.schedule, schedule(self.config, passes)
+        try:
+            yield
+        finally:
+            self.schedule = whole
 
     def cache(self, batch: int, length: int) -> KvCache:
         """An empty cache on the model's device, for ``batch`` windows of ``length`` tokens."""
@@ -206,7 +218,8 @@ class GPT(nn.Module):
     def scale_shared_gradients(self) -> None:
         """Hang hooks on the parameters of shared cores; those that replace others have none."""
         # A core used n times receives the sum of n gradients; their mean keeps its step size.
-        for index, count in Counter(visit.core for visit in self.schedule).items():
+        # Only layers that share a core count: passes through a loop add up, as in the runs that made loops.
+        for index, count in Counter(visit.core for visit in schedule(self.config, passes=1)).items():
             if count > 1:
                 for parameter in self.cores[index].parameters():
                     parameter.register_hook(lambda gradient, count=count: gradient / count)

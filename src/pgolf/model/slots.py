@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pgolf.model.cache import KvCache
 from pgolf.model.linear import FakeQuant
+from pgolf.model.shape import Visit
 
 OptimizerGroup = Literal["matrix", "embedding", "scalar", "bigram_table", "bigram_scale"]
 QuantizerGroup = Literal["attention", "mlp", "embedding", "bigram", "other", "control"]
@@ -185,11 +186,14 @@ class SinglePart:
 class LayerPart(Part):
     """Stands between the layers, in the residual stream."""
 
-    def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
-        """The stream (..., D) as the layer at a place gets it; ``kept`` is this pass's own list."""
+    def before(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> Tensor:
+        """The stream (..., D) as the layer ``order[place]`` gets it; ``kept`` is this pass's own list.
+
+        Training may pass through fewer layers than ``schedule`` has, so the order of this pass is given.
+        """
         return x
 
-    def after(self, x: Tensor, kept: list[Tensor], place: int) -> None:
+    def after(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> None:
         """Is told the stream after that layer."""
 
     def single(self) -> Any:

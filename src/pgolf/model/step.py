@@ -108,13 +108,13 @@ class Step:
         kept: list[list[Tensor]] = [[] for _ in self.between]
         for place, (layer, visit) in enumerate(zip(self.layers, network.schedule, strict=True)):
             for between, own in zip(self.between, kept, strict=True):
-                x = between.before(x, own, place)
+                x = between.before(x, own, network.schedule, place)
             extra = added_values(network.value_sources, shared, visit.layer)
             x, value = layer(torch.addcmul(starts[place], x, layer.mix), rotation, extra, first, cache, place)
             if place == 0:
                 first = value
             for between, own in zip(self.between, kept, strict=True):
-                between.after(x, own, place)
+                between.after(x, own, network.schedule, place)
         cache.advance(1)
         x = _norm(x)[:, None]
         for refine in network.head_parts:

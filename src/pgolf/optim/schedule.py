@@ -27,6 +27,15 @@ def lr_scale(train: TrainSection, step: int, elapsed_seconds: float) -> float:
     return remaining if train.warmdown_shape == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
 
 
+def progress(train: TrainSection, step: int, elapsed_seconds: float) -> float:
+    """Part of training (0 to 1) that is done before ``step`` (0-based): of the steps, or of the time.
+
+    What is further along counts, for training ends by either.
+    """
+    done = step / max(train.steps, 1)
+    return max(done, elapsed_seconds / train.wallclock_seconds) if train.wallclock_seconds else done
+
+
 def muon_momentum(optim: OptimSection, step: int) -> float:
     """Muon's momentum at ``step`` (0-based), rising linearly over its warm-up."""
     if not optim.muon_momentum_warmup_steps:

@@ -97,12 +97,16 @@ def _validated(tree: dict[str, Any], where: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except pydantic.ValidationError as error:
-        problems = [_describe(entry) for entry in error.errors()]
-        raise PgolfError(f"recipe {where}: {'; '.join(problems)}") from error
-    problems = contradictions(recipe)
-    if problems:
-        raise PgolfError(f"recipe {where}: {'; '.join(problems)}")
+        raise _refused(where, [_describe(entry) for entry in error.errors()]) from error
+    if problems := contradictions(recipe):
+        raise _refused(where, problems)
     return recipe
+
+
+def _refused(where: str, problems: Sequence[str]) -> PgolfError:
+    """All that is wrong with a recipe, a line each."""
+    separator = "\n  " if len(problems) > 1 else " "
+    return PgolfError(separator.join((f"recipe {where}:", *problems)))
 
 
 def _describe(entry: Any) -> str:

@@ -56,12 +56,13 @@ def trunk_key(recipe: Recipe) -> str | None:
 
     With a wall-clock limit the warmdown starts when the time says so. Fake quantization and snapshots of SWA
     begin in the warmdown, at learning-rate scales below 1, so they make no difference before it; an EMA runs
-    from the start.
+    from the start. Where a loop begins at a part of training, that part depends on the steps.
     """
     if recipe.train.wallclock_seconds:
         return None
     tree = _training_part(recipe)
-    for name in ("steps", "warmdown_steps", "warmdown_shape"):
+    stays = len({passes for _, passes in recipe.model.loop.stages()}) == 1
+    for name in ("warmdown_steps", "warmdown_shape", *(["steps"] if stays else [])):
         del tree["train"][name]
     del tree["qat"]
     tree["average"] = recipe.average.decay if recipe.average.kind in ("ema", "swa_of_ema") else None

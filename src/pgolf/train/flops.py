@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pgolf.model.load import shape_of
+from pgolf.model.shape import schedule
 from pgolf.model.slots import product_flops
 from pgolf.recipe.recipe import Recipe
 
@@ -23,7 +24,7 @@ _PEAKS = (
 )
 
 
-def forward_flops(recipe: Recipe) -> int:
+def forward_flops(recipe: Recipe, passes: int | None = None) -> int:
     """Operations of the forward pass per token, a multiplication and an addition being two.
 
     Counted are all matrix products, each as often as it is used (a shared core as often as layers use it),
@@ -31,23 +32,28 @@ def forward_flops(recipe: Recipe) -> int:
 
     Args:
         recipe: its model, and the length of its training sequences.
+        passes: through the model's loop; by default all of them.
     """
     model = recipe.model
-    network = shape_of(model)
-    uses = Counter(visit.core for visit in network.schedule)
+    network, order = shape_of(model), schedule(model, passes)
+    uses = Counter(visit.core for visit in order)
     flops = 2 * model.vocab_size * model.width
     flops += sum(product_flops(child) for child in network.children() if child is not network.cores)
     flops += sum(uses[index] * product_flops(core) for index, core in enumerate(network.cores))
     # Scores and weighted values: two products of width D over half of the length, on average.
-    return flops + 2 * 2 * model.width * len(network.schedule) * recipe.train.sequence_length // 2
+    return flops + 2 * 2 * model.width * len(order) * recipe.train.sequence_length // 2
 
 
 def training_flops(recipe: Recipe) -> int:
     """Operations of the forward and the backward pass per token: three times the forward pass.
 
-    What an implementation computes twice, and the optimizer, are not counted.
+    Where layers are looped it is the mean over the training, which begins with fewer passes. What an
+    implementation computes twice, and the optimizer, are not counted.
     """
-    return 3 * forward_flops(recipe)
+    stages = recipe.model.loop.stages()
+    ends = [*(begin for begin, _ in stages[1:]), 1.0]
+    shares = [(end - begin, passes) for end, (begin, passes) in zip(ends, stages, strict=True)]
+    return round(sum(share * 3 * forward_flops(recipe, passes) for share, passes in shares))
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -22,7 +22,7 @@ from pgolf.model.load import model_from
 from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.place import place
-from pgolf.optim.schedule import lr_scale, muon_momentum
+from pgolf.optim.schedule import lr_scale, muon_momentum, progress
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import autocast, compiled, keep_freed_memory
 from pgolf.runtime.run_files import METRICS, MODEL, RAW
@@ -90,6 +90,7 @@ class Run:
         self.validation_text = dataset.validation_text(recipe.evaluation_length)
         self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
         self.grid: Grid | None = None  # on which they round, once it is frozen
+        self.passes = recipe.model.loop.passes  # through looped layers, in training
         self.clock = Clock()
         if resume and self._checkpoint.is_file():
             state = self.network, self.optimizers, self.averager
@@ -123,6 +124,7 @@ class Run:
         """
         train, clock, started = self.recipe.train, self.clock, time.perf_counter()
         scale = lr_scale(train, clock.step, clock.seconds)
+        self.passes = self._passes_now()
         self.switch_fake_quantization(scale, watcher)
         loss = self.accumulate_gradients(clock.step)
         if train.grad_clip:
@@ -144,7 +146,7 @@ class Run:
         self.network.train()
         parts = self.recipe.train.micro_batches
         total = torch.zeros((), device=self.device)
-        with rounded_weights(self.network, self.rounding):
+        with rounded_weights(self.network, self.rounding), self.network.passing(self.passes):
             for part in range(parts // self.team.size):
                 batch = self.batches.batch(step, part)
                 inputs, targets = (tokens.to(self.device, non_blocking=True) for tokens in batch)
@@ -261,9 +263,10 @@ class Run:
         put_back = set_aside(self.network, self.optimizers)
         fakes = qat.enabled and qat.grid == "int6"
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            for index, active in enumerate(self._states_to_prime(passes)):
+            for index, (active, looped) in enumerate(self._states_to_prime(passes)):
                 if fakes:
                     self._set_switch(active, scale=qat.threshold)
+                self.passes, self._compiled = looped, False
                 self.accumulate_gradients(self.clock.step + index)
                 self._update()
         if fakes:
@@ -271,13 +274,25 @@ class Run:
         put_back()
         self.metrics.restart_clock()
 
-    def _states_to_prime(self, passes: int) -> list[bool]:
-        """Of each warm-up step whether the model fakes quantization; compiled code needs both kinds."""
-        qat = self.recipe.qat
+    def _passes_now(self) -> int:
+        done = progress(self.recipe.train, self.clock.step, self.clock.seconds)
+        return self.recipe.model.loop.passes_at(done)
+
+    def _states_to_prime(self, steps: int) -> list[tuple[bool, int]]:
+        """Of each warm-up step whether the model fakes quantization, and its passes through looped layers.
+
+        There is a graph for each pair, so where code is compiled all that may still come are there.
+        """
+        qat, passes = self.recipe.qat, self._passes_now()
         fakes = qat.enabled and qat.grid == "int6"
         active = fakes and 0 <= self.clock.fake_quant_from <= self.clock.step
-        later = fakes and not active and qat.threshold > 0 and self.forward is not self.network
-        return [active] * passes + [True] * later
+        states = [(active, passes)] * steps
+        if self.forward is not self.network:
+            kinds = (active, True) if fakes and qat.threshold > 0 else (active,)
+            counts = [n for _, n in self.recipe.model.loop.stages()]
+            to_come = [(kind, n) for n in counts[counts.index(passes) :] for kind in kinds]
+            states += [state for state in dict.fromkeys(to_come) if state not in states]
+        return states
 
     def save_checkpoint(self, path: Path | None = None) -> None:
         """Write the whole state, by default as the one to resume from, replacing the previous one.

@@ -251,7 +251,7 @@ def test_a_broken_loop_is_refused_with_all_that_is_wrong_a_line_each() -> None:
     ]
     with pytest.raises(PgolfError) as refused:
         load_recipe("seed_456", [*TINY, *PLAIN, *settings])
-    assert [line.strip() for line in str(refused.value).splitlines()][1:] == [
+    assert refused.value.lines[1:] == [
         "model.loop.first 2 to model.loop.last 3 must be a stretch of the layers 0 to 2",
         "model.loop.passes 0 must be at least 1",
         "model.loop.start_fraction 1.5 must be 0 to 1",

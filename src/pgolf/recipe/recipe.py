@@ -104,9 +104,7 @@ def _validated(tree: dict[str, Any], where: str) -> Recipe:
 
 
 def _refused(where: str, problems: Sequence[str]) -> PgolfError:
-    """All that is wrong with a recipe, a line each."""
-    separator = "\n  " if len(problems) > 1 else " "
-    return PgolfError(separator.join((f"recipe {where}:", *problems)))
+    return PgolfError(f"recipe {where}:", problems)
 
 
 def _describe(entry: Any) -> str:

@@ -93,6 +93,17 @@ def test_every_number_of_passes_through_a_loop_takes_one_graph() -> None:
     assert len(graphs) == 2
 
 
+def test_lanes_are_part_of_the_graph() -> None:
+    for mode in ("one", "two"):
+        lanes = ["model.layers=3", "model.unique_layers=0", f"model.lanes.mode={mode}", "model.lanes.start=1"]
+        network = randomised(load_recipe("seed_456", [*RECIPES["seed_456"], *lanes]).model).train()
+        other = network.clone()
+        forward, graphs = counting(network)
+        for seed in range(2):
+            assert torch.allclose(step(forward, network, seed), step(other, other, seed), atol=1e-5)
+        assert len(graphs) == 1
+
+
 def test_fake_quantization_takes_one_more_graph_for_all_its_steps() -> None:
     network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
     forward, graphs = counting(network)

@@ -260,6 +260,29 @@ def test_a_broken_loop_is_refused_with_all_that_is_wrong_a_line_each() -> None:
     ]
 
 
+def test_lanes_begin_as_the_stream_and_end_as_their_mean_or_the_second() -> None:
+    x = tokens()
+    for name, share in (("two lanes", 0.5), ("split lanes", 0.0)):
+        network = build_model(with_feature(name), 0).eval()
+        lanes, (first, second) = network.lanes_of(1), torch.randn(2, 1, 4, 32)
+        assert network.lanes_of(0) is None and lanes is not None
+        assert lanes.enter(first, None) is first and lanes.enter(first, second) is second
+        assert lanes.read(first, second) is second
+        assert torch.allclose(network.merged(first, second), share * first + (1 - share) * second)
+        # Layers that write nothing yet keep 1.1 of each lane, which the norm takes out again.
+        assert torch.allclose(network.hidden(x), build_model(plain(), 0).eval().hidden(x), atol=1e-5)
+    assert network.lanes.shares[0].tolist() == [pytest.approx([1.3, 0.7]), pytest.approx([0.7, 1.3])]
+
+
+def test_lanes_that_cannot_be() -> None:
+    with pytest.raises(PgolfError, match=r"lanes.start 3 is not one of the layers 0 to 2"):
+        with_feature("two lanes", "model.lanes.start=3")
+    loop = ("model.loop.last=1", "model.loop.passes=2")
+    with pytest.raises(PgolfError, match=r"lanes.start 1 must come after model.loop.last 1"):
+        with_feature("two lanes", *loop)
+    assert len(schedule(with_feature("parallel layers", *loop))) == 5
+
+
 def test_what_cannot_be_gated() -> None:
     with pytest.raises(PgolfError, match=r"window_gate.width 33 exceeds model.width 32"):
         with_feature("window gate", "model.window_gate.width=33")

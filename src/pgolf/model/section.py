@@ -10,6 +10,7 @@ from torch import nn
 from pgolf.model.features.bigram import Bigram, BigramKeys
 from pgolf.model.features.exclusive import Exclusive, ExclusiveKeys
 from pgolf.model.features.gated_attention import GatedAttention, GatedAttentionKeys
+from pgolf.model.features.lanes import Lanes, LanesKeys
 from pgolf.model.features.loop import Loop
 from pgolf.model.features.refiner import FlowRefiner, RefinerKeys
 from pgolf.model.features.skips import SkipKeys, Skips
@@ -26,13 +27,14 @@ Slot = TypeVar("Slot", bound=Part)
 FEATURES: tuple[type[Part], ...] = (
     *(Bigram, Smear, ValueEmbedding),
     *(ValueResidual, Exclusive, GatedAttention, WindowGate),
-    *(Loop, Skips, FlowRefiner),
+    *(Loop, Skips, Lanes, FlowRefiner),
 )
 
 
 class ModelSection(  # pydantic lists the keys of the last base first.
     WindowGateKeys,
     RefinerKeys,
+    LanesKeys,
     SkipKeys,
     GatedAttentionKeys,
     ValueResidualKeys,

@@ -3,6 +3,7 @@
     tokens ── token embedding ─┬─ norm ── stream ──► x ──► layers ──► norm ── head ──► hidden states
                                │                           │    ▲
     EmbeddingPart ─────────────┘    StreamPart   LayerPart ┘    │      HeadPart
+                                      LanePart (how they write) ┤
     (adds to the embedding)                                     │
                        in each layer's attention:  ValueSource (adds to the values)
                                                    AttentionPart (values, then the heads' outputs)
@@ -181,6 +182,36 @@ class SinglePart:
     def output(self, y: Tensor, v: Tensor, read: Tensor | None) -> Tensor:
         """``AttentionPart.output``: y (B * K, H / K, W), v (B * K, 1, W), the product ``read`` (B, n)."""
         return y
+
+
+class LanePart(Part):
+    """Has attention and MLP of some layers read and write side by side, not one after the other.
+
+    The stream may have a second lane there; embeddings, skips and whatever else stands between the layers
+    know the first one. All that it is given may be whole windows (B, T, D) or single positions (B, D).
+    """
+
+    def begins(self, layer: int) -> bool:
+        """Whether this layer is one of them."""
+        raise NotImplementedError
+
+    def enter(self, x: Tensor, lane: Tensor | None) -> Tensor | None:
+        """The second lane before such a layer, from the stream and the lane as it was, if it was there."""
+        return lane
+
+    def read(self, mixed: Tensor, lane: Tensor | None) -> Tensor:
+        """What the MLP reads; attention reads ``mixed``, the stream mixed with its beginning."""
+        return mixed
+
+    def write(
+        self, x: Tensor, lane: Tensor | None, mixed: Tensor, attended: Tensor, fed: Tensor, layer: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Stream and lane after the layer; ``attended`` and ``fed`` are the scaled outputs of both."""
+        raise NotImplementedError
+
+    def leave(self, x: Tensor, lane: Tensor | None) -> Tensor:
+        """The stream behind the last layer."""
+        return x
 
 
 class LayerPart(Part):

@@ -16,7 +16,7 @@ from pgolf.model.gpt import GPT, build_model
 from pgolf.model.load import model_from
 from pgolf.model.section import FEATURES, ModelSection
 from pgolf.model.shape import Visit, schedule
-from pgolf.model.slots import AttentionPart, Part, product_flops
+from pgolf.model.slots import AttentionPart, Part, Reading, product_flops
 from pgolf.model.step import extend, single_pass
 from pgolf.optim.build import build_optimizers
 from pgolf.optim.routing import ROUTES, route
@@ -258,6 +258,23 @@ def test_a_broken_loop_is_refused_with_all_that_is_wrong_a_line_each() -> None:
         "model.loop.curriculum [1, 2] must end at model.loop.passes 0",
         "model.loop.curriculum [1, 2] must name passes from 1 to model.loop.passes",
     ]
+
+
+def test_the_window_smear_is_silent_at_first_and_takes_nothing_across_a_bos() -> None:
+    network, x = GPT(with_feature("window smear")), torch.randn(1, 4, 32)
+    (smear,) = network.embedding_parts
+    reading = Reading(torch.tensor([[7, 8, 1, 9]]))
+    assert torch.equal(smear(x, reading), x)
+    with torch.no_grad():
+        smear.gate.weight.normal_()
+        smear.share.fill_(0.8)
+    shares = 0.8 * torch.sigmoid(x[..., :12] @ smear.gate.weight.T)
+    expected = x.clone()
+    for at in (1, 3):
+        expected[:, at] += shares[:, at] * x[:, at - 1]
+    assert torch.allclose(smear(x, reading), expected, atol=1e-6)
+    with pytest.raises(PgolfError, match=r"window_smear.width 33 exceeds model.width 32"):
+        with_feature("window smear", "model.window_smear.width=33")
 
 
 def test_lanes_begin_as_the_stream_and_end_as_their_mean_or_the_second() -> None:

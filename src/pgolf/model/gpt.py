@@ -172,7 +172,7 @@ class GPT(nn.Module):
         reading = Reading(tokens, cache, starts)
         x = self.token_embedding(tokens)
         for embed in self.embedding_parts:
-            x = x + embed(reading)
+            x = embed(x, reading)
         x = rms_norm(x)
         for stream in self.stream_parts:
             x = stream(x, reading)

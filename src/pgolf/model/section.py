@@ -18,6 +18,7 @@ from pgolf.model.features.smear import Smear, SmearKeys
 from pgolf.model.features.value_embedding import ValueEmbedding, ValueEmbeddingKeys
 from pgolf.model.features.value_residual import ValueResidual, ValueResidualKeys
 from pgolf.model.features.window_gate import WindowGate, WindowGateKeys
+from pgolf.model.features.window_smear import WindowSmear, WindowSmearKeys
 from pgolf.model.linear import FakeQuant
 from pgolf.model.slots import Part
 
@@ -25,7 +26,7 @@ Slot = TypeVar("Slot", bound=Part)
 
 # A new feature is named here, with its module and with its keys. Those of one slot act in this order.
 FEATURES: tuple[type[Part], ...] = (
-    *(Bigram, Smear, ValueEmbedding),
+    *(Bigram, WindowSmear, Smear, ValueEmbedding),
     *(ValueResidual, Exclusive, GatedAttention, WindowGate),
     *(Loop, Skips, Lanes, FlowRefiner),
 )
@@ -40,6 +41,7 @@ class ModelSection(  # pydantic lists the keys of the last base first.
     ValueResidualKeys,
     ValueEmbeddingKeys,
     BigramKeys,
+    WindowSmearKeys,
     SmearKeys,
     ExclusiveKeys,
 ):

@@ -4,7 +4,7 @@
                                │                           │    ▲
     EmbeddingPart ─────────────┘    StreamPart   LayerPart ┘    │      HeadPart
                                       LanePart (how they write) ┤
-    (adds to the embedding)                                     │
+    (changes the embedding)                                     │
                        in each layer's attention:  ValueSource (adds to the values)
                                                    AttentionPart (values, then the heads' outputs)
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pgolf.model.cache import KvCache
@@ -54,6 +55,15 @@ class Reading:
 
     def __init__(self, tokens: Tensor, cache: KvCache | None = None, starts: Tensor | None = None) -> None:
         self.tokens, self.cache, self.starts = tokens, cache, starts
+
+    def shifted(self, part: Part, x: Tensor) -> Tensor:
+        """What a part was given one position earlier, (B, T, D); zeros where nothing may be seen."""
+        earlier = self.before(part, x)
+        if earlier is None:
+            moved = nn.functional.pad(x[:, :-1], (0, 0, 1, 0))
+        else:
+            moved = torch.cat((earlier, x[:, :-1]), dim=1)
+        return moved if self.starts is None else moved.masked_fill(self.starts[..., None], 0)
 
     def before(self, part: Part, now: Tensor) -> Tensor | None:
         """What a part was given at the position before the first one, (B, 1, ...); None where there is none.
@@ -108,10 +118,10 @@ class Part(nn.Module):
 
 
 class EmbeddingPart(Part):
-    """Adds to the token embedding, before the first norm."""
+    """Changes the token embedding, before the first norm."""
 
-    def forward(self, reading: Reading) -> Tensor:
-        """What to add for each token, (B, T, D)."""
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        """From (B, T, D) to (B, T, D)."""
         raise NotImplementedError
 
 

@@ -97,7 +97,7 @@ class Step:
         rotation = self._rotation(cosines[0], sines[0])
         embedded = network.token_embedding(tokens)
         for embed in network.embedding_parts:
-            embedded = embedded + embed(reading)
+            embedded = embed(embedded, reading)
         x = _norm(embedded[:, 0])[:, None]
         for stream in network.stream_parts:
             x = stream(x, reading)

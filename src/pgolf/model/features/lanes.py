@@ -41,7 +41,7 @@ class LanesKeys(Shape):
 class Lanes(LanePart):
     """Attention and MLP of the last layers side by side.
 
-    "one" (challenge #1493): x + attention(x) + MLP(x), the same x for both, mixed with the stream's beginning.
+    "one" (challenge #1493): x + attention(x) + MLP(x), the same x for both, mixed with the beginning.
 
     "two" (challenges #1204, #1855): attention reads the first lane, mixed so, and the MLP the second; both
     write into both, lane_i = keep_i * lane_i + shares[0, i] * attention + shares[1, i] * MLP, with numbers

@@ -120,10 +120,12 @@ def test_fake_quantization_takes_one_more_graph_for_all_its_steps() -> None:
     assert len(graphs) == 2
 
 
-def test_the_chunked_loss_is_part_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("learned", ["true", "false"])
+def test_the_chunked_loss_is_part_of_the_graph(learned: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "loss_form", lambda *_: "chunked")
     monkeypatch.setattr(loss, "_CHUNK", 4 * 320 * 16)
-    network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
+    settings = ["model.layers=1", "model.xsa_last=1", f"model.asymmetric_softcap={learned}"]
+    network = randomised(load_recipe("tiny", settings).model).train()
     other = network.clone()
     forward, graphs = counting(network)
     for seed in range(2):

@@ -260,6 +260,21 @@ def test_a_broken_loop_is_refused_with_all_that_is_wrong_a_line_each() -> None:
     ]
 
 
+def test_learned_caps_begin_as_the_recipes_and_stay_positive() -> None:
+    network = build_model(with_feature("asymmetric softcap", "model.softcap=3"), 0)
+    network.load_state_dict(network.state_dict() | randomised(plain()).state_dict())
+    symmetric = randomised(load_recipe("seed_456", [*TINY, *PLAIN, "model.softcap=3"]).model)
+    x = tokens()
+    assert torch.equal(network.softcap(), torch.tensor([3.0, 3.0])) and symmetric.softcap() == 3
+    assert torch.allclose(network(x), symmetric(x), atol=1e-6)
+    assert torch.allclose(network(x, x), symmetric(x, x), atol=1e-5)
+    with torch.no_grad():
+        network.cap.offset.copy_(torch.tensor([1.0, -9.0]))
+    upper, lower = network.softcap().tolist()
+    assert upper == pytest.approx(3 * 2.71828 ** (1 / 3), rel=1e-4) and 0 < lower < 3
+    assert network(x).max() > 3 and network(x).min() >= -lower
+
+
 def test_the_window_smear_is_silent_at_first_and_takes_nothing_across_a_bos() -> None:
     network, x = GPT(with_feature("window smear")), torch.randn(1, 4, 32)
     (smear,) = network.embedding_parts

@@ -47,6 +47,7 @@ from pgolf.model.rope import rotary_tables
 from pgolf.model.section import ModelSection, build_parts
 from pgolf.model.shape import schedule
 from pgolf.model.slots import (
+    CapPart,
     EmbeddingPart,
     HeadPart,
     LanePart,
@@ -132,6 +133,7 @@ class GPT(nn.Module):
         self.lane_parts = build_parts(LanePart, self, model, self.fake_quant)
         self.layer_parts = build_parts(LayerPart, self, model, self.fake_quant)
         self.head_parts = build_parts(HeadPart, self, model, self.fake_quant)
+        self.cap_parts = build_parts(CapPart, self, model, self.fake_quant)
         initialise(self, model)
         self.scale_shared_gradients()
 
@@ -148,7 +150,7 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens)
         if targets is None:
             return self.project(hidden)
-        return target_losses(hidden, self.token_embedding.weight, targets, self.config.softcap)
+        return target_losses(hidden, self.token_embedding.weight, targets, self.softcap())
 
     def hidden(
         self, tokens: Tensor, length: int | None = None, last: int | None = None, cache: KvCache | None = None
@@ -230,7 +232,11 @@ class GPT(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) float32 of hidden states (..., D), by the tied token embedding."""
-        return capped(F.linear(hidden, self.token_embedding.weight), self.config.softcap)
+        return capped(F.linear(hidden, self.token_embedding.weight), self.softcap())
+
+    def softcap(self) -> Tensor | float:
+        """The cap of the logits; or where they are learned, those of positive and of negative ones (2,)."""
+        return self.cap_parts[0]() if self.cap_parts else self.config.softcap
 
     def clone(self) -> GPT:
         """An independent copy with equal weights, all trainable, on the same device and in the same mode."""

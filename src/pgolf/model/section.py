@@ -7,6 +7,7 @@ from typing import TypeVar
 import pydantic
 from torch import nn
 
+from pgolf.model.features.asymmetric_cap import AsymmetricCap, AsymmetricCapKeys
 from pgolf.model.features.bigram import Bigram, BigramKeys
 from pgolf.model.features.exclusive import Exclusive, ExclusiveKeys
 from pgolf.model.features.gated_attention import GatedAttention, GatedAttentionKeys
@@ -28,12 +29,13 @@ Slot = TypeVar("Slot", bound=Part)
 FEATURES: tuple[type[Part], ...] = (
     *(Bigram, WindowSmear, Smear, ValueEmbedding),
     *(ValueResidual, Exclusive, GatedAttention, WindowGate),
-    *(Loop, Skips, Lanes, FlowRefiner),
+    *(Loop, Skips, Lanes, FlowRefiner, AsymmetricCap),
 )
 
 
 class ModelSection(  # pydantic lists the keys of the last base first.
     WindowGateKeys,
+    AsymmetricCapKeys,
     RefinerKeys,
     LanesKeys,
     SkipKeys,

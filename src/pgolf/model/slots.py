@@ -250,6 +250,14 @@ class HeadPart(Part):
         raise NotImplementedError
 
 
+class CapPart(Part):
+    """Learns the softcap of the logits."""
+
+    def forward(self) -> Tensor:
+        """Caps of positive and of negative logits, (2,)."""
+        raise NotImplementedError
+
+
 def added_values(sources: Sequence[ValueSource], shared: Sequence[Tensor], layer: int) -> Tensor | None:
     """What all sources add to a layer's values; None for nothing.
 

@@ -175,7 +175,7 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             hidden, embedding = network.hidden(tokens), network.token_embedding.weight
             # In one chunk: what is kept is the same, and there is no end to the chunks of a huge batch.
-            target_losses(hidden, embedding, tokens, recipe.model.softcap, rows=tokens.numel()).mean()
+            target_losses(hidden, embedding, tokens, network.softcap(), rows=tokens.numel()).mean()
     return sum(kept[storage].untyped_storage().nbytes() for storage in kept.keys() - weights)
 
 

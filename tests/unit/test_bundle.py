@@ -94,8 +94,11 @@ VARIANTS: dict[str, tuple[list[str], str]] = {
             ),
             *("average.every=1", "average.start_scale=1.0", "qat.enabled=true", "qat.threshold=0.8"),
             *("ttt.method=lora_document", "compress.low_rank=1", "model.norm_scale=inverse_sqrt_depth"),
+            *("model.loop.last=1", "model.loop.passes=2", "model.loop.start_fraction=0.4"),
+            *("model.loop.pass_vectors=true", "model.lanes.mode=two", "model.lanes.start=2"),
+            *("model.window_smear.width=4", "model.dense.every=2", "model.asymmetric_softcap=true"),
         ],
-        "Bigram Smear ValueEmbedding FlowRefiner FakeQuant DocumentScorer low_rank_correction",
+        "Bigram Smear ValueEmbedding FlowRefiner FakeQuant DocumentScorer low_rank_correction Lanes Dense",
     ),
     "rowwise": (
         [

@@ -9,6 +9,7 @@ from torch import nn
 
 from pgolf.model.features.asymmetric_cap import AsymmetricCap, AsymmetricCapKeys
 from pgolf.model.features.bigram import Bigram, BigramKeys
+from pgolf.model.features.dense import Dense, DenseKeys
 from pgolf.model.features.exclusive import Exclusive, ExclusiveKeys
 from pgolf.model.features.gated_attention import GatedAttention, GatedAttentionKeys
 from pgolf.model.features.lanes import Lanes, LanesKeys
@@ -29,7 +30,7 @@ Slot = TypeVar("Slot", bound=Part)
 FEATURES: tuple[type[Part], ...] = (
     *(Bigram, WindowSmear, Smear, ValueEmbedding),
     *(ValueResidual, Exclusive, GatedAttention, WindowGate),
-    *(Loop, Skips, Lanes, FlowRefiner, AsymmetricCap),
+    *(Loop, Skips, Dense, Lanes, FlowRefiner, AsymmetricCap),
 )
 
 
@@ -38,6 +39,7 @@ class ModelSection(  # pydantic lists the keys of the last base first.
     AsymmetricCapKeys,
     RefinerKeys,
     LanesKeys,
+    DenseKeys,
     SkipKeys,
     GatedAttentionKeys,
     ValueResidualKeys,

@@ -127,6 +127,12 @@ def test_pieces_give_the_hidden_states_of_the_whole_window(name: str) -> None:
         assert torch.allclose(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5), sizes
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_last_positions_alone_are_those_of_the_whole_window(name: str) -> None:
+    network, x = randomised(with_feature(name)).eval(), tokens(length=LENGTH)
+    assert torch.allclose(network.hidden(x, last=3), network.hidden(x)[:, -3:], atol=1e-5, rtol=1e-4)
+
+
 def test_a_part_without_a_form_for_single_positions_is_read_by_the_ordinary_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

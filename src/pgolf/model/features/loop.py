@@ -14,6 +14,9 @@ from pgolf.model.linear import FakeQuant
 from pgolf.model.shape import Shape, Visit
 from pgolf.model.slots import LayerPart, Row
 
+# With the plain order before, and fake quantization on and off, as many graphs as the compiler keeps: 8.
+_MOST_STAGES = 3
+
 
 class Loop(LayerPart):
     """Adds the vector of the pass to the stream where a pass begins, zeros at first (challenge #1518).
@@ -65,6 +68,10 @@ class Loop(LayerPart):
         if any(not 1 <= passes <= loop.passes for passes in loop.curriculum):
             problems.append(
                 f"model.loop.curriculum {list(loop.curriculum)} must name passes from 1 to model.loop.passes"
+            )
+        if len(loop.curriculum) > _MOST_STAGES:
+            problems.append(
+                f"model.loop.curriculum must have at most {_MOST_STAGES} entries: each is compiled by itself"
             )
         return problems
 

@@ -94,6 +94,8 @@ VARIANTS: dict[str, tuple[list[str], str]] = {
             ),
             *("average.every=1", "average.start_scale=1.0", "qat.enabled=true", "qat.threshold=0.8"),
             *("ttt.method=lora_document", "compress.low_rank=1", "model.norm_scale=inverse_sqrt_depth"),
+            *("optim.muon_row_norm=normuon", "optim.adam_weight_decay={embedding=0.1, scalar=0.01}"),
+            "average.window=0.4",
         ],
         "Bigram Smear ValueEmbedding FlowRefiner FakeQuant DocumentScorer low_rank_correction",
     ),
@@ -114,7 +116,8 @@ VARIANTS: dict[str, tuple[list[str], str]] = {
             *(
                 "compress.codec=zstd",
                 "compress.level=[19, 3]",
-                "compress.clip=percentiles",
+                "compress.clip=std",
+                "compress.clip_std={attention=4.0, mlp=3.0}",
                 "compress.prune=0.03",
             ),
             *("ttt.method=phased", "optim.bigram_table_group=scalar", "ttt.optimizer=adamw"),

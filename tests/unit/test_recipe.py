@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,21 @@ def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(PgolfError) as caught:
         load_recipe("quickstart", ["model.heads=7", "evaluate.stride=4096"])
     assert all(word in str(caught.value) for word in ("model.heads", "evaluate.stride"))
+
+
+def test_a_table_by_group_is_checked_like_a_section_and_comes_back() -> None:
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("tiny", ["compress.clip_std={atention=3, mlp=0}", "optim.adam_weight_decay={vector=1}"])
+    said = str(caught.value)
+    assert "unknown key compress.clip_std.atention (did you mean compress.clip_std.attention?)" in said
+    assert "compress.clip_std.mlp: input should be greater than 0" in said
+    assert "unknown key optim.adam_weight_decay.vector" in said
+    with pytest.raises(PgolfError, match=r"clip_std: input should be a valid number.*got 'wide'"):
+        load_recipe("tiny", ["compress.clip_std=wide"])
+    table = load_recipe("tiny", ["compress.clip_std={attention=13.0}"])
+    assert recipe_from_tree(tomllib.loads(table.to_toml()), "x") == table
+    assert recipe_from_tree(table.model_dump(mode="json", exclude_defaults=True), "x") == table
+    assert table.with_overrides(["compress.clip_std.mlp=11.5"]).compress.deviations("mlp") == 11.5
 
 
 def test_unknown_recipes_name_the_nearest_one() -> None:

@@ -28,7 +28,7 @@ import tomli_w
 from pgolf.errors import PgolfError
 from pgolf.recipe.checks import contradictions
 from pgolf.recipe.files import load_tree, nearest, parse_setting, set_in_tree
-from pgolf.recipe.sections import Sections
+from pgolf.recipe.sections import AdamDecay, ClipStd, Sections
 from pgolf.runtime.section import Section
 
 
@@ -106,9 +106,15 @@ def _validated(tree: dict[str, Any], where: str) -> Recipe:
 
 
 def _describe(entry: Any) -> str:
-    key = ".".join(str(part) for part in entry["loc"])
+    # What is in a table by group is "table" to pydantic, and one number "number".
+    key = ".".join(str(part) for part in entry["loc"] if part not in ("table", "number"))
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{nearest(key, recipe_keys())}"
+        tables: dict[str, type[Section]] = {
+            "optim.adam_weight_decay": AdamDecay,
+            "compress.clip_std": ClipStd,
+        }
+        inside = [f"{table}.{group}" for table, kind in tables.items() for group in kind.model_fields]
+        return f"unknown key {key}{nearest(key, [*recipe_keys(), *inside])}"
     try:
         given = repr(entry["input"])
     except ValueError:  # Python does not spell numbers of thousands of digits.

@@ -26,6 +26,7 @@ from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.compress.pack import stored_bytes
 from pgolf.compress.weights import load_tensors, load_weights, save_tensors, save_weights
 from pgolf.errors import PgolfError
+from pgolf.optim.averaging import ema_decay
 from pgolf.recipe.recipe import Recipe
 from pgolf.runs.folder import is_trained, saved_recipe
 from pgolf.runtime.files import read_json
@@ -64,7 +65,8 @@ def trunk_key(recipe: Recipe) -> str | None:
     for name in ("steps", "warmdown_steps", "warmdown_shape"):
         del tree["train"][name]
     del tree["qat"]
-    tree["average"] = recipe.average.decay if recipe.average.kind in ("ema", "swa_of_ema") else None
+    decay = ema_decay(recipe.average, recipe.train.steps)
+    tree["average"] = decay if recipe.average.kind in ("ema", "swa_of_ema") else None
     return json.dumps(tree)
 
 

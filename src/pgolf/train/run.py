@@ -84,7 +84,7 @@ class Run:
         self.network = place(_initial_model(recipe, initial), recipe, device)
         self.forward: Callable[..., Tensor] = compiled(self.network, device, recipe.train.compile)
         self.optimizers = build_optimizers(self.network, recipe, team)
-        self.averager = Averager(recipe.average, self.network.state_dict())
+        self.averager = Averager(recipe.average, self.network.state_dict(), recipe.train.steps)
         loader = BatchLoader(dataset.train_stream(), recipe.train, team.rank, team.size)
         self.batches = prefetcher(loader, device)
         self.validation_text = dataset.validation_text(recipe.evaluation_length)

@@ -3,7 +3,8 @@
 ``data/frontier_steps.json`` holds what the optimizer and the quantizer of pull requests #1855 and #2135
 (equal there) computed from these very weights, gradients and inputs on a CPU, their bfloat16 replaced by
 float32 and their Newton-Schulz polynomials by the one of "quintic" (docs/parity.md). Tolerances: weights
-1e-4, steps 1e-3 relative, codes equal.
+1e-4, steps 1e-3 relative, codes equal. Of a run of 200 steps it holds the sequence length and the rate's
+factor as #2014's own functions give them, and the factor on Muon's weight decay of #1729's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.quantize import Quantized
 from pgolf.compress.scheme import quantize_state
 from pgolf.optim.muon import Muon
+from pgolf.optim.schedule import lr_scale, muon_weight_decay, progress, rewarming
 from pgolf.recipe.recipe import load_recipe
 
 PATH = Path(__file__).parent / "data" / "frontier_steps.json"
@@ -99,3 +101,27 @@ def test_steps_from_standard_deviations_and_compensated_codes(case: str) -> None
     expected = figures()["std_clip"][case]
     assert found.scale.tolist() == pytest.approx(expected["steps"], rel=1e-3)
     assert found.codes.tolist() == expected["codes"]
+
+
+def test_lengths_rates_and_weight_decay_over_a_run() -> None:
+    schedule = "train.length_schedule=[[1024, 0.1], [2048, 0.7], [3072, 1.0]]"
+    settings = [
+        "train.steps=200",
+        "train.warmdown_steps=0",
+        "train.warmdown_fraction=0.85",
+        "train.lr_floor=0.1",
+    ]
+    lengths = ["train.sequence_length=3072", "train.batch_tokens=98304", "train.micro_batches=1", schedule]
+    recipe = load_recipe("seed_1232", [*settings, *lengths, "optim.muon_weight_decay_taper=0.5"])
+    changed, last, found = 0, 1024, {}
+    for step in range(200):
+        done = progress(recipe.train, step, 0.0)
+        length = recipe.train.length_at(done)
+        if length != last:
+            changed, last = step, length
+        factor = rewarming(step - changed) if changed else 1.0
+        decay = muon_weight_decay(recipe.optim, done) / recipe.optim.muon_weight_decay
+        found[str(step)] = length, factor * lr_scale(recipe.train, step, 0.0), decay
+    for at, (length, rate, decay) in figures()["schedule"].items():
+        assert found[at][0] == length
+        assert found[at][1:] == pytest.approx((rate, decay), abs=1e-6)

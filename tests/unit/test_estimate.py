@@ -13,7 +13,7 @@ from pgolf.model.gpt import GPT, build_model, parameter_count
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runs.estimate import activation_bytes, estimate
-from pgolf.train.flops import peak_flops, training_flops, training_speed
+from pgolf.train.flops import forward_flops, peak_flops, training_flops, training_speed
 
 TINY = ["train.sequence_length=64", "train.batch_tokens=128", "train.micro_batches=1"]
 
@@ -66,6 +66,14 @@ def test_training_flops_are_those_that_torch_counts(settings: list[str]) -> None
     attention = 3 * 2 * 2 * recipe.model.width * recipe.model.layers * 64 / 2
     assert training_flops(recipe) == estimate(recipe).training_flops_per_token
     assert training_flops(recipe) == pytest.approx(counter.get_total_flops() / 128 + attention, rel=0.03)
+
+
+def test_training_flops_of_growing_sequences_are_the_mean_over_training() -> None:
+    growing = load_recipe("tiny", [*TINY, "train.length_schedule=[[16, 0.25], [32, 0.5], [64, 1.0]]"])
+    parts = ((16, 0.25), (32, 0.25), (64, 0.5))
+    mean = sum(part * 3 * forward_flops(growing, length) for length, part in parts)
+    assert training_flops(growing) == estimate(growing).training_flops_per_token == round(mean)
+    assert forward_flops(growing) == forward_flops(growing, 64) > forward_flops(growing, 16)
 
 
 def test_speed_and_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def kind(annotation: Any) -> str:
     if origin is typing.Literal:
         return ", ".join(code(choice) for choice in inside)
     if origin is tuple:
-        return f"list of: {kind(inside[0])}"
+        return f"list of: {kind(inside[0])}" if ... in inside else f"[{', '.join(map(kind, inside))}]"
     if origin is typing.Annotated:
         limits = [entry for part in inside[1:] for entry in getattr(part, "metadata", ())]
         return f"{kind(inside[0])} {bounds(limits)}".strip()

@@ -14,7 +14,7 @@ from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.muon import Muon
 from pgolf.optim.newton_schulz import Method, orthogonalise, polar_express
 from pgolf.optim.routing import ROUTES, route, row_of
-from pgolf.optim.schedule import lr_scale, muon_momentum
+from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, rewarming
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.recipe.sections import AverageSection, TrainSection
@@ -228,6 +228,39 @@ def test_linear_and_cosine_warmdown() -> None:
     assert lr_scale(TrainSection(steps=100, warmdown_steps=0), 99, 0.0) == 1.0
     # A warmdown longer than the run is under way from the start.
     assert lr_scale(TrainSection(steps=100, warmdown_steps=200), 0, 0.0) == 0.5
+
+
+def test_the_warmdown_may_be_a_part_of_training_and_end_above_zero() -> None:
+    by_part = TrainSection(steps=100, warmdown_steps=0, warmdown_fraction=0.4, lr_floor=0.1)
+    found = [lr_scale(by_part, step, 0.0) for step in (0, 60, 80, 99)]
+    assert found == pytest.approx([1.0, 1.0, 0.5, 0.1])
+    longer = by_part.model_copy(update={"steps": 1000})
+    assert [lr_scale(longer, step, 0.0) for step in (600, 800)] == pytest.approx([1.0, 0.5])
+    timed = by_part.model_copy(update={"wallclock_seconds": 50.0})
+    assert lr_scale(timed, 0, 0.0) == 1.0
+    assert [lr_scale(timed, 10, at) for at in (30.0, 40.0, 50.0)] == pytest.approx([1.0, 0.5, 0.1])
+    cosine = TrainSection(steps=100, warmdown_steps=40, warmdown_shape="cosine", lr_floor=0.3)
+    assert lr_scale(cosine, 80, 0.0) == pytest.approx(0.5) and lr_scale(cosine, 99, 0.0) == 0.3
+
+
+def test_lengths_follow_the_part_of_training_that_is_done() -> None:
+    train = TrainSection(steps=10, length_schedule=((8, 0.2), (16, 1.0)))
+    assert [train.length_at(progress(train, step, 1e9)) for step in (0, 2, 3, 9)] == [8, 8, 16, 16]
+    timed = train.model_copy(update={"wallclock_seconds": 100.0})
+    assert [train.length_at(progress(timed, 1, at)) for at in (20.0, 21.0, 101.0)] == [8, 16, 16]
+    assert TrainSection().length_at(0.5) == 2048
+    assert [rewarming(steps) for steps in (0, 15, 31, 99)] == [1 / 32, 0.5, 1.0, 1.0]
+
+
+def test_the_weight_decay_of_matrices_tapers_and_no_other() -> None:
+    settings = ["optim.muon_weight_decay_taper=0.5", "optim.muon_weight_decay_taper_start=0.6"]
+    recipe = load_recipe("tiny", settings)
+    optimizers = build_optimizers(build_model(recipe.model, 0), recipe)
+    for done, factor in ((0.0, 1.0), (0.6, 1.0), (0.8, 0.75), (1.0, 0.5)):
+        set_schedule(optimizers, 1.0, 0.9, muon_weight_decay(recipe.optim, done))
+        decays = [{group["weight_decay"] for group in optimizer.param_groups} for optimizer in optimizers]
+        assert [*decays[0]] == pytest.approx([recipe.optim.muon_weight_decay * factor])
+        assert decays[1] == {recipe.optim.adam_weight_decay}
 
 
 def test_wall_clock_schedule_fits_the_warmdown_into_the_time() -> None:

@@ -124,6 +124,34 @@ def test_a_table_by_group_is_checked_like_a_section_and_comes_back() -> None:
     assert table.with_overrides(["compress.clip_std.mlp=11.5"]).compress.deviations("mlp") == 11.5
 
 
+def test_all_problems_of_a_schedule_are_listed_at_once() -> None:
+    settings = [
+        *("train.warmdown_fraction=0.5", "train.lr_floor=0.3", "qat.enabled=true", "average.window=0.1"),
+        *("train.length_schedule=[[48, 0.5], [32, 0.4], [96, 0.9]]", "train.wallclock_seconds=5"),
+    ]
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("tiny", [*settings, "average.kind=swa_of_ema", "average.decay=0.9"])
+    for says in (
+        "train.warmdown_steps 50 and train.warmdown_fraction 0.5 both say",
+        "qat.threshold 0.1 is not above train.lr_floor 0.3",
+        "average.start_scale 0.2 is not above train.lr_floor 0.3",
+        "average.decay 0.9 and average.window 0.1 both say",
+        "average.window is a part of train.steps, and train.wallclock_seconds ends",
+        "its longest, 96, must be train.sequence_length, 64",
+        "is not a multiple of train.micro_batches * 48 = ",
+        "the parts of training [0.5, 0.4, 0.9] must rise",
+        "it ends at 0.9 of training; its last part must be 1",
+    ):
+        assert says in str(caught.value)
+    for bad in (f"[[{10**40}, 1.0]]", "[[0, 1.0]]"):
+        with pytest.raises(PgolfError, match="a length must be 1 to"):
+            load_recipe("tiny", [f"train.length_schedule={bad}"])
+    for outside in ("train.lr_floor=1.0", "train.lr_floor=-0.1", "optim.muon_weight_decay_taper_start=1"):
+        with pytest.raises(PgolfError, match="input should be"):
+            load_recipe("tiny", [outside])
+    load_recipe("tiny", ["train.warmdown_fraction=0.5", "train.warmdown_steps=0"])
+
+
 def test_unknown_recipes_name_the_nearest_one() -> None:
     with pytest.raises(PgolfError, match=r"did you mean seed_644\?"):
         load_recipe("seed_664")

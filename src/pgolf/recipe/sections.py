@@ -36,15 +36,21 @@ class TrainSection(Section):
     steps: int = pydantic.Field(20000, ge=0)
     """Optimizer steps."""
     warmdown_steps: int = pydantic.Field(3000, ge=0)
-    """Last steps, over which the learning rate falls to 0."""
+    """Last steps, over which the learning rate falls to lr_floor."""
+    warmdown_fraction: float = pydantic.Field(0.0, ge=0, le=1)
+    """The same as a part of training, of the steps or with wallclock_seconds of the time (#1855: 0.85)."""
     warmdown_shape: Literal["linear", "cosine"] = "linear"
     """Shape of that fall."""
+    lr_floor: float = pydantic.Field(0.0, ge=0, lt=1)
+    """Part of the peak rate below which the fall does not go: max(fall, lr_floor) (#1855: 0.1)."""
     warmup_steps: int = pydantic.Field(20, ge=0)
     """Steps that only prime the kernels; weights, optimizer state and data position are then put back."""
     batch_tokens: int = pydantic.Field(786432, ge=1)
     """Targets per step, over all devices."""
     sequence_length: int = pydantic.Field(2048, ge=1)
-    """Targets per training sequence."""
+    """Targets per training sequence; of length_schedule the longest."""
+    length_schedule: tuple[tuple[int, float], ...] = ()
+    """[length, part of training it lasts to] (#2014); the rate rises over 32 steps at changes; none: one."""
     micro_batches: int = pydantic.Field(8, ge=1)
     """Parts a step's batch is cut into, over all devices; the data order depends on it."""
     grad_clip: float = pydantic.Field(0.3, ge=0)
@@ -61,6 +67,20 @@ class TrainSection(Section):
     """Compile the model on CUDA devices, never on the CPU; the name asks for torch's longer search."""
     tensorboard: bool = False
     """Also write the metrics as TensorBoard event files into the run's folder tensorboard."""
+
+    @property
+    def warmdown(self) -> float:
+        """Steps of the warmdown, whichever key says so, where the number of steps decides."""
+        return self.warmdown_fraction * self.steps or self.warmdown_steps
+
+    @property
+    def lengths(self) -> tuple[tuple[int, float], ...]:
+        """Sequence lengths in the order of training, each with the part of it (0 to 1) that it lasts to."""
+        return self.length_schedule or ((self.sequence_length, 1.0),)
+
+    def length_at(self, progress: float) -> int:
+        """Targets per sequence once this part of training (0 to 1) is done."""
+        return next((length for length, end in self.lengths if progress <= end), self.lengths[-1][0])
 
 
 class AdamDecay(Section):

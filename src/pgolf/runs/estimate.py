@@ -20,7 +20,7 @@ from pgolf.model.loss import loss_form, target_losses
 from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.processes import machine_memory
-from pgolf.train.flops import forward_flops
+from pgolf.train.flops import forward_flops, training_flops
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Estimate:
 def estimate(recipe: Recipe) -> Estimate:
     """Count parameters and predict bytes, floating-point operations and memory.
 
-    FLOPs: see ``forward_flops``; training takes three times the forward pass.
+    FLOPs: see ``forward_flops`` and ``training_flops``.
 
     Memory (bytes): weights, gradients, optimizer state, averages, what autograd keeps of one micro-batch, and
     the temporary tensors of the backward pass; not what Python and torch take themselves (about 0.3 GB).
@@ -82,7 +82,7 @@ def estimate(recipe: Recipe) -> Estimate:
         code_bytes=code_bytes(recipe.memory.enabled),
         cap=recipe.compress.cap,
         forward_flops_per_token=forward,
-        training_flops_per_token=3 * forward,
+        training_flops_per_token=training_flops(recipe),
         training_memory_cpu=_memory(recipe, shapes, cuda=False),
         training_memory_cuda=_memory(recipe, shapes, cuda=True),
         counts_memory=_counts(recipe),
@@ -155,7 +155,7 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
     # Takes a second to import, and few commands need it.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    length = recipe.train.sequence_length
+    length = recipe.train.sequence_length  # The longest: what attention keeps does not shrink with it.
     sequences = recipe.train.batch_tokens // recipe.train.micro_batches // length
     kept: dict[int, Tensor] = {}
 

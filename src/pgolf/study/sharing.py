@@ -16,6 +16,7 @@ so a failed run costs the others time, never their results.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,12 +58,14 @@ def trunk_key(recipe: Recipe) -> str | None:
 
     With a wall-clock limit the warmdown starts when the time says so. Fake quantization and snapshots of SWA
     begin in the warmdown, at learning-rate scales below 1, so they make no difference before it; an EMA runs
-    from the start.
+    from the start. Where lengths or weight decay follow the part of training that is done, steps matter.
     """
     if recipe.train.wallclock_seconds:
         return None
     tree = _training_part(recipe)
-    for name in ("steps", "warmdown_steps", "warmdown_shape"):
+    stays = not recipe.train.length_schedule and recipe.optim.muon_weight_decay_taper == 1
+    warmdown = ("warmdown_steps", "warmdown_fraction", "warmdown_shape", "lr_floor")
+    for name in (*warmdown, *(["steps"] if stays else [])):
         del tree["train"][name]
     del tree["qat"]
     decay = ema_decay(recipe.average, recipe.train.steps)
@@ -72,7 +75,7 @@ def trunk_key(recipe: Recipe) -> str | None:
 
 def branch_step(recipe: Recipe) -> int:
     """Steps at the full learning rate, before the warmdown: the length of the run's trunk."""
-    return max(recipe.train.steps - recipe.train.warmdown_steps, 0)
+    return max(math.floor(recipe.train.steps - recipe.train.warmdown), 0)
 
 
 def _training_part(recipe: Recipe) -> dict[str, Any]:

@@ -23,31 +23,38 @@ _PEAKS = (
 )
 
 
-def forward_flops(recipe: Recipe) -> int:
+def forward_flops(recipe: Recipe, length: int | None = None) -> int:
     """Operations of the forward pass per token, a multiplication and an addition being two.
 
     Counted are all matrix products, each as often as it is used (a shared core as often as layers use it),
     the output layer and attention (causal, so half of the square); looking up embeddings is free.
 
     Args:
-        recipe: its model, and the length of its training sequences.
+        recipe: its model.
+        length: of the sequences; by default that of the training, at its longest.
     """
-    model = recipe.model
+    model, length = recipe.model, length or recipe.train.sequence_length
     network = shape_of(model)
     uses = Counter(visit.core for visit in network.schedule)
     flops = 2 * model.vocab_size * model.width
     flops += sum(product_flops(child) for child in network.children() if child is not network.cores)
     flops += sum(uses[index] * product_flops(core) for index, core in enumerate(network.cores))
     # Scores and weighted values: two products of width D over half of the length, on average.
-    return flops + 2 * 2 * model.width * len(network.schedule) * recipe.train.sequence_length // 2
+    return flops + 2 * 2 * model.width * len(network.schedule) * length // 2
 
 
 def training_flops(recipe: Recipe) -> int:
     """Operations of the forward and the backward pass per token: three times the forward pass.
 
-    What an implementation computes twice, and the optimizer, are not counted.
+    Where sequences grow it is the mean over the training. What an implementation computes twice, and the
+    optimizer, are not counted.
     """
-    return 3 * forward_flops(recipe)
+    stages, begins = recipe.train.lengths, 0.0
+    total = 0.0
+    for length, ends in stages:
+        total += (ends - begins) * 3 * forward_flops(recipe, length)
+        begins = ends
+    return round(total)
 
 
 def peak_flops(device_name: str) -> float | None:

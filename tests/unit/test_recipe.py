@@ -152,6 +152,22 @@ def test_all_problems_of_a_schedule_are_listed_at_once() -> None:
     load_recipe("tiny", ["train.warmdown_fraction=0.5", "train.warmdown_steps=0"])
 
 
+def test_ill_typed_keys_do_not_hide_what_else_is_wrong() -> None:
+    bad = ["train.lr_floor=1.5", "compress.clip_std={atention=1}", "compress.level=[true, 1, 'a']"]
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("tiny", [*bad, "train.warmdown_fraction=0.5", "train.length_schedule=[[64, 0.5]]"])
+    for says in (
+        "train.lr_floor: input",
+        "clip_std.atention",
+        "both say how long",
+        "ends at 0.5 of training",
+    ):
+        assert says in str(caught.value)
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("tiny", ["train.sequence_length=few", "train.nothing=1"])
+    assert "not a multiple" not in str(caught.value), "the default's own problem is none of the user's"
+
+
 def test_unknown_recipes_name_the_nearest_one() -> None:
     with pytest.raises(PgolfError, match=r"did you mean seed_644\?"):
         load_recipe("seed_664")

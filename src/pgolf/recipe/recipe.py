@@ -17,6 +17,7 @@ Every key is checked before any work starts, and all problems are reported toget
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +98,7 @@ def _validated(tree: dict[str, Any], where: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except pydantic.ValidationError as error:
-        problems = [_describe(entry) for entry in error.errors()]
+        problems = [*map(_describe, error.errors()), *_other_problems(tree, error)]
         raise PgolfError(f"recipe {where}: {'; '.join(problems)}") from error
     problems = contradictions(recipe)
     if problems:
@@ -105,9 +106,31 @@ def _validated(tree: dict[str, Any], where: str) -> Recipe:
     return recipe
 
 
-def _describe(entry: Any) -> str:
+def _other_problems(tree: dict[str, Any], error: pydantic.ValidationError) -> list[str]:
+    """What cannot work together in the rest of a tree, the keys that are in error left out of it."""
+    rest, keys = copy.deepcopy(tree), [_path(entry) for entry in error.errors()]
+    for path in keys:
+        inside: Any = rest
+        for part in path:
+            if not isinstance(inside.get(part), dict) or part == path[-1]:
+                inside.pop(part, None)
+                break
+            inside = inside[part]
+    try:
+        problems = contradictions(Recipe.model_validate(rest))
+    except pydantic.ValidationError:
+        return []
+    # Whatever names one of these keys says it of the default.
+    return [line for line in problems if not any(".".join(path[:2]) in line for path in keys)]
+
+
+def _path(entry: Any) -> list[str]:
     # What is in a table by group is "table" to pydantic, and one number "number".
-    key = ".".join(str(part) for part in entry["loc"] if part not in ("table", "number"))
+    return [str(part) for part in entry["loc"] if part not in ("table", "number")]
+
+
+def _describe(entry: Any) -> str:
+    key = ".".join(_path(entry))
     if entry["type"] == "extra_forbidden":
         tables: dict[str, type[Section]] = {
             "optim.adam_weight_decay": AdamDecay,

@@ -13,7 +13,7 @@ from pgolf.model.gpt import GPT, build_model, parameter_count
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runs.estimate import activation_bytes, estimate
-from pgolf.train.flops import peak_flops, training_flops, training_speed
+from pgolf.train.flops import forward_flops, peak_flops, training_flops, training_speed
 
 TINY = ["train.sequence_length=64", "train.batch_tokens=128", "train.micro_batches=1"]
 
@@ -82,6 +82,14 @@ def test_flops_of_a_loop_are_those_of_all_passes_and_in_training_of_those_made()
     )
     assert late == pytest.approx(0.75 * plain + 0.25 * training_flops(recipe))
     assert estimate(recipe).training_memory_cpu > estimate(load_recipe("tiny", TINY)).training_memory_cpu
+
+
+def test_training_flops_of_growing_sequences_are_the_mean_over_training() -> None:
+    growing = load_recipe("tiny", [*TINY, "train.length_schedule=[[16, 0.25], [32, 0.5], [64, 1.0]]"])
+    parts = ((16, 0.25), (32, 0.25), (64, 0.5))
+    mean = sum(part * 3 * forward_flops(growing, length=length) for length, part in parts)
+    assert training_flops(growing) == estimate(growing).training_flops_per_token == round(mean)
+    assert forward_flops(growing) == forward_flops(growing, length=64) > forward_flops(growing, length=16)
 
 
 def test_speed_and_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:

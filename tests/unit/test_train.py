@@ -281,6 +281,75 @@ def test_compiled_code_is_made_for_every_number_of_passes_to_come(dataset: Datas
         assert seen[::2] == [(bool(settings), 4)]
 
 
+LENGTHS = (
+    *("train.length_schedule=[[4, 0.2], [8, 0.5], [16, 1.0]]", "train.warmdown_steps=0"),
+    *("train.warmdown_fraction=0.5", "train.lr_floor=0.4", "optim.muon_weight_decay_taper=0.5"),
+    *("optim.muon_weight_decay_taper_start=0.4", "optim.muon_row_norm=normuon", "average.window=0.5"),
+    *("average.decay=0", "average.kind=ema"),
+)
+
+
+def test_sequences_grow_with_the_same_tokens_and_the_rate_starts_low_at_each_change(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    run, watcher, seen = open_run(recipe(*LENGTHS), dataset, tmp_path / "run", CPU), Watcher(), []
+    original = run.forward
+
+    def watching(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append((inputs.clone(), targets))
+        return original(inputs, targets)
+
+    run.forward = watching
+    run.prime_kernels = lambda: None  # type: ignore[method-assign]
+    train(run, watcher)
+    assert [inputs.shape for inputs, _ in seen[::2]] == [(8, 4)] * 2 + [(4, 8)] * 2 + [(2, 16)] * 2
+    plain = run.batches.loader
+    for index, (inputs, targets) in enumerate(seen):
+        expected = plain.batch(*divmod(index, 2))
+        assert torch.equal(inputs.flatten(), expected[0].flatten())
+        assert torch.equal(targets.flatten(), expected[1].flatten())
+    entries = [entry for entry in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train_loss" in entry]
+    scales = [1, 1, 1 / 32, 2 / 32, 2 / 3 / 32, 0.4 * 2 / 32]
+    assert [entry["lr_scale"] for entry in entries] == pytest.approx(scales)
+    assert watcher.notes == [f"sequences of {n} targets from step {at} on" for n, at in ((8, 2), (16, 4))]
+    assert run.optimizers[0].param_groups[0]["weight_decay"] == pytest.approx(
+        run.recipe.optim.muon_weight_decay * (1 - 0.5 * (5 / 6 - 0.4) / 0.6)
+    )
+
+
+@pytest.mark.parametrize("cut", [3, 5])
+def test_a_run_cut_while_sequences_grow_goes_on_as_if_it_had_not_been(
+    dataset: Dataset, tmp_path: Path, cut: int
+) -> None:
+    whole = weights_after(recipe(*LENGTHS), dataset, tmp_path / "whole")
+    first = open_run(recipe(*LENGTHS), dataset, tmp_path / "cut", CPU)
+    train_steps(first, cut)
+    first.save_checkpoint()
+    second = open_run(recipe(*LENGTHS), dataset, tmp_path / "cut", CPU, resume=True)
+    train(second, Watcher())
+    assert equal(whole, load_weights(tmp_path / "cut").state)
+    other = recipe(*LENGTHS, "train.length_schedule=[[8, 0.5], [16, 1.0]]")
+    assert not equal(whole, weights_after(other, dataset, tmp_path / "other"))
+
+
+def test_compiled_code_is_made_for_every_length_to_come(dataset: Dataset, tmp_path: Path) -> None:
+    fake = ("qat.enabled=true", "qat.grid=int6", "qat.threshold=0.6")
+    for settings, kinds in (((), (False,)), (fake, (False, True))):
+        run, seen = open_run(recipe(*LENGTHS, *settings), dataset, tmp_path / f"run{len(kinds)}", CPU), []
+
+        def compiled(inputs: torch.Tensor, targets: torch.Tensor, run: Run = run, seen: Any = seen) -> Any:
+            seen.append((run.network.fake_quant.active, inputs.size(1)))
+            return run.network(inputs, targets)
+
+        run.forward = compiled
+        run.prime_kernels()
+        assert seen[::2] == [(kind, length) for length in (4, 8, 16) for kind in kinds]
+        seen.clear()
+        run.clock.step, run.clock.fake_quant_from = 5, 4 if settings else -1
+        run.prime_kernels()
+        assert seen[::2] == [(bool(settings), 16)]
+
+
 def test_soft_rounding_sharpens_from_1_to_16(dataset: Dataset, tmp_path: Path) -> None:
     run = open_run(
         recipe("qat.enabled=true", "qat.threshold=0.5", "qat.soft_round=true"), dataset, tmp_path / "r", CPU

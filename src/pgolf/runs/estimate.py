@@ -157,7 +157,7 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
     # Takes a second to import, and few commands need it.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    length = recipe.train.sequence_length
+    length = recipe.train.sequence_length  # The longest: what attention keeps does not shrink with it.
     sequences = recipe.train.batch_tokens // recipe.train.micro_batches // length
     kept: dict[int, Tensor] = {}
 

@@ -71,9 +71,9 @@ def test_training_flops_are_those_that_torch_counts(settings: list[str]) -> None
 def test_training_flops_of_growing_sequences_are_the_mean_over_training() -> None:
     growing = load_recipe("tiny", [*TINY, "train.length_schedule=[[16, 0.25], [32, 0.5], [64, 1.0]]"])
     parts = ((16, 0.25), (32, 0.25), (64, 0.5))
-    mean = sum(part * 3 * forward_flops(growing, length) for length, part in parts)
+    mean = sum(part * 3 * forward_flops(growing, length=length) for length, part in parts)
     assert training_flops(growing) == estimate(growing).training_flops_per_token == round(mean)
-    assert forward_flops(growing) == forward_flops(growing, 64) > forward_flops(growing, 16)
+    assert forward_flops(growing) == forward_flops(growing, length=64) > forward_flops(growing, length=16)
 
 
 def test_speed_and_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:

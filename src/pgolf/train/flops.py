@@ -52,7 +52,7 @@ def training_flops(recipe: Recipe) -> int:
     stages, begins = recipe.train.lengths, 0.0
     total = 0.0
     for length, ends in stages:
-        total += (ends - begins) * 3 * forward_flops(recipe, length)
+        total += (ends - begins) * 3 * forward_flops(recipe, length=length)
         begins = ends
     return round(total)
 

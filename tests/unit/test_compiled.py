@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 from pgolf.model import attend, loss
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import load_recipe
+from pgolf.runtime.device import compiled
 from tests.unit.test_model import randomised
 
 SMALL = ["model.width=64", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=96", "ttt.frozen_blocks=0"]
@@ -118,6 +119,18 @@ def test_fake_quantization_takes_one_more_graph_for_all_its_steps() -> None:
     switch.active = switch.soft_round = False
     step(forward, network, 0)
     assert len(graphs) == 2
+
+
+def test_each_sequence_length_takes_one_graph_however_many_there_are() -> None:
+    network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compiled(network, torch.device("cuda"), True)  # Lifts the limit; nothing is compiled yet.
+        forward, graphs = counting(network)
+        for _ in range(2):
+            for length in range(4, 14):
+                tokens = torch.zeros(1, length, dtype=torch.long)
+                forward(tokens, tokens)
+    assert len(graphs) == 10
 
 
 @pytest.mark.parametrize("learned", ["true", "false"])

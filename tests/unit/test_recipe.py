@@ -13,7 +13,7 @@ import torch
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, parameter_count
-from pgolf.recipe.files import recipe_names, set_in_tree
+from pgolf.recipe.files import explanations, recipe_names, set_in_tree
 from pgolf.recipe.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
 from pgolf.runs.estimate import check_memory, check_size, estimate
 from pgolf.runs.records import flattened
@@ -62,6 +62,19 @@ def test_a_recipe_extends_another_one(tmp_path: Path) -> None:
     grandchild = tmp_path / "grandchild.toml"
     grandchild.write_text('extends = "child.toml"\n[train]\nsteps = 12500\n')
     assert load_recipe(str(grandchild)).model.bigram.width == 64
+
+
+def test_remarks_stand_behind_the_keys_and_are_those_of_what_it_extends_first(tmp_path: Path) -> None:
+    (tmp_path / "first.toml").write_text(
+        'name = "a"\n[model]\nlayers = 3  # #1: deep\nwidth = 64\n[model.loop]\npasses = 2  # #2'
+    )
+    (tmp_path / "second.toml").write_text('extends = "first.toml"\n[model]\nlayers = 4  # #3: -0.1')
+    expected = {"model.layers": ("4", "#3: -0.1"), "model.loop.passes": ("2", "#2")}
+    assert explanations(str(tmp_path / "second.toml")) == expected
+    frontier, recipe = explanations("frontier"), flattened(load_recipe("frontier").model_dump(mode="json"))
+    for key, (value, remark) in frontier.items():
+        assert tomllib.loads(f"value = {json.dumps(value)}")["value"] == value and key in recipe
+        assert re.match(r"#\d{3,4}(: .+)?$", remark), f"{key} names no pull request"
 
 
 def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:

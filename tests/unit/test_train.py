@@ -350,6 +350,26 @@ def test_compiled_code_is_made_for_every_length_to_come(dataset: Dataset, tmp_pa
         assert seen[::2] == [(bool(settings), 16)]
 
 
+def test_a_shrunken_frontier_trains(dataset: Dataset, tmp_path: Path) -> None:
+    small = (
+        *(
+            "model.vocab_size=320",
+            "model.width=32",
+            "model.heads=4",
+            "model.kv_heads=2",
+            "model.mlp_hidden=64",
+        ),
+        *("model.rope_dims=4", "model.window_gate.width=4", "model.window_smear.width=4", "train.steps=12"),
+        *("train.length_schedule=[[8, 0.1], [16, 0.7], [32, 1.0]]", "train.sequence_length=32"),
+        *("train.batch_tokens=128", "train.micro_batches=2", "train.validate_every=0", "evaluate.stride=8"),
+    )
+    run = open_run(load_recipe("frontier", small), dataset, tmp_path / "run", CPU)
+    train(run, Watcher())
+    state = load_weights(tmp_path / "run").state
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+    assert bool(state["loop.vectors"].any()) and run.length == 32 and run.passes == 3
+
+
 def test_soft_rounding_sharpens_from_1_to_16(dataset: Dataset, tmp_path: Path) -> None:
     run = open_run(
         recipe("qat.enabled=true", "qat.threshold=0.5", "qat.soft_round=true"), dataset, tmp_path / "r", CPU

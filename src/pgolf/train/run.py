@@ -100,7 +100,7 @@ class Run:
         events = event_files(recipe, folder, self.clock.step) if team.is_first else None
         reading = steps_per_reading(device)
         self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
-        self._compiled: set[tuple[bool, bool]] = set()  # which kinds of forward pass
+        self._compiled: set[tuple[bool, bool, int]] = set()  # which kinds of forward pass
 
     @property
     def _checkpoint(self) -> Path:
@@ -154,7 +154,7 @@ class Run:
                     loss = self.forward(inputs, targets).mean() / parts
                 loss.backward()
                 total += loss.detach()
-        kind = self.network.fake_quant.active, bool(self.rounding)
+        kind = self.network.fake_quant.active, bool(self.rounding), self.passes
         if kind not in self._compiled:
             self.team.meet()  # Compiling takes minutes, and not the same on every rank.
             self._compiled.add(kind)
@@ -266,7 +266,7 @@ class Run:
             for index, (active, looped) in enumerate(self._states_to_prime(passes)):
                 if fakes:
                     self._set_switch(active, scale=qat.threshold)
-                self.passes, self._compiled = looped, False
+                self.passes = looped
                 self.accumulate_gradients(self.clock.step + index)
                 self._update()
         if fakes:

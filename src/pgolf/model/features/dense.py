@@ -45,10 +45,10 @@ class Mixture(nn.Module):
 
 
 class Dense(LayerPart):
-    """x + sum over the streams of share_i(x) * norm(stream_i): the beginning and the newest.
+    """x + sum over the streams of share_i(x) * stream_i: the beginning and the newest.
 
     Of challenge #1936 the part for the residual stream, with one window for all layers. That normalises the
-    sum, not the streams, adds it by a scale, and has a part for the values in the last layers.
+    sum and adds it by a scale, and has a part for the values in the last layers.
     """
 
     name = "dense"
@@ -56,7 +56,7 @@ class Dense(LayerPart):
         Row(r"dense\.mixtures\.\d+\.hidden\.weight", "scalar", "other"),
         Row(r"dense\.mixtures\.\d+\.shares\.(weight|bias)", "scalar", "control"),
     )
-    examples = (("dense mixing", "model.dense.every=2", "model.dense.window=3"),)
+    examples = (("dense mixing", "model.dense.every=2"),)
     largest = (("dense.window", 1 << 8),)
 
     def __init__(self, model: DenseKeys, fake_quant: FakeQuant) -> None:
@@ -91,7 +91,7 @@ class Dense(LayerPart):
 
     def before(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> Tensor:
         if not kept:
-            kept.append(rms_norm(x))
+            kept.append(x)
         layer = str(order[place].layer)
         if layer not in self.mixtures:
             return x
@@ -102,6 +102,6 @@ class Dense(LayerPart):
         return x
 
     def after(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> None:
-        kept.append(rms_norm(x))
+        kept.append(x)
         if len(kept) > self.window:
             del kept[1]

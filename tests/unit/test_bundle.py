@@ -94,8 +94,15 @@ VARIANTS: dict[str, tuple[list[str], str]] = {
             ),
             *("average.every=1", "average.start_scale=1.0", "qat.enabled=true", "qat.threshold=0.8"),
             *("ttt.method=lora_document", "compress.low_rank=1", "model.norm_scale=inverse_sqrt_depth"),
+            *("model.loop.last=1", "model.loop.passes=2", "model.loop.start_fraction=0.4"),
+            *("model.loop.pass_vectors=true", "model.lanes.mode=two", "model.lanes.start=2"),
+            *("model.window_smear.width=4", "model.dense.every=2", "model.asymmetric_softcap=true"),
+            *("optim.muon_row_norm=normuon", "optim.adam_weight_decay={embedding=0.1, scalar=0.01}"),
+            *("train.length_schedule=[[8, 0.5], [16, 1.0]]", "train.warmdown_fraction=0.8"),
+            *("train.warmdown_steps=0", "train.lr_floor=0.1", "optim.muon_weight_decay_taper=0.5"),
+            *("average.window=0.4", "average.decay=0"),
         ],
-        "Bigram Smear ValueEmbedding FlowRefiner FakeQuant DocumentScorer low_rank_correction",
+        "Bigram Smear ValueEmbedding FlowRefiner FakeQuant DocumentScorer low_rank_correction Lanes Dense",
     ),
     "rowwise": (
         [
@@ -114,7 +121,8 @@ VARIANTS: dict[str, tuple[list[str], str]] = {
             *(
                 "compress.codec=zstd",
                 "compress.level=[19, 3]",
-                "compress.clip=percentiles",
+                "compress.clip=std",
+                "compress.clip_std={attention=4.0, mlp=3.0}",
                 "compress.prune=0.03",
             ),
             *("ttt.method=phased", "optim.bigram_table_group=scalar", "ttt.optimizer=adamw"),

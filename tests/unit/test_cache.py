@@ -24,6 +24,12 @@ VARIANTS = {
     "one group": ["model.kv_heads=1"],
     "one layer": ["model.layers=1", "model.xsa_last=0"],
     "shared, exclusive, residual": ["model.layers=5", "model.unique_layers=2", "model.value_residual=true"],
+    "frontier": [
+        *(*PLAIN, 'model.skip="gated"', "model.xsa_last=3", 'model.mlp="leaky_relu2"', "model.mlp_slope=0.3"),
+        *("model.loop.last=1", "model.loop.passes=3", "model.loop.pass_vectors=true"),
+        *('model.lanes.mode="two"', "model.lanes.start=2", 'model.norm_scale="inverse_sqrt_depth"'),
+        *("model.window_gate.width=12", "model.window_smear.width=12", "model.rope_dims=4"),
+    ],
     "everything": [
         "model.smear=true",
         'model.skip="gated"',

@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 from pgolf.model import attend, loss
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import load_recipe
+from pgolf.runtime.device import compiled
 from tests.unit.test_model import randomised
 
 SMALL = ["model.width=64", "model.heads=2", "model.kv_heads=1", "model.mlp_hidden=96", "ttt.frozen_blocks=0"]
@@ -81,6 +82,29 @@ def test_steps_share_one_graph_and_follow_the_model_as_written(name: str) -> Non
     assert len(graphs) == 1
 
 
+def test_every_number_of_passes_through_a_loop_takes_one_graph() -> None:
+    settings = ["model.loop.last=1", "model.loop.passes=3", "model.loop.pass_vectors=true", "model.layers=3"]
+    model = load_recipe("seed_456", [*RECIPES["seed_456"], *settings, "model.unique_layers=0"]).model
+    network = randomised(model).train()
+    other = network.clone()
+    forward, graphs = counting(network)
+    for seed, passes in enumerate((1, 1, 3, 3, 1, 3)):
+        with network.passing(passes), other.passing(passes):
+            assert torch.allclose(step(forward, network, seed), step(other, other, seed), atol=1e-5)
+    assert len(graphs) == 2
+
+
+def test_lanes_are_part_of_the_graph() -> None:
+    for mode in ("one", "two"):
+        lanes = ["model.layers=3", "model.unique_layers=0", f"model.lanes.mode={mode}", "model.lanes.start=1"]
+        network = randomised(load_recipe("seed_456", [*RECIPES["seed_456"], *lanes]).model).train()
+        other = network.clone()
+        forward, graphs = counting(network)
+        for seed in range(2):
+            assert torch.allclose(step(forward, network, seed), step(other, other, seed), atol=1e-5)
+        assert len(graphs) == 1
+
+
 def test_fake_quantization_takes_one_more_graph_for_all_its_steps() -> None:
     network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
     forward, graphs = counting(network)
@@ -97,10 +121,24 @@ def test_fake_quantization_takes_one_more_graph_for_all_its_steps() -> None:
     assert len(graphs) == 2
 
 
-def test_the_chunked_loss_is_part_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_sequence_length_takes_one_graph_however_many_there_are() -> None:
+    network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compiled(network, torch.device("cuda"), True)  # Lifts the limit; nothing is compiled yet.
+        forward, graphs = counting(network)
+        for _ in range(2):
+            for length in range(4, 14):
+                tokens = torch.zeros(1, length, dtype=torch.long)
+                forward(tokens, tokens)
+    assert len(graphs) == 10
+
+
+@pytest.mark.parametrize("learned", ["true", "false"])
+def test_the_chunked_loss_is_part_of_the_graph(learned: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "loss_form", lambda *_: "chunked")
     monkeypatch.setattr(loss, "_CHUNK", 4 * 320 * 16)
-    network = randomised(load_recipe("tiny", ["model.layers=1", "model.xsa_last=1"]).model).train()
+    settings = ["model.layers=1", "model.xsa_last=1", f"model.asymmetric_softcap={learned}"]
+    network = randomised(load_recipe("tiny", settings).model).train()
     other = network.clone()
     forward, graphs = counting(network)
     for seed in range(2):

@@ -13,7 +13,7 @@ from pgolf.model.gpt import GPT, build_model, parameter_count
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runs.estimate import activation_bytes, estimate
-from pgolf.train.flops import peak_flops, training_flops, training_speed
+from pgolf.train.flops import forward_flops, peak_flops, training_flops, training_speed
 
 TINY = ["train.sequence_length=64", "train.batch_tokens=128", "train.micro_batches=1"]
 
@@ -22,7 +22,8 @@ TINY = ["train.sequence_length=64", "train.batch_tokens=128", "train.micro_batch
 def test_every_recipe_has_estimates(name: str) -> None:
     found = estimate(load_recipe(name))
     assert sum(found.parameters_by_group.values()) == found.parameters
-    assert found.training_flops_per_token == 3 * found.forward_flops_per_token
+    changes = load_recipe(name).train.length_schedule
+    assert (found.training_flops_per_token == 3 * found.forward_flops_per_token) == (not changes)
     assert found.training_memory_cpu > 16 * found.parameters
     assert found.training_memory_cuda < found.training_memory_cpu
     assert len(found.rows()) == 5 + load_recipe(name).memory.enabled
@@ -66,6 +67,30 @@ def test_training_flops_are_those_that_torch_counts(settings: list[str]) -> None
     attention = 3 * 2 * 2 * recipe.model.width * recipe.model.layers * 64 / 2
     assert training_flops(recipe) == estimate(recipe).training_flops_per_token
     assert training_flops(recipe) == pytest.approx(counter.get_total_flops() / 128 + attention, rel=0.03)
+
+
+def test_flops_of_a_loop_are_those_of_all_passes_and_in_training_of_those_made() -> None:
+    loop = ["model.loop.last=0", "model.loop.passes=3", "model.skip=gated"]
+    recipe = load_recipe("tiny", [*TINY, *loop])
+    network, tokens = build_model(recipe.model, 0).train(), torch.zeros(2, 64, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        network(tokens, tokens).mean().backward()
+    attention = 3 * 2 * 2 * recipe.model.width * (recipe.model.layers + 2) * 64 / 2
+    assert training_flops(recipe) == pytest.approx(counter.get_total_flops() / 128 + attention, rel=0.03)
+    plain, late = (
+        training_flops(load_recipe("tiny", [*TINY, *settings]))
+        for settings in (loop[2:], [*loop, "model.loop.start_fraction=0.75"])
+    )
+    assert late == pytest.approx(0.75 * plain + 0.25 * training_flops(recipe))
+    assert estimate(recipe).training_memory_cpu > estimate(load_recipe("tiny", TINY)).training_memory_cpu
+
+
+def test_training_flops_of_growing_sequences_are_the_mean_over_training() -> None:
+    growing = load_recipe("tiny", [*TINY, "train.length_schedule=[[16, 0.25], [32, 0.5], [64, 1.0]]"])
+    parts = ((16, 0.25), (32, 0.25), (64, 0.5))
+    mean = sum(part * 3 * forward_flops(growing, length=length) for length, part in parts)
+    assert training_flops(growing) == estimate(growing).training_flops_per_token == round(mean)
+    assert forward_flops(growing) == forward_flops(growing, length=64) > forward_flops(growing, length=16)
 
 
 def test_speed_and_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:

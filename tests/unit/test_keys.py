@@ -6,7 +6,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,16 @@ def is_section(annotation: Any) -> bool:
 
 def values(field: FieldInfo) -> str:
     """What a key may be."""
-    limits = [
+    return f"{kind(field.annotation)} {bounds(field.metadata)}".strip()
+
+
+def bounds(limits: Iterable[Any]) -> str:
+    return " and ".join(
         f"{words} {code(getattr(bound, name))}"
-        for bound in field.metadata
+        for bound in limits
         for name, words in BOUNDS.items()
         if hasattr(bound, name)
-    ]
-    return " ".join([kind(field.annotation), " and ".join(limits)]).strip()
+    )
 
 
 def kind(annotation: Any) -> str:
@@ -72,7 +75,12 @@ def kind(annotation: Any) -> str:
     if origin is typing.Literal:
         return ", ".join(code(choice) for choice in inside)
     if origin is tuple:
-        return f"list of: {kind(inside[0])}"
+        return f"list of: {kind(inside[0])}" if ... in inside else f"[{', '.join(map(kind, inside))}]"
+    if origin is typing.Annotated:
+        limits = [entry for part in inside[1:] for entry in getattr(part, "metadata", ())]
+        return f"{kind(inside[0])} {bounds(limits)}".strip()
+    if is_section(annotation):
+        return f"table of {', '.join(map(code, annotation.model_fields))}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(kind(part) for part in inside if part is not type(None))
     return "`true`, `false`" if annotation is bool else NAMES[annotation]

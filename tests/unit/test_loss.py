@@ -48,6 +48,26 @@ def test_chunked_gradients_are_those_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("form", ("plain", "chunked"))
+def test_learned_caps_give_the_losses_and_gradients_of_the_formula(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "loss_form", lambda *_: form)
+    hidden, weight, targets = _case()
+    caps = torch.tensor([2.0, 5.0], dtype=torch.float64, requires_grad=True)
+    z = hidden @ weight.t()
+    logits = torch.where(z >= 0, caps[0] * torch.tanh(z / caps[0]), caps[1] * torch.tanh(z / caps[1]))
+    expected = F.cross_entropy(logits, targets, reduction="none")
+    found = target_losses(hidden, weight, targets, caps, rows=5)
+    assert torch.allclose(found, expected, atol=1e-12, rtol=0)
+    upstream = torch.linspace(-1, 2, ROWS, dtype=torch.float64)
+    wanted = torch.autograd.grad(expected, (hidden, weight, caps), upstream)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (hidden, weight, caps), upstream), wanted, strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("form", ("plain", "chunked"))
 def test_leading_dimensions_are_kept_and_sums_need_no_dense_gradient(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +122,7 @@ def test_the_form_follows_from_the_size_of_the_logits_and_the_device(monkeypatch
     for there, form in ((True, "kernel"), (False, "chunked")):
         monkeypatch.setattr(loss, "has_triton", lambda there=there: there)
         assert loss_form(98304, 1024, cuda) == form
+        assert loss_form(98304, 1024, cuda, learned=True) == "chunked", "the kernel knows one cap"
 
 
 def test_large_logits_never_exist_at_once() -> None:

@@ -20,6 +20,7 @@ PLAIN = ["model.smear=false", "model.bigram.buckets=0", 'model.skip="none"', "mo
 # Those of the core; test_features.py has the features.
 OPTIONS = {
     "leaky": ['model.mlp="leaky_relu2"'],
+    "slope": ['model.mlp="leaky_relu2"', "model.mlp_slope=0.3"],
     "star": ['model.mlp="star_relu"'],
     "partial rope": ["model.rope_dims=4"],
     "rescaled rope": ["model.rope_train_length=4"],
@@ -60,6 +61,17 @@ def test_every_option_is_causal_and_does_something(option: str) -> None:
     shared = {n: v for n, v in network.state_dict().items() if n in plain.state_dict()}
     plain.load_state_dict({**plain.state_dict(), **shared})
     assert not torch.allclose(plain(x), logits, atol=1e-4), f"{option} changes nothing"
+
+
+def test_the_slope_of_the_activation_is_the_recipes() -> None:
+    sloped, relu = (
+        randomised(section(*PLAIN, *settings)) for settings in (OPTIONS["slope"], ['model.mlp="relu2"'])
+    )
+    mlp, x = sloped.cores[0].mlp, torch.randn(3, 32)
+    hidden = mlp.up(x)
+    assert torch.allclose(mlp(x), mlp.down(torch.where(hidden < 0, 0.3 * hidden, hidden).square()), atol=1e-5)
+    none = section(*PLAIN, OPTIONS["leaky"][0], "model.mlp_slope=0")
+    assert torch.equal(randomised(none)(tokens()), relu(tokens()))
 
 
 def test_losses_are_the_cross_entropies_of_the_logits() -> None:

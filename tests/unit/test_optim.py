@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from pgolf.model.gpt import GPT, build_model
-from pgolf.optim.averaging import Averager
+from pgolf.optim.averaging import Averager, ema_decay
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.muon import Muon
 from pgolf.optim.newton_schulz import Method, orthogonalise, polar_express
 from pgolf.optim.routing import ROUTES, route, row_of
-from pgolf.optim.schedule import lr_scale, muon_momentum
+from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, rewarming
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.recipe.sections import AverageSection, TrainSection
+from pgolf.runtime.team import SOLO
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -173,6 +174,51 @@ def test_muon_rounds_updates_to_bfloat16_when_asked() -> None:
     assert torch.equal(parameter.detach(), parameter.detach().bfloat16().float())
 
 
+def test_muon_makes_rows_of_equal_norm_where_the_recipe_says() -> None:
+    torch.manual_seed(0)
+    shapes, beta2 = [(24, 8), (8, 24), (24, 8)], 0.7
+    gradients = [
+        [torch.linspace(0.1, 3, shape[0])[:, None] * torch.randn(shape) for shape in shapes] for _ in range(3)
+    ]
+    found: dict[str, list[torch.Tensor]] = {}
+    means = [torch.zeros(shape[0]) for shape in shapes]
+    for how in ("none", "before", "after", "normuon"):
+        recipe = load_recipe("tiny", [f"optim.muon_row_norm={how}", f"optim.normuon_beta2={beta2}"])
+        made = build_optimizers(build_model(recipe.model, 0), recipe)[0]
+        assert isinstance(made, Muon)
+        weights = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+        rows = made.row_norm, made.beta2
+        muon = Muon([{"params": weights, "lr": 1.0}], 0.0, 5, torch.float32, SOLO, "quintic", *rows)
+        for step in gradients:
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.data.zero_()
+                weight.grad = gradient.clone()
+            muon.step()
+            if how == "none":
+                for mean, weight in zip(means, weights, strict=True):
+                    mean.mul_(beta2).add_((1 - beta2) * weight.detach().square().mean(dim=1))
+        found[how] = [weight.detach().clone() for weight in weights]
+    for plain, before, after, slow, mean, gradient in zip(
+        *(found[how] for how in ("none", "before", "after", "normuon")), means, gradients[-1], strict=True
+    ):
+        rows, columns = plain.shape
+        scale = math.sqrt(max(1, rows / columns))
+        unit = gradient / gradient.norm(dim=1, keepdim=True)
+        assert torch.allclose(before, -scale * orthogonalise(unit[None], 5)[0], atol=1e-5)
+        now, slowly = plain / plain.norm(dim=1)[:, None], plain / mean.sqrt()[:, None]
+        for update, divided in ((after, now), (slow, slowly)):
+            assert torch.allclose(update, divided * (plain.norm() / divided.norm()), atol=1e-5)
+        norms = after.norm(dim=1)
+        assert torch.allclose(norms, norms.mean().expand_as(norms), rtol=1e-4)
+
+
+def test_embeddings_and_vectors_may_decay_differently_from_matrices() -> None:
+    rates = _rates(load_recipe("seed_644", ["optim.adam_weight_decay={embedding=0.085, scalar=0.02}"]))
+    assert rates["cores.4.mlp.up.weight"][2] == 0.04
+    assert rates["token_embedding.weight"][2] == 0.085
+    assert rates["layers.5.mlp_scale"][2] == rates["bigram.table.weight"][2] == 0.02
+
+
 def test_linear_and_cosine_warmdown() -> None:
     train = TrainSection(steps=100, warmdown_steps=40)
     assert [lr_scale(train, step, 0.0) for step in (0, 60, 80, 99)] == [1.0, 1.0, 0.5, 0.025]
@@ -182,6 +228,39 @@ def test_linear_and_cosine_warmdown() -> None:
     assert lr_scale(TrainSection(steps=100, warmdown_steps=0), 99, 0.0) == 1.0
     # A warmdown longer than the run is under way from the start.
     assert lr_scale(TrainSection(steps=100, warmdown_steps=200), 0, 0.0) == 0.5
+
+
+def test_the_warmdown_may_be_a_part_of_training_and_end_above_zero() -> None:
+    by_part = TrainSection(steps=100, warmdown_steps=0, warmdown_fraction=0.4, lr_floor=0.1)
+    found = [lr_scale(by_part, step, 0.0) for step in (0, 60, 80, 99)]
+    assert found == pytest.approx([1.0, 1.0, 0.5, 0.1])
+    longer = by_part.model_copy(update={"steps": 1000})
+    assert [lr_scale(longer, step, 0.0) for step in (600, 800)] == pytest.approx([1.0, 0.5])
+    timed = by_part.model_copy(update={"wallclock_seconds": 50.0})
+    assert lr_scale(timed, 0, 0.0) == 1.0
+    assert [lr_scale(timed, 10, at) for at in (30.0, 40.0, 50.0)] == pytest.approx([1.0, 0.5, 0.1])
+    cosine = TrainSection(steps=100, warmdown_steps=40, warmdown_shape="cosine", lr_floor=0.3)
+    assert lr_scale(cosine, 80, 0.0) == pytest.approx(0.5) and lr_scale(cosine, 99, 0.0) == 0.3
+
+
+def test_lengths_follow_the_part_of_training_that_is_done() -> None:
+    train = TrainSection(steps=10, length_schedule=((8, 0.2), (16, 1.0)))
+    assert [train.length_at(progress(train, step, 1e9)) for step in (0, 2, 3, 9)] == [8, 8, 16, 16]
+    timed = train.model_copy(update={"wallclock_seconds": 100.0})
+    assert [train.length_at(progress(timed, 1, at)) for at in (20.0, 21.0, 101.0)] == [8, 16, 16]
+    assert TrainSection().length_at(0.5) == 2048
+    assert [rewarming(steps) for steps in (0, 15, 31, 99)] == [1 / 32, 0.5, 1.0, 1.0]
+
+
+def test_the_weight_decay_of_matrices_tapers_and_no_other() -> None:
+    settings = ["optim.muon_weight_decay_taper=0.5", "optim.muon_weight_decay_taper_start=0.6"]
+    recipe = load_recipe("tiny", settings)
+    optimizers = build_optimizers(build_model(recipe.model, 0), recipe)
+    for done, factor in ((0.0, 1.0), (0.6, 1.0), (0.8, 0.75), (1.0, 0.5)):
+        set_schedule(optimizers, 1.0, 0.9, muon_weight_decay(recipe.optim, done))
+        decays = [{group["weight_decay"] for group in optimizer.param_groups} for optimizer in optimizers]
+        assert [*decays[0]] == pytest.approx([recipe.optim.muon_weight_decay * factor])
+        assert decays[1] == {recipe.optim.adam_weight_decay}
 
 
 def test_wall_clock_schedule_fits_the_warmdown_into_the_time() -> None:
@@ -199,6 +278,13 @@ def test_momentum_warm_up_counts_steps() -> None:
     assert muon_momentum(optim, 5000) == 0.99
 
 
+def test_progress_is_that_of_the_steps_or_of_the_time_whichever_ends_first() -> None:
+    train = load_recipe("seed_456", ["train.steps=10"]).train
+    assert [progress(train, step, 1e9) for step in (0, 5, 10)] == [0, 0.5, 1]
+    timed = load_recipe("seed_456", ["train.steps=10", "train.wallclock_seconds=8"]).train
+    assert progress(timed, 5, 1.0) == 0.5 and progress(timed, 1, 6.0) == 0.75
+
+
 def test_schedule_scales_every_group() -> None:
     recipe = load_recipe("quickstart", ["optim.decoder_lr_mult=2.0"])
     optimizers = build_optimizers(build_model(recipe.model, 0), recipe)
@@ -210,12 +296,12 @@ def test_schedule_scales_every_group() -> None:
 
 def _steps(section: AverageSection, scales: list[float]) -> tuple[list[torch.Tensor], torch.Tensor]:
     weights = {"w": torch.zeros(2)}
-    averager, seen = Averager(section, weights), []
+    averager, seen = Averager(section, weights, 100), []
     for step, scale in enumerate(scales, start=1):
         weights["w"] = weights["w"] + step
         seen.append(weights["w"].clone())
         averager.update(weights, step, scale)
-        fresh = Averager(section, weights)
+        fresh = Averager(section, weights, 100)
         fresh.load(averager.state())  # every state must be resumable
         averager = fresh
     return seen, averager.result(weights)["w"]
@@ -227,6 +313,13 @@ def test_ema_follows_every_step() -> None:
     for weight in seen:
         expected = 0.5 * expected + 0.5 * weight
     assert torch.allclose(result, expected)
+
+
+def test_the_window_of_an_ema_follows_the_number_of_steps() -> None:
+    by_window = _steps(AverageSection(window=0.04), [1.0] * 3)[1]  # of 100 steps
+    assert torch.equal(by_window, _steps(AverageSection(decay=0.75), [1.0] * 3)[1])
+    assert 1 - ema_decay(AverageSection(window=1 / 17), 4_900) == pytest.approx(17 / 4_900)
+    assert ema_decay(AverageSection(window=0.01), 10) == 0.0, "a window below a step keeps the last weights"
 
 
 def test_swa_is_the_mean_of_late_snapshots() -> None:

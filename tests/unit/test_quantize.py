@@ -14,7 +14,7 @@ from pgolf.compress.scheme import quantize_state
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
 from pgolf.recipe.recipe import load_recipe
-from pgolf.recipe.sections import CompressSection
+from pgolf.recipe.sections import ClipStd, CompressSection
 
 
 def weights(rows: int = 24, columns: int = 96, scale: float = 0.3) -> Tensor:
@@ -201,3 +201,19 @@ def test_the_scheme_of_reference_1232() -> None:
     assert _format(stored["bigram.project.weight"]) == torch.float16
     assert _format(stored["refiner.hidden.weight"]) == torch.float16
     assert _format(stored["cores.0.attention.value_mix"]) == torch.float16
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_group_clips_at_its_own_number_of_standard_deviations(bits: int) -> None:
+    weight, high = weights(rows=12, columns=512), code_range(bits)[1]
+    table = ClipStd(attention=13.0, mlp=2.0)
+    for group, deviations in (("attention", 13.0), ("mlp", 2.0), ("embedding", 12.85)):
+        by_table = quantize_matrix(weight, bits, CompressSection(clip="std", clip_std=table), group)
+        by_number = quantize_matrix(weight, bits, CompressSection(clip="std", clip_std=deviations))
+        assert torch.equal(by_table.scale, (deviations * weight.std(dim=1) / high).half())
+        assert torch.equal(by_table.dequantize(), by_number.dequantize())
+
+
+def test_a_single_column_has_no_deviation_and_still_a_step() -> None:
+    found = quantize_matrix(torch.ones(3, 1), 6, CompressSection(clip="std"))
+    assert found.scale.isfinite().all() and (found.scale > 0).all()

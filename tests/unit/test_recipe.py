@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, parameter_count
-from pgolf.recipe.files import recipe_names, set_in_tree
+from pgolf.recipe.files import explanations, recipe_names, set_in_tree
 from pgolf.recipe.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
 from pgolf.runs.estimate import check_memory, check_size, estimate
 from pgolf.runs.records import flattened
@@ -63,6 +64,19 @@ def test_a_recipe_extends_another_one(tmp_path: Path) -> None:
     assert load_recipe(str(grandchild)).model.bigram.width == 64
 
 
+def test_remarks_stand_behind_the_keys_and_are_those_of_what_it_extends_first(tmp_path: Path) -> None:
+    (tmp_path / "first.toml").write_text(
+        'name = "a"\n[model]\nlayers = 3  # #1: deep\nwidth = 64\n[model.loop]\npasses = 2  # #2'
+    )
+    (tmp_path / "second.toml").write_text('extends = "first.toml"\n[model]\nlayers = 4  # #3: -0.1')
+    expected = {"model.layers": ("4", "#3: -0.1"), "model.loop.passes": ("2", "#2")}
+    assert explanations(str(tmp_path / "second.toml")) == expected
+    frontier, recipe = explanations("frontier"), flattened(load_recipe("frontier").model_dump(mode="json"))
+    for key, (value, remark) in frontier.items():
+        assert tomllib.loads(f"value = {json.dumps(value)}")["value"] == value and key in recipe
+        assert re.match(r"#\d{3,4}(: .+)?$", remark), f"{key} names no pull request"
+
+
 def test_a_recipe_cannot_extend_itself(tmp_path: Path) -> None:
     path = tmp_path / "loop.toml"
     path.write_text('extends = "loop.toml"\n')
@@ -106,6 +120,65 @@ def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(PgolfError) as caught:
         load_recipe("quickstart", ["model.heads=7", "evaluate.stride=4096"])
     assert all(word in str(caught.value) for word in ("model.heads", "evaluate.stride"))
+
+
+def test_a_table_by_group_is_checked_like_a_section_and_comes_back() -> None:
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("tiny", ["compress.clip_std={atention=3, mlp=0}", "optim.adam_weight_decay={vector=1}"])
+    said = str(caught.value)
+    assert "unknown key compress.clip_std.atention (did you mean compress.clip_std.attention?)" in said
+    assert "compress.clip_std.mlp: input should be greater than 0" in said
+    assert "unknown key optim.adam_weight_decay.vector" in said
+    with pytest.raises(PgolfError, match=r"clip_std: input should be a valid number.*got 'wide'"):
+        load_recipe("tiny", ["compress.clip_std=wide"])
+    table = load_recipe("tiny", ["compress.clip_std={attention=13.0}"])
+    assert recipe_from_tree(tomllib.loads(table.to_toml()), "x") == table
+    assert recipe_from_tree(table.model_dump(mode="json", exclude_defaults=True), "x") == table
+    assert table.with_overrides(["compress.clip_std.mlp=11.5"]).compress.deviations("mlp") == 11.5
+
+
+def test_all_problems_of_a_schedule_are_listed_at_once() -> None:
+    settings = [
+        *("train.warmdown_fraction=0.5", "train.lr_floor=0.3", "qat.enabled=true", "average.window=0.1"),
+        *("train.length_schedule=[[48, 0.5], [32, 0.4], [96, 0.9]]", "train.wallclock_seconds=5"),
+    ]
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("tiny", [*settings, "average.kind=swa_of_ema", "average.decay=0.9"])
+    for says in (
+        "train.warmdown_steps 50 and train.warmdown_fraction 0.5 both say",
+        "qat.threshold 0.1 is not above train.lr_floor 0.3",
+        "average.start_scale 0.2 is not above train.lr_floor 0.3",
+        "average.decay 0.9 and average.window 0.1 both say",
+        "average.window is a part of train.steps, and train.wallclock_seconds ends",
+        "its longest, 96, must be train.sequence_length, 64",
+        "is not a multiple of train.micro_batches * 48 = ",
+        "the parts of training [0.5, 0.4, 0.9] must rise",
+        "it ends at 0.9 of training; its last part must be 1",
+    ):
+        assert says in str(caught.value)
+    for bad in (f"[[{10**40}, 1.0]]", "[[0, 1.0]]"):
+        with pytest.raises(PgolfError, match="a length must be 1 to"):
+            load_recipe("tiny", [f"train.length_schedule={bad}"])
+    for outside in ("train.lr_floor=1.0", "train.lr_floor=-0.1", "optim.muon_weight_decay_taper_start=1"):
+        with pytest.raises(PgolfError, match="input should be"):
+            load_recipe("tiny", [outside])
+    load_recipe("tiny", ["train.warmdown_fraction=0.5", "train.warmdown_steps=0"])
+
+
+def test_ill_typed_keys_do_not_hide_what_else_is_wrong() -> None:
+    bad = ["train.lr_floor=1.5", "compress.clip_std={atention=1}", "compress.level=[true, 1, 'a']"]
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("tiny", [*bad, "train.warmdown_fraction=0.5", "train.length_schedule=[[64, 0.5]]"])
+    for says in (
+        "train.lr_floor: input",
+        "clip_std.atention",
+        "both say how long",
+        "ends at 0.5 of training",
+    ):
+        assert says in str(caught.value)
+    with pytest.raises(PgolfError) as caught:
+        load_recipe("tiny", ["train.sequence_length=few", "train.nothing=1"])
+    assert "not a multiple" not in str(caught.value), "the default's own problem is none of the user's"
 
 
 def test_unknown_recipes_name_the_nearest_one() -> None:

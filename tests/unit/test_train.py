@@ -211,6 +211,165 @@ def test_fake_quantization_starts_when_the_schedule_says(
     assert watcher.notes == [f"fake quantization from step {4 + delay} on"]
 
 
+LOOP = ("model.loop.last=1", "model.loop.passes=4", "model.loop.start_fraction=0.5", "model.skip=gated")
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ((), [1, 1, 1, 4, 4, 4]),
+        (("model.loop.curriculum=[2,3,4]",), [1, 1, 1, 2, 3, 4]),
+        (("model.loop.curriculum=[1,4]", "model.loop.start_fraction=0"), [1, 1, 1, 4, 4, 4]),
+    ],
+)
+def test_training_passes_through_the_loop_as_often_as_the_recipe_says_and_evaluation_always_does(
+    dataset: Dataset, tmp_path: Path, settings: tuple[str, ...], passes: list[int]
+) -> None:
+    made = recipe(*LOOP, *settings, "train.validate_every=1")
+    run, seen, evaluated = open_run(made, dataset, tmp_path / "run", CPU), [], set()
+    original, whole = run.network.hidden, len(run.network.schedule)
+
+    def watching(tokens: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        if run.network.training:
+            seen.append(len(run.network.schedule) // 2)
+        else:
+            evaluated.add(len(run.network.schedule))
+        return original(tokens, *others, **named)
+
+    run.network.hidden = watching  # type: ignore[method-assign]
+    run.prime_kernels = lambda: None  # type: ignore[method-assign]
+    train(run, Watcher())
+    assert seen == [count for count in passes for _ in range(2)], "two micro-batches a step"
+    assert evaluated == {whole} == {8}
+    assert load_weights(tmp_path / "run").recipe.model.loop.passes == 4
+
+
+def test_a_run_cut_before_its_loop_begins_goes_on_as_if_it_had_not_been(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    whole = weights_after(recipe(*LOOP), dataset, tmp_path / "whole")
+    first = open_run(recipe(*LOOP), dataset, tmp_path / "cut", CPU)
+    for _ in range(2):
+        first.step(Watcher())
+    first.save_checkpoint()
+    second = open_run(recipe(*LOOP), dataset, tmp_path / "cut", CPU, resume=True)
+    train(second, Watcher())
+    assert equal(whole, load_weights(tmp_path / "cut").state)
+    other = recipe(*LOOP, "model.loop.start_fraction=0")
+    assert not equal(whole, weights_after(other, dataset, tmp_path / "other"))
+
+
+def test_compiled_code_is_made_for_every_number_of_passes_to_come(dataset: Dataset, tmp_path: Path) -> None:
+    fake = ("qat.enabled=true", "qat.grid=int6", "qat.threshold=0.6")
+    for settings, expected in (
+        ((), [(False, 1), (False, 2), (False, 4)]),
+        (fake, [(False, 1), (True, 1), (False, 2), (True, 2), (False, 4), (True, 4)]),
+    ):
+        made = recipe(*LOOP, "model.loop.curriculum=[2,4]", *settings)
+        run, seen = open_run(made, dataset, tmp_path / f"run{len(settings)}", CPU), []
+
+        def compiled(inputs: torch.Tensor, targets: torch.Tensor, run: Run = run, seen: Any = seen) -> Any:
+            seen.append((run.network.fake_quant.active, len(run.network.schedule) // 2))
+            return run.network(inputs, targets)
+
+        run.forward = compiled
+        run.prime_kernels()
+        assert seen[::2] == expected
+        seen.clear()
+        run.clock.step, run.clock.fake_quant_from = 5, 4 if settings else -1
+        run.prime_kernels()
+        assert seen[::2] == [(bool(settings), 4)]
+
+
+LENGTHS = (
+    *("train.length_schedule=[[4, 0.2], [8, 0.5], [16, 1.0]]", "train.warmdown_steps=0"),
+    *("train.warmdown_fraction=0.5", "train.lr_floor=0.4", "optim.muon_weight_decay_taper=0.5"),
+    *("optim.muon_weight_decay_taper_start=0.4", "optim.muon_row_norm=normuon", "average.window=0.5"),
+    *("average.decay=0", "average.kind=ema"),
+)
+
+
+def test_sequences_grow_with_the_same_tokens_and_the_rate_starts_low_at_each_change(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    run, watcher, seen = open_run(recipe(*LENGTHS), dataset, tmp_path / "run", CPU), Watcher(), []
+    original = run.forward
+
+    def watching(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append((inputs.clone(), targets))
+        return original(inputs, targets)
+
+    run.forward = watching
+    run.prime_kernels = lambda: None  # type: ignore[method-assign]
+    train(run, watcher)
+    assert [inputs.shape for inputs, _ in seen[::2]] == [(8, 4)] * 2 + [(4, 8)] * 2 + [(2, 16)] * 2
+    plain = run.batches.loader
+    for index, (inputs, targets) in enumerate(seen):
+        expected = plain.batch(*divmod(index, 2))
+        assert torch.equal(inputs.flatten(), expected[0].flatten())
+        assert torch.equal(targets.flatten(), expected[1].flatten())
+    entries = [entry for entry in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train_loss" in entry]
+    scales = [1, 1, 1 / 32, 2 / 32, 2 / 3 / 32, 0.4 * 2 / 32]
+    assert [entry["lr_scale"] for entry in entries] == pytest.approx(scales)
+    assert watcher.notes == [f"sequences of {n} targets from step {at} on" for n, at in ((8, 2), (16, 4))]
+    assert run.optimizers[0].param_groups[0]["weight_decay"] == pytest.approx(
+        run.recipe.optim.muon_weight_decay * (1 - 0.5 * (5 / 6 - 0.4) / 0.6)
+    )
+
+
+@pytest.mark.parametrize("cut", [3, 5])
+def test_a_run_cut_while_sequences_grow_goes_on_as_if_it_had_not_been(
+    dataset: Dataset, tmp_path: Path, cut: int
+) -> None:
+    whole = weights_after(recipe(*LENGTHS), dataset, tmp_path / "whole")
+    first = open_run(recipe(*LENGTHS), dataset, tmp_path / "cut", CPU)
+    train_steps(first, cut)
+    first.save_checkpoint()
+    second = open_run(recipe(*LENGTHS), dataset, tmp_path / "cut", CPU, resume=True)
+    train(second, Watcher())
+    assert equal(whole, load_weights(tmp_path / "cut").state)
+    other = recipe(*LENGTHS, "train.length_schedule=[[8, 0.5], [16, 1.0]]")
+    assert not equal(whole, weights_after(other, dataset, tmp_path / "other"))
+
+
+def test_compiled_code_is_made_for_every_length_to_come(dataset: Dataset, tmp_path: Path) -> None:
+    fake = ("qat.enabled=true", "qat.grid=int6", "qat.threshold=0.6")
+    for settings, kinds in (((), (False,)), (fake, (False, True))):
+        run, seen = open_run(recipe(*LENGTHS, *settings), dataset, tmp_path / f"run{len(kinds)}", CPU), []
+
+        def compiled(inputs: torch.Tensor, targets: torch.Tensor, run: Run = run, seen: Any = seen) -> Any:
+            seen.append((run.network.fake_quant.active, inputs.size(1)))
+            return run.network(inputs, targets)
+
+        run.forward = compiled
+        run.prime_kernels()
+        assert seen[::2] == [(kind, length) for length in (4, 8, 16) for kind in kinds]
+        seen.clear()
+        run.clock.step, run.clock.fake_quant_from = 5, 4 if settings else -1
+        run.prime_kernels()
+        assert seen[::2] == [(bool(settings), 16)]
+
+
+def test_a_shrunken_frontier_trains(dataset: Dataset, tmp_path: Path) -> None:
+    small = (
+        *(
+            "model.vocab_size=320",
+            "model.width=32",
+            "model.heads=4",
+            "model.kv_heads=2",
+            "model.mlp_hidden=64",
+        ),
+        *("model.rope_dims=4", "model.window_gate.width=4", "model.window_smear.width=4", "train.steps=12"),
+        *("train.length_schedule=[[8, 0.1], [16, 0.7], [32, 1.0]]", "train.sequence_length=32"),
+        *("train.batch_tokens=128", "train.micro_batches=2", "train.validate_every=0", "evaluate.stride=8"),
+    )
+    run = open_run(load_recipe("frontier", small), dataset, tmp_path / "run", CPU)
+    train(run, Watcher())
+    state = load_weights(tmp_path / "run").state
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+    assert bool(state["loop.vectors"].any()) and run.length == 32 and run.passes == 3
+
+
 def test_soft_rounding_sharpens_from_1_to_16(dataset: Dataset, tmp_path: Path) -> None:
     run = open_run(
         recipe("qat.enabled=true", "qat.threshold=0.5", "qat.soft_round=true"), dataset, tmp_path / "r", CPU

@@ -28,7 +28,8 @@ def names(starts: Sequence[Start]) -> list[str]:
     [
         ("train.steps=200",),
         ("train.warmdown_steps=10",),
-        ("train.warmdown_shape=cosine",),
+        ("train.warmdown_shape=cosine", "train.lr_floor=0.1"),
+        ("train.warmdown_fraction=0.4", "train.warmdown_steps=0"),
         ("qat.enabled=true", "qat.threshold=1.0"),
         ("compress.cap=90000", "ttt.epochs=5", "evaluate.stride=8"),
     ],
@@ -42,6 +43,8 @@ def test_swa_shares_the_trunk_of_the_last_weights_and_ema_that_of_its_own_decay(
     assert trunk_key(plain) == trunk_key(swa) != trunk_key(tiny())
     assert trunk_key(tiny("average.kind=swa_of_ema")) == trunk_key(tiny())
     assert trunk_key(tiny("average.decay=0.95")) != trunk_key(tiny())
+    window = ("average.window=0.1", "average.decay=0")
+    assert trunk_key(tiny(*window)) != trunk_key(tiny(*window, "train.steps=200"))
 
 
 @pytest.mark.parametrize(
@@ -69,9 +72,24 @@ def test_a_wall_clock_limit_shares_no_trunk() -> None:
     assert trunk_key(tiny("train.wallclock_seconds=60")) is None
 
 
+def test_where_a_loop_begins_depends_on_all_steps() -> None:
+    loop = ("model.loop.passes=2", "model.loop.start_fraction=0.5")
+    assert trunk_key(tiny(*loop)) != trunk_key(tiny(*loop, "train.steps=99"))
+    assert trunk_key(tiny(loop[0])) == trunk_key(tiny(loop[0], "train.steps=99"))
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.length_schedule=[[32, 0.5], [64, 1.0]]", "optim.muon_weight_decay_taper=0.5"]
+)
+def test_what_follows_the_part_of_training_that_is_done_shares_only_with_as_many_steps(setting: str) -> None:
+    assert trunk_key(tiny(setting)) == trunk_key(tiny(setting, "train.warmdown_steps=10"))
+    assert trunk_key(tiny(setting)) != trunk_key(tiny(setting, "train.steps=200"))
+
+
 def test_the_trunk_ends_where_the_warmdown_begins() -> None:
     assert branch_step(tiny()) == 50
     assert branch_step(tiny("train.warmdown_steps=0")) == 100
+    assert branch_step(tiny("train.warmdown_steps=0", "train.warmdown_fraction=0.85")) == 15
     assert branch_step(tiny("train.warmdown_steps=500")) == 0
 
 

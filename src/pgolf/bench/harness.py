@@ -77,7 +77,7 @@ class Trainer:
         change(self.network)
         self.forward = compiled(self.network, device, recipe.train.compile)
         self.optimizers = build_optimizers(self.network, recipe)
-        self.averager = Averager(recipe.average, self.network.state_dict())
+        self.averager = Averager(recipe.average, self.network.state_dict(), recipe.train.steps)
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
         """One step on micro-batches (parts, sequences, length); returns the loss before it."""

@@ -21,6 +21,7 @@ from pgolf.compress.scheme import quantize_state
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.ttt import frozen_parameters, lr_factor
 from pgolf.model.gpt import GPT
+from pgolf.optim.averaging import ema_decay
 from pgolf.optim.routing import route
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import autocast
@@ -61,7 +62,8 @@ class PlainTrainer:
                     update = self._muon if entry.optimizer == "muon" else self._adam
                     entry.parameter.sub_(entry.lr * update(entry.name, entry.parameter.grad))
                 entry.parameter.grad = None
-            weights, decay = self.network.state_dict(), self.recipe.average.decay
+            weights = self.network.state_dict()
+            decay = ema_decay(self.recipe.average, self.recipe.train.steps)
             for name in self.average:
                 self.average[name] = decay * self.average[name] + (1 - decay) * weights[name]
         return total

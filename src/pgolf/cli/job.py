@@ -16,20 +16,35 @@ from pgolf.runtime.run_files import ARTIFACT
 from pgolf.runtime.terminal import plain
 
 
-@verb("recipes", "pgolf recipes", "pgolf recipes seed_1232 --set model.layers=9")
+@verb(
+    "recipes",
+    "pgolf recipes",
+    "pgolf recipes seed_1232 --set model.layers=9",
+    "pgolf recipes frontier --explain",
+)
 def recipes_verb(
     name: Annotated[str | None, Argument(help="Print this one, resolved.")] = None,
     overrides: Overrides = None,
+    explain: Annotated[
+        bool, Option("--explain", help="Say where each choice comes from, and what it is worth.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the recipes, or print one with its parameters, bytes, FLOPs and memory."""
-    from pgolf.recipe.files import recipe_names
+    from pgolf.recipe.files import explanations, recipe_names
     from pgolf.recipe.recipe import load_recipe
     from pgolf.runs.estimate import estimate
 
     if name is None:
         known = {entry: load_recipe(entry).description for entry in recipe_names()}
         print_result(known, as_json, list(known.items()), title="recipes")
+        return
+    if explain:
+        remarks = explanations(name)
+        if not remarks:
+            raise PgolfError(f"recipe {name}: no key has a remark; write key = value  # remark")
+        rows = [(f"{key} = {value}", text) for key, (value, text) in remarks.items()]
+        print_result({key: text for key, (_, text) in remarks.items()}, as_json, rows, title=name)
         return
     recipe = load_recipe(name, overrides or [])
     figures = estimate(recipe)

@@ -55,7 +55,7 @@ def _run(words: list[str]) -> int:
         with paths_are_mistakes():
             status = app(args=words, prog_name="pgolf", standalone_mode=False)
     except PgolfError as error:
-        print_mistake(str(error))
+        print_mistake(*error.lines)
         return 2
     except ClickException as error:
         # A wrong command line is wrong on every rank, and noticed before they know of each other.

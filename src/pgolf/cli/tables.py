@@ -32,11 +32,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value))
 
 
-def print_mistake(message: str) -> None:
-    """What the user got wrong, as one line on standard error."""
+def print_mistake(message: str, *problems: str) -> None:
+    """What the user got wrong, as one line on standard error, and a line for each of several problems."""
     # Spaces inside a line may be those of a file's name.
-    line = plain(re.sub(r"\s*\n\s*", " ", message.strip()))
-    print(f"pgolf: error: {line}", file=sys.stderr, flush=True)
+    lines = [plain(re.sub(r"\s*\n\s*", " ", text.strip())) for text in (message, *problems)]
+    print("pgolf: error:", "\n  ".join(lines), file=sys.stderr, flush=True)
 
 
 def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: str) -> None:

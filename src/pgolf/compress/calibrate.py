@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pgolf.data.dataset import Dataset
 from pgolf.model.gpt import GPT
+from pgolf.model.loss import cap_of
 from pgolf.recipe.recipe import Recipe
 
 # A row that the text never looks up may still be needed: it counts as seen this often.
@@ -167,7 +168,8 @@ class _Collector:
         labels = torch.multinomial(chances, 1, generator=generator).squeeze(1)
         F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").backward()
         # The output layer is no module: its outputs' gradient through the softcap is known in closed form.
-        slope = 1 - (logits.detach().flatten(0, 1) / self.network.config.softcap).square()
+        capped = logits.detach().flatten(0, 1)
+        slope = 1 - (capped / cap_of(capped, self.network.softcap())).square()
         chances[torch.arange(len(labels)), labels] -= 1
         flat = hidden.detach().flatten(0, 1)
         self._hidden = self._hidden + flat.T @ flat

@@ -21,6 +21,7 @@ from pgolf.compress.report import PackReport, describe
 from pgolf.compress.scheme import check_range, quantize_state, stored_bits
 from pgolf.errors import PgolfError
 from pgolf.model.load import parameter_shapes
+from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.environment import VERSION
 from pgolf.runtime.writing import write_bytes
@@ -286,7 +287,8 @@ def predicted_bytes(recipe: Recipe) -> int:
     bits = 8.0 * _HEADER_ESTIMATE
     for name, shape in shapes.items():
         width = stored_bits(name, shape, recipe.compress)
-        bits += shape.numel() * (width if width > 8 else _expected_code_bits(width, shape[1], recipe))
+        expected = width if width > 8 else _expected_code_bits(width, name, shape, recipe)
+        bits += shape.numel() * expected
         bits += 16 * shape[0] if width <= 8 else 0
     return int(bits / 8) + stored_bytes(recipe)
 
@@ -296,9 +298,12 @@ def stored_bytes(recipe: Recipe) -> int:
     return recipe.memory.stored_bytes if recipe.memory.enabled and recipe.memory.stored == "train" else 0
 
 
-def _expected_code_bits(width: int, columns: int, recipe: Recipe) -> float:
+def _expected_code_bits(width: int, name: str, shape: torch.Size, recipe: Recipe) -> float:
     highest = code_range(width)[1]
-    step = math.sqrt(2 * math.log(max(columns, 2))) / highest  # in units of the rms
+    largest = math.sqrt(2 * math.log(max(shape[1], 2)))  # in units of the rms
+    if recipe.compress.clip == "std":
+        largest = recipe.compress.deviations(quantizer_group(name))
+    step = largest / highest
     floor = recipe.compress.int8_scale_floor if width == 8 else recipe.compress.scale_floor
     if floor:
         step = max(step, floor / highest / _TRAINED_RMS)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pgolf.model.slots import QuantizerGroup
 from pgolf.recipe.sections import CompressSection
 
 # Candidate ranges, as quantiles of a row's magnitudes.
@@ -65,13 +66,20 @@ def code_range(bits: int) -> tuple[int, int]:
     return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
-def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Quantized:
+def quantize_matrix(
+    weight: Tensor, bits: int, compress: CompressSection, group: QuantizerGroup = "other"
+) -> Quantized:
     """Quantize a matrix (rows, columns) row by row, with the recipe's range, floor and rounding.
 
-    8-bit rows always take their range from ``int8_percentile``, others from ``clip``.
+    Rows take their range from ``clip``; those of 8 bits do so for "std" only, otherwise from
+    ``int8_percentile``. ``group`` is the one of the matrix, for what the recipe says by group.
     """
     weight = weight.float()
     magnitudes, floor, round_with = weight.abs(), compress.scale_floor, compress.round_with
+    if compress.clip == "std":
+        limit = compress.deviations(group) * weight.std(dim=1, correction=min(1, weight.size(1) - 1))
+        floor = compress.int8_scale_floor if bits == 8 else floor
+        return _round_rows(weight, limit, bits, floor, round_with)
     if bits == 8:
         limit = _row_quantile(magnitudes, compress.int8_percentile)
         weight = weight.clamp(-limit[:, None], limit[:, None])
@@ -81,11 +89,7 @@ def quantize_matrix(weight: Tensor, bits: int, compress: CompressSection) -> Qua
         return _best_for_tensor(weight, bits, floor, round_with)
     if compress.clip == "row_percentiles":
         return _best_per_row(weight, bits, floor, round_with)
-    if compress.clip == "std":
-        limit = compress.clip_std * weight.std(dim=1, correction=0)
-    else:
-        limit = magnitudes.amax(dim=1)
-    return _round_rows(weight, limit, bits, floor, round_with)
+    return _round_rows(weight, magnitudes.amax(dim=1), bits, floor, round_with)
 
 
 def prune_smallest(weight: Tensor, fraction: float) -> Tensor:

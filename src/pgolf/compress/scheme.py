@@ -70,7 +70,7 @@ def _store(
     core = re.match(r"cores\.(\d+)\.", name)
     if core and int(core[1]) in five_bit_cores:
         bits = min(bits, 5)
-    quantized = quantize_matrix(tensor, bits, compress)
+    quantized = quantize_matrix(tensor, bits, compress, quantizer_group(name))
     if sensitivity is None or compress.rounding != "gptq":
         return quantized
     order = rounding_order(sensitivity.column_moments(), compress.damping)

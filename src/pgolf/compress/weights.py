@@ -306,7 +306,7 @@ def _averaged_so_far(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str,
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
-    averager = Averager(recipe.average, parts["model"])
+    averager = Averager(recipe.average, parts["model"], recipe.train.steps)
     averager.load(parts["average"])
     return averager.result(parts["model"])
 

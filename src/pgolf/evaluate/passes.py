@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pgolf.model.gpt import GPT
 from pgolf.model.section import ModelSection
+from pgolf.model.shape import schedule
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import compiled, free_memory, pays_to_compile
 from pgolf.runtime.team import SOLO, Team
@@ -47,7 +48,7 @@ def fitting_batch(model: ModelSection, length: int, free: int, device_type: str 
         free: bytes of memory.
         device_type: bounds the positions of a pass: 8,192 on "cpu", 131,072 on "cuda".
     """
-    widths = model.width * (model.layers // 2 + 8) + 3 * model.mlp_hidden + 3 * model.vocab_size
+    widths = model.width * (len(schedule(model)) // 2 + 8) + 3 * model.mlp_hidden + 3 * model.vocab_size
     positions = min(free // 2 // (4 * widths), _MOST_POSITIONS[device_type])
     windows: int = max(positions // length, 1)
     return 1 << (windows.bit_length() - 1)

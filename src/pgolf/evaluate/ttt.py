@@ -232,7 +232,7 @@ def lr_factor(ttt: TttSection, chunk: int, chunks: int) -> float:
 
 def frozen_parameters(network: GPT, blocks: int) -> set[str]:
     """Names of the parameters of the first layers and of the cores that those layers use."""
-    visits = network.schedule[:blocks]
+    visits = [visit for visit in network.schedule if visit.layer < blocks]
     numbers = {"layers": {visit.layer for visit in visits}, "cores": {visit.core for visit in visits}}
     frozen = set()
     for name, _ in network.named_parameters():

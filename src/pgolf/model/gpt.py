@@ -7,7 +7,7 @@
       each visit of the schedule:                       (LayerParts stand before and after)
       │     x = a*x + b*x0
       │     x = x + attention_scale * attention(norm(x) * s)          (ValueSources, AttentionParts)
-      │     x = x + mlp_scale * mlp(norm(x) * s)
+      │     x = x + mlp_scale * mlp(norm(x) * s)                      (LaneParts: both side by side)
       │
       RMS norm, HeadParts
       │
@@ -16,16 +16,19 @@
     logits (B, T, V)
 
 A layer owns its vectors; attention and MLP weights live in a *core*. Usually core i belongs to layer i; with
-``model.unique_layers`` fewer cores are reused cyclically (depth recurrence). ``shape.schedule`` is the order.
+``model.unique_layers`` fewer cores are reused cyclically, and with ``model.loop`` some layers are passed
+through several times (depth recurrence). ``shape.schedule`` is the order.
 
 The parts are features, a file each in ``features/``. This file knows their slots (``slots.py``) only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -44,8 +47,10 @@ from pgolf.model.rope import rotary_tables
 from pgolf.model.section import ModelSection, build_parts
 from pgolf.model.shape import schedule
 from pgolf.model.slots import (
+    CapPart,
     EmbeddingPart,
     HeadPart,
+    LanePart,
     LayerPart,
     Reading,
     StreamPart,
@@ -68,6 +73,7 @@ class Layer(nn.Module):
 
     def __init__(self, model: ModelSection, index: int) -> None:
         super().__init__()
+        self.index = index
         self.norm_scale = 1 / math.sqrt(index + 1) if model.norm_scale == "inverse_sqrt_depth" else 1.0
         self.residual_mix = nn.Parameter(torch.tensor([[1.0], [0.0]]).expand(2, model.width).contiguous())
         self.attention_scale = nn.Parameter(torch.ones(model.width))
@@ -84,17 +90,31 @@ class Layer(nn.Module):
         past: tuple[LayerCache, int] | None = None,
         mask: DocumentMask | None = None,
         last: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The new stream (B, T, D), or its ``last`` positions; and the attention's values (B, T, K, W)."""
-        x = scaled_sum(x, self.residual_mix[0], x0, self.residual_mix[1])
+        lanes: LanePart | None = None,
+        lane: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The new stream (B, T, D), or its ``last`` positions; its second lane, where there is one; and the
+        attention's values (B, T, K, W).
+        """
+        mixed = scaled_sum(x, self.residual_mix[0], x0, self.residual_mix[1])
         attended, value = core.attention(
-            rms_norm(x, self.norm_scale), rotary, extra_value, first_value, past, mask, last
+            rms_norm(mixed, self.norm_scale), rotary, extra_value, first_value, past, mask, last
         )
         if last is not None:
-            x = x[:, -last:]
-        x = scaled_sum(x, None, attended, self.attention_scale)
-        x = scaled_sum(x, None, core.mlp(rms_norm(x, self.norm_scale)), self.mlp_scale)
-        return x, value
+            x, mixed = x[:, -last:], mixed[:, -last:]
+            lane = None if lane is None else lane[:, -last:]
+        if lanes is None:
+            x = scaled_sum(mixed, None, attended, self.attention_scale)
+            return scaled_sum(x, None, self.feed(x, core), self.mlp_scale), lane, value
+        attended = attended * self.attention_scale.to(attended.dtype)
+        fed = self.feed(lanes.read(mixed, lane), core) * self.mlp_scale.to(attended.dtype)
+        x, lane = lanes.write(x, lane, mixed, attended, fed, self.index)
+        return x, lane, value
+
+    def feed(self, x: Tensor, core: Core) -> Tensor:
+        """The MLP's output for what it reads (B, T, D)."""
+        fed: Tensor = core.mlp(rms_norm(x, self.norm_scale))
+        return fed
 
 
 class GPT(nn.Module):
@@ -110,8 +130,10 @@ class GPT(nn.Module):
         self.value_sources = build_parts(ValueSource, self, model, self.fake_quant)
         self.cores = nn.ModuleList(Core(model, self.fake_quant, index) for index in range(model.cores))
         self.layers = nn.ModuleList(Layer(model, index) for index in range(model.layers))
+        self.lane_parts = build_parts(LanePart, self, model, self.fake_quant)
         self.layer_parts = build_parts(LayerPart, self, model, self.fake_quant)
         self.head_parts = build_parts(HeadPart, self, model, self.fake_quant)
+        self.cap_parts = build_parts(CapPart, self, model, self.fake_quant)
         initialise(self, model)
         self.scale_shared_gradients()
 
@@ -128,7 +150,7 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens)
         if targets is None:
             return self.project(hidden)
-        return target_losses(hidden, self.token_embedding.weight, targets, self.config.softcap)
+        return target_losses(hidden, self.token_embedding.weight, targets, self.softcap())
 
     def hidden(
         self, tokens: Tensor, length: int | None = None, last: int | None = None, cache: KvCache | None = None
@@ -152,7 +174,7 @@ class GPT(nn.Module):
         reading = Reading(tokens, cache, starts)
         x = self.token_embedding(tokens)
         for embed in self.embedding_parts:
-            x = x + embed(reading)
+            x = embed(x, reading)
         x = rms_norm(x)
         for stream in self.stream_parts:
             x = stream(x, reading)
@@ -162,25 +184,47 @@ class GPT(nn.Module):
         )
         shared = [source(tokens) for source in self.value_sources]
         kept: list[list[Tensor]] = [[] for _ in self.layer_parts]
+        lane: Tensor | None = None
         for place, visit in enumerate(self.schedule):
+            lanes = self.lanes_of(visit.layer)
+            if lanes is not None:
+                lane = lanes.enter(x, lane)
             for between, own in zip(self.layer_parts, kept, strict=True):
-                x = between.before(x, own, place)
+                x = between.before(x, own, self.schedule, place)
             extra_value = added_values(self.value_sources, shared, visit.layer)
             past = None if cache is None else (cache.layers[place], cache.used)
             needed = last if place == len(self.schedule) - 1 else None
-            x, value = self.layers[visit.layer](
-                x, x0, self.cores[visit.core], rotary, extra_value, first_value, past, mask, needed
-            )
+            at = rotary, extra_value, first_value, past, mask, needed, lanes, lane
+            x, lane, value = self.layers[visit.layer](x, x0, self.cores[visit.core], *at)
             if place == 0:
                 first_value = value
             for between, own in zip(self.layer_parts, kept, strict=True):
-                between.after(x, own, place)
+                between.after(x, own, self.schedule, place)
         if cache is not None:
             cache.advance(count)
-        x = rms_norm(x)
+        x = rms_norm(self.merged(x, lane))
         for refine in self.head_parts:
             x = refine(x)
         return x
+
+    def lanes_of(self, layer: int) -> LanePart | None:
+        """What has attention and MLP of a layer write side by side; None where they do not."""
+        return next((part for part in self.lane_parts if part.begins(layer)), None)
+
+    def merged(self, x: Tensor, lane: Tensor | None) -> Tensor:
+        """The stream behind the last layer, of both lanes if there are two."""
+        for part in self.lane_parts:
+            x = part.leave(x, lane)
+        return x
+
+    @contextlib.contextmanager
+    def passing(self, passes: int) -> Iterator[None]:
+        """Within it the stream passes through the loop only so many times: for training that begins so."""
+        whole, self.schedule = self.schedule, schedule(self.config, passes)
+        try:
+            yield
+        finally:
+            self.schedule = whole
 
     def cache(self, batch: int, length: int) -> KvCache:
         """An empty cache on the model's device, for ``batch`` windows of ``length`` tokens."""
@@ -188,7 +232,11 @@ class GPT(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) float32 of hidden states (..., D), by the tied token embedding."""
-        return capped(F.linear(hidden, self.token_embedding.weight), self.config.softcap)
+        return capped(F.linear(hidden, self.token_embedding.weight), self.softcap())
+
+    def softcap(self) -> Tensor | float:
+        """The cap of the logits; or where they are learned, those of positive and of negative ones (2,)."""
+        return self.cap_parts[0]() if self.cap_parts else self.config.softcap
 
     def clone(self) -> GPT:
         """An independent copy with equal weights, all trainable, on the same device and in the same mode."""
@@ -206,7 +254,8 @@ class GPT(nn.Module):
     def scale_shared_gradients(self) -> None:
         """Hang hooks on the parameters of shared cores; those that replace others have none."""
         # A core used n times receives the sum of n gradients; their mean keeps its step size.
-        for index, count in Counter(visit.core for visit in self.schedule).items():
+        # Only layers that share a core count: passes through a loop add up, as in the runs that made loops.
+        for index, count in Counter(visit.core for visit in schedule(self.config, passes=1)).items():
             if count > 1:
                 for parameter in self.cores[index].parameters():
                     parameter.register_hook(lambda gradient, count=count: gradient / count)

@@ -4,6 +4,7 @@ With hidden states h, token embedding E and cap c, position i costs
 
     log sum_j exp(y_ij) - y_i,target(i),    y = c * tanh(h E^T / c)
 
+The cap may be a learned one, of its own for positive and for negative logits; there is no kernel for that.
 There are three ways to the same numbers, and ``loss_form`` says which is taken:
 
     kernel    on CUDA with Triton: h E^T once, in the format of the computation (bf16), then one kernel
@@ -42,23 +43,25 @@ if has_triton():
     from pgolf.kernels.cross_entropy import softcap_cross_entropy
 
 
-def loss_form(rows: int, vocabulary: int, device: torch.device) -> Form:
-    """Which way ``target_losses`` takes for so many rows and columns of logits on a device."""
-    if device.type == "cuda" and has_triton():
+def loss_form(rows: int, vocabulary: int, device: torch.device, learned: bool = False) -> Form:
+    """Which way ``target_losses`` takes for so many rows and columns of logits on a device, if the cap is a
+    learned one.
+    """
+    if device.type == "cuda" and has_triton() and not learned:
         return "kernel"
     return "chunked" if 4 * rows * vocabulary > _LARGEST_PLAIN else "plain"
 
 
 def target_losses(
-    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: Tensor | float, rows: int | None = None
 ) -> Tensor:
-    """Loss of each target in nats; differentiable (once) in ``hidden`` and ``weight``.
+    """Loss of each target in nats; differentiable (once) in ``hidden``, ``weight`` and a learned ``softcap``.
 
     Args:
         hidden: final hidden states (..., D).
         weight: token embedding (V, D).
         targets: (...) int64, each from 0 to V - 1.
-        softcap: the cap c of the logits.
+        softcap: the cap c of the logits; or the caps of positive and of negative ones (2,), learned.
         rows: of a chunk, where logits come in chunks; as many as suit a processor by default.
 
     Returns:
@@ -66,25 +69,33 @@ def target_losses(
     """
     hidden, weight = _in_autocast_format(hidden.flatten(0, -2)), _in_autocast_format(weight)
     wanted = targets.flatten()
-    form = loss_form(hidden.size(0), weight.size(0), hidden.device)
+    learned = isinstance(softcap, Tensor)
+    form = loss_form(hidden.size(0), weight.size(0), hidden.device, learned)
     if form == "kernel":
+        assert not isinstance(softcap, Tensor)
         losses = softcap_cross_entropy(F.linear(hidden, weight), wanted, softcap)
     elif form == "chunked":
         losses = chunked_losses(hidden, weight, wanted, softcap, rows)
-    elif by_hand(hidden) and softcap <= _LARGEST_EXPONENT:
+    elif not learned and by_hand(hidden) and softcap <= _LARGEST_EXPONENT:
         losses = _Plain.apply(hidden, weight, wanted, softcap)
     else:
         losses = F.cross_entropy(capped(F.linear(hidden, weight), softcap), wanted, reduction="none")
     return losses.view_as(targets)
 
 
-def capped(z: Tensor, softcap: float) -> Tensor:
+def capped(z: Tensor, softcap: Tensor | float) -> Tensor:
     """Logits c * tanh(z / c), in float32 (float64 if z is)."""
-    return softcap * torch.tanh(_wide(z) / softcap)
+    cap = cap_of(z, softcap)
+    return cap * torch.tanh(_wide(z) / cap)
+
+
+def cap_of(z: Tensor, softcap: Tensor | float) -> Tensor | float:
+    """The cap of each product or logit z: of caps (2,) the first where it is at least 0, else the second."""
+    return torch.where(z >= 0, softcap[0], softcap[1]) if isinstance(softcap, Tensor) else softcap
 
 
 def chunked_losses(
-    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: Tensor | float, rows: int | None = None
 ) -> Tensor:
     """As ``target_losses`` for hidden states (N, D) and targets (N,), ``rows`` of the logits at a time.
 
@@ -122,9 +133,11 @@ class _Plain(torch.autograd.Function):
 
 
 class _Chunked(torch.autograd.Function):
+    """The formula a part of the rows at a time. Of a learned cap: dy/dc = t - u (1 - t^2), u = z / c."""
+
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, rows: int
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: Tensor | float, rows: int
     ) -> Tensor:
         losses, normalisers = [], []
         for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
@@ -132,26 +145,36 @@ class _Chunked(torch.autograd.Function):
             normaliser = logits.logsumexp(dim=1)
             normalisers.append(normaliser)
             losses.append(normaliser - logits.gather(1, target[:, None])[:, 0])
-        ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
-        ctx.softcap, ctx.rows = softcap, rows
+        learned = [softcap] if isinstance(softcap, Tensor) else []
+        ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers), *learned)
+        ctx.softcap, ctx.rows = None if learned else softcap, rows
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        hidden, weight, targets, normalisers = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None, None]:
+        hidden, weight, targets, normalisers, *learned = ctx.saved_tensors
+        softcap = learned[0] if learned else ctx.softcap
+        d_caps = torch.zeros_like(learned[0]) if learned else None
         parts = zip(*(t.split(ctx.rows) for t in (hidden, targets, normalisers, upstream)), strict=True)
         d_hidden: list[Tensor] = []
         # Summed over the chunks in float32, whatever the format of the products.
         d_weight = torch.zeros_like(weight, dtype=normalisers.dtype)
         for h, target, normaliser, up in parts:
             # In place where it can be: fresh memory costs more time than the arithmetic.
-            t = _wide(F.linear(h, weight)).div_(ctx.softcap).tanh_()
-            dz = torch.mul(t, ctx.softcap).sub_(normaliser[:, None]).exp_()
+            z = _wide(F.linear(h, weight))
+            cap = cap_of(z, softcap)
+            u = z.div_(cap)
+            t = u.tanh_() if d_caps is None else u.tanh()
+            dz = torch.mul(t, cap).sub_(normaliser[:, None]).exp_()
             dz.scatter_add_(1, target[:, None], dz.new_full((len(dz), 1), -1.0))
+            if d_caps is not None:
+                by_cap = (t - u * (1 - t.square())).mul_(dz).mul_(up[:, None])
+                positive = by_cap[u >= 0].sum()
+                d_caps += torch.stack((positive, by_cap.sum() - positive))
             dz = dz.mul_(t.square_().neg_().add_(1)).mul_(up[:, None]).to(h.dtype)
             d_hidden.append(dz @ weight)
             d_weight += dz.t() @ h
-        return torch.cat(d_hidden), d_weight.to(weight.dtype), None, None, None
+        return torch.cat(d_hidden), d_weight.to(weight.dtype), None, d_caps, None
 
 
 def _in_autocast_format(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ _IN_CACHE = 1 << 19
 class Mlp(nn.Module):
     """Up-projection, squared activation, down-projection.
 
-    "relu2": relu(x)^2 (So et al. 2021, Primer). "leaky_relu2": leaky_relu(x, slope 0.5)^2.
+    "relu2": relu(x)^2 (So et al. 2021, Primer). "leaky_relu2": leaky_relu(x, slope)^2.
     "star_relu": relu(x)^2 * scale + bias with a learned pair per hidden channel (Yu et al. 2022).
     """
 
@@ -25,7 +25,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.up = Matrix(model.width, model.mlp_hidden, fake_quant)
         self.down = Matrix(model.mlp_hidden, model.width, fake_quant)
-        self.slope = 0.5 if model.mlp == "leaky_relu2" else 0.0
+        self.slope = model.mlp_slope if model.mlp == "leaky_relu2" else 0.0
         star = model.mlp == "star_relu"
         self.scale = nn.Parameter(torch.ones(model.mlp_hidden)) if star else None
         self.bias = nn.Parameter(torch.zeros(model.mlp_hidden)) if star else None

@@ -7,15 +7,20 @@ from typing import TypeVar
 import pydantic
 from torch import nn
 
+from pgolf.model.features.asymmetric_cap import AsymmetricCap, AsymmetricCapKeys
 from pgolf.model.features.bigram import Bigram, BigramKeys
+from pgolf.model.features.dense import Dense, DenseKeys
 from pgolf.model.features.exclusive import Exclusive, ExclusiveKeys
 from pgolf.model.features.gated_attention import GatedAttention, GatedAttentionKeys
+from pgolf.model.features.lanes import Lanes, LanesKeys
+from pgolf.model.features.loop import Loop
 from pgolf.model.features.refiner import FlowRefiner, RefinerKeys
 from pgolf.model.features.skips import SkipKeys, Skips
 from pgolf.model.features.smear import Smear, SmearKeys
 from pgolf.model.features.value_embedding import ValueEmbedding, ValueEmbeddingKeys
 from pgolf.model.features.value_residual import ValueResidual, ValueResidualKeys
 from pgolf.model.features.window_gate import WindowGate, WindowGateKeys
+from pgolf.model.features.window_smear import WindowSmear, WindowSmearKeys
 from pgolf.model.linear import FakeQuant
 from pgolf.model.slots import Part
 
@@ -23,20 +28,24 @@ Slot = TypeVar("Slot", bound=Part)
 
 # A new feature is named here, with its module and with its keys. Those of one slot act in this order.
 FEATURES: tuple[type[Part], ...] = (
-    *(Bigram, Smear, ValueEmbedding),
+    *(Bigram, WindowSmear, Smear, ValueEmbedding),
     *(ValueResidual, Exclusive, GatedAttention, WindowGate),
-    *(Skips, FlowRefiner),
+    *(Loop, Skips, Dense, Lanes, FlowRefiner, AsymmetricCap),
 )
 
 
 class ModelSection(  # pydantic lists the keys of the last base first.
     WindowGateKeys,
+    AsymmetricCapKeys,
     RefinerKeys,
+    LanesKeys,
+    DenseKeys,
     SkipKeys,
     GatedAttentionKeys,
     ValueResidualKeys,
     ValueEmbeddingKeys,
     BigramKeys,
+    WindowSmearKeys,
     SmearKeys,
     ExclusiveKeys,
 ):

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal, NamedTuple
 
 import pydantic
 
 from pgolf.runtime.section import Section
+
+
+class LoopSection(Section):
+    """Layers that the stream passes through several times with the same weights (depth recurrence)."""
+
+    first: int = 0
+    """First layer of the loop, 0-based."""
+    last: int = 0
+    """Last layer of the loop."""
+    passes: int = 1
+    """Passes through these layers, at least 1; every evaluation makes all of them. 1 is no loop."""
+    start_fraction: float = 0.0
+    """Part of training (0 to 1) with one pass only, before the loop begins."""
+    curriculum: tuple[int, ...] = ()
+    """Passes in equal shares of the training after that, ending at passes; empty: all of them at once."""
+    pass_vectors: bool = False
+    """Add a learned vector of its own to the stream at the beginning of each pass."""
+
+    def stages(self) -> tuple[tuple[float, int], ...]:
+        """From which part of training on (0 to 1) how many passes are made, in order."""
+        counts = self.curriculum or (self.passes,)
+        share = (1 - self.start_fraction) / len(counts)
+        plain = ((0.0, 1),) if self.start_fraction else ()
+        return (*plain, *((self.start_fraction + index * share, n) for index, n in enumerate(counts)))
+
+    def passes_at(self, progress: float) -> int:
+        """How many passes training makes when this part of it (0 to 1) is done."""
+        return [passes for begin, passes in self.stages() if begin <= progress][-1]
 
 
 class Shape(Section):
@@ -27,7 +56,9 @@ class Shape(Section):
     mlp_hidden: int = pydantic.Field(1536, ge=1)
     """Hidden width of the MLP."""
     mlp: Literal["relu2", "star_relu", "leaky_relu2"] = "relu2"
-    """Activation: relu(x)^2; relu(x)^2 * scale + bias with learned vectors; leaky_relu(x, 0.5)^2."""
+    """Activation: relu(x)^2; relu(x)^2 * scale + bias with learned vectors; leaky_relu(x, mlp_slope)^2."""
+    mlp_slope: float = pydantic.Field(0.5, ge=0, le=1)
+    """Slope of "leaky_relu2" below zero."""
     rope_dims: int = pydantic.Field(0, ge=0)
     """Rotated dimensions of each head; 0 rotates all of them."""
     rope_base: float = pydantic.Field(10000.0, gt=1)
@@ -36,6 +67,8 @@ class Shape(Section):
     """Longer sequences than this (in tokens) get an NTK-rescaled base; 0 never rescales."""
     norm_scale: Literal["one", "inverse_sqrt_depth"] = "one"
     """Factor on the normed input of layer i: 1, or 1/sqrt(i + 1)."""
+
+    loop: LoopSection = LoopSection()
 
     @property
     def head_width(self) -> int:
@@ -59,10 +92,23 @@ class Visit(NamedTuple):
     """How often this core was used before."""
 
 
-def schedule(shape: Shape) -> tuple[Visit, ...]:
+def schedule(shape: Shape, passes: int | None = None) -> tuple[Visit, ...]:
     """The layers in the order in which the stream passes through them, each with the core it uses.
 
     Everything that depends on this order reads it from here: the forward pass, the cache (one entry per
-    visit), the pass for single tokens, FLOPs, and which cores the first layers of test-time training freeze.
+    visit), the pass for single tokens, skips, FLOPs and estimates.
+
+    Args:
+        shape: the model's.
+        passes: through the loop; by default all of them.
     """
-    return tuple(Visit(layer, layer % shape.cores, layer // shape.cores) for layer in range(shape.layers))
+    loop = shape.loop
+    inside = range(loop.first, loop.last + 1)
+    looped = [*inside] * (loop.passes if passes is None else passes)
+    used: Counter[int] = Counter()
+    visits = []
+    for layer in (*range(loop.first), *looped, *range(loop.last + 1, shape.layers)):
+        core = layer % shape.cores
+        visits.append(Visit(layer, core, used[core]))
+        used[core] += 1
+    return tuple(visits)

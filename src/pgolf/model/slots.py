@@ -3,7 +3,8 @@
     tokens ── token embedding ─┬─ norm ── stream ──► x ──► layers ──► norm ── head ──► hidden states
                                │                           │    ▲
     EmbeddingPart ─────────────┘    StreamPart   LayerPart ┘    │      HeadPart
-    (adds to the embedding)                                     │
+                                      LanePart (how they write) ┤
+    (changes the embedding)                                     │
                        in each layer's attention:  ValueSource (adds to the values)
                                                    AttentionPart (values, then the heads' outputs)
 
@@ -17,10 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pgolf.model.cache import KvCache
 from pgolf.model.linear import FakeQuant
+from pgolf.model.shape import Visit
 
 OptimizerGroup = Literal["matrix", "embedding", "scalar", "bigram_table", "bigram_scale"]
 QuantizerGroup = Literal["attention", "mlp", "embedding", "bigram", "other", "control"]
@@ -52,6 +55,15 @@ class Reading:
 
     def __init__(self, tokens: Tensor, cache: KvCache | None = None, starts: Tensor | None = None) -> None:
         self.tokens, self.cache, self.starts = tokens, cache, starts
+
+    def shifted(self, part: Part, x: Tensor) -> Tensor:
+        """What a part was given one position earlier, (B, T, D); zeros where nothing may be seen."""
+        earlier = self.before(part, x)
+        if earlier is None:
+            moved = nn.functional.pad(x[:, :-1], (0, 0, 1, 0))
+        else:
+            moved = torch.cat((earlier, x[:, :-1]), dim=1)
+        return moved if self.starts is None else moved.masked_fill(self.starts[..., None], 0)
 
     def before(self, part: Part, now: Tensor) -> Tensor | None:
         """What a part was given at the position before the first one, (B, 1, ...); None where there is none.
@@ -106,10 +118,10 @@ class Part(nn.Module):
 
 
 class EmbeddingPart(Part):
-    """Adds to the token embedding, before the first norm."""
+    """Changes the token embedding, before the first norm."""
 
-    def forward(self, reading: Reading) -> Tensor:
-        """What to add for each token, (B, T, D)."""
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        """From (B, T, D) to (B, T, D)."""
         raise NotImplementedError
 
 
@@ -182,14 +194,47 @@ class SinglePart:
         return y
 
 
+class LanePart(Part):
+    """Has attention and MLP of some layers read and write side by side, not one after the other.
+
+    The stream may have a second lane there; embeddings, skips and whatever else stands between the layers
+    know the first one. All that it is given may be whole windows (B, T, D) or single positions (B, D).
+    """
+
+    def begins(self, layer: int) -> bool:
+        """Whether this layer is one of them."""
+        raise NotImplementedError
+
+    def enter(self, x: Tensor, lane: Tensor | None) -> Tensor | None:
+        """The second lane before such a layer, from the stream and the lane as it was, if it was there."""
+        return lane
+
+    def read(self, mixed: Tensor, lane: Tensor | None) -> Tensor:
+        """What the MLP reads; attention reads ``mixed``, the stream mixed with its beginning."""
+        return mixed
+
+    def write(
+        self, x: Tensor, lane: Tensor | None, mixed: Tensor, attended: Tensor, fed: Tensor, layer: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Stream and lane after the layer; ``attended`` and ``fed`` are the scaled outputs of both."""
+        raise NotImplementedError
+
+    def leave(self, x: Tensor, lane: Tensor | None) -> Tensor:
+        """The stream behind the last layer."""
+        return x
+
+
 class LayerPart(Part):
     """Stands between the layers, in the residual stream."""
 
-    def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
-        """The stream (..., D) as the layer at a place gets it; ``kept`` is this pass's own list."""
+    def before(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> Tensor:
+        """The stream (..., D) as the layer ``order[place]`` gets it; ``kept`` is this pass's own list.
+
+        Training may pass through fewer layers than ``schedule`` has, so the order of this pass is given.
+        """
         return x
 
-    def after(self, x: Tensor, kept: list[Tensor], place: int) -> None:
+    def after(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> None:
         """Is told the stream after that layer."""
 
     def single(self) -> Any:
@@ -202,6 +247,14 @@ class HeadPart(Part):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, T, D) to (B, T, D)."""
+        raise NotImplementedError
+
+
+class CapPart(Part):
+    """Learns the softcap of the logits."""
+
+    def forward(self) -> Tensor:
+        """Caps of positive and of negative logits, (2,)."""
         raise NotImplementedError
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pgolf.model.attention import Attention
 from pgolf.model.cache import KvCache
 from pgolf.model.gpt import GPT, Core, Layer
-from pgolf.model.slots import Reading, SinglePart, added_values
+from pgolf.model.slots import LanePart, Reading, SinglePart, added_values
 
 # What F.rms_norm adds to the mean square.
 _EPSILON = torch.tensor(torch.finfo(torch.float32).eps)
@@ -65,9 +65,9 @@ def single_pass(network: GPT) -> Step | Literal[False]:
         parts = [part.single(attention) for part in attention.parts]
         if None in parts:
             return False
-        steps.append(
-            _LayerStep(layers[visit.layer], cores[visit.core], [part for part in parts if part is not None])
-        )
+        own = [part for part in parts if part is not None]
+        lanes = network.lanes_of(visit.layer)
+        steps.append(_LayerStep(layers[visit.layer], cores[visit.core], own, lanes))
     return Step(network, steps)
 
 
@@ -97,7 +97,7 @@ class Step:
         rotation = self._rotation(cosines[0], sines[0])
         embedded = network.token_embedding(tokens)
         for embed in network.embedding_parts:
-            embedded = embedded + embed(reading)
+            embedded = embed(embedded, reading)
         x = _norm(embedded[:, 0])[:, None]
         for stream in network.stream_parts:
             x = stream(x, reading)
@@ -106,17 +106,21 @@ class Step:
         shared = [source(tokens)[:, 0] for source in network.value_sources]
         first: Tensor | None = None
         kept: list[list[Tensor]] = [[] for _ in self.between]
+        lane: Tensor | None = None
         for place, (layer, visit) in enumerate(zip(self.layers, network.schedule, strict=True)):
+            if layer.lanes is not None:
+                lane = layer.lanes.enter(x, lane)
             for between, own in zip(self.between, kept, strict=True):
-                x = between.before(x, own, place)
+                x = between.before(x, own, network.schedule, place)
             extra = added_values(network.value_sources, shared, visit.layer)
-            x, value = layer(torch.addcmul(starts[place], x, layer.mix), rotation, extra, first, cache, place)
+            mixed = torch.addcmul(starts[place], x, layer.mix)
+            x, lane, value = layer(x, lane, mixed, rotation, extra, first, cache, place)
             if place == 0:
                 first = value
             for between, own in zip(self.between, kept, strict=True):
-                between.after(x, own, place)
+                between.after(x, own, network.schedule, place)
         cache.advance(1)
-        x = _norm(x)[:, None]
+        x = _norm(network.merged(x, lane))[:, None]
         for refine in network.head_parts:
             x = refine(x)
         return x
@@ -133,10 +137,10 @@ class Step:
 class _LayerStep:
     """One layer with its core."""
 
-    def __init__(self, layer: Layer, core: Core, parts: list[SinglePart]) -> None:
+    def __init__(self, layer: Layer, core: Core, parts: list[SinglePart], lanes: LanePart | None) -> None:
         attention, mlp, norm_scale = core.attention, core.mlp, layer.norm_scale
         self.heads, self.kv_heads, self.width = attention.heads, attention.kv_heads, attention.head_width
-        self.parts = parts
+        self.parts, self.lanes, self.layer = parts, lanes, layer.index
         self.mix, self.start_mix = layer.residual_mix[0], layer.residual_mix[1]
         # All that reads the normed input, in one product: queries and keys, values, what the parts ask for.
         matrices = [torch.cat((attention.query.weight, attention.key.weight)), attention.value.weight]
@@ -165,16 +169,20 @@ class _LayerStep:
     def __call__(
         self,
         x: Tensor,
+        lane: Tensor | None,
+        mixed: Tensor,
         rotation: Tensor,
         extra_value: Tensor | None,
         first_value: Tensor | None,
         cache: KvCache,
         place: int,
-    ) -> tuple[Tensor, Tensor]:
-        """From the mixed stream (B, D) to the stream after the layer, and its own values (B, K * W)."""
-        batch, heads, kv_heads, width = x.size(0), self.heads, self.kv_heads, self.width
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """From stream, lane and mixed stream (B, D) to stream and lane after the layer, and to its own values
+        (B, K * W).
+        """
+        batch, heads, kv_heads, width = mixed.size(0), self.heads, self.kv_heads, self.width
         group, rows = heads // kv_heads, heads + kv_heads
-        normed = _norm(x)
+        normed = _norm(mixed)
         read = normed.mm(self.read) if self.bias is None else torch.addmm(self.bias, normed, self.read)
         both, value, *others = read.split_with_sizes(self.sizes, 1)
         qk = both.reshape(batch * rows, width)
@@ -189,11 +197,20 @@ class _LayerStep:
         y = torch.softmax(torch.bmm(query, keys.transpose(1, 2)), dim=-1).bmm(values)
         for part in self.parts:
             y = part.output(y, value, None if part.weight is None else others.pop(0))
-        x = torch.addmm(x, y.view(batch, heads * width), self.write)
+        y = y.view(batch, heads * width)
+        if self.lanes is None:
+            x = torch.addmm(mixed, y, self.write)
+            return torch.addmm(x, self._hidden(x), self.down), lane, own_value
+        attended, fed = y.mm(self.write), self._hidden(self.lanes.read(mixed, lane)).mm(self.down)
+        x, lane = self.lanes.write(x, lane, mixed, attended, fed, self.layer)
+        return x, lane, own_value
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """The MLP's activations (B, hidden width) for what it reads."""
         hidden = F.leaky_relu(_norm(x).mm(self.up), self.slope).square_()
-        if self.activation is not None:
-            hidden = torch.addcmul(self.activation[1], hidden, self.activation[0])
-        return torch.addmm(x, hidden, self.down), own_value
+        if self.activation is None:
+            return hidden
+        return torch.addcmul(self.activation[1], hidden, self.activation[0])
 
 
 def _gains(attention: Attention) -> Tensor:

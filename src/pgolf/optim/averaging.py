@@ -12,15 +12,21 @@ from pgolf.recipe.sections import AverageSection
 State = dict[str, Tensor]
 
 
+def ema_decay(average: AverageSection, steps: int) -> float:
+    """The weight of the past at each step of an EMA: 1 - 1 / (window * steps) where there is a window."""
+    return max(0.0, 1 - 1 / (average.window * steps)) if average.window * steps else average.decay
+
+
 class Averager:
     """Keeps the average of the weights that a recipe asks for; all sums are float32.
 
     EMA (Polyak averaging with forgetting) follows every step; SWA (Izmailov et al. 2018) is the plain
     mean of snapshots taken every ``every`` steps once the learning-rate scale is below ``start_scale``.
+    ``steps``, those of the training, are what ``window`` is a part of.
     """
 
-    def __init__(self, average: AverageSection, weights: Mapping[str, Tensor]) -> None:
-        self.section = average
+    def __init__(self, average: AverageSection, weights: Mapping[str, Tensor], steps: int) -> None:
+        self.section, self.decay = average, ema_decay(average, steps)
         self.ema = _copy(weights) if average.kind in ("ema", "swa_of_ema") else None
         self.sum: State | None = None
         self.count = 0
@@ -31,7 +37,7 @@ class Averager:
         if self.ema is not None:
             # A float32 weight is read where it is; only others are copied.
             current = [weights[name].detach().float() for name in self.ema]
-            torch._foreach_lerp_(list(self.ema.values()), current, 1.0 - self.section.decay)
+            torch._foreach_lerp_(list(self.ema.values()), current, 1.0 - self.decay)
         if self.section.kind in ("swa", "swa_of_ema") and self._is_snapshot(step, scale):
             source = weights if self.ema is None else self.ema
             if self.sum is None:

@@ -24,20 +24,25 @@ def build_optimizers(network: nn.Module, recipe: Recipe, team: Team = SOLO) -> l
     if matrices := _groups(routes, "muon"):
         dtype = torch.bfloat16 if optim.muon_update_dtype == "bfloat16" else torch.float32
         steps, method = optim.newton_schulz_steps, optim.newton_schulz
-        optimizers.append(Muon(matrices, optim.muon_momentum_start, steps, dtype, team, method))
+        rows = optim.muon_row_norm, optim.normuon_beta2
+        optimizers.append(Muon(matrices, optim.muon_momentum_start, steps, dtype, team, method, *rows))
     if others := _groups(routes, "adamw"):
         betas = (optim.adam_beta1, optim.adam_beta2)
         optimizers.append(AdamW(others, betas=betas, eps=optim.adam_eps, fused=True))
     return optimizers
 
 
-def set_schedule(optimizers: list[Optimizer], scale: float, momentum: float) -> None:
-    """Scale every group's learning rate and set Muon's momentum."""
+def set_schedule(
+    optimizers: list[Optimizer], scale: float, momentum: float, muon_decay: float | None = None
+) -> None:
+    """Scale every group's learning rate and set Muon's momentum and, if it is given, its weight decay."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * scale
             if isinstance(optimizer, Muon):
                 group["momentum"] = momentum
+                if muon_decay is not None:
+                    group["weight_decay"] = muon_decay
 
 
 def _groups(routes: list[Route], optimizer: str) -> list[dict[str, Any]]:

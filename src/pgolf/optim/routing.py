@@ -15,6 +15,7 @@ from torch import nn
 from pgolf.model.section import FEATURES
 from pgolf.model.slots import QuantizerGroup, Row
 from pgolf.recipe.recipe import Recipe
+from pgolf.recipe.sections import AdamDecay
 
 ROUTES: tuple[Row, ...] = (
     Row(r"token_embedding\.weight", "embedding", "embedding"),
@@ -71,8 +72,10 @@ def _route_one(name: str, parameter: nn.Parameter, recipe: Recipe) -> Route:
     as_embedding = group == "embedding" or (
         group == "bigram_table" and optim.bigram_table_group == "embedding"
     )
-    lr = optim.embed_lr if as_embedding else optim.scalar_lr * factor
-    return Route(name, parameter, "adamw", lr, optim.adam_weight_decay)
+    lr, decay = optim.embed_lr if as_embedding else optim.scalar_lr * factor, optim.adam_weight_decay
+    if isinstance(decay, AdamDecay):
+        decay = decay.embedding if as_embedding else decay.scalar
+    return Route(name, parameter, "adamw", lr, decay)
 
 
 def _in_decoder(name: str, recipe: Recipe) -> bool:

@@ -1,4 +1,4 @@
-"""Learning rate and momentum over the steps."""
+"""Learning rate, momentum and weight decay over the steps."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import math
 
 from pgolf.recipe.sections import OptimSection, TrainSection
 
+_REWARMING_STEPS = 32
+
 
 def lr_scale(train: TrainSection, step: int, elapsed_seconds: float) -> float:
-    """Factor on all learning rates before ``step`` (0-based): 1, then down to 0 over the warmdown.
+    """Factor on all learning rates before ``step`` (0-based): 1, then down to the floor over the warmdown.
 
-    With ``train.wallclock_seconds`` the warmdown is placed by time: it starts when the remaining time
-    equals ``warmdown_steps`` of the mean step so far.
+    With ``train.wallclock_seconds`` the warmdown is placed by time: it takes its fraction of it, or starts
+    when the remaining time equals ``warmdown_steps`` of the mean step so far.
     """
-    if not train.warmdown_steps:
+    if not train.warmdown:
         return 1.0
-    if train.wallclock_seconds:
+    if train.warmdown_fraction:
+        remaining = (1 - progress(train, step, elapsed_seconds)) / train.warmdown_fraction
+    elif train.wallclock_seconds:
         if not step:
             return 1.0
         warmdown_seconds = train.warmdown_steps * elapsed_seconds / step
@@ -24,7 +28,29 @@ def lr_scale(train: TrainSection, step: int, elapsed_seconds: float) -> float:
         # The warmdown may be longer than the whole run: then it is under way from the first step.
         remaining = (train.steps - step) / train.warmdown_steps
     remaining = min(max(remaining, 0.0), 1.0)
-    return remaining if train.warmdown_shape == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
+    linear = train.warmdown_shape == "linear"
+    return max(remaining if linear else 0.5 * (1 - math.cos(math.pi * remaining)), train.lr_floor)
+
+
+def progress(train: TrainSection, step: int, elapsed_seconds: float) -> float:
+    """Part of training (0 to 1) that is done before ``step`` (0-based): of the steps, or of the time.
+
+    What is further along counts, for training ends by either.
+    """
+    done = step / max(train.steps, 1)
+    return max(done, elapsed_seconds / train.wallclock_seconds) if train.wallclock_seconds else done
+
+
+def rewarming(steps: int) -> float:
+    """Factor on all learning rates so many steps after the sequence length changed: k / 32 in the k-th."""
+    return min((steps + 1) / _REWARMING_STEPS, 1.0)
+
+
+def muon_weight_decay(optim: OptimSection, progress: float) -> float:
+    """Muon's weight decay once this part of training (0 to 1) is done; linear in its taper."""
+    start = optim.muon_weight_decay_taper_start
+    tapered = min(max((progress - start) / (1 - start), 0.0), 1.0)
+    return optim.muon_weight_decay * (1 + (optim.muon_weight_decay_taper - 1) * tapered)
 
 
 def muon_momentum(optim: OptimSection, step: int) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from pgolf.model.section import FEATURES, ModelSection
-from pgolf.recipe.sections import Sections
+from pgolf.recipe.sections import Sections, TrainSection
 
 # Far beyond what pgolf is for, and near enough that whatever these keys build or count ends soon.
 _LARGEST = {
@@ -29,7 +30,8 @@ def contradictions(recipe: Sections) -> list[str]:
     """Everything in a well-typed recipe that is too large or cannot work together, one phrase each."""
     if too_large := _too_large(recipe.model_dump(), ""):
         return too_large
-    return _model_contradictions(recipe.model) + _run_contradictions(recipe) + _adapter_contradictions(recipe)
+    of_the_rest = (_run_contradictions, _schedule_contradictions, _adapter_contradictions)
+    return _model_contradictions(recipe.model) + [line for look in of_the_rest for line in look(recipe)]
 
 
 def _too_large(tree: dict[str, Any], prefix: str) -> list[str]:
@@ -104,6 +106,60 @@ def _run_contradictions(recipe: Sections) -> list[str]:
         problems.append(
             f"ttt.frozen_blocks {recipe.ttt.frozen_blocks} exceeds model.layers {recipe.model.layers}"
         )
+    return problems
+
+
+def _schedule_contradictions(recipe: Sections) -> list[str]:
+    problems = []
+    train, average, default = recipe.train, recipe.average, type(recipe)()
+    if train.warmdown_fraction and train.warmdown_steps not in (0, default.train.warmdown_steps):
+        problems.append(
+            f"train.warmdown_steps {train.warmdown_steps} and train.warmdown_fraction "
+            f"{train.warmdown_fraction} both say how long the warmdown is; set one of them to 0"
+        )
+    if recipe.qat.enabled and recipe.qat.threshold <= train.lr_floor > 0:
+        problems.append(
+            f"qat.threshold {recipe.qat.threshold} is not above train.lr_floor {train.lr_floor}, so fake "
+            "quantization would never begin"
+        )
+    if average.kind in ("swa", "swa_of_ema") and average.start_scale <= train.lr_floor > 0:
+        problems.append(
+            f"average.start_scale {average.start_scale} is not above train.lr_floor {train.lr_floor}, so no "
+            "snapshot would be taken"
+        )
+    if average.window and average.decay not in (0, default.average.decay):
+        problems.append(
+            f"average.decay {average.decay} and average.window {average.window} both say how the EMA "
+            "forgets; set one of them to 0"
+        )
+    if average.window and train.wallclock_seconds:
+        problems.append(
+            "average.window is a part of train.steps, and train.wallclock_seconds ends training earlier; "
+            "set average.decay instead"
+        )
+    return problems + (_length_contradictions(train) if train.length_schedule else [])
+
+
+def _length_contradictions(train: TrainSection) -> list[str]:
+    key, problems = "train.length_schedule", []
+    lengths, shares = zip(*train.length_schedule, strict=True)
+    largest = _LARGEST["train.sequence_length"]
+    if not all(1 <= length <= largest for length in lengths):
+        return [f"{key}: a length must be 1 to {largest:,}"]
+    if max(lengths) != train.sequence_length:
+        problems.append(
+            f"{key}: its longest, {max(lengths)}, must be train.sequence_length, {train.sequence_length}"
+        )
+    for length in dict.fromkeys(lengths):
+        if train.batch_tokens % (unit := train.micro_batches * length) and length != train.sequence_length:
+            problems.append(
+                f"{key}: train.batch_tokens {train.batch_tokens} is not a multiple of train.micro_batches "
+                f"* {length} = {unit}"
+            )
+    if any(later <= share for share, later in pairwise((0.0, *shares))):
+        problems.append(f"{key}: the parts of training {list(shares)} must rise, from above 0")
+    if shares[-1] != 1:
+        problems.append(f"{key}: it ends at {shares[-1]} of training; its last part must be 1")
     return problems
 
 

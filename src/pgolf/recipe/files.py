@@ -35,16 +35,7 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
 
     if name in seen:
         raise PgolfError(f"recipe {name}: extends itself by way of {' -> '.join((*seen, name))}")
-    path = Path(name)
-    if name.endswith(".toml") or is_file(path):
-        if not is_file(path):
-            raise PgolfError(f"recipe {name}: no such file")
-        text, folder = read_text(path), path.parent
-    else:
-        names = recipe_names()
-        if name not in names:
-            raise PgolfError(f"recipe {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")
-        text, folder = resources.files("pgolf.recipe").joinpath(f"{name}.toml").read_text("utf-8"), Path()
+    path, text = Path(name), _text_of(name)
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -56,8 +47,43 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise PgolfError(f"recipe {name}: extends must be the name of one recipe, not {parent!r}")
     if parent.endswith(".toml"):
-        parent = str(folder / parent)
+        parent = str(path.parent / parent)
     return _merged(load_tree(parent, (*seen, name)), tree)
+
+
+def _text_of(name: str) -> str:
+    if name.endswith(".toml") or is_file(Path(name)):
+        if not is_file(Path(name)):
+            raise PgolfError(f"recipe {name}: no such file")
+        return read_text(Path(name))
+    names = recipe_names()
+    if name not in names:
+        raise PgolfError(f"recipe {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")
+    return resources.files("pgolf.recipe").joinpath(f"{name}.toml").read_text("utf-8")
+
+
+def explanations(name: str) -> dict[str, tuple[str, str]]:
+    """Values of a recipe's keys with the remarks that stand behind them (``key = value  # remark``), those of
+    the recipe that it extends first.
+
+    Raises:
+        PgolfError: see ``load_tree``.
+    """
+    load_tree(name)
+    found: dict[str, tuple[str, str]] = {}
+    section = ""
+    for line in _text_of(name).splitlines():
+        if line.startswith("["):
+            section = line.strip("[]") + "."
+        key, _, rest = line.partition(" = ")
+        value, remark, text = rest.partition("  # ")
+        if key == "extends":
+            parent = tomllib.loads(line)["extends"]
+            beside = str(Path(name).parent / parent) if parent.endswith(".toml") else parent
+            found |= explanations(beside)
+        elif remark:
+            found[section + key] = value.strip('"'), text
+    return found
 
 
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

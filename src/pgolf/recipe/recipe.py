@@ -17,6 +17,7 @@ Every key is checked before any work starts, and all problems are reported toget
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ import tomli_w
 from pgolf.errors import PgolfError
 from pgolf.recipe.checks import contradictions
 from pgolf.recipe.files import load_tree, nearest, parse_setting, set_in_tree
-from pgolf.recipe.sections import Sections
+from pgolf.recipe.sections import AdamDecay, ClipStd, Sections
 from pgolf.runtime.section import Section
 
 
@@ -97,18 +98,49 @@ def _validated(tree: dict[str, Any], where: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except pydantic.ValidationError as error:
-        problems = [_describe(entry) for entry in error.errors()]
-        raise PgolfError(f"recipe {where}: {'; '.join(problems)}") from error
-    problems = contradictions(recipe)
-    if problems:
-        raise PgolfError(f"recipe {where}: {'; '.join(problems)}")
+        problems = [*map(_describe, error.errors()), *_other_problems(tree, error)]
+        raise _refused(where, problems) from error
+    if problems := contradictions(recipe):
+        raise _refused(where, problems)
     return recipe
 
 
+def _refused(where: str, problems: Sequence[str]) -> PgolfError:
+    return PgolfError(f"recipe {where}:", problems)
+
+
+def _other_problems(tree: dict[str, Any], error: pydantic.ValidationError) -> list[str]:
+    """What cannot work together in the rest of a tree, the keys that are in error left out of it."""
+    rest, keys = copy.deepcopy(tree), [_path(entry) for entry in error.errors()]
+    for path in keys:
+        inside: Any = rest
+        for part in path:
+            if not isinstance(inside.get(part), dict) or part == path[-1]:
+                inside.pop(part, None)
+                break
+            inside = inside[part]
+    try:
+        problems = contradictions(Recipe.model_validate(rest))
+    except pydantic.ValidationError:
+        return []
+    # Whatever names one of these keys says it of the default.
+    return [line for line in problems if not any(".".join(path[:2]) in line for path in keys)]
+
+
+def _path(entry: Any) -> list[str]:
+    # What is in a table by group is "table" to pydantic, and one number "number".
+    return [str(part) for part in entry["loc"] if part not in ("table", "number")]
+
+
 def _describe(entry: Any) -> str:
-    key = ".".join(str(part) for part in entry["loc"])
+    key = ".".join(_path(entry))
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{nearest(key, recipe_keys())}"
+        tables: dict[str, type[Section]] = {
+            "optim.adam_weight_decay": AdamDecay,
+            "compress.clip_std": ClipStd,
+        }
+        inside = [f"{table}.{group}" for table, kind in tables.items() for group in kind.model_fields]
+        return f"unknown key {key}{nearest(key, [*recipe_keys(), *inside])}"
     try:
         given = repr(entry["input"])
     except ValueError:  # Python does not spell numbers of thousands of digits.

@@ -5,12 +5,20 @@ The model's is in ``model/section.py``: its keys stand beside the parts that rea
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from pgolf.model.section import ModelSection
 from pgolf.runtime.section import Section
+
+
+def _number_or_table(value: Any) -> str:
+    return "table" if isinstance(value, (dict, Section)) else "number"
+
+
+# A key that takes one number for all groups, or a table of them.
+_EITHER = pydantic.Discriminator(_number_or_table)
 
 
 class DataSection(Section):
@@ -28,15 +36,21 @@ class TrainSection(Section):
     steps: int = pydantic.Field(20000, ge=0)
     """Optimizer steps."""
     warmdown_steps: int = pydantic.Field(3000, ge=0)
-    """Last steps, over which the learning rate falls to 0."""
+    """Last steps, over which the learning rate falls to lr_floor."""
+    warmdown_fraction: float = pydantic.Field(0.0, ge=0, le=1)
+    """The same as a part of training, of the steps or with wallclock_seconds of the time (#1855: 0.85)."""
     warmdown_shape: Literal["linear", "cosine"] = "linear"
     """Shape of that fall."""
+    lr_floor: float = pydantic.Field(0.0, ge=0, lt=1)
+    """Part of the peak rate below which the fall does not go: max(fall, lr_floor) (#1855: 0.1)."""
     warmup_steps: int = pydantic.Field(20, ge=0)
     """Steps that only prime the kernels; weights, optimizer state and data position are then put back."""
     batch_tokens: int = pydantic.Field(786432, ge=1)
     """Targets per step, over all devices."""
     sequence_length: int = pydantic.Field(2048, ge=1)
-    """Targets per training sequence."""
+    """Targets per training sequence; of length_schedule the longest."""
+    length_schedule: tuple[tuple[int, float], ...] = ()
+    """[length, part of training it lasts to] (#2014); the rate rises over 32 steps at changes; none: one."""
     micro_batches: int = pydantic.Field(8, ge=1)
     """Parts a step's batch is cut into, over all devices; the data order depends on it."""
     grad_clip: float = pydantic.Field(0.3, ge=0)
@@ -54,6 +68,36 @@ class TrainSection(Section):
     tensorboard: bool = False
     """Also write the metrics as TensorBoard event files into the run's folder tensorboard."""
 
+    @property
+    def warmdown(self) -> float:
+        """Steps of the warmdown, whichever key says so, where the number of steps decides."""
+        return self.warmdown_fraction * self.steps or self.warmdown_steps
+
+    @property
+    def lengths(self) -> tuple[tuple[int, float], ...]:
+        """Sequence lengths in the order of training, each with the part of it (0 to 1) that it lasts to."""
+        return self.length_schedule or ((self.sequence_length, 1.0),)
+
+    def length_at(self, progress: float) -> int:
+        """Targets per sequence once this part of training (0 to 1) is done."""
+        return next((length for length, end in self.lengths if progress <= end), self.lengths[-1][0])
+
+
+class AdamDecay(Section):
+    """Decoupled weight decay of what AdamW updates, by group."""
+
+    embedding: float = pydantic.Field(0.04, ge=0)
+    """What learns at embed_lr."""
+    scalar: float = pydantic.Field(0.04, ge=0)
+    """What learns at scalar_lr."""
+
+
+_AdamDecay = Annotated[
+    Annotated[float, pydantic.Field(ge=0), pydantic.Tag("number")]
+    | Annotated[AdamDecay, pydantic.Tag("table")],
+    _EITHER,
+]
+
 
 class OptimSection(Section):
     """Learning rates and the like; Muon on matrices, AdamW on the rest."""
@@ -68,8 +112,12 @@ class OptimSection(Section):
     """Factor on the learning rate of the layers' parameters in the second (decoder) half."""
     muon_weight_decay: float = pydantic.Field(0.04, ge=0)
     """Decoupled weight decay of the matrices, times the scheduled learning rate."""
-    adam_weight_decay: float = pydantic.Field(0.04, ge=0)
-    """Decoupled weight decay of everything AdamW updates."""
+    muon_weight_decay_taper: float = pydantic.Field(1.0, ge=0, le=1)
+    """Factor on it at the end of training, reached linearly (#1729: 0.5); 1 does not taper."""
+    muon_weight_decay_taper_start: float = pydantic.Field(0.7, ge=0, lt=1)
+    """Part of training (steps; of the time with wallclock_seconds) after which the taper begins."""
+    adam_weight_decay: _AdamDecay = 0.04
+    """Decoupled weight decay of everything AdamW updates, or by group: embedding, scalar."""
     muon_momentum: float = pydantic.Field(0.99, ge=0, lt=1)
     """Muon's momentum after its warm-up."""
     muon_momentum_start: float = pydantic.Field(0.92, ge=0, lt=1)
@@ -80,6 +128,10 @@ class OptimSection(Section):
     """Iterations of the orthogonalisation."""
     newton_schulz: Literal["quintic", "polar_express"] = "quintic"
     """Their polynomials: one for all (Jordan et al. 2024), or one for each iteration (Amsel et al. 2025)."""
+    muon_row_norm: Literal["none", "before", "after", "normuon"] = "none"
+    """Rows of equal norm before Newton-Schulz (#1855), after it, or after it by NorMuon's running mean."""
+    normuon_beta2: float = pydantic.Field(0.95, ge=0, lt=1)
+    """Decay of NorMuon's mean of each row's squares (Li et al. 2025)."""
     muon_update_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format each orthogonalised update is rounded to before it is applied."""
     adam_beta1: float = pydantic.Field(0.9, ge=0, lt=1)
@@ -101,6 +153,8 @@ class AverageSection(Section):
     """Last weights; exponential mean of every step; uniform mean of late ones; uniform mean of late EMAs."""
     decay: float = pydantic.Field(0.997, ge=0, lt=1)
     """EMA: weight of the past at each step."""
+    window: float = pydantic.Field(0.0, ge=0, lt=1)
+    """EMA: 1 / (1 - decay) as a part of train.steps, instead of decay (#2135: 0.06); 0 uses decay."""
     every: int = pydantic.Field(50, ge=1)
     """SWA: steps between snapshots."""
     start_scale: float = pydantic.Field(0.2, ge=0, le=1)
@@ -137,6 +191,28 @@ class BitsSection(Section):
     """Value embedding, refiner and anything else large enough."""
 
 
+class ClipStd(Section):
+    """Range of a row in its standard deviations, by group of ``compress.bits``."""
+
+    attention: float = pydantic.Field(12.85, gt=0)
+    """Query, key, value and output projections."""
+    mlp: float = pydantic.Field(12.85, gt=0)
+    """Both matrices of the MLP."""
+    embedding: float = pydantic.Field(12.85, gt=0)
+    """The token embedding."""
+    bigram: float = pydantic.Field(12.85, gt=0)
+    """The bigram table and its projection."""
+    other: float = pydantic.Field(12.85, gt=0)
+    """Everything else."""
+
+
+_ClipStd = Annotated[
+    Annotated[float, pydantic.Field(gt=0), pydantic.Tag("number")]
+    | Annotated[ClipStd, pydantic.Tag("table")],
+    _EITHER,
+]
+
+
 class CompressSection(Section):
     """How the weights become bytes."""
 
@@ -157,10 +233,10 @@ class CompressSection(Section):
     bits: BitsSection = BitsSection()
     clip: Literal["absmax", "percentiles", "row_percentiles", "std"] = "absmax"
     """Range of a row: largest magnitude; best of 15 percentiles per tensor, or 5 per row; clip_std."""
-    clip_std: float = pydantic.Field(12.85, gt=0)
-    """"std": range of a row in its standard deviations."""
+    clip_std: _ClipStd = 12.85
+    """"std": range of a row in its standard deviations (#1394), or by group (#1855: mlp 11.5, ...)."""
     int8_percentile: float = pydantic.Field(1.0, gt=0, le=1)
-    """Quantile of an 8-bit row's magnitudes at which it clips; 1 is the largest, references: 0.9999984."""
+    """Where an 8-bit row clips unless by "std": a quantile of its magnitudes; 1 is the largest."""
     scale_floor: float = pydantic.Field(0.0, ge=0)
     """Smallest range of a row; the references' 1.0 gives smaller rows the same coarse step. 0: none."""
     int8_scale_floor: float = pydantic.Field(0.0, ge=0)
@@ -183,6 +259,11 @@ class CompressSection(Section):
     """Level of the compressor, or several to try in order; the first that fits the cap is used."""
     cap: int = pydantic.Field(16_000_000, ge=1)
     """Largest total size in bytes, code included."""
+
+    def deviations(self, group: str) -> float:
+        """Standard deviations that "std" clips the rows of a quantizer group at."""
+        value = self.clip_std
+        return float(getattr(value, group)) if isinstance(value, ClipStd) else value
 
     @pydantic.field_validator("level", mode="before")
     @classmethod

@@ -17,10 +17,11 @@ from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.model.load import parameter_shapes
 from pgolf.model.loss import loss_form, target_losses
+from pgolf.model.shape import schedule
 from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.processes import machine_memory
-from pgolf.train.flops import forward_flops
+from pgolf.train.flops import forward_flops, training_flops
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Estimate:
 def estimate(recipe: Recipe) -> Estimate:
     """Count parameters and predict bytes, floating-point operations and memory.
 
-    FLOPs: see ``forward_flops``; training takes three times the forward pass.
+    FLOPs: see ``forward_flops`` and ``training_flops``.
 
     Memory (bytes): weights, gradients, optimizer state, averages, what autograd keeps of one micro-batch, and
     the temporary tensors of the backward pass; not what Python and torch take themselves (about 0.3 GB).
@@ -82,7 +83,7 @@ def estimate(recipe: Recipe) -> Estimate:
         code_bytes=code_bytes(recipe.memory.enabled),
         cap=recipe.compress.cap,
         forward_flops_per_token=forward,
-        training_flops_per_token=3 * forward,
+        training_flops_per_token=training_flops(recipe),
         training_memory_cpu=_memory(recipe, shapes, cuda=False),
         training_memory_cuda=_memory(recipe, shapes, cuda=True),
         counts_memory=_counts(recipe),
@@ -116,7 +117,8 @@ def check_memory(recipe: Recipe, device: torch.device) -> None:
     on_cuda = device.type == "cuda"
     count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
     tokens = recipe.train.batch_tokens // recipe.train.micro_batches
-    needed = 12 * count + tokens * (16 + (2 if on_cuda else 4) * recipe.model.width * recipe.model.layers)
+    depth = len(schedule(recipe.model))
+    needed = 12 * count + tokens * (16 + (2 if on_cuda else 4) * recipe.model.width * depth)
     there = torch.cuda.get_device_properties(device).total_memory if on_cuda else machine_memory()
     if needed > (there if on_cuda else 2 * there):
         raise PgolfError(
@@ -155,7 +157,7 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
     # Takes a second to import, and few commands need it.
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    length = recipe.train.sequence_length
+    length = recipe.train.sequence_length  # The longest: what attention keeps does not shrink with it.
     sequences = recipe.train.batch_tokens // recipe.train.micro_batches // length
     kept: dict[int, Tensor] = {}
 
@@ -173,7 +175,7 @@ def activation_bytes(recipe: Recipe, mixed: bool) -> int:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             hidden, embedding = network.hidden(tokens), network.token_embedding.weight
             # In one chunk: what is kept is the same, and there is no end to the chunks of a huge batch.
-            target_losses(hidden, embedding, tokens, recipe.model.softcap, rows=tokens.numel()).mean()
+            target_losses(hidden, embedding, tokens, network.softcap(), rows=tokens.numel()).mean()
     return sum(kept[storage].untyped_storage().nbytes() for storage in kept.keys() - weights)
 
 

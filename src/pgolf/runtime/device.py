@@ -75,6 +75,9 @@ def compiled(
     them up.
     """
     if device.type == "cuda" and how:
+        # Of each model a graph for every sequence length, with and without fake quantization, and more: all
+        # are asked for in the warm-up. Beyond its limit, 8, the compiler would run what is new uncompiled.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         return torch.compile(forward, dynamic=False, mode=how if isinstance(how, str) else None)
     return forward
 

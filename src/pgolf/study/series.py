@@ -236,7 +236,7 @@ def training_of(label: str, cells: Sequence[Cell]) -> list[Series]:
     steps, warmdown = known.get("train.steps"), known.get("train.warmdown_steps")
     if len(every) < 2 or steps is None or warmdown is None or known.get("train.wallclock_seconds"):
         return []
-    turn = max(0, steps - warmdown)
+    turn = max(0, steps - (known.get("train.warmdown_fraction", 0) * steps or warmdown))
     parts = {
         "step": every,
         "step before the warmdown": [level for level in every if level[0] <= turn],

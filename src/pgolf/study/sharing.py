@@ -16,6 +16,7 @@ so a failed run costs the others time, never their results.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.compress.pack import stored_bytes
 from pgolf.compress.weights import load_tensors, load_weights, save_tensors, save_weights
 from pgolf.errors import PgolfError
+from pgolf.optim.averaging import ema_decay
 from pgolf.recipe.recipe import Recipe
 from pgolf.runs.folder import is_trained, saved_recipe
 from pgolf.runtime.files import read_json
@@ -56,21 +58,26 @@ def trunk_key(recipe: Recipe) -> str | None:
 
     With a wall-clock limit the warmdown starts when the time says so. Fake quantization and snapshots of SWA
     begin in the warmdown, at learning-rate scales below 1, so they make no difference before it; an EMA runs
-    from the start.
+    from the start. Where a loop begins at a part of training, or lengths or weight decay follow it, steps
+    matter.
     """
     if recipe.train.wallclock_seconds:
         return None
     tree = _training_part(recipe)
-    for name in ("steps", "warmdown_steps", "warmdown_shape"):
+    train, loops = recipe.train, {passes for _, passes in recipe.model.loop.stages()}
+    stays = len(loops) == 1 and not train.length_schedule and recipe.optim.muon_weight_decay_taper == 1
+    warmdown = ("warmdown_steps", "warmdown_fraction", "warmdown_shape", "lr_floor")
+    for name in (*warmdown, *(["steps"] if stays else [])):
         del tree["train"][name]
     del tree["qat"]
-    tree["average"] = recipe.average.decay if recipe.average.kind in ("ema", "swa_of_ema") else None
+    decay = ema_decay(recipe.average, recipe.train.steps)
+    tree["average"] = decay if recipe.average.kind in ("ema", "swa_of_ema") else None
     return json.dumps(tree)
 
 
 def branch_step(recipe: Recipe) -> int:
     """Steps at the full learning rate, before the warmdown: the length of the run's trunk."""
-    return max(recipe.train.steps - recipe.train.warmdown_steps, 0)
+    return max(math.floor(recipe.train.steps - recipe.train.warmdown), 0)
 
 
 def _training_part(recipe: Recipe) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def text_of(module: Module) -> str:
         parts: list[ast.stmt] = [statement]
         if isinstance(statement, ast.ClassDef):
             parts, statement.body = statement.body, [ast.Pass()]
-            lines += ast.unparse(statement).splitlines()[:-1]
+            for line in ast.unparse(statement).splitlines()[:-1]:
+                lines += textwrap.wrap(line, 110, subsequent_indent=" " * 8)
         for part in parts:
             lines += [""] * (part is not statement and isinstance(part, ast.FunctionDef))
             lines += _lines(module, part, "    " * (part is not statement))

@@ -7,6 +7,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(entry) for entry in value] if isinstance(value, tuple) else value
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the recipe."""
@@ -20,7 +24,7 @@ class Section:
                 continue
             if isinstance(value, Section):
                 value = value.model_dump(mode, exclude_defaults)
-            found[field.name] = list(value) if isinstance(value, tuple) else value
+            found[field.name] = _as_lists(value)
         return found
 
     def model_copy(self, update: Mapping[str, Any]) -> Any:

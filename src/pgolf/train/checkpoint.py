@@ -44,6 +44,10 @@ class Clock:
     """Training time so far, validation and checkpoints left out."""
     fake_quant_from: int = -1
     """First step with fake quantization; -1 while it has not been reached."""
+    length: int = 0
+    """Targets per sequence of the last step; 0 before the first one."""
+    length_from: int = 0
+    """Step in which that became so; 0 where it never changed."""
 
 
 def save_checkpoint(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pgolf.model.load import shape_of
+from pgolf.model.shape import schedule
 from pgolf.model.slots import product_flops
 from pgolf.recipe.recipe import Recipe
 
@@ -23,31 +24,41 @@ _PEAKS = (
 )
 
 
-def forward_flops(recipe: Recipe) -> int:
+def forward_flops(recipe: Recipe, passes: int | None = None, length: int | None = None) -> int:
     """Operations of the forward pass per token, a multiplication and an addition being two.
 
     Counted are all matrix products, each as often as it is used (a shared core as often as layers use it),
     the output layer and attention (causal, so half of the square); looking up embeddings is free.
 
     Args:
-        recipe: its model, and the length of its training sequences.
+        recipe: its model.
+        passes: through the model's loop; by default all of them.
+        length: of the sequences; by default that of the training, at its longest.
     """
-    model = recipe.model
-    network = shape_of(model)
-    uses = Counter(visit.core for visit in network.schedule)
+    model, length = recipe.model, length or recipe.train.sequence_length
+    network, order = shape_of(model), schedule(model, passes)
+    uses = Counter(visit.core for visit in order)
     flops = 2 * model.vocab_size * model.width
     flops += sum(product_flops(child) for child in network.children() if child is not network.cores)
     flops += sum(uses[index] * product_flops(core) for index, core in enumerate(network.cores))
     # Scores and weighted values: two products of width D over half of the length, on average.
-    return flops + 2 * 2 * model.width * len(network.schedule) * recipe.train.sequence_length // 2
+    return flops + 2 * 2 * model.width * len(order) * length // 2
 
 
 def training_flops(recipe: Recipe) -> int:
     """Operations of the forward and the backward pass per token: three times the forward pass.
 
-    What an implementation computes twice, and the optimizer, are not counted.
+    It is the mean over the training, which may begin with fewer passes through a loop and with shorter
+    sequences. What an implementation computes twice, and the optimizer, are not counted.
     """
-    return 3 * forward_flops(recipe)
+    loop, train, total, begin = recipe.model.loop, recipe.train, 0.0, 0.0
+    # Nothing changes between two of these.
+    for end in sorted({*(begin for begin, _ in loop.stages()), *(end for _, end in train.lengths)} - {0.0}):
+        middle = (begin + end) / 2
+        passes, length = loop.passes_at(middle), train.length_at(middle)
+        total += (end - begin) * 3 * forward_flops(recipe, passes, length)
+        begin = end
+    return round(total)
 
 
 def peak_flops(device_name: str) -> float | None:

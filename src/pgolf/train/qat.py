@@ -23,6 +23,8 @@ from pgolf.compress.quantize import quantize_matrix
 from pgolf.compress.scheme import is_pruned, prune, stored_bits
 from pgolf.data.dataset import Dataset
 from pgolf.model.load import model_from
+from pgolf.model.slots import QuantizerGroup
+from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import CompressSection
 
@@ -68,7 +70,8 @@ def export_rounding(network: nn.Module, recipe: Recipe) -> dict[str, Rounding]:
     for name, parameter in network.named_parameters():
         bits = stored_bits(name, parameter.shape, recipe.compress)
         if bits < 32 or is_pruned(parameter, recipe.compress):
-            rounding[name] = partial(_as_stored, bits=bits, compress=recipe.compress)
+            group = quantizer_group(name)
+            rounding[name] = partial(_as_stored, bits=bits, compress=recipe.compress, group=group)
     return rounding
 
 
@@ -93,9 +96,9 @@ def rounded_weights(network: nn.Module, rounding: Mapping[str, Rounding]) -> Ite
                 parameter.copy_(exact[name])
 
 
-def _as_stored(weight: Tensor, bits: int, compress: CompressSection) -> Tensor:
+def _as_stored(weight: Tensor, bits: int, compress: CompressSection, group: QuantizerGroup) -> Tensor:
     # The steps of ``compress.scheme`` for one tensor, without leaving the device.
     weight = prune(weight, compress)
     if bits >= 16:
         return weight.half().float() if bits == 16 else weight
-    return quantize_matrix(weight, bits, compress).dequantize()
+    return quantize_matrix(weight, bits, compress, group).dequantize()

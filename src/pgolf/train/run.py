@@ -22,7 +22,7 @@ from pgolf.model.load import model_from
 from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.place import place
-from pgolf.optim.schedule import lr_scale, muon_momentum
+from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, rewarming
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import autocast, compiled, keep_freed_memory
 from pgolf.runtime.run_files import METRICS, MODEL, RAW
@@ -84,12 +84,13 @@ class Run:
         self.network = place(_initial_model(recipe, initial), recipe, device)
         self.forward: Callable[..., Tensor] = compiled(self.network, device, recipe.train.compile)
         self.optimizers = build_optimizers(self.network, recipe, team)
-        self.averager = Averager(recipe.average, self.network.state_dict())
+        self.averager = Averager(recipe.average, self.network.state_dict(), recipe.train.steps)
         loader = BatchLoader(dataset.train_stream(), recipe.train, team.rank, team.size)
         self.batches = prefetcher(loader, device)
         self.validation_text = dataset.validation_text(recipe.evaluation_length)
         self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
         self.grid: Grid | None = None  # on which they round, once it is frozen
+        self.passes = recipe.model.loop.passes  # through looped layers, in training
         self.clock = Clock()
         if resume and self._checkpoint.is_file():
             state = self.network, self.optimizers, self.averager
@@ -99,7 +100,8 @@ class Run:
         events = event_files(recipe, folder, self.clock.step) if team.is_first else None
         reading = steps_per_reading(device)
         self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
-        self._compiled: set[tuple[bool, bool]] = set()  # which kinds of forward pass
+        self.length = recipe.train.length_at(self._progress())  # of training sequences
+        self._compiled: set[tuple[bool, bool, int, int]] = set()  # which kinds of forward pass
 
     @property
     def _checkpoint(self) -> Path:
@@ -121,17 +123,21 @@ class Run:
         Returns:
             Whether any rank was asked to stop.
         """
-        train, clock, started = self.recipe.train, self.clock, time.perf_counter()
-        scale = lr_scale(train, clock.step, clock.seconds)
+        train, optim, clock, started = self.recipe.train, self.recipe.optim, self.clock, time.perf_counter()
+        done, scale = self._progress(), lr_scale(train, clock.step, clock.seconds)
+        self.passes = self.recipe.model.loop.passes_at(done)
         self.switch_fake_quantization(scale, watcher)
+        self._switch_length(train.length_at(done), watcher)
         loss = self.accumulate_gradients(clock.step)
         if train.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), train.grad_clip)
-        set_schedule(self.optimizers, scale, muon_momentum(self.recipe.optim, clock.step))
+        rate = scale * rewarming(clock.step - clock.length_from) if clock.length_from else scale
+        momentum, decay = muon_momentum(optim, clock.step), muon_weight_decay(optim, done)
+        set_schedule(self.optimizers, rate, momentum, decay)
         self._update()
         clock.step += 1
         self.averager.update(self.network.state_dict(), clock.step, scale)
-        self.metrics.step(clock.step, loss, scale)
+        self.metrics.step(clock.step, loss, rate)
         clock.seconds += time.perf_counter() - started
         clock.seconds, stopping = agree(self.team, clock.seconds, asked_to_stop())
         return stopping
@@ -144,15 +150,17 @@ class Run:
         self.network.train()
         parts = self.recipe.train.micro_batches
         total = torch.zeros((), device=self.device)
-        with rounded_weights(self.network, self.rounding):
+        with rounded_weights(self.network, self.rounding), self.network.passing(self.passes):
             for part in range(parts // self.team.size):
                 batch = self.batches.batch(step, part)
-                inputs, targets = (tokens.to(self.device, non_blocking=True) for tokens in batch)
+                # The same tokens, whatever the length.
+                rows = (tokens.view(-1, self.length) for tokens in batch)
+                inputs, targets = (tokens.to(self.device, non_blocking=True) for tokens in rows)
                 with autocast(self.device):
                     loss = self.forward(inputs, targets).mean() / parts
                 loss.backward()
                 total += loss.detach()
-        kind = self.network.fake_quant.active, bool(self.rounding)
+        kind = self.network.fake_quant.active, bool(self.rounding), self.passes, self.length
         if kind not in self._compiled:
             self.team.meet()  # Compiling takes minutes, and not the same on every rank.
             self._compiled.add(kind)
@@ -165,6 +173,16 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.step()
         self.network.zero_grad(set_to_none=True)
+
+    def _progress(self) -> float:
+        return progress(self.recipe.train, self.clock.step, self.clock.seconds)
+
+    def _switch_length(self, length: int, watcher: Watcher) -> None:
+        clock, self.length = self.clock, length
+        if clock.length and clock.length != length:
+            clock.length_from = clock.step
+            watcher.note(f"sequences of {length:,} targets from step {clock.step} on")
+        clock.length = length
 
     def switch_fake_quantization(self, scale: float, watcher: Watcher) -> None:
         """Turn fake quantization on once the learning-rate scale is low enough; sharpen soft rounding.
@@ -261,9 +279,10 @@ class Run:
         put_back = set_aside(self.network, self.optimizers)
         fakes = qat.enabled and qat.grid == "int6"
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            for index, active in enumerate(self._states_to_prime(passes)):
+            for index, (active, looped, length) in enumerate(self._states_to_prime(passes)):
                 if fakes:
                     self._set_switch(active, scale=qat.threshold)
+                self.passes, self.length = looped, length
                 self.accumulate_gradients(self.clock.step + index)
                 self._update()
         if fakes:
@@ -271,13 +290,25 @@ class Run:
         put_back()
         self.metrics.restart_clock()
 
-    def _states_to_prime(self, passes: int) -> list[bool]:
-        """Of each warm-up step whether the model fakes quantization; compiled code needs both kinds."""
-        qat = self.recipe.qat
+    def _states_to_prime(self, steps: int) -> list[tuple[bool, int, int]]:
+        """Of each warm-up step: does the model fake quantization, passes through looped layers, length.
+
+        There is a graph for each of these, so where code is compiled all that may still come are there.
+        """
+        qat, train, loop, done = self.recipe.qat, self.recipe.train, self.recipe.model.loop, self._progress()
         fakes = qat.enabled and qat.grid == "int6"
         active = fakes and 0 <= self.clock.fake_quant_from <= self.clock.step
-        later = fakes and not active and qat.threshold > 0 and self.forward is not self.network
-        return [active] * passes + [True] * later
+        states = [(active, loop.passes_at(done), train.length_at(done))] * steps
+        if self.forward is not self.network:
+            kinds = (active, True) if fakes and qat.threshold > 0 else (active,)
+            changes = [*(begin for begin, _ in loop.stages()), *(end for _, end in train.lengths)]
+            ends = sorted({*(at for at in changes if done < at < 1), 1.0})
+            # Nothing changes between two of them.
+            middles = [(begin + end) / 2 for begin, end in zip([done, *ends], ends, strict=False)]
+            shapes = [(loop.passes_at(at), train.length_at(at)) for at in middles]
+            to_come = dict.fromkeys((kind, *shape) for shape in shapes for kind in kinds)
+            states += [state for state in to_come if state not in states]
+        return states
 
     def save_checkpoint(self, path: Path | None = None) -> None:
         """Write the whole state, by default as the one to resume from, replacing the previous one.

@@ -81,7 +81,7 @@ class Bigram(EmbeddingPart):
             # A table that starts at zero needs a projection that does not: else neither ever gets a gradient.
             nn.init.zeros_(self.project.weight)
 
-    def forward(self, reading: Reading) -> Tensor:
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
         tokens, previous = reading.tokens, reading.before(self, reading.tokens)
         if previous is None:
             buckets = bigram_buckets(tokens, self.buckets, self.hash)
@@ -90,10 +90,10 @@ class Bigram(EmbeddingPart):
         if reading.starts is not None:  # Embedded as at position 0.
             alone = bigram_buckets(tokens.reshape(-1, 1), self.buckets, self.hash).view_as(tokens)
             buckets = torch.where(reading.starts, alone, buckets)
-        x = self.table(buckets)
+        pairs = self.table(buckets)
         if self.project is not None:
-            x = self.project(x)
-        return x if self.scale is None else x * self.scale.to(x.dtype)
+            pairs = self.project(pairs)
+        return x + (pairs if self.scale is None else pairs * self.scale.to(pairs.dtype))
 
 
 def bigram_buckets(tokens: Tensor, buckets: int, hash_name: str) -> Tensor:

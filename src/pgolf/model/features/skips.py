@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from pgolf.model.fast import scaled_sum
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape, schedule
+from pgolf.model.shape import Shape, Visit, schedule
 from pgolf.model.slots import LayerPart, Row
 
 
@@ -21,7 +22,11 @@ class SkipKeys(Shape):
 
 
 class Skips(LayerPart):
-    """The first half of the layers leave their outputs on a stack; each later layer first takes one back."""
+    """The first half of the layers leave their outputs on a stack; each later layer first takes one back.
+
+    The vectors belong to the steps of the second half, whichever layers stand there; a pass through fewer
+    layers than the whole schedule uses the first of them.
+    """
 
     name = "skips"
     rows = (Row(r"skips\.(weight|gate)", "scalar", "control"),)
@@ -32,25 +37,26 @@ class Skips(LayerPart):
 
     def __init__(self, model: SkipKeys, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
-        self.early = len(schedule(model)) // 2
-        self.weight = nn.Parameter(torch.ones(self.early, model.width))
-        self.gate = nn.Parameter(torch.zeros(self.early, model.width)) if model.skip == "gated" else None
+        early = len(schedule(model)) // 2
+        self.weight = nn.Parameter(torch.ones(early, model.width))
+        self.gate = nn.Parameter(torch.zeros(early, model.width)) if model.skip == "gated" else None
 
     @staticmethod
     def wanted(model: SkipKeys, core: int = 0) -> bool:
-        return model.skip != "none" and model.layers > 1
+        return model.skip != "none" and len(schedule(model)) > 1
 
-    def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
-        if place < self.early or not kept:
+    def before(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> Tensor:
+        step = place - len(order) // 2
+        if step < 0 or not kept:
             return x
-        weight, skipped = self.weight[place - self.early].to(x.dtype), kept.pop()
+        weight, skipped = self.weight[step].to(x.dtype), kept.pop()
         if self.gate is None:
             return scaled_sum(x, None, skipped, weight)
-        gate = torch.sigmoid(self.gate[place - self.early].to(x.dtype))
+        gate = torch.sigmoid(self.gate[step].to(x.dtype))
         return scaled_sum(x, gate, skipped, (1 - gate) * weight)
 
-    def after(self, x: Tensor, kept: list[Tensor], place: int) -> None:
-        if place < self.early:
+    def after(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> None:
+        if place < len(order) // 2:
             kept.append(x)
 
     def single(self) -> _Single:
@@ -59,7 +65,7 @@ class Skips(LayerPart):
 
 class _Single:
     def __init__(self, skips: Skips) -> None:
-        self.early, self.after = skips.early, skips.after
+        self.after = skips.after
         weight: Tensor = skips.weight
         self.gates: list[Tensor] | None = None
         if skips.gate is not None:
@@ -67,9 +73,9 @@ class _Single:
             self.gates, weight = list(gate.unbind()), (1 - gate) * weight
         self.weights = list(weight.unbind())
 
-    def before(self, x: Tensor, kept: list[Tensor], place: int) -> Tensor:
-        if place < self.early or not kept:
+    def before(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> Tensor:
+        step = place - len(order) // 2
+        if step < 0 or not kept:
             return x
-        slot = place - self.early
-        own = x if self.gates is None else x * self.gates[slot]
-        return torch.addcmul(own, kept.pop(), self.weights[slot])
+        own = x if self.gates is None else x * self.gates[step]
+        return torch.addcmul(own, kept.pop(), self.weights[step])

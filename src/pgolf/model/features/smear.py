@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.linear import FakeQuant
@@ -35,11 +34,4 @@ class Smear(StreamPart):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         gate = torch.sigmoid(self.gate.to(x.dtype))
-        previous = reading.before(self, x)
-        if previous is None:
-            before = F.pad(x[:, :-1], (0, 0, 1, 0))
-        else:
-            before = torch.cat((previous, x[:, :-1]), dim=1)
-        if reading.starts is not None:
-            before = before.masked_fill(reading.starts[..., None], 0)
-        return (1 - gate) * x + gate * before
+        return (1 - gate) * x + gate * reading.shifted(self, x)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pgolf.model.attention import Attention
 from pgolf.model.cache import KvCache
-from pgolf.model.gpt import GPT, Core, Layer
+from pgolf.model.gpt import GPT
+from pgolf.model.layer import Core, Layer
 from pgolf.model.slots import LanePart, Reading, SinglePart, added_values
 
 # What F.rms_norm adds to the mean square.

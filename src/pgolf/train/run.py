@@ -303,9 +303,10 @@ class Run:
             kinds = (active, True) if fakes and qat.threshold > 0 else (active,)
             changes = [*(begin for begin, _ in loop.stages()), *(end for _, end in train.lengths)]
             ends = sorted({*(at for at in changes if done < at < 1), 1.0})
-            # Nothing changes between two of them.
+            # Nothing changes between two of them; where both change at once, one step has a pair of its own.
             middles = [(begin + end) / 2 for begin, end in zip([done, *ends], ends, strict=False)]
-            shapes = [(loop.passes_at(at), train.length_at(at)) for at in middles]
+            moments = sorted({*middles, *ends})
+            shapes = [(loop.passes_at(at), train.length_at(at)) for at in moments]
             to_come = dict.fromkeys((kind, *shape) for shape in shapes for kind in kinds)
             states += [state for state in to_come if state not in states]
         return states

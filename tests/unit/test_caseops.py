@@ -34,28 +34,10 @@ from pgolf.runs.pipeline import job_dataset
 WORDS = "The cat of Dr. McCoy sat on the mat at NASA. So did THE dog, number {} of all."
 # What tells words, operators, spaces and their neighbours apart.
 PARTS = [
-    *(
-        " ",
-        "  ",
-        "\n",
-        "\t",
-        "'",
-        ".",
-        "1",
-        "a",
-        "b",
-        "z",
-        "A",
-        "B",
-        "Z",
-        "the",
-        "The",
-        "THE",
-        " the",
-        " The",
-    ),
-    *("NASA", "McCoy", "iPhone", "PDFs", "\ue011", "\ue012", "\ue013", "\ue001", "\u2581", "\u2582", "\x00"),
-    *("é", "É", "ß", "İ", "ı", "\u212a", "\u0301", "\ufb01", "日", "🙂", "\u00a0", "<0x41>", "<s>"),
+    *(" ", "  ", "\n", "\t", "'", ".", "1", "a", "b", "z", "A", "B", "Z"),
+    *("the", "The", "THE", " the", " The", "NASA", "McCoy", "iPhone", "PDFs"),
+    *("\ue011", "\ue012", "\ue013", "\ue001", "\u2581", "\u2582", "\x00", "<0x41>", "<s>"),
+    *("é", "É", "ß", "İ", "ı", "\u212a", "\u0301", "\ufb01", "日", "🙂", "\u00a0"),
 ]
 TEXTS = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PARTS), max_size=25).map("".join))
 
@@ -104,9 +86,7 @@ def test_so_does_real_text(shared: Path, tokenizer: Tokenizer, name: str) -> Non
 
 
 @given(tokens=st.lists(st.integers(3, 339), max_size=40))
-def test_whatever_a_model_writes_has_the_bytes_that_it_counts(
-    tokenizer: Tokenizer, tokens: list[int]
-) -> None:
+def test_whatever_is_written_has_the_bytes_that_it_counts(tokenizer: Tokenizer, tokens: list[int]) -> None:
     read = tokenizer.reader()
     text = b"".join(read(token) or b"" for token in tokens)
     assert len(text) == int(tokenizer.byte_table.count_stream(np.array([1, *tokens])).sum())

@@ -17,7 +17,7 @@ from pgolf.errors import Interrupted
 from pgolf.runtime.processes import handling
 
 if TYPE_CHECKING:
-    from pgolf.data.tokenizer import Transform
+    from pgolf.data.operators import Transform
 
 data_group = group("data", "Prepare, fetch and inspect token shards.")
 
@@ -88,9 +88,17 @@ def prepare_verb(
     print_result(manifest, as_json, _rows(manifest), title=str(out))
 
 
-@verb("fetch", "pgolf data fetch fineweb-sp1024 --train-shards 10 --out data/fineweb-sp1024", of=data_group)
+@verb(
+    "fetch",
+    "pgolf data fetch fineweb-sp1024 --train-shards 10 --out data/fineweb-sp1024",
+    "pgolf data fetch fineweb-sp8192-caseops --train-shards 10 --out data/fineweb-caseops",
+    of=data_group,
+)
 def fetch_verb(
-    name: Annotated[str, Argument(help="Published data set: fineweb-sp1024.")],
+    name: Annotated[
+        str,
+        Argument(help="Data set: fineweb-sp1024, fineweb-sp4096, fineweb-sp8192 or fineweb-sp8192-caseops."),
+    ],
     out: Annotated[Path, Option(help="Folder to fill.")] = Path("data"),
     train_shards: Annotated[int, Option(min=0, help="Training shards to fetch.")] = 1,
     revision: Annotated[str | None, Option(help="Commit of the repository on the hub.")] = None,

@@ -21,8 +21,9 @@ import sentencepiece
 
 from pgolf.codec.raw import without_gaps
 from pgolf.data.caseops import lowered
+from pgolf.data.operators import OPERATORS
 from pgolf.data.shards import Tokens
-from pgolf.data.tokenizer import OPERATORS, Tokenizer
+from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from pgolf.data.tokenizer import OPERATORS
+from pgolf.data.operators import OPERATORS
 
 TITLE, ALLCAPS, CAPNEXT = OPERATORS
 LITERAL = re.compile(f"([{''.join(OPERATORS)}\u2581]+)")

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.data.dataset import MANIFEST, TOKENIZER
+from pgolf.data.operators import Transform
 from pgolf.data.prepare import write_dataset
-from pgolf.data.tokenizer import Transform
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json

@@ -20,10 +20,11 @@ import numpy as np
 
 from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
 from pgolf.data.encode import COUNTS, NO_DOCUMENTS, Document, HoldOut, batches, choose_held_out, encode_all
+from pgolf.data.operators import TRANSFORMS, Transform
 from pgolf.data.readers import Reading, file_kind, find_sources, read_documents
 from pgolf.data.shards import MAGIC, Tokens, shard_length
 from pgolf.data.shards import VERSION as SHARD_VERSION
-from pgolf.data.tokenizer import TRANSFORMS, Tokenizer, Transform
+from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer
 from pgolf.errors import PgolfError
 from pgolf.runtime.environment import VERSION

@@ -5,23 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
+from pgolf.data.operators import OPERATORS, Transform, has_operators
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes, sha256_file
 
 ByteCounts = NDArray[np.uint16]
 """Bytes of text that each of some targets stands for. Add them up in int64."""
-
-Transform = Literal["none", "caseops"]
-TRANSFORMS: tuple[Transform, ...] = ("none", "caseops")
-OPERATORS = ("\ue011", "\ue012", "\ue013")
-"""Pieces that say how the letters after them are written; see ``caseops.py``. The field's own CaseOps has
-U+E001 to U+E004, which stand elsewhere: its tokenizers are not taken for ours."""
 
 _SPACE = "\u2581"
 # So many tokens are counted at once.
@@ -90,11 +84,6 @@ class ByteTable:
             places = places[places > 0]
             counts[places - 1] = ~(self.boundary[tokens[places - 1]] & self.adds_space)
         return counts
-
-
-def has_operators(processor: sentencepiece.SentencePieceProcessor) -> bool:
-    """Whether a SentencePiece model writes capital letters as operators."""
-    return not any(processor.is_unknown(processor.piece_to_id(operator)) for operator in OPERATORS)
 
 
 def check_model(path: Path) -> None:

@@ -21,7 +21,8 @@ from typing import IO, Any
 import sentencepiece
 
 from pgolf.data.caseops import LETTERS, lowered
-from pgolf.data.tokenizer import OPERATORS, Tokenizer, Transform, check_transform, check_usable
+from pgolf.data.operators import OPERATORS, Transform
+from pgolf.data.tokenizer import Tokenizer, check_transform, check_usable
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
 from pgolf.runtime.processes import end_with

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
-from pgolf.data.tokenizer import OPERATORS
+from pgolf.data.operators import OPERATORS
 from pgolf.errors import PgolfError
 from pgolf.memory.memory import Start, Tokens, decode_tokens, encode_tokens
 from pgolf.recipe.sections import MemorySection

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from pgolf.compress.weights import Weights
 from pgolf.data.dataset import Dataset
+from pgolf.data.operators import OPERATORS
 from pgolf.data.shards import Tokens
-from pgolf.data.tokenizer import OPERATORS, Tokenizer
+from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.ledger import Entry, Ledger, read_ledger

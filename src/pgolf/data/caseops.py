@@ -15,7 +15,9 @@ every text becomes tokens from which exactly it comes back, and what a token cou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+import sentencepiece
 
 from pgolf.data.operators import OPERATORS
 
@@ -33,7 +35,7 @@ _MARKS = {operator.encode(): operator for operator in OPERATORS}
 
 
 def lowered(text: str) -> str:
-    """A text without ``LITERAL`` characters as operators and what they stand before, without capitals."""
+    """A text, which has no ``LITERAL`` characters, without its capitals and with operators instead."""
     return _WORD.sub(_lowered_word, text)
 
 
@@ -44,6 +46,17 @@ def _lowered_word(match: re.Match[str]) -> str:
         return ALLCAPS + space + small
     operator = "" if word[0] == small[0] else TITLE
     return operator + space + small[0] + _CAPITAL.sub(lambda found: CAPNEXT + found[0].lower(), word[1:])
+
+
+def encode(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
+    """Token ids of any text, with ``LITERAL`` characters in byte pieces."""
+    tokens: list[int] = []
+    for index, part in enumerate(LITERAL.split(text)):
+        if index % 2:
+            tokens += (processor.piece_to_id(f"<0x{byte:02X}>") for byte in part.encode())
+        elif part:
+            tokens += processor.encode(lowered(part))
+    return tokens
 
 
 class Reader:
@@ -80,8 +93,3 @@ class Reader:
         if self._operator != ALLCAPS or end < len(part):
             self._operator = None
         return part[:first] + part[first:end].upper() + part[end:]
-
-
-def split_literal(text: str) -> Iterator[tuple[bool, str]]:
-    """A text in turn as it is and in ``LITERAL`` characters: whether it is the latter, and the part."""
-    return ((index % 2 == 1, part) for index, part in enumerate(LITERAL.split(text)) if part)

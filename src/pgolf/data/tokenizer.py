@@ -145,15 +145,9 @@ class Tokenizer:
         """Token ids of a text, without BOS."""
         if self.transform == "none":
             return list(self._processor.encode(text))
-        from pgolf.data.caseops import lowered, split_literal  # Scoring tokens does without.
+        from pgolf.data.caseops import encode  # Scoring tokens does without.
 
-        tokens: list[int] = []
-        for literal, part in split_literal(text):
-            if literal:
-                tokens += (self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in part.encode())
-            else:
-                tokens += self._processor.encode(lowered(part))
-        return tokens
+        return encode(self._processor, text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text that token ids stand for."""
@@ -206,12 +200,3 @@ def check_usable(tokenizer: Tokenizer) -> None:
         missing = "has no BOS piece, which begins every document"
         raise PgolfError(f"{tokenizer.path}: {missing}; train it with one")
     _ = tokenizer.byte_table
-
-
-def check_transform(tokenizer: Tokenizer, wanted: Transform) -> None:
-    """Raise a ``PgolfError`` if a transform is wanted that a tokenizer does not have."""
-    if wanted not in ("none", tokenizer.transform):
-        raise PgolfError(
-            f"{tokenizer.path}: has no operators for capital letters, so the text cannot be transformed by "
-            f"{wanted}; have one trained, with --vocab-size N --transform {wanted}"
-        )

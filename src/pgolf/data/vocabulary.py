@@ -22,7 +22,7 @@ import sentencepiece
 
 from pgolf.data.caseops import LETTERS, lowered
 from pgolf.data.operators import OPERATORS, Transform
-from pgolf.data.tokenizer import Tokenizer, check_transform, check_usable
+from pgolf.data.tokenizer import Tokenizer, check_usable
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
 from pgolf.runtime.processes import end_with
@@ -65,7 +65,11 @@ def make_tokenizer(
     if vocab_size not in (None, opened.vocab_size):
         pieces = f"has {opened.vocab_size} pieces, not --vocab-size {vocab_size}"
         raise PgolfError(f"{model}: {pieces}; leave one of them out")
-    check_transform(opened, transform)
+    if transform not in ("none", opened.transform):
+        raise PgolfError(
+            f"{model}: has no operators for capital letters, which --transform {transform} needs; have a "
+            f"tokenizer trained, with --vocab-size N --transform {transform}"
+        )
     check_usable(opened)
     write_bytes(path, read_bytes(model))
 

@@ -110,6 +110,11 @@ def test_the_prepared_corpus_is_split_and_cached(
     prepare_python_corpus(out, 300, 0.1)
     assert len(calls) == 1
 
+    lowered = prepare_python_corpus(tmp_path / "lowered", 320, 0.1, transform="caseops")
+    assert open_dataset(lowered).tokenizer.transform == "caseops"
+    assert prepare_python_corpus(lowered, 320, 0.1, transform="caseops") and len(calls) == 2
+    calls.pop()
+
     prepare_python_corpus(out, 300, 0.2)
     assert len(calls) == 2
     assert (out / "text_train_000000.bin").read_bytes() != first

@@ -23,6 +23,7 @@ from pgolf.errors import PgolfError
 pytest.importorskip("huggingface_hub")
 from pgolf.data import fetch as module
 
+REPOSITORY = module.PUBLISHED["fineweb-sp1024"].repository
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHARDS = "datasets/datasets/fineweb10B_sp1024"
 MODEL = "datasets/tokenizers/fineweb_1024_bpe.model"
@@ -42,7 +43,8 @@ class Hub:
     """Paths whose connection ends after this many bytes of the file."""
 
     def fetch(self, out: Path, train_shards: int = 1, **options: Any) -> Path:
-        return module.fetch("fineweb-sp1024", out, train_shards, endpoint=self.address, **options)
+        given = {"repository": REPOSITORY, "endpoint": self.address} | options
+        return module.fetch(given.pop("name", "fineweb-sp1024"), out, train_shards, **given)
 
     def downloads(self) -> list[str]:
         return [path for method, path, _ in self.requests if method == "GET" and path in self.files]
@@ -81,12 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/api/datasets/owner/missing"):
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         elif self.path.startswith("/api/datasets/"):
-            self._answer(200, json.dumps({"id": module.REPOSITORY, "sha": COMMIT}).encode())
+            self._answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode())
         else:
             self._file(send_body=True)
 
     def do_POST(self) -> None:
-        assert self.path == f"/api/datasets/{module.REPOSITORY}/paths-info/{COMMIT}"
+        assert self.path == f"/api/datasets/{REPOSITORY}/paths-info/{COMMIT}"
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         infos = []
         for path in parse_qs(body)["paths"]:
@@ -102,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, json.dumps(infos).encode())
 
     def _file(self, send_body: bool) -> None:
-        path = self.path.split("?")[0].removeprefix(f"/datasets/{module.REPOSITORY}/resolve/{COMMIT}/")
+        path = self.path.split("?")[0].removeprefix(f"/datasets/{REPOSITORY}/resolve/{COMMIT}/")
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
         content = self.hub.files.get(path)
         if content is None:
@@ -265,6 +267,35 @@ def test_a_manifest_that_makes_no_sense(
     hub.files["datasets/manifest.json"] = json.dumps(_manifest(hub.files) | change).encode()
     with pytest.raises(PgolfError, match=expected):
         hub.fetch(tmp_path)
+
+
+def _caseops(hub: Hub, counts: list[int]) -> str:
+    """Put the CaseOps data set into the repository too, with such a side-car; returns its path."""
+    name = module.PUBLISHED["fineweb-sp8192-caseops"].dataset
+    for path, content in list(hub.files.items()):
+        hub.files[path.replace("fineweb10B_sp1024", name)] = content
+    path = f"datasets/datasets/{name}/fineweb_val_bytes_000000.bin"
+    hub.files[path] = shard_header(len(counts)) + np.array(counts, "<u2").tobytes()
+    manifest = _manifest(hub.files)
+    manifest["datasets"].append({**manifest["datasets"][1], "name": name})
+    hub.files["datasets/manifest.json"] = json.dumps(manifest).encode()
+    return path
+
+
+def test_side_cars_come_along(hub: Hub, tmp_path: Path) -> None:
+    path = _caseops(hub, [0, *[1] * 4999])
+    folder = hub.fetch(tmp_path, name="fineweb-sp8192-caseops")
+    assert (folder / "fineweb_val_bytes_000000.bin").read_bytes() == hub.files[path]
+    assert open_dataset(folder, vocab_size=300).validation_text(1).byte_counts.tolist() == [1] * 4999
+
+
+def test_a_side_car_of_another_length_than_its_shard(hub: Hub, tmp_path: Path) -> None:
+    _caseops(hub, [0, 1, 1])
+    with pytest.raises(
+        PgolfError, match=r"val_bytes_000000\.bin: has 3 entries, .* has 5000 tokens"
+    ) as caught:
+        hub.fetch(tmp_path, name="fineweb-sp8192-caseops")
+    assert "\n" not in str(caught.value)
 
 
 def test_names_and_repositories_that_do_not_exist(hub: Hub, tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def test_the_manifest_counts_everything(tmp_path: Path, model: Path, monkeypatch
     )
     assert manifest == json.loads((out / "manifest.json").read_text())
     assert manifest["empty_documents"] == 2
-    assert manifest["tokenizer"] == {"file": "tokenizer.model", "sha256": _digest(model), "vocab_size": 320}
+    about = {"file": "tokenizer.model", "sha256": _digest(model), "vocab_size": 320, "transform": "none"}
+    assert manifest["tokenizer"] == about
     assert (out / "tokenizer.model").read_bytes() == model.read_bytes()
     for split, documents in (("train", texts), ("val", val)):
         entry = manifest["splits"][split]
@@ -298,7 +299,7 @@ def test_a_tokenizer_takes_a_bounded_sample_of_every_file(
     monkeypatch.setattr(prepare, "SAMPLE_BYTES", 3000)
     seen: list[str] = []
     monkeypatch.setattr(
-        prepare, "make_tokenizer", lambda path, model, size, documents: seen.extend(documents)
+        prepare, "make_tokenizer", lambda path, model, size, documents, transform: seen.extend(documents)
     )
     files = [_jsonl(tmp_path / f"{seed}.jsonl", _texts(100, seed)) for seed in range(3)]
     with pytest.raises(PgolfError, match="no such tokenizer"):

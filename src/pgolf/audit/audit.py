@@ -6,7 +6,6 @@ experiments compare with, and the time; experiments change what a valid score mu
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
@@ -28,7 +27,6 @@ from pgolf.audit.scorer_tests import ScorerTests
 from pgolf.audit.streams import Stream
 from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
 from pgolf.audit.watch import Watch
-from pgolf.codec.pieces import Pieces
 from pgolf.codec.proof import Proof, decode_check
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, Text, open_dataset
@@ -373,14 +371,13 @@ def usual_targets(recipe: Recipe, mode: str) -> int:
 
 
 def _context(artifact: Path, dataset: Dataset, device: torch.device) -> Context:
-    tokenizer, token_bytes = dataset.tokenizer, None
-    with contextlib.suppress(PgolfError):
-        token_bytes = functools.partial(_token_bytes, Pieces(tokenizer), tokenizer.byte_table)
+    tokenizer = dataset.tokenizer
+    token_bytes = functools.partial(_token_bytes, tokenizer.parts, tokenizer.byte_table)
     size, bos, table = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.byte_table
     return Context(artifact, device, size, bos, table, token_bytes)
 
 
-def _token_bytes(pieces: Pieces, table: ByteTable, previous: int, target: int) -> bytes:
+def _token_bytes(parts: Sequence[bytes | None], table: ByteTable, previous: int, target: int) -> bytes:
     """The bytes of a target; the table says whether a leading space counts."""
-    text = pieces.bytes_of(target) or b""
+    text = parts[target] or b""
     return text[len(text) - int(table.count(np.array(previous), np.array(target))) :]

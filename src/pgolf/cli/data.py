@@ -6,7 +6,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer import Argument, Option
@@ -16,6 +16,9 @@ from pgolf.cli.tables import flat_rows, print_result
 from pgolf.errors import Interrupted
 from pgolf.runtime.processes import handling
 
+if TYPE_CHECKING:
+    from pgolf.data.operators import Transform
+
 data_group = group("data", "Prepare, fetch and inspect token shards.")
 
 
@@ -24,6 +27,8 @@ data_group = group("data", "Prepare, fetch and inspect token shards.")
     "pgolf data prepare --text books/*.txt --val-fraction 0.1 --vocab-size 512 --out data/books",
     "pgolf data prepare --text notes.txt --split blank-lines --val-fraction 0.1 --vocab-size 512 "
     "--out data/notes",
+    "pgolf data prepare --text books/*.txt --val-fraction 0.1 --vocab-size 512 --transform caseops "
+    "--out data/books-caseops",
     "pgolf data prepare --text train.jsonl.zst --val-text val.jsonl --tokenizer sp1024.model --out data/web",
     of=data_group,
 )
@@ -42,6 +47,9 @@ def prepare_verb(
     val_fraction: Annotated[float, Option(help="Part of the documents held out.")] = 0.0,
     tokenizer: Annotated[Path | None, Option(help="Existing SentencePiece model.")] = None,
     vocab_size: Annotated[int | None, Option(help="Train a tokenizer of this size.")] = None,
+    transform: Annotated[
+        str, Option(help="caseops: train one that spells capital letters by operators; none: do not.")
+    ] = "none",
     split: Annotated[
         str, Option(help="files: a .txt file is a document; blank-lines: they separate its documents.")
     ] = "files",
@@ -71,6 +79,7 @@ def prepare_verb(
                 val_fraction=val_fraction,
                 tokenizer=tokenizer,
                 vocab_size=vocab_size,
+                transform=cast("Transform", transform),
                 reading=Reading(split, text_column, bad_documents),
                 allow_added_bytes=allow_added_bytes,
                 workers=workers,
@@ -79,9 +88,17 @@ def prepare_verb(
     print_result(manifest, as_json, _rows(manifest), title=str(out))
 
 
-@verb("fetch", "pgolf data fetch fineweb-sp1024 --train-shards 10 --out data/fineweb-sp1024", of=data_group)
+@verb(
+    "fetch",
+    "pgolf data fetch fineweb-sp1024 --train-shards 10 --out data/fineweb-sp1024",
+    "pgolf data fetch fineweb-sp8192-caseops --train-shards 10 --out data/fineweb-caseops",
+    of=data_group,
+)
 def fetch_verb(
-    name: Annotated[str, Argument(help="Published data set: fineweb-sp1024.")],
+    name: Annotated[
+        str,
+        Argument(help="Data set: fineweb-sp1024, fineweb-sp4096, fineweb-sp8192 or fineweb-sp8192-caseops."),
+    ],
     out: Annotated[Path, Option(help="Folder to fill.")] = Path("data"),
     train_shards: Annotated[int, Option(min=0, help="Training shards to fetch.")] = 1,
     revision: Annotated[str | None, Option(help="Commit of the repository on the hub.")] = None,
@@ -129,6 +146,8 @@ def _rows(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     documents, skipped = manifest["documents"], manifest["skipped_documents"]
     median = f"median {documents['median_characters']:,} characters"
     rows = [("text", f"{_documents(documents['count'])}, {median}")]
+    if (transform := manifest["tokenizer"]["transform"]) != "none":
+        rows.append(("transform", transform))
     if skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         rows.append(("left out", f"{_documents(sum(skipped.values()))}: {reasons}"))

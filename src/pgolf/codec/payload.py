@@ -197,10 +197,10 @@ def _code(
         tokens, runs, gaps = iter(spelling.tokens.tolist()), iter(spelling.runs), iter(spelling.gaps or [])
     coder, raw = stream.coder, ByteModel()
     gap_model = GapModel(raw)
-    text, run_bytes = bytearray(), 0
+    text, run_bytes, read = bytearray(), 0, pieces.reader()
     for done in range(1, stream.targets + 1):
         token = stream.next(_next(tokens))
-        part = pieces.bytes_of(token)
+        part = read(token)
         if token == pieces.unknown:
             run = raw.run(coder, _next(runs), limit - len(text))
             run_bytes += len(run)

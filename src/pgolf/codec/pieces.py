@@ -2,11 +2,11 @@
 bytes.
 
 What a token stands for is fixed by the token alone: the characters of its piece, or the byte of a byte piece.
-So tokens become bytes again by putting these side by side, and the tokenizer's normalisation (which may drop
-spaces, replace characters, or put a space in front) is left out on the way there. What no piece spells
-becomes byte pieces where it is short and the model has them; everything else becomes a *run*: the unknown
-piece, with the bytes beside it. Only white space that the tokenizer makes spaces of stays that way, and is
-kept beside the tokens too.
+(With CaseOps also by the operators before it; see ``data/caseops.py``.) So tokens become bytes again by
+putting these side by side, and the tokenizer's normalisation (which may drop spaces, replace characters, or
+put a space in front) is left out on the way there. What no piece spells becomes byte pieces where it is short
+and the model has them; everything else becomes a *run*: the unknown piece, with the bytes beside it. Only
+white space that the tokenizer makes spaces of stays that way, and is kept beside the tokens too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 import sentencepiece
 
 from pgolf.codec.raw import without_gaps
+from pgolf.data.caseops import lowered
+from pgolf.data.operators import OPERATORS
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
@@ -31,8 +33,8 @@ _SPACE = "\u2581"
 # false.
 _AS_IT_IS = bytes((0x1A, 6, 0x12, 0, 0x18, 0, 0x20, 0))
 # No text: bytes that are no UTF-8 (as Python escapes them), control characters but tab and newlines, and the
-# sign that stands for a space inside pieces.
-_FOREIGN = re.compile("([\udc80-\udcff\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2581]+)")
+# sign that stands for a space inside pieces, and what pieces write capitals by.
+_FOREIGN = re.compile(f"([\udc80-\udcff\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2581{''.join(OPERATORS)}]+)")
 # Text of fewer bytes than this is not worth being text between foreign characters, or between many of them.
 _SHORT_TEXT, _LONG_TEXT = 8, 64
 # So many bytes in a row are spelled by byte pieces; more are cheaper, and faster, as a run.
@@ -68,8 +70,10 @@ class Pieces:
             raise PgolfError(f"{tokenizer.path}: needs at most 65,536 pieces, one of them for the unknown")
         self.first = tokenizer.bos_id if tokenizer.bos_id >= 0 else self.unknown
         """What stands before the first token."""
-        self._bytes = [_bytes_of(self._processor, token) for token in range(size)]
-        self._is_byte = [bool(self._processor.is_byte(token)) for token in range(size)]
+        self._bytes, self._is_byte = tokenizer.parts, tokenizer.is_byte
+        self.reader = tokenizer.reader
+        """A function that is called with token after token of a text: what each stands for there."""
+        self._lowered = tokenizer.transform != "none"
         spelled = {self._bytes[token]: token for token in range(size) if self._is_byte[token]}
         whole = len(spelled) == 256
         self._byte_tokens = [spelled[bytes((value,))] for value in range(256)] if whole else None
@@ -85,6 +89,7 @@ class Pieces:
         gaps: list[bytes] = []
         for index, (is_text, part) in enumerate(parts):
             if is_text:
+                part = lowered(part) if self._lowered else part
                 for place, text in enumerate(_cut(part)):
                     units += self._units(text, gaps, front and index == 0 and place == 0)
             else:
@@ -111,10 +116,6 @@ class Pieces:
         """Any bytes, at least one, as a single run."""
         return Spelling(np.array([self.unknown], dtype=np.uint16), [content], None, spaced=False)
 
-    def bytes_of(self, token: int) -> bytes | None:
-        """What a token stands for; None of the unknown, and of controls, which stand for nothing."""
-        return self._bytes[token]
-
     def is_byte(self, token: int) -> bool:
         """Whether a token is a byte piece: its space, if it is one, is no gap."""
         return self._is_byte[token]
@@ -123,12 +124,12 @@ class Pieces:
         """The bytes that a spelling stands for."""
         runs = iter(spelling.runs)
         gaps = None if spelling.gaps is None else iter(spelling.gaps)
-        joined = bytearray()
+        joined, read = bytearray(), self.reader()
         for token in spelling.tokens.tolist():
+            part = read(token) or b""
             if token == self.unknown:
                 joined += next(runs)
                 continue
-            part = self._bytes[token] or b""
             if gaps is not None and not self._is_byte[token]:
                 part = b"".join(next(gaps) if value == ord(" ") else bytes((value,)) for value in part)
             joined += part
@@ -164,15 +165,6 @@ class Pieces:
                     parts[index] = names[index].replace(_SPACE, " ").encode()
         known = [part for part in parts if part]
         return known if len(known) == len(parts) and b"".join(known) == text.encode() else None
-
-
-def _bytes_of(processor: sentencepiece.SentencePieceProcessor, token: int) -> bytes | None:
-    if processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token):
-        return None
-    name = str(processor.id_to_piece(token))
-    if processor.is_byte(token):
-        return bytes((int(name[3:5], 16),))
-    return name.replace(_SPACE, " ").encode()
 
 
 def _divided(text: str) -> list[tuple[bool, str]]:

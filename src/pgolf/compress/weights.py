@@ -161,7 +161,8 @@ class Weights:
         if found is not None:
             places.append(found)
         if self.recipe.data.corpus == "python":
-            places.append(built_in_corpus(self.recipe.model.vocab_size) / TOKENIZER)
+            corpus = built_in_corpus(self.recipe.model.vocab_size, self.recipe.data.transform)
+            places.append(corpus / TOKENIZER)
         return places
 
 

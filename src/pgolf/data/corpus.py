@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.data.dataset import MANIFEST, TOKENIZER
+from pgolf.data.operators import Transform
 from pgolf.data.prepare import write_dataset
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
@@ -61,13 +62,17 @@ def python_corpus(library: Path | None = None) -> list[str]:
     return sorted(documents, key=_digest)
 
 
-def built_in_corpus(vocab_size: int) -> Path:
+def built_in_corpus(vocab_size: int, transform: Transform = "none") -> Path:
     """The data folder of the recipes' own corpus (``data.corpus = "python"``), below the current one."""
-    return Path("data") / f"python-sp{vocab_size}"
+    return Path("data") / f"python-sp{vocab_size}{'' if transform == 'none' else f'-{transform}'}"
 
 
 def prepare_python_corpus(
-    out: Path, vocab_size: int, validation_fraction: float, note: Callable[[str], None] = lambda line: None
+    out: Path,
+    vocab_size: int,
+    validation_fraction: float,
+    note: Callable[[str], None] = lambda line: None,
+    transform: Transform = "none",
 ) -> Path:
     """Make a data folder of ``python_corpus``, with a tokenizer trained on its training part; return ``out``.
 
@@ -82,7 +87,7 @@ def prepare_python_corpus(
         "python": platform.python_version(),
         "vocab_size": vocab_size,
         "validation_fraction": validation_fraction,
-    }
+    } | ({} if transform == "none" else {"transform": transform})
     if _origin(out) == origin:
         return out
     # Whoever waited finds the folder made.
@@ -92,7 +97,7 @@ def prepare_python_corpus(
         with new_folder(out, replace=found is not None) as folder:
             documents = _split(python_corpus(), validation_fraction)
             training = (text for split, text in documents if split == "train")
-            train_tokenizer(training, vocab_size, folder / TOKENIZER)
+            train_tokenizer(training, vocab_size, folder / TOKENIZER, transform)
             write_dataset(folder, documents, extra={"corpus": origin})
     return out
 

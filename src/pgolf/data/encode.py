@@ -130,7 +130,10 @@ def _work(batch: list[Document]) -> Encoded:
 
 
 def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], holdout: HoldOut) -> Encoded:
-    """Tokens and counts of a batch; a ``PgolfError`` where tokens do not stand for a text's bytes."""
+    """Tokens and counts of a batch; a ``PgolfError`` where tokens do not stand for a text's bytes.
+
+    Where the text is transformed, they have to give it back too.
+    """
     found = Encoded()
     for split, text in batch:
         found.lengths[len(text)] += 1
@@ -146,6 +149,11 @@ def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], holdout: HoldO
                     f"{tokenizer.path}: the pieces of a document count {counted:,} bytes, its normalised "
                     f"text has {normalized:,} (it begins {piece[:40]!r}); no score in these tokens is exact, "
                     "use another tokenizer"
+                )
+            if tokenizer.transform != "none" and tokenizer.decode(tokens[1:].tolist()) != piece:
+                raise PgolfError(
+                    f"{tokenizer.path}: a document does not come back from its tokens (it begins "
+                    f"{piece[:40]!r}); have a tokenizer trained, with --transform {tokenizer.transform}"
                 )
             found.tokens.setdefault(chosen, []).append(tokens)
             counts = 1, original, counted, max(counted - original, 0)

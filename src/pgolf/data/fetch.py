@@ -8,20 +8,43 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from pgolf.data.shards import shard_length
+from pgolf.data.shards import byte_files, read_byte_counts, shard_length, token_shards
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes, read_json, sha256_file
 from pgolf.runtime.locks import LOCK, held
 from pgolf.runtime.paths import write_error
 from pgolf.runtime.writing import flush_to_disk
 
-REPOSITORY = "willdepueoai/parameter-golf"
-PUBLISHED = {"fineweb-sp1024": "fineweb10B_sp1024"}
-"""Our name of each data set, and its name in the hub's manifest."""
+
+class Published(NamedTuple):
+    """Where a data set is published; each repository has the official layout and a manifest."""
+
+    repository: str
+    """On the hub."""
+    dataset: str
+    """Name in the hub's manifest."""
+    side_cars: bool = False
+    """Whether byte side-cars lie beside its validation shards."""
+
+
+PUBLISHED = {
+    "fineweb-sp1024": Published("willdepueoai/parameter-golf", "fineweb10B_sp1024"),
+    # openai/parameter-golf #1218 and #1394, and #1729: the data of the best public runs.
+    "fineweb-sp4096": Published("kevclark/parameter-golf", "fineweb10B_sp4096"),
+    "fineweb-sp8192": Published("kevclark/parameter-golf", "fineweb10B_sp8192"),
+    "fineweb-sp8192-caseops": Published(
+        "romeerp/parameter-golf-caseops-v1",
+        "fineweb10B_sp8192_lossless_caps_caseops_v1_reserved",
+        side_cars=True,
+    ),
+}
+"""The data sets, by our names."""
 
 _ROOT = "datasets"
+# The token that begins a document, in all of them.
+_BOS = 1
 _STAGING = ".fetching"
 # What is wrong on this machine, and not with the connection.
 _LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
@@ -33,7 +56,7 @@ def fetch(
     train_shards: int = 1,
     revision: str | None = None,
     *,
-    repository: str = REPOSITORY,
+    repository: str | None = None,
     endpoint: str | None = None,
 ) -> Path:
     """Fetch a published data set in the official layout and return its folder of shards.
@@ -41,36 +64,40 @@ def fetch(
     ``out`` then holds ``manifest.json``, ``datasets/NAME/*.bin`` and ``tokenizers/*.model``. Files arrive in
     a hidden folder and move to their place once they were checked: against the SHA-256 that the hub states
     (for small files git's own digest), against the manifest's if it states one, and as shards against their
-    headers. Run again, it keeps the files that pass the same checks and continues partial ones; one process
-    at a time may.
+    headers; in the end side-cars against their shards. Run again, it keeps the files that pass the same
+    checks and continues partial ones; one process at a time may.
 
     Args:
         name: one of ``PUBLISHED``.
         out: the folder to fill.
         train_shards: how many training shards, from the first on; validation shards always come all.
         revision: branch, tag or commit; default the newest.
-        repository: dataset repository on the hub.
+        repository: another dataset repository on the hub, with the same layout.
         endpoint: address of the hub; default ``HF_ENDPOINT`` or the public one.
     """
     if name not in PUBLISHED:
         raise PgolfError(f"{name}: not a published data set; use {', '.join(PUBLISHED)}")
-    dataset = PUBLISHED[name]
-    hub = _Hub(repository, revision, endpoint, out / _STAGING)
+    usual, dataset, side_cars = PUBLISHED[name]
+    folder = out / "datasets" / dataset
+    hub = _Hub(repository or usual, revision, endpoint, out / _STAGING)
     # What a killed process has left of its lock is no news: its files are continued.
     with held(out / LOCK, "download", note=lambda line: None):
         try:
             hub.bring({f"{_ROOT}/manifest.json": out / "manifest.json"}, {})
             manifest = read_json(out / "manifest.json")
-            paths = _paths(manifest, dataset, train_shards)
+            paths = _paths(manifest, dataset, train_shards, side_cars)
             digests = {f"{_ROOT}/{path}": digest for path, digest in _stated_digests(manifest)}
             hub.bring({path: out / PurePosixPath(path).relative_to(_ROOT) for path in paths}, digests)
+            val = token_shards(folder, "val")
+            for path, shard in zip(byte_files(folder, val, "val"), val, strict=False):
+                read_byte_counts(path, shard, _BOS)
             shutil.rmtree(out / _STAGING, ignore_errors=True)
         except OSError as error:
             raise write_error(out, error) from error
-    return out / "datasets" / dataset
+    return folder
 
 
-def _paths(manifest: Any, dataset: str, train_shards: int) -> list[str]:
+def _paths(manifest: Any, dataset: str, train_shards: int, side_cars: bool) -> list[str]:
     """Paths of a data set in the repository, small files first, by what the hub's manifest says."""
     entry = _entry(manifest, "datasets", dataset)
     try:
@@ -85,7 +112,7 @@ def _paths(manifest: Any, dataset: str, train_shards: int) -> list[str]:
     parts = PurePosixPath(model).parts
     if parts[:1] != ("tokenizers",) or ".." in parts:
         raise PgolfError(f"the hub's manifest puts the tokenizer at {model}, not in tokenizers/")
-    counts = (("val", val_shards), ("train", train_shards))
+    counts = [("val", val_shards), ("val_bytes", val_shards * side_cars), ("train", train_shards)]
     shards = [f"{split}_{index:06d}" for split, count in counts for index in range(count)]
     return [f"{_ROOT}/{model}", *(f"{_ROOT}/datasets/{dataset}/fineweb_{shard}.bin" for shard in shards)]
 

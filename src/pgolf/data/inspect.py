@@ -58,7 +58,8 @@ def inspect_dataset(folder: Path, tokenizer: Path | None = None) -> dict[str, An
     dataset = open_dataset(folder, tokenizer)
     model = dataset.tokenizer
     errors: dict[str, str] = {}
-    found: dict[str, Any] = {"tokenizer": {"vocab_size": model.vocab_size, "sha256": model.digest}}
+    about = {"vocab_size": model.vocab_size, "sha256": model.digest, "transform": model.transform}
+    found: dict[str, Any] = {"tokenizer": about}
     shards = {split: _usable(dataset, split, errors) for split in SPLITS}
     for split in SPLITS:
         found[split] = _count(_opened(shards[split]), dataset) | _normalisation(dataset, split)

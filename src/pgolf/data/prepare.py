@@ -20,6 +20,7 @@ import numpy as np
 
 from pgolf.data.dataset import MANIFEST, TOKENIZER, longer_text, normalisation_of
 from pgolf.data.encode import COUNTS, NO_DOCUMENTS, Document, HoldOut, batches, choose_held_out, encode_all
+from pgolf.data.operators import TRANSFORMS, Transform
 from pgolf.data.readers import Reading, file_kind, find_sources, read_documents
 from pgolf.data.shards import MAGIC, Tokens, shard_length
 from pgolf.data.shards import VERSION as SHARD_VERSION
@@ -49,6 +50,7 @@ def prepare(
     val_fraction: float = 0.0,
     tokenizer: Path | None = None,
     vocab_size: int | None = None,
+    transform: Transform = "none",
     reading: Reading | None = None,
     allow_added_bytes: bool = False,
     workers: int | None = None,
@@ -66,6 +68,8 @@ def prepare(
         val_fraction: instead, the part of the documents of ``text`` held out (see ``choose_held_out``).
         tokenizer: a SentencePiece model to use; it is copied.
         vocab_size: instead, train a tokenizer of this many pieces on the training documents.
+        transform: what is done to the text first, "caseops" or "none": it is kept with the tokenizer that is
+            trained. One that is used brings its own; it is a mistake to ask for another.
         reading: how files become documents.
         allow_added_bytes: take a tokenizer whose normalisation makes the validation text longer by more than
             ``MOST_ADDED``, which makes a score too good.
@@ -79,6 +83,7 @@ def prepare(
         (not 0 <= val_fraction < 1, f"--val-fraction {val_fraction} must be at least 0 and below 1"),
         (val_fraction and val_text, "--val-text and --val-fraction exclude each other; give one of them"),
         (workers is not None and workers < 1, f"--workers {workers} must be at least 1"),
+        (transform not in TRANSFORMS, f"--transform {transform}: unknown; use {' or '.join(TRANSFORMS)}"),
         (not text, "no text given; name at least one file with --text"),
     ):
         if wrong:
@@ -107,7 +112,8 @@ def prepare(
     with new_folder(out) as folder:
         every = (document for path in text for document in read_documents(path, reading))
         holdout = choose_held_out(every, val_fraction, str(text[0]) if len(text) == 1 else "the text")
-        make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, _sample(text, reading, holdout))
+        sample = _sample(text, reading, holdout)
+        make_tokenizer(folder / TOKENIZER, tokenizer, vocab_size, sample, transform)
         sources = [{"path": str(path), "split": split or "hash", **_stamp(path)} for path, split in files]
         return write_dataset(
             folder,
@@ -181,7 +187,12 @@ def write_dataset(
     manifest = {
         "format": FORMAT,
         "created_by": f"pgolf {VERSION}",
-        "tokenizer": {"file": TOKENIZER, "sha256": tokenizer.digest, "vocab_size": tokenizer.vocab_size},
+        "tokenizer": {
+            "file": TOKENIZER,
+            "sha256": tokenizer.digest,
+            "vocab_size": tokenizer.vocab_size,
+            "transform": tokenizer.transform,
+        },
         "splits": splits,
         "documents": {"count": lengths.total(), "median_characters": median},
         "empty_documents": empty,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
+from pgolf.data.operators import OPERATORS, Transform, has_operators
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes, sha256_file
 
@@ -25,11 +26,11 @@ class ByteTable:
     """Counts the bytes of text that targets stand for.
 
     The counts of a document add up to the UTF-8 length of its text as the tokenizer normalises it. A control,
-    unknown or unused piece counts 0 bytes, a byte piece 1, any other its UTF-8 length, where each U+2581 is a
-    space of the text and counts 1. There are two exceptions. Some tokenizers put a space in front of every
-    document: that one counts 0. And a tokenizer without a piece for the space alone spells it in the three
-    byte pieces of U+2581: together they count 1, all of it for the first. One that puts a space at the end of
-    every document, which no token tells, is a ``PgolfError``.
+    unknown or unused piece counts 0 bytes, an operator of CaseOps too, a byte piece 1, any other its UTF-8
+    length, where each U+2581 is a space of the text and counts 1. There are two exceptions. Some tokenizers
+    put a space in front of every document: that one counts 0. And a tokenizer without a piece for the space
+    alone spells it in the three byte pieces of U+2581: together they count 1, all of it for the first. One
+    that puts a space at the end of every document, which no token tells, is a ``PgolfError``.
     """
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, name: str = "the tokenizer") -> None:
@@ -45,7 +46,7 @@ class ByteTable:
         self.leading_space = np.zeros(size, dtype=bool)
         self.boundary = np.zeros(size, dtype=bool)
         spelling: dict[int, int] = {}
-        has_space = False
+        has_space, operators = False, OPERATORS if has_operators(processor) else ()
         for token in range(size):
             piece = processor.id_to_piece(token)
             if processor.is_control(token) or processor.is_unused(token):
@@ -53,7 +54,7 @@ class ByteTable:
             elif processor.is_byte(token):
                 self.base[token] = 1
                 spelling[int(piece[3:5], 16)] = token
-            elif not processor.is_unknown(token):
+            elif not processor.is_unknown(token) and piece not in operators:
                 has_space |= piece == _SPACE
                 self.leading_space[token] = piece.startswith(_SPACE)
                 self.base[token] = len(piece.removeprefix(_SPACE).replace(_SPACE, " ").encode())
@@ -101,6 +102,8 @@ class Tokenizer:
         """The token that begins every document."""
         self.unknown_id = int(processor.unk_id())
         """The token for what no piece spells; the bytes of that text are lost."""
+        self.transform: Transform = "caseops" if has_operators(processor) else "none"
+        """What is done to a text before it becomes pieces, and undone after them."""
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
@@ -124,26 +127,68 @@ class Tokenizer:
         return [str(self._processor.id_to_piece(token)) for token in range(self.vocab_size)]
 
     @functools.cached_property
+    def parts(self) -> list[bytes | None]:
+        """What the piece of each token is spelled like, in UTF-8; None of the unknown and of controls."""
+        return [_bytes_of(self._processor, token) for token in range(self.vocab_size)]
+
+    @functools.cached_property
+    def is_byte(self) -> list[bool]:
+        """Whether each token is a byte piece."""
+        return [bool(self._processor.is_byte(token)) for token in range(self.vocab_size)]
+
+    @functools.cached_property
     def byte_table(self) -> ByteTable:
         """Bytes per token."""
         return ByteTable(self._processor, str(self.path))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without BOS."""
-        return list(self._processor.encode(text))
+        if self.transform == "none":
+            return list(self._processor.encode(text))
+        from pgolf.data.caseops import encode  # Scoring tokens does without.
+
+        return encode(self._processor, text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text that token ids stand for."""
-        return str(self._processor.decode(list(map(int, tokens))))
+        if self.transform == "none":
+            return str(self._processor.decode(list(map(int, tokens))))
+        read = self.reader()
+        return b"".join(read(int(token)) or b"" for token in tokens).decode(errors="replace")
+
+    def reader(self) -> Callable[[int], bytes | None]:
+        """Called with token after token of a text: the bytes that each stands for there.
+
+        None of the unknown, and of controls, which stand for nothing.
+        """
+        if self.transform == "none":
+            return self.parts.__getitem__
+        from pgolf.data.caseops import Reader
+
+        return Reader(self.parts, self.is_byte).add
 
     def normalize(self, text: str) -> str:
         """The text as the tokenizer sees it, without a space that it puts in front: what is counted."""
-        return self.own_text(str(self._processor.normalize(text)))
+        return text if self.transform != "none" else self.own_text(str(self._processor.normalize(text)))
 
     def own_text(self, normalized: str) -> str:
-        """Text in which each U+2581 is a space, without the space that the tokenizer itself puts in front."""
+        """Text in which each U+2581 is a space, without the space that the tokenizer itself puts in front.
+
+        With CaseOps neither is there: it is spelled in bytes.
+        """
+        if self.transform != "none":
+            return normalized
         text = normalized.replace(_SPACE, " ")
         return text.removeprefix(" ") if self.byte_table.adds_space else text
+
+
+def _bytes_of(processor: sentencepiece.SentencePieceProcessor, token: int) -> bytes | None:
+    if processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token):
+        return None
+    name = str(processor.id_to_piece(token))
+    if processor.is_byte(token):
+        return bytes((int(name[3:5], 16),))
+    return name.replace(_SPACE, " ").encode()
 
 
 def check_usable(tokenizer: Tokenizer) -> None:

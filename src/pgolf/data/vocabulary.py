@@ -16,10 +16,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from subprocess import PIPE
-from typing import IO
+from typing import IO, Any
 
 import sentencepiece
 
+from pgolf.data.caseops import LETTERS, lowered
+from pgolf.data.operators import OPERATORS, Transform
 from pgolf.data.tokenizer import Tokenizer, check_usable
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
@@ -40,8 +42,16 @@ _COMPLAINTS = (
 )
 
 
-def make_tokenizer(path: Path, model: Path | None, vocab_size: int | None, documents: Iterable[str]) -> None:
+def make_tokenizer(
+    path: Path,
+    model: Path | None,
+    vocab_size: int | None,
+    documents: Iterable[str],
+    transform: Transform = "none",
+) -> None:
     """Put a copy of ``model`` at ``path``, or train one of ``vocab_size`` pieces on the documents there.
+
+    A copied one brings its transform along; asked for another, ``transform`` is a mistake.
 
     Raises:
         PgolfError: neither or contradicting arguments, or a model that shards cannot be made with.
@@ -49,24 +59,32 @@ def make_tokenizer(path: Path, model: Path | None, vocab_size: int | None, docum
     if model is None:
         if vocab_size is None:
             raise PgolfError("no tokenizer; pass --tokenizer MODEL, or --vocab-size N to train one")
-        train_tokenizer(documents, vocab_size, path)
+        train_tokenizer(documents, vocab_size, path, transform)
         return
     opened = Tokenizer.load(model)
     if vocab_size not in (None, opened.vocab_size):
         pieces = f"has {opened.vocab_size} pieces, not --vocab-size {vocab_size}"
         raise PgolfError(f"{model}: {pieces}; leave one of them out")
+    if transform not in ("none", opened.transform):
+        raise PgolfError(
+            f"{model}: has no operators for capital letters, which --transform {transform} needs; have a "
+            f"tokenizer trained, with --vocab-size N --transform {transform}"
+        )
     check_usable(opened)
     write_bytes(path, read_bytes(model))
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> None:
+def train_tokenizer(
+    documents: Iterable[str], vocab_size: int, path: Path, transform: Transform = "none"
+) -> None:
     """Train a SentencePiece BPE model with byte fallback and write it to ``path``.
 
     It loses nothing: no normalisation, all white space kept, no space added in front. Pad, BOS, EOS and
     unknown are ids 0 to 3, digits are single pieces, the rarest 0.1 % of characters are spelled in bytes, all
     as in the field's official tokenizer. The result depends on nothing but the text, of which the first
-    ``SAMPLE_BYTES`` are used. The number of pieces includes the 4 above and 256 bytes. A size that this text
-    does not allow, or a trainer that was killed, is a ``PgolfError``.
+    ``SAMPLE_BYTES`` are used. The number of pieces includes the 4 above and 256 bytes, with CaseOps also its
+    operators, all small letters and the space. A size that this text does not allow, or a trainer that was
+    killed, is a ``PgolfError``.
     """
     if not 260 < vocab_size <= 1 << 16:
         allowed = "above 260 (4 control pieces, 256 bytes) and at most 65,536"
@@ -75,7 +93,10 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
     search = os.pathsep.join([package, *filter(None, sys.path)])
     # -P: a file in the user's folder that is called like a module is none. A session of its own does not see
     # Ctrl-C.
-    words = [sys.executable, "-P", "-m", "pgolf.data.vocabulary", str(vocab_size), str(os.getpid())]
+    words = [sys.executable, "-P", "-m", "pgolf.data.vocabulary"]
+    words += [str(vocab_size), str(os.getpid()), transform]
+    if transform == "caseops":
+        documents = map(lowered, documents)
     environment = {**os.environ, "PYTHONPATH": search}
     with subprocess.Popen(
         words, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
@@ -134,6 +155,9 @@ def main() -> None:
     """Train a model in this process; see ``train_tokenizer``."""
     end_with(int(sys.argv[2]))
     model = io.BytesIO()
+    more: dict[str, Any] = {}
+    if sys.argv[3] == "caseops":
+        more = {"user_defined_symbols": list(OPERATORS), "required_chars": f"{LETTERS}\u2581"}
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=map(json.loads, sys.stdin.buffer),
@@ -153,6 +177,7 @@ def main() -> None:
             unk_id=3,
             num_threads=1,
             minloglevel=3,
+            **more,
         )
     except (RuntimeError, OSError) as error:
         print(error, file=sys.stderr)

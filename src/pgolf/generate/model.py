@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -218,7 +218,9 @@ class TextStream(Iterator[str]):
             raise PgolfError(
                 "the prompt has no tokens; give it some text, or leave it empty for a new document"
             )
-        self._writer = TextWriter(pieces, stop, _repeats_space(prompt, read, pieces))
+        spell = pieces.reader()
+        spelled = b"".join(spell(token) or b"" for token in read[1:])
+        self._writer = TextWriter(pieces, stop, _repeats_space(prompt, spelled, pieces), spell)
         self._reader: Reader | MemoryReader = Reader(model._network, model.window)
         if memory:
             self._reader = MemoryReader(self._reader, model._memory(len(read) + max_tokens))
@@ -247,14 +249,13 @@ class TextStream(Iterator[str]):
         self.ended = "stop" if writer.stopped else ended
 
 
-def _repeats_space(prompt: str, read: Sequence[int], pieces: Pieces) -> bool:
+def _repeats_space(prompt: str, spelled: bytes, pieces: Pieces) -> bool:
     """Whether a space at the beginning of what follows is not of the text.
 
     A tokenizer may put one in front of a document, and may leave out white space at the end of a prompt.
     """
     if not prompt:
         return pieces.spaced
-    spelled = b"".join(pieces.bytes_of(token) or b"" for token in read[1:])
     return prompt[-1].isspace() and not spelled[-1:].isspace()
 
 
@@ -267,10 +268,18 @@ class TextWriter:
         pieces: of the tokenizer.
         stop: text ends before the first of these that comes up; none may be empty.
         drop_space: whether a space that the text begins with is left out.
+        spell: a reader of the pieces that has read the prompt; default a new one.
     """
 
-    def __init__(self, pieces: Pieces, stop: Sequence[str], drop_space: bool) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        stop: Sequence[str],
+        drop_space: bool,
+        spell: Callable[[int], bytes | None] | None = None,
+    ) -> None:
         self._pieces, self._stop, self._drop_space = pieces, tuple(stop), drop_space
+        self._spell = spell or pieces.reader()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._waiting = ""
         self.stopped = False
@@ -291,11 +300,12 @@ class TextWriter:
         return text if self.stopped else text + self._waiting
 
     def _content(self, token: int) -> bytes:
+        content = self._spell(token)
         if token == self._pieces.first:
             return b"\n\n"
         if token == self._pieces.unknown:
             return _REPLACEMENT
-        return self._pieces.bytes_of(token) or b""
+        return content or b""
 
     def _settled(self, text: str) -> str:
         if self.stopped:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
+from pgolf.data.operators import OPERATORS
 from pgolf.errors import PgolfError
 from pgolf.memory.memory import Start, Tokens, decode_tokens, encode_tokens
 from pgolf.recipe.sections import MemorySection
@@ -36,8 +37,10 @@ def start_of(
     """What a memory begins with, for a tokenizer's pieces, frequencies as in a training text (n,) uint16."""
     order = sorted(range(len(pieces)), key=lambda token: (pieces[token], token))
     frequency = np.bincount(text, minlength=len(pieces))
-    # SentencePiece marks the beginning of a word; what is no letter or digit ends one.
-    starts = [piece.startswith("\u2581") or not piece[:1].isalnum() for piece in pieces]
+    # SentencePiece marks the beginning of a word; what is no letter or digit ends one. An operator of CaseOps
+    # does neither: before a word it goes with the one that ends, so that this one is still known in the next.
+    within = [piece[:1].isalnum() or piece in OPERATORS for piece in pieces]
+    starts = [piece.startswith("\u2581") or not inside for piece, inside in zip(pieces, within, strict=True)]
     start = Start(
         np.array(order, np.uint16), np.round(np.log2(frequency + 1)).astype(np.uint8), np.array(starts), bos
     )

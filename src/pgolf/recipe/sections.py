@@ -22,12 +22,14 @@ _EITHER = pydantic.Discriminator(_number_or_table)
 
 
 class DataSection(Section):
-    """Where the text comes from when the command names no data folder."""
+    """The text: where it comes from when the command names no data folder, and what is done to it."""
 
     corpus: Literal["none", "python"] = "none"
     """Built-in corpus: "python" is the English prose of the running Python; "none" needs --data."""
     validation_fraction: float = pydantic.Field(0.02, gt=0, lt=1)
     """Part of the built-in corpus' documents held out for validation (0 to 1)."""
+    transform: Literal["none", "caseops"] = "none"
+    """"caseops": capitals as operators; other data than the built-in corpus must be prepared so."""
 
 
 class TrainSection(Section):

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import sentencepiece
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pgolf.compress.weights import Weights
 from pgolf.data.dataset import Dataset
+from pgolf.data.operators import OPERATORS
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
@@ -31,7 +31,6 @@ from pgolf.evaluate.protocol import Scorer, grade
 from pgolf.evaluate.weights import memory_for
 from pgolf.optim.place import place
 from pgolf.report.content import Block, LineChart, Passage, Passages, Prose, Section, Series, Table, Value
-from pgolf.runtime.files import read_bytes
 from pgolf.runtime.terminal import plain
 
 # An entry's nats on the machine that wrote it and here differ by rounding: relative to the entry's nats.
@@ -152,6 +151,7 @@ def _compared(ledger: Path, entries: Sequence[Entry], again: Sequence[Entry]) ->
 CLASSES = (
     *("document start", "byte fallback", "white space", "digits", "punctuation", "word, lower case"),
     *("word, Capitalised", "word, UPPER CASE", "word part", "word part, upper case", "not ASCII", "mixed"),
+    "capital letters",
 )
 """Every piece is in one of these; a word begins with a space, a word part does not."""
 
@@ -160,24 +160,25 @@ class Piece(NamedTuple):
     """One entry of the vocabulary."""
 
     text: bytes
-    """What it stands for in a text, UTF-8, with its leading space; empty for control pieces."""
+    """What it stands for in a text, UTF-8, with its leading space; empty for control pieces, and a mark for
+    operators of CaseOps, which have no bytes."""
     kind: str
     """One of ``CLASSES``."""
 
 
 def pieces_of(tokenizer: Tokenizer) -> list[Piece]:
     """Every piece of a tokenizer, by id."""
-    processor = sentencepiece.SentencePieceProcessor(model_proto=read_bytes(tokenizer.path))
+    operators = () if tokenizer.transform == "none" else OPERATORS
     pieces = []
-    for token in range(processor.vocab_size()):
-        name = processor.id_to_piece(token)
-        if processor.is_control(token) or processor.is_unknown(token) or processor.is_unused(token):
+    for part, is_byte in zip(tokenizer.parts, tokenizer.is_byte, strict=True):
+        if part is None:
             pieces.append(Piece(b"", "document start"))
-        elif processor.is_byte(token):
-            pieces.append(Piece(bytes([int(name[3:5], 16)]), "byte fallback"))
+        elif is_byte:
+            pieces.append(Piece(part, "byte fallback"))
+        elif (text := part.decode()) in operators:
+            pieces.append(Piece(_OPERATOR_MARKS[operators.index(text)].encode(), "capital letters"))
         else:
-            text = name.replace("\N{LOWER ONE EIGHTH BLOCK}", " ")
-            pieces.append(Piece(text.encode(), kind_of(text)))
+            pieces.append(Piece(part, kind_of(text)))
     return pieces
 
 
@@ -205,6 +206,8 @@ Groups = NDArray[np.integer]
 PASSAGES, PASSAGE_TARGETS = 4, 64
 _MOST_DOCUMENTS, _MOST_POINTS = 12, 1000
 _START_MARK = "\u00b6"
+# Of the next letter, of the word, of a letter inside it.
+_OPERATOR_MARKS = ("\u2191", "\u21d1", "\u2191")
 _OPENING_LETTERS, _LONGEST_TOKEN = 64, 9
 _GROUPED = ("bits per byte", "share of bits", "share of bytes", "bits per token", "tokens", "bytes")
 
@@ -246,7 +249,10 @@ def text_section(costs: TargetCosts, pieces: Sequence[Piece], start: int) -> Sec
 def class_table(costs: TargetCosts, pieces: Sequence[Piece]) -> Table:
     """Bits by class of token."""
     kinds = np.array([CLASSES.index(piece.kind) for piece in pieces])[costs.tokens[1:]]
-    note = "Bits divided by the bytes of the class; a document start has no bytes, but counts in the score."
+    note = (
+        "Bits divided by the bytes of the class; document starts and operators for capital letters have no "
+        "bytes, but count in the score."
+    )
     return _by_group(costs, "By class of token", "class", kinds, CLASSES, note)
 
 

@@ -130,6 +130,12 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
     check_size(recipe)
     if data is not None:
         dataset = open_dataset(data, tokenizer, recipe.model.vocab_size)
+        if recipe.data.transform not in ("none", dataset.tokenizer.transform):
+            raise PgolfError(
+                f"{data}: its tokenizer has no operators for capital letters, which the recipe's "
+                f"data.transform {recipe.data.transform} asks for; prepare the data with --transform "
+                f"{recipe.data.transform}, or leave the key out"
+            )
         if recipe.model.document_mask and dataset.tokenizer.bos_id != BOS:
             raise PgolfError(
                 f"{dataset.tokenizer.path}: a document begins with token {dataset.tokenizer.bos_id}, but "
@@ -139,11 +145,11 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
     if recipe.data.corpus != "python":
         remedy = "pass --data DIR (see `pgolf data --help`)"
         raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; {remedy}")
-    folder = built_in_corpus(recipe.model.vocab_size)
+    folder = built_in_corpus(recipe.model.vocab_size, recipe.data.transform)
     if team.is_first and not (folder / "manifest.json").is_file():
         tell("collecting the English prose of this Python and training a tokenizer on it")
     wanted = recipe.model.vocab_size, recipe.data.validation_fraction
-    team.first(lambda: prepare_python_corpus(folder, *wanted, tell))
+    team.first(lambda: prepare_python_corpus(folder, *wanted, tell, recipe.data.transform))
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 

@@ -214,8 +214,9 @@ def put(counts, key, token, times):
     add(counts, key, find(counts, key), token)
     slot = find(counts, key)
     first, _, _ = successors(counts, slot)
-    if successor(counts, slot, first, 0)[0] == token:  # Else there was no room.
-        more = np.uint64(min(times, MOST) - 1)
+    latest, known = successor(counts, slot, first, 0)
+    if latest == token:  # Else there was no room.
+        more = np.uint64(min(times - 1, MOST - known))
         counts.table[2 * slot + 1] += more
         if first < 0:
             counts.table[2 * slot + 1] += more << np.uint64(32)

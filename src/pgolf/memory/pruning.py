@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pgolf.memory.memory import Ngrams, Start, Tokens, encode_ngrams
 from pgolf.memory.ngrams import LONGEST, TIMES
-from pgolf.memory.memory import Start, Tokens
+
+_TRIES, _CLOSE = 5, 0.99
 
 
 class Candidates:
     """The n-grams of 2 to ``longest`` tokens that a text (n,) has at least twice, and what each is worth."""
 
     def __init__(self, start: Start, text: Tokens, longest: int = LONGEST) -> None:
-        self.size = size = start.vocab_size
+        self.start, self.size = start, start.vocab_size
+        size = self.size
         total = float(len(text))
         place = np.argsort(start.leaves).astype(np.int64)  # A token's place among the leaves.
         last = place[text]
@@ -58,7 +61,19 @@ class Candidates:
             at = at[fresh >= 0]
         self.order = np.sort(np.concatenate(self.worth))[::-1]
 
-    def best(self, count: int) -> NDArray[np.uint32]:
+    def within(self, limit: int) -> tuple[Ngrams, int]:
+        """Those worth most whose code takes at most ``limit`` bytes, and its bytes; maybe none."""
+        found, size, count = np.zeros((0, 3), np.uint32), 0, limit
+        for _ in range(_TRIES):
+            coded, rows = encode_ngrams(self.start, self.best(count))
+            if size < len(coded) <= limit:
+                found, size = rows, len(coded)
+            if size > _CLOSE * limit or (size and count > len(self.order)):
+                break
+            count = int(count * (1 + _CLOSE) / 2 * limit / len(coded))
+        return found, size
+
+    def best(self, count: int) -> Ngrams:
         """About ``count`` n-grams (n, 3) that are worth most, and those that they begin with."""
         least = self.order[min(count, len(self.order) - 1)]
         kept = [worth > least for worth in self.worth]

@@ -223,7 +223,7 @@ def encode_ngrams(start: Start, ngrams: Ngrams) -> tuple[bytes, Ngrams]:
 def decode_ngrams(start: Start, coded: bytes, count: int) -> Ngrams | None:
     """The ``count`` rows that ``encode_ngrams`` has coded; None where the code says there are others."""
     rows = np.zeros((count, 3), np.uint32)
-    done, _ = _run_ngrams(start, rows, np.frombuffer(coded, np.uint8), True)
+    done, _ = _run_ngrams(start, rows, np.frombuffer(coded, np.uint8).copy(), True)
     return rows if done == count else None
 
 

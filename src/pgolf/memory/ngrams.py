@@ -210,7 +210,7 @@ def code_ngrams(mixer, coder, rows, longest, read):
                 sides = np.int64(0)
                 for side in range(2):
                     if side > sides:
-                        sides = 2  # Something follows.
+                        sides = np.int64(2)  # Something follows.
                         break
                     begin, over = (middle, stop) if side else (first, middle)
                     bit = np.int64(-1) if read else _follows(rows, done, row, begin, over)

@@ -11,6 +11,11 @@ from pgolf.memory.ngrams import LONGEST, TIMES
 _TRIES, _CLOSE = 5, 0.99
 
 
+def nearest(times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The index of the nearest of ``TIMES``, by ratio."""
+    return np.searchsorted(np.sqrt(TIMES[1:] * TIMES[:-1]), times)
+
+
 class Candidates:
     """The n-grams of 2 to ``longest`` tokens that a text (n,) has at least twice, and what each is worth."""
 
@@ -79,16 +84,11 @@ class Candidates:
         kept = [worth > least for worth in self.worth]
         for level in range(len(kept) - 1, 0, -1):
             kept[level - 1][self.parents[level][kept[level]]] = True
-        rows = [np.stack([np.zeros(self.size), np.arange(self.size), _level(self.tokens)], 1)]
+        rows = [np.stack([np.zeros(self.size), np.arange(self.size), nearest(self.tokens)], 1)]
         places, used = np.arange(self.size), self.size
         for level, keep in enumerate(kept):
-            parents, times = places[self.parents[level][keep]], _level(self.times[level][keep])
+            parents, times = places[self.parents[level][keep]], nearest(self.times[level][keep])
             rows.append(np.stack([parents, self.leaves[level][keep], times], 1))
             places = used + np.cumsum(keep) - 1
             used += int(keep.sum())
         return np.concatenate(rows).astype(np.uint32)
-
-
-def _level(times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The nearest of ``TIMES``, by ratio."""
-    return np.searchsorted(np.sqrt(TIMES[1:] * TIMES[:-1]), times)

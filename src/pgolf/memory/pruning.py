@@ -28,13 +28,11 @@ class Candidates:
         self.tokens = np.bincount(last, minlength=size)
         chance = self.tokens / total
         # At each place of the text, the n-gram that begins there.
-        at, ids = np.arange(len(text)), last
+        at, known = np.arange(len(text)), last
         self.parents: list[NDArray[np.int64]] = []
         self.leaves: list[NDArray[np.int64]] = []
         self.times: list[NDArray[np.int64]] = []
         self.worth: list[NDArray[np.float64]] = []
-        known = np.full(len(text), -1)
-        known[at] = ids
         for length in range(2, longest + 1):
             at = at[at + length <= len(text)]
             keys = known[at] * size + last[at + length - 1]
@@ -80,7 +78,7 @@ class Candidates:
 
     def best(self, count: int) -> Ngrams:
         """About ``count`` n-grams (n, 3) that are worth most, and those that they begin with."""
-        least = self.order[min(count, len(self.order) - 1)]
+        least = max(self.order[count], 0.0) if count < len(self.order) else 0.0
         kept = [worth > least for worth in self.worth]
         for level in range(len(kept) - 1, 0, -1):
             kept[level - 1][self.parents[level][kept[level]]] = True

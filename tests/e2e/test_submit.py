@@ -150,6 +150,7 @@ def test_the_script_of_a_recipe_with_a_memory_packs_and_scores_it_as_the_run_did
     given = ("--data", "data", "--out", "remembering", "--device", "cpu")
     pgolf("run", "tiny.toml", *sets, *given, cwd=desk)
     result = json.loads((desk / "remembering" / "result.json").read_text())
+    assert pgolf_json("inspect", "remembering/artifact.pgolf", cwd=desk)["stored_ngrams"] > 0
     submit = ("--track", "unlimited", "--no-audit", "--force", "--device", "cpu", *PEOPLE)
     found = pgolf_json("submit", "remembering", "-o", "remembered", *submit, cwd=desk)
     assert [item["rule"] for item in found["items"] if not item["ok"]] == ["bytes, seed 1337", "audit"]

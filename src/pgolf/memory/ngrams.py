@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pgolf.memory.coding import cut
 from pgolf.memory.compiled import compiled, inner
 from pgolf.memory.contexts import EXCLUSION, ORDER, POSITION, contexts, descend, hashed, lay_out, look, split
 from pgolf.memory.counts import put, raise_total
@@ -95,8 +96,7 @@ def _code(coder, kind, order, first, second, third, fourth, bit):
         odds += weights[each] * coder.odds[each]
     chance = min(max(logistic(odds), SMALLEST), 1.0 - SMALLEST)
     state, read = coder.state, bit < 0
-    share = min(max(np.uint64(chance * 65536.0), np.uint64(1)), np.uint64(65535))
-    middle = state[0] + (state[1] - state[0]) * share // np.uint64(65536)
+    middle = cut(state[0], state[1], chance)
     if read:
         bit = np.int64(state[2] <= middle)
     if bit:

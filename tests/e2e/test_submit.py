@@ -144,12 +144,13 @@ def test_the_script_alone_gives_the_numbers_of_the_run(desk: Path, submission: P
 def test_the_script_of_a_recipe_with_a_memory_packs_and_scores_it_as_the_run_did(
     desk: Path, tmp_path: Path
 ) -> None:
-    sets = [f"--set=memory.{key}" for key in ("enabled=true", "stored=train", "stored_bytes=900", "order=2")]
+    sets = [f"--set=memory.{key}" for key in ("enabled=true", "stored=both", "stored_bytes=1500", "order=2")]
     # Too little for the artifact beside the script, but not beside what `pgolf pack` counts of the code.
     sets += ["--set=memory.max_bytes=64000000", "--set=compress.cap=90000"]
     given = ("--data", "data", "--out", "remembering", "--device", "cpu")
     pgolf("run", "tiny.toml", *sets, *given, cwd=desk)
     result = json.loads((desk / "remembering" / "result.json").read_text())
+    assert pgolf_json("inspect", "remembering/artifact.pgolf", cwd=desk)["stored_ngrams"] > 0
     submit = ("--track", "unlimited", "--no-audit", "--force", "--device", "cpu", *PEOPLE)
     found = pgolf_json("submit", "remembering", "-o", "remembered", *submit, cwd=desk)
     assert [item["rule"] for item in found["items"] if not item["ok"]] == ["bytes, seed 1337", "audit"]

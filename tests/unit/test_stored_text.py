@@ -125,6 +125,38 @@ def test_the_split_is_the_one_that_costs_least_on_held_out_training_text(dataset
     assert read_section(content, VOCABULARY, "here").tokens == about["tokens"]
 
 
+@pytest.mark.parametrize("stored", ["counts", "both"])
+def test_counts_fill_their_bytes_and_text_what_they_leave(dataset: Dataset, stored: str) -> None:
+    recipe = made_recipe("memory.stored_bytes=1800", f"memory.stored={stored}")
+    content, about = part(dataset, recipe)
+    found = read_section(content, VOCABULARY, "here")
+    assert 1600 < len(found.coded_ngrams) + len(found.coded) <= 1800 + 8
+    assert about["ngrams"] == found.ngrams[0] - VOCABULARY > 100
+    assert about["tokens"] == found.tokens
+    assert (found.tokens > 0) == (stored == "both")
+    best = min(about["split"], key=lambda split: split[2])
+    assert best[3] == len(found.coded_ngrams)
+    assert (len(about["split"]) > 1) == (stored == "both")
+    assert len(read_start(recipe.memory, content, VOCABULARY, "here").ngrams) == found.ngrams[0]
+
+
+def test_a_run_with_counts_and_text_stays_under_its_cap(dataset: Dataset, tmp_path: Path) -> None:
+    run_all(
+        made_recipe("memory.stored=both", "memory.stored_bytes=1800"),
+        dataset.folder,
+        None,
+        tmp_path / "run",
+        CPU,
+    )
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    scores = {name: entry["val_bpb"] for name, entry in result["evaluations"].items()}
+    assert scores["memory"] < scores["ttt"] - 0.3
+    assert result["pack"]["total_bytes"] <= CAP
+    info = inspect_artifact(tmp_path / "run" / "artifact.pgolf")
+    assert info.stored_ngrams == info.origin["memory"]["ngrams"] > 100
+    assert f"{info.stored_ngrams:,} n-grams, " in dict(summary_rows(info))["section memory"]
+
+
 def test_validation_text_changes_nothing(dataset: Dataset, tmp_path: Path) -> None:
     other = replace(dataset, val_shards=[], val_byte_files=[])
     recipe = made_recipe("memory.stored_bytes=800")

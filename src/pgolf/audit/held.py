@@ -1,4 +1,4 @@
-"""What a scorer holds of the text before it is shown any of it: stored text that is the validation text."""
+"""What a scorer holds of the text before it is shown any of it: the validation text, or its counts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ RUN = 32
 """Tokens in a row that are no coincidence; texts of one kind share some, by quoting and by habit."""
 MOST = 0.1
 """Share of the text, or of what is held, that may lie in runs that both have."""
+MOST_COUNTS = 0.5
+"""Share of the n-grams whose counts are held that may have the same count in the text."""
 _PART = 1 << 22  # targets that are compared at once
 
 
@@ -56,6 +58,7 @@ def held_text(subject: Any, text: Tokens) -> Finding:
             found = overlap(held, text)
             if max(found[:2]) > max(largest[:2]):
                 largest, where = found, path
+    counts = _counted(integers(function), text)
     share = (
         f"{largest.of_text:.1%} of the text's {len(text):,} tokens, {largest.of_held:.1%} of what it holds"
     )
@@ -63,8 +66,42 @@ def held_text(subject: Any, text: Tokens) -> Finding:
         f"{share} ({where}) lie in runs of {RUN} tokens that both have, the longest {largest.longest:,}; "
         f"{searched:,} numbers searched; allowed {MOST:.0%}"
     )
-    details = {**largest._asdict(), "where": where, "searched": searched, "allowed": MOST}
-    return verdict("C1", "held text", max(largest[:2]) > MOST, evidence, details)
+    if counts is not None:
+        evidence += (
+            f"; {counts:.1%} of n-grams that it counts are as frequent in the text, {MOST_COUNTS:.0%} may be"
+        )
+    wrong = max(largest[:2]) > MOST or (counts or 0) > MOST_COUNTS
+    details = {**largest._asdict(), "where": where, "searched": searched, "allowed": MOST, "counts": counts}
+    return verdict("C1", "held text", wrong, evidence, details)
+
+
+def _counted(parts: dict[str, NDArray[Any]], text: Tokens) -> float | None:
+    """The largest share of a memory's longest n-grams that are as frequent in the text, if it has any."""
+    shares = []
+    for path, held in parts.items():
+        leaves = parts.get(path.removesuffix("ngrams") + "leaves")
+        if not path.endswith("ngrams") or leaves is None or len(held) < 3 * (len(leaves) + RUN):
+            continue
+        rows = held.reshape(-1, 3)
+        from pgolf.memory.pruning import nearest  # Brings a compiler.
+
+        lengths = np.ones(len(rows), np.int64)
+        while not np.array_equal(lengths[len(leaves) :], lengths[rows[len(leaves) :, 0]] + 1):
+            lengths[len(leaves) :] = lengths[rows[len(leaves) :, 0]] + 1
+        length = int(np.flatnonzero(np.bincount(lengths) >= RUN).max())
+        chosen = row = np.flatnonzero(lengths == length)
+        wanted, found, factor = np.zeros(len(row), np.uint64), np.zeros(len(text) - length + 1, np.uint64), 1
+        for back in range(length - 1, -1, -1):
+            # The same fingerprint of n-grams and of what stands at each place of the text.
+            wanted += (leaves[rows[row, 1]].astype(np.uint64) + np.uint64(1)) * np.uint64(factor)
+            found += (text[back : len(found) + back].astype(np.uint64) + np.uint64(1)) * np.uint64(factor)
+            row, factor = rows[row, 0], factor * 0x9E3779B97F4A7C15 % 2**64
+        known, times = np.unique(found[np.isin(found, wanted)], return_counts=True)
+        if len(known):
+            at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+            same = (known[at] == wanted) & (nearest(times[at]) == rows[chosen, 2])
+            shares.append(float(same.mean()))
+    return max(shares, default=None)
 
 
 def _fingerprints(tokens: NDArray[Any]) -> NDArray[np.uint64]:

@@ -92,6 +92,8 @@ class ArtifactInfo:
     tensors: tuple[TensorInfo, ...]
     stored_tokens: int | None = None
     """Tokens of the text that a memory reads first; None where the file has no memory."""
+    stored_ngrams: int = 0
+    """N-grams whose counts it knows before."""
 
     @property
     def weights(self) -> int:
@@ -147,7 +149,7 @@ class ArtifactInfo:
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
         names = ("file", "file_bytes", "format", "coder", "header_bytes")
-        figures = ("weights", "bits_per_weight", "entropy_bytes", "stored_tokens")
+        figures = ("weights", "bits_per_weight", "entropy_bytes", "stored_tokens", "stored_ngrams")
         return {
             **{name: getattr(self, name) for name in names},
             "sections": {part.name: {"bytes": part.size, "raw": part.raw} for part in self.sections},
@@ -167,13 +169,14 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         PgolfError: a run folder, a weights file or anything else that is no artifact, or a damaged one.
     """
     _refuse_weights(path)
-    artifact, stored_tokens = read_artifact(path), None
+    artifact, stored_tokens, stored_ngrams = read_artifact(path), None, 0
     if artifact.memory:
         # Compiles functions, which takes seconds where that was never done.
         from pgolf.memory.stored import read_section
 
         size = artifact.recipe.model.vocab_size
-        stored_tokens = read_section(artifact.memory, size, str(path)).tokens
+        section = read_section(artifact.memory, size, str(path))
+        stored_tokens, stored_ngrams = section.tokens, max(section.ngrams[0] - size, 0)
     return ArtifactInfo(
         file=str(path),
         file_bytes=artifact.header_bytes + sum(section.size for section in artifact.sections),
@@ -187,6 +190,7 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         origin=artifact.origin,
         tensors=tuple(describe_tensors(artifact.stored)),
         stored_tokens=stored_tokens,
+        stored_ngrams=stored_ngrams,
     )
 
 

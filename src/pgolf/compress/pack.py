@@ -294,8 +294,8 @@ def predicted_bytes(recipe: Recipe) -> int:
 
 
 def stored_bytes(recipe: Recipe) -> int:
-    """Bytes of the cap that a recipe gives to stored text; 0 where that is chosen later."""
-    return recipe.memory.stored_bytes if recipe.memory.enabled and recipe.memory.stored == "train" else 0
+    """Bytes of the cap that a recipe gives to stored text and counts; 0 where that is chosen later."""
+    return recipe.memory.stored_bytes if recipe.memory.enabled and recipe.memory.stored != "none" else 0
 
 
 def _expected_code_bits(width: int, name: str, shape: torch.Size, recipe: Recipe) -> float:

@@ -18,7 +18,7 @@ from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.recipe import Recipe
 
 TENSOR_COLUMNS = ("tensor", "bits per weight", "bytes", "predicted", "measured")
-SPLIT_COLUMNS = ("stored text", "tokens of it", "bits per byte")
+SPLIT_COLUMNS = ("stored", "tokens of text", "bits per byte", "counts")
 # Multiply-adds that measuring may take: a few seconds on two cores.
 _WORK = 8.0e10
 _FEWEST_TOKENS = 256
@@ -93,7 +93,8 @@ class PackReport:
             what = f"{group['entries']:,} numbers in {group['tensors']} tensors, {bits:.2f} bits each"
             rows.append((name, f"{group['bytes']:>12,} bytes: {what}"))
         if memory := self.origin.get("memory"):
-            what = f"{memory['tokens']:,} tokens of training text"
+            what = f"{memory['ngrams']:,} n-grams, " if memory.get("ngrams") else ""
+            what += f"{memory['tokens']:,} tokens of training text"
             rows.append(("memory", f"{memory['bytes']:>12,} bytes: {what}"))
         share = f"{100 * self.total_bytes / self.cap:.2f} %"
         rows += [
@@ -113,7 +114,10 @@ class PackReport:
     def split_rows(self) -> list[tuple[str, ...]]:
         """Ways to divide the bytes that were tried, under ``SPLIT_COLUMNS``; empty where none was chosen."""
         tried = self.origin.get("memory", {}).get("split", [])
-        return [(f"{size:,}", f"{tokens:,}", f"{bpb:.4f}") for size, tokens, bpb in tried[1:] and tried]
+        return [
+            (f"{size:,}", f"{tokens:,}", f"{bpb:.4f}", f"{counts[0]:,}" if counts else "0")
+            for size, tokens, bpb, *counts in tried[1:] and tried
+        ]
 
     def tensor_rows(self) -> list[tuple[str, ...]]:
         """One row per quantized tensor, under ``TENSOR_COLUMNS``."""

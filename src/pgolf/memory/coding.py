@@ -76,7 +76,7 @@ def row(mixer, model, logs, nodes, chances):
 
 
 @compiled
-def _cut(low, high, right):
+def cut(low, high, right):
     """Where the coder's interval is cut: bit 1, of probability ``right``, has the lower part."""
     share = min(max(np.uint64(right * 65536.0), np.uint64(1)), np.uint64(65535))
     return low + (high - low) * share // np.uint64(65536)
@@ -91,7 +91,7 @@ def encode(mixer, tokens, coded):
         see(mixer, np.int64(token))
         code, node, depth = np.int64(mixer.tree.code[token]), np.int64(0), 0
         while node >= 0:
-            middle = _cut(low, high, weigh(mixer, node, depth))
+            middle = cut(low, high, weigh(mixer, node, depth))
             bit = (code >> (31 - depth)) & 1
             if bit:
                 high = middle
@@ -126,7 +126,7 @@ def decode(mixer, coded, tokens):
         node, depth = np.int64(0), 0
         while node >= 0:
             split(mixer, node, depth)
-            middle = _cut(low, high, weigh(mixer, node, depth))
+            middle = cut(low, high, weigh(mixer, node, depth))
             bit = 1 if value <= middle else 0
             if bit:
                 high = middle

@@ -209,6 +209,31 @@ def add(counts, key, slot, token):
 
 
 @compiled
+def put(counts, key, token, times):
+    """Count a token that has not followed the context ``key`` yet so many times, while no journal is kept."""
+    add(counts, key, find(counts, key), token)
+    slot = find(counts, key)
+    first, _, _ = successors(counts, slot)
+    latest, known = successor(counts, slot, first, 0)
+    if latest == token:  # Else there was no room.
+        more = np.uint64(min(times - 1, MOST - known))
+        counts.table[2 * slot + 1] += more
+        if first < 0:
+            counts.table[2 * slot + 1] += more << np.uint64(32)
+        else:
+            counts.arena[first] += np.uint32(more)
+
+
+@compiled
+def raise_total(counts, key, total):
+    """Let a context, if it is known, have been seen so often: as what followed it besides is not told."""
+    slot = find(counts, key)
+    if slot >= 0:
+        known = counts.table[2 * slot + 1] & np.uint64(0xFFFFFFFF)
+        counts.table[2 * slot + 1] += max(np.uint64(total), known) - known
+
+
+@compiled
 def _put(counts, place, word):
     note(counts, place, np.int64(counts.table[place]))
     counts.table[place] = word

@@ -15,10 +15,13 @@ from pgolf.memory.coding import code_tokens, decode, encode, row
 from pgolf.memory.contexts import LONGEST, POSITION, Mixer
 from pgolf.memory.counts import begin_journal, end_journal, new_counts, undo
 from pgolf.memory.linear import code_linear, new_linear, row_linear
+from pgolf.memory.ngrams import LONGEST as LONGEST_NGRAM
+from pgolf.memory.ngrams import code_ngrams, load_ngrams, new_coder
 from pgolf.memory.tree import tree_of
 from pgolf.recipe.sections import MemorySection
 
 Tokens = NDArray[np.uint16]
+Ngrams = NDArray[np.uint32]
 Probabilities = NDArray[np.float32]
 
 # Contexts of each expert beside those of the orders; ``contexts`` hashes them in this order.
@@ -44,6 +47,8 @@ class Start:
     """Weights of the memory and of the model at first, on their log odds."""
     stored: Tokens = field(default_factory=lambda: np.zeros(0, np.uint16))
     """Training text that is read before the stream."""
+    ngrams: Ngrams = field(default_factory=lambda: np.zeros((0, 3), np.uint32))
+    """(V + n, 3), or empty: counts of n-grams that are known before the text; see ``ngrams``."""
 
     @property
     def vocab_size(self) -> int:
@@ -64,13 +69,16 @@ class Memory:
 
     def __init__(self, section: MemorySection, start: Start, targets: int) -> None:
         self.section, self.start = section, start
-        self.mixer = _new_mixer(section, start, targets + len(start.stored))
+        self.mixer = _new_mixer(section, start, targets + len(start.stored), len(start.ngrams))
         self.linear = new_linear(section.order) if section.mixing == "linear" else None
         self._history = hashlib.sha256(repr((section, start.trust, start.bos)).encode())
         for known in (start.leaves, start.levels, start.starts):
             self._history.update(known.tobytes())
         self._pending: Tokens | None = None
         self._saved: list[NDArray[Any]] = []
+        if len(start.ngrams):
+            load_ngrams(self.mixer, start.ngrams)
+            self._history.update(start.ngrams.tobytes())
         if len(start.stored):
             self._code(start.stored, None)
             self._history.update(start.stored.tobytes())
@@ -188,8 +196,8 @@ class Memory:
 
 
 def encode_tokens(section: MemorySection, start: Start, tokens: Tokens) -> bytes:
-    """Tokens coded by a memory that knows nothing but the order of the leaves and their levels."""
-    mixer = _new_mixer(_coding(section), start, len(tokens))
+    """Tokens coded by a memory that knows the order of the leaves, their levels, and the n-grams."""
+    mixer = _coding(section, start, len(tokens))
     coded = np.zeros(64 + 5 * len(tokens), np.uint8)
     return coded[: encode(mixer, tokens, coded)].tobytes()
 
@@ -197,13 +205,42 @@ def encode_tokens(section: MemorySection, start: Start, tokens: Tokens) -> bytes
 def decode_tokens(section: MemorySection, start: Start, coded: bytes, count: int) -> Tokens:
     """The ``count`` tokens that ``encode_tokens`` has coded."""
     tokens = np.zeros(count, np.uint16)
-    decode(_new_mixer(_coding(section), start, count), np.frombuffer(coded, np.uint8), tokens)
+    decode(_coding(section, start, count), np.frombuffer(coded, np.uint8), tokens)
     return tokens
 
 
-def _coding(section: MemorySection) -> MemorySection:
+def encode_ngrams(start: Start, ngrams: Ngrams) -> tuple[bytes, Ngrams]:
+    """N-grams (V + n, 3) coded by what a memory knows without any, and the same as they are read back.
+
+    The counts of rare tokens by themselves are changed to what their levels allow.
+    """
+    rows, coded = ngrams.copy(), np.zeros(1024 + 32 * len(ngrams), np.uint8)
+    _, used = _run_ngrams(start, rows, coded, False)
+    assert used <= len(coded), "n-grams that cost more than 32 bytes each"
+    return coded[:used].tobytes(), rows
+
+
+def decode_ngrams(start: Start, coded: bytes, count: int) -> Ngrams | None:
+    """The ``count`` rows that ``encode_ngrams`` has coded; None where the code says there are others."""
+    rows = np.zeros((count, 3), np.uint32)
+    done, _ = _run_ngrams(start, rows, np.frombuffer(coded, np.uint8).copy(), True)
+    return rows if done == count else None
+
+
+def _run_ngrams(start: Start, rows: Ngrams, coded: NDArray[np.uint8], read: bool) -> tuple[int, int]:
+    section = MemorySection(order=LONGEST_NGRAM - 1, experts=(), mixing="linear")
+    mixer = _new_mixer(section, start, LONGEST_NGRAM, len(rows))
+    coder = new_coder(coded, start.levels[start.leaves])
+    return code_ngrams(mixer, coder, rows, LONGEST_NGRAM, read), int(coder.state[3])
+
+
+def _coding(section: MemorySection, start: Start, tokens: int) -> Mixer:
     """Text is coded by logistic mixing, whatever mixes with the model."""
-    return section.model_copy(update={"mixing": "logistic"})
+    section = section.model_copy(update={"mixing": "logistic"})
+    mixer = _new_mixer(section, start, tokens, len(start.ngrams))
+    if len(start.ngrams):
+        load_ngrams(mixer, start.ngrams)
+    return mixer
 
 
 def memory_bytes(section: MemorySection, vocab_size: int, tokens: int) -> int:
@@ -230,12 +267,12 @@ def _number(section: MemorySection) -> int:
     return section.order + 1 + sum(_CONTEXTS[name] for name in experts)
 
 
-def _sizes(section: MemorySection, tokens: int) -> _Sizes:
-    """Room for a text of so many tokens, within ``max_bytes``."""
+def _sizes(section: MemorySection, tokens: int, ngrams: int = 0) -> _Sizes:
+    """Room for a text of so many tokens, and so many n-grams, within ``max_bytes``."""
     number = _number(section)
     wanted = _Sizes(
-        int(tokens * number * _CONTEXTS_PER_TOKEN) + _LEAST,
-        int(tokens * number * _SUCCESSORS_PER_TOKEN) + _LEAST,
+        int(tokens * number * _CONTEXTS_PER_TOKEN) + _LEAST + ngrams,
+        int(tokens * number * _SUCCESSORS_PER_TOKEN) + _LEAST + 4 * ngrams,
         min(max(tokens, 1024), 1 << 26),
     )
     share = min(1.0, (section.max_bytes - _fixed_bytes(tokens)) / wanted.bytes)
@@ -255,9 +292,9 @@ def _set_sizes(section: MemorySection, vocab_size: int) -> list[int]:
     return [by_match, vocab_size, (section.order + 2) * mixing.QUANTA * 2, vocab_size]
 
 
-def _new_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
+def _new_mixer(section: MemorySection, start: Start, tokens: int, ngrams: int = 0) -> Mixer:
     number, size = _number(section), start.vocab_size
-    room = _sizes(section, tokens)
+    room = _sizes(section, tokens, ngrams)
     bands = np.arange(mixing.BANDS) - mixing.BANDS // 2
     refined = np.round(mixing.ONE / (1 + np.exp(-bands * mixing.BAND_WIDTH))).astype(np.int32)
     # Latest places of long contexts; counts of tokens at the nodes and by themselves; refinement.

@@ -46,7 +46,7 @@ _RATE, _FINAL_RATE, _JOINT_RATE = 0.004, 0.0004, 0.01
 _BIAS, _DISCOUNT = 0.3, 0.8
 _UNSURE = 1e-5
 _LAST = 250
-_STEP = np.array([np.float32(1) / np.float32(seen + 1.5) for seen in range(_LAST + 1)])
+STEP = np.array([np.float32(1) / np.float32(seen + 1.5) for seen in range(_LAST + 1)])
 
 
 @inner
@@ -66,7 +66,9 @@ def weigh(mixer, node, depth):
             left, right = kept_left, kept_right
         total, number_ = mixer.known[each, 0], mixer.known[each, 1]
         if total:
-            backing = _DISCOUNT * number_
+            # Of what follows a context only a part may be known: see ``ngrams``.
+            whole = mixer.seen[0, each]
+            backing = _DISCOUNT * number_ + (total - whole[0] - whole[1])
             left = (n0 - _DISCOUNT * u0 + backing * left) / total
             right = (n1 - _DISCOUNT * u1 + backing * right) / total
         if each == order:
@@ -254,7 +256,7 @@ def _learn(mixer, depth, bit):
         spot = spots[each]
         if spot >= 0:
             opinion, trust = mixer.opinions[spot], mixer.trust[spot]
-            opinion += (bit - opinion) * _STEP[np.int64(trust)]
+            opinion += (bit - opinion) * STEP[np.int64(trust)]
             mixer.opinions[spot] = min(max(opinion, np.float32(0.0003)), np.float32(0.9997))
             if trust < _LAST:
                 mixer.trust[spot] = trust + 1

@@ -369,10 +369,10 @@ class MemorySection(Section):
     """Mix log odds bit by bit over a binary tree of the vocabulary, or distributions by a weighted mean."""
     experts: tuple[Expert, ...] = ("word", "skip", "document", "match")
     """Contexts of words, without the last token, within the document; the longest match (logistic only)."""
-    stored: Literal["none", "train"] = "none"
-    """Text that the artifact carries, and the memory reads first: none, or training text."""
+    stored: Literal["none", "train", "counts", "both"] = "none"
+    """What the artifact holds of training text: nothing, text, counts of n-grams, or counts and text."""
     stored_bytes: int = pydantic.Field(0, ge=0)
-    """Bytes of the artifact for stored text; 0 chooses by the loss on held-out training text."""
+    """Bytes of the artifact for it; 0 chooses by the loss on held-out training text."""
     max_bytes: int = pydantic.Field(3_600_000_000, ge=32_000_000)
     """Main memory for text and counts; where it is full, contexts that were seen least make room."""
 

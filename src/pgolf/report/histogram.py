@@ -73,7 +73,8 @@ def summary_rows(info: ArtifactInfo) -> list[tuple[str, str]]:
     if info.stored_tokens is not None:
         size = info.memory_bytes
         cap = int(info.origin.get("memory", {}).get("cap", info.file_bytes))
-        what = f"{info.stored_tokens:,} tokens of training text; {100 * size / cap:.1f} % of the cap"
+        what = f"{info.stored_ngrams:,} n-grams, " if info.stored_ngrams else ""
+        what += f"{info.stored_tokens:,} tokens of training text; {100 * size / cap:.1f} % of the cap"
         memory.append(("section memory", f"{size:>12,} bytes: {what}"))
     return [
         ("format", f"version {info.format}, coder {info.coder}"),

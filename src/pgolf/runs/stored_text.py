@@ -1,8 +1,9 @@
-"""The memory's part of an artifact: which training text it carries, and how far it is trusted at first.
+"""The memory's part of an artifact: which training text or n-grams it carries, and how far it is trusted at
+first.
 
-Both are chosen by training text alone. Its end is held out; the documents before it are read in order, and
-where they fill a share of the bytes, the held-out text is scored by memory and model together, the model as
-it is packed into the bytes that are left. The split that costs least wins.
+All is chosen by training text alone. Its end is held out; n-grams are those of the text before. The documents
+before it are read in order, and where they fill a share of the bytes, the held-out text is scored by memory
+and model together, the model as it is packed into the bytes that are left. The split that costs least wins.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.protocol import Recorded
-from pgolf.memory.memory import Memory, Start, encode_tokens
+from pgolf.memory.memory import Memory, Ngrams, Start, encode_tokens
+from pgolf.memory.ngrams import LONGEST
+from pgolf.memory.pruning import Candidates
 from pgolf.memory.stored import start_of, write_start
 from pgolf.model.load import model_from
 from pgolf.recipe.recipe import Recipe
 
 SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
 """Parts of the bytes for weights and text that text may have, beside all text that there is."""
+PARTS = {"counts": (1.0,), "both": (0.9, 0.75, 0.5, 0.25, 0.0)}
+"""Parts of the memory's bytes that counts may have; tried in turn, until it gets worse."""
 TRUSTS = ((0.2, 0.9), (0.35, 0.7), (0.5, 0.5), (0.65, 0.45), (0.8, 0.3), (0.9, 0.15))
 """Weights of memory and model at first, on their log odds."""
 _HELD_OUT = 20_000
@@ -42,6 +47,8 @@ _MOST_CHANCES = 1 << 26
 _PART = 8192
 # Text that takes fewer bytes a token is not looked for.
 _TOKENS_PER_BYTE = 6
+# Tokens whose n-grams are counted.
+_COUNTED = 1 << 23
 # Tokens that tell how frequent each is, also where less text is stored.
 _FOR_LEVELS = 1 << 20
 # What the coder may take beyond the sum of the costs.
@@ -59,14 +66,16 @@ Packed = Callable[[int], Weights]
 class Split(NamedTuple):
     """A way to divide the bytes, and what it is worth."""
 
-    text_bytes: int
-    """Of coded training text, as its costs predict them."""
+    bytes: int
+    """Of coded training text, as its costs predict them, and of counts."""
     tokens: int
     """Of this text."""
     bpb: float
     """Bits per byte of the held-out training text."""
     trust: tuple[float, float]
     """The best of ``TRUSTS`` for it."""
+    ngrams: Ngrams
+    ngram_bytes: int
 
 
 def with_memory(given: Given, dataset: Dataset, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,28 +124,34 @@ def memory_part(
         )
     most = max(_TOKENS_PER_BYTE * (wanted or room), _FOR_LEVELS)
     chooser = _Chooser(recipe, dataset, most, weights, packed, note)
-    if recipe.memory.stored == "train" and not wanted:
-        splits = chooser.splits([int(share * room) for share in SHARES])
+    sizes, asked = [wanted], recipe.memory.stored == "none" or wanted > 0
+    if not asked:
+        sizes = [int(share * room) for share in SHARES]
+    if recipe.memory.stored in PARTS:
+        splits = chooser.with_counts(sizes, PARTS[recipe.memory.stored], asked)
     else:
-        splits = chooser.splits([wanted], as_asked=True)
+        splits = chooser.splits(sizes, asked)
+    if not splits:
+        packed(0)  # Says what is wrong.
     best = min(splits, key=lambda split: split.bpb)
-    if wanted and not best.tokens:
+    if wanted and not best.tokens and not len(best.ngrams):
         raise PgolfError(
             f"memory.stored_bytes {wanted:,}: no document of the training text fits; raise it, or set "
             "memory.stored to none"
         )
     note(f"coding {best.tokens:,} tokens of training text")
-    start = replace(chooser.start, trust=best.trust, stored=chooser.text[: best.tokens])
-    coded = None
-    if wanted:
-        start, coded = _within(wanted, recipe, start, chooser.ends)
+    text = chooser.text[: best.tokens]
+    start, coded = replace(chooser.start, trust=best.trust, stored=text, ngrams=best.ngrams), None
+    if wanted and best.tokens:
+        start, coded = _within(wanted - best.ngram_bytes, recipe, start, chooser.ends)
     content = write_start(recipe.memory, start, coded)
     return content, {
         "bytes": len(content),
         "tokens": len(start.stored),
+        "ngrams": max(len(start.ngrams) - start.vocab_size, 0),
         "trust": list(start.trust),
         "held_out": chooser.about(),
-        "split": [[split.text_bytes, split.tokens, split.bpb] for split in splits],
+        "split": [[split.bytes, split.tokens, split.bpb, split.ngram_bytes] for split in splits],
     }
 
 
@@ -179,18 +194,43 @@ class _Chooser:
         # The token before it is no target.
         self.held = stream.take(first - 1, stream.total - first + 1)
         self.bytes = int(tokenizer.byte_table.count_stream(self.held).sum(dtype=np.int64))
-        self.start = start_of(tokenizer.pieces, tokenizer.bos_id, self.text)
-        self.memory = Memory(recipe.memory, self.start, len(self.text) + held + 1)
+        counted = self.text
+        if recipe.memory.stored in PARTS:
+            counted = stream.take(0, min(stream.total, max(most, _COUNTED)))
+        self.counted = counted[:first]
+        """Tokens whose n-grams are counted."""
+        self.start = start_of(tokenizer.pieces, tokenizer.bos_id, counted)
+        self.ngrams, self.ngram_bytes = self.start.ngrams, 0
 
     def about(self) -> dict[str, int]:
         """The size of what is held out."""
         return {"tokens": len(self.held) - 1, "bytes": self.bytes}
 
+    def with_counts(self, sizes: list[int], parts: tuple[float, ...], as_asked: bool) -> list[Split]:
+        """One for each number of bytes with the first part for counts; for the best, with others too."""
+        self.note("choosing n-grams")
+        candidates = Candidates(self.start, self.counted, min(LONGEST, self.recipe.memory.order + 1))
+
+        def judged(size: int, part: float) -> list[tuple[int, Split]]:
+            self.ngrams, self.ngram_bytes = candidates.within(int(size * part))
+            rest = size - self.ngram_bytes if part < 1 else 0
+            return [(size, split) for split in self.splits([rest], as_asked)]
+
+        found = [pair for size in sizes for pair in judged(size, parts[0])]
+        for part in parts[1:] if found else ():
+            size, best = min(found, key=lambda pair: pair[1].bpb)
+            found += (more := judged(size, part))
+            if not more or more[0][1].bpb > best.bpb:
+                break
+        return [split for _, split in found]
+
     def splits(self, limits: list[int], as_asked: bool = False) -> list[Split]:
-        """One for each number of bytes that the text reaches, and one for all of it.
+        """One for each number of bytes that the text reaches, and one for all of it; see ``with_counts``.
 
         Where there is no choice, ``as_asked``, nobody packs the weights: they are taken as they are.
         """
+        start = replace(self.start, ngrams=self.ngrams)
+        self.memory = Memory(self.recipe.memory, start, len(self.text) + len(self.held))
         found: list[Split] = []
 
         def judge(size: float, tokens: int) -> None:
@@ -213,8 +253,6 @@ class _Chooser:
             rest = self._bytes(self.text[end:])
             every = size + rest + _CODER_BYTES <= waiting[0]
             judge(size + every * rest, len(self.text) if every else end)
-        if not found:
-            self.packed(0)  # Says what is wrong.
         return found
 
     def _parts(self) -> Iterator[Tokens]:
@@ -231,7 +269,7 @@ class _Chooser:
         weights = self.weights
         if not as_asked:
             try:
-                weights = self.packed(size + _BESIDE)
+                weights = self.packed(size + self.ngram_bytes + _BESIDE)
             except PgolfError:
                 return None
         rows, costs = self._chances(weights), []
@@ -239,7 +277,7 @@ class _Chooser:
             self.memory.rely_on(trust)
             nats = self.memory.losses(self.held[1:], rows).sum(dtype=np.float64)
             costs.append((float(nats) / math.log(2) / self.bytes, trust))
-        return Split(size, tokens, *min(costs))
+        return Split(size + self.ngram_bytes, tokens, *min(costs), self.ngrams, self.ngram_bytes)
 
     def _chances(self, weights: Weights) -> NDArray[np.float32]:
         """The model's probabilities (n, V) of the held-out targets, in sliding windows."""

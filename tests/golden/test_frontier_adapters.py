@@ -1,8 +1,8 @@
 """Adapters as the public runs have them equal their classes: head, past attention and MLP, one per pass.
 
-``data/frontier_adapters.json`` holds what ``forward_ttt`` and ``BatchedTTTLoRA`` of #2135 computed on a CPU in
-float32, kernels replaced by plain forms, for one document with weights and factors from formulas: query, key,
-value, "o", "mlp" and the head, ten visits of six layers, with lanes and without.
+``data/frontier_adapters.json`` holds what ``forward_ttt`` and ``BatchedTTTLoRA`` of #2135 computed on a CPU
+in float32, kernels replaced by plain forms, for one document with weights and factors from formulas: query,
+key, value, "o", "mlp" and the head, ten visits of six layers, with lanes and without.
 Tolerances: logits and losses 1e-4 absolute, gradient norms of each factor 1e-3 relative.
 """
 

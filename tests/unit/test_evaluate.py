@@ -63,13 +63,13 @@ def test_a_token_never_changes_the_score_of_earlier_targets(monkeypatch: pytest.
     recipe = small_recipe('ttt.schedule="constant"', "evaluate.batch=1", "model.layers=2", "ttt.epochs=1")
     network, tokens = small_model(recipe), random_tokens(151)
     recorded: list[torch.Tensor] = []
-    plain = scorer_module.window_losses
+    plain = scorer_module.window_logits
 
     def recording(*arguments: object) -> torch.Tensor:
         recorded.append(plain(*arguments))
         return recorded[-1]
 
-    monkeypatch.setattr(scorer_module, "window_losses", recording)
+    monkeypatch.setattr(scorer_module, "window_logits", recording)
 
     def losses(stream: Tokens) -> torch.Tensor:
         recorded.clear()
@@ -164,8 +164,8 @@ def test_text_of_no_bytes_is_a_clear_mistake() -> None:
 
 
 def test_no_function_both_scores_and_updates() -> None:
-    scoring = {"losses", "distributions", "score", "_score", "_measure"}
-    updating = {"adapt", "_adapt", "_update", "backward", "step"}
+    scoring = {"losses", "distributions", "score", "_logits", "_measure"}
+    updating = {"adapt", "_adapt", "follow", "_update", "backward", "step"}
     found: set[str] = set()
     for path in (Path(pgolf.__file__).parent / "evaluate").glob("*.py"):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

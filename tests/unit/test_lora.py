@@ -13,7 +13,7 @@ from pgolf.evaluate.protocol import Recorded
 from pgolf.evaluate.ttt import Lesson, Transcript
 from pgolf.model.gpt import GPT, parameter_count
 from pgolf.recipe.recipe import Recipe
-from tests.unit.lora_stand_ins import changed, lora_recipe, weights
+from tests.unit.lora_stand_ins import FORMS, changed, lora_recipe, weights
 from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe
 
 
@@ -57,25 +57,62 @@ def test_only_the_named_matrices_change(targets: list[str], frozen: int, expecte
     assert not changed(before, adapters.student)
 
 
+@pytest.mark.parametrize("form", ["head", "beside", "vectors", "per pass", "all"])
+def test_before_it_learns_the_student_is_the_base(form: str) -> None:
+    recipe = lora_recipe("lora_document", *FORMS[form])
+    network = small_model(recipe).eval()
+    before, adapters = weights(network), adapters_of(network, recipe)
+    tokens = torch.from_numpy(random_tokens(LENGTH).astype(np.int64))[None]
+
+    def moved() -> float:
+        with torch.no_grad():
+            assert torch.equal(adapters.plain(tokens), network(tokens))
+            return (adapters.student(tokens) - network(tokens)).abs().max().item()
+
+    assert moved() == 0
+    adapters.adapt(lesson_of(40, 40))
+    assert moved() > 1e-3
+    adapters.reset()
+    assert moved() == 0
+    assert not changed(before, network)
+
+
+def test_vectors_learn_and_no_matrix() -> None:
+    recipe = lora_recipe("lora_document", *FORMS["vectors"], "model.layers=2", "ttt.frozen_blocks=1")
+    network = small_model(recipe)
+    before, adapters = weights(network), adapters_of(network, recipe)
+    adapters.adapt(lesson_of(40, 40))
+    found = changed(before, adapters.student)
+    assert {"layers.1.attention_scale", "layers.1.residual_mix", "cores.1.attention.query_gain"} <= found
+    assert found <= set(adapters.shift) and not any(
+        name.startswith(("layers.0", "cores.0")) for name in found
+    )
+    assert not any(name.startswith("cores") and name.endswith("weight") for name in found)
+
+
 def test_freezing_a_block_leaves_out_the_core_that_layers_share() -> None:
     recipe = lora_recipe("lora", "model.layers=4", "model.unique_layers=3", "ttt.frozen_blocks=1")
     names = adapted_matrices(small_model(recipe), recipe.ttt)
     assert {name.split(".")[1] for name in names} == {"1", "2"} and len(names) == 12
 
 
+@pytest.mark.parametrize("form", ["", "beside", "per pass"])
 @pytest.mark.parametrize("clip", [0.0, 0.01])
-def test_follows_the_update_rule(clip: float) -> None:
+def test_follows_the_update_rule(clip: float, form: str) -> None:
     """Against adapters that are written into the forward pass, learned by automatic differentiation."""
-    settings = ["model.layers=2", "ttt.lora.epochs=3", "ttt.lora.weight_decay=0.1"]
+    settings = ["model.layers=2", "ttt.lora.epochs=3", "ttt.lora.weight_decay=0.1", *FORMS.get(form, ())]
     recipe = lora_recipe("lora", *settings, f"ttt.grad_clip={clip}")
-    network = small_model(recipe)
-    adapters, scale = adapters_of(network, recipe), 32.0 / 2
+    adapters, scale = adapters_of(small_model(recipe), recipe), 32.0 / 2
+    network = adapters.plain
     up = {name: torch.zeros_like(value).requires_grad_() for name, value in adapters.up.items()}
     down = {name: value.detach().clone().requires_grad_() for name, value in adapters.down.items()}
     lesson = lesson_of(40, 24)
     adapters.adapt(lesson, 0.5)
     plain = weights(network)
-    optimizer = torch.optim.AdamW([*up.values(), *down.values()], lr=0.01, weight_decay=0.1)
+    # The learning rate is 0.02, by half.
+    betas, eps = ((0.0, 0.99), 1e-10) if form == "beside" else ((0.9, 0.999), 1e-8)
+    options = {"lr": 0.01, "weight_decay": 0.1, "betas": betas, "eps": eps}
+    optimizer = torch.optim.AdamW([*up.values(), *down.values()], **options)
     text = torch.from_numpy(lesson.text.astype(np.int64))
     for _ in range(3):
         summed = {name: plain[name] + scale * up[name] @ down[name] for name in up}
@@ -89,6 +126,8 @@ def test_follows_the_update_rule(clip: float) -> None:
         optimizer.step()
     moved = max((adapters.student.get_parameter(n) - plain[n]).abs().max().item() for n in up)
     assert moved > 0.01
+    expected_factors = {"": 12, "beside": 7, "per pass": 24}
+    assert len(up) == expected_factors[form]
     for name in up:
         expected = plain[name] + scale * up[name] @ down[name]
         assert torch.allclose(adapters.student.get_parameter(name), expected, atol=2e-3 * moved), name
@@ -207,6 +246,21 @@ def test_every_target_of_a_lesson_is_learned_once_with_its_context(
             "ttt.frozen_blocks 2 freezes all 2 blocks",
         ),
         (["ttt.phased.share=0"], "ttt.phased.share: input should be greater than 0"),
+        (["ttt.only=vectors", "ttt.frozen_blocks=4"], "so ttt.only vectors has nothing to train"),
+        (['ttt.method="lora"', "ttt.lora.chunk_schedule=[[8, 0]]"], "which ttt.method lora does not know"),
+        (
+            [
+                *("ttt.method=lora_document", "ttt.lora.per_pass=true", "ttt.lora.rank=9"),
+                *('ttt.lora.targets=["key"]', "ttt.lora.chunk_schedule=[[8, 256], [0, 256], [9, 7]]"),
+            ],
+            "rank 9 exceeds 8, .*; ttt.lora.per_pass needs matrices that are used several times.*; "
+            r"ttt.lora.chunk_schedule: a chunk must have 1 to .*; .* positions \[256, 256, 7\] must rise.*; "
+            ".* it ends at position 7; its last part must have 0",
+        ),
+        (
+            ['ttt.lora.targets=["head", "neck"]', "ttt.phased.share=1.5", "ttt.lora.beta1=1"],
+            "'vectors' .got 'neck'.; ttt.lora.beta1: .*less than 1 .*; ttt.phased.share: .*less than or",
+        ),
     ],
 )
 def test_mistakes_in_a_recipe(settings: list[str], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pgolf.evaluate.lora_scorer import LORA_SCORERS, DocumentScorer, LoraScorer,
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
 from pgolf.evaluate.scorer import weights_digest
 from pgolf.evaluate.ttt import Lesson
-from tests.unit.lora_stand_ins import BOS, Tokens, changed, documents, lora_recipe, weights
+from tests.unit.lora_stand_ins import BOS, FORMS, Tokens, changed, documents, lora_recipe, weights
 from tests.unit.stand_ins import LENGTH, byte_counts, random_tokens, small_model, small_recipe
 
 METHODS = tuple(LORA_SCORERS)
@@ -52,7 +53,7 @@ def scored(
 
 
 def sliding(tokens: Tokens, *settings: str) -> Tensor:
-    return _scored("sliding", "lora", tokens.tobytes(), settings, False, None)
+    return _scored("sliding", "lora_document", tokens.tobytes(), settings, False, None)
 
 
 @functools.cache
@@ -86,10 +87,21 @@ def test_requests_of_any_size_give_the_same_numbers(method: str, settings: tuple
     assert (blocks - sliding(tokens, *settings)).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_token_never_changes_earlier_losses(method: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_numbers_in_requests_of_any_size(form: str) -> None:
     tokens = documents(*SIZES)
-    before = scored(method, tokens)
+    blocks = scored("lora_document", tokens, *FORMS[form])
+    for options in ({"strict": True}, {"most": 5}):
+        other = scored("lora_document", tokens, *FORMS[form], **options)  # type: ignore[arg-type]
+        assert torch.allclose(blocks, other, atol=2e-5, rtol=0)
+    assert (blocks - sliding(tokens, *FORMS[form])).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("case", [*METHODS, "by position", "scoring", "all"])
+def test_a_token_never_changes_earlier_losses(case: str) -> None:
+    method, settings = (case, ()) if case in METHODS else ("lora_document", FORMS[case])
+    tokens = documents(*SIZES)
+    before = scored(method, tokens, *settings)
     # Around grid points (multiples of 12) and document starts (36, 37, 39, 64, 104, 113): they come and go.
     for at, token in [
         (5, BOS),
@@ -105,7 +117,7 @@ def test_a_token_never_changes_earlier_losses(method: str) -> None:
         other = tokens.copy()
         other[at] = token
         assert other[at] != tokens[at]
-        after = scored(method, other)
+        after = scored(method, other, *settings)
         # Target t is token t + 1.
         assert torch.equal(before[: at - 1], after[: at - 1])
         assert not torch.equal(before[at - 1 :], after[at - 1 :])
@@ -258,6 +270,43 @@ def test_what_is_learned_from_is_recorded() -> None:
     starts = np.flatnonzero(tokens == BOS).tolist()
     ends = [*starts[1:], len(tokens) - 1]
     assert seen == [t for s, e in zip(starts, ends, strict=True) for t in range(s, (e - 1) // 12 * 12)]
+
+
+def test_chunks_go_by_the_position_in_the_document() -> None:
+    recipe = lora_recipe("lora_document", *FORMS["by position"])
+    scorer: Any = build_scorer(small_model(recipe), recipe, "ttt")
+    # Two whole documents, and one of 5 targets inside a chunk.
+    tokens, lessons = documents(40, 5, 12), []
+    scorer.adapters = None
+    scorer.begin(BOS, len(tokens) - 1)
+    scorer.adapters.adapt = lambda lesson, _: lessons.append((scorer.position, lesson.targets))
+    done = 0
+    while done < len(tokens) - 1:
+        block = tokens[done + 1 : done + 1 + scorer.wanted()]
+        scorer.receive(Recorded(done, block.copy()))
+        done += len(block)
+    # 4 up to position 8, 7 up to 30, then 13; the chunk that begins at 36 ends at 49 in the third document.
+    assert lessons == [(4, 4), (8, 4), (15, 7), (22, 7), (29, 7), (36, 7), (49, 4), (53, 4)]
+
+
+def test_a_scored_chunk_is_read_once() -> None:
+    reads: dict[str, int] = {}
+    tokens = documents(97)
+    for gradient in ("lesson", "scoring"):
+        settings = ("evaluate.stride=12", "evaluate.batch=8", f'ttt.lora.gradient="{gradient}"')
+        recipe = lora_recipe("lora_document", *settings)
+        scorer: Any = build_scorer(small_model(recipe), recipe, "ttt")
+        scorer.begin(BOS, 96)
+        with mock.patch.object(scorer.network, "hidden", wraps=scorer.network.hidden) as hidden:
+            done = 0
+            while done < 96:
+                ids = torch.from_numpy(tokens[done + 1 : done + 1 + scorer.wanted()].astype(np.int64))
+                scorer.losses(ids)
+                scorer.receive(Recorded(done, ids.numpy().astype(np.uint16)))
+                done += len(ids)
+        reads[gradient] = hidden.call_count
+    # Eight chunks, of which the last is not learned.
+    assert reads["lesson"] - reads["scoring"] == 7
 
 
 # ---- what each method learns and forgets

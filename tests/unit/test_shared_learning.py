@@ -14,9 +14,10 @@ from pgolf.evaluate import protocol
 from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.evaluate.lora import Adapters, adapted_matrices
+from pgolf.evaluate.protocol import Recorded
 from pgolf.evaluate.ttt import Lesson
 from pgolf.runtime.team import SOLO, Team
-from tests.unit.lora_stand_ins import documents, lora_recipe
+from tests.unit.lora_stand_ins import FORMS, documents, lora_recipe
 from tests.unit.stand_ins import LENGTH, byte_counts, random_tokens, small_model
 
 
@@ -61,7 +62,28 @@ def test_ranks_share_the_sequences_of_a_lesson(size: int) -> None:
     assert len(idle) == max(size - 4, 0) and not any(gradient.any() for sent in idle for gradient in sent)
 
 
-@pytest.mark.parametrize("method", ["lora", "lora_document", "phased"])
+def test_ranks_share_the_windows_that_scored_a_chunk() -> None:
+    recipe = lora_recipe("lora_document", *FORMS["scoring"], "evaluate.stride=4", "ttt.grad_clip=0")
+    network, tokens = small_model(recipe), documents(60)
+    found = []
+    members = [SOLO, *(Member(rank, 2) for rank in range(2))]
+    for team in members:
+        scorer: Any = build_scorer(network, recipe, "ttt", team=team)
+        scorer.begin(1, 59)
+        for done in (0, 12, 24):
+            scorer.losses(torch.from_numpy(tokens[done + 1 : done + 13].astype("int64")))
+            if done == 24:
+                # The same factors everywhere, which no member of a team of one's own has.
+                scorer.adapters.reset()
+                scorer._forget_weights()
+            scorer.receive(Recorded(done, tokens[done + 1 : done + 13].copy()))
+        found.append([factor.grad for factor in scorer.adapters.factors])
+    for index, expected in enumerate(found[0]):
+        total = sum(member.sent[-1][index] for member in members[1:])  # type: ignore[attr-defined]
+        assert torch.allclose(torch.as_tensor(total), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["lora", "lora_document", "phased", "per pass", "beside", "all"])
 def test_ranks_score_the_blocks_that_one_process_scores(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = protocol._requests
     rounds: list[list[tuple[int, int]]] = []
@@ -72,10 +94,12 @@ def test_ranks_score_the_blocks_that_one_process_scores(method: str, monkeypatch
         rounds.append([(first, count) for _, first, count in found])
         return found
 
-    recipe = lora_recipe(method, "ttt.lora.chunk_tokens=48", "evaluate.batch=2")
+    form, method = (FORMS[method], "lora_document") if method in FORMS else ((), method)
+    large = ("ttt.lora.chunk_tokens=48", "ttt.lora.chunk_schedule=[]", "evaluate.batch=2")
+    recipe = lora_recipe(method, *form, *large)
     network = small_model(recipe)
     with torch.no_grad():
-        for name in adapted_matrices(network, recipe.ttt):
+        for name in adapted_matrices(network, recipe.ttt) & dict(network.named_parameters()).keys():
             # Has other bits than what a fresh adapter would make of it by addition.
             network.get_parameter(name)[0, 0] = -0.0
     tokens = documents(30, 20, 90, 7, 60, 150, 25)

@@ -134,6 +134,22 @@ def test_only_whole_sequences_are_trained_on() -> None:
     assert changed(before, network) and not changed(weights(other), network)
 
 
+def test_only_vectors_learn() -> None:
+    recipe = small_recipe("ttt.only=vectors", "ttt.frozen_blocks=2", "ttt.lr=0.1")
+    network = small_model(recipe)
+    before = weights(network)
+    adapter_of(network, recipe, 2).adapt(chunk_of(0))
+    blocks = [
+        f"{part}.{index}.{name}"
+        for index in (2, 3)
+        for part, name in [
+            *(("layers", name) for name in ("residual_mix", "attention_scale", "mlp_scale")),
+            ("cores", "attention.query_gain"),
+        ]
+    ]
+    assert changed(before, network) == {*blocks, "bigram.scale", "smear.gate", "skips.weight"}
+
+
 def test_frozen_blocks_keep_their_layers_and_cores() -> None:
     recipe = small_recipe("ttt.frozen_blocks=2")
     network = small_model(recipe)

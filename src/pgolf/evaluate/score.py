@@ -44,7 +44,7 @@ def window_losses(
         length: of a whole window, where these may be cut short; their own by default.
         read: in place of the model's own ``hidden``.
     """
-    logits = _logits(network, tokens, windows, length, read)
+    logits = window_logits(network, tokens, windows, length, read)
     targets = np.concatenate([tokens[window.first + 1 : window.end + 1] for window in windows])
     wanted = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
     return F.cross_entropy(logits, wanted, reduction="none")
@@ -59,12 +59,17 @@ def window_distributions(
     read: Reading | None = None,
 ) -> Tensor:
     """Log-probabilities (n, V) float32 of every scored target, as ``window_losses``; reads no target."""
-    return F.log_softmax(_logits(network, tokens, windows, length, read), dim=-1)
+    return F.log_softmax(window_logits(network, tokens, windows, length, read), dim=-1)
 
 
-def _logits(
-    network: GPT, tokens: Tokens, windows: Sequence[Window], length: int | None, read: Reading | None
+def window_logits(
+    network: GPT,
+    tokens: Tokens,
+    windows: Sequence[Window],
+    length: int | None = None,
+    read: Reading | None = None,
 ) -> Tensor:
+    """Logits (n, V) float32 of every scored target, as ``window_losses``; with a graph where one is kept."""
     device = next(network.parameters()).device
     inputs = np.stack([tokens[window.start : window.end] for window in windows]).astype(np.int64)
     scored = [window.end - window.first for window in windows]

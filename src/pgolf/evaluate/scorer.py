@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.passes import Reading, compiled_reading
 from pgolf.evaluate.protocol import Recorded, Scorer
-from pgolf.evaluate.score import batches, window_distributions, window_losses
+from pgolf.evaluate.score import batches, window_logits
 from pgolf.evaluate.ttt import Adapter, Transcript
 from pgolf.evaluate.windows import Window, window_at, window_index, windows_between
 from pgolf.model.cache import KvCache
@@ -37,7 +36,7 @@ class WindowScorer(Scorer):
             compiler.
     """
 
-    recomputable = ("_digest", "_cache", "_cached_from", "_row", "_read")
+    recomputable: tuple[str, ...] = ("_digest", "_cache", "_cached_from", "_row", "_read")
     unchanging: tuple[str, ...] = ("network", "team")
     """Attributes that are no part of a snapshot."""
     _read: Reading | None = None
@@ -76,10 +75,11 @@ class WindowScorer(Scorer):
             return self._next()
         # The last target's place is filled with a token that nothing reads.
         block = np.append(given.cpu().numpy(), 0).astype(np.uint16)
-        return self._score(block, window_distributions)
+        return F.log_softmax(self._logits(block), dim=-1)
 
     def losses(self, block: Tensor) -> Tensor:
-        return self._score(block.cpu().numpy().astype(np.uint16), window_losses)
+        logits = self._logits(block.cpu().numpy().astype(np.uint16))
+        return F.cross_entropy(logits, block.to(logits.device), reduction="none")
 
     def receive(self, recorded: Recorded) -> None:
         """Keep as much of the text as later windows can reach."""
@@ -134,7 +134,12 @@ class WindowScorer(Scorer):
             self._row = self.position, row
         return self._row[1].clone()
 
-    def _score(self, block: Tokens, score: Callable[..., Tensor]) -> Tensor:
+    def _logits(self, block: Tokens) -> Tensor:
+        """Logits (n, V) of the next n targets, of which the last is not looked at."""
+        with torch.inference_mode():
+            return self._read_windows(block)
+
+    def _read_windows(self, block: Tokens) -> Tensor:
         text = np.concatenate([self.context, block])
         begin = self.position + 1 - len(self.context)  # place of the text in the stream
         windows = [
@@ -143,7 +148,9 @@ class WindowScorer(Scorer):
         ]
         options = {} if self._read is None else {"read": self._read}
         groups = batches(windows, self.batch)
-        return torch.cat([score(self.network, text, group, self.length, **options) for group in groups])
+        return torch.cat(
+            [window_logits(self.network, text, group, self.length, **options) for group in groups]
+        )
 
 
 class FrozenScorer(WindowScorer):

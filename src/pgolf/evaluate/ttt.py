@@ -120,6 +120,8 @@ class Adapter:
     ) -> None:
         self.network, self.ttt, self.length, self.chunks, self.team = network, ttt, length, chunks, team
         frozen = frozen_parameters(network, ttt.frozen_blocks)
+        if ttt.only == "vectors":
+            frozen |= {name for name, _ in network.named_parameters()} - vectors(network)
         self.parameters: list[nn.Parameter] = []
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name not in frozen)
@@ -240,6 +242,20 @@ def frozen_parameters(network: GPT, blocks: int) -> set[str]:
         if match and int(match[2]) in numbers[match[1]]:
             frozen.add(name)
     return frozen
+
+
+def vectors(network: nn.Module) -> set[str]:
+    """Names of the parameters outside of matrices and tables: scales, mixes, gains, skip weights."""
+    owners = {
+        path: module
+        for path, module in network.named_modules()
+        if not isinstance(module, (nn.Linear, nn.Embedding))
+    }
+    return {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in owners.items()
+        for name, _ in module.named_parameters(recurse=False)
+    }
 
 
 def _optimizer(ttt: TttSection, parameters: list[nn.Parameter]) -> Optimizer:

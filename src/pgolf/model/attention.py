@@ -29,6 +29,8 @@ class Attention(nn.Module):
         self.key = Matrix(model.width, kv_width, fake_quant)
         self.value = Matrix(model.width, kv_width, fake_quant)
         self.output = Matrix(model.width, model.width, fake_quant)
+        # From the normed input to the result, past the attention: for adapters (``evaluate/lora.py``).
+        self.beside: Matrix | None = None
         self.query_gain = nn.Parameter(torch.full((model.heads,), model.qk_gain))
         self.parts = build_parts(AttentionPart, self, model, fake_quant, core)
 
@@ -80,7 +82,8 @@ class Attention(nn.Module):
             y = causal_attention(q, k, v, mask)
         for part in self.parts:
             y = part.output(y, v[:, here], x[:, here])
-        return self.output(y.reshape(batch, count, width)), own_value
+        y = self.output(y.reshape(batch, count, width))
+        return (y if self.beside is None else y + self.beside(x[:, here])), own_value
 
 
 def _continued_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | None) -> Tensor:

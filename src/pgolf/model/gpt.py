@@ -65,6 +65,8 @@ class GPT(nn.Module):
         self.config, self.schedule = model, schedule(model)
         self.fake_quant = FakeQuant()
         self.token_embedding = nn.Embedding(model.vocab_size, model.width)
+        # Logits by a matrix (V, D) of their own: for adapters, which must not reach the tokens' embedding.
+        self.head: nn.Parameter | None = None
         self.embedding_parts = build_parts(EmbeddingPart, self, model, self.fake_quant)
         self.stream_parts = build_parts(StreamPart, self, model, self.fake_quant)
         self.value_sources = build_parts(ValueSource, self, model, self.fake_quant)
@@ -90,7 +92,7 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens)
         if targets is None:
             return self.project(hidden)
-        return target_losses(hidden, self.token_embedding.weight, targets, self.softcap())
+        return target_losses(hidden, self.output_matrix(), targets, self.softcap())
 
     def hidden(
         self, tokens: Tensor, length: int | None = None, last: int | None = None, cache: KvCache | None = None
@@ -172,7 +174,11 @@ class GPT(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) float32 of hidden states (..., D), by the tied token embedding."""
-        return capped(F.linear(hidden, self.token_embedding.weight), self.softcap())
+        return capped(F.linear(hidden, self.output_matrix()), self.softcap())
+
+    def output_matrix(self) -> Tensor:
+        """The matrix (V, D) that makes logits of hidden states: the token embedding, or the head's own."""
+        return self.token_embedding.weight if self.head is None else self.head
 
     def softcap(self) -> Tensor | float:
         """The cap of the logits; or where they are learned, those of positive and of negative ones (2,)."""

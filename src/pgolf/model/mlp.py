@@ -25,6 +25,8 @@ class Mlp(nn.Module):
         super().__init__()
         self.up = Matrix(model.width, model.mlp_hidden, fake_quant)
         self.down = Matrix(model.mlp_hidden, model.width, fake_quant)
+        # From the input to the result, past the hidden channels: for adapters (``evaluate/lora.py``).
+        self.beside: Matrix | None = None
         self.slope = model.mlp_slope if model.mlp == "leaky_relu2" else 0.0
         star = model.mlp == "star_relu"
         self.scale = nn.Parameter(torch.ones(model.mlp_hidden)) if star else None
@@ -47,4 +49,4 @@ class Mlp(nn.Module):
             hidden = F.leaky_relu(hidden, self.slope, inplace=True).square_()
         if self.scale is not None and self.bias is not None:
             hidden = hidden * self.scale.to(hidden.dtype) + self.bias.to(hidden.dtype)
-        return self.down(hidden)
+        return self.down(hidden) if self.beside is None else self.down(hidden) + self.beside(x)

@@ -48,8 +48,8 @@ def extend(network: GPT, tokens: Tensor, cache: KvCache) -> Tensor:
 
 
 def single_pass(network: GPT) -> Step | Literal[False]:
-    """The short pass of a model; False in training, not in float32 on the CPU, with a document mask, or where
-    a part of its attention has no form for single positions.
+    """The short pass of a model; False in training, not in float32 on the CPU, with a document mask, where
+    a part of its attention has no form for single positions, or with matrices beside attention or MLP.
     """
     device = network.token_embedding.weight.device
     if (
@@ -63,6 +63,8 @@ def single_pass(network: GPT) -> Step | Literal[False]:
     steps = []
     for visit in network.schedule:
         attention = cores[visit.core].attention
+        if attention.beside is not None or cores[visit.core].mlp.beside is not None:
+            return False
         parts = [part.single(attention) for part in attention.parts]
         if None in parts:
             return False

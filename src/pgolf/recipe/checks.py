@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from pgolf.model.section import FEATURES, ModelSection
-from pgolf.recipe.sections import Sections, TrainSection
+from pgolf.recipe.sections import Sections, TrainSection, TttSection
 
 # Far beyond what pgolf is for, and near enough that whatever these keys build or count ends soon.
 _LARGEST = {
@@ -22,6 +22,7 @@ _LARGEST = {
     "evaluate.batch": 1 << 20,
     **dict.fromkeys(("ttt.epochs", "ttt.lora.epochs", "ttt.phased.phases"), 1 << 20),
 }
+_LARGEST_CHUNK = 1 << 20
 # Of every other whole number: what a float holds exactly, and a file's index too.
 _LARGEST_OTHER = 1 << 53
 
@@ -165,24 +166,53 @@ def _length_contradictions(train: TrainSection) -> list[str]:
 
 def _adapter_contradictions(recipe: Sections) -> list[str]:
     ttt, model = recipe.ttt, recipe.model
+    problems, all_frozen = [], ttt.frozen_blocks >= model.cores
+    if ttt.only == "vectors" and ttt.method in ("full", "phased") and all_frozen:
+        problems.append(
+            f"ttt.frozen_blocks {ttt.frozen_blocks} freezes all {model.cores} blocks, so ttt.only vectors "
+            "has nothing to train"
+        )
     if ttt.method == "full":
-        return []
-    problems = []
+        return problems
     if not ttt.lora.targets:
         problems.append("ttt.lora.targets is empty; name at least one matrix")
     if len(set(ttt.lora.targets)) != len(ttt.lora.targets):
         problems.append("ttt.lora.targets names a matrix twice")
     kv_width = model.kv_heads * model.head_width
-    other_sides = {"query": model.width, "key": kv_width, "value": kv_width, "output": model.width}
-    for target in dict.fromkeys(ttt.lora.targets):
+    other_sides = {
+        **dict.fromkeys(("query", "output", "beside_attention", "beside_mlp"), model.width),
+        **{"key": kv_width, "value": kv_width, "head": model.vocab_size},
+    }
+    for target in dict.fromkeys(each for each in ttt.lora.targets if each != "vectors"):
         smallest = min(model.width, other_sides.get(target, model.mlp_hidden))
         if ttt.lora.rank > smallest:
             problems.append(
                 f"ttt.lora.rank {ttt.lora.rank} exceeds {smallest}, the smaller side of the {target} matrices"
             )
-    if min(ttt.frozen_blocks, model.cores) == model.cores:
+    if ttt.lora.per_pass and model.loop.passes == 1 and model.cores == model.layers:
+        problems.append(
+            "ttt.lora.per_pass needs matrices that are used several times; set model.loop.passes or "
+            "model.unique_layers, or leave it false"
+        )
+    if ttt.lora.chunk_schedule:
+        problems += _chunk_contradictions(ttt)
+    if all_frozen and "head" not in ttt.lora.targets:
         problems.append(
             f"ttt.frozen_blocks {ttt.frozen_blocks} freezes all {model.cores} blocks, so ttt.method "
             f"{ttt.method} has no matrix to adapt"
         )
+    return problems
+
+
+def _chunk_contradictions(ttt: TttSection) -> list[str]:
+    key, problems = "ttt.lora.chunk_schedule", []
+    sizes, ends = zip(*ttt.lora.chunk_schedule, strict=True)
+    if ttt.method == "lora":
+        problems.append(f"{key} goes by the position in a document, which ttt.method lora does not know")
+    if not all(1 <= size <= _LARGEST_CHUNK for size in sizes):
+        problems.append(f"{key}: a chunk must have 1 to {_LARGEST_CHUNK:,} targets")
+    if any(later <= end for end, later in pairwise((0, *ends[:-1]))):
+        problems.append(f"{key}: the positions {list(ends)} must rise, from above 0")
+    if ends[-1]:
+        problems.append(f"{key}: it ends at position {ends[-1]}; its last part must have 0, for no end")
     return problems

@@ -293,26 +293,49 @@ class EvaluateSection(Section):
     """Targets per window; 0 takes train.sequence_length."""
 
 
-LoraTarget = Literal["query", "key", "value", "output", "up", "down"]
+LoraTarget = Literal[
+    "query",
+    "key",
+    "value",
+    "output",
+    "up",
+    "down",
+    "beside_attention",
+    "beside_mlp",
+    "head",
+    "vectors",
+]
 
 
 class LoraSection(Section):
-    """Low-rank adapters W + alpha / rank * up @ down (Hu et al. 2021), trained by AdamW."""
+    """Low-rank adapters W + alpha / rank * up @ down (Hu et al. 2021), trained by AdamW (docs/ttt.md)."""
 
     rank: int = pydantic.Field(16, ge=1)
     """Rows of down and columns of up."""
     alpha: float = pydantic.Field(32.0, gt=0)
     """Strength of the adapters; what they add is multiplied by alpha / rank."""
     targets: tuple[LoraTarget, ...] = ("query", "key", "value", "output", "up", "down")
-    """Matrices of each block that get one: of attention query, key, value, output; of the MLP up, down."""
+    """Matrices that get one: of each block; past its attention or MLP; the head. And its vectors, whole."""
+    per_pass: bool = False
+    """Where a loop or shared cores use a matrix several times, each time has an adapter of its own."""
     lr: float = pydantic.Field(0.01, ge=0)
     """Learning rate; ttt.schedule applies to adapters that last, not to those of a document."""
     weight_decay: float = pydantic.Field(0.0, ge=0)
     """Decoupled weight decay of the adapters."""
+    beta1: float = pydantic.Field(0.9, ge=0, lt=1)
+    """AdamW's memory of the gradient; 0 has none."""
+    beta2: float = pydantic.Field(0.999, ge=0, lt=1)
+    """AdamW's memory of its square."""
+    eps: float = pydantic.Field(1e-8, gt=0)
+    """Added to the root of AdamW's mean square."""
     epochs: int = pydantic.Field(1, ge=0)
     """Passes over each scored chunk."""
     chunk_tokens: int = pydantic.Field(64, ge=1)
     """Targets between updates, from the stream's start; trained on with a window of context."""
+    chunk_schedule: tuple[tuple[int, int], ...] = ()
+    """In place of that: [targets, position in the document up to which chunks begin]; the last one's is 0."""
+    gradient: Literal["lesson", "scoring"] = "lesson"
+    """Learn a chunk in a pass of its own, or by the pass that scored it (half the passes, its context)."""
 
 
 class PhasedSection(Section):
@@ -331,6 +354,8 @@ class TttSection(Section):
 
     method: Literal["full", "lora", "lora_document", "phased"] = "full"
     """What learns: all weights; lasting adapters; one document's; these, and the base between phases."""
+    only: Literal["all", "vectors"] = "all"
+    """Of the weights that learn: all; or the control numbers alone, that is scales, mixes, gains."""
     lora: LoraSection = LoraSection()
     phased: PhasedSection = PhasedSection()
     optimizer: Literal["sgd", "adamw"] = "sgd"

@@ -331,6 +331,24 @@ VALID = [
         ),
         slow=True,
     ),
+    Animal(
+        "adapters_of_the_frontier",
+        library(
+            *("ttt", 'ttt.method="lora_document"', "ttt.lora.rank=2", "ttt.lora.beta1=0"),
+            'ttt.lora.targets=["key", "beside_attention", "beside_mlp", "head"]',
+            *("ttt.lora.chunk_schedule=[[4, 8], [9, 30], [21, 0]]", 'ttt.lora.gradient="scoring"'),
+        ),
+        slow=True,
+    ),
+    Animal(
+        "adapters_per_pass",
+        library(
+            *("ttt", 'ttt.method="lora_document"', "ttt.lora.rank=2", "ttt.lora.chunk_tokens=28"),
+            *("model.layers=2", "model.loop.last=1", "model.loop.passes=2", "ttt.lora.per_pass=true"),
+            'ttt.lora.targets=["query", "down", "vectors"]',
+        ),
+        slow=True,
+    ),
     Animal("memory", with_memory(None, "logistic", stored=0), slow=True),
     Animal("memory_beside_model", with_memory(ToyScorer, "logistic"), slow=True),
     Animal("memory_of_linear_mixing", with_memory(LearningScorer, "linear", stored=1), slow=True),

@@ -44,7 +44,9 @@ def test_strict_mode_and_ledger(workshop: Path, tmp_path: Path, method: str) -> 
         ("ttt.frozen_blocks=2", "ttt.frozen_blocks 2 freezes all 2 blocks"),
     ],
 )
-def test_mistakes_are_one_line(workshop: Path, setting: str, message: str) -> None:
+def test_mistakes_are_a_line_each(workshop: Path, setting: str, message: str) -> None:
     method = () if "method" in setting else ("--set", "ttt.method=lora")
     done = pgolf(*EVAL, "ttt", *method, "--set", setting, cwd=workshop, check=2)
-    assert message in done.stderr and done.stderr.count("\n") == 1
+    first, *others = done.stderr.splitlines()
+    assert message in done.stderr and first.startswith("pgolf: error: ")
+    assert all(line.startswith("  ttt.") for line in others), "a line for each problem"

@@ -363,12 +363,6 @@ def test_a_shrunken_frontier_trains(dataset: Dataset, tmp_path: Path) -> None:
         *("train.length_schedule=[[8, 0.1], [16, 0.7], [32, 1.0]]", "train.sequence_length=32"),
         *("train.batch_tokens=128", "train.micro_batches=2", "train.validate_every=0", "evaluate.stride=8"),
         "ttt.lora.rank=4",
-            "train.batch_tokens=128",
-            "train.micro_batches=2",
-            "train.validate_every=0",
-            "evaluate.stride=8",
-            "ttt.lora.rank=4",
-        ),
     )
     run = open_run(load_recipe("frontier", small), dataset, tmp_path / "run", CPU)
     train(run, Watcher())

@@ -22,11 +22,12 @@ from pgolf.compress.legacy import import_reference
 from pgolf.data.shards import Tokens, read_shard
 from pgolf.data.tokenizer import ByteTable, Tokenizer
 from pgolf.evaluate.evaluate import evaluate
-from pgolf.evaluate.score import batches, window_losses
+from pgolf.evaluate.score import batches
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import Recipe
 from tests.golden.toy import trajectory_recipe
+from tests.unit.stand_ins import window_losses
 
 TOLERANCE = 1e-3
 NUMBERS = ("456", "644", "1232")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
+from pgolf.evaluate.score import window_logits
+from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import Recipe, load_recipe
 
@@ -49,6 +54,14 @@ def small_model(recipe: Recipe, seed: int = 0) -> GPT:
 
 def random_tokens(count: int, seed: int = 0) -> NDArray[np.uint16]:
     return np.random.default_rng(seed).integers(0, VOCABULARY, count).astype(np.uint16)
+
+
+def window_losses(network: GPT, tokens: NDArray[np.uint16], windows: Sequence[Window]) -> Tensor:
+    """What the targets of windows of one length cost (nats), in their order."""
+    targets = np.concatenate([tokens[window.first + 1 : window.end + 1] for window in windows])
+    with torch.inference_mode():
+        logits = window_logits(network, tokens, windows)
+        return F.cross_entropy(logits, torch.from_numpy(targets.astype(np.int64)), reduction="none")
 
 
 def byte_counts(tokens: NDArray[np.integer]) -> NDArray[np.uint16]:

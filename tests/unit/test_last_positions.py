@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pgolf.evaluate.score import window_distributions, window_losses
+from pgolf.evaluate.score import window_logits
 from pgolf.evaluate.windows import Window, sliding_windows, windows_between
-from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe
+from tests.unit.stand_ins import LENGTH, random_tokens, small_model, small_recipe, window_losses
 from tests.unit.test_cache import LENGTH as CACHE_LENGTH
 from tests.unit.test_cache import VARIANTS
 from tests.unit.test_model import randomised, section, tokens
@@ -71,7 +71,8 @@ def test_windows_that_score_unequally_many_targets_share_a_pass(stride: int, cut
             rows.append(torch.log_softmax(network(inputs)[0], dim=-1)[first - start :])
     targets = torch.cat([torch.from_numpy(stream[w.first + 1 : w.end + 1].astype("int64")) for w in windows])
     expected = torch.cat(rows)
-    assert torch.allclose(window_distributions(network, stream, windows), expected, atol=1e-5, rtol=1e-5)
+    rows_of = window_logits(network, stream, windows).log_softmax(-1)
+    assert torch.allclose(rows_of, expected, atol=1e-5, rtol=1e-5)
     losses = -expected.gather(1, targets[:, None]).squeeze(1)
     assert torch.allclose(window_losses(network, stream, windows), losses, atol=1e-5, rtol=1e-5)
 
@@ -83,4 +84,5 @@ def test_distributions_of_a_window_cut_short_rotate_as_in_a_whole_one() -> None:
     inputs = torch.from_numpy(stream[None, 2:10].astype("int64"))
     with torch.inference_mode():
         expected = torch.log_softmax(network.project(network.hidden(inputs, 24))[0, 5:], dim=-1)
-    assert torch.allclose(window_distributions(network, stream, [window], 24), expected, atol=1e-5, rtol=1e-5)
+    rows = window_logits(network, stream, [window], 24).log_softmax(-1)
+    assert torch.allclose(rows, expected, atol=1e-5, rtol=1e-5)

@@ -14,11 +14,17 @@ from torch import Tensor, nn
 
 from pgolf.evaluate.ledger import Ledger, Score
 from pgolf.evaluate.protocol import grade
-from pgolf.evaluate.score import window_losses
-from pgolf.evaluate.scorer import WindowScorer
+from pgolf.evaluate.scorer import FrozenScorer, WindowScorer
 from pgolf.evaluate.windows import Window, sliding_windows
 from pgolf.model.gpt import GPT
-from tests.unit.stand_ins import LENGTH, byte_counts, random_tokens, small_model, small_recipe
+from tests.unit.stand_ins import (
+    LENGTH,
+    byte_counts,
+    random_tokens,
+    small_model,
+    small_recipe,
+    window_losses,
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,9 @@ def test_a_window_sees_its_own_inputs_only(network: GPT) -> None:
     second = windows[1]
     alone = window_losses(network, tokens[second.start :], [Window(0, LENGTH, second.first - second.start)])
     assert torch.equal(losses_of(network, tokens, windows)[second.first : second.end], alone)
-    assert not alone.requires_grad
+    scorer = FrozenScorer(network, LENGTH, 8, 4)
+    scorer.begin(int(tokens[0]), 40)
+    assert not scorer.losses(torch.from_numpy(tokens[1:17].astype(np.int64))).requires_grad
 
 
 class Fixed(nn.Module):

@@ -69,6 +69,17 @@ def weights_after(recipe: Recipe, dataset: Dataset, folder: Path) -> dict[str, t
     return load_weights(folder).state
 
 
+def weights_after_a_cut(
+    recipe: Recipe, dataset: Dataset, folder: Path, steps: int
+) -> dict[str, torch.Tensor]:
+    """Of a run that another process continues after so many steps."""
+    first = open_run(recipe, dataset, folder, CPU)
+    train_steps(first, steps)
+    first.save_checkpoint()
+    train(open_run(recipe, dataset, folder, CPU, resume=True), Watcher())
+    return load_weights(folder).state
+
+
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
@@ -248,13 +259,7 @@ def test_a_run_cut_before_its_loop_begins_goes_on_as_if_it_had_not_been(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     whole = weights_after(recipe(*LOOP), dataset, tmp_path / "whole")
-    first = open_run(recipe(*LOOP), dataset, tmp_path / "cut", CPU)
-    for _ in range(2):
-        first.step(Watcher())
-    first.save_checkpoint()
-    second = open_run(recipe(*LOOP), dataset, tmp_path / "cut", CPU, resume=True)
-    train(second, Watcher())
-    assert equal(whole, load_weights(tmp_path / "cut").state)
+    assert equal(whole, weights_after_a_cut(recipe(*LOOP), dataset, tmp_path / "cut", 2))
     other = recipe(*LOOP, "model.loop.start_fraction=0")
     assert not equal(whole, weights_after(other, dataset, tmp_path / "other"))
 
@@ -322,12 +327,7 @@ def test_a_run_cut_while_sequences_grow_goes_on_as_if_it_had_not_been(
     dataset: Dataset, tmp_path: Path, cut: int
 ) -> None:
     whole = weights_after(recipe(*LENGTHS), dataset, tmp_path / "whole")
-    first = open_run(recipe(*LENGTHS), dataset, tmp_path / "cut", CPU)
-    train_steps(first, cut)
-    first.save_checkpoint()
-    second = open_run(recipe(*LENGTHS), dataset, tmp_path / "cut", CPU, resume=True)
-    train(second, Watcher())
-    assert equal(whole, load_weights(tmp_path / "cut").state)
+    assert equal(whole, weights_after_a_cut(recipe(*LENGTHS), dataset, tmp_path / "cut", cut))
     other = recipe(*LENGTHS, "train.length_schedule=[[8, 0.5], [16, 1.0]]")
     assert not equal(whole, weights_after(other, dataset, tmp_path / "other"))
 

@@ -52,13 +52,14 @@ def held_text(subject: Any, text: Tokens) -> Finding:
     # What a function was made with.
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     largest, where, searched = Overlap(0.0, 0.0, 0), "nowhere", 0
-    for path, held in (integers(function) | integers(cells)).items():
+    own = integers(function)
+    for path, held in (own | integers(cells)).items():
         if len(held) >= RUN:
             searched += len(held)
             found = overlap(held, text)
             if max(found[:2]) > max(largest[:2]):
                 largest, where = found, path
-    counts = _counted(integers(function), text)
+    counts = _counted(own, text)
     share = (
         f"{largest.of_text:.1%} of the text's {len(text):,} tokens, {largest.of_held:.1%} of what it holds"
     )

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from pgolf.evaluate.ttt import Lesson, SharedUpdates, frozen_parameters, vectors
-from pgolf.model.gpt import GPT, Core
+from pgolf.model.gpt import GPT
+from pgolf.model.layer import Core
 from pgolf.model.linear import Matrix
 from pgolf.recipe.sections import TttSection
 from pgolf.runtime.device import autocast

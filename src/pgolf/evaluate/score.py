@@ -1,8 +1,8 @@
-"""Losses and distributions of a frozen model, window by window.
+"""What a model predicts, window by window.
 
 How a number comes about: the grader (``protocol.py``) asks for a range of targets; ``windows.py`` says which
-window scores which of them, with how much context; ``window_losses`` computes what they cost; the grader adds
-it up, in float64, in the ledger.
+window scores which of them, with how much context; ``window_logits`` computes what the model says there;
+``scorer.py`` makes it what they cost; the grader adds it up, in float64, in the ledger.
 
 Nothing here can change a weight; nothing that changes weights (``ttt.py``) can score.
 """
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.data.shards import Tokens
@@ -24,18 +23,17 @@ from pgolf.model.gpt import GPT
 from pgolf.runtime.device import autocast
 
 
-@torch.inference_mode()
-def window_losses(
+def window_logits(
     network: GPT,
     tokens: Tokens,
     windows: Sequence[Window],
     length: int | None = None,
     read: Reading | None = None,
 ) -> Tensor:
-    """Loss of every scored target (nats, float32), in the order of the windows, which share one length.
+    """Logits (n, V) float32 of every scored target, in the order of the windows, which share one length.
 
     Hidden states are computed for the whole window, what follows the last layer's keys and values only where
-    something is scored.
+    something is scored. No target is read.
 
     Args:
         network: in evaluation mode, on its device.
@@ -44,32 +42,6 @@ def window_losses(
         length: of a whole window, where these may be cut short; their own by default.
         read: in place of the model's own ``hidden``.
     """
-    logits = window_logits(network, tokens, windows, length, read)
-    targets = np.concatenate([tokens[window.first + 1 : window.end + 1] for window in windows])
-    wanted = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
-    return F.cross_entropy(logits, wanted, reduction="none")
-
-
-@torch.inference_mode()
-def window_distributions(
-    network: GPT,
-    tokens: Tokens,
-    windows: Sequence[Window],
-    length: int | None = None,
-    read: Reading | None = None,
-) -> Tensor:
-    """Log-probabilities (n, V) float32 of every scored target, as ``window_losses``; reads no target."""
-    return F.log_softmax(window_logits(network, tokens, windows, length, read), dim=-1)
-
-
-def window_logits(
-    network: GPT,
-    tokens: Tokens,
-    windows: Sequence[Window],
-    length: int | None = None,
-    read: Reading | None = None,
-) -> Tensor:
-    """Logits (n, V) float32 of every scored target, as ``window_losses``; with a graph where one is kept."""
     device = next(network.parameters()).device
     inputs = np.stack([tokens[window.start : window.end] for window in windows]).astype(np.int64)
     scored = [window.end - window.first for window in windows]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
+from pgolf.model.shape import LoopSection
 from pgolf.recipe.sections import OptimSection, TrainSection
 
 _REWARMING_STEPS = 32
@@ -39,6 +41,19 @@ def progress(train: TrainSection, step: int, elapsed_seconds: float) -> float:
     """
     done = step / max(train.steps, 1)
     return max(done, elapsed_seconds / train.wallclock_seconds) if train.wallclock_seconds else done
+
+
+def stages(train: TrainSection, loop: LoopSection) -> tuple[tuple[float, float, int, int], ...]:
+    """The parts of training in which nothing about the forward pass changes, in order.
+
+    Each has its begin and its end (0 to 1), passes through looped layers, and targets per sequence.
+    """
+    changes = (*(begin for begin, _ in loop.stages()), *(end for _, end in train.lengths))
+    found = []
+    for begin, end in pairwise(sorted({0.0, *changes, 1.0})):
+        middle = (begin + end) / 2
+        found.append((begin, end, loop.passes_at(middle), train.length_at(middle)))
+    return tuple(found)
 
 
 def rewarming(steps: int) -> float:

@@ -46,9 +46,12 @@ def load_tree(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         return tree
     if not isinstance(parent, str):
         raise PgolfError(f"recipe {name}: extends must be the name of one recipe, not {parent!r}")
-    if parent.endswith(".toml"):
-        parent = str(path.parent / parent)
-    return _merged(load_tree(parent, (*seen, name)), tree)
+    return _merged(load_tree(_parent(name, parent), (*seen, name)), tree)
+
+
+def _parent(name: str, extends: str) -> str:
+    """The recipe that another one extends: a file lies beside it."""
+    return str(Path(name).parent / extends) if extends.endswith(".toml") else extends
 
 
 def _text_of(name: str) -> str:
@@ -78,9 +81,7 @@ def explanations(name: str) -> dict[str, tuple[str, str]]:
         key, _, rest = line.partition(" = ")
         value, remark, text = rest.partition("  # ")
         if key == "extends":
-            parent = tomllib.loads(line)["extends"]
-            beside = str(Path(name).parent / parent) if parent.endswith(".toml") else parent
-            found |= explanations(beside)
+            found |= explanations(_parent(name, tomllib.loads(line)["extends"]))
         elif remark:
             found[section + key] = value.strip('"'), text
     return found

@@ -10,6 +10,7 @@ import torch
 from pgolf.model.load import shape_of
 from pgolf.model.shape import schedule
 from pgolf.model.slots import product_flops
+from pgolf.optim.schedule import stages
 from pgolf.recipe.recipe import Recipe
 
 # Dense bfloat16 matrix products with float32 sums, in FLOP/s, by the manufacturer's data sheets (without
@@ -51,14 +52,8 @@ def training_flops(recipe: Recipe) -> int:
     It is the mean over the training, which may begin with fewer passes through a loop and with shorter
     sequences. What an implementation computes twice, and the optimizer, are not counted.
     """
-    loop, train, total, begin = recipe.model.loop, recipe.train, 0.0, 0.0
-    # Nothing changes between two of these.
-    for end in sorted({*(begin for begin, _ in loop.stages()), *(end for _, end in train.lengths)} - {0.0}):
-        middle = (begin + end) / 2
-        passes, length = loop.passes_at(middle), train.length_at(middle)
-        total += (end - begin) * 3 * forward_flops(recipe, passes, length)
-        begin = end
-    return round(total)
+    parts = stages(recipe.train, recipe.model.loop)
+    return round(sum((end - begin) * 3 * forward_flops(recipe, *shape) for begin, end, *shape in parts))
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -22,7 +22,7 @@ from pgolf.model.load import model_from
 from pgolf.optim.averaging import Averager
 from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.place import place
-from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, rewarming
+from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, rewarming, stages
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import autocast, compiled, keep_freed_memory
 from pgolf.runtime.run_files import METRICS, MODEL, RAW
@@ -90,7 +90,6 @@ class Run:
         self.validation_text = dataset.validation_text(recipe.evaluation_length)
         self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
         self.grid: Grid | None = None  # on which they round, once it is frozen
-        self.passes = recipe.model.loop.passes  # through looped layers, in training
         self.clock = Clock()
         if resume and self._checkpoint.is_file():
             state = self.network, self.optimizers, self.averager
@@ -100,7 +99,9 @@ class Run:
         events = event_files(recipe, folder, self.clock.step) if team.is_first else None
         reading = steps_per_reading(device)
         self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
-        self.length = recipe.train.length_at(self._progress())  # of training sequences
+        done = self._progress()
+        self.passes = recipe.model.loop.passes_at(done)  # through looped layers, in training
+        self.length = recipe.train.length_at(done)  # of training sequences
         self._compiled: set[tuple[bool, bool, int, int]] = set()  # which kinds of forward pass
 
     @property
@@ -301,12 +302,11 @@ class Run:
         states = [(active, loop.passes_at(done), train.length_at(done))] * steps
         if self.forward is not self.network:
             kinds = (active, True) if fakes and qat.threshold > 0 else (active,)
-            changes = [*(begin for begin, _ in loop.stages()), *(end for _, end in train.lengths)]
-            ends = sorted({*(at for at in changes if done < at < 1), 1.0})
-            # Nothing changes between two of them; where both change at once, one step has a pair of its own.
-            middles = [(begin + end) / 2 for begin, end in zip([done, *ends], ends, strict=False)]
-            moments = sorted({*middles, *ends})
-            shapes = [(loop.passes_at(at), train.length_at(at)) for at in moments]
+            shapes: list[tuple[int, int]] = []
+            for _, end, looped, length in stages(train, loop):
+                if end > done:
+                    # Where both change at once, one step has a pair of its own.
+                    shapes += [(looped, length), (loop.passes_at(end), train.length_at(end))]
             to_come = dict.fromkeys((kind, *shape) for shape in shapes for kind in kinds)
             states += [state for state in to_come if state not in states]
         return states

@@ -4,6 +4,5 @@
 #
 #     benchmarks/web1m.sh TRAINING.jsonl.zst VALIDATION.jsonl.zst TOKENIZER.model OUT
 set -eu
-pgolf data prepare --text "$1" --val-text "$2" --tokenizer "$3" --out "$4/data"
-pgolf run web1m --data "$4/data" --out "$4/run"
+pgolf run web1m --text "$1" --val-text "$2" --tokenizer "$3" --out "$4/run"
 pgolf bench yardstick "$4/run" --cap 1000000 --out "$4/yardstick.json"

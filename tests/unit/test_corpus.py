@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgolf.data import corpus
-from pgolf.data.corpus import prepare_python_corpus, python_corpus
+from pgolf.data.corpus import Texts, prepare_python_corpus, python_corpus
 from pgolf.data.dataset import open_dataset
 from pgolf.errors import PgolfError
 
@@ -126,3 +126,30 @@ def test_other_data_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(PgolfError, match="already exists"):
         prepare_python_corpus(tmp_path, 300, 0.1)
     assert (tmp_path / "mine.txt").is_file()
+
+
+def test_the_data_of_texts_are_made_once_for_each_way_to_read_them(tmp_path: Path) -> None:
+    text = tmp_path / "Notes.v2.txt"
+    lines = [f"Number {n} is not Like the Others: {n**5}." for n in range(300)]
+    text.write_text("\n".join(lines))
+    texts = Texts((text,))
+    assert re.fullmatch(r"Notes-[0-9a-f]{6}-sp320", texts.folder(320).name)
+    assert texts.folder(320, "caseops").name == f"{texts.folder(320).name}-caseops"
+    assert Texts((text,), (text,)).folder(320) != texts.folder(320)
+    out = texts.prepare(tmp_path / "out", 320, 0.2)
+    stamp = (out / "manifest.json").stat().st_mtime_ns
+    texts.prepare(out, 320, 0.2)
+    assert (out / "manifest.json").stat().st_mtime_ns == stamp
+
+    capitals = open_dataset(texts.prepare(tmp_path / "capitals", 340, 0.2, transform="caseops"))
+    given = Texts((text,), (text,), out / "tokenizer.model")
+    assert given.folder(320) != Texts((text,), (text,)).folder(320)
+    plain = open_dataset(given.prepare(tmp_path / "given", 320, 0.2))
+    assert capitals.tokenizer.transform == "caseops"
+    assert plain.tokenizer.digest == open_dataset(out).tokenizer.digest
+    assert plain.manifest is not None
+    assert plain.manifest["splits"]["val"]["bytes_original"] == len(text.read_bytes())
+
+    text.write_text("\n".join(lines[:200]))
+    texts.prepare(out, 320, 0.2)
+    assert (out / "manifest.json").stat().st_mtime_ns != stamp, "another text takes the place of the old one"

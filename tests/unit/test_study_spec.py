@@ -26,14 +26,14 @@ def problem(folder: Path, text: str, head: str = HEAD) -> str:
 
 
 @pytest.mark.parametrize("small", [False, True], ids=["whole", "small"])
-@pytest.mark.parametrize("name", ["ablation", "flow", "steps", "trajectory", "ttt"])
+@pytest.mark.parametrize("name", ["ablation", "flow", "frontier", "steps", "trajectory", "ttt"])
 def test_shipped_studies_are_valid(name: str, small: bool) -> None:
     assert name in study_names()
     study = load_study(name, small)
     assert len(study.cells) >= 5
     if small:
         assert all(cell.recipe.data.corpus == "python" for cell in study.cells), "needs no data"
-        assert all(cell.recipe.train.steps <= 300 for cell in study.cells)
+        assert all(cell.recipe.train.steps <= (1500 if name == "frontier" else 300) for cell in study.cells)
 
 
 def test_every_combination_for_every_cell_and_seed(tmp_path: Path) -> None:
@@ -54,6 +54,18 @@ def test_names_do_not_depend_on_the_other_cells(tmp_path: Path) -> None:
     more = load_study(written(tmp_path, "[grid]\ntrain.steps = [50, 60, 70, 80]\n")).cells
     assert {cell.name for cell in few} < {cell.name for cell in more}
     assert few[0].name == "train.steps-60_seed-1"
+
+
+def test_a_cell_may_start_from_another_recipe(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('extends = "tiny"\n[train]\nsteps = 30\n')
+    text = '[base]\nmodel.smear = false\n[[cells]]\n[[cells]]\nrecipe = "own.toml"\nmodel.layers = 3\n'
+    cells = load_study(written(tmp_path, text)).cells
+    assert [cell.recipe.train.steps for cell in cells] == [100, 100, 30, 30]
+    assert [cell.recipe.model.layers for cell in cells] == [2, 2, 3, 3]
+    assert not any(cell.recipe.model.smear for cell in cells)
+    assert (cells[2].label, cells[2].name) == ("own, model.layers=3", "own_model.layers-3_seed-1")
+    assert "unknown" in problem(tmp_path, '[[cells]]\nrecipe = "tinny"\n')
+    assert "unknown key recipe" in problem(tmp_path, '[base]\nrecipe = "tiny"\n')
 
 
 def test_moments_of_a_run_are_cells_and_its_end_always_is(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer import Option
@@ -14,6 +14,9 @@ from typer.core import TyperGroup
 from pgolf.errors import PgolfError
 from pgolf.recipe.files import nearest
 from pgolf.runtime.paths import path_error
+
+if TYPE_CHECKING:
+    from pgolf.data.corpus import Texts
 
 SECTIONS: Mapping[str, Sequence[str]] = {
     "Data": ("data",),
@@ -114,6 +117,14 @@ Overrides = Annotated[
 DataFolder = Annotated[
     Path | None, Option(help="Prepared folder, or a bare folder of *_train_*.bin and *_val_*.bin.")
 ]
+TextFiles = Annotated[
+    list[Path] | None,
+    Option("--text", help="Instead of data: text files or folders, as `pgolf data prepare` takes them."),
+]
+ValTextFiles = Annotated[
+    list[Path] | None,
+    Option("--val-text", help="Validation text beside --text; default: a part of it is held out."),
+]
 TokenizerFile = Annotated[Path | None, Option(help="SentencePiece model, where the data folder holds none.")]
 DeviceName = Annotated[str | None, Option(help="cpu, cuda or cuda:N; default: CUDA if there.")]
 JsonFile = Annotated[Path | None, Option("--out", help="Also write the JSON here.")]
@@ -129,6 +140,24 @@ def paths_are_mistakes() -> Iterator[None]:
         if (mistake := path_error(error)) is None:
             raise
         raise mistake from error
+
+
+def data_given(
+    data: Path | None,
+    text: Sequence[Path] | None,
+    val_text: Sequence[Path] | None,
+    tokenizer: Path | None,
+) -> Path | Texts | None:
+    """The data of a job, a folder or texts; a ``PgolfError`` if both are given, or validation text alone."""
+    if text and data is not None:
+        raise PgolfError("--data and --text exclude each other; give one of them")
+    if val_text and not text:
+        raise PgolfError("--val-text: belongs to --text; name the training text too")
+    if not text:
+        return data
+    from pgolf.data.corpus import Texts
+
+    return Texts(tuple(text), tuple(val_text or ()), tokenizer)
 
 
 def check_data_paths(data: Path | None, tokenizer: Path | None) -> None:

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, check_data_paths, verb
+from pgolf.cli.app import (
+    AsJson,
+    DataFolder,
+    DeviceName,
+    Overrides,
+    TextFiles,
+    TokenizerFile,
+    ValTextFiles,
+    check_data_paths,
+    data_given,
+    verb,
+)
 from pgolf.cli.tables import flat_rows, print_columns, print_comparison, print_json, print_result, print_table
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
@@ -191,12 +202,19 @@ def eval_verb(
             print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")
 
 
-@verb("run", "pgolf run quickstart", "pgolf run seed_1232 --data data/fineweb-sp1024")
+@verb(
+    "run",
+    "pgolf run quickstart",
+    "pgolf run web1m --text train.jsonl.zst --val-text val.jsonl.zst",
+    "pgolf run seed_1232 --data data/fineweb-sp1024",
+)
 def run_verb(
     name: Annotated[str, Argument(help="Recipe: a shipped name or a .toml file.")],
     out: Annotated[Path | None, Option(help="Run folder; default: runs/NAME.")] = None,
     overrides: Overrides = None,
     data: DataFolder = None,
+    text: TextFiles = None,
+    val_text: ValTextFiles = None,
     tokenizer: TokenizerFile = None,
     score: Annotated[
         list[str] | None, Option(help="float, packed, sliding, ttt or memory; repeatable; default: all.")
@@ -213,12 +231,13 @@ def run_verb(
     from pgolf.report.job import write_report
     from pgolf.runs.pipeline import run_all
 
+    given = data_given(data, text, val_text, tokenizer)
     with joined(device) as (chosen, team):
         recipe = load_recipe(name, overrides or [])
         if "memory" in (score or ()) and not recipe.memory.enabled:
             raise PgolfError(f"--score memory: recipe {recipe.name} has none (memory.enabled)")
         folder = out or Path("runs") / recipe.name
-        job = recipe, data, tokenizer, folder, chosen, team
+        job = recipe, given, tokenizer, folder, chosen, team
         result = run_all(*job, scores=score or SCORES, keep=keep_step or (), report=write_report)
         if team.is_first:
             title = f"{result['recipe']}: bits per byte (BPB) on held-out text"

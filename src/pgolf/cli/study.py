@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, check_data_paths, verb
+from pgolf.cli.app import (
+    AsJson,
+    DataFolder,
+    DeviceName,
+    TextFiles,
+    TokenizerFile,
+    ValTextFiles,
+    check_data_paths,
+    data_given,
+    verb,
+)
 from pgolf.cli.tables import print_columns, print_json, print_result, say
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
@@ -33,6 +43,7 @@ _SHOWN = 12
     "study",
     "pgolf study",
     "pgolf study steps --small",
+    "pgolf study frontier --small --text train.jsonl.zst --val-text val.jsonl.zst",
     "pgolf study rates.toml --data data/books --out studies/rates --jobs 4 --device cpu",
     "pgolf study ablation --data data/fineweb-sp1024 --dry-run",
     "pgolf study ttt --data data/fineweb-sp1024 --launcher slurm --slurm time=8:00:00 "
@@ -43,6 +54,8 @@ def study_verb(
     out: Annotated[Path | None, Option(help="Folder of the study; default: studies/NAME.")] = None,
     small: Annotated[bool, Option("--small", help="The study's version for minutes on a CPU.")] = False,
     data: DataFolder = None,
+    text: TextFiles = None,
+    val_text: ValTextFiles = None,
     tokenizer: TokenizerFile = None,
     device: DeviceName = None,
     jobs: Annotated[
@@ -66,7 +79,7 @@ def study_verb(
     from pgolf.study.runner import Session, Workplace, as_cluster_jobs, compare, is_in_the_queue
     from pgolf.study.spec import load_study, study_names
 
-    if name is None and (small or out or data or dry_run or options or jobs):
+    if name is None and (small or out or data or text or dry_run or options or jobs):
         raise PgolfError("name a study; `pgolf study` alone lists those that come with pgolf")
     if name is None:
         known = {entry: load_study(entry).file.title for entry in study_names()}
@@ -81,7 +94,7 @@ def study_verb(
     check_data_paths(data, tokenizer)
     study = load_study(name, small)
     default = Path("studies") / f"{Path(name).stem}{'-small' if small else ''}"
-    place = Workplace(out or default, data, tokenizer, device)
+    place = Workplace(out or default, data_given(data, text, val_text, tokenizer), tokenizer, device)
     found = compare(study, place)
     if dry_run:
         _show_plan(study, place, str(found), as_json)

@@ -1,4 +1,6 @@
-"""A corpus that every Python has: the English prose about Python in its own library, without a download.
+"""Data folders that a recipe's job makes for itself: of text files, or of a corpus that every Python has.
+
+The latter is the English prose about Python in its own library, without a download.
 
     pydoc's topics, docstrings, block comments -> paragraphs -> only prose, each once -> documents
 
@@ -13,16 +15,17 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgolf.data.dataset import MANIFEST, TOKENIZER
 from pgolf.data.operators import Transform
-from pgolf.data.prepare import write_dataset
+from pgolf.data.prepare import prepare, write_dataset
+from pgolf.data.readers import find_sources
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.runtime.files import read_json
+from pgolf.runtime.files import read_json, sha256_file
 from pgolf.runtime.locks import held
 from pgolf.runtime.writing import new_folder
 
@@ -64,7 +67,7 @@ def python_corpus(library: Path | None = None) -> list[str]:
 
 def built_in_corpus(vocab_size: int, transform: Transform = "none") -> Path:
     """The data folder of the recipes' own corpus (``data.corpus = "python"``), below the current one."""
-    return Path("data") / f"python-sp{vocab_size}{'' if transform == 'none' else f'-{transform}'}"
+    return Path("data") / _folder_name("python", vocab_size, transform)
 
 
 def prepare_python_corpus(
@@ -88,17 +91,87 @@ def prepare_python_corpus(
         "vocab_size": vocab_size,
         "validation_fraction": validation_fraction,
     } | ({} if transform == "none" else {"transform": transform})
-    if _origin(out) == origin:
-        return out
-    # Whoever waited finds the folder made.
-    with held(out.with_name(f".{out.name}.lock"), "corpus", note, wait=True):
-        if (found := _origin(out)) == origin:
-            return out
-        with new_folder(out, replace=found is not None) as folder:
+
+    def make(replace: bool) -> None:
+        with new_folder(out, replace=replace) as folder:
             documents = _split(python_corpus(), validation_fraction)
             training = (text for split, text in documents if split == "train")
             train_tokenizer(training, vocab_size, folder / TOKENIZER, transform)
             write_dataset(folder, documents, extra={"corpus": origin})
+
+    return _kept_or_made(out, origin, make, note)
+
+
+class Texts(NamedTuple):
+    """Text to make a job's data of, as ``prepare`` takes it."""
+
+    text: Sequence[Path]
+    """Training files and folders."""
+    val_text: Sequence[Path] = ()
+    """The same of validation documents; none: a part of the training documents is held out."""
+    tokenizer: Path | None = None
+    """A SentencePiece model to use; none: one is trained on the training documents."""
+
+    def folder(self, vocab_size: int, transform: Transform = "none") -> Path:
+        """Where its data folder is kept, below the current one; PgolfError where there is no such file.
+
+        It is named after the first file; a digest of all paths keeps files of the same name apart.
+        """
+        files = find_sources(self.text)
+        tokenizer = () if self.tokenizer is None else (self.tokenizer,)
+        paths = "\n".join(str(path.resolve()) for path in (*files, *self.val_text, *tokenizer))
+        name = f"{files[0].name.split('.')[0]}-{_digest(paths).hex()[:6]}"
+        return Path("data") / _folder_name(name, vocab_size, transform)
+
+    def prepare(
+        self,
+        out: Path,
+        vocab_size: int,
+        validation_fraction: float,
+        note: Callable[[str], None] = lambda line: None,
+        transform: Transform = "none",
+    ) -> Path:
+        """Make its data folder and return ``out``.
+
+        A folder made before of the same files is kept, as in ``prepare_python_corpus``.
+        """
+        found = [*find_sources(self.text), *find_sources(self.val_text, ("validation", "test"))]
+        files = [[str(path), sha256_file(path)] for path in found]
+        fraction = 0.0 if self.val_text else validation_fraction
+        origin: dict[str, Any] = {"name": "texts", "files": files, "vocab_size": vocab_size}
+        origin |= {"validation_fraction": fraction, "transform": transform}
+        origin["tokenizer"] = tokenizer = self.tokenizer and sha256_file(self.tokenizer)
+
+        def make(replace: bool) -> None:
+            prepare(
+                self.text,
+                out,
+                val_text=self.val_text,
+                val_fraction=fraction,
+                tokenizer=self.tokenizer,
+                vocab_size=None if tokenizer else vocab_size,
+                transform="none" if tokenizer else transform,
+                origin=origin,
+                replace=replace,
+            )
+
+        return _kept_or_made(out, origin, make, note)
+
+
+def _folder_name(name: str, vocab_size: int, transform: Transform) -> str:
+    return f"{name}-sp{vocab_size}{'' if transform == 'none' else f'-{transform}'}"
+
+
+def _kept_or_made(
+    out: Path, origin: dict[str, Any], make: Callable[[bool], None], note: Callable[[str], None]
+) -> Path:
+    """The data folder ``out`` of this origin; made if it is not there, in the place of another origin's."""
+    if _origin(out) == origin:
+        return out
+    # Whoever waited finds the folder made.
+    with held(out.with_name(f".{out.name}.lock"), "corpus", note, wait=True):
+        if (found := _origin(out)) != origin:
+            make(found is not None)
     return out
 
 

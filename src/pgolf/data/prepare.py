@@ -55,6 +55,8 @@ def prepare(
     allow_added_bytes: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
+    origin: dict[str, Any] | None = None,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Turn text files into a data folder and return its manifest.
 
@@ -75,6 +77,8 @@ def prepare(
             ``MOST_ADDED``, which makes a score too good.
         workers: processes; default all cores, or this process alone for small inputs.
         progress: see ``Progress``.
+        origin: what the manifest says of the folder under "corpus": for folders that jobs make themselves.
+        replace: take the place of an existing ``out`` once the new folder is complete.
 
     Raises:
         PgolfError: contradictory arguments, bad input, ``out`` is taken, or the disk is full.
@@ -109,7 +113,7 @@ def prepare(
         for path, split in files
         for document in read_documents(path, reading, advance=advance, skipped=skipped)
     )
-    with new_folder(out) as folder:
+    with new_folder(out, replace=replace) as folder:
         every = (document for path in text for document in read_documents(path, reading))
         holdout = choose_held_out(every, val_fraction, str(text[0]) if len(text) == 1 else "the text")
         sample = _sample(text, reading, holdout)
@@ -126,6 +130,7 @@ def prepare(
                 "reading": dataclasses.asdict(reading),
                 "skipped_documents": skipped,
                 "sources": sources,
+                **({} if origin is None else {"corpus": origin}),
             },
         )
 

@@ -18,7 +18,7 @@ from pgolf.compress.legacy import import_reference
 from pgolf.compress.pack import pack
 from pgolf.compress.report import PackReport
 from pgolf.compress.weights import Weights, load_weights, save_weights, weights_file
-from pgolf.data.corpus import built_in_corpus, prepare_python_corpus
+from pgolf.data.corpus import Texts, built_in_corpus, prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.inspect import check_bytes
 from pgolf.data.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ _WITHOUT = (
 
 def run_all(
     recipe: Recipe,
-    data: Path | None,
+    data: Path | Texts | None,
     tokenizer: Path | None,
     out: Path,
     device: torch.device,
@@ -122,12 +122,19 @@ def _pack_run(recipe: Recipe, dataset: Dataset, out: Path) -> dict[str, Any]:
     return report.to_json() | {"seconds": time.perf_counter() - started}
 
 
-def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team: Team = SOLO) -> Dataset:
-    """The given data, or the recipe's built-in corpus (prepared once, then reused).
+def job_dataset(
+    recipe: Recipe, data: Path | Texts | None, tokenizer: Path | None, team: Team = SOLO
+) -> Dataset:
+    """The given data, or what the recipe makes of the given texts or of its own corpus (once, then reused).
 
     PgolfError where they are missing or wrong, or the recipe's model is too large for any of our jobs.
     """
     check_size(recipe)
+    how = recipe.model.vocab_size, recipe.data.validation_fraction, tell, recipe.data.transform
+    if isinstance(data, Texts):
+        texts, folder = data, data.folder(recipe.model.vocab_size, recipe.data.transform)
+        team.first(lambda: texts.prepare(folder, *how))
+        data, tokenizer = folder, None
     if data is not None:
         dataset = open_dataset(data, tokenizer, recipe.model.vocab_size)
         if recipe.data.transform not in ("none", dataset.tokenizer.transform):
@@ -143,13 +150,12 @@ def job_dataset(recipe: Recipe, data: Path | None, tokenizer: Path | None, team:
             )
         return dataset
     if recipe.data.corpus != "python":
-        remedy = "pass --data DIR (see `pgolf data --help`)"
+        remedy = "pass --text FILE or --data DIR (see `pgolf data --help`)"
         raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; {remedy}")
     folder = built_in_corpus(recipe.model.vocab_size, recipe.data.transform)
     if team.is_first and not (folder / "manifest.json").is_file():
         tell("collecting the English prose of this Python and training a tokenizer on it")
-    wanted = recipe.model.vocab_size, recipe.data.validation_fraction
-    team.first(lambda: prepare_python_corpus(folder, *wanted, tell, recipe.data.transform))
+    team.first(lambda: prepare_python_corpus(folder, *how))
     return open_dataset(folder, None, recipe.model.vocab_size)
 
 

@@ -78,6 +78,11 @@ def compiled(
         # Of each model a graph for every sequence length, with and without fake quantization, and more: all
         # are asked for in the warm-up. Beyond its limit, 8, the compiler would run what is new uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        from torch._inductor import config
+
+        if hasattr(config.triton, "mix_order_reduction"):
+            # With these fusions the compiler of torch 2.11 stops at recipe frontier: an assertion of its own.
+            config.triton.mix_order_reduction = False
         return torch.compile(forward, dynamic=False, mode=how if isinstance(how, str) else None)
     return forward
 

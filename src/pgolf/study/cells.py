@@ -30,8 +30,13 @@ Status = Literal["waiting", "finished", "failed"]
 
 
 def label_of(changes: Mapping[str, Any]) -> str:
-    """Changes in a few words, "base" if there are none."""
-    return ", ".join(f"{key}={value}" for key, value in changes.items()) or "base"
+    """Changes in a few words, another recipe's name first; "base" if there are none."""
+    return ", ".join(words_of(changes, "=")) or "base"
+
+
+def words_of(changes: Mapping[str, Any], sign: str) -> list[str]:
+    """Each change as KEY, the sign and the value; another recipe is called by its name."""
+    return [Path(value).stem if key == "recipe" else f"{key}{sign}{value}" for key, value in changes.items()]
 
 
 class Cell(NamedTuple):

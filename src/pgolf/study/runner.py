@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pgolf.data.corpus import Texts
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.launch.jobs import Outcome, Place, RunJob, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
+from pgolf.recipe.sections import DataSection
 from pgolf.report.job import write_report
 from pgolf.runs.estimate import check_size
 from pgolf.runs.folder import CELL, LAUNCH, saved_recipe
@@ -32,6 +34,7 @@ from pgolf.study.spec import Planned, Study
 STUDY, _SUBMITTED = "study.toml", "submitted.json"
 _BEGIN = {"training": sharing.begin_trained, "trunk": sharing.begin_on_trunk, "moment": sharing.begin_at_step}
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
+DataOf = tuple[int, DataSection]
 Launcher = Callable[[Sequence[RunJob], Callable[[Outcome], None]], bool]
 
 
@@ -39,7 +42,8 @@ class Workplace(NamedTuple):
     """A study's folder, and what its runs are given."""
 
     out: Path
-    data: Path | None = None
+    data: Path | Texts | None = None
+    """Data folder; or texts, of which each cell's recipe makes its own, with its pieces and its transform."""
     tokenizer: Path | None = None
     device: str | None = None
 
@@ -49,7 +53,10 @@ class Workplace(NamedTuple):
 
     def job(self, study: Study, cell: Planned, keep: tuple[int, ...] = ()) -> RunJob:
         """A cell's run."""
-        data, tokenizer = (None if path is None else path.absolute() for path in (self.data, self.tokenizer))
+        data, tokenizer = self.data, self.tokenizer
+        if isinstance(data, Texts):
+            data, tokenizer = data.folder(cell.recipe.model.vocab_size, cell.recipe.data.transform), None
+        data, tokenizer = (None if path is None else path.absolute() for path in (data, tokenizer))
         out, rest = self.folder(cell).absolute(), (self.device, Path.cwd(), study.file.scores, keep)
         return RunJob(cell.recipe, "run", out, data, tokenizer, *rest)
 
@@ -80,7 +87,7 @@ def compare(study: Study, place: Workplace) -> Comparison:
     if begun and not (place.out / STUDY).is_file():
         raise PgolfError(f"{place.out}: is not empty and holds no study; choose another --out")
     # Here and not in the runs: mistakes show at once, and no two runs prepare the same corpus.
-    prints: dict[tuple[int, str, float], str] = {}
+    prints: dict[DataOf, str] = {}
     for cell in study.cells:
         check_size(cell.recipe)
         if _corpus(cell) not in prints:
@@ -109,8 +116,8 @@ def compare(study: Study, place: Workplace) -> Comparison:
     return found
 
 
-def _corpus(cell: Planned) -> tuple[int, str, float]:
-    return cell.recipe.model.vocab_size, cell.recipe.data.corpus, cell.recipe.data.validation_fraction
+def _corpus(cell: Planned) -> DataOf:
+    return cell.recipe.model.vocab_size, cell.recipe.data
 
 
 class Session(NamedTuple):

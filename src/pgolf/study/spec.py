@@ -26,7 +26,7 @@ from pgolf.recipe.files import nearest, set_in_tree
 from pgolf.recipe.recipe import Recipe, load_recipe, recipe_from_tree, recipe_keys
 from pgolf.runs.records import flattened
 from pgolf.runtime.files import read_text
-from pgolf.study.cells import label_of
+from pgolf.study.cells import label_of, words_of
 
 Score = Literal["float", "packed", "sliding", "ttt", "memory"]
 _LONGEST_NAME = 100
@@ -48,7 +48,7 @@ class StudyFile(pydantic.BaseModel):
     base: dict[str, Any] = {}
     """Recipe keys for all cells."""
     cells: tuple[dict[str, Any], ...] = ()
-    """Those of each; none: one cell without changes."""
+    """Those of each; none: one cell without changes. ``recipe`` in one starts it from another recipe."""
     grid: dict[str, Any] = {}
     """Recipe keys with a list of values each; their combinations are made for every cell."""
     at_steps: tuple[int, ...] = ()
@@ -131,11 +131,12 @@ def _load_tree(name: str) -> dict[str, Any]:
         raise PgolfError(f"study {name}: not valid TOML ({error})") from error
     if "recipe" not in tree and ("model" in tree or "extends" in tree):
         raise PgolfError(f"study {name}: is a recipe, not a study; run it with `pgolf run {name}`")
-    for part in (tree, tree.get("small")):
+    parts = [part for part in (tree, tree.get("small")) if isinstance(part, dict)]
+    for table in (*parts, *(cell for part in parts for cell in part.get("cells", ()))):
         # A recipe's file lies beside the study.
-        recipe = part.get("recipe") if isinstance(part, dict) else None
-        if isinstance(part, dict) and isinstance(recipe, str) and recipe.endswith(".toml"):
-            part["recipe"] = str((folder / recipe).absolute())
+        recipe = table.get("recipe") if isinstance(table, dict) else None
+        if isinstance(recipe, str) and recipe.endswith(".toml"):
+            table["recipe"] = str((folder / recipe).absolute())
     return tree
 
 
@@ -160,7 +161,8 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
         problems += [] if values else [f"{what} is empty"]
         problems += [f"{what} names {value!r} twice" for value in _twice(values)]
     known = recipe_keys()
-    for where, keys in (("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in entries)):
+    plain = [{key: value for key, value in entry.items() if key != "recipe"} for entry in entries]
+    for where, keys in (("[base]", base), ("[grid]", grid), *(("[[cells]]", entry) for entry in plain)):
         problems += [f"{where} {key}: seeds are listed under seeds" for key in keys if key == "train.seed"]
         problems += [f"{where} unknown key {key}{nearest(key, known)}" for key in keys if key not in known]
     for key, values in grid.items():
@@ -168,7 +170,8 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
             problems.append(f"[grid] {key}: give a list of values (got {values!r})")
         if any(key in entry for entry in entries):
             problems.append(f"{key} is in [[cells]] and in [grid]")
-    root = load_recipe(file.recipe).model_dump(mode="json")
+    names = {file.recipe, *(entry.get("recipe", file.recipe) for entry in entries)}
+    roots = {name: load_recipe(name).model_dump(mode="json") for name in sorted(names)}
     if problems:
         return [], problems
     grids = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -177,8 +180,9 @@ def _plan(file: StudyFile) -> tuple[list[Planned], list[str]]:
     wrong: dict[str, list[str]] = {}
     for changes, seed in itertools.product(choices, file.seeds):
         try:
-            tree = copy.deepcopy(root)
-            for key, value in (base | changes | {"train.seed": seed}).items():
+            keys = base | changes | {"train.seed": seed}
+            tree = copy.deepcopy(roots[keys.pop("recipe", file.recipe)])
+            for key, value in keys.items():
                 set_in_tree(tree, key.split("."), value)
             recipe = recipe_from_tree(tree, "")
         except PgolfError as error:
@@ -222,7 +226,7 @@ def _named(cells: Sequence[Planned], problems: list[str]) -> list[Planned]:
 
 
 def _name(cell: Planned) -> str:
-    parts = [f"{key}-{value}" for key, value in cell.changes.items()] or ["base"]
+    parts = words_of(cell.changes, "-") or ["base"]
     words = [re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in [*parts, f"seed-{cell.seed}"]]
     name = "_".join(words)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}_{_short_digest(cell)}"

@@ -115,12 +115,13 @@ class Texts(NamedTuple):
     def folder(self, vocab_size: int, transform: Transform = "none") -> Path:
         """Where its data folder is kept, below the current one; PgolfError where there is no such file.
 
-        It is named after the first file; a digest of all paths keeps files of the same name apart.
+        It is named after the file, or the folder of several; a digest of all paths keeps equal names apart.
         """
         files = find_sources(self.text)
         tokenizer = () if self.tokenizer is None else (self.tokenizer,)
         paths = "\n".join(str(path.resolve()) for path in (*files, *self.val_text, *tokenizer))
-        name = f"{files[0].name.split('.')[0]}-{_digest(paths).hex()[:6]}"
+        named = files[0] if len(files) == 1 else files[0].resolve().parent
+        name = f"{named.name.split('.')[0]}-{_digest(paths).hex()[:6]}"
         return Path("data") / _folder_name(name, vocab_size, transform)
 
     def prepare(

@@ -192,21 +192,39 @@ def test_asking_neither_changes_the_digest_nor_the_answer(beside: bool) -> None:
 def test_two_streams_of_one_text_have_one_digest_and_others_another() -> None:
     tokens = text(50)
     digests = []
-    for kind, begin in (
-        (section(), start()),
-        (section(order=4), start()),
-        (section(), start(trust=(0.1, 1.0))),
-        (section(), start(stored=text(10))),
-        (section(), start(seed=1)),
+    for kind, begin, received, targets in (
+        (section(), start(), tokens, 50),
+        (section(), start(), tokens, 51),
+        (section(), start(stored=tokens[:7]), tokens[7:], 43),
+        (section(), start(stored=tokens[:8]), tokens[8:], 43),
+        (section(order=4), start(), tokens, 50),
+        (section(), start(trust=(0.1, 1.0)), tokens, 50),
+        (section(), start(stored=text(10)), tokens, 50),
+        (section(), start(seed=1), tokens, 50),
     ):
-        memory = Memory(kind, begin, 50)
-        memory.receive(tokens)
+        memory = Memory(kind, begin, targets)
+        memory.receive(received)
         digests.append(memory.digest())
-    assert len(set(digests)) == 5
+    assert len(set(digests)) == 8
     again = Memory(section(), start(), 50)
     again.receive(tokens[:20])
     again.receive(tokens[20:])
     assert again.digest() == digests[0]
+
+
+@pytest.mark.parametrize("kind", ["logistic", "linear"])
+def test_a_copy_has_read_the_same_and_goes_on_by_itself(kind: str) -> None:
+    tokens = text(120)
+    memory = Memory(SECTIONS[kind], start(stored=text(30, 2)), 120)
+    memory.receive(tokens[:60])
+    memory.losses(tokens[60:80])
+    copy = memory.copy()
+    state = held(memory)
+    assert held(copy) == state
+    copy.receive(tokens[60:])
+    assert held(memory) == state
+    memory.receive(tokens[60:])
+    assert held(copy) == held(memory) != state
 
 
 # ---- bounded memory
@@ -299,6 +317,8 @@ def test_the_size_is_announced_and_bounded() -> None:
     small = memory_bytes(section(), 16, 1000)
     assert small < memory_bytes(section(), 16, 100_000) < memory_bytes(section(), 16, 10_000_000)
     bounded = MemorySection(max_bytes=32_000_000)
+    # Also of more than it has room for: that is said where the text is known.
+    assert memory_bytes(bounded, 1024, 1 << 26) < 1.1 * 32_000_000
     assert memory_bytes(bounded, 1024, 2_000_000) < 1.1 * 32_000_000
     with pytest.raises(PgolfError, match=r"memory\.max_bytes.*allow 2,032,000,000"):
         Memory(bounded, start(), 10**9)
@@ -321,6 +341,15 @@ def test_a_code_is_as_short_as_the_losses_say() -> None:
     assert abs(8 * len(coded) - nats / np.log(2)) < 0.005 * 8 * len(coded) + 32
     repeated = np.tile(tokens[:100], 20)
     assert len(encode_tokens(section(), start(), repeated)) < 0.2 * len(coded)
+
+
+def test_text_that_repeats_itself_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes fewer bytes than a reader believes a section that may be hostile."""
+    monkeypatch.setattr("pgolf.memory.stored._MOST_TOKENS", 0)
+    tokens = np.zeros(40_000, np.uint16)
+    assert len(encode_tokens(section(), start(), tokens)) < 40_000 / 1024
+    content = write_start(section(), start(stored=tokens))
+    assert np.array_equal(read_start(section(), content, 16, "here").stored, tokens)
 
 
 def test_any_bytes_decode_to_some_tokens() -> None:

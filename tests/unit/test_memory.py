@@ -419,6 +419,8 @@ def test_a_damaged_section_is_one_clear_line(what: str) -> None:
     with pytest.raises(PgolfError, match=r"^model\.pgolf: ") as error:
         read_start(section(), DAMAGED[what], 20, "model.pgolf")
     assert "\n" not in str(error.value) and "memory" in str(error.value)
+    if "vocabulary" in what:
+        assert "its memory knows" in str(error.value) and "but its model 20" in str(error.value)
 
 
 def test_the_same_section_undamaged() -> None:

@@ -169,10 +169,9 @@ def code_ngrams(mixer, coder, rows, read):
         lay_out(mixer)
         times, key = TIMES[rows[row, 2]], mixer.keys[length]
         often = _size(times)
-        total, number = _size(mixer.known[length - 1, 0]), _size(mixer.known[length - 1, 1])
+        pairs = often * 64 + _size(mixer.known[length - 1, 1]), often * 64 + _size(mixer.known[length - 1, 0])
         bit = np.int64(-1) if read else _follows(rows, done, row, 0, size)
-        last = np.int64(mixer.text[length - 1])
-        some = _code(coder, _ANY, length, often, often * 64 + number, often * 64 + total, last, bit)
+        some = _code(coder, _ANY, length, often, *pairs, np.int64(mixer.text[length - 1]), bit)
         depth, rest = some - 1, np.float64(times)
         nodes[0, 0], nodes[0, 1] = 0, -1
         while depth >= 0:
@@ -191,20 +190,10 @@ def code_ngrams(mixer, coder, rows, read):
                     begin, over = (middle, stop) if side else (first, middle)
                     bit = np.int64(-1) if read else _follows(rows, done, row, begin, over)
                     here, there = (right, left) if side else (left, right)
-                    numbers = _size(seen[2 + side]), _size(seen[3 - side])
-                    sides |= (
-                        _code(
-                            coder,
-                            side,
-                            length,
-                            here * 64 + there,
-                            (numbers[0] * 64 + numbers[1]) * 64 + often,
-                            node,
-                            (here * 64 + numbers[0]) * 64 + often,
-                            bit,
-                        )
-                        << side
-                    )
+                    number, other = _size(seen[2 + side]), _size(seen[3 - side])
+                    pair, three = here * 64 + there, (here * 64 + number) * 64 + often
+                    numbers = (number * 64 + other) * 64 + often
+                    sides |= _code(coder, side, length, pair, numbers, node, three, bit) << side
                 nodes[depth, 1] = sides
             sides = nodes[depth, 1]
             if sides == 0:

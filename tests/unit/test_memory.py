@@ -88,6 +88,11 @@ def test_rows_where_a_model_is_certain_or_wrong() -> None:
         memory.receive(tokens[:100], model)
 
 
+def test_an_expert_that_is_named_twice_is_there_once() -> None:
+    once, twice = (Memory(section(experts=names), start(), 9) for names in (("word",), ("word", "word")))
+    assert len(once.mixer.keys) == len(twice.mixer.keys)
+
+
 @SIDES
 @KINDS
 def test_one_token_at_a_time_gives_the_same_scores(kind: str, beside: bool) -> None:
@@ -175,9 +180,10 @@ def test_whatever_is_asked_the_same_text_makes_the_same_memory(
 
 
 @SIDES
-def test_asking_neither_changes_the_digest_nor_the_answer(beside: bool) -> None:
+@pytest.mark.parametrize("mixing", ["logistic", "linear"])
+def test_asking_neither_changes_the_digest_nor_the_answer(mixing: str, beside: bool) -> None:
     tokens = text(200)
-    memory = Memory(section(), start(stored=text(50, 3)), 200)
+    memory = Memory(section(mixing=mixing), start(stored=text(50, 3)), 200)
     memory.receive(tokens[:100], beside_model(beside, 0, tokens[:100]))
     state, digest, model = held(memory), memory.digest(), beside_model(beside, 5, tokens[100:])
     first = memory.losses(tokens[100:], model)
@@ -185,6 +191,8 @@ def test_asking_neither_changes_the_digest_nor_the_answer(beside: bool) -> None:
     memory.distributions(text(20, 8), beside_model(beside, 5, text(21, 8)))
     assert np.array_equal(first, memory.losses(tokens[100:], model))
     assert memory.digest() == digest and held(memory) == state
+    memory.distributions(tokens[:0], beside_model(beside, 5, tokens[:1]))
+    assert held(memory) == state
     memory.receive(tokens[100:101], beside_model(beside, 5, tokens[100:101]))
     assert memory.digest() != digest and held(memory) != state
 

@@ -71,7 +71,7 @@ class Memory:
     """
 
     def __init__(self, section: MemorySection, start: Start, targets: int) -> None:
-        self.section, self.start = section, start
+        self.start = start
         self.mixer = _ready_mixer(section, start, targets + len(start.stored))
         self.linear = new_linear(section.order) if section.mixing == "linear" else None
         known = start.leaves, start.levels, start.starts, start.ngrams, start.stored
@@ -161,8 +161,11 @@ class Memory:
 
     def _small(self) -> list[NDArray[Any]]:
         mixer = self.mixer
+        both = mixer.numbers, mixer.words, mixer.better
+        if self.linear is not None:
+            return [*both, self.linear.weights, self.linear.discounts]
         learned = mixer.weights, mixer.final, mixer.joints, mixer.opinions, mixer.trust, mixer.matches
-        return [mixer.numbers, mixer.words, mixer.better, *(self.linear or learned)]
+        return [*both, *learned]
 
     def _code(self, tokens: Tokens, model: Probabilities | None) -> NDArray[np.float32]:
         if model is None:
@@ -279,7 +282,7 @@ class _Sizes(NamedTuple):
 def _number(section: MemorySection) -> int:
     """Contexts of each token."""
     experts = section.experts if section.mixing == "logistic" else ()
-    return section.order + 1 + sum(_CONTEXTS[name] for name in experts)
+    return section.order + 1 + sum(_CONTEXTS[name] for name in set(experts))
 
 
 def _wanted(section: MemorySection, tokens: int, ngrams: int = 0) -> _Sizes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgolf.bench.memory import STAGES, bench_memory
+from pgolf.bench.memory import STAGES, _growth, _seconds, bench_memory
 from pgolf.bench.yardstick import measure, text_of, yardstick
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.prepare import prepare
@@ -40,6 +40,12 @@ def test_a_memory_is_measured_at_every_stage(dataset: Dataset) -> None:
         # A text that repeats itself costs far less than 8.2 bits, what 300 equal chances do.
         assert 0.1 < row["bits_per_target"] < 5
     assert told[-1] == (2000, 2000)
+
+
+def test_more_text_takes_at_least_as_much_time_for_each_target() -> None:
+    cold_at_first, slower = [5.0, *[1.0] * 9], [1.0, *[2.0] * 9]
+    assert _seconds(_growth(cold_at_first, 1000), 10**6) == pytest.approx(1.4)
+    assert _seconds(_growth(slower, 1000), 10**6) > 2
 
 
 def test_more_targets_than_there_are_would_be_seen_twice(dataset: Dataset) -> None:

@@ -88,6 +88,11 @@ def test_rows_where_a_model_is_certain_or_wrong() -> None:
         memory.receive(tokens[:100], model)
 
 
+def test_an_expert_that_is_named_twice_is_there_once() -> None:
+    once, twice = (Memory(section(experts=names), start(), 9) for names in (("word",), ("word", "word")))
+    assert len(once.mixer.keys) == len(twice.mixer.keys)
+
+
 @SIDES
 @KINDS
 def test_one_token_at_a_time_gives_the_same_scores(kind: str, beside: bool) -> None:
@@ -175,9 +180,10 @@ def test_whatever_is_asked_the_same_text_makes_the_same_memory(
 
 
 @SIDES
-def test_asking_neither_changes_the_digest_nor_the_answer(beside: bool) -> None:
+@pytest.mark.parametrize("mixing", ["logistic", "linear"])
+def test_asking_neither_changes_the_digest_nor_the_answer(mixing: str, beside: bool) -> None:
     tokens = text(200)
-    memory = Memory(section(), start(stored=text(50, 3)), 200)
+    memory = Memory(section(mixing=mixing), start(stored=text(50, 3)), 200)
     memory.receive(tokens[:100], beside_model(beside, 0, tokens[:100]))
     state, digest, model = held(memory), memory.digest(), beside_model(beside, 5, tokens[100:])
     first = memory.losses(tokens[100:], model)
@@ -185,6 +191,8 @@ def test_asking_neither_changes_the_digest_nor_the_answer(beside: bool) -> None:
     memory.distributions(text(20, 8), beside_model(beside, 5, text(21, 8)))
     assert np.array_equal(first, memory.losses(tokens[100:], model))
     assert memory.digest() == digest and held(memory) == state
+    memory.distributions(tokens[:0], beside_model(beside, 5, tokens[:1]))
+    assert held(memory) == state
     memory.receive(tokens[100:101], beside_model(beside, 5, tokens[100:101]))
     assert memory.digest() != digest and held(memory) != state
 
@@ -192,21 +200,39 @@ def test_asking_neither_changes_the_digest_nor_the_answer(beside: bool) -> None:
 def test_two_streams_of_one_text_have_one_digest_and_others_another() -> None:
     tokens = text(50)
     digests = []
-    for kind, begin in (
-        (section(), start()),
-        (section(order=4), start()),
-        (section(), start(trust=(0.1, 1.0))),
-        (section(), start(stored=text(10))),
-        (section(), start(seed=1)),
+    for kind, begin, received, targets in (
+        (section(), start(), tokens, 50),
+        (section(), start(), tokens, 51),
+        (section(), start(stored=tokens[:7]), tokens[7:], 43),
+        (section(), start(stored=tokens[:8]), tokens[8:], 43),
+        (section(order=4), start(), tokens, 50),
+        (section(), start(trust=(0.1, 1.0)), tokens, 50),
+        (section(), start(stored=text(10)), tokens, 50),
+        (section(), start(seed=1), tokens, 50),
     ):
-        memory = Memory(kind, begin, 50)
-        memory.receive(tokens)
+        memory = Memory(kind, begin, targets)
+        memory.receive(received)
         digests.append(memory.digest())
-    assert len(set(digests)) == 5
+    assert len(set(digests)) == 8
     again = Memory(section(), start(), 50)
     again.receive(tokens[:20])
     again.receive(tokens[20:])
     assert again.digest() == digests[0]
+
+
+@pytest.mark.parametrize("kind", ["logistic", "linear"])
+def test_a_copy_has_read_the_same_and_goes_on_by_itself(kind: str) -> None:
+    tokens = text(120)
+    memory = Memory(SECTIONS[kind], start(stored=text(30, 2)), 120)
+    memory.receive(tokens[:60])
+    memory.losses(tokens[60:80])
+    copy = memory.copy()
+    state = held(memory)
+    assert held(copy) == state
+    copy.receive(tokens[60:])
+    assert held(memory) == state
+    memory.receive(tokens[60:])
+    assert held(copy) == held(memory) != state
 
 
 # ---- bounded memory
@@ -299,6 +325,8 @@ def test_the_size_is_announced_and_bounded() -> None:
     small = memory_bytes(section(), 16, 1000)
     assert small < memory_bytes(section(), 16, 100_000) < memory_bytes(section(), 16, 10_000_000)
     bounded = MemorySection(max_bytes=32_000_000)
+    # Also of more than it has room for: that is said where the text is known.
+    assert memory_bytes(bounded, 1024, 1 << 26) < 1.1 * 32_000_000
     assert memory_bytes(bounded, 1024, 2_000_000) < 1.1 * 32_000_000
     with pytest.raises(PgolfError, match=r"memory\.max_bytes.*allow 2,032,000,000"):
         Memory(bounded, start(), 10**9)
@@ -321,6 +349,15 @@ def test_a_code_is_as_short_as_the_losses_say() -> None:
     assert abs(8 * len(coded) - nats / np.log(2)) < 0.005 * 8 * len(coded) + 32
     repeated = np.tile(tokens[:100], 20)
     assert len(encode_tokens(section(), start(), repeated)) < 0.2 * len(coded)
+
+
+def test_text_that_repeats_itself_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes fewer bytes than a reader believes a section that may be hostile."""
+    monkeypatch.setattr("pgolf.memory.stored._MOST_TOKENS", 0)
+    tokens = np.zeros(40_000, np.uint16)
+    assert len(encode_tokens(section(), start(), tokens)) < 40_000 / 1024
+    content = write_start(section(), start(stored=tokens))
+    assert np.array_equal(read_start(section(), content, 16, "here").stored, tokens)
 
 
 def test_any_bytes_decode_to_some_tokens() -> None:
@@ -390,6 +427,8 @@ def test_a_damaged_section_is_one_clear_line(what: str) -> None:
     with pytest.raises(PgolfError, match=r"^model\.pgolf: ") as error:
         read_start(section(), DAMAGED[what], 20, "model.pgolf")
     assert "\n" not in str(error.value) and "memory" in str(error.value)
+    if "vocabulary" in what:
+        assert "its memory knows" in str(error.value) and "but its model 20" in str(error.value)
 
 
 def test_the_same_section_undamaged() -> None:

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgolf.evaluate import memory_scorer
 from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.evaluate.ledger import Ledger, verify_ledger
 from pgolf.evaluate.memory_scorer import MemoryScorer
 from pgolf.evaluate.protocol import Recorded, Scorer, grade
 from pgolf.evaluate.scorer import weights_digest
+from pgolf.memory.memory import Memory
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.team import SOLO, Team
 from tests.unit.lora_stand_ins import BOS, Tokens, documents
@@ -158,12 +160,16 @@ def test_asking_changes_neither_state_nor_scores(base: str) -> None:
     assert torch.allclose(scored(scorer, 10, begin=False, first=70), expected[70:], atol=ROUNDING, rtol=0)
 
 
-def test_stored_text_is_read_once_and_forgotten_never() -> None:
-    tokens = stream()
+def test_stored_text_is_read_twice_at_most_and_forgotten_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, made = stream(), []
+    monkeypatch.setattr(memory_scorer, "Memory", lambda *how: made.append(how) or Memory(*how))
     with_text, without = scorer_of("none", stored=tokens[1:60]), scorer_of("none")
     first = scored(with_text, 50)
     assert first[:59].sum() < 0.6 * scored(without, 50)[:59].sum()
-    assert torch.equal(scored(with_text, 50), first)
+    del made[:]
+    for _ in range(3):
+        assert torch.equal(scored(with_text, 50), first)
+    assert len(made) == 1, "an evaluation, which is one stream, keeps nothing to begin anew with"
     assert with_text.state_digest() != without.state_digest()
     with_text.begin(BOS, 10)  # A stream of another size.
     assert torch.isfinite(with_text.losses(torch.arange(5))).all()

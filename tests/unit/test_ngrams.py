@@ -121,6 +121,23 @@ def test_longer_n_grams_than_the_memory_has_contexts_are_left_out() -> None:
     assert np.array_equal(*both)
 
 
+def test_counts_are_loaded_where_there_is_hardly_any_text() -> None:
+    """N-grams are written into the text, one after the other, while they are counted."""
+    content = write_start(SECTION, replace(START, ngrams=ROWS))
+    start = read_start(SECTION, content, SIZE, "here")
+    assert len(start.stored) == 0
+    assert len(Memory(SECTION, start, 1).mixer.text) >= LONGEST - 1
+
+
+def test_text_is_coded_with_the_counts_that_are_read_back() -> None:
+    given = Candidates(START, TEXT).best(400)
+    given[:SIZE, 2] = 0  # Tokens by themselves are as frequent as their levels say, at least.
+    content = write_start(SECTION, replace(START, ngrams=given, stored=TEXT[:500]))
+    back = read_start(SECTION, content, SIZE, "here")
+    assert np.array_equal(back.stored, TEXT[:500])
+    assert not np.array_equal(back.ngrams, given)
+
+
 def test_the_section_keeps_counts_and_text_and_notices_damage() -> None:
     start = replace(START, ngrams=ROWS, stored=TEXT[:500])
     content = write_start(SECTION, start)
@@ -146,7 +163,7 @@ def test_a_section_that_claims_too_many_n_grams_is_refused(
 ) -> None:
     monkeypatch.setattr("pgolf.memory.stored.encode_ngrams", lambda start, ngrams: (bytes(99), range(rows)))
     monkeypatch.setattr("pgolf.memory.stored._check", lambda numbers, kind: 0)
-    content = write_start(SECTION, replace(START, ngrams=ROWS))
+    content = write_start(SECTION, replace(START, ngrams=ROWS), b"")
     with pytest.raises(PgolfError, match="here: the memory's section makes no sense"):
         read_start(SECTION, content, SIZE, "here")
 
@@ -165,3 +182,14 @@ def test_counts_of_the_scored_text_are_a_violation() -> None:
         finding = held_text(SimpleNamespace(start=replace(start, ngrams=rows)), scored)
         assert finding.passed == (not wrong)
         assert "as frequent in the text" in finding.evidence
+
+
+def test_a_few_counts_or_little_text_cannot_be_compared() -> None:
+    text = (TEXT % 16).astype(np.uint16)
+    few = start_of([chr(97 + token) for token in range(16)], 1, text)
+    rows = np.array([[0, leaf, 3] for leaf in range(16)], np.uint32)
+    for parents in (range(16, 32), range(32, 48), range(48, 64)):
+        rows = np.concatenate([rows, [[parent - 16, parent % 16, 2] for parent in parents]])
+    for ngrams, scored in ((rows, text), (rows, text[:2])):
+        finding = held_text(SimpleNamespace(start=replace(few, ngrams=ngrams.astype(np.uint32))), scored)
+        assert finding.passed and "as frequent" not in finding.evidence

@@ -20,7 +20,7 @@ from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.evaluate.ledger import read_header, verify_ledger
 from pgolf.memory.memory import encode_tokens
-from pgolf.memory.stored import read_section, read_start, start_of, write_start
+from pgolf.memory.stored import read_section, read_start
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.report.content import Waterfall
 from pgolf.report.histogram import summary_rows
@@ -173,24 +173,6 @@ def test_validation_text_changes_nothing(dataset: Dataset, tmp_path: Path) -> No
 def test_no_room_for_any_text_is_a_mistake(dataset: Dataset, stored: int, problem: str) -> None:
     with pytest.raises(PgolfError, match=rf"memory\.stored_bytes {stored:,}: .*{problem}"):
         part(dataset, made_recipe(f"memory.stored_bytes={stored}"))
-
-
-def test_sections_are_read_or_refused_in_one_line(dataset: Dataset, tmp_path: Path) -> None:
-    recipe = made_recipe()
-    text = training_tokens(dataset)[:300]
-    start = replace(start_of(dataset.tokenizer.pieces, 1, text, (0.5, 0.25)), stored=text)
-    content = write_start(recipe.memory, start)
-    back = read_start(recipe.memory, content, VOCABULARY, "here")
-    assert (back.bos, back.trust) == (1, (0.5, 0.25))
-    for name in ("leaves", "levels", "starts", "stored"):
-        assert np.array_equal(getattr(back, name), getattr(start, name)), name
-    with pytest.raises(PgolfError, match="here: its memory knows 400 pieces, but its model 401"):
-        read_start(recipe.memory, content, VOCABULARY + 1, "here")
-    with pytest.raises(PgolfError, match=r"here: the memory's text decodes to something else"):
-        read_start(recipe.memory, content[:-9] + bytes(9), VOCABULARY, "here")
-    for wrong in (b"", content[:30], content[:4] + bytes(200)):
-        with pytest.raises(PgolfError, match=r"here: the memory's section (is damaged|makes no sense)"):
-            read_start(recipe.memory, wrong, VOCABULARY, "here")
 
 
 def test_an_artifact_keeps_the_section_and_notices_damage(run: Path, tmp_path: Path) -> None:

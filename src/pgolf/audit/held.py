@@ -89,7 +89,10 @@ def _counted(parts: dict[str, NDArray[Any]], text: Tokens) -> float | None:
         lengths = np.ones(len(rows), np.int64)
         while not np.array_equal(lengths[len(leaves) :], lengths[rows[len(leaves) :, 0]] + 1):
             lengths[len(leaves) :] = lengths[rows[len(leaves) :, 0]] + 1
-        length = int(np.flatnonzero(np.bincount(lengths) >= RUN).max())
+        enough = np.flatnonzero(np.bincount(lengths) >= RUN)
+        length = int(enough[enough <= len(text)].max(initial=1))
+        if length == 1:  # Tokens by themselves are as frequent in any text of that kind.
+            continue
         chosen = row = np.flatnonzero(lengths == length)
         wanted, found, factor = np.zeros(len(row), np.uint64), np.zeros(len(text) - length + 1, np.uint64), 1
         for back in range(length - 1, -1, -1):

@@ -130,7 +130,8 @@ def _growth(tenths: list[float], targets: int) -> tuple[float, float]:
     """(a, b) of a + b * log2(n): the microseconds that target n takes; the larger the tables, the slower."""
     middles = (np.arange(_PARTS) + 0.5) * targets / _PARTS
     slope, first = np.polyfit(np.log2(middles), tenths, 1)
-    return float(first), float(slope)
+    # Larger tables are never faster: a slow beginning, with cold caches, does not make them so.
+    return (float(first), float(slope)) if slope > 0 else (float(np.mean(tenths)), 0.0)
 
 
 def _seconds(growth: tuple[float, float], targets: int) -> float:

@@ -33,19 +33,21 @@ class MemoryScorer(Scorer):
         self.vocab_size = start.vocab_size
         if base is not None:
             self.recomputable += tuple(f"base.{name}" for name in base.recomputable)
-        # Reading the stored text takes a while; it is read once for all streams.
-        self._fresh: tuple[int, Any] | None = None
+        # Targets of the stream before, and from the second stream of one length on what each begins with.
+        self._fresh: tuple[int, Any] = 0, None
 
     def begin(self, first: int, targets: int) -> None:
-        """Forget the stream before; keep the stored text."""
+        """Forget the stream before."""
         if self.base is not None:
             self.base.begin(first, targets)
-        if self._fresh is None or self._fresh[0] != targets:
+        known, fresh = self._fresh
+        if known != targets or fresh is None:
             self.memory = Memory(self.section, self.start, targets + 1)
-            if len(self.start.stored):
-                self._fresh = targets, self.memory.snapshot()
+            # Reading stored text takes a while, but to keep what it made takes as much main memory again: an
+            # audit has many streams, an evaluation one.
+            self._fresh = targets, self.memory.snapshot() if known == targets else None
         else:
-            self.memory.restore(self._fresh[1])
+            self.memory.restore(fresh)
         self.memory.receive(np.array([first], np.uint16))
         self._rows: tuple[bytes, Any] | None = None
 

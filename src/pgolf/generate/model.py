@@ -6,9 +6,8 @@ import codecs
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ class Model:
         """The file it was read from."""
         self.window = self.recipe.evaluation_length
         """The most tokens it can look back on."""
-        self._read: tuple[int, Any] | None = None
+        self._read: tuple[int, Memory] | None = None
         if tokenizer is not None:
             self.__dict__["tokenizer"] = self._weights.tokenizer(tokenizer)
 
@@ -181,14 +180,12 @@ class Model:
         """A memory of its own for a text of so many tokens, which has read what the artifact stores."""
         from pgolf.memory.memory import Memory  # Brings a compiler.
 
-        section, start = self.recipe.memory, self._weights.memory_start(self.tokenizer)
         # Texts of about one length share what was read of the stored text, which takes seconds.
         room = max(_SMALLEST_ROOM, 1 << tokens.bit_length())
         if self._read is None or self._read[0] != room:
-            self._read = room, Memory(section, start, room).snapshot()
-        memory = Memory(section, replace(start, stored=start.stored[:0]), room + len(start.stored))
-        memory.restore(self._read[1])
-        return memory
+            start = self._weights.memory_start(self.tokenizer)
+            self._read = room, Memory(self.recipe.memory, start, room)
+        return self._read[1].copy()
 
 
 class TextStream(Iterator[str]):

@@ -1,8 +1,9 @@
 """Functions that numba compiles once and keeps, so that the next process finds them compiled.
 
-What they compute must not depend on the machine: a stored text that one machine wrote is read on others. So
-they use nothing but exact integer arithmetic and single operations of IEEE 754 in a fixed order: no fast
+What codes text must not depend on the machine: a stored text that one machine wrote is read on others. So it
+uses nothing but exact integer arithmetic and single operations of IEEE 754 in a fixed order: no fast
 mathematics, no exp or log of the system's library where something is learned (``tables.py`` has tables).
+Linear mixing, which codes none, learns with exp.
 
 Numba looks only at a function's own file to see whether what it kept is still true, and not at those that it
 calls. So the folder's name has a digest of this whole package.

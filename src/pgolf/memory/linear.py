@@ -21,7 +21,7 @@ from pgolf.memory.mixing import safe
 
 _SEEN = 6
 _RATE, _DISCOUNT_RATE = 0.02, 0.002
-_LEAST = 1e-5
+_LEAST, _MODEL = 1e-5, 0.9
 
 
 class Linear(NamedTuple):
@@ -37,14 +37,14 @@ class Linear(NamedTuple):
     """(K + 1,): derivative of its order's probability by the discount."""
 
 
-def new_linear(order: int, model: float = 0.9) -> Linear:
-    """At first the weights of the orders grow with their length, and the model has weight ``model``."""
+def new_linear(order: int) -> Linear:
+    """At first the weights of the orders grow with their length, and the model has weight ``_MODEL``."""
     weights = np.zeros((2, order + 2, _SEEN, order + 2))
     for found in range(order + 2):
         rising = np.where(np.arange(order + 1) < max(found, 1), 2.0 ** np.arange(order + 1), 1e-4)
         weights[:, found, :, : order + 1] = rising / rising.sum()
-    weights[1] *= 1 - model
-    weights[1, :, :, order + 1] = model
+    weights[1] *= 1 - _MODEL
+    weights[1, :, :, order + 1] = _MODEL
     return Linear(weights, np.full(order + 1, 0.75), np.zeros(order + 2), np.zeros(order + 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 
 from pgolf.errors import PgolfError
 from pgolf.memory import mixing
-from pgolf.memory.coding import code_tokens, decode, encode, row
+from pgolf.memory.coding import code_tokens, new_coder, row
 from pgolf.memory.contexts import LONGEST, POSITION, Mixer
 from pgolf.memory.counts import begin_journal, end_journal, new_counts, undo
 from pgolf.memory.linear import code_linear, new_linear, row_linear
 from pgolf.memory.ngrams import LONGEST as LONGEST_NGRAM
-from pgolf.memory.ngrams import code_ngrams, load_ngrams, new_coder
+from pgolf.memory.ngrams import code_ngrams, load_ngrams, ngram_coder
 from pgolf.memory.tree import tree_of
 from pgolf.recipe.sections import MemorySection
 
@@ -29,6 +30,8 @@ _CONTEXTS = {"word": 2, "skip": 2, "document": 3, "match": 0}
 # What a context of a token takes on English text, with room to spare.
 _CONTEXTS_PER_TOKEN, _SUCCESSORS_PER_TOKEN = 0.45, 0.4
 _LEAST = 1 << 14
+# For ``code_tokens``, where nothing is written or read.
+_NO_CODE = np.zeros(0, np.uint64), np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,17 @@ class Memory:
     """
 
     def __init__(self, section: MemorySection, start: Start, targets: int) -> None:
-        self.section, self.start = section, start
-        self.mixer = _new_mixer(section, start, targets + len(start.stored), len(start.ngrams))
+        self.start = start
+        self.mixer = _ready_mixer(section, start, targets + len(start.stored))
         self.linear = new_linear(section.order) if section.mixing == "linear" else None
-        self._history = hashlib.sha256(repr((section, start.trust, start.bos)).encode())
-        for known in (start.leaves, start.levels, start.starts):
-            self._history.update(known.tobytes())
+        known = start.leaves, start.levels, start.starts, start.ngrams, start.stored
+        sizes = targets, *(len(array) for array in known)
+        self._history = hashlib.sha256(repr((section, start.trust, start.bos, sizes)).encode())
+        for array in known:
+            self._history.update(array.tobytes())
         self._pending: Tokens | None = None
         self._saved: list[NDArray[Any]] = []
-        if len(start.ngrams):
-            load_ngrams(self.mixer, start.ngrams)
-            self._history.update(start.ngrams.tobytes())
-        if len(start.stored):
-            self._code(start.stored, None)
-            self._history.update(start.stored.tobytes())
+        self._code(start.stored, None)
         self.rely_on(start.trust)
 
     def losses(self, block: Tokens, model: Probabilities | None = None) -> NDArray[np.float32]:
@@ -128,8 +128,19 @@ class Memory:
         self.mixer.joints[...] = trust
 
     def digest(self) -> str:
-        """A fingerprint of settings and of all tokens that were read, of which everything follows."""
+        """A fingerprint of settings and of all tokens that were read.
+
+        Everything follows of these, and of what a model has predicted.
+        """
         return self._history.hexdigest()
+
+    def copy(self) -> Memory:
+        """One that has read the same, and goes on by itself."""
+        self._take_back()
+        twin = copy.copy(self)
+        twin.mixer, twin.linear = copy.deepcopy((self.mixer, self.linear))
+        twin._history = self._history.copy()
+        return twin
 
     def snapshot(self) -> Any:
         """Everything for ``restore``."""
@@ -150,9 +161,11 @@ class Memory:
 
     def _small(self) -> list[NDArray[Any]]:
         mixer = self.mixer
-        linear = [] if self.linear is None else list(self.linear)
+        both = mixer.numbers, mixer.words, mixer.better
+        if self.linear is not None:
+            return [*both, self.linear.weights, self.linear.discounts]
         learned = mixer.weights, mixer.final, mixer.joints, mixer.opinions, mixer.trust, mixer.matches
-        return [mixer.numbers, mixer.words, mixer.better, *learned, *linear]
+        return [*both, *learned]
 
     def _code(self, tokens: Tokens, model: Probabilities | None) -> NDArray[np.float32]:
         if model is None:
@@ -161,11 +174,12 @@ class Memory:
         room = len(self.mixer.text) - self.mixer.numbers[POSITION]
         assert len(tokens) <= room, f"{len(tokens)} tokens, but only {room} more were announced"
         assert not len(tokens) or tokens.max() < self.start.vocab_size, "tokens of another vocabulary"
-        nats, done = np.zeros(len(tokens)), 0
+        # A copy, for each kind of array is compiled for by itself, such as those that may not be changed.
+        tokens, nats, done = tokens.copy(), np.zeros(len(tokens)), 0
         while True:
             rest = tokens[done:], model[done:], nats[done:]
             if self.linear is None:
-                done += code_tokens(self.mixer, *rest)
+                done += code_tokens(self.mixer, *rest, *_NO_CODE, False)
             else:
                 done += code_linear(self.mixer, self.linear, *rest)
             if done == len(tokens):
@@ -197,16 +211,28 @@ class Memory:
 
 def encode_tokens(section: MemorySection, start: Start, tokens: Tokens) -> bytes:
     """Tokens coded by a memory that knows the order of the leaves, their levels, and the n-grams."""
-    mixer = _coding(section, start, len(tokens))
     coded = np.zeros(64 + 5 * len(tokens), np.uint8)
-    return coded[: encode(mixer, tokens, coded)].tobytes()
+    used = _run_tokens(section, start, tokens.copy(), coded, False)
+    assert used <= len(coded), "tokens that cost more than 5 bytes each"
+    return coded[:used].tobytes()
 
 
 def decode_tokens(section: MemorySection, start: Start, coded: bytes, count: int) -> Tokens:
     """The ``count`` tokens that ``encode_tokens`` has coded."""
     tokens = np.zeros(count, np.uint16)
-    decode(_coding(section, start, count), np.frombuffer(coded, np.uint8), tokens)
+    _run_tokens(section, start, tokens, np.frombuffer(coded, np.uint8).copy(), True)
     return tokens
+
+
+def _run_tokens(
+    section: MemorySection, start: Start, tokens: Tokens, coded: NDArray[np.uint8], read: bool
+) -> int:
+    # Text is coded by logistic mixing, whatever mixes with the model.
+    section = section.model_copy(update={"mixing": "logistic"})
+    mixer, coder = _ready_mixer(section, start, len(tokens)), new_coder()
+    model, nats = np.zeros((0, start.vocab_size), np.float32), np.zeros(len(tokens))
+    code_tokens(mixer, tokens, model, nats, coder, coded, read)
+    return int(coder[3])
 
 
 def encode_ngrams(start: Start, ngrams: Ngrams) -> tuple[bytes, Ngrams]:
@@ -230,25 +256,17 @@ def decode_ngrams(start: Start, coded: bytes, count: int) -> Ngrams | None:
 def _run_ngrams(start: Start, rows: Ngrams, coded: NDArray[np.uint8], read: bool) -> tuple[int, int]:
     section = MemorySection(order=LONGEST_NGRAM - 1, experts=(), mixing="linear")
     mixer = _new_mixer(section, start, LONGEST_NGRAM, len(rows))
-    coder = new_coder(coded, start.levels[start.leaves])
-    return code_ngrams(mixer, coder, rows, LONGEST_NGRAM, read), int(coder.state[3])
-
-
-def _coding(section: MemorySection, start: Start, tokens: int) -> Mixer:
-    """Text is coded by logistic mixing, whatever mixes with the model."""
-    section = section.model_copy(update={"mixing": "logistic"})
-    mixer = _new_mixer(section, start, tokens, len(start.ngrams))
-    if len(start.ngrams):
-        load_ngrams(mixer, start.ngrams)
-    return mixer
+    coder = ngram_coder(coded, start.levels[start.leaves])
+    return code_ngrams(mixer, coder, rows, read), int(coder.state[3])
 
 
 def memory_bytes(section: MemorySection, vocab_size: int, tokens: int) -> int:
-    """Bytes of memory for so many tokens, stored ones included."""
+    """Bytes of memory for so many tokens, stored ones included; n-grams take more."""
     rows = sum(_set_sizes(section, vocab_size))
     # Weights are there twice, to be taken back.
     beside = 8 * rows * (2 * _number(section) + 4) + _number(section) * 12 * vocab_size
-    return _sizes(section, tokens).bytes + _fixed_bytes(tokens) + beside
+    wanted = _wanted(section, tokens).bytes + _fixed_bytes(tokens)
+    return min(wanted, section.max_bytes) + beside
 
 
 class _Sizes(NamedTuple):
@@ -264,17 +282,22 @@ class _Sizes(NamedTuple):
 def _number(section: MemorySection) -> int:
     """Contexts of each token."""
     experts = section.experts if section.mixing == "logistic" else ()
-    return section.order + 1 + sum(_CONTEXTS[name] for name in experts)
+    return section.order + 1 + sum(_CONTEXTS[name] for name in set(experts))
 
 
-def _sizes(section: MemorySection, tokens: int, ngrams: int = 0) -> _Sizes:
-    """Room for a text of so many tokens, and so many n-grams, within ``max_bytes``."""
+def _wanted(section: MemorySection, tokens: int, ngrams: int = 0) -> _Sizes:
+    """Room for a text of so many tokens, and so many n-grams."""
     number = _number(section)
-    wanted = _Sizes(
+    return _Sizes(
         int(tokens * number * _CONTEXTS_PER_TOKEN) + _LEAST + ngrams,
         int(tokens * number * _SUCCESSORS_PER_TOKEN) + _LEAST + 4 * ngrams,
         min(max(tokens, 1024), 1 << 26),
     )
+
+
+def _sizes(section: MemorySection, tokens: int, ngrams: int) -> _Sizes:
+    """The same within ``max_bytes``."""
+    wanted = _wanted(section, tokens, ngrams)
     share = min(1.0, (section.max_bytes - _fixed_bytes(tokens)) / wanted.bytes)
     if share <= 0:
         least = 32_000_000 + 2 * tokens
@@ -292,7 +315,15 @@ def _set_sizes(section: MemorySection, vocab_size: int) -> list[int]:
     return [by_match, vocab_size, (section.order + 2) * mixing.QUANTA * 2, vocab_size]
 
 
-def _new_mixer(section: MemorySection, start: Start, tokens: int, ngrams: int = 0) -> Mixer:
+def _ready_mixer(section: MemorySection, start: Start, tokens: int) -> Mixer:
+    """One that knows the n-grams, and has room for so many tokens."""
+    mixer = _new_mixer(section, start, tokens, len(start.ngrams))
+    if len(start.ngrams):
+        load_ngrams(mixer, start.ngrams)
+    return mixer
+
+
+def _new_mixer(section: MemorySection, start: Start, tokens: int, ngrams: int) -> Mixer:
     number, size = _number(section), start.vocab_size
     room = _sizes(section, tokens, ngrams)
     bands = np.arange(mixing.BANDS) - mixing.BANDS // 2
@@ -317,7 +348,7 @@ def _new_mixer(section: MemorySection, start: Start, tokens: int, ngrams: int = 
         counts=counts,
         tree=tree_of(start.leaves, levels),
         starts=start.starts.astype(np.int8),
-        text=np.zeros(tokens, np.uint16),
+        text=np.zeros(max(tokens, LONGEST_NGRAM), np.uint16),  # N-grams are loaded by way of it.
         numbers=np.array([0, 0, 0, section.order, linear, *switches, start.bos, 0, room.cells]),
         words=np.zeros(2, np.uint64),
         weights=weights,

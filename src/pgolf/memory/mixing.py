@@ -64,11 +64,11 @@ def weigh(mixer, node, depth):
         n0, n1, u0, u1 = seen[0], seen[1], seen[2], seen[3]
         if each > order:
             left, right = kept_left, kept_right
-        total, number_ = mixer.known[each, 0], mixer.known[each, 1]
+        total, different = mixer.known[each, 0], mixer.known[each, 1]
         if total:
             # Of what follows a context only a part may be known: see ``ngrams``.
             whole = mixer.seen[0, each]
-            backing = _DISCOUNT * number_ + (total - whole[0] - whole[1])
+            backing = _DISCOUNT * different + (total - whole[0] - whole[1])
             left = (n0 - _DISCOUNT * u0 + backing * left) / total
             right = (n1 - _DISCOUNT * u1 + backing * right) / total
         if each == order:

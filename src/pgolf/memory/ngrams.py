@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pgolf.memory.coding import cut
+from pgolf.memory.coding import code_bit, new_coder, settle
 from pgolf.memory.compiled import compiled, inner
 from pgolf.memory.contexts import EXCLUSION, ORDER, POSITION, contexts, descend, hashed, lay_out, look, split
 from pgolf.memory.counts import put, raise_total
@@ -32,10 +32,10 @@ _RATE, _DISCOUNT = 0.002, 0.7
 
 
 class Coder(NamedTuple):
-    """An arithmetic coder of bits, and what predicts them."""
+    """Writes or reads bits, and what predicts them."""
 
     state: NDArray[np.uint64]
-    """(4,): ends of the interval; what is read ahead; bytes in use."""
+    """(4,): see ``coding.new_coder``."""
     coded: NDArray[np.uint8]
     chances: NDArray[np.float32]
     """(_TABLES * _SLOTS,): how often a bit was 1."""
@@ -55,10 +55,10 @@ class Coder(NamedTuple):
     """(34, 2): how often tokens on each side of it are expected."""
 
 
-def new_coder(coded: NDArray[np.uint8], levels: NDArray[np.uint8]) -> Coder:
+def ngram_coder(coded: NDArray[np.uint8], levels: NDArray[np.uint8]) -> Coder:
     """A coder that begins to write ``coded``, or to read it; ``levels`` (V,) of the leaves: see ``Start``."""
     return Coder(
-        state=np.array([0, 0xFFFFFFFF, 0, 0], np.uint64),
+        state=new_coder(),
         coded=coded,
         chances=np.full(_TABLES * _SLOTS, 0.5, np.float32),
         trust=np.zeros(_TABLES * _SLOTS, np.uint8),
@@ -73,18 +73,6 @@ def new_coder(coded: NDArray[np.uint8], levels: NDArray[np.uint8]) -> Coder:
 
 
 @compiled
-def _turn(coder, read):
-    """Take the next byte of the code, or give it out."""
-    used = np.int64(coder.state[3])
-    if read:
-        ahead = np.uint64(coder.coded[used] if used < len(coder.coded) else 0)
-        coder.state[2] = (coder.state[2] << np.uint64(8)) & np.uint64(0xFFFFFFFF) | ahead
-    elif used < len(coder.coded):
-        coder.coded[used] = coder.state[1] >> np.uint64(24)
-    coder.state[3] += np.uint64(1)
-
-
-@compiled
 def _code(coder, kind, order, first, second, third, fourth, bit):
     """Code a bit, or read it where ``bit`` is negative; returns it. Four numbers predict it."""
     coder.spots[0], coder.spots[1], coder.spots[2], coder.spots[3] = first, second, third, fourth
@@ -95,18 +83,7 @@ def _code(coder, kind, order, first, second, third, fourth, bit):
         coder.odds[each] = stretch(coder.chances[coder.spots[each]])
         odds += weights[each] * coder.odds[each]
     chance = min(max(logistic(odds), SMALLEST), 1.0 - SMALLEST)
-    state, read = coder.state, bit < 0
-    middle = cut(state[0], state[1], chance)
-    if read:
-        bit = np.int64(state[2] <= middle)
-    if bit:
-        state[1] = middle
-    else:
-        state[0] = middle + np.uint64(1)
-    while (state[0] ^ state[1]) >> np.uint64(24) == np.uint64(0):
-        _turn(coder, read)
-        state[0] = (state[0] << np.uint64(8)) & np.uint64(0xFFFFFFFF)
-        state[1] = ((state[1] << np.uint64(8)) & np.uint64(0xFFFFFFFF)) | np.uint64(255)
+    bit = code_bit(coder.state, coder.coded, chance, bit)
     step = _RATE * (bit - chance)
     for each in range(_TABLES):
         spot = coder.spots[each]
@@ -171,15 +148,14 @@ def _code_times(coder, length, expected, times, rest, token, level, wanted):
 
 
 @compiled
-def code_ngrams(mixer, coder, rows, longest, read):
+def code_ngrams(mixer, coder, rows, read):
     """Write n-grams (n, 3), or read as many; returns how many there were.
 
     ``mixer`` has counted nothing, and has no experts.
     """
     tree, size, nodes = mixer.tree, len(mixer.tree.code), coder.nodes
     if read:
-        for _ in range(4):
-            _turn(coder, True)
+        settle(coder.state, coder.coded, True)
     for leaf in range(size):
         wanted = np.int64(-1 if read else rows[leaf, 2])
         about = np.int64(coder.below[leaf + 1])
@@ -187,16 +163,15 @@ def code_ngrams(mixer, coder, rows, longest, read):
         rows[leaf, 0], rows[leaf, 1], rows[leaf, 2] = 0, leaf, level
         coder.below[leaf + 1] = coder.below[leaf] + TIMES[level]
     done, length, end, row = size, 1, size, 0
-    while length < longest and row < done:
+    while length < LONGEST and row < done:
         _go_to(mixer, rows, row, length)
         look(mixer)
         lay_out(mixer)
         times, key = TIMES[rows[row, 2]], mixer.keys[length]
         often = _size(times)
-        total, number = _size(mixer.known[length - 1, 0]), _size(mixer.known[length - 1, 1])
+        pairs = often * 64 + _size(mixer.known[length - 1, 1]), often * 64 + _size(mixer.known[length - 1, 0])
         bit = np.int64(-1) if read else _follows(rows, done, row, 0, size)
-        last = np.int64(mixer.text[length - 1])
-        some = _code(coder, _ANY, length, often, often * 64 + number, often * 64 + total, last, bit)
+        some = _code(coder, _ANY, length, often, *pairs, np.int64(mixer.text[length - 1]), bit)
         depth, rest = some - 1, np.float64(times)
         nodes[0, 0], nodes[0, 1] = 0, -1
         while depth >= 0:
@@ -215,20 +190,10 @@ def code_ngrams(mixer, coder, rows, longest, read):
                     begin, over = (middle, stop) if side else (first, middle)
                     bit = np.int64(-1) if read else _follows(rows, done, row, begin, over)
                     here, there = (right, left) if side else (left, right)
-                    numbers = _size(seen[2 + side]), _size(seen[3 - side])
-                    sides |= (
-                        _code(
-                            coder,
-                            side,
-                            length,
-                            here * 64 + there,
-                            (numbers[0] * 64 + numbers[1]) * 64 + often,
-                            node,
-                            (here * 64 + numbers[0]) * 64 + often,
-                            bit,
-                        )
-                        << side
-                    )
+                    number, other = _size(seen[2 + side]), _size(seen[3 - side])
+                    pair, three = here * 64 + there, (here * 64 + number) * 64 + often
+                    numbers = (number * 64 + other) * 64 + often
+                    sides |= _code(coder, side, length, pair, numbers, node, three, bit) << side
                 nodes[depth, 1] = sides
             sides = nodes[depth, 1]
             if sides == 0:
@@ -255,9 +220,7 @@ def code_ngrams(mixer, coder, rows, longest, read):
         if row == end:
             length, end = length + 1, done
     if not read:
-        for _ in range(4):
-            _turn(coder, False)
-            coder.state[1] = (coder.state[1] << np.uint64(8)) & np.uint64(0xFFFFFFFF)
+        settle(coder.state, coder.coded, False)
     return done
 
 

@@ -60,18 +60,20 @@ def start_of(
 
 def write_start(section: MemorySection, start: Start, coded: bytes | None = None) -> bytes:
     """The section's bytes; ``coded`` is the stored text as ``encode_tokens`` codes it, if that is known."""
-    if coded is None:
-        coded = encode_tokens(section, start, start.stored)
-    check = _check(start.stored, "<u2")
+    check, ngrams = _check(start.stored, "<u2"), b""
     numbers = _NUMBERS.pack(start.vocab_size, start.bos, len(start.stored), check, *start.trust)
     marks = start.levels | np.where(start.starts, _BEGINS, 0).astype(np.uint8)
     about = numbers + start.leaves.astype("<u2").tobytes() + marks.tobytes()
     if len(start.ngrams):
         ngrams, rows = encode_ngrams(start, start.ngrams)
         about += _NGRAMS.pack(len(rows), _check(rows, "<u4"), len(ngrams))
-        coded = ngrams + coded
+        start = replace(start, ngrams=rows)
+    if coded is None:
+        coded = encode_tokens(section, start, start.stored)
+    # What repeats itself takes fewer bytes than a reader believes; those that are missing count as 0 anyway.
+    coded = coded.ljust(-(-len(start.stored) // _TOKENS_PER_BYTE), b"\0")
     packed = zstandard.ZstdCompressor(level=19).compress(about)
-    return len(packed).to_bytes(4, "little") + packed + coded
+    return len(packed).to_bytes(4, "little") + packed + ngrams + coded
 
 
 class Section(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, check_data_paths, verb
-from pgolf.cli.tables import flat_rows, print_columns, print_comparison, print_json, print_result, print_table
+from pgolf.cli.tables import lines, print_columns, print_comparison, print_json, print_result, print_table
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.runtime.run_files import ARTIFACT
@@ -54,6 +54,13 @@ def recipes_verb(
     # A file or a pipe gets it as it is, for another command to read.
     print(plain(recipe.to_toml(), keep="\n") if sys.stdout.isatty() else recipe.to_toml())
     print_table(figures.rows(), title=f"{recipe.name}: estimates before training")
+
+
+_TRAINING = {
+    "training": "{steps:,} steps in {seconds:,.1f} s",
+    "speed": "{tokens_per_second:,.0f} tokens per second, {tflops_per_second:.3g} TFLOP/s",
+    "utilisation": "{mfu:.3f} of the device's peak (MFU)",
+}
 
 
 @verb(
@@ -103,8 +110,7 @@ def _print_profile(found: dict[str, Any]) -> None:
 
 
 def _training_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    figures = ("steps", "seconds", "tokens_per_second", "tflops_per_second", "mfu")
-    rows = flat_rows({key: result[key] for key in figures if result[key] is not None})
+    rows = lines(result, _TRAINING)
     scores = (("weights", "val_bpb", "averaged weights"), ("raw_weights", "raw_val_bpb", "last weights"))
     for file, bpb, what in scores:
         rows.append((Path(result[file]).name, f"{result[bpb]:.4f} bits per byte   {what}, standard windows"))
@@ -157,6 +163,16 @@ def pack_verb(
         print_comparison(result["coders"], title="the same codes, steps and kept tensors in every coder")
 
 
+_SCORE = {
+    "bits per byte": "{val_bpb:.4f}",
+    "loss": "{val_loss:.4f} nats per token",
+    "scored": "{targets:,} tokens, {bytes:,} bytes of text",
+    "time": "{seconds:.1f} s",
+    "warning": "{warning}",
+    "ledger": "{ledger}",
+}
+
+
 @verb(
     "eval",
     "pgolf eval model.pgolf --data data/books --mode ttt --json",
@@ -187,8 +203,7 @@ def eval_verb(
         scored = eval_job(*job, chosen, ledger=ledger, strict=strict, team=team)
         result = scored.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
         if team.is_first:
-            shown = {key: value for key, value in result.items() if key != "chunks"}
-            print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")
+            print_result(result, as_json, lines(result, _SCORE), title=f"{weights} ({mode})")
 
 
 @verb("run", "pgolf run quickstart", "pgolf run seed_1232 --data data/fineweb-sp1024")

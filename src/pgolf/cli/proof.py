@@ -10,12 +10,22 @@ import typer
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, verb
-from pgolf.cli.tables import flat_rows, print_columns, print_json, print_result, print_table, say
+from pgolf.cli.tables import lines, print_columns, print_json, print_result, print_table, say
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 
 if TYPE_CHECKING:
     from pgolf.audit.report import Report
+
+
+_DECODED = {
+    "scorer": "{subject}",
+    "targets": "{targets:,}",
+    "problem": "{problem}",
+    "code": "{coded_bits:,} bits, {token_bits:,.1f} of them for targets",
+    "score": "{ledger_bits:,.1f} bits one by one, {block_bits:,.1f} in blocks",
+    "time": "{seconds:.1f} s",
+}
 
 
 @verb(
@@ -64,7 +74,8 @@ def audit_verb(
             proof = job.decode(targets, progress)
         ok = proof.problem is None
         result = {"subject": job.name, "ok": ok, **proof.to_json()}
-        print_result(result, as_json, flat_rows(result), title=f"{artifact}: decoded again")
+        verdict = "decoded again" if ok else "NOT VALID"
+        print_result(result, as_json, lines(result, _DECODED), title=f"{artifact}: {verdict}")
     else:
         with working("auditing") as note:
             report = job.audit(Settings(seed=seed, limit_seconds=limit_seconds), targets, note)

@@ -194,7 +194,7 @@ def _print_results(study: Study, place: Workplace, cells: Sequence[Cell], statem
         size = "" if cell.bytes is None else f"{cell.bytes:,}"
         state = cell.error or ("" if cell.status == "finished" else cell.status)
         rows.append((cell.label, str(cell.seed), *found, size, state))
-    header = ("cell", "seed", *(f"{name} BPB" for name in scores), "bytes", "went wrong")
+    header = ("cell", "seed", *(EVALUATIONS[name].label for name in scores), "bytes", "went wrong")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     # The last score is the one that counts.

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 from rich.cells import cell_len
@@ -47,21 +48,26 @@ def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: 
         print_table(rows, title)
 
 
-def flat_rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as labelled lines, keys joined by dots."""
-    rows = []
-    for key, entry in value.items():
-        if isinstance(entry, dict) and entry:
-            rows += flat_rows(entry, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", "none" if entry in ({}, []) else _number(entry)))
-    return rows
+def lines(result: Mapping[str, Any], forms: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A result as labelled lines: each label's form, such as "{pack[bytes]:,} bytes", filled in.
+
+    A line is left out where an entry that its form names is missing, None or empty.
+    """
+    known = []
+    for label, form in forms.items():
+        names = [name for _, name, _, _ in Formatter().parse(form) if name]
+        try:
+            found = [Formatter().get_field(name, (), result)[0] for name in names]
+        except (KeyError, TypeError):  # Missing, or part of what is None.
+            continue
+        if None not in found and "" not in found:
+            known.append((label, form.format_map(result)))
+    return known
 
 
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def in_words(key: str) -> str:
+    """The name of a recorded fact: "tokenizer (SHA-256)" for tokenizer_sha256."""
+    return key.replace("_sha256", " (SHA-256)").replace("_", " ")
 
 
 def formatted(row: Mapping[str, Any], forms: Mapping[str, str]) -> list[str]:

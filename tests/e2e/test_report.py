@@ -118,12 +118,12 @@ def test_a_report_of_a_study(shelf: Path) -> None:
     (shelf / "study" / "cells" / "a" / "result.json").write_text(json.dumps(result))
     shutil.copy(shelf / "runs" / "first" / "metrics.jsonl", shelf / "study" / "cells" / "a")
 
-    def analyse(cells: Sequence[Cell]) -> Analysis:
+    def analyse(cells: Sequence[Cell], title: str) -> Analysis:
         table = Table("Means", ("cell", "BPB"), [(cell.name, 1.5) for cell in cells])
         points = [(1.0, 2.0), (2.0, 1.9)]
         band = [(x, y - 0.1, y + 0.1) for x, y in points]
         curve = LineChart("Fit", "steps", "BPB", [Series("fit", points)], band)
-        return Analysis("found", ["Layers are worth 0.1."], [table], [curve])
+        return Analysis(title, ["Layers are worth 0.1."], [table], [curve])
 
     with mock.patch("pgolf.study.analysis.analyse", analyse):
         for name in ("study.html", "study.md"):

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgolf.report.content import Bars, LineChart, Series, Waterfall, number
+from pgolf.report.content import Bars, Chart, Intervals, LineChart, Series, Waterfall, number
 from pgolf.runtime.terminal import plain
 from pgolf.runtime.writing import write_bytes
 from pgolf.train.metrics import read_metrics
@@ -52,7 +52,6 @@ _LETTER = 8.4
 _MOST_POINTS = 600
 # A drawn object whose name begins so has texts for the pointer: one for itself, or one for each point.
 _TIP, _BETWEEN = "tip:", "\N{LINE SEPARATOR}"
-Chart = LineChart | Waterfall | Bars
 
 
 def svg(chart: Chart, key: str) -> str:
@@ -63,7 +62,12 @@ def svg(chart: Chart, key: str) -> str:
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": key}), warnings.catch_warnings():
         # A character that Matplotlib's own font lacks may be in the page's.
         warnings.simplefilter("ignore")
-        draw: Any = {LineChart: line_figure, Waterfall: _waterfall, Bars: _bars}[type(chart)]
+        draw: Any = {
+            LineChart: line_figure,
+            Waterfall: _waterfall,
+            Bars: _bars,
+            Intervals: _intervals,
+        }[type(chart)]
         draw(chart).savefig(buffer, format="svg", metadata=nothing)
     root = ET.fromstring(buffer.getvalue())
     for element in root.iter():
@@ -251,7 +255,8 @@ def _waterfall(chart: Waterfall) -> Any:
 def _bars(chart: Bars) -> Any:
     """A bar per group, the largest first, made of its parts."""
     totals = chart.totals()
-    axis = _rows(list(totals), 110, chart.unit)
+    texts = [f"{size:,.0f}, {100 * size / sum(totals.values()):.0f} %" for size in totals.values()]
+    axis = _rows(list(totals), _LETTER * max(map(len, texts), default=0), chart.unit)
     for row, group in enumerate(totals):
         left = 0.0
         for name, size in sorted(chart.parts_of(group), key=lambda part: -part[1]):
@@ -259,15 +264,46 @@ def _bars(chart: Bars) -> Any:
             tip = _tip(f"{group}: {name}, {size:,.0f} {chart.unit}")
             axis.barh(row, size, left=left, height=0.7, gid=tip, **form)
             left += size
-        _beside(axis, f"{left:,.0f}, {100 * left / sum(totals.values()):.0f} %", left, row)
+        _beside(axis, texts[row], left, row)
     set_ticks(axis.xaxis)
     return axis.figure
+
+
+def _intervals(chart: Intervals) -> Any:
+    """A row for each thing: its name, below it the values, their mean and its interval."""
+    figure = new_figure(WIDTH, 46 * len(chart.rows) + 50)
+    axis = figure.add_axes((0, 0, 1, 1))
+    place(axis, 14, 76, 8, 42)
+    axis.set_ylim(len(chart.rows) - 0.5, -0.5)
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="x")
+    axis.set_xlabel(plain(chart.unit), loc="right")
+    for row, (name, mean, low, high, values) in enumerate(chart.rows):
+        axis.text(0, row - 0.3, _short(name), va="center", transform=axis.get_yaxis_transform())
+        if low is not None and high is not None:
+            axis.plot([low, high], [row + 0.15] * 2, color=COLORS[0], linewidth=2, solid_capstyle="butt")
+        form = {"markersize": 7, "markeredgecolor": CARD, "gid": _tip(*map(number, values))}
+        axis.plot(values, [row + 0.15] * len(values), "o", color=COLORS[1], **form)
+        axis.plot([mean], [row + 0.15], "|", color=INK, markersize=15, markeredgewidth=2.5)
+        end = max(value for value in (*values, mean, high) if value is not None)
+        _beside(axis, f"{mean:.4f}", end, row + 0.15, weight="bold")
+    set_ticks(axis.xaxis)
+    return figure
+
+
+def _short(name: str) -> str:
+    """A name that has room in a row of its own."""
+    most = int(WIDTH / _LETTER) - 2
+    return plain(name if len(name) <= most else f"{name[: most - 3]}...")
 
 
 def _described(chart: Chart) -> str:
     """The chart in words, for those who do not see it."""
     if isinstance(chart, Bars):
         return "; ".join(f"{group} {size:,.0f} {chart.unit}" for group, size in chart.totals().items())
+    if isinstance(chart, Intervals):
+        return f"{chart.unit}. " + "; ".join(f"{row.name} {row.mean:.4f}" for row in chart.rows)
     if isinstance(chart, Waterfall):
         said = [f"{name} {new - old:+.4f}" for name, old, new in chart.changes()]
         ends = f"{chart.first[0]} {chart.first[1]:.4f}", f"{chart.last} {chart.values[-1]:.4f}"

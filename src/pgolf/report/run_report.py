@@ -222,6 +222,8 @@ def _bytes(run: RunRecord) -> Section | None:
     if tensors:
         parts = [(tensor["group"], tensor["name"], float(tensor["bytes"])) for tensor in tensors]
         parts.append(("code", "packed scoring code", float(code)))
+        if memory := pack.get("origin", {}).get("memory"):
+            parts.append(("memory", "stored text and counts", float(memory["bytes"])))
         note = "Every piece of a bar is a tensor, as long as its bytes."
         blocks.append(Bars("Where the bytes are", "bytes", parts, note))
     rows = []

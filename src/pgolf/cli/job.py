@@ -9,7 +9,15 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, check_data_paths, verb
-from pgolf.cli.tables import lines, print_columns, print_comparison, print_json, print_result, print_table
+from pgolf.cli.tables import (
+    lines,
+    print_columns,
+    print_comparison,
+    print_json,
+    print_result,
+    print_table,
+    say,
+)
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.runtime.run_files import ARTIFACT
@@ -31,6 +39,7 @@ def recipes_verb(
     as_json: AsJson = False,
 ) -> None:
     """List the recipes, or print one with its parameters, bytes, FLOPs and memory."""
+    from pgolf.optim.schedule import remark
     from pgolf.recipe.files import explanations, recipe_names
     from pgolf.recipe.recipe import load_recipe
     from pgolf.runs.estimate import estimate
@@ -54,6 +63,8 @@ def recipes_verb(
     # A file or a pipe gets it as it is, for another command to read.
     print(plain(recipe.to_toml(), keep="\n") if sys.stdout.isatty() else recipe.to_toml())
     print_table(figures.rows(), title=f"{recipe.name}: estimates before training")
+    if said := remark(recipe.train):
+        say(f"note: {said}")
 
 
 _TRAINING = {

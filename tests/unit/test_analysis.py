@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pgolf.evaluate.evaluations import EVALUATIONS, evaluation_names
-from pgolf.report.content import Table
+from pgolf.report.content import Intervals, Table, Waterfall
 from pgolf.study.analysis import Analysis, analyse
 from pgolf.study.cells import Cell, terms_of
 
@@ -94,9 +94,11 @@ def test_means_and_intervals_are_the_headline_and_not_the_luckiest_seed() -> Non
     assert lowest.note == "model.layers=9: mean of 3 seeds, 95 % interval 1.7143 to 1.7167"
     assert difference.value == "-0.0015" and "model.layers=9 minus base" in difference.note
     assert "not significant" in difference.note
-    assert found.scores is not None
-    assert [(row.name, len(row.values)) for row in found.scores.rows] == [("base", 3), ("model.layers=9", 3)]
-    for row in found.scores.rows:
+    scores, steps = found.charts
+    assert isinstance(scores, Intervals) and isinstance(steps, Waterfall)
+    assert steps.note.startswith("Means of model.layers=9.") and steps.values[-1] == pytest.approx(1.7155)
+    assert [(row.name, len(row.values)) for row in scores.rows] == [("base", 3), ("model.layers=9", 3)]
+    for row in scores.rows:
         assert row.low is not None and row.high is not None and row.low < row.mean < row.high
     [alone] = analyse([cell({}, 1, 3.5)]).cards
     assert alone.note == "base: one seed: noise unknown"

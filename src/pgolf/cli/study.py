@@ -166,14 +166,16 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
         shown.append((*run, f"{tokens[cell.name]:,}"))
     header = ("run", "cell", "seed", "round", "begins", "tokens to train on")
     drop, fold = ("tokens to train on", "begins", "seed"), ("cell", "begins")
-    print_columns(header, shown, f"{_asked(study)} ({found})", fold, drop, fold=fold)
+    _print_question(study)
+    print_columns(header, shown, found, fold, drop, fold=fold)
     total = f"{len(starts)} runs train on at most {sum(tokens.values()):,} tokens"
     say(f"{total}; without sharing on {alone:,}. They go to {place.out}.")
 
 
-def _asked(study: Study) -> str:
-    """Title and question."""
-    return f"{study.file.title} {study.file.question}".rstrip()
+def _print_question(study: Study) -> None:
+    say(study.file.title, "bold")
+    if study.file.question:
+        say(study.file.question)
 
 
 def _show_results(study: Study, place: Workplace, as_json: bool) -> None:
@@ -206,7 +208,9 @@ def _print_results(study: Study, place: Workplace, cells: Sequence[Cell], statem
         header, rows = header[:-1], [row[:-1] for row in rows]
     # The last score is the one that counts.
     drop = ["bytes", *header[2 : 1 + len(scores)], "seed"]
-    print_columns(header, rows, _asked(study), ("went wrong",), drop, fold=("cell", "went wrong"))
+    _print_question(study)
+    title = f"runs in {place.out}"
+    print_columns(header, rows, title, ("went wrong",), drop, fold=("cell", "went wrong"))
     say(DIFFERENCES)
     for line in statements[:_SHOWN]:
         say(f"* {line}")

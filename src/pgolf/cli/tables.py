@@ -25,7 +25,8 @@ stdout = Console(highlight=False)
 # Where nobody watches, no column is left out, and texts of several words are folded to rows of this width.
 _FILE_WIDTH = 160
 _NOTHING = {"", "-"}
-_WORD = re.compile(r"\s*\S+")
+# A percent sign stays with its number.
+_WORD = re.compile(r"\s*\S+(?: %(?!\w))?")
 
 
 def print_json(value: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.report.content import (
     Block,
@@ -29,7 +30,7 @@ from pgolf.report.content import (
     signed,
 )
 from pgolf.report.content import Series as Line
-from pgolf.report.run_report import validation_points
+from pgolf.report.run_report import score_steps, validation_points
 from pgolf.runtime.files import read_json, read_text
 from pgolf.runtime.run_files import METRICS, PROVENANCE
 from pgolf.study.cells import (
@@ -78,8 +79,8 @@ class Analysis(NamedTuple):
     """One line each, made from the numbers, the most important first."""
     tables: Sequence[Table] = ()
     curves: Sequence[LineChart] = ()
-    scores: Intervals | None = None
-    """The score of every cell over its seeds."""
+    charts: Sequence[Chart] = ()
+    """The score of every cell over its seeds, and how that of the best comes about."""
     cards: Sequence[Card] = ()
     """The means that answer the study's question."""
 
@@ -100,12 +101,18 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
         return Analysis(title, [*statements, nothing], tables)
     score = shared[-1]
     statements += [_best(groups, score), _power(groups, score)]
-    cards = [_card(min(groups, key=lambda group: fmean(group.values(score))), score)]
+    best = min(groups, key=lambda group: fmean(group.values(score)))
+    cards = [_card(best, score)]
     base = next((group for group in groups if group.label == "base"), groups[0])
     if others := [group for group in groups if group is not base]:
         said, compared = comparison(base, others, score)
         statements, tables = [*statements, *said], [*tables, *compared]
-        cards.append(_difference(base, min(compared[0].rows, key=lambda row: row[2])))
+        rows = [
+            row
+            for row, group in zip(compared[0].rows, others, strict=True)
+            if not _other_text(base, group, score)
+        ]
+        cards += [_difference(base, min(rows, key=lambda row: row[2]))] if rows else []
     known = [settings(group.cells[0]) for group in groups]
     keys = list(dict.fromkeys(key for group in groups for key in group.cells[0].changes))
     chosen = [{key: setting.get(key) for key in keys} for setting in known]
@@ -127,7 +134,8 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
         good = [curve for curve in forms if isinstance(curve, Fit)]
         curves += [_curve(series, curve) for curve in good] or [_curve(series)]
     curves += [_curve(series) for series in [*rest, *through]]
-    return Analysis(title, statements, tables, curves, _scores(groups, score), cards)
+    charts = [_scores(groups, score), *_steps(best)]
+    return Analysis(title, statements, tables, curves, charts, cards)
 
 
 def _warnings(cells: Sequence[Cell]) -> list[str]:
@@ -181,6 +189,12 @@ def _scores(groups: Sequence[Group], score: str) -> Intervals:
         rows.append(Interval(group.label, found.mean, found.low, found.high, group.values(score)))
     note = "A point is a run, the mark their mean, the line its 95 % interval (Student)."
     return Intervals(f"{quantity(score)} by cell", quantity(score), rows, note)
+
+
+def _steps(group: Group) -> list[Chart]:
+    means = {name: group.mean(name) for name in EVALUATIONS}
+    charts = score_steps({name: mean for name, mean in means.items() if mean is not None})
+    return [chart._replace(note=f"Means of {group.label}. {chart.note}") for chart in charts]
 
 
 def _power(groups: Sequence[Group], score: str) -> str:
@@ -246,14 +260,15 @@ def study_page(folder: Path) -> Report:
     """The report of the study in a folder, all of whose cells may still be waiting."""
     cells, path = read_cells(folder), folder / STUDY
     text = read_text(path) if path.is_file() else ""
-    asked = tomllib.loads(text)
-    analysis = analyse(cells, asked.get("title", folder.resolve().name))
+    try:
+        asked = tomllib.loads(text)
+    except ValueError as error:
+        raise PgolfError(f"{path}: damaged ({error}); restore it from a copy") from error
+    analysis = analyse(cells, asked.get("title") or folder.resolve().name)
     first, rest = analysis.statements[:_FIRST_STATEMENTS], analysis.statements[_FIRST_STATEMENTS:]
     more = [Statements(rest, f"{len(rest)} more", folded=True)] if rest else []
-    charts: list[Chart] = [analysis.scores] if analysis.scores else []
-    charts += _validations([cell for cell in cells if cell.scores])
-    findings: list[Block] = [Prose(DIFFERENCES), *charts, Statements(first), *more]
-    sections = [Section("findings", "Findings", findings), Section("cells", "Cells", [_cells(cells)])]
+    findings: list[Block] = [Prose(DIFFERENCES), *analysis.charts, Statements(first), *more]
+    sections = [Section("findings", "Findings", findings), Section("cells", "Cells", _cells(cells))]
     if analysis.curves or analysis.tables:
         sections.append(Section("analysis", "Analysis", [*analysis.curves, *analysis.tables]))
     if text:
@@ -272,14 +287,15 @@ def _cards(cells: Sequence[Cell]) -> list[Card]:
     return [*cards, Card("seeds", f"{len({cell.seed for cell in cells})}")]
 
 
-def _cells(cells: Sequence[Cell]) -> Table:
+def _cells(cells: Sequence[Cell]) -> list[Block]:
     names = [name for name in terms_in(cells) if name in EVALUATIONS]
     rows: list[list[Value]] = []
     for cell in cells:
         scores = (cell.scores.get(name) for name in names)
         rows.append([cell.name, cell.label, cell.seed, cell.error or cell.status, *scores, cell.bytes])
     columns = ("cell", "changes", "seed", "state", *(EVALUATIONS[name].title for name in names), "bytes")
-    return Table("All cells", columns, rows, "Scores in bits per byte.")
+    table = Table("All cells", columns, rows, "Scores in bits per byte.")
+    return [*_validations([cell for cell in cells if cell.scores]), table]
 
 
 def _validations(scored: Sequence[Cell]) -> list[Chart]:

@@ -194,7 +194,11 @@ def test_help_has_examples(command: str) -> None:
 
 def test_what_an_artifacts_author_wrote_is_printed_as_it_is(tmp_path: Path) -> None:
     value = Quantized(torch.ones(3, 4, dtype=torch.int8), torch.ones(3).half(), 6)
-    origin = {"note": "\x1b[2J[/bold]\ud800"}
+    origin = {
+        "scheme": "\x1b[2J[/bold]\ud800",
+        "calibration": {"tokens": "many", "source": "text"},
+        "memory": 1,
+    }
     content = encode_artifact({"a[/red]\x1b[31m\n": value}, load_recipe("tiny"), "", "range", 1, origin)
     (tmp_path / "odd[1].pgolf").write_bytes(content)
     text = pgolf("inspect", "odd[1].pgolf", "--picture", "codes.png", cwd=tmp_path).stdout

@@ -6,6 +6,7 @@ cannot be left out does not fit either, each row becomes a block of labelled lin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -52,17 +53,14 @@ def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: 
 def lines(result: Mapping[str, Any], forms: Mapping[str, str]) -> list[tuple[str, str]]:
     """A result as labelled lines: each label's form, such as "{pack[bytes]:,} bytes", filled in.
 
-    A line is left out where an entry that its form names is missing, None or empty.
+    A line is left out where an entry that its form names is missing, None, empty or of another kind.
     """
     known = []
     for label, form in forms.items():
         names = [name for _, name, _, _ in Formatter().parse(form) if name]
-        try:
-            found = [Formatter().get_field(name, (), result)[0] for name in names]
-        except (KeyError, TypeError):  # Missing, or part of what is None.
-            continue
-        if None not in found and "" not in found:
-            known.append((label, form.format_map(result)))
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if all(Formatter().get_field(name, (), result)[0] not in (None, "") for name in names):
+                known.append((label, form.format_map(result)))
     return known
 
 

@@ -153,11 +153,15 @@ CHARTS = """
 @pytest.mark.parametrize("width", [PHONE, 1280])
 def test_no_label_is_clipped_and_none_lies_on_a_bar(tmp_path: Path, width: int) -> None:
     points = [(float(x), 1.1 + 1 / (x + 1)) for x in range(0, 20_000, 500)]
-    line = LineChart("line", "targets scored", "bits per byte", [Series("sliding", points, "dots")])
+    name = "train.steps=20000, train.warmdown_steps=12000, model.value_residual=False"
+    line = LineChart("line", name, "bits per byte", [Series("sliding", points, "dots")])
     falls = [("quantization", 1.8609), ("sliding windows", 1.8574), ("memory", 1.321)]
     fall = Waterfall("fall", "bits per byte", ("averaged float", 1.8575), falls, "final")
-    sizes = [("attention", "a", 3_496_000.0), ("embedding", "b", 12_207_616.0), ("control", "c", 1.0)]
-    name = "train.steps=20000, train.warmdown_steps=12000, model.value_residual=False"
+    sizes = [
+        ("attention", "a", 3_496_000.0),
+        ("embedding", "b", 12_207_616.0),
+        ("a name without end", "c", 1.0),
+    ]
     rows = [Interval(name, 1.3210, 1.3, 1.35, [1.31, 1.332]), Interval("base", 1.35, None, None, [1.35])]
     charts = [line, fall, Bars("bars", "bytes", sizes), Intervals("by cell", "TTT bits per byte", rows)]
     report = Report("charts", "", [], [Section("one", "One", charts)])

@@ -128,7 +128,8 @@ class PackReport:
         for tensor in self.tensors:
             if tensor.width <= 8:
                 rises = (
-                    "" if rise is None else f"{rise:+.5f}" for rise in (tensor.predicted, tensor.measured)
+                    "" if rise is None else f"{round(rise, 5) + 0.0:+.5f}"
+                    for rise in (tensor.predicted, tensor.measured)
                 )
                 rows.append((tensor.name, f"{tensor.bits_per_weight:.2f}", f"{tensor.bytes:,}", *rises))
         return rows

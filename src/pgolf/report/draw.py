@@ -48,6 +48,8 @@ STYLE: Any = {
 _LINES = {"line": (2, "-", 1), "faint": (0.8, "-", 0.4), "dots": (1.3, "--", 1), "points": (0, "none", 1)}
 # Wide enough for a character of a label in most fonts.
 _LETTER = 8.4
+# Room for the names of rows.
+_NAMES = 140.0
 # Points of a line that are drawn.
 _MOST_POINTS = 600
 # A drawn object whose name begins so has texts for the pointer: one for itself, or one for each point.
@@ -161,8 +163,8 @@ def line_figure(
     axis.tick_params(axis="y", length=0)
     set_ticks(axis.xaxis, chart.log_x)
     set_ticks(axis.yaxis)
-    axis.set_xlabel(plain(chart.x_label), loc="right")
-    label = axis.set_title(plain(chart.y_label), loc="left", fontsize=12, color=SOFT, pad=12)
+    axis.set_xlabel(_short(chart.x_label), loc="right")
+    label = axis.set_title(_short(chart.y_label), loc="left", fontsize=12, color=SOFT, pad=12)
     longest = max(len(text) for text in axis.yaxis.get_major_formatter().format_ticks(axis.get_yticks()))
     left = max(50.0, _LETTER * longest + 10)
     place(axis, left, *margins, 42)
@@ -216,13 +218,19 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
     return [*means, points[-1]]  # type: ignore[list-item]
 
 
+def _short(name: str, room: float = WIDTH) -> str:
+    """As much of a name as has room in so many units."""
+    most = int(room / _LETTER) - 1
+    return plain(name if len(name) <= most else f"{name[: most - 3]}...")
+
+
 def _rows(names: Sequence[str], right: float, unit: str) -> Any:
     """Axes of a new figure, with a row for each name from above to below."""
     figure = new_figure(WIDTH, 34 * len(names) + 50)
     axis = figure.add_axes((0, 0, 1, 1))
-    place(axis, 140, right, 8, 42)
+    place(axis, _NAMES, right, 8, 42)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_yticks(range(len(names)), list(map(plain, names)), color=INK)
+    axis.set_yticks(range(len(names)), [_short(name, _NAMES) for name in names], color=INK)
     axis.tick_params(length=0)
     axis.spines[["left", "bottom"]].set_visible(False)
     axis.grid(axis="x")
@@ -290,12 +298,6 @@ def _intervals(chart: Intervals) -> Any:
         _beside(axis, f"{mean:.4f}", end, row + 0.15, weight="bold")
     set_ticks(axis.xaxis)
     return figure
-
-
-def _short(name: str) -> str:
-    """A name that has room in a row of its own."""
-    most = int(WIDTH / _LETTER) - 2
-    return plain(name if len(name) <= most else f"{name[: most - 3]}...")
 
 
 def _described(chart: Chart) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,8 @@ def test_one_recipe_with_its_estimates() -> None:
     assert shown["estimate"]["parameters"] == 27_235_848
     assert 12_000_000 < shown["estimate"]["artifact_bytes"] < 20_000_000
     assert "[model.bigram]" in pgolf("recipes", "seed_456").stdout
+    short = pgolf("recipes", "seed_456", "--set", "train.steps=300").stdout
+    assert "note: train.warmdown_steps 3,000 is more than train.steps 300" in short
 
 
 def test_training_writes_every_step_and_every_validation(workshop: Path) -> None:
@@ -103,6 +106,30 @@ def test_evaluation_settings(workshop: Path) -> None:
     assert wide["val_bpb"] == pytest.approx(standard["val_bpb"], abs=1e-6)
 
 
+def test_results_have_names_and_sensible_digits(workshop: Path, tmp_path: Path) -> None:
+    data, ledger = ("--data", "data"), tmp_path / "ledger.jsonl"
+    model = ("--model", "model.pgolf", "--tokenizer", "data/tokenizer.model")
+    (tmp_path / "text").write_text("A cat and a dog.")
+    for words, said in (
+        (("data", "inspect", "data"), "bytes per token"),
+        (("eval", "model.pgolf", *data, "--mode", "standard", "--ledger", ledger), "bits per byte"),
+        (("verify-ledger", ledger, *data), "bits per byte"),
+        (("audit", "model.pgolf", *data, "--by-decoding", "--targets", "20"), "bits one by one"),
+        (("compress", tmp_path / "text", *model, "--out", tmp_path / "z"), "bits per byte"),
+        (("decompress", tmp_path / "z", *model, "--out", tmp_path / "again"), "bits per byte"),
+        (("report", "run", "--no-score", "-o", tmp_path / "page.html"), "bytes"),
+        (("diff", "run", "run"), "raw float BPB"),
+        (("runs", "."), "scores in bits per byte"),
+        (("inspect", "model.pgolf"), "bits per code"),
+    ):
+        text = pgolf(*words, cwd=workshop).stdout
+        assert said in text, words
+        assert not re.search(r"\d\.\d{6,}|\bNone\b|\bnan\b", text), text
+        # The first cells of rows: names in words, but those of runs and tensors.
+        names = re.findall(r"^│ ([^│]*?) +│", text, re.MULTILINE)
+        assert names and not [name for name in names if re.search(r"[a-z]_[a-z]", name) and "." not in name]
+
+
 def test_pack_reports_its_bytes(workshop: Path) -> None:
     report = pgolf_json("pack", "run", "--out", "again.pgolf", cwd=workshop)
     assert report["model_bytes"] == (workshop / "again.pgolf").stat().st_size
@@ -115,7 +142,9 @@ def test_inspect_ends_with_status_1_after_saying_what_is_damaged(workshop: Path,
     shard = tmp_path / "data" / "text_train_000000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
     done = pgolf("data", "inspect", "data", cwd=tmp_path, check=1)
-    assert "text_train_000000.bin" in done.stdout and "val.tokens" in done.stdout and done.stderr == ""
+    assert (
+        "text_train_000000.bin" in done.stdout and "not usable as it is" in done.stdout and done.stderr == ""
+    )
     found = json.loads(pgolf("data", "inspect", "data", "--json", cwd=tmp_path, check=1).stdout)
     assert list(found["errors"]) == ["text_train_000000.bin"] and found["val"]["documents"] == 40
 

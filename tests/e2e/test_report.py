@@ -112,24 +112,28 @@ def test_a_report_of_a_study(shelf: Path) -> None:
         if status == "failed":
             about["error"] = "the <loss> became nan"
         (folder / "cell.json").write_text(json.dumps(about))
+    asked = 'title = "How deep?"\nquestion = "Are two layers enough?"\n'
+    (shelf / "study" / "study.toml").write_text(asked)
     sums = {"val_loss": 1.0, "targets": 100, "bytes": 300}
     scores = {name: {"val_bpb": bpb, **sums} for name, bpb in (("float", 2.0), ("packed", 2.1), ("ttt", 1.9))}
     result = {"evaluations": scores, "pack": {"total_bytes": 900, "model_bytes": 800, "cap": 1000}}
     (shelf / "study" / "cells" / "a" / "result.json").write_text(json.dumps(result))
     shutil.copy(shelf / "runs" / "first" / "metrics.jsonl", shelf / "study" / "cells" / "a")
 
-    def analyse(cells: Sequence[Cell]) -> Analysis:
+    def analyse(cells: Sequence[Cell], title: str) -> Analysis:
         table = Table("Means", ("cell", "BPB"), [(cell.name, 1.5) for cell in cells])
         points = [(1.0, 2.0), (2.0, 1.9)]
         band = [(x, y - 0.1, y + 0.1) for x, y in points]
         curve = LineChart("Fit", "steps", "BPB", [Series("fit", points)], band)
-        return Analysis("found", ["Layers are worth 0.1."], [table], [curve])
+        return Analysis(title, ["Layers are worth 0.1."], [table], [curve])
 
     with mock.patch("pgolf.study.analysis.analyse", analyse):
         for name in ("study.html", "study.md"):
             made = pgolf_json("report", "study", "-o", name, cwd=shelf)
             assert made["of"] == "study"
     page, text = ((shelf / name).read_text(encoding="utf-8") for name in ("study.html", "study.md"))
+    assert text.startswith("# How deep?\n\nAre two layers enough?\n\n* finished:")
+    assert "<h1>How deep?</h1>" in page and "Every difference is new minus old" in page
     for words in ("Layers are worth 0.1.", "model.layers=2", "Means", "1.9000"):
         assert words in page
         assert words in text

@@ -14,6 +14,16 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from pgolf.report.content import (
+    Bars,
+    Interval,
+    Intervals,
+    LineChart,
+    Report,
+    Section,
+    Series,
+    Waterfall,
+)
 from pgolf.report.html import html_page
 from tests.unit.report_stand_ins import report_of_everything
 
@@ -119,6 +129,52 @@ def test_nothing_is_wider_than_the_screen(page: Path, tmp_path: Path, width: int
     assert found["button"]
     assert found["title"] != "owned"
     assert console == []
+
+
+# Every text of a chart that leaves its chart, or lies on a bar: what is filled with a colour of the page.
+CHARTS = """
+  const inside = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const box = part => part.getBoundingClientRect();
+  const wrong = [];
+  page.querySelectorAll("figure svg").forEach(chart => {
+    const edges = box(chart);
+    const filled = bar => /fill: var/.test(bar.style.cssText);
+    const bars = [...chart.querySelectorAll("path[clip-path]")].filter(filled);
+    chart.querySelectorAll("text").forEach(text => {
+      const own = box(text);
+      if (own.left < edges.left - 1 || own.right > edges.right + 1 || own.bottom > edges.bottom + 1
+          || own.top < edges.top - 1) wrong.push("leaves: " + text.textContent);
+      if (bars.some(bar => inside(own, box(bar)))) wrong.push("on a bar: " + text.textContent);
+    });
+  });
+"""
+
+
+@pytest.mark.parametrize("width", [PHONE, 1280])
+def test_no_label_is_clipped_and_none_lies_on_a_bar(tmp_path: Path, width: int) -> None:
+    points = [(float(x), 1.1 + 1 / (x + 1)) for x in range(0, 20_000, 500)]
+    name = "train.steps=20000, train.warmdown_steps=12000, model.value_residual=False"
+    line = LineChart("line", name, "bits per byte", [Series("sliding", points, "dots")])
+    falls = [("quantization", 1.8609), ("sliding windows", 1.8574), ("memory", 1.321)]
+    fall = Waterfall("fall", "bits per byte", ("averaged float", 1.8575), falls, "final")
+    sizes = [
+        ("attention", "a", 3_496_000.0),
+        ("embedding", "b", 12_207_616.0),
+        ("a name without end", "c", 1.0),
+    ]
+    rows = [Interval(name, 1.3210, 1.3, 1.35, [1.31, 1.332]), Interval("base", 1.35, None, None, [1.35])]
+    charts = [line, fall, Bars("bars", "bytes", sizes), Intervals("by cell", "TTT bits per byte", rows)]
+    report = Report("charts", "", [], [Section("one", "One", charts)])
+    content = json.dumps(html_page(report)).replace("</", "<\\/")
+    frame = FRAME.replace(
+        "document.body.dataset", CHARTS.replace("{", "{{").replace("}", "}}") + "  document.body.dataset"
+    )
+    frame = frame.replace("button:", "wrong: wrong, button:")
+    path = tmp_path / "frame.html"
+    path.write_text(frame.format(width=width, page=content), encoding="utf-8")
+    seen, _, _ = browse(path, tmp_path, "--dump-dom", "--window-size=1400,900")
+    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', seen)[1]))
+    assert found["wrong"] == []
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("0", True), ("1", False)])

@@ -43,6 +43,7 @@ def test_a_record(runs: Path) -> None:
     text = pgolf("significance", *NEW, "--against", *OLD, cwd=runs).stdout
     assert "the claim holds" in text
     assert "paired" in text
+    assert "-0.01004 nats per target (the claim: below -0.00500)" in text
 
 
 def test_no_record_exits_with_one(runs: Path) -> None:

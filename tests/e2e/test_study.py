@@ -268,6 +268,12 @@ def test_the_plan_is_shown_and_nothing_is_done(workshop: Path, tmp_path: Path) -
     assert [run["training_tokens"] for run in plan["runs"]] == [256 * 12, 256 * 4]
 
 
+def test_a_plan_makes_not_even_the_data(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert "5 new" in pgolf("study", "steps", "--small", "--dry-run", cwd=tmp_path).stdout
+        assert not list(tmp_path.iterdir())
+
+
 def test_interrupted_and_continued_in_several_processes(workshop: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text((workshop / "tiny.toml").read_text())
     base = "[base]\ntrain = { validate_every = 0, checkpoint_every = 0 }\n"

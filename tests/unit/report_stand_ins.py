@@ -7,6 +7,8 @@ from dataclasses import replace
 from pgolf.report.content import (
     Bars,
     Card,
+    Interval,
+    Intervals,
     LineChart,
     Listing,
     Passage,
@@ -54,6 +56,9 @@ def report_of_everything(text: str = HOSTILE) -> Report:
         Waterfall(text, text, (text, 2.0), [(text, 1.9), ("up", 1.95)], text, text),
         Bars(
             text, text, [(text, text, 10.0), (text, "b", 3.0), ("other", "c", 0.0), ("third", "d", 2.0)], text
+        ),
+        Intervals(
+            text, text, [Interval(text, 1.5, 1.0, 2.0, [1.4, 1.6]), Interval("b", 2.0, None, None, [2.0])]
         ),
         Passages(text, [Passage(text, [(text, 3.0), ("a\nb\t", 20.0), ("", -0.1)])], text, legend=True),
         Passages(text, [Passage(text, [(text, None)]), Passage("long", [(LONG, None)])], text),

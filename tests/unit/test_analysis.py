@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pgolf.evaluate.evaluations import EVALUATIONS, evaluation_names
-from pgolf.report.content import Table
+from pgolf.report.content import Intervals, Table, Waterfall
 from pgolf.study.analysis import Analysis, analyse
 from pgolf.study.cells import Cell, terms_of
 
@@ -64,10 +64,10 @@ def test_every_term_is_told_apart() -> None:
     means = table(found, "Every term, mean")
     terms = {name: column(means, name)[0] for name in means.columns}
     assert terms["raw float"] == pytest.approx(1.75)
-    assert terms["averaging gain"] == pytest.approx(BITS * 0.02)
-    assert terms["quantization gap"] == pytest.approx(BITS * 0.05)
-    assert terms["sliding gain"] == pytest.approx(BITS * 0.04)
-    assert terms["TTT gain"] == pytest.approx(BITS * 0.05)
+    assert terms["by averaging"] == pytest.approx(BITS * -0.02)
+    assert terms["by quantization"] == pytest.approx(BITS * 0.05)
+    assert terms["by sliding windows"] == pytest.approx(BITS * -0.04)
+    assert terms["by TTT"] == pytest.approx(BITS * -0.05)
     assert terms["bytes"] == 999_000
     steps = table(found, "Step by step")
     assert column(steps, "step") == ["averaging", "quantization", "sliding windows", "TTT"]
@@ -79,8 +79,50 @@ def test_every_term_is_told_apart() -> None:
 def test_a_memory_is_a_term_where_a_cell_has_one() -> None:
     cells = [cell({}, 1, 3.5), cell({"memory.enabled": True}, 1, 3.5, evaluations=tuple(EVALUATIONS))]
     found = analyse(cells)
-    assert column(table(found, "Every term, mean"), "memory gain") == [None, pytest.approx(BITS * 0.1)]
+    assert column(table(found, "Every term, mean"), "by memory") == [None, pytest.approx(BITS * -0.1)]
     assert column(table(found, "Step by step"), "step")[-1] == "memory"
+
+
+def test_means_and_intervals_are_the_headline_and_not_the_luckiest_seed() -> None:
+    cells = [cell({}, seed, 3.5 + noise) for seed, noise in ((1, -0.03), (2, 0.004), (3, 0.008))]
+    cells += [
+        cell({"model.layers": 9}, seed, 3.49 + noise) for seed, noise in ((1, 0.0), (2, 0.001), (3, 0.002))
+    ]
+    found = analyse(cells)
+    lowest, difference = found.cards
+    assert (lowest.label, lowest.value) == ("TTT BPB, lowest mean", f"{BITS * 3.431:.4f}")
+    assert lowest.note == "model.layers=9: mean of 3 seeds, 95 % interval 1.7143 to 1.7167"
+    assert difference.value == "-0.0015" and "model.layers=9 minus base" in difference.note
+    assert "not significant" in difference.note
+    scores, steps = found.charts
+    assert isinstance(scores, Intervals) and isinstance(steps, Waterfall)
+    assert steps.note.startswith("Means of model.layers=9.") and steps.values[-1] == pytest.approx(1.7155)
+    assert [(row.name, len(row.values)) for row in scores.rows] == [("base", 3), ("model.layers=9", 3)]
+    for row in scores.rows:
+        assert row.low is not None and row.high is not None and row.low < row.mean < row.high
+    [alone] = analyse([cell({}, 1, 3.5)]).cards
+    assert alone.note == "base: one seed: noise unknown"
+
+
+def test_every_difference_is_new_minus_old() -> None:
+    """The same sign in every table: here the cell is better than the baseline by any measure."""
+    cells = [cell({}, seed, 3.5 + noise) for seed, noise in NOISE.items()]
+    cells += [cell({"model.layers": 9}, seed, 3.48 + 0.9 * noise) for seed, noise in NOISE.items()]
+    found = analyse(cells)
+    assert (
+        max(column(table(found, "Against"), "difference"))
+        < 0
+        > max(column(table(found, "Record"), "difference"))
+    )
+    assert max(column(table(found, "Against"), "high")) < 0
+    assert any("model.layers=9: -0.0100 TTT bits per byte against base" in said for said in found.statements)
+    assert found.cards[1].value == "-0.0100"
+    means, steps = table(found, "Every term, mean"), table(found, "Step by step")
+    for name, step in (("by quantization", "quantization"), ("by TTT", "TTT")):
+        changes = [row[-1] for row in steps.rows if row[5] == step]
+        assert column(means, name) == pytest.approx(changes)
+    assert means.text("by TTT", -0.03) == "-0.0300" and means.text("by quantization", 0.03) == "+0.0300"
+    assert means.text("TTT", 1.7) == "1.7000"
 
 
 def test_spread_over_seeds() -> None:
@@ -89,7 +131,7 @@ def test_spread_over_seeds() -> None:
     spreads = table(found, "Every term, standard deviation")
     assert column(spreads, "TTT") == pytest.approx([BITS * 0.002])
     # Every run has the same gain from TTT, whatever its level.
-    assert column(spreads, "TTT gain") == pytest.approx([0.0], abs=1e-12)
+    assert column(spreads, "by TTT") == pytest.approx([0.0], abs=1e-12)
     assert any(
         "standard deviation of 0.0010 TTT bits per byte (2 degrees of freedom)" in s for s in found.statements
     )
@@ -136,7 +178,7 @@ def test_the_record_rule_is_in_nats() -> None:
         "model.layers=9 as a record over base"
     ]
     rule = table(found, "Record rule")
-    assert column(rule, "improvement") == pytest.approx([0.01, 0.0049], abs=1e-6)
+    assert column(rule, "difference") == pytest.approx([-0.01, -0.0049], abs=1e-6)
     assert column(rule, "record rule") == ["holds", "does not hold"]
 
 
@@ -291,7 +333,7 @@ def test_the_score_is_the_last_that_all_have() -> None:
     cells = [cell({}, 1, 3.5), cell({"model.layers": 9}, 1, 3.4, evaluations=("raw", "float", "packed"))]
     found = analyse(cells)
     assert "-0.0500 packed bits per byte against base" in " ".join(found.statements)
-    assert column(table(found, "Every term, mean"), "TTT gain") == [pytest.approx(0.025), None]
+    assert column(table(found, "Every term, mean"), "by TTT") == [pytest.approx(-0.025), None]
 
 
 def other_tokenizer(changes: Mapping[str, Any], seed: int, loss: float, bytes: int = 30) -> Cell:
@@ -348,7 +390,7 @@ def test_a_ttt_gain_is_one_of_ttt_alone() -> None:
     found = analyse([published(scores)])
     steps = table(found, "Step by step")
     assert column(steps, "change") == pytest.approx([0.0292, -0.0235, -0.0143])
-    assert column(table(found, "Every term, mean"), "TTT gain") == pytest.approx([0.0143])
+    assert column(table(found, "Every term, mean"), "by TTT") == pytest.approx([-0.0143])
     # #644 calls the whole way from the float model to the last score its gain from TTT.
     [row] = table(analyse([published({"raw": 1.1088, "ttt": 1.0944})]), "Step by step").rows
     assert row[1:3] == ["raw float", "TTT"]
@@ -357,14 +399,19 @@ def test_a_ttt_gain_is_one_of_ttt_alone() -> None:
     assert not table(analyse([published({"ttt": 1.0944})]), "Step by step").rows
 
 
-def test_gains_compare_what_differs_in_one_thing() -> None:
+def test_changes_compare_what_differs_in_one_thing() -> None:
     terms = terms_of(
         published({"raw": 1.110, "float": 1.106, "packed": 1.124, "sliding": 1.100, "ttt": 1.093})
     )
-    expected = {"averaging gain": 0.004, "quantization gap": 0.018, "sliding gain": 0.024, "TTT gain": 0.007}
+    expected = {
+        "by averaging": -0.004,
+        "by quantization": 0.018,
+        "by sliding windows": -0.024,
+        "by TTT": -0.007,
+    }
     assert {name: terms[name] for name in expected} == pytest.approx(expected)
     assert terms["bytes"] == 14_473_337
-    assert "TTT gain" not in terms_of(published({"packed": 1.1, "ttt": 1.0}))
+    assert "by TTT" not in terms_of(published({"packed": 1.1, "ttt": 1.0}))
 
 
 def published(scores: Mapping[str, float]) -> Cell:

@@ -14,7 +14,7 @@ from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.muon import Muon
 from pgolf.optim.newton_schulz import Method, orthogonalise, polar_express
 from pgolf.optim.routing import ROUTES, route, row_of
-from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, rewarming
+from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, remark, rewarming
 from pgolf.recipe.files import recipe_names
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.recipe.sections import AverageSection, TrainSection
@@ -261,6 +261,13 @@ def test_the_weight_decay_of_matrices_tapers_and_no_other() -> None:
         decays = [{group["weight_decay"] for group in optimizer.param_groups} for optimizer in optimizers]
         assert [*decays[0]] == pytest.approx([recipe.optim.muon_weight_decay * factor])
         assert decays[1] == {recipe.optim.adam_weight_decay}
+
+
+def test_a_warmdown_longer_than_the_training_is_remarked() -> None:
+    said = remark(TrainSection(steps=10, warmdown_steps=40))
+    assert "warmdown_steps 40 is more than train.steps 10" in said and "begins at 0.25" in said
+    for usual in ({"warmdown_steps": 10}, {"warmdown_steps": 40, "wallclock_seconds": 5.0}):
+        assert remark(TrainSection(steps=10, **usual)) == ""  # type: ignore[arg-type]
 
 
 def test_wall_clock_schedule_fits_the_warmdown_into_the_time() -> None:

@@ -9,7 +9,19 @@ from importlib import resources
 
 import pytest
 
-from pgolf.report.content import Bars, LineChart, Series, Waterfall, in_seconds, number, p_text, shown, signed
+from pgolf.report.content import (
+    Bars,
+    Interval,
+    Intervals,
+    LineChart,
+    Series,
+    Waterfall,
+    in_seconds,
+    number,
+    p_text,
+    shown,
+    signed,
+)
 from pgolf.report.draw import COLORS, WIDTH, svg, thinned
 
 Box = tuple[float, float, float, float]
@@ -150,3 +162,18 @@ def test_how_numbers_are_written() -> None:
         "inf",
     ]
     assert [in_seconds(seconds) for seconds in (None, 1.25, 99.6)] == ["", "in 1.2 s", "in 100 s"]
+
+
+def test_values_with_their_mean_and_interval() -> None:
+    rows = [Interval("base", 2.0, 1.0, 3.0, [1.5, 2.5]), Interval("x" * 99, 3.0, None, None, [3.0])]
+    text = svg(Intervals("t", "bits per byte", rows, "n"), "k")
+    (x0, y0, tip), (x1, y1, _), (x2, y2, _) = dots(text)
+    assert x0 < x1 < x2 and y0 == y1 < y2 and tip == "1.5"
+    shown = words(text)
+    assert {"base", "2.0000", "3.0000"} <= set(shown)
+    assert any(word and word.startswith("xxx") and word.endswith("...") and len(word) < 60 for word in shown)
+    lines = [
+        path.get("d", "") for path in ET.fromstring(text).iter("path") if "--c0" in path.get("style", "")
+    ]
+    [ends] = [[float(part) for part in re.findall(r"-?[\d.]+", line)] for line in lines]
+    assert ends[0] < x0 < x1 < ends[2] and ends[1] == ends[3] == pytest.approx(y0, abs=0.2)

@@ -155,10 +155,10 @@ def test_a_difference_of_two_runs(tmp_path: Path) -> None:
     ]
     assert found.data == []
     metrics = {metric.key: metric for metric in found.metrics}
-    assert metrics["ttt BPB"].change == pytest.approx(-0.05)
+    assert metrics["TTT BPB"].change == pytest.approx(-0.05)
     assert metrics["training loss at step 4"].change == 0
     assert metrics["tokens per second (median)"].a == 30.0
-    assert "raw BPB" not in metrics
+    assert "raw float BPB" not in metrics
     assert found.notes == []
     assert diff_runs(a, a).notes == ["A and B are the same run"]
     assert json.loads(json.dumps(found.to_json()))["metrics"][0] == {
@@ -173,7 +173,7 @@ def test_unfinished_runs_and_other_texts_are_noted(tmp_path: Path) -> None:
     a, b = run_folder(tmp_path / "a", trained=False), run_folder(tmp_path / "b", ttt=1.8)
     found = diff_runs(a, b)
     metrics = {metric.key: metric for metric in found.metrics}
-    assert (metrics["ttt BPB"].a, metrics["ttt BPB"].change) == (None, None)
+    assert (metrics["TTT BPB"].a, metrics["TTT BPB"].change) == (None, None)
     assert len(found.notes) == 1
     assert "training, 4 steps so far" in found.notes[0]
     c = run_folder(tmp_path / "c", ttt=1.8)

@@ -86,7 +86,7 @@ def part(dataset: Dataset, recipe: Recipe, best: float | None = None) -> Any:
             raise PgolfError("does not fit")
         return weights
 
-    return memory_part(recipe, dataset, weights, packed, ROOM, lambda what: None)
+    return memory_part(recipe, dataset, weights, packed, ROOM, lambda *_: None)
 
 
 def test_the_text_is_whole_documents_of_the_training_text_and_fills_its_bytes(dataset: Dataset) -> None:

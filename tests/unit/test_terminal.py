@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import Progress
 
 from pgolf.cli import tables as cli_tables
 from pgolf.cli.app import paths_are_mistakes
-from pgolf.cli.tables import print_columns, print_mistake, print_table, say, wrapped
+from pgolf.cli.tables import lines, print_columns, print_mistake, print_table, say, wrapped
 from pgolf.errors import PgolfError
 from pgolf.runs.view import TrainingView
 from pgolf.runtime import progress
@@ -145,14 +147,40 @@ def test_bars_drop_columns_and_cut_no_number(monkeypatch: pytest.MonkeyPatch, wi
         "1.732",
         "1.23M",
         "tokens/s",
-        "left",
+        *("elapsed", "left"),
         "0:00:00",
         "-:--:--",
     }
     assert "12345/20000" in found
     assert ("1.732" in found) == ("loss" in found) and ("1.23M" in found) == ("tokens/s" in found)
-    if width >= 80:
-        assert {"loss", "tokens/s", "left"} <= set(found) and "━" in line
+    # Every clock says which it is.
+    assert len([word for word in found if ":" in word]) == found.count("elapsed") + found.count("left")
+    if width >= 90:
+        assert {"loss", "tokens/s", "elapsed", "left"} <= set(found) and "━" in line
+
+
+def test_work_of_several_kinds_has_a_bar_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system=None, width=100)
+    monkeypatch.setattr(progress, "stderr", console)
+    at_once = partialmethod(Progress.update, refresh=True)
+    monkeypatch.setattr(progress.Bars, "update", at_once)
+    with progress.working("packing") as note:
+        note("calibrating")
+        note("measuring", 3, 1200)
+        note("verifying")
+    text = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "\n", file.getvalue())
+    shown = [line for line in text.splitlines() if line.startswith("packing: ")]
+    assert any(re.match(r"packing: calibrating ━+ +0:00:00 elapsed", line) for line in shown)
+    assert any(re.match(r"packing: measuring ━* *3/1,200 0:00:00 elapsed", line) for line in shown)
+    assert any(re.match(r"packing: verifying ━+ +0:00:00 elapsed", line) for line in shown)
+
+
+def test_results_as_labelled_lines() -> None:
+    result = {"bits": 1.23456, "size": {"bytes": 12345}, "peak": None, "warning": ""}
+    forms = {"score": "{bits:.4f} of {size[bytes]:,}", "use": "{peak:.2f}", "why": "{warning}"}
+    forms |= {"more": "{no}", "part": "{peak[no]}"}
+    assert lines(result, forms) == [("score", "1.2346 of 12,345")]
 
 
 def test_an_evaluation_after_training_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,7 @@ from pgolf.optim.place import place
 from pgolf.recipe.recipe import Recipe
 from pgolf.runs.pipeline import job_dataset
 from pgolf.runtime.files import sha256_file
-
-Note = Callable[[str], None]
+from pgolf.runtime.progress import Note
 
 _FEWEST, _MOST = 1024, 16384
 # Decoding asks for one target at a time, in three passes.
@@ -62,7 +61,7 @@ def audit(
     plug_in: bool = True,
     data: Path | None = None,
     whole: Tokens | None = None,
-    note: Note = lambda _: None,
+    note: Note = lambda *_: None,
 ) -> Report:
     """Test whether scores of a subject are valid on a stretch of text; see ``Context`` and ``Settings``.
 
@@ -132,10 +131,8 @@ class _Parts(NamedTuple):
         seconds = time.perf_counter() - started
         case = Case(runner, stream, base, self.settings, self.context)
         experiments = Experiments(case)
-        self.note("experiments on the text")
-        findings = experiments.all([*_edges_of(ledger), _periods(runner, stream)])
-        self.note("close examination")
-        findings += [*ScorerTests(runner, case).all(), *_graded(ledger, stream, byte_counts)]
+        findings = experiments.all([*_edges_of(ledger), _periods(runner, stream)], self.note)
+        findings += [*ScorerTests(runner, case).all(self.note), *_graded(ledger, stream, byte_counts)]
         remark = None
         if len({entry.state for entry in ledger.entries}) == 1:
             frozen = "this scorer does not learn, or not within the targets of the audit"
@@ -160,11 +157,9 @@ class _Parts(NamedTuple):
             raise PgolfError(f"{self.name}: scored none of {stream.targets} targets; give it more --targets")
         case = Case(runner, stream, spread(claim, stream.targets), self.settings, self.context)
         experiments = Experiments(case)
-        self.note("experiments on the text")
         findings = count_findings(claim, stream, self.byte_counts)
-        findings += experiments.all([_periods(runner, stream)])
-        self.note("other targets")
-        findings += OwnTarget(runner, case).all()
+        findings += experiments.all([_periods(runner, stream)], self.note)
+        findings += OwnTarget(runner, case).all(self.note)
         remark = experiments.announced() if evaluator.takes_announced else None
         return _Part(case.base, seconds, findings, [remark])
 

@@ -12,6 +12,7 @@ from pgolf.audit.runs import Case, EvaluatorRunner, Nats, as_log_rows, log_sums,
 from pgolf.audit.streams import Stream, gap, largest_change
 from pgolf.audit.subject import Claim
 from pgolf.data.tokenizer import ByteCounts
+from pgolf.runtime.progress import Note
 
 # Fewest targets of a stream that is cut.
 _SHORTEST = 16
@@ -73,14 +74,15 @@ class OwnTarget:
         self.partial = 0
         self._name = runner.evaluator.name
 
-    def all(self) -> list[Finding]:
+    def all(self, note: Note) -> list[Finding]:
         """Every test."""
         places = self._places()
         offered = self.runner.claim(self.stream.tokens, self.stream.targets, places)
         has_rows = offered.distributions is not None or self._has_bytes(offered)
         if not has_rows:
             places = self._affordable(places)
-        for place in places:
+        for done, place in enumerate(places):
+            note("other targets", done, len(places))
             if offered.distributions is not None:
                 entry = self._row(offered, place)[self.stream.tokens[place + 1]]
                 self.entries.see(gap(self.base[place], -entry), f"target {place}")

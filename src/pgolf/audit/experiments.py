@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from pgolf.audit.report import Finding, Largest
 from pgolf.audit.runs import Case, Nats
 from pgolf.audit.streams import Edge
 from pgolf.data.shards import Tokens
+from pgolf.runtime.progress import Note
 
 
 class Experiments:
@@ -20,10 +22,21 @@ class Experiments:
         self.case, self.stream, self.base, self.settings = case, case.stream, case.base, case.settings
         self.generator = case.choices(0)
 
-    def all(self, periodic: Iterable[tuple[str, Iterable[int]]]) -> list[Finding]:
+    def all(self, periodic: Iterable[tuple[str, Iterable[int]]], note: Note) -> list[Finding]:
         """Every experiment; ``periodic`` are the places of chunk and window edges."""
         edges = self.stream.edges(periodic, self.settings.edges, self.generator)
-        return [self.repeat(), self.future(edges), self.boundaries(), self.cut(edges), self.documents()]
+        tests: dict[str, Callable[[], Finding]] = {
+            "the same text again": self.repeat,
+            "other tokens after an edge": partial(self.future, edges),
+            "other documents": self.boundaries,
+            "a shorter text": partial(self.cut, edges),
+            "other documents before": self.documents,
+        }
+        findings = []
+        for done, (what, test) in enumerate(tests.items()):
+            note(what, done, len(tests))
+            findings.append(test())
+        return findings
 
     def repeat(self) -> Finding:
         """The same stream once more."""

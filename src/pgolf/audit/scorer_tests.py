@@ -16,6 +16,7 @@ from pgolf.audit.state import changes, digest_parts, learned
 from pgolf.audit.streams import gap
 from pgolf.audit.subject import blamed
 from pgolf.evaluate.protocol import Recorded
+from pgolf.runtime.progress import Note
 
 # Requests that are examined have at most so many targets: each is scored some thirty times.
 _CLOSE = 64
@@ -35,18 +36,22 @@ class ScorerTests:
         self.digest_changes = 0
         self.probed = 0
 
-    def all(self) -> list[Finding]:
+    def all(self, note: Note) -> list[Finding]:
         """Every test."""
         requests: list[tuple[int, int]] = []
 
         def collect(first: int, block: Tensor, _: Tensor) -> None:
             requests.append((first, len(block)))
 
+        note("requests of other sizes", 0, 4)
         plain = self._grade(after=collect)
         sizes, allowed, rounding = Largest(), self.case.allowed, self.case.allowed_rounding
         sizes.compare(self.case.base, plain)
+        note("other targets", 1, 4)
         traces = self._probe(plain, requests)
+        note("from a snapshot", 2, 4)
         replay = self._replay(plain, requests)
+        note("hidden targets", 3, 4)
         hidden = self._hidden()
         own = "C3" if self.runner.learning.seen or self.weights_changed or self.other_changed else "C2"
         probed, rows = f"{self.probed} requests", f"logsumexp of {self.sums.count} rows"

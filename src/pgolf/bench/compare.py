@@ -49,7 +49,10 @@ class Comparison:
         """Labelled lines."""
         found = self.interval
         spread = "" if found is None else f" ({found[0]:.3f} to {found[1]:.3f}, {self.method})"
-        differs = [(f"differs: {name}", f"{one} -> {two}") for name, (one, two) in self.environment.items()]
+        differs = [
+            (f"differs: {name.replace('_', ' ')}", f"{one} -> {two}")
+            for name, (one, two) in self.environment.items()
+        ]
         return [
             ("work", f"{self.bench}, {self.recipe}: {self.scope}"),
             ("medians", f"{self.milliseconds[0]:,.3f} ms and {self.milliseconds[1]:,.3f} ms"),

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from pgolf.recipe.sections import CompressSection
 from pgolf.runs.pipeline import BUDGET, evaluate_weights
 from pgolf.runtime.environment import environment
 from pgolf.runtime.paths import utf8_name
+from pgolf.runtime.progress import Note
 
 KEEP_BELOW = 8192
 
@@ -98,7 +98,7 @@ def bench_quantizers(
     dataset: Dataset,
     widths: tuple[int, ...],
     limit_targets: int | None,
-    note: Callable[[str], None] = lambda what: None,
+    note: Note = lambda *_: None,
 ) -> dict[str, Any]:
     """Pack full-precision weights both ways and score them in standard windows on the validation split.
 

@@ -12,8 +12,9 @@ import typer
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, TokenizerFile, group, verb
-from pgolf.cli.tables import flat_rows, print_result
+from pgolf.cli.tables import lines, print_columns, print_json, print_result, print_table
 from pgolf.errors import Interrupted
+from pgolf.report.content import shown
 from pgolf.runtime.processes import handling
 
 if TYPE_CHECKING:
@@ -125,9 +126,36 @@ def inspect_verb(
     from pgolf.data.inspect import inspect_dataset
 
     found = inspect_dataset(folder, tokenizer)
-    print_result(found, as_json, flat_rows(found), title=str(folder))
+    if as_json:
+        print_json(found)
+    else:
+        _print_inspected(found, folder)
     if found["errors"]:
         raise typer.Exit(1)
+
+
+_COUNTS = {
+    "shards": "shards",
+    "tokens": "tokens",
+    "documents": "documents",
+    "bytes": "bytes of text",
+    "bytes_per_token": "bytes per token",
+    "normalisation": "normalisation",
+}
+_FACTS = {
+    "tokenizer": "{tokenizer[vocab_size]:,} pieces, transform {tokenizer[transform]}, SHA-256 {digest}",
+    "bytes per target": "{byte_counts[evidence]}",
+    "in both splits": "{overlap[documents]:,} of {val[documents]:,} validation documents",
+}
+
+
+def _print_inspected(found: dict[str, Any], folder: Path) -> None:
+    sides = [found[split] for split in ("train", "val")]
+    rows = [(name, *(shown(side.get(key), 3) for side in sides)) for key, name in _COUNTS.items()]
+    print_columns(("", "training", "validation"), rows, str(folder))
+    wrong = [(f"WRONG: {name}", reason) for name, reason in found["errors"].items()]
+    facts = lines(found | {"digest": found["tokenizer"]["sha256"][:16]}, _FACTS)
+    print_table([*facts, *wrong], "not usable as it is" if wrong else "in order")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,15 @@ from pgolf.cli.app import (
     data_given,
     verb,
 )
-from pgolf.cli.tables import flat_rows, print_columns, print_comparison, print_json, print_result, print_table
+from pgolf.cli.tables import (
+    lines,
+    print_columns,
+    print_comparison,
+    print_json,
+    print_result,
+    print_table,
+    say,
+)
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
 from pgolf.runtime.run_files import ARTIFACT
@@ -42,6 +50,7 @@ def recipes_verb(
     as_json: AsJson = False,
 ) -> None:
     """List the recipes, or print one with its parameters, bytes, FLOPs and memory."""
+    from pgolf.optim.schedule import remark
     from pgolf.recipe.files import explanations, recipe_names
     from pgolf.recipe.recipe import load_recipe
     from pgolf.runs.estimate import estimate
@@ -65,6 +74,15 @@ def recipes_verb(
     # A file or a pipe gets it as it is, for another command to read.
     print(plain(recipe.to_toml(), keep="\n") if sys.stdout.isatty() else recipe.to_toml())
     print_table(figures.rows(), title=f"{recipe.name}: estimates before training")
+    if said := remark(recipe.train):
+        say(f"note: {said}")
+
+
+_TRAINING = {
+    "training": "{steps:,} steps in {seconds:,.1f} s",
+    "speed": "{tokens_per_second:,.0f} tokens per second, {tflops_per_second:.3g} TFLOP/s",
+    "utilisation": "{mfu:.3f} of the device's peak (MFU)",
+}
 
 
 @verb(
@@ -114,8 +132,7 @@ def _print_profile(found: dict[str, Any]) -> None:
 
 
 def _training_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    figures = ("steps", "seconds", "tokens_per_second", "tflops_per_second", "mfu")
-    rows = flat_rows({key: result[key] for key in figures if result[key] is not None})
+    rows = lines(result, _TRAINING)
     scores = (("weights", "val_bpb", "averaged weights"), ("raw_weights", "raw_val_bpb", "last weights"))
     for file, bpb, what in scores:
         rows.append((Path(result[file]).name, f"{result[bpb]:.4f} bits per byte   {what}, standard windows"))
@@ -168,6 +185,16 @@ def pack_verb(
         print_comparison(result["coders"], title="the same codes, steps and kept tensors in every coder")
 
 
+_SCORE = {
+    "bits per byte": "{val_bpb:.4f}",
+    "loss": "{val_loss:.4f} nats per token",
+    "scored": "{targets:,} tokens, {bytes:,} bytes of text",
+    "time": "{seconds:.1f} s",
+    "warning": "{warning}",
+    "ledger": "{ledger}",
+}
+
+
 @verb(
     "eval",
     "pgolf eval model.pgolf --data data/books --mode ttt --json",
@@ -198,8 +225,7 @@ def eval_verb(
         scored = eval_job(*job, chosen, ledger=ledger, strict=strict, team=team)
         result = scored.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
         if team.is_first:
-            shown = {key: value for key, value in result.items() if key != "chunks"}
-            print_result(result, as_json, flat_rows(shown), title=f"{weights} ({mode})")
+            print_result(result, as_json, lines(result, _SCORE), title=f"{weights} ({mode})")
 
 
 @verb(

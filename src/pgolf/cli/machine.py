@@ -12,8 +12,8 @@ from typer import Argument, Option
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, JsonFile, Overrides, TokenizerFile, group, verb
 from pgolf.cli.model import ModelFile, ModelTokenizer, Threads, Ttt, WithMemory
 from pgolf.cli.tables import (
-    flat_rows,
     formatted,
+    lines,
     noted,
     print_columns,
     print_comparison,
@@ -75,6 +75,23 @@ def _as_json_only(result: Any, out: Path | None, as_json: bool) -> bool:
     return as_json
 
 
+_SPEED = {
+    "work": "{scope}, {repeats} times",
+    "pgolf": "{milliseconds:,.1f} ms",
+    "plain loop": "{milliseconds_plain:,.1f} ms",
+    "ratio": "{ratio:.2f} times as fast ({ratio_range[0]:.2f} to {ratio_range[1]:.2f}), "
+    "by CPU time {cpu_ratio:.2f}",
+    "speed": "{tokens_per_second:,.0f} tokens per second, plain {tokens_per_second_plain:,.0f}",
+    "arithmetic": "{tflops_per_second:.3g} TFLOP/s",
+    "utilisation": "{mfu:.3f} of the device's peak (MFU)",
+    "computed": "{figure:.6g}, plain {figure_plain:.6g}",
+    "peak memory": "{peak_memory:,.0f} MiB, plain {peak_memory_plain:,.0f} MiB",
+    "machine": "{environment[cpu]}, {environment[threads]} of {environment[cpu_cores]} cores, "
+    "torch {environment[torch]}",
+    "device": "{environment[device_name]}, driver {environment[driver]}",
+}
+
+
 def _add_speed_verb(what: str, text: str) -> None:
     def speed_verb(
         recipe: Annotated[str, Option(help="What to measure.")] = "quickstart",
@@ -90,9 +107,8 @@ def _add_speed_verb(what: str, text: str) -> None:
 
         result = run_bench(what, load_recipe(recipe, overrides or []), pick_device(device), repeats)
         if not _as_json_only(result, out, as_json):
-            hidden = ("settings", "milliseconds_repeats")
-            shown = {key: value for key, value in result.items() if key not in hidden}
-            print_table(flat_rows(shown), title=f"bench {what}")
+            peaks = {name: result[name] / 2**20 for name in ("peak_memory", "peak_memory_plain")}
+            print_table(lines(result | peaks, _SPEED), title=f"bench {what}, {result['recipe']}")
 
     speed_verb.__doc__ = text
     verb(what, f"pgolf bench {what} --recipe quickstart --repeats 3", of=bench)(speed_verb)

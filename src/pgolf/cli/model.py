@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, Overrides, verb
-from pgolf.cli.tables import flat_rows, print_columns, print_json, print_result, print_table
+from pgolf.cli.tables import lines, print_columns, print_json, print_result, print_table
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.runtime.terminal import output, plain, spelled
 
@@ -167,7 +167,23 @@ def compress_verb(
 
     with counting("compressing") as progress:
         result = compress_file(file, out, model, tokenizer, ttt, threads, progress, memory=memory)
-    print_result(result, as_json, flat_rows(result), title=str(out))
+    print_result(result, as_json, _coded_rows(result), title=str(out))
+
+
+_CODED = {
+    "original": "{bytes:,} bytes, {tokens:,} tokens",
+    "compressed": "{compressed_bytes:,} bytes, {bits_per_byte:.3f} bits per byte",
+    "code of the text": "{payload_bytes:,} bytes; by its score {score_bytes:,.0f}",
+    "with": "{how}",
+    "time": "{seconds:.1f} s, {bytes_per_second:,.0f} bytes per second",
+}
+
+
+def _coded_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    parts = [name for name, used in (("test-time training", "ttt"), ("memory", "memory")) if result[used]]
+    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
+    more = {"how": ", ".join([*parts, threads]), "score_bytes": result["ledger_bits"] / 8}
+    return lines(result | more, _CODED)
 
 
 @verb(
@@ -188,7 +204,7 @@ def decompress_verb(
 
     with counting("decompressing") as progress:
         result = decompress_file(file, out, model, tokenizer, progress)
-    print_result(result, as_json, flat_rows(result), title=str(out))
+    print_result(result, as_json, _coded_rows(result), title=str(out))
 
 
 @verb("import", "pgolf import final_model.int6.ptz --recipe seed_644 --out imported.safetensors")
@@ -206,7 +222,17 @@ def import_verb(
     from pgolf.runs.pipeline import import_job
 
     result = import_job(source, recipe, overrides or [], out, tokenizer)
-    print_result(result, as_json, flat_rows(result), title=str(out))
+    rows = lines(result, {"weights": "{weights}", "parameters": "{parameters:,} in {tensors:,} tensors"})
+    print_result(result, as_json, rows, title=str(out))
+
+
+_ORIGIN = {
+    "packed by": "pgolf {pgolf}",
+    "scheme": "{scheme}",
+    "grid": "{grid}",
+    "calibrated on": "{calibration[tokens]:,} tokens ({calibration[source]})",
+    "memory chosen on": "{memory[held_out][tokens]:,} tokens of held-out training text",
+}
 
 
 @verb("inspect", "pgolf inspect model.pgolf", "pgolf inspect model.pgolf --picture codes.png --json")
@@ -229,5 +255,4 @@ def inspect_verb(
     print_columns(histogram.TENSOR_COLUMNS, rows, str(file), left=("histogram",), drop=histogram.TENSOR_DROP)
     title = "bytes of the file by group of tensors"
     print_columns(histogram.GROUP_COLUMNS, histogram.group_rows(found), title, drop=histogram.GROUP_DROP)
-    origin = flat_rows({"origin": found.origin})
-    print_table([*histogram.summary_rows(found), *origin], title="artifact")
+    print_table([*histogram.summary_rows(found), *lines(found.origin, _ORIGIN)], title="artifact")

@@ -10,12 +10,22 @@ import typer
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, verb
-from pgolf.cli.tables import flat_rows, print_columns, print_json, print_result, print_table, say
+from pgolf.cli.tables import lines, print_columns, print_json, print_result, print_table, say
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 
 if TYPE_CHECKING:
     from pgolf.audit.report import Report
+
+
+_DECODED = {
+    "scorer": "{subject}",
+    "targets": "{targets:,}",
+    "problem": "{problem}",
+    "code": "{coded_bits:,} bits, {token_bits:,.1f} of them for targets",
+    "score": "{ledger_bits:,.1f} bits one by one, {block_bits:,.1f} in blocks",
+    "time": "{seconds:.1f} s",
+}
 
 
 @verb(
@@ -64,7 +74,8 @@ def audit_verb(
             proof = job.decode(targets, progress)
         ok = proof.problem is None
         result = {"subject": job.name, "ok": ok, **proof.to_json()}
-        print_result(result, as_json, flat_rows(result), title=f"{artifact}: decoded again")
+        verdict = "decoded again" if ok else "NOT VALID"
+        print_result(result, as_json, lines(result, _DECODED), title=f"{artifact}: {verdict}")
     else:
         with working("auditing") as note:
             report = job.audit(Settings(seed=seed, limit_seconds=limit_seconds), targets, note)
@@ -173,10 +184,10 @@ def _rows(found: Any, text: Any) -> list[tuple[str, str]]:
         spread = f"standard deviation {sample.deviation:.5f}" if known else "spread unknown"
         runs = f"{sample.count} run{'s' if sample.count > 1 else ''}"
         rows.append((name, f"{sample.mean:.5f}   {runs}, {spread}"))
-    rows.append(("improvement", f"{signed(found.improvement, 5)} nats per target (margin {found.margin:g})"))
+    claim = f"the claim: below {signed(-found.margin, 5)}"
+    rows.append(("new minus old", f"{signed(-found.improvement, 5)} nats per target ({claim})"))
     if found.welch is not None:
-        # The test's difference is new - old; the improvement is old - new.
-        low, high = (signed(-end, 5) for end in (found.welch.high, found.welch.low))
+        low, high = (signed(end, 5) for end in (found.welch.low, found.welch.high))
         rows.append(("95 % interval", f"{low} to {high}   Welch, two-sided"))
     common = f"not possible: {found.pairs} seed{'s' * (found.pairs != 1)} in common"
     for name, test, missing in (("Welch", found.welch, "not possible"), ("paired", found.paired, common)):
@@ -185,14 +196,13 @@ def _rows(found: Any, text: Any) -> list[tuple[str, str]]:
             said = f"{p_text(test.p)}   t = {test.t:.2f}, {test.freedom:.2f} degrees of freedom"
         rows.append((name, said))
     if found.power is not None:
-        chance = f"{100 * found.power:.0f} % to show a true improvement as large as this one"
+        chance = f"{100 * found.power:.0f} % to show a true difference as large as this one"
         rows.append(("power", f"{chance} with as many seeds"))
     if found.seeds_needed is not None:
         rows.append(("seeds for 80 %", f"{found.seeds_needed} a side"))
     if text is not None:
-        better, low, high = (signed(-value, 5) for value in (text.difference, text.high, text.low))
-        shown = (
-            f"{better} nats ({low} to {high}), {p_text(text.p)} over {text.stretches} stretches of the text"
-        )
-        rows.append(("these two artifacts", f"{shown}; other seeds may differ"))
+        difference, low, high = (signed(value, 5) for value in (text.difference, text.low, text.high))
+        size = f"{difference} nats ({low} to {high}), {p_text(text.p)}"
+        scope = f"over {text.stretches} stretches of the text; other seeds may differ"
+        rows.append(("these two artifacts", f"{size} {scope}"))
     return [*rows, ("why", found.why)]

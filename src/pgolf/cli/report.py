@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, verb
-from pgolf.cli.tables import flat_rows, print_columns, print_json, print_mistake, print_result, say
+from pgolf.cli.tables import in_words, lines, print_columns, print_json, print_mistake, print_result, say
 from pgolf.errors import PgolfError
-from pgolf.report.content import shown
+from pgolf.report.content import shown, signed
 
 if TYPE_CHECKING:
     from pgolf.runs.records import Diff, Value
@@ -66,7 +66,9 @@ def report_verb(
         result = write_page("study", lambda: study_page(source), out, chosen)
     else:
         result = report_job(source, out, chosen, wanted, pick_device(device))
-    print_result(result, as_json, flat_rows(result), title=str(source))
+    print_result(
+        result, as_json, lines(result, {"report": "{report}", "size": "{bytes:,} bytes"}), str(source)
+    )
 
 
 @verb(
@@ -107,6 +109,7 @@ def runs_verb(
     rows = [[str(run.folder), *(_cell(key, run.field(key)) for key in fields)] for run in kept]
     count = f"{len(found):,} run{'s' if len(found) != 1 else ''} in {folder}"
     title = f"{len(kept):,} of {count}" if conditions else count
+    title += "; scores in bits per byte" if kept else ""
     # What was asked about stays.
     drop = [key for key in _RUNS_DROP if key not in asked]
     print_columns(columns, rows, title, left=("recipe", "state", "date"), drop=drop)
@@ -142,18 +145,18 @@ def _print_diff(found: Diff) -> None:
         ("data", found.data),
     ):
         if differences:
-            rows = [(entry.key, _short(entry.a), _short(entry.b)) for entry in differences]
+            # A recipe's keys stand as they are written there.
+            say_key = str if name == "recipe" else in_words
+            rows = [(say_key(entry.key), _short(entry.a), _short(entry.b)) for entry in differences]
             print_columns((name, "A", "B"), rows, f"{name}: what differs", left=("A", "B"), fold=("A", "B"))
         else:
             say(f"{name}: the same")
-    lines = []
+    numbers: list[tuple[str, ...]] = []
     for metric in found.metrics:
         digits = next((count for word, count in _DIGITS.items() if word in metric.key), 0)
-        numbers = ["-" if value is None else f"{value:,.{digits}f}" for value in (metric.a, metric.b)]
-        lines.append(
-            (metric.key, *numbers, "-" if metric.change is None else f"{metric.change:+,.{digits}f}")
-        )
-    print_columns(("", "A", "B", "B - A"), lines, f"A = {found.a}, B = {found.b}", drop=("B - A",))
+        change = "-" if metric.change is None else signed(metric.change, digits)
+        numbers.append((metric.key, *(shown(value, digits) for value in (metric.a, metric.b)), change))
+    print_columns(("", "A", "B", "B - A"), numbers, f"A = {found.a}, B = {found.b}", drop=("B - A",))
     for note in found.notes:
         say(f"note: {note}")
 

@@ -66,7 +66,9 @@ def study_verb(
         list[str] | None,
         Option("--slurm", metavar="OPTION=VALUE", help="An option of `pgolf launch slurm`; repeatable."),
     ] = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Check everything and show the plan.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Check everything, show the plan, make nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do all runs of a study, each with packing and scores, and say what they show. Without STUDY: list them.
@@ -95,7 +97,7 @@ def study_verb(
     study = load_study(name, small)
     default = Path("studies") / f"{Path(name).stem}{'-small' if small else ''}"
     place = Workplace(out or default, data_given(data, text, val_text, tokenizer), tokenizer, device)
-    found = compare(study, place)
+    found = compare(study, place, make=not dry_run)
     if dry_run:
         _show_plan(study, place, str(found), as_json)
         return
@@ -177,9 +179,16 @@ def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> Non
         shown.append((*run, f"{tokens[cell.name]:,}"))
     header = ("run", "cell", "seed", "round", "begins", "tokens to train on")
     drop, fold = ("tokens to train on", "begins", "seed"), ("cell", "begins")
-    print_columns(header, shown, f"{study.file.title} ({found})", fold, drop, fold=fold)
+    _print_question(study)
+    print_columns(header, shown, found, fold, drop, fold=fold)
     total = f"{len(starts)} runs train on at most {sum(tokens.values()):,} tokens"
     say(f"{total}; without sharing on {alone:,}. They go to {place.out}.")
+
+
+def _print_question(study: Study) -> None:
+    say(study.file.title, "bold")
+    if study.file.question:
+        say(study.file.question)
 
 
 def _show_results(study: Study, place: Workplace, as_json: bool) -> None:
@@ -198,7 +207,7 @@ def _show_results(study: Study, place: Workplace, as_json: bool) -> None:
 
 
 def _print_results(study: Study, place: Workplace, cells: Sequence[Cell], statements: Sequence[str]) -> None:
-    from pgolf.study.cells import terms_in
+    from pgolf.study.cells import DIFFERENCES, terms_in
 
     scores = [name for name in terms_in(cells) if name in EVALUATIONS and name in ("raw", *study.file.scores)]
     rows = []
@@ -207,12 +216,15 @@ def _print_results(study: Study, place: Workplace, cells: Sequence[Cell], statem
         size = "" if cell.bytes is None else f"{cell.bytes:,}"
         state = cell.error or ("" if cell.status == "finished" else cell.status)
         rows.append((cell.label, str(cell.seed), *found, size, state))
-    header = ("cell", "seed", *(f"{name} BPB" for name in scores), "bytes", "went wrong")
+    header = ("cell", "seed", *(EVALUATIONS[name].label for name in scores), "bytes", "went wrong")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     # The last score is the one that counts.
     drop = ["bytes", *header[2 : 1 + len(scores)], "seed"]
-    print_columns(header, rows, study.file.title, ("went wrong",), drop, fold=("cell", "went wrong"))
+    _print_question(study)
+    title = f"runs in {place.out}"
+    print_columns(header, rows, title, ("went wrong",), drop, fold=("cell", "went wrong"))
+    say(DIFFERENCES)
     for line in statements[:_SHOWN]:
         say(f"* {line}")
     if len(statements) > _SHOWN:

@@ -6,11 +6,13 @@ cannot be left out does not fit either, each row becomes a block of labelled lin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 from rich.cells import cell_len
@@ -24,7 +26,8 @@ stdout = Console(highlight=False)
 # Where nobody watches, no column is left out, and texts of several words are folded to rows of this width.
 _FILE_WIDTH = 160
 _NOTHING = {"", "-"}
-_WORD = re.compile(r"\s*\S+")
+# A percent sign stays with its number.
+_WORD = re.compile(r"\s*\S+(?: %(?!\w))?")
 
 
 def print_json(value: Any) -> None:
@@ -47,21 +50,23 @@ def print_result(value: Any, as_json: bool, rows: list[tuple[str, str]], title: 
         print_table(rows, title)
 
 
-def flat_rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as labelled lines, keys joined by dots."""
-    rows = []
-    for key, entry in value.items():
-        if isinstance(entry, dict) and entry:
-            rows += flat_rows(entry, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", "none" if entry in ({}, []) else _number(entry)))
-    return rows
+def lines(result: Mapping[str, Any], forms: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A result as labelled lines: each label's form, such as "{pack[bytes]:,} bytes", filled in.
+
+    A line is left out where an entry that its form names is missing, None, empty or of another kind.
+    """
+    known = []
+    for label, form in forms.items():
+        names = [name for _, name, _, _ in Formatter().parse(form) if name]
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if all(Formatter().get_field(name, (), result)[0] not in (None, "") for name in names):
+                known.append((label, form.format_map(result)))
+    return known
 
 
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def in_words(key: str) -> str:
+    """The name of a recorded fact: "tokenizer (SHA-256)" for tokenizer_sha256."""
+    return key.replace("_sha256", " (SHA-256)").replace("_", " ")
 
 
 def formatted(row: Mapping[str, Any], forms: Mapping[str, str]) -> list[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.environment import VERSION
 from pgolf.runtime.writing import write_bytes
 
+if TYPE_CHECKING:
+    from pgolf.runtime.progress import Note
+
 _HEADER_ESTIMATE = 3000
 _TRAINED_RMS = 0.14
 # Bits of a code of the finest grid: the entropy of a normal row whose largest entry is 127.
@@ -43,7 +46,7 @@ def pack(
     out: Path,
     cap: int | None = None,
     calibration: Calibration | None = None,
-    note: Callable[[str], None] = lambda what: None,
+    note: Note = lambda *_: None,
     grid: Grid | None = None,
     memory: bytes = b"",
     about: Mapping[str, Any] | None = None,
@@ -64,7 +67,7 @@ def pack(
         out: file to write.
         cap: largest total in bytes; the recipe's by default.
         calibration: how the loss depends on the weights; without it all have the same precision.
-        note: told what is being done.
+        note: told what is being done; see ``Note``.
         grid: on which training rounded these weights, for the "budget" scheme.
         memory: what the recipe's memory begins with; the weights get the bytes that it leaves.
         about: further entries of the artifact's origin.
@@ -76,7 +79,6 @@ def pack(
     given = calibration, note, grid, memory, about
     packed = fit(state, recipe, tokenizer_digest, out, limit, code, *given)
     write_bytes(out, packed.content)
-    note("measuring what each tensor costs")
     return PackReport(
         cap=limit,
         total_bytes=len(packed.content) + code,
@@ -88,7 +90,7 @@ def pack(
         level=packed.level,
         five_bit_cores=packed.five_bit_cores,
         origin=packed.origin,
-        tensors=describe(state, packed.stored, recipe, calibration),
+        tensors=describe(state, packed.stored, recipe, calibration, note),
     )
 
 
@@ -100,7 +102,7 @@ def fit(
     limit: int,
     code: int,
     calibration: Calibration | None,
-    note: Callable[[str], None],
+    note: Note,
     grid: Grid | None = None,
     memory: bytes = b"",
     about: Mapping[str, Any] | None = None,
@@ -140,7 +142,7 @@ def freeze_grid(
     nearest = recipe.model_copy(
         update={"compress": recipe.compress.model_copy(update={"rounding": "nearest"})}
     )
-    packer = _Packer(state, nearest, tokenizer_digest, calibration, cap - code, lambda what: None)
+    packer = _Packer(state, nearest, tokenizer_digest, calibration, cap - code, lambda *_: None)
     packed = packer.by_budget()
     if packed is None:
         raise PgolfError(
@@ -171,7 +173,7 @@ class _Packer:
     tokenizer_digest: str
     calibration: Calibration | None
     limit: int
-    note: Callable[[str], None]
+    note: Note
     memory: bytes = b""
     smallest: int = 1 << 62
     """Bytes of the smallest file so far."""

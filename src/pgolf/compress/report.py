@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from pgolf.model.gpt import GPT
 from pgolf.model.load import model_from
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pgolf.runtime.progress import Note
 
 TENSOR_COLUMNS = ("tensor", "bits per weight", "bytes", "predicted", "measured")
 SPLIT_COLUMNS = ("stored", "tokens of text", "bits per byte", "counts")
@@ -125,19 +128,24 @@ class PackReport:
         for tensor in self.tensors:
             if tensor.width <= 8:
                 rises = (
-                    "" if rise is None else f"{rise:+.5f}" for rise in (tensor.predicted, tensor.measured)
+                    "" if rise is None else f"{round(rise, 5) + 0.0:+.5f}"
+                    for rise in (tensor.predicted, tensor.measured)
                 )
                 rows.append((tensor.name, f"{tensor.bits_per_weight:.2f}", f"{tensor.bytes:,}", *rises))
         return rows
 
 
 def describe(
-    state: Mapping[str, Tensor], stored: Mapping[str, Stored], recipe: Recipe, calibration: Calibration | None
+    state: Mapping[str, Tensor],
+    stored: Mapping[str, Stored],
+    recipe: Recipe,
+    calibration: Calibration | None,
+    note: Note,
 ) -> list[TensorReport]:
     """What each tensor of a state costs and, on the calibration text, loses as it is stored."""
     sizes = coded_sizes(stored)
     predicted = {} if calibration is None else _predicted_rises(state, stored, calibration)
-    measured = {} if calibration is None else _measured_rises(state, stored, recipe, calibration)
+    measured = {} if calibration is None else _measured_rises(state, stored, recipe, calibration, note)
     reports = []
     for name, value in stored.items():
         if isinstance(value, Quantized):
@@ -164,7 +172,11 @@ def _predicted_rises(
 
 @torch.no_grad()
 def _measured_rises(
-    state: Mapping[str, Tensor], stored: Mapping[str, Stored], recipe: Recipe, calibration: Calibration
+    state: Mapping[str, Tensor],
+    stored: Mapping[str, Stored],
+    recipe: Recipe,
+    calibration: Calibration,
+    note: Note,
 ) -> dict[str, float]:
     """Rise of the loss by quantized tensor, in nats per token, when that tensor alone is as stored.
 
@@ -178,7 +190,8 @@ def _measured_rises(
     tokens = calibration.tokens[: count // length, : length + 1]
     exact = _loss(network, tokens)
     rises = {}
-    for name, value in changed.items():
+    for done, (name, value) in enumerate(changed.items()):
+        note("measuring what each tensor costs", done, len(changed))
         parameter = network.get_parameter(name)
         parameter.copy_(dequantize(value))
         rises[name] = _loss(network, tokens) - exact

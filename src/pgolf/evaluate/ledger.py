@@ -217,7 +217,7 @@ def verify_ledger(
     checks = [
         ("chain", f"{len(entries):,} entries, unbroken; ends with {chain[:16]}"),
         ("coverage and order", f"targets 0 to {score.targets:,}, each once, from left to right"),
-        ("totals", f"{score.nats!r} nats, {score.bytes:,} bytes, {score.bpb!r} bits per byte"),
+        ("totals", f"{score.nats:,.2f} nats, {score.bytes:,} bytes, {score.bpb:.4f} bits per byte"),
         ("text", "not compared (no --data)" if tokens is None else "every range is that of the data"),
         ("bytes", "not compared (no --data)" if byte_counts is None else "every range added up again"),
     ]

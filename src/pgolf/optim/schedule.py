@@ -34,6 +34,16 @@ def lr_scale(train: TrainSection, step: int, elapsed_seconds: float) -> float:
     return max(remaining if linear else 0.5 * (1 - math.cos(math.pi * remaining)), train.lr_floor)
 
 
+def remark(train: TrainSection) -> str:
+    """A line about a warmdown that is longer than the training; empty for others."""
+    if train.wallclock_seconds or not train.warmdown > train.steps > 0:
+        return ""
+    return (
+        f"train.warmdown_steps {train.warmdown_steps:,} is more than train.steps {train.steps:,}: the "
+        f"learning rate begins at {lr_scale(train, 0, 0.0):.2f} of its height and falls from the first step"
+    )
+
+
 def progress(train: TrainSection, step: int, elapsed_seconds: float) -> float:
     """Part of training (0 to 1) that is done before ``step`` (0-based): of the steps, or of the time.
 

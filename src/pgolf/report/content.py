@@ -107,7 +107,15 @@ class Table:
     """Decimal places of floats that are shown."""
     bar: str = ""
     """The column whose numbers are drawn as bars too."""
+    differences: Sequence[str] = ()
+    """The columns whose floats have a sign."""
     folded: bool = False
+
+    def text(self, column: str, value: Value) -> str:
+        """A cell as it is shown."""
+        if column in self.differences and isinstance(value, float):
+            return signed(value, self.digits)
+        return shown(value, self.digits)
 
 
 class Series(NamedTuple):
@@ -175,6 +183,25 @@ class Bars(NamedTuple):
         return {name: sizes[name] for name in sorted(names, key=lambda name: -sizes[name])}
 
 
+class Interval(NamedTuple):
+    """Several values of one thing, their mean, and where that may lie."""
+
+    name: str
+    mean: float
+    low: float | None
+    high: float | None
+    values: Sequence[float]
+
+
+class Intervals(NamedTuple):
+    """Things side by side, a row for each."""
+
+    title: str
+    unit: str
+    rows: Sequence[Interval]
+    note: str = ""
+
+
 class Passage(NamedTuple):
     """Text in pieces, with what each cost."""
 
@@ -193,7 +220,8 @@ class Passages(NamedTuple):
     """Whether the note ends with what the colours mean."""
 
 
-Block = Prose | Statements | Listing | Table | LineChart | Waterfall | Bars | Passages
+Chart = LineChart | Waterfall | Bars | Intervals
+Block = Prose | Statements | Listing | Table | Chart | Passages
 
 
 class Section(NamedTuple):

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgolf.report.content import Bars, LineChart, Series, Waterfall, number
+from pgolf.report.content import Bars, Chart, Intervals, LineChart, Series, Waterfall, number
 from pgolf.runtime.terminal import plain
 from pgolf.runtime.writing import write_bytes
 from pgolf.train.metrics import read_metrics
@@ -48,11 +48,12 @@ STYLE: Any = {
 _LINES = {"line": (2, "-", 1), "faint": (0.8, "-", 0.4), "dots": (1.3, "--", 1), "points": (0, "none", 1)}
 # Wide enough for a character of a label in most fonts.
 _LETTER = 8.4
+# Room for the names of rows.
+_NAMES = 140.0
 # Points of a line that are drawn.
 _MOST_POINTS = 600
 # A drawn object whose name begins so has texts for the pointer: one for itself, or one for each point.
 _TIP, _BETWEEN = "tip:", "\N{LINE SEPARATOR}"
-Chart = LineChart | Waterfall | Bars
 
 
 def svg(chart: Chart, key: str) -> str:
@@ -63,7 +64,12 @@ def svg(chart: Chart, key: str) -> str:
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": key}), warnings.catch_warnings():
         # A character that Matplotlib's own font lacks may be in the page's.
         warnings.simplefilter("ignore")
-        draw: Any = {LineChart: line_figure, Waterfall: _waterfall, Bars: _bars}[type(chart)]
+        draw: Any = {
+            LineChart: line_figure,
+            Waterfall: _waterfall,
+            Bars: _bars,
+            Intervals: _intervals,
+        }[type(chart)]
         draw(chart).savefig(buffer, format="svg", metadata=nothing)
     root = ET.fromstring(buffer.getvalue())
     for element in root.iter():
@@ -157,8 +163,8 @@ def line_figure(
     axis.tick_params(axis="y", length=0)
     set_ticks(axis.xaxis, chart.log_x)
     set_ticks(axis.yaxis)
-    axis.set_xlabel(plain(chart.x_label), loc="right")
-    label = axis.set_title(plain(chart.y_label), loc="left", fontsize=12, color=SOFT, pad=12)
+    axis.set_xlabel(_short(chart.x_label), loc="right")
+    label = axis.set_title(_short(chart.y_label), loc="left", fontsize=12, color=SOFT, pad=12)
     longest = max(len(text) for text in axis.yaxis.get_major_formatter().format_ticks(axis.get_yticks()))
     left = max(50.0, _LETTER * longest + 10)
     place(axis, left, *margins, 42)
@@ -212,13 +218,19 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
     return [*means, points[-1]]  # type: ignore[list-item]
 
 
+def _short(name: str, room: float = WIDTH) -> str:
+    """As much of a name as has room in so many units."""
+    most = int(room / _LETTER) - 1
+    return plain(name if len(name) <= most else f"{name[: most - 3]}...")
+
+
 def _rows(names: Sequence[str], right: float, unit: str) -> Any:
     """Axes of a new figure, with a row for each name from above to below."""
     figure = new_figure(WIDTH, 34 * len(names) + 50)
     axis = figure.add_axes((0, 0, 1, 1))
-    place(axis, 140, right, 8, 42)
+    place(axis, _NAMES, right, 8, 42)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_yticks(range(len(names)), list(map(plain, names)), color=INK)
+    axis.set_yticks(range(len(names)), [_short(name, _NAMES) for name in names], color=INK)
     axis.tick_params(length=0)
     axis.spines[["left", "bottom"]].set_visible(False)
     axis.grid(axis="x")
@@ -251,7 +263,8 @@ def _waterfall(chart: Waterfall) -> Any:
 def _bars(chart: Bars) -> Any:
     """A bar per group, the largest first, made of its parts."""
     totals = chart.totals()
-    axis = _rows(list(totals), 110, chart.unit)
+    texts = [f"{size:,.0f}, {100 * size / sum(totals.values()):.0f} %" for size in totals.values()]
+    axis = _rows(list(totals), _LETTER * max(map(len, texts), default=0), chart.unit)
     for row, group in enumerate(totals):
         left = 0.0
         for name, size in sorted(chart.parts_of(group), key=lambda part: -part[1]):
@@ -259,15 +272,40 @@ def _bars(chart: Bars) -> Any:
             tip = _tip(f"{group}: {name}, {size:,.0f} {chart.unit}")
             axis.barh(row, size, left=left, height=0.7, gid=tip, **form)
             left += size
-        _beside(axis, f"{left:,.0f}, {100 * left / sum(totals.values()):.0f} %", left, row)
+        _beside(axis, texts[row], left, row)
     set_ticks(axis.xaxis)
     return axis.figure
+
+
+def _intervals(chart: Intervals) -> Any:
+    """A row for each thing: its name, below it the values, their mean and its interval."""
+    figure = new_figure(WIDTH, 46 * len(chart.rows) + 50)
+    axis = figure.add_axes((0, 0, 1, 1))
+    place(axis, 14, 76, 8, 42)
+    axis.set_ylim(len(chart.rows) - 0.5, -0.5)
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="x")
+    axis.set_xlabel(plain(chart.unit), loc="right")
+    for row, (name, mean, low, high, values) in enumerate(chart.rows):
+        axis.text(0, row - 0.3, _short(name), va="center", transform=axis.get_yaxis_transform())
+        if low is not None and high is not None:
+            axis.plot([low, high], [row + 0.15] * 2, color=COLORS[0], linewidth=2, solid_capstyle="butt")
+        form = {"markersize": 7, "markeredgecolor": CARD, "gid": _tip(*map(number, values))}
+        axis.plot(values, [row + 0.15] * len(values), "o", color=COLORS[1], **form)
+        axis.plot([mean], [row + 0.15], "|", color=INK, markersize=15, markeredgewidth=2.5)
+        end = max(value for value in (*values, mean, high) if value is not None)
+        _beside(axis, f"{mean:.4f}", end, row + 0.15, weight="bold")
+    set_ticks(axis.xaxis)
+    return figure
 
 
 def _described(chart: Chart) -> str:
     """The chart in words, for those who do not see it."""
     if isinstance(chart, Bars):
         return "; ".join(f"{group} {size:,.0f} {chart.unit}" for group, size in chart.totals().items())
+    if isinstance(chart, Intervals):
+        return f"{chart.unit}. " + "; ".join(f"{row.name} {row.mean:.4f}" for row in chart.rows)
     if isinstance(chart, Waterfall):
         said = [f"{name} {new - old:+.4f}" for name, old, new in chart.changes()]
         ends = f"{chart.first[0]} {chart.first[1]:.4f}", f"{chart.last} {chart.values[-1]:.4f}"

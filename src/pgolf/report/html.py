@@ -16,7 +16,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from pgolf.report.content import Bars, LineChart, Report, Table, Value, Waterfall, shown
+from pgolf.report.content import Chart, LineChart, Report, Table, Value
 from pgolf.report.draw import COLORS, svg
 from pgolf.runtime.terminal import plain
 
@@ -25,7 +25,7 @@ _HEAT_LEVELS = 9
 _LONG, _VERY_LONG = 20, 44
 # Bits that take the darkest colour; a token of a vocabulary of 1,024 that nothing is known about costs 10.
 _HOTTEST = 12.0
-# Text, class, and percent of the longest bar.
+# Text, class, and percent of the longest bar, which None has not.
 _Cell = tuple[str, Markup, float | None]
 
 
@@ -36,7 +36,7 @@ def html_page(report: Report) -> str:
     # Names for the page's charts, each once.
     numbers = itertools.count(1)
 
-    def drawn(chart: LineChart | Waterfall | Bars) -> Markup:
+    def drawn(chart: Chart) -> Markup:
         return Markup(svg(chart, f"c{next(numbers)}"))
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
@@ -56,25 +56,29 @@ def html_page(report: Report) -> str:
     return plain(found, keep="\n\t")
 
 
-def _legend(chart: LineChart | Waterfall | Bars) -> list[tuple[str, str, int]]:
+def _legend(chart: Chart) -> list[tuple[str, str, int]]:
     """(name, style, colour) of what a chart shows, each once."""
     series = chart.series if isinstance(chart, LineChart) else ()
     return list(dict.fromkeys((s.name, s.style, s.color % len(COLORS)) for s in series if s.points))
 
 
-def _cells(table: Table) -> tuple[list[tuple[str, Markup]], list[list[_Cell]], bool]:
-    """(name, class) of the columns, the cells, and whether the table shares its line with nothing."""
+def _cells(table: Table) -> tuple[list[tuple[str, Markup, bool]], list[list[_Cell]], bool]:
+    """(name, class, whether bars follow) of the columns, the cells, and whether the table shares its line
+    with nothing.
+    """
     columns = [[row[index] for row in table.rows] for index in range(len(table.columns))]
     words = [any(isinstance(value, str) for value in column) for column in columns]
     bars = columns[list(table.columns).index(table.bar)] if table.bar else []
     largest = max(map(_size, bars), default=0.0)
-    head = [(name, _class("" if word else "n")) for name, word in zip(table.columns, words, strict=True)]
+    head = [
+        (name, _class("" if word else "n"), bool(table.bar) and name == table.bar)
+        for name, word in zip(table.columns, words, strict=True)
+    ]
 
     def cell(name: str, value: Value, word: bool) -> _Cell:
-        text = shown(value, table.digits)
-        if name == table.bar and largest and isinstance(value, (int, float)) and math.isfinite(value):
-            return text, Markup(' class="n bar"'), 100 * _size(value) / largest
-        return text, _class(("long" if len(text) > _LONG else "") if word else "n"), None
+        text = table.text(name, value)
+        share = 100 * _size(value) / (largest or 1) if table.bar and name == table.bar else None
+        return text, _class(("long" if len(text) > _LONG else "") if word else "n"), share
 
     rows = [[cell(*given) for given in zip(table.columns, row, words, strict=True)] for row in table.rows]
     long = any(isinstance(value, str) and len(value) > _VERY_LONG for row in table.rows for value in row)

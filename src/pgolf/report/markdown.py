@@ -30,12 +30,19 @@ def _block(block: content.Block) -> str:
         case content.Listing():
             return _fenced(block.lines, block.language)
         case content.Table():
-            rows = [[content.shown(value, block.digits) for value in row] for row in block.rows]
+            rows = [list(map(block.text, block.columns, row)) for row in block.rows]
             return _titled(block.title, table(block.columns, rows), _plain(block.note))
         case content.LineChart():
             return _chart(block)
         case content.Waterfall():
             return _waterfall(block)
+        case content.Intervals():
+            rows = []
+            for name, mean, low, high, values in block.rows:
+                ends = ["-" if end is None else f"{end:.4f}" for end in (low, high)]
+                rows.append([name, f"{mean:.4f}", *ends, f"{len(values)}"])
+            head = (block.unit, "mean", "low", "high", "runs")
+            return _titled(block.title, table(head, rows), _plain(block.note))
         case content.Bars():
             return ""  # The table beside it says the same.
         case content.Passages():

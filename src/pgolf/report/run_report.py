@@ -70,7 +70,7 @@ def _time(run: RunRecord) -> str:
     return in_seconds(run.result.get("train", {}).get("seconds"))
 
 
-def score_steps(bpb: Mapping[str, float]) -> list[Block]:
+def score_steps(bpb: Mapping[str, float]) -> list[Waterfall]:
     """From the first of some scores (bits per byte by evaluation) to the last; nothing for less than two."""
     made = [entry for name, entry in EVALUATIONS.items() if math.isfinite(bpb.get(name, math.nan))]
     if len(made) < 2:
@@ -82,7 +82,8 @@ def score_steps(bpb: Mapping[str, float]) -> list[Block]:
 
 def _scores(run: RunRecord) -> Section:
     found = {name: run.evaluations[name] for name in EVALUATIONS if name in run.evaluations}
-    blocks = score_steps({name: score["val_bpb"] for name, score in found.items()})
+    blocks: list[Block] = []
+    blocks += score_steps({name: score["val_bpb"] for name, score in found.items()})
     rows = []
     for name, score in found.items():
         label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score['seconds']:.1f}"
@@ -222,6 +223,8 @@ def _bytes(run: RunRecord) -> Section | None:
     if tensors:
         parts = [(tensor["group"], tensor["name"], float(tensor["bytes"])) for tensor in tensors]
         parts.append(("code", "packed scoring code", float(code)))
+        if memory := pack.get("origin", {}).get("memory"):
+            parts.append(("memory", "stored text and counts", float(memory["bytes"])))
         note = "Every piece of a bar is a tensor, as long as its bytes."
         blocks.append(Bars("Where the bytes are", "bytes", parts, note))
     rows = []

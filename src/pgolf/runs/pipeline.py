@@ -29,6 +29,7 @@ from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.evaluate.weights import score_weights
 from pgolf.model.attend import BOS
+from pgolf.optim.schedule import remark
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.estimate import check_memory, check_size
 from pgolf.runs.folder import is_trained, open_run, record_session, saved_recipe, writing
@@ -366,6 +367,8 @@ def _train(
 ) -> TrainResult:
     """Train with a bar; what a profiler finds, if asked for, goes into the mapping as ``profile``."""
     _warn(run.dataset)
+    if said := remark(run.recipe.train):
+        tell(f"note: {said}")
     with contextlib.ExitStack() as stack:
         watcher: Watcher = stack.enter_context(TrainingView(run.recipe.train.steps, run.clock.step))
         if profile_into is None:

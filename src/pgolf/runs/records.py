@@ -316,7 +316,7 @@ def _metrics(a: RunRecord, b: RunRecord) -> list[Difference]:
     for name in EVALUATIONS:
         # A validation in the middle of training is no score of the raw weights.
         scores = (run.score(name) if name in run.evaluations else None for run in (a, b))
-        found.append(Difference(f"{name} BPB", *scores))
+        found.append(Difference(EVALUATIONS[name].label, *scores))
     for name, part, key in _FIGURES:
         found.append(Difference(name, *(run.result.get(part, {}).get(key) for run in (a, b))))
     return found

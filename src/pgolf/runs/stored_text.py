@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from pgolf.memory.pruning import Candidates
 from pgolf.memory.stored import start_of, write_start
 from pgolf.model.load import model_from
 from pgolf.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pgolf.runtime.progress import Note
 
 SHARES = (0.0, 0.125, 0.25, 0.5, 0.75)
 """Parts of the bytes for weights and text that text may have, beside all text that there is."""
@@ -99,7 +102,7 @@ def with_memory(given: Given, dataset: Dataset, how: Mapping[str, Any]) -> dict[
 
 
 def memory_part(
-    recipe: Recipe, dataset: Dataset, weights: Weights, packed: Packed, room: int, note: Callable[[str], None]
+    recipe: Recipe, dataset: Dataset, weights: Weights, packed: Packed, room: int, note: Note
 ) -> tuple[bytes, dict[str, Any]]:
     """The section "memory" of an artifact, and what the artifact says of it.
 
@@ -109,7 +112,7 @@ def memory_part(
         weights: the model's, unpacked.
         packed: packs them; raises a ``PgolfError`` where that cannot be.
         room: bytes of the artifact: weights and memory.
-        note: told what is being done.
+        note: told what is being done; see ``Note``.
 
     Raises:
         PgolfError: the bytes that are asked for leave none for the weights, or have no room for any text.
@@ -175,7 +178,7 @@ class _Chooser:
         most: int,
         weights: Weights,
         packed: Packed,
-        note: Callable[[str], None],
+        note: Note,
     ) -> None:
         self.recipe, self.weights, self.packed, self.note = recipe, weights, packed, note
         stream, tokenizer = dataset.train_stream(), dataset.tokenizer
@@ -240,6 +243,7 @@ class _Chooser:
 
         size, end, waiting = 0.0, 0, list(limits)
         for part in self._parts():
+            self.note("reading training text", end, self.known)
             cost = self._bytes(part)
             while waiting and size + cost + _CODER_BYTES > waiting[0]:
                 judge(size, end)
@@ -285,6 +289,7 @@ class _Chooser:
         targets, rows, done = self.held[1:], [], 0
         scorer.begin(int(self.held[0]), len(targets))
         while done < len(targets):
+            self.note("predicting held-out training text", done, len(targets))
             block = targets[done : done + scorer.wanted()]
             logs = scorer.distributions(torch.from_numpy(block[:-1].astype(np.int64)))
             rows.append(logs.detach().float().exp().cpu().numpy())

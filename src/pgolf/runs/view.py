@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from rich.progress import BarColumn, TaskID, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID
 
 from pgolf.evaluate.evaluate import EvalResult
-from pgolf.runtime.progress import Bars, counting, tell, words
+from pgolf.runtime.progress import Bars, Elapsed, Remaining, counting, tell, words
 
 
 class TrainingView:
@@ -16,11 +16,11 @@ class TrainingView:
 
     def __init__(self, steps: int, done: int = 0) -> None:
         label, bar, count = words("training"), BarColumn(), words("{task.completed:.0f}/{task.total:.0f}")
-        loss, speed, left = words("{task.fields[loss]}"), words("{task.fields[speed]}"), words("left")
-        elapsed, remaining = TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=False)
+        loss, speed = words("{task.fields[loss]}"), words("{task.fields[speed]}")
+        elapsed, remaining = Elapsed(), Remaining()
         self._bar = Bars(
-            (label, bar, count, loss, speed, elapsed, left, remaining),
-            drop=((elapsed,), (speed,), (label,), (left, remaining), (loss,)),
+            (label, bar, count, loss, speed, elapsed, remaining),
+            drop=((elapsed,), (speed,), (label,), (remaining,), (loss,)),
         )
         self._others = ExitStack()
         self._evaluations: dict[str, Callable[[int, int], None]] = {}

@@ -205,7 +205,8 @@ def _threads() -> Iterator[Check]:
     threads, load = torch.get_num_threads(), os.getloadavg()[0]
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     given = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
-    found = f"{threads} threads on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
+    count = f"{threads} thread{'s' * (threads != 1)}"
+    found = f"{count} on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
     remedy = "other programs use the cores; measurements of speed will be off"
     if threads > cores:
         remedy = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -93,20 +94,51 @@ def words(form: str) -> TextColumn:
     return TextColumn(form, markup=False)
 
 
+class Elapsed(TimeElapsedColumn):
+    """Time since the beginning, which says so."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task).append(" elapsed")
+
+
+class Remaining(TimeRemainingColumn):
+    """Time to the end, which says so."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task).append(" left")
+
+
+class Note(Protocol):
+    """Hears what is being done, and of work that can be counted how many units of how many are done."""
+
+    def __call__(self, what: str, done: int = 0, total: int = 0, /) -> None: ...
+
+
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work counted in units; call the yielded function with (done, total)."""
     what, bar, share = words("{task.description}"), BarColumn(), words("{task.percentage:3.0f}%")
-    elapsed, remaining = TimeElapsedColumn(), TimeRemainingColumn()
+    elapsed, remaining = Elapsed(), Remaining()
     with Bars((what, bar, share, elapsed, remaining), drop=((elapsed,), (remaining,), (what,))) as progress:
         task = progress.add_task(plain(label), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @contextmanager
-def working(label: str) -> Iterator[Callable[[str], None]]:
-    """A line for work of unknown length; call the yielded function with what is being done."""
-    what, doing, elapsed = words("{task.description}"), words("{task.fields[what]}"), TimeElapsedColumn()
-    with Bars((what, doing, elapsed), drop=((elapsed,), (doing,)), transient=True) as line:
-        task = line.add_task(plain(label), total=None, what="")
-        yield lambda text: line.update(task, what=plain(text))
+def working(label: str) -> Iterator[Note]:
+    """A line for work of several kinds, each with a bar; call the yielded function with what is being done.
+
+    The bar says how much of that kind is done; where nobody knows, it only moves.
+    """
+    what, doing, elapsed = words("{task.description}:"), words("{task.fields[what]}"), Elapsed()
+    columns = (what, doing, BarColumn(), words("{task.fields[count]}"), elapsed)
+    with Bars(columns, drop=((elapsed,), (columns[3],), (doing,)), transient=True) as line:
+        task = line.add_task(plain(label), total=None, what="", count="")
+
+        def note(text: str, done: int = 0, total: int = 0, /) -> None:
+            count = f"{done:,}/{total:,}" if total else ""
+            # None would leave the total as it is.
+            line.tasks[0].total = total or None
+            line.update(task, completed=done, what=plain(text), count=count)
+
+        yield note

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.report.content import (
     Block,
     Card,
+    Chart,
+    Interval,
+    Intervals,
     LineChart,
     Listing,
+    Prose,
     Report,
     Section,
     Statements,
@@ -28,6 +34,7 @@ from pgolf.report.run_report import score_steps, validation_points
 from pgolf.runtime.files import read_json, read_text
 from pgolf.runtime.run_files import METRICS, PROVENANCE
 from pgolf.study.cells import (
+    DIFFERENCES,
     TERMS,
     Cell,
     Group,
@@ -46,6 +53,7 @@ from pgolf.study.statistics import (
     MARGIN,
     MOST_SEEDS,
     RECORD_LEVEL,
+    Sample,
     TTest,
     adjusted,
     detectable,
@@ -71,6 +79,10 @@ class Analysis(NamedTuple):
     """One line each, made from the numbers, the most important first."""
     tables: Sequence[Table] = ()
     curves: Sequence[LineChart] = ()
+    charts: Sequence[Chart] = ()
+    """The score of every cell over its seeds, and how that of the best comes about."""
+    cards: Sequence[Card] = ()
+    """The means that answer the study's question."""
 
 
 def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
@@ -89,10 +101,18 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
         return Analysis(title, [*statements, nothing], tables)
     score = shared[-1]
     statements += [_best(groups, score), _power(groups, score)]
+    best = min(groups, key=lambda group: fmean(group.values(score)))
+    cards = [_card(best, score)]
     base = next((group for group in groups if group.label == "base"), groups[0])
     if others := [group for group in groups if group is not base]:
         said, compared = comparison(base, others, score)
         statements, tables = [*statements, *said], [*tables, *compared]
+        rows = [
+            row
+            for row, group in zip(compared[0].rows, others, strict=True)
+            if not _other_text(base, group, score)
+        ]
+        cards += [_difference(base, min(rows, key=lambda row: row[2]))] if rows else []
     known = [settings(group.cells[0]) for group in groups]
     keys = list(dict.fromkeys(key for group in groups for key in group.cells[0].changes))
     chosen = [{key: setting.get(key) for key in keys} for setting in known]
@@ -113,7 +133,9 @@ def analyse(cells: Sequence[Cell], title: str = "Study") -> Analysis:
     for series, forms in fits:
         good = [curve for curve in forms if isinstance(curve, Fit)]
         curves += [_curve(series, curve) for curve in good] or [_curve(series)]
-    return Analysis(title, statements, tables, curves + [_curve(series) for series in [*rest, *through]])
+    curves += [_curve(series) for series in [*rest, *through]]
+    charts = [_scores(groups, score), *_steps(best)]
+    return Analysis(title, statements, tables, curves, charts, cards)
 
 
 def _warnings(cells: Sequence[Cell]) -> list[str]:
@@ -131,10 +153,48 @@ def _warnings(cells: Sequence[Cell]) -> list[str]:
 def _best(groups: Sequence[Group], score: str) -> str:
     means = {group.label: sample(group.values(score)) for group in groups}
     label, best = min(means.items(), key=lambda entry: entry[1].mean)
-    spread = f", standard deviation {best.deviation:.4f}" if best.deviation is not None else ""
-    count = f"mean of {best.count} seeds" if best.count > 1 else "one seed"
     which = f"Lowest of {len(means)} cells: {label} with" if len(means) > 1 else f"{label}:"
-    return f"{which} {best.mean:.4f} {quantity(score)} ({count}{spread})."
+    return f"{which} {best.mean:.4f} {quantity(score)} ({_of_seeds(best)})."
+
+
+def _of_seeds(found: Sample) -> str:
+    if found.low is None or found.high is None:
+        return "one seed: noise unknown"
+    return f"mean of {found.count} seeds, {_interval(found.low, found.high)}"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"95 % interval {low:.4f} to {high:.4f}"
+
+
+def _card(group: Group, score: str) -> Card:
+    found = sample(group.values(score))
+    label, note = EVALUATIONS[score].label, f"{group.label}: {_of_seeds(found)}"
+    return Card(f"{label}, lowest mean", f"{found.mean:.4f}", note)
+
+
+def _difference(base: Group, row: Sequence[Any]) -> Card:
+    """The best of the others beside the baseline, from its row of the table of tests."""
+    label, seeds, difference, low, high = row[:5]
+    found = row[_TEST_COLUMNS.index("verdict")]
+    found = found if low is None else f"{_interval(low, high)}, {found}"
+    note = f"{label} minus {base.label}: {found} (seeds: {seeds})"
+    return Card("against the baseline", signed(difference), note)
+
+
+def _scores(groups: Sequence[Group], score: str) -> Intervals:
+    rows = []
+    for group in groups:
+        found = sample(group.values(score))
+        rows.append(Interval(group.label, found.mean, found.low, found.high, group.values(score)))
+    note = "A point is a run, the mark their mean, the line its 95 % interval (Student)."
+    return Intervals(f"{quantity(score)} by cell", quantity(score), rows, note)
+
+
+def _steps(group: Group) -> list[Chart]:
+    means = {name: group.mean(name) for name in EVALUATIONS}
+    charts = score_steps({name: mean for name, mean in means.items() if mean is not None})
+    return [chart._replace(note=f"Means of {group.label}. {chart.note}") for chart in charts]
 
 
 def _power(groups: Sequence[Group], score: str) -> str:
@@ -197,36 +257,28 @@ _MOST_LINES, _FIRST_STATEMENTS = 12, 10
 
 
 def study_page(folder: Path) -> Report:
-    """The report of the study in a folder."""
-    cells = read_cells(folder)
-    return study_report(folder, cells, analyse(cells))
-
-
-def study_report(study: Path, cells: Sequence[Cell], analysis: Analysis) -> Report:
-    """A report of a study, all of whose cells may still be waiting."""
-    scored = [cell for cell in cells if cell.scores]
+    """The report of the study in a folder, all of whose cells may still be waiting."""
+    cells, path = read_cells(folder), folder / STUDY
+    text = read_text(path) if path.is_file() else ""
+    try:
+        asked = tomllib.loads(text)
+    except ValueError as error:
+        raise PgolfError(f"{path}: damaged ({error}); restore it from a copy") from error
+    analysis = analyse(cells, asked.get("title") or folder.resolve().name)
     first, rest = analysis.statements[:_FIRST_STATEMENTS], analysis.statements[_FIRST_STATEMENTS:]
     more = [Statements(rest, f"{len(rest)} more", folded=True)] if rest else []
-    sections = [Section("findings", "Findings", [Statements(first), *more])] if first else []
-    sections.append(Section("cells", "Cells", _cells(cells, scored)))
+    findings: list[Block] = [Prose(DIFFERENCES), *analysis.charts, Statements(first), *more]
+    sections = [Section("findings", "Findings", findings), Section("cells", "Cells", _cells(cells))]
     if analysis.curves or analysis.tables:
         sections.append(Section("analysis", "Analysis", [*analysis.curves, *analysis.tables]))
-    if (study / STUDY).is_file():
-        lines = read_text(study / STUDY).rstrip().splitlines()
-        sections.append(Section("study", "The study", [Listing(lines, "toml")]))
-    return Report(study.resolve().name, f"A study of {len(cells)} cells.", _cards(cells, scored), sections)
+    if text:
+        sections.append(Section("study", "The study", [Listing(text.rstrip().splitlines(), "toml")]))
+    cards = [*analysis.cards, *_cards(cells)]
+    return Report(analysis.title, asked.get("question", ""), cards, sections)
 
 
-def _final(cell: Cell) -> float:
-    """The score of the last evaluation that a cell has."""
-    return [cell.scores[name] for name in EVALUATIONS if name in cell.scores][-1]
-
-
-def _cards(cells: Sequence[Cell], scored: Sequence[Cell]) -> list[Card]:
+def _cards(cells: Sequence[Cell]) -> list[Card]:
     cards = []
-    if scored:
-        best = min(scored, key=_final)
-        cards.append(Card("best BPB", f"{_final(best):.4f}", f"{best.label}, seed {best.seed}"))
     finished, failed = (sum(cell.status == status for cell in cells) for status in ("finished", "failed"))
     share = finished / max(len(cells), 1)
     cards.append(Card("finished", f"{finished} of {len(cells)}", "cells", share))
@@ -235,20 +287,18 @@ def _cards(cells: Sequence[Cell], scored: Sequence[Cell]) -> list[Card]:
     return [*cards, Card("seeds", f"{len({cell.seed for cell in cells})}")]
 
 
-def _cells(cells: Sequence[Cell], scored: Sequence[Cell]) -> list[Block]:
-    best = min(scored, key=_final) if scored else None
+def _cells(cells: Sequence[Cell]) -> list[Block]:
     names = [name for name in terms_in(cells) if name in EVALUATIONS]
     rows: list[list[Value]] = []
     for cell in cells:
         scores = (cell.scores.get(name) for name in names)
         rows.append([cell.name, cell.label, cell.seed, cell.error or cell.status, *scores, cell.bytes])
-    columns = ("cell", "changes", "seed", "state", *names, "bytes")
-    note = f"Scores in bits per byte. The best is {best.label}, seed {best.seed}." if best else ""
-    steps = score_steps(best.scores) if best else []
-    return [*steps, *_validations(scored), Table("All cells", columns, rows, note)]
+    columns = ("cell", "changes", "seed", "state", *(EVALUATIONS[name].title for name in names), "bytes")
+    table = Table("All cells", columns, rows, "Scores in bits per byte.")
+    return [*_validations([cell for cell in cells if cell.scores]), table]
 
 
-def _validations(scored: Sequence[Cell]) -> list[Block]:
+def _validations(scored: Sequence[Cell]) -> list[Chart]:
     """Validation by step, one colour for each choice, whatever the seed; of many cells the first."""
     labels = list(dict.fromkeys(cell.label for cell in scored))
     lines = []
@@ -264,7 +314,7 @@ _TEST_COLUMNS = (
     *("cell", "seeds", "difference", "low", "high", "test", "p", "p (Holm)", "p (Welch)"),
     *("verdict", "seeds needed"),
 )
-_RULE = ("cell", "improvement", "p (Welch)", "p (paired)", "pairs", "record rule", "seeds needed", "why")
+_RULE = ("cell", "difference", "p (Welch)", "p (paired)", "pairs", "record rule", "seeds needed", "why")
 
 
 def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[str], list[Table]]:
@@ -284,26 +334,27 @@ def comparison(base: Group, others: Sequence[Group], score: str) -> tuple[list[s
         p_values = (None if found is None else p_text(found.p) for found in (claim.welch, claim.paired))
         verdict = "holds" if claim.record else "does not hold"
         end = (claim.pairs, verdict, claim.seeds_needed, claim.why)
-        records.append([group.label, claim.improvement, *p_values, *end])
+        records.append([group.label, -claim.improvement, *p_values, *end])
         if claim.welch is not None and claim.improvement > claim.margin:
             said.append(f"{group.label} as a record over {base.label}: {claim.why}")
     title = EVALUATIONS[score].title
     note = (
-        f"Of the {title} score in bits per byte, cell minus baseline ({base.label}): negative is better. "
-        "low and high: 95 % interval, each by itself. Two-sided; paired where both have the same seeds, "
+        f"Of the {title} score in bits per byte, cell minus baseline ({base.label}). low and high: 95 % "
+        "interval, each by itself. Two-sided; paired where both have the same seeds, "
         f"Welch otherwise; significant: p (Holm) < {LEVEL:g}. seeds needed: a side, to find a true "
         f"difference as large as this one at p < {LEVEL:g} with 80 % chance; a dash if over "
         f"{MOST_SEEDS:,} or unknown. Texts of up to 1 % more bytes count as the same: another tokenizer "
         "leaves out another end."
     )
     rule = (
-        f"Improvement of the {title} loss on the baseline ({base.label}) in nats per target. The rule: more "
-        f"than {MARGIN:g} nats better at p < {RECORD_LEVEL:g}; one-sided tests of that margin, Welch's and, "
+        f"Of the {title} loss in nats per target, cell minus baseline ({base.label}). The rule: below "
+        f"-{MARGIN:g} at p < {RECORD_LEVEL:g}; one-sided tests of that margin, Welch's and, "
         "with the same seeds, the paired one. Nothing is corrected for having tried several cells: confirm "
         "the best with new seeds."
     )
-    against = Table(f"Against the baseline: {base.label}", _TEST_COLUMNS, rows, note, 5)
-    return said, [against, Table("Record rule", _RULE, records, rule, 5)]
+    title = f"Against the baseline: {base.label}"
+    against = Table(title, _TEST_COLUMNS, rows, note, 5, differences=("difference", "low", "high"))
+    return said, [against, Table("Record rule", _RULE, records, rule, 5, differences=("difference",))]
 
 
 def _other_text(base: Group, group: Group, score: str) -> bool:

@@ -94,23 +94,21 @@ def read_cells(study: Path) -> list[Cell]:
     return [cell for _, cell in sorted(placed, key=lambda entry: entry[0])]
 
 
-GAINS = {
-    "averaging gain": ("raw", "float"),
-    "quantization gap": ("packed", "float"),
-    "sliding gain": ("packed", "sliding"),
-    "TTT gain": ("sliding", "ttt"),
-    "memory gain": ("ttt", "memory"),
+DIFFERENCES = (
+    "Every difference is new minus old: the cell minus the baseline, after a step minus before it. Of scores "
+    "less is better, so a negative difference is a gain."
+)
+"""The one convention of a study."""
+CHANGES = {
+    f"by {after.step}": (before.name, after.name)
+    for before, after in itertools.pairwise(EVALUATIONS.values())
 }
-"""Differences, first minus second, of two evaluations that differ in one thing. A gain is positive where the
-score got better; the gap where it got worse: it compares packed with averaged float weights, both with
-standard windows.
-"""
-TERMS = (*EVALUATIONS, *GAINS, "bytes")
-_OF_MEMORY = ("memory", "memory gain")
+"""Two evaluations that differ in one thing, before and after it."""
+TERMS = (*EVALUATIONS, *CHANGES, "bytes")
+_OF_MEMORY = ("memory", "by memory")
 _NOTE = (
-    "Bits per byte; bytes of the artifact. averaging gain = raw - averaged; quantization gap = packed - "
-    "averaged, both with standard windows; sliding gain = packed - sliding; TTT gain = sliding - TTT; each "
-    "within one run."
+    "Scores in bits per byte; bytes of the artifact. by averaging, by quantization and so on: how the score "
+    "changed in this step, within one run."
 )
 
 
@@ -121,18 +119,20 @@ def terms_in(cells: Sequence[Cell]) -> list[str]:
 
 
 def terms_of(cell: Cell) -> dict[str, float]:
-    """Its scores in bits per byte, the GAINS that they give, and "bytes", code included."""
+    """Its scores in bits per byte, the CHANGES from one to the next, and "bytes", code included."""
     scores = cell.scores
-    pairs = {name: pair for name, pair in GAINS.items() if set(pair) <= set(scores)}
-    gains = {name: scores[first] - scores[second] for name, (first, second) in pairs.items()}
-    return scores | gains | ({} if cell.bytes is None else {"bytes": cell.bytes})
+    pairs = {name: pair for name, pair in CHANGES.items() if set(pair) <= set(scores)}
+    changes = {name: scores[after] - scores[before] for name, (before, after) in pairs.items()}
+    return scores | changes | ({} if cell.bytes is None else {"bytes": cell.bytes})
 
 
 def quantity(name: str) -> str:
     """One of TERMS with its unit."""
     if name == "bytes":
         return "artifact in bytes"
-    return f"{EVALUATIONS[name].title} bits per byte" if name in EVALUATIONS else f"{name} in bits per byte"
+    if name in CHANGES:
+        return f"change {name} in bits per byte"
+    return f"{EVALUATIONS[name].title} bits per byte"
 
 
 class Group(NamedTuple):
@@ -199,10 +199,11 @@ def term_tables(groups: Sequence[Group]) -> list[Table]:
     titles = [EVALUATIONS[name].title if name in EVALUATIONS else name for name in names]
     columns = ("cell", "seeds", *titles)
     spread = Table("Every term, standard deviation over seeds", columns, spreads, note, 5)
+    runs_of = ("cell", "seed", *titles)
     return [
-        Table("Every term, mean over seeds", columns, means, _NOTE),
+        Table("Every term, mean over seeds", columns, means, _NOTE, differences=tuple(CHANGES)),
         *([spread] if spreads else []),
-        Table("Every term, every run", ("cell", "seed", *titles), runs, _NOTE),
+        Table("Every term, every run", runs_of, runs, _NOTE, differences=tuple(CHANGES)),
         step_table(groups),
     ]
 
@@ -220,4 +221,4 @@ def step_table(groups: Sequence[Group]) -> Table:
             rows.append([group.label, *ends, first, last, steps, last - first])
     columns = ("cell", "from", "to", "before", "after", "step", "change")
     note = "Means over seeds, bits per byte. Steps without a score between them are not told apart."
-    return Table("Step by step", columns, rows, note)
+    return Table("Step by step", columns, rows, note, differences=("change",))

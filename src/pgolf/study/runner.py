@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pgolf.data.corpus import Texts
+from pgolf.data.corpus import Texts, built_in_corpus
+from pgolf.data.dataset import open_dataset
 from pgolf.errors import Interrupted, PgolfError
 from pgolf.launch.jobs import Outcome, Place, RunJob, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
@@ -77,8 +78,10 @@ class Comparison:
         return ", ".join(f"{len(names)} {what}" for what, names in words.items() if names)
 
 
-def compare(study: Study, place: Workplace) -> Comparison:
-    """What a run of the study would find; writes nothing but the recipes' own corpora.
+def compare(study: Study, place: Workplace, make: bool = True) -> Comparison:
+    """What a run of the study would find; writes nothing but data that the runs themselves would make.
+
+    Without ``make`` it writes nothing, and what of these data is not there yet is not compared.
 
     PgolfError where the data are missing or wrong for a cell, or the folder holds something else than this
     study, or cells of the same name with other recipes or other data.
@@ -87,11 +90,11 @@ def compare(study: Study, place: Workplace) -> Comparison:
     if begun and not (place.out / STUDY).is_file():
         raise PgolfError(f"{place.out}: is not empty and holds no study; choose another --out")
     # Here and not in the runs: mistakes show at once, and no two runs prepare the same corpus.
-    prints: dict[DataOf, str] = {}
+    prints: dict[DataOf, str | None] = {}
     for cell in study.cells:
         check_size(cell.recipe)
         if _corpus(cell) not in prints:
-            prints[_corpus(cell)] = job_dataset(cell.recipe, place.data, place.tokenizer).fingerprint()
+            prints[_corpus(cell)] = _fingerprint(study, place, cell, make)
     found, changed, moved = Comparison(), [], []
     for cell in study.cells:
         folder = place.folder(cell)
@@ -100,7 +103,7 @@ def compare(study: Study, place: Workplace) -> Comparison:
             found.new.append(cell.name)
         elif previous != cell.recipe:
             changed.append(cell.name)
-        elif read_json(folder / PROVENANCE)["data"]["fingerprint"] != prints[_corpus(cell)]:
+        elif prints[_corpus(cell)] not in (None, read_json(folder / PROVENANCE)["data"]["fingerprint"]):
             moved.append(cell.name)
         else:
             (found.finished if place.job(study, cell).is_finished() else found.begun).append(cell.name)
@@ -114,6 +117,17 @@ def compare(study: Study, place: Workplace) -> Comparison:
                 f"another --out, or delete their folders in {place.out / CELLS}"
             )
     return found
+
+
+def _fingerprint(study: Study, place: Workplace, cell: Planned, make: bool) -> str | None:
+    """Of a cell's data; None where its job has yet to make them."""
+    recipe = cell.recipe
+    given = isinstance(place.data, Path) or (place.data is None and recipe.data.corpus == "none")
+    if make or given:
+        return job_dataset(recipe, place.data, place.tokenizer).fingerprint()
+    own = built_in_corpus(recipe.model.vocab_size, recipe.data.transform)
+    folder = place.job(study, cell).data or own
+    return open_dataset(folder).fingerprint() if folder.is_dir() else None
 
 
 def _corpus(cell: Planned) -> DataOf:

@@ -198,7 +198,7 @@ def trend_table(every: Sequence[Series]) -> Table:
         "significant: differences between neighbours, two-sided and Holm-corrected, paired within runs and "
         "Welch's between them. change of rate: last minus first."
     )
-    return Table("How each quantity goes", _TRENDS, rows, note, 5)
+    return Table("How each quantity goes", _TRENDS, rows, note, 5, differences=("rate", "change of rate"))
 
 
 def _whole(x: float) -> float:
@@ -220,7 +220,7 @@ def rate_table(every: Sequence[Series]) -> Table:
             numbers = (_whole(start), _whole(end), len(after), *means, rate, spread, series.unit_name)
             rows.append([series.quantity, series.x_name, *numbers, None if p is None else p_text(p)])
     note = "Means over seeds. ± is the standard deviation over seeds of the runs' own changes."
-    return Table("Rates", _RATES, rows, note, 5)
+    return Table("Rates", _RATES, rows, note, 5, differences=("change",))
 
 
 def training_of(label: str, cells: Sequence[Cell]) -> list[Series]:

@@ -52,9 +52,10 @@ class Log:
         if self.team.is_first:
             print(text, flush=True)
 
-    def note(self, text: str) -> None:
-        """Something worth a line happened."""
-        self.line(f"note: {text}")
+    def note(self, text: str, done: int = 0, total: int = 0, /) -> None:
+        """Something worth a line begins, or goes on."""
+        if not done:
+            self.line(f"note: {text}")
 
     def step(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Training goes on."""

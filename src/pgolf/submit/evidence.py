@@ -207,7 +207,7 @@ def repacked(run: Candidate, dataset: Dataset, folder: Path, code: int, device: 
     given = (weights.state, run.recipe, weights.tokenizer_digest, made.artifact, run.cap, code)
     calibration = calibration_for(weights.model(), run.recipe, dataset)
     grid = weights.grid_for(run.recipe.compress)
-    how: dict[str, Any] = {"calibration": calibration, "note": lambda what: None, "grid": grid}
+    how: dict[str, Any] = {"calibration": calibration, "note": lambda *_: None, "grid": grid}
     if run.recipe.memory.enabled:
         how = with_memory(given, dataset, how)
     packed = fit(*given, **how)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from pgolf.audit.runs import Settings
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes, read_json
 from pgolf.runtime.paths import write_error
+from pgolf.runtime.progress import Note
 from pgolf.runtime.writing import hidden_name, sync_folder, write_bytes, write_json
 from pgolf.submit.bundle import Bundle, bundle
 from pgolf.submit.checklist import (
@@ -31,7 +31,6 @@ from pgolf.submit.texts import summary, write_texts
 
 SCRIPT, READABLE, EVIDENCE = "train_gpt.py", "train_gpt_readable.py", "evidence"
 MODES = ("ttt", "sliding")
-Note = Callable[[str], None]
 
 
 class Request(NamedTuple):
@@ -167,7 +166,7 @@ def _build(
     if not is_early:
         subject = (runs[0].artifact, datasets[0].folder, request.tokenizer)
         job = audit_job(*subject, None, request.mode, [], device)
-        audit = job.audit(Settings(), None, lambda what: note(f"auditing: {what}")).to_json()
+        audit = job.audit(Settings(), None, lambda what, *count: note(f"auditing: {what}", *count)).to_json()
         found.items.append(audit_item(audit, runs[0], datasets[0]))
     if audit is not None:
         write_json(place / "audit.json", audit)

@@ -52,7 +52,9 @@ def generate_verb(
     top_p: Annotated[
         float, Option(help="Draw from the likeliest tokens that have this probability together.")
     ] = 1.0,
-    seed: Annotated[int, Option(help="The same one gives the same text.")] = 0,
+    seed: Annotated[
+        int | None, Option(help="The same one gives the same text; default: one by chance, which is printed.")
+    ] = None,
     samples: Annotated[int, Option(min=1, help="Texts to write, with this seed and the next.")] = 1,
     stop: Annotated[
         list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")
@@ -71,9 +73,14 @@ def generate_verb(
     there.
     """
     from pgolf.generate.model import Model
+    from pgolf.generate.sampling import drawn_seed
 
     beginning = _from_standard_input() if prompt == "-" else prompt
     opened = Model(model, tokenizer)
+    if seed is None:
+        seed = drawn_seed()
+        if not as_json and temperature:
+            print(f"seed {seed} (--seed {seed} writes the same)", file=sys.stderr, flush=True)
     started = time.perf_counter()
     written: list[dict[str, Any]] = []
     for number in range(seed, seed + samples):

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import zstandard
 from torch import Tensor
 
 from pgolf.compress import budget
 from pgolf.compress.calibrate import Calibration
 from pgolf.compress.code_size import code_bytes, raw_code_bytes
-from pgolf.compress.container import decode_artifact, encode_artifact
+from pgolf.compress.container import decode_artifact, encode_artifact, with_tokenizer
 from pgolf.compress.grid import Grid, grid_of
 from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.compress.report import PackReport, describe
@@ -27,6 +28,8 @@ from pgolf.runtime.environment import VERSION
 from pgolf.runtime.writing import write_bytes
 
 _HEADER_ESTIMATE = 3000
+# What the header says of a carried tokenizer: two digests and two sizes, mostly.
+_CARRIED_HEADER = 128
 _TRAINED_RMS = 0.14
 # Bits of a code of the finest grid: the entropy of a normal row whose largest entry is 127.
 _WIDEST = 7.2
@@ -47,6 +50,8 @@ def pack(
     grid: Grid | None = None,
     memory: bytes = b"",
     about: Mapping[str, Any] | None = None,
+    tokenizer: bytes = b"",
+    counted: bool = False,
 ) -> PackReport:
     """Quantize and code weights, verify the result, and write it.
 
@@ -68,19 +73,25 @@ def pack(
         grid: on which training rounded these weights, for the "budget" scheme.
         memory: what the recipe's memory begins with; the weights get the bytes that it leaves.
         about: further entries of the artifact's origin.
+        tokenizer: SentencePiece model to put into the file; empty: none.
+        counted: whether its bytes count towards the cap.
 
     Raises:
         PgolfError: nothing tried fits; the message says the smallest total reached. Nothing is written.
     """
     limit, code = cap or recipe.compress.cap, code_bytes(recipe.memory.enabled)
     given = calibration, note, grid, memory, about
-    packed = fit(state, recipe, tokenizer_digest, out, limit, code, *given)
-    write_bytes(out, packed.content)
+    taken = code + (most_carried(tokenizer) if counted else 0)
+    packed = fit(state, recipe, tokenizer_digest, out, limit, taken, *given)
+    content = with_tokenizer(packed.content, tokenizer) if tokenizer else packed.content
+    assert decode_artifact(content, "the packed artifact").tokenizer == tokenizer
+    carried = len(content) - len(packed.content)
+    write_bytes(out, content)
     note("measuring what each tensor costs")
     return PackReport(
         cap=limit,
-        total_bytes=len(packed.content) + code,
-        model_bytes=len(packed.content),
+        total_bytes=len(content) + code - (0 if counted else carried),
+        model_bytes=len(content),
         code_bytes=code,
         raw_code_bytes=raw_code_bytes(recipe.memory.enabled),
         scheme=recipe.compress.scheme,
@@ -89,7 +100,14 @@ def pack(
         five_bit_cores=packed.five_bit_cores,
         origin=packed.origin,
         tensors=describe(state, packed.stored, recipe, calibration),
+        tokenizer_bytes=carried,
+        tokenizer_counts=counted,
     )
+
+
+def most_carried(tokenizer: bytes) -> int:
+    """Bytes by which a tokenizer makes an artifact larger, at most."""
+    return len(zstandard.ZstdCompressor(level=22).compress(tokenizer)) + _CARRIED_HEADER
 
 
 def fit(

@@ -96,9 +96,11 @@ def check_model(path: Path) -> None:
 class Tokenizer:
     """A SentencePiece model with its digest and byte table."""
 
-    def __init__(self, path: Path, processor: sentencepiece.SentencePieceProcessor, digest: str) -> None:
+    def __init__(self, path: Path, processor: sentencepiece.SentencePieceProcessor, content: bytes) -> None:
         self.path, self._processor = path, processor
-        self.digest = digest
+        self.content = content
+        """The model file's bytes; ``path`` is that file, or an artifact that carries it."""
+        self.digest = hashlib.sha256(content).hexdigest()
         """SHA-256 of the model file, as 64 hexadecimal digits."""
         self.vocab_size = int(processor.vocab_size())
         self.bos_id = int(processor.bos_id())
@@ -116,13 +118,13 @@ class Tokenizer:
 
     @classmethod
     def read(cls, path: Path, content: bytes) -> Tokenizer:
-        """Open what a ``.model`` file holds, which lies in the file ``path``, or is that file."""
+        """Open the content of a ``.model`` file; ``path`` is where it lies."""
         try:
             # By its content: the library can open no file whose name is not UTF-8.
             processor = sentencepiece.SentencePieceProcessor(model_proto=content)
         except (RuntimeError, OSError) as error:
             raise PgolfError(f"{path}: not a SentencePiece model") from error
-        return cls(path, processor, hashlib.sha256(content).hexdigest())
+        return cls(path, processor, content)
 
     @property
     def pieces(self) -> list[str]:

@@ -39,7 +39,7 @@ from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runtime.environment import environment
 from pgolf.runtime.exclusive import working_in
-from pgolf.runtime.files import read_bytes, read_json
+from pgolf.runtime.files import read_json
 from pgolf.runtime.locks import LOCK
 from pgolf.runtime.run_files import MODEL, PROVENANCE, RECIPE, flattened
 from pgolf.runtime.team import SOLO, Team
@@ -135,7 +135,7 @@ def open_run(
         def begin() -> None:
             write_json(folder / PROVENANCE, provenance(dataset, device) | {"ranks": team.size})
             # So that a model of this run can be used without its data.
-            write_bytes(folder / TOKENIZER, read_bytes(dataset.tokenizer.path))
+            write_bytes(folder / TOKENIZER, dataset.tokenizer.content)
             # Written last: a folder with a recipe is a run that can be continued.
             write_bytes(folder / RECIPE, recipe.to_toml().encode())
 

@@ -36,7 +36,7 @@ from pgolf.runs.folder import is_trained, open_run, other_recipe, record_session
 from pgolf.runs.kept import keep_pack, keep_score, keeper_of, own_data
 from pgolf.runs.view import TrainingView
 from pgolf.runtime.exclusive import working_in
-from pgolf.runtime.files import read_bytes, sha256_file
+from pgolf.runtime.files import sha256_file
 from pgolf.runtime.progress import counting, tell, working
 from pgolf.runtime.run_files import ARTIFACT, RAW, RESULT, is_run, read_result, run_of
 from pgolf.runtime.team import SOLO, Team
@@ -306,7 +306,7 @@ def _pack(
 ) -> PackReport:
     with working("packing") as note:
         note("calibrating")
-        model = b"" if carried is None else read_bytes(carried.path)
+        model = b"" if carried is None else carried.content
         calibration = calibration_for(weights.model(), recipe, dataset)
         given = weights.state, recipe, weights.tokenizer_digest, out
         grid = weights.grid_for(recipe.compress)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pgolf.errors import PgolfError
 
 _SETTING = re.compile(r"--set ([\w.]+=[^\s;,)]+)")
-_OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: ([A-Z]+)\b)?")
+_OPTION = re.compile(r"(?<!\w)--([a-z]+(?:-[a-z]+)*)(?: ([A-Z]+)\b)?")
 _NAMES = {"set": "overrides", "resume": "resume=True", "no-score": "score=False", "format": "out"}
 
 

@@ -24,8 +24,13 @@ BEGINNING = """# Commands
 
 All verbs of `pgolf`, in the order of `pgolf --help`, with their options. `pgolf help VERB` prints the same.
 What has no default and is not required may be left out. `-h` or `--help` shows the help of any verb, and
-`pgolf --version` the version. A mistake ends a command with status 2 and one line that says where it is. This
-page is made from the commands themselves: after a change run `python -m tests.unit.test_commands_page`.
+`pgolf --version` the version. A mistake ends a command with status 2 and one line that says where it is.
+
+`--out` (`-o`) names what is written. Where it may be left out, the place is clear: a run is `runs/NAME`, a
+study `studies/NAME`, and what is made of a run goes into the run's folder. There is one rule for `--mode` too:
+without it `eval`, `audit` and `report` take `ttt`, or `sliding` where the recipe learns nothing from scored
+text. This page is made from the commands themselves: after a change run
+`python -m tests.unit.test_commands_page`.
 """
 
 

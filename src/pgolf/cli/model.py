@@ -156,7 +156,7 @@ def _from_standard_input() -> str:
 def compress_verb(
     file: Annotated[Path, Argument(help="Any file; text like the model's training text shrinks most.")],
     model: ModelFile,
-    out: Annotated[Path, Option(help="Compressed file to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="Compressed file to write.")],
     tokenizer: ModelTokenizer = None,
     ttt: Ttt = False,
     memory: WithMemory = False,
@@ -185,7 +185,7 @@ def compress_verb(
 def decompress_verb(
     file: Annotated[Path, Argument(help="What `pgolf compress` wrote.")],
     model: ModelFile,
-    out: Annotated[Path, Option(help="File to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="File to write.")],
     tokenizer: ModelTokenizer = None,
     as_json: AsJson = False,
 ) -> None:
@@ -202,7 +202,7 @@ def decompress_verb(
 def import_verb(
     source: Annotated[Path, Argument(help="A reference's .ptz artifact, .pt or .safetensors weights.")],
     recipe: Annotated[str, Option(help="The recipe that describes it.")],
-    out: Annotated[Path, Option(help="Weights file to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="Weights file to write.")],
     overrides: Overrides = None,
     tokenizer: Annotated[
         Path | None, Option(help="Its tokenizer, so that evaluation can check the data.")

@@ -40,7 +40,9 @@ _SHOWN = 12
 )
 def study_verb(
     name: Annotated[str | None, Argument(metavar="[STUDY]", help="A shipped study or a .toml file.")] = None,
-    out: Annotated[Path | None, Option(help="Folder of the study; default: studies/NAME.")] = None,
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Folder of the study; default: studies/NAME.")
+    ] = None,
     small: Annotated[bool, Option("--small", help="The study's version for minutes on a CPU.")] = False,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,

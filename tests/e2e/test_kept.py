@@ -147,17 +147,3 @@ def test_run_and_train_name_a_recipe_alike(workshop: Path, tmp_path: Path) -> No
         (("train", "--out", "x"), "no recipe is named"),
     ):
         assert why in pgolf(*words, cwd=tmp_path, check=2).stderr
-
-
-def test_a_run_ends_with_audit_and_text(workshop: Path, tmp_path: Path) -> None:
-    job = ("run", workshop / "tiny.toml", "--data", workshop / "data", "--set", "ttt.chunk_tokens=32")
-    shown = pgolf(*job, "--score", "ttt", cwd=tmp_path)
-    assert "no violation" in shown.stdout and "pgolf ttt" in shown.stdout
-    folder = tmp_path / "runs" / "tiny"
-    audit, page = json.loads((folder / "audit.json").read_text()), folder / "report.html"
-    assert audit["ok"] and audit["audited"]["mode"] == "ttt"
-    for words in ("no violation", "What the model writes", "Scored again for this report"):
-        assert words in page.read_text(encoding="utf-8"), words
-    made = page.stat().st_mtime_ns
-    pgolf(*job, "--score", "ttt", cwd=tmp_path)
-    assert page.stat().st_mtime_ns == made

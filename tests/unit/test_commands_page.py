@@ -91,7 +91,7 @@ def test_the_page_has_every_option_and_example() -> None:
     assert "### `pgolf data prepare`" in text and "pgolf run quickstart" in text
     assert "| `--stride NUMBER` | at least 1 | Targets scored per window. |" in text
     assert "| `--temperature NUMBER` | 0.8 | 0 always takes the likeliest token. |" in text
-    assert "| `weights PATH` | required | Artifact, weights file or run folder. |" in text
+    assert "| `weights PATH` | required | Run folder or weights file. |" in text
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pgolf.audit.audit import audit_job
-from pgolf.audit.runs import Settings
 from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
@@ -69,6 +67,9 @@ def write_audited_report(folder: Path, dataset: Dataset, device: torch.device) -
 
     Audited is what the last of the artifact's scores was made by. What goes wrong is said, and left out.
     """
+    from pgolf.audit.audit import audit_job
+    from pgolf.audit.runs import Settings
+
     run, page, more = read_run(folder), folder / "report.html", list[Section]()
     made = [EVALUATIONS[name] for name in EVALUATIONS if name in run.evaluations]
     modes = [entry.mode for entry in made if entry.file == ARTIFACT]

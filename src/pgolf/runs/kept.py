@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pgolf.compress.report import PackReport
-from pgolf.compress.weights import Weights
 from pgolf.data.dataset import TOKENIZER, Dataset, find_tokenizer
 from pgolf.errors import PgolfError
-from pgolf.evaluate.build import uses_memory, without_memory
-from pgolf.evaluate.evaluate import EvalResult
 from pgolf.evaluate.evaluations import EVALUATIONS
-from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import read_json, sha256_file
 from pgolf.runtime.run_files import ARTIFACT, AUDIT, PROVENANCE, RESULT, read_result, recorded_data, run_of
 from pgolf.runtime.writing import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from pgolf.compress.report import PackReport
+    from pgolf.compress.weights import Weights
+    from pgolf.evaluate.evaluate import EvalResult
+    from pgolf.recipe.recipe import Recipe
 
 
 def own_data(
@@ -46,6 +47,8 @@ def own_tokenizer(run: Path, data: Path, tokenizer: Path | None) -> Path | None:
 
 def keeper_of(weights: Weights, recipe: Recipe, dataset: Dataset) -> tuple[Path | None, str]:
     """The run whose weights, settings and data these are; else None and, of a run's file, what differs."""
+    from pgolf.evaluate.build import without_memory
+
     run = run_of(weights.source)
     if run is None:
         return None, ""
@@ -60,6 +63,8 @@ def keeper_of(weights: Weights, recipe: Recipe, dataset: Dataset) -> tuple[Path 
 
 def keep_score(run: Path, weights: Weights, recipe: Recipe, scored: EvalResult) -> str:
     """Put a score of all targets into the run's folder, with its ledger: where it is, or why it is not."""
+    from pgolf.evaluate.build import uses_memory
+
     which = weights.source.name, scored.mode, uses_memory(recipe, scored.mode)
     for entry in EVALUATIONS.values():
         if (entry.file, entry.mode, entry.memory) == which:

@@ -225,7 +225,7 @@ def _tokenizer(packed: bytes, size: int, digest: str, where: str) -> bytes:
         model = bounded_zstd(packed, size)
     except ValueError as error:
         raise PgolfError(f"{where}: section {TOKENIZER} cannot be decoded ({error})") from error
-    if hashlib.sha256(model).hexdigest() != digest:
+    if len(model) != size or hashlib.sha256(model).hexdigest() != digest:
         raise PgolfError(f"{where}: its tokenizer is not the one that its header names")
     return model
 

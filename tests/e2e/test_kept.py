@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import pgolf as library
+from pgolf.compress.container import decode_artifact, encode_artifact
 from tests.e2e.conftest import pgolf, pgolf_json
 
 
@@ -116,6 +117,13 @@ def test_an_artifact_carries_its_tokenizer(run: Path, tmp_path: Path) -> None:
     written = pgolf("generate", tmp_path / "with.pgolf", *how).stdout
     assert written == pgolf("generate", tmp_path / "without.pgolf", *tokenizer, *how).stdout
     assert "not known" in pgolf("generate", tmp_path / "without.pgolf", check=2).stderr
+    content = (tmp_path / "with.pgolf").read_bytes()
+    other = decode_artifact(content, "x")
+    given = other.stored, other.recipe, "0" * 64, other.coder, 1, other.origin, other.memory
+    wrong = tmp_path / "wrong.pgolf"
+    for carried, words in ((other.tokenizer, "is not the tokenizer of"), (b"no zstd", "cannot be decoded")):
+        wrong.write_bytes(encode_artifact(*given, carried))
+        assert words in pgolf("generate", wrong, check=2).stderr
     assert library.load(tmp_path / "with.pgolf").tokenizer.digest == library.load(run).tokenizer.digest
     assert ", in the file: " in pgolf("inspect", tmp_path / "with.pgolf").stdout
     assert "not in the file" in pgolf("inspect", tmp_path / "without.pgolf").stdout

@@ -9,9 +9,9 @@
 
 There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors
 of columns, and tensors that are kept). Where the recipe has a memory there is a third, "memory": what it
-begins with (``pgolf.memory.stored``), as it is. The last may be "tokenizer": the SentencePiece model, zstd;
-its entry in the header ends with its name. The reader checks every size against the file, the shapes and
-a limit before it allocates, every digest, and every value it decodes.
+begins with (``pgolf.memory.stored``), as it is. The last may be "tokenizer": the SentencePiece model, zstd,
+which is left as it is here; its entry in the header ends with its name. The reader checks every size against
+the file, the shapes and a limit before it allocates, every digest, and every value it decodes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ SECTIONS = ("codes", "floats")
 MEMORY, TOKENIZER = "memory", "tokenizer"
 _PREFIX = len(MAGIC) + 4 + 16
 _MAX_HEADER = 1 << 20
-_MAX_TOKENIZER = 1 << 24
 # Numbers; more than any model this library is for. A header that asks for more is hostile.
 MAX_ENTRIES = 1 << 28
 _MAX_TENSORS = 1 << 11
@@ -82,7 +81,7 @@ class Artifact:
     memory: bytes = b""
     """What ``memory.stored.write_start`` has made, empty where there is none."""
     tokenizer: bytes = b""
-    """The SentencePiece model, empty where it is not in the file."""
+    """The SentencePiece model, zstd; empty where it is not in the file."""
 
 
 def encode_artifact(
@@ -93,6 +92,7 @@ def encode_artifact(
     level: int,
     origin: Mapping[str, Any] | None = None,
     memory: bytes = b"",
+    tokenizer: bytes = b"",
 ) -> bytes:
     """The bytes of an artifact file.
 
@@ -103,6 +103,7 @@ def encode_artifact(
         level: its level.
         origin: JSON values that say how the tensors were made; go into the header.
         memory: the section of this name; empty for none.
+        tokenizer: the same, the SentencePiece model of the digest, zstd.
     """
     packed, sections = [], []
     for arrays in _arrays(stored):
@@ -110,9 +111,10 @@ def encode_artifact(
         raw = b"".join(array.tobytes() for _, array in arrays)
         packed.append(content)
         sections.append([len(content), len(raw), _digest(content).hex(), _digest(raw).hex()])
-    if memory:
-        packed.append(memory)
-        sections.append([len(memory), len(memory), *[_digest(memory).hex()] * 2])
+    for more, name in ((memory, []), (tokenizer, [TOKENIZER])):
+        if more:
+            packed.append(more)
+            sections.append([len(more), len(more), *[_digest(more).hex()] * 2, *name])
     header = {
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         "digest": recipe.digest(),
@@ -122,13 +124,8 @@ def encode_artifact(
         "sections": sections,
         "tensors": [[name, *_describe(value)] for name, value in stored.items()],
     }
-    return _prefix(header) + b"".join(packed)
-
-
-def _prefix(header: Mapping[str, Any]) -> bytes:
-    """What stands before the sections."""
     text = zstandard.ZstdCompressor(level=19).compress(json.dumps(header, separators=(",", ":")).encode())
-    return MAGIC + len(text).to_bytes(4, "little") + _digest(text) + text
+    return MAGIC + len(text).to_bytes(4, "little") + _digest(text) + text + b"".join(packed)
 
 
 def coded_sizes(stored: Mapping[str, Stored]) -> dict[str, int]:
@@ -167,7 +164,7 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
         named = [(str(name), tuple(shape), kind) for name, shape, kind in header["tensors"]]
         listed = header["sections"]
         sections = [(int(a), int(b), bytes.fromhex(c), bytes.fromhex(d)) for a, b, c, d, *_ in listed]
-        more = [str(entry[4]) if len(entry) > 4 else MEMORY for entry in listed[len(SECTIONS) :]]
+        more = [entry[4] if len(entry) > 4 else MEMORY for entry in listed[len(SECTIONS) :]]
         tokenizer, tree, digest = str(header["tokenizer"]), dict(header["recipe"]), str(header["digest"])
         codec, origin = str(header["codec"]), dict(header["origin"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -177,8 +174,7 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     if codec not in CODERS:
         raise PgolfError(f"{where}: uses coder {codec!r}, which this version of pgolf does not know")
     expected = [sum(kind.nbytes for kind in section) for section in kinds]
-    for name, (size, raw, *_) in zip(more, sections[len(SECTIONS) :], strict=True):
-        expected.append(min(raw, _MAX_TOKENIZER) if name == TOKENIZER else size)
+    expected += [size for size, *_ in sections[len(SECTIONS) :]]
     fits = [raw for _, raw, _, _ in sections] == expected and all(size >= 0 for size, *_ in sections)
     fits &= more in ([], [MEMORY], [TOKENIZER], [MEMORY, TOKENIZER])
     if not fits or start + sum(size for size, *_ in sections) != len(content):
@@ -205,29 +201,8 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
         raise PgolfError(f"{where}: damaged (its recipe does not match the recipe's digest)")
     found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(names, sections, strict=True))
     state, memory = dequantize_state(stored), parts.get(MEMORY, b"")
-    carried = _tokenizer(parts[TOKENIZER], sections[-1][1], tokenizer, where) if TOKENIZER in parts else b""
+    carried = parts.get(TOKENIZER, b"")
     return Artifact(state, stored, recipe, tokenizer, origin, codec, start, found, memory, carried)
-
-
-def with_tokenizer(content: bytes, model: bytes) -> bytes:
-    """An artifact's bytes with its tokenizer, a SentencePiece model, as the last section."""
-    header, start = _read_header(content, "the artifact")
-    packed = zstandard.ZstdCompressor(level=22).compress(model)
-    header["sections"].append(
-        [len(packed), len(model), _digest(packed).hex(), _digest(model).hex(), TOKENIZER]
-    )
-    header["tokenizer"] = hashlib.sha256(model).hexdigest()
-    return _prefix(header) + content[start:] + packed
-
-
-def _tokenizer(packed: bytes, size: int, digest: str, where: str) -> bytes:
-    try:
-        model = bounded_zstd(packed, size)
-    except ValueError as error:
-        raise PgolfError(f"{where}: section {TOKENIZER} cannot be decoded ({error})") from error
-    if len(model) != size or hashlib.sha256(model).hexdigest() != digest:
-        raise PgolfError(f"{where}: its tokenizer is not the one that its header names")
-    return model
 
 
 def _describe(value: Stored) -> list[Any]:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import zstandard
 from torch import Tensor
 
 from pgolf.compress import budget
 from pgolf.compress.calibrate import Calibration
 from pgolf.compress.code_size import code_bytes, raw_code_bytes
-from pgolf.compress.container import decode_artifact, encode_artifact, with_tokenizer
+from pgolf.compress.container import decode_artifact, encode_artifact
 from pgolf.compress.grid import Grid, grid_of
 from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.compress.report import PackReport, describe
@@ -73,7 +72,7 @@ def pack(
         grid: on which training rounded these weights, for the "budget" scheme.
         memory: what the recipe's memory begins with; the weights get the bytes that it leaves.
         about: further entries of the artifact's origin.
-        tokenizer: SentencePiece model to put into the file; empty: none.
+        tokenizer: SentencePiece model of the digest, zstd, to put into the file; empty: none.
         counted: whether its bytes count towards the cap.
 
     Raises:
@@ -81,10 +80,13 @@ def pack(
     """
     limit, code = cap or recipe.compress.cap, code_bytes(recipe.memory.enabled)
     given = calibration, note, grid, memory, about
-    taken = code + (most_carried(tokenizer) if counted else 0)
+    taken = code + (carried_bytes(tokenizer) if counted else 0)
     packed = fit(state, recipe, tokenizer_digest, out, limit, taken, *given)
-    content = with_tokenizer(packed.content, tokenizer) if tokenizer else packed.content
-    assert decode_artifact(content, "the packed artifact").tokenizer == tokenizer
+    content = packed.content
+    if tokenizer:
+        how = recipe.compress.codec, packed.level, packed.origin, memory, tokenizer
+        content = encode_artifact(packed.stored, recipe, tokenizer_digest, *how)
+        assert decode_artifact(content, "the packed artifact").tokenizer == tokenizer
     carried = len(content) - len(packed.content)
     write_bytes(out, content)
     note("measuring what each tensor costs")
@@ -105,9 +107,9 @@ def pack(
     )
 
 
-def most_carried(tokenizer: bytes) -> int:
-    """Bytes by which a tokenizer makes an artifact larger, at most."""
-    return len(zstandard.ZstdCompressor(level=22).compress(tokenizer)) + _CARRIED_HEADER
+def carried_bytes(tokenizer: bytes) -> int:
+    """Bytes by which a tokenizer's section makes an artifact larger, at most."""
+    return len(tokenizer) + _CARRIED_HEADER
 
 
 def fit(

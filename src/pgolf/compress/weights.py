@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import safetensors
 import torch
+import zstandard
 from torch import Tensor
 
+from pgolf.compress.coders import bounded_zstd
 from pgolf.compress.container import MAGIC, read_artifact
 from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
 from pgolf.data.corpus import built_in_corpus
@@ -40,6 +42,7 @@ CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
 _FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WHOLES = {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
 _DTYPES = {**_FLOATS, **_WHOLES, torch.uint8: "U8", torch.bool: "BOOL"}
+_MAX_TOKENIZER = 1 << 24
 # Names of a grid's entries begin with it; no parameter's does.
 _GRID = "grid."
 # Weights of memory and model on their log odds at first, where the memory has no text.
@@ -60,7 +63,7 @@ class Weights:
     memory: bytes = b""
     """What the recipe's memory begins with, as an artifact keeps it; empty where it keeps nothing."""
     carried: bytes = b""
-    """The SentencePiece model that an artifact carries; empty where it carries none."""
+    """The SentencePiece model that an artifact carries, zstd; empty where it carries none."""
 
     def grid_for(self, compress: CompressSection) -> Grid | None:
         """The grid that training rounded on, if ``compress`` asks for one of that kind, the cap apart."""
@@ -126,7 +129,7 @@ class Weights:
         """
         known, size = self.tokenizer_digest, self.recipe.model.vocab_size
         if given is None and self.carried:
-            found = [Tokenizer.read(self.source, self.carried)]
+            found = [_carried_tokenizer(self.source, self.carried)]
         else:
             places = [path for path in self._tokenizer_places() if path.is_file()]
             found = [Tokenizer.load(path) for path in (places if given is None else [given])]
@@ -169,6 +172,18 @@ class Weights:
             corpus = built_in_corpus(self.recipe.model.vocab_size, self.recipe.data.transform)
             places.append(corpus / TOKENIZER)
         return places
+
+
+def packed_tokenizer(tokenizer: Tokenizer) -> bytes:
+    """What an artifact carries of a tokenizer."""
+    return zstandard.ZstdCompressor(level=22).compress(tokenizer.content)
+
+
+def _carried_tokenizer(path: Path, packed: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.read(path, bounded_zstd(packed, _MAX_TOKENIZER))
+    except ValueError as error:
+        raise PgolfError(f"{path}: section tokenizer cannot be decoded ({error})") from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

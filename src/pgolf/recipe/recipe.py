@@ -37,7 +37,7 @@ class Recipe(Sections):
     """A whole run."""
 
     def __repr__(self) -> str:
-        return f"<pgolf.Recipe {self.name or 'without a name'}, SHA-256 {self.digest()[:12]}>"
+        return f"<pgolf.Recipe {self.name}: {self.description}>"
 
     __str__ = __repr__
 

@@ -16,9 +16,16 @@ from torch import Tensor
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.legacy import import_reference
-from pgolf.compress.pack import most_carried, pack
+from pgolf.compress.pack import carried_bytes, pack
 from pgolf.compress.report import PackReport
-from pgolf.compress.weights import Weights, load_weights, save_weights, scored_file, weights_file
+from pgolf.compress.weights import (
+    Weights,
+    load_weights,
+    packed_tokenizer,
+    save_weights,
+    scored_file,
+    weights_file,
+)
 from pgolf.data.corpus import built_in_corpus, prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.inspect import check_bytes
@@ -306,9 +313,10 @@ def _pack(
 ) -> PackReport:
     with working("packing") as note:
         note("calibrating")
-        model = b"" if carried is None else carried.content
+        section = b"" if carried is None else packed_tokenizer(carried)
         calibration = calibration_for(weights.model(), recipe, dataset)
-        given = weights.state, recipe, weights.tokenizer_digest, out
+        digest = weights.tokenizer_digest if carried is None else carried.digest
+        given = weights.state, recipe, digest, out
         grid = weights.grid_for(recipe.compress)
         how: dict[str, Any] = {"calibration": calibration, "note": note, "grid": grid}
         if recipe.memory.enabled:
@@ -316,9 +324,9 @@ def _pack(
             from pgolf.runs.stored_text import with_memory
 
             assert dataset is not None
-            taken = code_bytes(memory=True) + (most_carried(model) if counted else 0)
+            taken = code_bytes(memory=True) + (carried_bytes(section) if counted else 0)
             how = with_memory((*given, cap or recipe.compress.cap, taken), dataset, how)
-        return pack(*given, cap, **how, tokenizer=model, counted=counted)
+        return pack(*given, cap, **how, tokenizer=section, counted=counted)
 
 
 def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:

@@ -68,13 +68,13 @@ InitialWeights = Annotated[
 ]
 
 
-def _recipe_named(name: str | None, option: str | None, needed: bool = True) -> str | None:
-    """The recipe of a command; a PgolfError if it is named twice, or not although it is needed."""
+def _recipe_named(name: str | None, option: str | None) -> str:
+    """The recipe of a command; a PgolfError if it is named twice, or not at all."""
     if name and option:
         raise PgolfError(f"recipe {name}: --recipe {option} names another one; leave one of them out")
-    if needed and not (name or option):
+    if not (named := name or option):
         raise PgolfError("name a recipe, such as quickstart; `pgolf recipes` lists them")
-    return name or option
+    return named
 
 
 @verb(
@@ -87,7 +87,7 @@ def _recipe_named(name: str | None, option: str | None, needed: bool = True) -> 
 )
 def train_verb(
     name: RecipeName = None,
-    recipe: RecipeOption = None,
+    option: RecipeOption = None,
     out: RunFolder = None,
     overrides: Overrides = None,
     data: DataFolder = None,
@@ -106,10 +106,10 @@ def train_verb(
     from pgolf.recipe.recipe import load_recipe
     from pgolf.runs.pipeline import train_job
 
-    named = _recipe_named(name, recipe, needed=out is None)
+    recipe = _recipe_named(name, option) if name or option or out is None else None
     with joined(device) as (chosen, team):
-        out = out or Path("runs") / load_recipe(str(named), overrides or []).name
-        job = named, overrides or [], data, tokenizer, out, chosen
+        out = out or Path("runs") / load_recipe(str(recipe), overrides or []).name
+        job = recipe, overrides or [], data, tokenizer, out, chosen
         result = train_job(*job, initial=init, resume=resume, profile=profile, team=team)
         if not team.is_first:
             return
@@ -242,7 +242,7 @@ def eval_verb(
 @verb("run", "pgolf run quickstart", "pgolf run seed_1232 --data data/fineweb-sp1024")
 def run_verb(
     name: RecipeName = None,
-    recipe: RecipeOption = None,
+    option: RecipeOption = None,
     out: RunFolder = None,
     overrides: Overrides = None,
     data: DataFolder = None,
@@ -269,13 +269,13 @@ def run_verb(
     from pgolf.report.job import write_audited_report, write_report
     from pgolf.runs.pipeline import run_all
 
-    named = str(_recipe_named(name, recipe))
+    name = _recipe_named(name, option)
     with joined(device) as (chosen, team):
-        wanted = load_recipe(named, overrides or [])
-        if "memory" in (score or ()) and not wanted.memory.enabled:
-            raise PgolfError(f"--score memory: recipe {wanted.name} has none (memory.enabled)")
-        folder = out or Path("runs") / wanted.name
-        job = wanted, data, tokenizer, folder, chosen, team
+        recipe = load_recipe(name, overrides or [])
+        if "memory" in (score or ()) and not recipe.memory.enabled:
+            raise PgolfError(f"--score memory: recipe {recipe.name} has none (memory.enabled)")
+        folder = out or Path("runs") / recipe.name
+        job = recipe, data, tokenizer, folder, chosen, team
         report = write_report if no_audit else partial(write_audited_report, device=chosen)
         how: dict[str, Any] = {"initial": init, "scores": score or SCORES, "keep": keep_step or ()}
         result = run_all(*job, **how, report=report)

@@ -146,9 +146,14 @@ def test_what_is_returned_is_one_line(weights: Path) -> None:
             "add resume=True to continue it, or choose another out",
         ),
         (
-            "use none (--set a.b=none), or `pgolf pack --cap 3`",
-            'use none (overrides="a.b=none"), or `pgolf pack --cap 3`',
+            "use none (--set a.b=none), or `pgolf data prepare --out X`",
+            'use none (overrides="a.b=none"), or `pgolf data prepare --out X`',
         ),
+        (
+            "go on with `pgolf train --resume --out runs/a`",
+            'go on with `pgolf.train(resume=True, out="runs/a")`',
+        ),
+        ("`pgolf eval runs/a` makes them", '`pgolf.evaluate("runs/a")` makes them'),
         ("recipe --set: unknown key", "recipe overrides: unknown key"),
         ("a-b--c -- d", "a-b--c -- d"),
     ],

@@ -95,7 +95,7 @@ def test_the_library_gives_what_the_commands_give(
     told = pgolf_json("eval", "model.pgolf", "--data", "data", "--mode", "sliding", cwd=workshop)
     assert (score.val_bpb, score.targets, score.bytes) == (told["val_bpb"], told["targets"], told["bytes"])
     assert (tmp_path / "l.jsonl").is_file()
-    with pytest.raises(library.PgolfError, match="holds a run already"):
+    with pytest.raises(library.PgolfError, match="already finished; choose another out"):
         library.train(recipe, run, workshop / "data")
     library.train(recipe, tmp_path / "loud", workshop / "data", overrides="train.steps=1", progress=True)
     assert "validation" in capfd.readouterr().err

@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
     )
     assert "caseops" in prepared.stdout
-    pgolf("run", "small.toml", "--data", "data", "--out", "run", cwd=folder)
+    pgolf("run", "small.toml", "--data", "data", "--out", "run", "--no-audit", cwd=folder)
     return folder
 
 

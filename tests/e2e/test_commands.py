@@ -206,7 +206,7 @@ def test_init_starts_from_given_weights(workshop: Path, tmp_path: Path) -> None:
 def test_run_does_everything_once(workshop: Path, tmp_path: Path) -> None:
     arguments = ("run", "tiny.toml", "--data", "data", "--out", tmp_path / "run")
     table = pgolf(*arguments, cwd=workshop).stdout
-    for word in ("float BPB", "packed BPB", "sliding BPB", "TTT BPB", "artifact"):
+    for word in ("float BPB", "packed BPB", "sliding BPB", "TTT BPB", "artifact", "no violation   27 tests"):
         assert word in table
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert {
@@ -224,11 +224,14 @@ def test_run_does_everything_once(workshop: Path, tmp_path: Path) -> None:
     assert "curve.png" in report
     page = (tmp_path / "run" / "report.html").read_text()
     assert f">{result['evaluations']['ttt']['val_bpb']:.4f}<" in page
-    assert "4 of 4 valid" in page
-    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    for words in ("4 of 4 valid", "No violation found", "What the model writes", "sums are those of"):
+        assert words in page
+    assert json.loads((tmp_path / "run" / "audit.json").read_text())["audited"]["mode"] == "ttt"
+    names = ("model.safetensors", "audit.json", "report.html")
+    before = [(tmp_path / "run" / name).stat().st_mtime_ns for name in names]
     again = pgolf_json(*arguments, cwd=workshop)
     assert again["evaluations"] == result["evaluations"]
-    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+    assert [(tmp_path / "run" / name).stat().st_mtime_ns for name in names] == before
 
 
 @pytest.mark.parametrize(("number", "bpb"), [("456", 3.52877585), ("644", 3.508283), ("1232", 3.479608)])

@@ -139,6 +139,8 @@ def test_commands_of_a_document(
             arguments += [word for setting in SHRUNK for word in ("--set", setting)]
             if words[0] in ("train", "run") and "--data" not in words:
                 arguments += ["--data", "data/web"]
+        if words[0] == "run":
+            arguments += ["--no-audit"]
         if words[0] == "audit" and "--targets" not in words:
             arguments += ["--targets", "192"]
         if words == ["doctor"]:  # The next one looks at the compiler.

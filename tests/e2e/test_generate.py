@@ -46,7 +46,7 @@ def test_the_lines_of_the_documents_run_as_they_stand(
     shutil.copy(workshop / "model.pgolf", demo / "artifact.pgolf")
     shutil.copy(workshop / "data" / "tokenizer.model", demo)
     (tmp_path / "books").mkdir()
-    for name in sorted(topics_of_python.topics)[:24]:
+    for name in (*sorted(topics_of_python.topics)[:24], "while"):
         (tmp_path / "books" / f"{name}.txt").write_text(topics_of_python.topics[name])
     pgolf(
         "data",
@@ -67,8 +67,10 @@ def test_the_lines_of_the_documents_run_as_they_stand(
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         exec(compile(loading, "loading", "exec"), {})
         exec(compile(remembering, "remembering", "exec"), {})
-        exec(compile(training.replace("train.steps=200", "train.steps=4"), "training", "exec"), {})
+        exec(compile(training.replace('"train.steps": 200', '"train.steps": 4'), "training", "exec"), {})
     assert out.getvalue().count("bits per byte") == 3
+    for made in ("artifact.pgolf", "ledger.ttt.jsonl", "audit.json", "report.html"):
+        assert (tmp_path / "runs" / "api" / made).is_file(), made
     assert err.getvalue() == ""
 
 
@@ -93,7 +95,7 @@ def test_the_library_gives_what_the_commands_give(
     told = pgolf_json("eval", "model.pgolf", "--data", "data", "--mode", "sliding", cwd=workshop)
     assert (score.val_bpb, score.targets, score.bytes) == (told["val_bpb"], told["targets"], told["bytes"])
     assert (tmp_path / "l.jsonl").is_file()
-    with pytest.raises(library.PgolfError, match="holds a run already"):
+    with pytest.raises(library.PgolfError, match="already finished; choose another out"):
         library.train(recipe, run, workshop / "data")
     library.train(recipe, tmp_path / "loud", workshop / "data", overrides="train.steps=1", progress=True)
     assert "validation" in capfd.readouterr().err
@@ -121,6 +123,21 @@ def test_the_prompt_and_the_text_are_printed(model: tuple[Path | str, ...]) -> N
     assert several.startswith(
         f"--- sample 1 of 2, seed 3 ---\nThe cat{expected}\n\n--- sample 2 of 2, seed 4 ---\nThe cat"
     )
+
+
+def test_a_seed_is_drawn_and_printed(model: tuple[Path | str, ...]) -> None:
+    arguments = ("generate", *model, "--prompt", "The cat", "--tokens", "40")
+    done = [pgolf(*arguments) for _ in range(3)]
+    assert len({each.stdout for each in done}) > 1
+    found = re.fullmatch(r"seed (\d+) \(--seed \1 writes the same\)\n", done[0].stderr)
+    assert found is not None
+    assert pgolf(*arguments, "--seed", found[1]).stdout == done[0].stdout
+    told = pgolf_json(*arguments)["samples"][0]
+    assert f"The cat{told['text']}\n" == pgolf(*arguments, "--seed", str(told["seed"])).stdout
+    assert pgolf(*arguments, "--temperature", "0").stderr == ""
+    opened = library.load(model[0], model[2])
+    stream = opened.stream("The cat", max_tokens=40)
+    assert "".join(stream) == opened.generate("The cat", max_tokens=40, seed=stream.seed)
 
 
 def test_the_prompt_from_standard_input(
@@ -165,7 +182,17 @@ def test_ctrl_c_keeps_what_is_there(model: tuple[Path | str, ...], monkeypatch: 
         return following(stream)
 
     monkeypatch.setattr(TextStream, "__next__", interrupted)
-    arguments = ("generate", *model, "--prompt", "The cat", "--past-document", "--samples", "3")
+    arguments = (
+        "generate",
+        *model,
+        "--prompt",
+        "The cat",
+        "--past-document",
+        "--samples",
+        "3",
+        "--seed",
+        "0",
+    )
     done = pgolf(*arguments, check=130)
     assert done.stdout.startswith("--- sample 1 of 3, seed 0 ---\nThe cat") and done.stdout.endswith("\n")
     assert "sample 2" not in done.stdout
@@ -176,7 +203,7 @@ def test_ctrl_c_keeps_what_is_there(model: tuple[Path | str, ...], monkeypatch: 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes that close")
 def test_a_reader_that_has_enough_is_no_mistake(model: tuple[Path | str, ...]) -> None:
-    words = ["generate", *map(str, model), "--tokens", "400", "--past-document"]
+    words = ["generate", *map(str, model), "--tokens", "400", "--past-document", "--seed", "0"]
     command = [str(fork_server.python()), "-m", "pgolf", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None

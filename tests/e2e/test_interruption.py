@@ -79,6 +79,7 @@ def test_resuming_with_another_recipe_or_other_data_is_refused(workshop: Path, t
         "--resume",
     )
     assert "another recipe" in pgolf(*other, cwd=workshop, check=2).stderr
+    assert "add --resume to continue it" in pgolf(*other[:-1], cwd=workshop, check=2).stderr
     pgolf("train", "--resume", "--out", run, "--data", "data", cwd=workshop)
     assert (
         "already finished"

@@ -41,7 +41,7 @@ TRAIN = ("train", "--recipe", "tiny.toml", "--out", "new")
         ((*TRAIN, "--data", "data", "--set", "model.vocab_size=500"), ["--set model.vocab_size=320 ", "500"]),
         ((*TRAIN, "--data", "missing"), ["missing"]),
         (TRAIN, ["--data"]),
-        (("train", "--recipe", "tiny.toml", "--data", "data", "--out", "run"), ["run", "--resume"]),
+        (("train", "--recipe", "tiny.toml", "--data", "data", "--out", "run"), ["run", "--init"]),
         (("train", "--resume", "--out", "missing"), ["missing", "resume"]),
         (
             ("train", "--recipe", "tiny.toml", "--data", "data", "--out", "new", "--device", "cuda:99"),

@@ -88,7 +88,7 @@ def together(
     for name, how in SCORES.items():
         commands[name] = (0, ["eval", "single", *how, "--ledger", f"{name}.{size}.jsonl", *EVAL])
     if size == 2:
-        commands["run"] = (0, ["run", "tiny.toml", *SHARED[3:], "--out", "all", "--json"])
+        commands["run"] = (0, ["run", "tiny.toml", *SHARED[3:], "--out", "all", "--no-audit", "--json"])
 
     def work(results: Path) -> None:
         shutil.copytree(alone.folder / "begun.1", alone.folder / f"ended.{size}")

@@ -63,7 +63,7 @@ def separate(workshop: Path, out: Path, *settings: str) -> dict[str, Any]:
     """What ``pgolf run`` makes of a cell alone."""
     words = [word for setting in settings for word in ("--set", setting)]
     found: dict[str, Any] = pgolf_json(
-        "run", "tiny.toml", *words, "--data", "data", "--out", out, cwd=workshop
+        "run", "tiny.toml", *words, "--data", "data", "--out", out, "--no-audit", cwd=workshop
     )
     return found
 

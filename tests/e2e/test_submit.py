@@ -31,7 +31,7 @@ def desk(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     desk = tmp_path_factory.mktemp("desk")
     shutil.copytree(workshop / "data", desk / "data")
     shutil.copy(workshop / "tiny.toml", desk)
-    pgolf("run", "tiny.toml", "--data", "data", "--out", "run", "--device", "cpu", cwd=desk)
+    pgolf("run", "tiny.toml", "--data", "data", "--out", "run", "--device", "cpu", "--no-audit", cwd=desk)
     return desk
 
 
@@ -148,7 +148,7 @@ def test_the_script_of_a_recipe_with_a_memory_packs_and_scores_it_as_the_run_did
     # Too little for the artifact beside the script, but not beside what `pgolf pack` counts of the code.
     sets += ["--set=memory.max_bytes=64000000", "--set=compress.cap=90000"]
     given = ("--data", "data", "--out", "remembering", "--device", "cpu")
-    pgolf("run", "tiny.toml", *sets, *given, cwd=desk)
+    pgolf("run", "tiny.toml", *sets, *given, "--no-audit", cwd=desk)
     result = json.loads((desk / "remembering" / "result.json").read_text())
     assert pgolf_json("inspect", "remembering/artifact.pgolf", cwd=desk)["stored_ngrams"] > 0
     submit = ("--track", "unlimited", "--no-audit", "--force", "--device", "cpu", *PEOPLE)

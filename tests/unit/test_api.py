@@ -16,6 +16,7 @@ from pgolf.data.tokenizer import Tokenizer
 from pgolf.data.vocabulary import train_tokenizer
 from pgolf.evaluate.evaluate import evaluate
 from pgolf.model.gpt import build_model
+from pgolf.runtime.wording import in_python
 from pgolf.runtime.writing import write_json
 
 
@@ -42,9 +43,10 @@ def test_the_import_loads_nothing_heavy() -> None:
 
 
 def test_functions_keep_their_names_whatever_is_imported() -> None:
-    for name in ("pgolf.train.loop", "pgolf.evaluate.ledger"):
-        importlib.import_module(name)
-    for name in ("load", "load_recipe", "train", "pack", "evaluate"):
+    packages = ("audit", "compress", "evaluate", "report", "study", "train")
+    for name in packages:
+        importlib.import_module(f"pgolf.{name}")
+    for name in ("load", "load_recipe", "pack", "decompress", *packages):
         function = getattr(pgolf, name)
         assert isinstance(function, types.FunctionType) and function.__doc__
     for name in pgolf.__all__:
@@ -68,6 +70,10 @@ def test_a_model_says_what_it_is(weights: Path) -> None:
     assert tokens[0] == model.tokenizer.bos_id and model.tokenizer.decode(tokens[1:]) == "hello world"
     logits = model.logits(tokens)
     assert tuple(logits.shape) == (len(tokens), 320) and not logits.requires_grad
+    assert model.decode(tokens) == "hello world"
+    with pytest.raises(pgolf.PgolfError, match="token 320"):
+        model.decode([320])
+    assert sum(weight.numel() for weight in model.network.parameters()) == model.parameters
 
 
 def test_a_text_costs_what_evaluation_says(weights: Path) -> None:
@@ -100,7 +106,7 @@ def test_a_tokenizer_is_found_by_its_digest(
     monkeypatch.chdir(tmp_path)
     model = pgolf.load(alone)
     assert model.logits([1, 2]).shape == (2, 320)
-    with pytest.raises(pgolf.PgolfError, match="its tokenizer is not known; pass --tokenizer"):
+    with pytest.raises(pgolf.PgolfError, match="its tokenizer is not known; pass tokenizer=MODEL"):
         model.generate("hello")
     assert pgolf.load(alone, weights.parent / "tokenizer.model").generate("hello", max_tokens=1) is not None
     # One of another model lies beside it; the run recorded where its own is.
@@ -111,6 +117,51 @@ def test_a_tokenizer_is_found_by_its_digest(
     assert pgolf.load(alone).tokenizer.path == weights.parent / "tokenizer.model"
     with pytest.raises(pgolf.PgolfError, match="no such tokenizer"):
         pgolf.load(weights, tmp_path / "absent.model")
+
+
+def test_overrides_may_be_a_dictionary(weights: Path) -> None:
+    texts = ["train.steps=7", "model.layers=3", 'memory.experts=["word"]', "train.tensorboard=true"]
+    nested = {"train": {"steps": 7, "tensorboard": True}, "model.layers": 3, "memory.experts": ("word",)}
+    assert pgolf.load_recipe("tiny", nested) == pgolf.load_recipe("tiny", texts)
+    with pytest.raises(pgolf.PgolfError, match="give numbers, text, or lists"):
+        pgolf.load_recipe("tiny", {"train.steps": object()})
+    with pytest.raises(pgolf.PgolfError, match=r"overrides train\.steps: only keys of evaluate"):
+        pgolf.evaluate(weights, overrides={"train.steps": 3})
+
+
+def test_what_is_returned_is_one_line(weights: Path) -> None:
+    model = pgolf.load(weights)
+    for value in (model.recipe, model, model.score("hello world and hello", mode="ttt")):
+        assert len(repr(value)) < 250 and "\n" not in repr(value), repr(value)
+    assert repr(model.recipe) == str(model.recipe) and "tiny" in repr(model.recipe)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("x: is not there; pass --data DIR, or --no-score", "x: is not there; pass data=DIR, or score=False"),
+        ("--mode slow: unknown", "mode slow: unknown"),
+        (
+            "add --resume to continue it, or choose another --out",
+            "add resume=True to continue it, or choose another out",
+        ),
+        (
+            "use none (--set a.b=none), or `pgolf data prepare --out X`",
+            'use none (overrides="a.b=none"), or `pgolf data prepare --out X`',
+        ),
+        (
+            "go on with `pgolf train --resume --out runs/a`",
+            'go on with `pgolf.train(resume=True, out="runs/a")`',
+        ),
+        ("`pgolf eval runs/a` makes them", '`pgolf.evaluate("runs/a")` makes them'),
+        ("recipe --set: unknown key", "recipe overrides: unknown key"),
+        ("a-b--c -- d", "a-b--c -- d"),
+    ],
+)
+def test_mistakes_name_arguments_in_python_and_options_on_the_command_line(typed: str, said: str) -> None:
+    with pytest.raises(pgolf.PgolfError) as caught, in_python():
+        raise pgolf.PgolfError(typed)
+    assert str(caught.value) == said and caught.value.lines == [typed]
 
 
 def test_mistakes_are_one_line(weights: Path, tmp_path: Path) -> None:

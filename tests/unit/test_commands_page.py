@@ -24,8 +24,12 @@ BEGINNING = """# Commands
 
 All verbs of `pgolf`, in the order of `pgolf --help`, with their options. `pgolf help VERB` prints the same.
 What has no default and is not required may be left out. `-h` or `--help` shows the help of any verb, and
-`pgolf --version` the version. A mistake ends a command with status 2 and one line that says where it is. This
-page is made from the commands themselves: after a change run `python -m tests.unit.test_commands_page`.
+`pgolf --version` the version. A mistake ends a command with status 2 and one line that says where it is.
+
+`--out` (`-o`) names what is written. Where it may be left out, the place is clear: a run is `runs/NAME`, a
+study `studies/NAME`, and what is made of a run goes into the run's folder. `--mode` has one rule too: without
+it `eval`, `audit` and `report` take `ttt`, or `sliding` where the recipe learns nothing from scored text.
+This page is made from the commands themselves: after a change run `python -m tests.unit.test_commands_page`.
 """
 
 
@@ -86,8 +90,8 @@ def test_the_page_has_every_option_and_example() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert "### `pgolf data prepare`" in text and "pgolf run quickstart" in text
     assert "| `--stride NUMBER` | at least 1 | Targets scored per window. |" in text
-    assert "| `--mode TEXT` | sliding | standard, sliding or ttt. |" in text
-    assert "| `weights PATH` | required | Artifact, weights file or run folder. |" in text
+    assert "| `--temperature NUMBER` | 0.8 | 0 always takes the likeliest token. |" in text
+    assert "| `weights PATH` | required | Run folder or weights file. |" in text
 
 
 if __name__ == "__main__":

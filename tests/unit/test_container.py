@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgolf.compress.coders import CODERS, Kind
-from pgolf.compress.container import MAGIC, _digest, decode_artifact, encode_artifact, read_artifact
+from pgolf.compress.container import (
+    MAGIC,
+    _digest,
+    decode_artifact,
+    encode_artifact,
+    read_artifact,
+)
 from pgolf.compress.quantize import Quantized, code_range
 from pgolf.compress.scheme import Stored
 from pgolf.errors import PgolfError
@@ -139,6 +145,30 @@ def test_round_trip(tmp_path: Path, coder: str, level: int) -> None:
     assert [section.name for section in artifact.sections] == ["codes", "floats"]
     assert artifact.header_bytes + sum(section.size for section in artifact.sections) == len(content)
     assert encode_artifact(stored(), RECIPE, "abc", coder, level, artifact.origin) == content
+
+
+@pytest.mark.parametrize("memory", [b"", b"what it begins with"])
+def test_a_tokenizer_is_carried_and_checked(memory: bytes) -> None:
+    model = b"a packed SentencePiece model"
+    carried = encode_artifact(stored(), RECIPE, "abc", "range", 1, memory=memory, tokenizer=model)
+    artifact = decode_artifact(carried, "x")
+    assert (artifact.tokenizer, artifact.memory) == (model, memory)
+    assert same_all(artifact.stored, stored())
+    assert [part.name for part in artifact.sections[2:]] == ["memory"] * bool(memory) + ["tokenizer"]
+    assert "section tokenizer is damaged" in refusal(carried[:-1] + b"\0")
+    header, sections = parts(carried)
+    for place, value, reason in (
+        (1, 1 << 40, "sizes do not fit"),
+        (1, -1, "sizes do not fit"),
+        (4, "code", "sizes do not fit"),
+        (4, None, "sizes do not fit"),
+        (4, [1], "sizes do not fit"),
+    ):
+        changed = copy.deepcopy(header)
+        changed["sections"][-1][place] = value
+        assert reason in refusal(forged(changed, sections))
+    doubled = header | {"sections": [*header["sections"], header["sections"][-1]]}
+    assert "sizes do not fit" in refusal(forged(doubled, [*sections, sections[-1]]))
 
 
 def dense(value: Stored) -> np.ndarray:

@@ -93,7 +93,7 @@ def test_temperature_zero_is_the_likeliest_token_of_every_full_pass(model: Model
     stream = model.stream("hello", max_tokens=3 * WINDOW, temperature=0, past_document=True)
     text = "".join(stream)
     tokens = model.encode("hello")
-    network = model._network
+    network = model.network
     for token in stream.tokens:
         assert token == int(full_pass(network, tokens, WINDOW).argmax())
         tokens.append(token)
@@ -275,9 +275,9 @@ def test_model_and_memory_are_mixed_at_every_token(model: Model) -> None:
     row, nothing = None, np.zeros(0, np.uint16)
     for count, token in enumerate(tokens, 1):
         memory.receive(np.array([token], np.uint16), row)
-        row = full_pass(model._network, tokens[:count], WINDOW).softmax(0)[None].numpy()
+        row = full_pass(model.network, tokens[:count], WINDOW).softmax(0)[None].numpy()
     expected = memory.distributions(nothing, row)[0]
-    reader = MemoryReader(Reader(model._network, WINDOW), model._memory(len(tokens)))
+    reader = MemoryReader(Reader(model.network, WINDOW), model._memory(len(tokens)))
     found = torch.cat([reader.next_logits(tokens[:5])[None], reader.next_logits(tokens[5:])[None]])[1]
     assert found.numpy() == pytest.approx(expected, abs=1e-3)
     assert float(found.exp().sum()) == pytest.approx(1, abs=1e-5)

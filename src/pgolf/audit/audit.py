@@ -28,18 +28,20 @@ from pgolf.audit.streams import Stream
 from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
 from pgolf.audit.watch import Watch
 from pgolf.codec.proof import Proof, decode_check
-from pgolf.compress.weights import load_weights
+from pgolf.compress.weights import load_weights, scored_file
 from pgolf.data.dataset import Dataset, Text, open_dataset
 from pgolf.data.inspect import ByteCheck, check_bytes
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteCounts, ByteTable
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import MODES, build_scorer
+from pgolf.evaluate.evaluations import usual_mode
 from pgolf.evaluate.ledger import Ledger, text_digest
 from pgolf.evaluate.protocol import Scorer
 from pgolf.evaluate.weights import memory_for
 from pgolf.optim.place import place
 from pgolf.recipe.recipe import Recipe
+from pgolf.runs.kept import keep_audit, keeper_of, own_data
 from pgolf.runs.pipeline import job_dataset
 from pgolf.runtime.files import sha256_file
 from pgolf.runtime.progress import Note
@@ -237,6 +239,8 @@ class Job:
     """How many targets to take where none are asked for."""
     audited: dict[str, str]
     """Goes into the report."""
+    run: Path | None = None
+    """The run folder that keeps the report: that of the artifact, its settings and its data."""
 
     def audit(self, settings: Settings, targets: int | None, note: Note) -> Report:
         """Audit on the first targets; see the function ``audit``."""
@@ -260,7 +264,11 @@ class Job:
             verdict("bytes", "bytes per target", self.counts.problem is not None, how),
             verdict("bytes", "normalisation", longer, normalisation),
         ]
-        return replace(found, audited=self.audited, findings=ordered([*found.findings, *of_bytes]))
+        found = replace(found, audited=self.audited, findings=ordered([*found.findings, *of_bytes]))
+        if self.run is None:
+            return found
+        kept = keep_audit(self.run, {"artifact": str(self.context.artifact), **found.to_json()})
+        return replace(found, notes=[*found.notes, f"kept {kept}"])
 
     def decode(self, targets: int | None, progress: Callable[[int, int], None]) -> Proof:
         """Encode the first targets with one scorer and decode them with another; see ``codec.proof``."""
@@ -288,12 +296,12 @@ def audit_job(
 ) -> Job:
     """Prepare an audit of an artifact, or of any file or folder that a ``scorer`` loads.
 
-    ``data`` is the folder of the validation text; None takes what the artifact's recipe names. ``scorer`` is
-    a plug-in's factory, MODULE:FUNCTION or FILE.py:FUNCTION; None takes pgolf's own of a ``mode`` (None:
-    sliding), with ``overrides`` of evaluate and ttt keys.
+    ``data`` is the folder of the validation text; None takes that of the artifact's run, or what its recipe
+    names. ``scorer`` is a plug-in's factory, MODULE:FUNCTION or FILE.py:FUNCTION; None takes pgolf's own of a
+    ``mode`` (None: the recipe's usual one), with ``overrides`` of evaluate and ttt keys.
     """
     if scorer is None:
-        return _own(artifact, data, tokenizer, mode or "sliding", overrides, device)
+        return _own(artifact, data, tokenizer, mode, overrides, device)
     if mode is not None or overrides:
         others = "leave them out where --scorer names another"
         raise PgolfError(f"--mode and --set are for pgolf's own scorers; {others}")
@@ -331,15 +339,17 @@ def _own(
     artifact: Path,
     data: Path | None,
     tokenizer: Path | None,
-    mode: str,
+    mode: str | None,
     overrides: Sequence[str],
     device: torch.device,
 ) -> Job:
-    if mode not in MODES:
+    if mode not in (None, *MODES):
         raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
-    weights = load_weights(artifact)
+    weights = load_weights(scored_file(artifact))
+    artifact = weights.source
     recipe = weights.recipe.with_overrides(overrides, ("evaluate", "ttt", "memory"))
-    dataset = job_dataset(recipe, data, tokenizer)
+    mode = mode or usual_mode(recipe)
+    dataset = job_dataset(recipe, *own_data(artifact, recipe, data, tokenizer))
     weights.check_data(dataset)
     weights.model()  # what does not fit is a mistake that is better told now
     context = _context(artifact, dataset, device)
@@ -353,7 +363,8 @@ def _own(
     usual = min(usual_targets(recipe, mode), len(text.byte_counts))
     about = audited(weights.source, recipe, dataset, mode)
     counts = check_bytes(dataset, dataset.validation_text(1))
-    return Job(f"pgolf {mode}", context, make, False, text, counts, dataset.folder, usual, about)
+    run, _ = keeper_of(weights, recipe, dataset)
+    return Job(f"pgolf {mode}", context, make, False, text, counts, dataset.folder, usual, about, run)
 
 
 def usual_targets(recipe: Recipe, mode: str) -> int:

@@ -62,10 +62,10 @@ class Report:
     seconds_per_target: float
     seconds: float
     """What the audit took."""
-    findings: list[Finding]
-    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(repr=False)
+    notes: list[str] = field(default_factory=list, repr=False)
     """What is no violation, but good to know."""
-    audited: dict[str, str] = field(default_factory=dict)
+    audited: dict[str, str] = field(default_factory=dict, repr=False)
     """Digests and the mode: what exactly the findings are about."""
 
     @property

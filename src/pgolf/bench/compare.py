@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pgolf.errors import PgolfError
-from pgolf.runs.records import flattened
 from pgolf.runtime.files import read_json
+from pgolf.runtime.run_files import flattened
 
 # With fewer repeats resampling them says little; the ranges are compared instead.
 _ENOUGH_REPEATS = 5

@@ -127,7 +127,7 @@ ValTextFiles = Annotated[
 ]
 TokenizerFile = Annotated[Path | None, Option(help="SentencePiece model, where the data folder holds none.")]
 DeviceName = Annotated[str | None, Option(help="cpu, cuda or cuda:N; default: CUDA if there.")]
-JsonFile = Annotated[Path | None, Option("--out", help="Also write the JSON here.")]
+JsonFile = Annotated[Path | None, Option("--out", "-o", help="Also write the JSON here.")]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object on standard output.")]
 
 

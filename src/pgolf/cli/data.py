@@ -41,7 +41,7 @@ def prepare_verb(
             "several at once."
         ),
     ],
-    out: Annotated[Path, Option(help="New folder for shards, tokenizer and manifest.")],
+    out: Annotated[Path, Option("--out", "-o", help="New folder for shards, tokenizer and manifest.")],
     val_text: Annotated[
         list[Path] | None, Option(help="Files of validation documents; several at once.")
     ] = None,
@@ -100,7 +100,7 @@ def fetch_verb(
         str,
         Argument(help="Data set: fineweb-sp1024, fineweb-sp4096, fineweb-sp8192 or fineweb-sp8192-caseops."),
     ],
-    out: Annotated[Path, Option(help="Folder to fill.")] = Path("data"),
+    out: Annotated[Path, Option("--out", "-o", help="Folder to fill.")] = Path("data"),
     train_shards: Annotated[int, Option(min=0, help="Training shards to fetch.")] = 1,
     revision: Annotated[str | None, Option(help="Commit of the repository on the hub.")] = None,
     as_json: AsJson = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,8 @@ from pgolf.cli.tables import (
 )
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES
-from pgolf.runtime.run_files import ARTIFACT
+from pgolf.runtime.files import read_json
+from pgolf.runtime.run_files import ARTIFACT, AUDIT
 from pgolf.runtime.terminal import plain
 
 
@@ -85,21 +87,44 @@ _TRAINING = {
 }
 
 
+RecipeName = Annotated[
+    str | None, Argument(metavar="[NAME]", help="Recipe: a shipped name or a .toml file.", show_default=False)
+]
+RecipeOption = Annotated[str | None, Option("--recipe", help="Another way to write NAME.")]
+RunFolder = Annotated[Path | None, Option("--out", "-o", help="Run folder; default: runs/NAME.")]
+InitialWeights = Annotated[
+    Path | None, Option("--init", help="Start from these weights: a file, or the folder of a finished run.")
+]
+
+
+def _recipe_named(name: str | None, option: str | None) -> str:
+    """The recipe of a command; a PgolfError if it is named twice, or not at all."""
+    if name and option:
+        raise PgolfError(f"recipe {name}: --recipe {option} names another one; leave one of them out")
+    if not (named := name or option):
+        raise PgolfError("name a recipe, such as quickstart; `pgolf recipes` lists them")
+    return named
+
+
 @verb(
     "train",
-    "pgolf train --recipe quickstart --out runs/first",
-    "pgolf train --recipe seed_1232 --set train.steps=2000 --data data/fineweb-sp1024 --out runs/short",
+    "pgolf train quickstart",
+    "pgolf train seed_1232 --set train.steps=2000 --data data/fineweb-sp1024 --out runs/short",
     "pgolf train --resume --out runs/short",
-    "pgolf train --recipe quickstart --out runs/look --set train.steps=20 --profile",
+    "pgolf train quickstart --out runs/longer --init runs/quickstart",
+    "pgolf train quickstart --out runs/look --set train.steps=20 --profile",
 )
 def train_verb(
-    out: Annotated[Path, Option(help="Run folder.")],
-    recipe: Annotated[str | None, Option(help="Name of a shipped recipe, or a .toml file.")] = None,
+    name: RecipeName = None,
+    option: RecipeOption = None,
+    out: RunFolder = None,
     overrides: Overrides = None,
     data: DataFolder = None,
+    text: TextFiles = None,
+    val_text: ValTextFiles = None,
     tokenizer: TokenizerFile = None,
-    init: Annotated[Path | None, Option(help="Start from these weights.")] = None,
-    resume: Annotated[bool, Option("--resume", help="Continue the run in --out.")] = False,
+    init: InitialWeights = None,
+    resume: Annotated[bool, Option("--resume", help="Continue the run in the folder.")] = False,
     profile: Annotated[
         bool,
         Option("--profile", help="Profile a few steps: a trace and a table in the run's profile folder."),
@@ -109,10 +134,14 @@ def train_verb(
 ) -> None:
     """Train a model; writes metrics.jsonl, checkpoints and, at the end, model.safetensors."""
     from pgolf.cli.team import joined
+    from pgolf.recipe.recipe import load_recipe
     from pgolf.runs.pipeline import train_job
 
+    recipe = _recipe_named(name, option) if name or option or out is None else None
+    given = data_given(data, text, val_text, tokenizer)
     with joined(device) as (chosen, team):
-        job = recipe, overrides or [], data, tokenizer, out, chosen
+        out = out or Path("runs") / load_recipe(str(recipe), overrides or []).name
+        job = recipe, overrides or [], given, tokenizer, out, chosen
         result = train_job(*job, initial=init, resume=resume, profile=profile, team=team)
         if not team.is_first:
             return
@@ -141,17 +170,28 @@ def _training_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 @verb(
     "pack",
-    "pgolf pack runs/first --out model.pgolf",
+    "pgolf pack runs/first",
     "pgolf pack runs/first --out small.pgolf --cap 900000",
+    "pgolf pack runs/first --out alone.pgolf --with-tokenizer",
     "pgolf pack runs/first --out model.pgolf --compare",
 )
 def pack_verb(
     weights: Annotated[Path, Argument(help="Run folder or weights file.")],
-    out: Annotated[Path, Option(help="Artifact to write.")],
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", help="Artifact to write; default: artifact.pgolf in the run folder."),
+    ] = None,
     cap: Annotated[int | None, Option(min=1, help="Largest total in bytes; default: compress.cap.")] = None,
     overrides: Overrides = None,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
+    with_tokenizer: Annotated[
+        bool,
+        Option("--with-tokenizer", help="Put the tokenizer into the artifact too; it does not count."),
+    ] = False,
+    count_tokenizer: Annotated[
+        bool, Option("--count-tokenizer", help="The same, and it counts towards the cap.")
+    ] = False,
     compare: Annotated[
         bool, Option("--compare", help="Also code the same tensors with every coder.")
     ] = False,
@@ -165,11 +205,13 @@ def pack_verb(
     """
     from pgolf.compress.compare import compare_artifact
     from pgolf.compress.report import SPLIT_COLUMNS, TENSOR_COLUMNS
-    from pgolf.runs.pipeline import pack_job
+    from pgolf.runs.pipeline import Carry, pack_job
     from pgolf.runtime.progress import counting
 
     check_data_paths(data, tokenizer)
-    report = pack_job(weights, out, cap, overrides or [], data, tokenizer)
+    carry: Carry = "counted" if count_tokenizer else "free" if with_tokenizer else "no"
+    report = pack_job(weights, out, cap, overrides or [], data, tokenizer, carry)
+    out = out or weights / ARTIFACT
     result = report.to_json()
     if compare:
         with counting("comparing coders") as progress:
@@ -192,20 +234,26 @@ _SCORE = {
     "time": "{seconds:.1f} s",
     "warning": "{warning}",
     "ledger": "{ledger}",
+    "kept": "{kept}",
 }
 
 
 @verb(
     "eval",
-    "pgolf eval model.pgolf --data data/books --mode ttt --json",
-    "pgolf eval runs/first --data data/books --mode sliding --stride 32 --limit-targets 100000",
+    "pgolf eval runs/first",
+    "pgolf eval runs/first --mode sliding --stride 32 --limit-targets 100000 --json",
     "pgolf eval model.pgolf --data data/books --mode ttt --ledger ttt.jsonl",
 )
 def eval_verb(
-    weights: Annotated[Path, Argument(help="Artifact, weights file or run folder.")],
+    weights: Annotated[
+        Path,
+        Argument(help="Artifact, weights file, or run folder: its artifact, before packing its weights."),
+    ],
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
-    mode: Annotated[str, Option(help="standard, sliding or ttt.")] = "sliding",
+    mode: Annotated[
+        str | None, Option(help="standard, sliding or ttt; default: ttt where the recipe learns from it.")
+    ] = None,
     stride: Annotated[int | None, Option(min=1, help="Targets scored per window.")] = None,
     limit_targets: Annotated[int | None, Option(min=1, help="Score only the first targets.")] = None,
     ledger: Annotated[
@@ -216,7 +264,11 @@ def eval_verb(
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score weights in bits per byte on the validation split."""
+    """Score weights in bits per byte on the validation split.
+
+    The data of a run is found by its folder, and a score of all targets with the run's own settings is kept
+    there with its ledger, for `pgolf report`.
+    """
     from pgolf.cli.team import joined
     from pgolf.runs.pipeline import eval_job
 
@@ -225,7 +277,7 @@ def eval_verb(
         scored = eval_job(*job, chosen, ledger=ledger, strict=strict, team=team)
         result = scored.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
         if team.is_first:
-            print_result(result, as_json, lines(result, _SCORE), title=f"{weights} ({mode})")
+            print_result(result, as_json, lines(result, _SCORE), title=f"{weights} ({scored.mode})")
 
 
 @verb(
@@ -235,8 +287,9 @@ def eval_verb(
     "pgolf run seed_1232 --data data/fineweb-sp1024",
 )
 def run_verb(
-    name: Annotated[str, Argument(help="Recipe: a shipped name or a .toml file.")],
-    out: Annotated[Path | None, Option(help="Run folder; default: runs/NAME.")] = None,
+    name: RecipeName = None,
+    option: RecipeOption = None,
+    out: RunFolder = None,
     overrides: Overrides = None,
     data: DataFolder = None,
     text: TextFiles = None,
@@ -245,26 +298,35 @@ def run_verb(
     score: Annotated[
         list[str] | None, Option(help="float, packed, sliding, ttt or memory; repeatable; default: all.")
     ] = None,
+    init: InitialWeights = None,
+    no_audit: Annotated[
+        bool, Option("--no-audit", help="No audit, and no text scored again for the report.")
+    ] = False,
     keep_step: Annotated[
         list[int] | None, Option(min=1, help="Keep the checkpoint after this step; repeatable.")
     ] = None,
     device: DeviceName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Do the whole job: data, training, packing, all evaluations, report. Continues what was interrupted."""
+    """Do the whole job: data, training, packing, all evaluations, audit, report.
+
+    Continues what was interrupted; what is done is not repeated.
+    """
     from pgolf.cli.team import joined
     from pgolf.recipe.recipe import load_recipe
-    from pgolf.report.job import write_report
+    from pgolf.report.job import write_audited_report, write_report
     from pgolf.runs.pipeline import run_all
 
-    given = data_given(data, text, val_text, tokenizer)
+    name, given = _recipe_named(name, option), data_given(data, text, val_text, tokenizer)
     with joined(device) as (chosen, team):
         recipe = load_recipe(name, overrides or [])
         if "memory" in (score or ()) and not recipe.memory.enabled:
             raise PgolfError(f"--score memory: recipe {recipe.name} has none (memory.enabled)")
         folder = out or Path("runs") / recipe.name
         job = recipe, given, tokenizer, folder, chosen, team
-        result = run_all(*job, scores=score or SCORES, keep=keep_step or (), report=write_report)
+        report = write_report if no_audit else partial(write_audited_report, device=chosen)
+        how: dict[str, Any] = {"initial": init, "scores": score or SCORES, "keep": keep_step or ()}
+        result = run_all(*job, **how, report=report)
         if team.is_first:
             title = f"{result['recipe']}: bits per byte (BPB) on held-out text"
             print_result(result, as_json, _run_rows(result, folder), title)
@@ -278,9 +340,17 @@ def _run_rows(result: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
         "packing": packed.get("seconds"),
         "evaluation": sum(evaluation["seconds"] for evaluation in evaluations.values()),
     }
+    audit = []
+    if (folder / AUDIT).is_file():
+        found = read_json(folder / AUDIT)
+        times["audit"] = found["seconds"]
+        verdict = f"violates {', '.join(found['violated'])}" if found["violated"] else "no violation"
+        where = f"{len(found['findings'])} tests, {found['targets']:,} targets"
+        audit.append(("audit", f"{verdict}   {where}, {found['subject']}"))
     return [
         *((entry.label, f"{evaluations[entry.name]['val_bpb']:.4f}   {entry.of}") for entry in made),
         ("artifact", f"{packed['total_bytes']:,} of {packed['cap']:,} bytes, code included"),
+        *audit,
         ("time", ", ".join(f"{what} {time:.0f} s" for what, time in times.items() if time is not None)),
         ("report", f"{folder / 'report.md'}, {folder / 'report.html'}"),
         ("artifact file", str(folder / ARTIFACT)),

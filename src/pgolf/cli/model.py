@@ -52,7 +52,9 @@ def generate_verb(
     top_p: Annotated[
         float, Option(help="Draw from the likeliest tokens that have this probability together.")
     ] = 1.0,
-    seed: Annotated[int, Option(help="The same one gives the same text.")] = 0,
+    seed: Annotated[
+        int | None, Option(help="The same one gives the same text; default: one by chance, which is printed.")
+    ] = None,
     samples: Annotated[int, Option(min=1, help="Texts to write, with this seed and the next.")] = 1,
     stop: Annotated[
         list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")
@@ -71,9 +73,14 @@ def generate_verb(
     there.
     """
     from pgolf.generate.model import Model
+    from pgolf.generate.sampling import drawn_seed
 
     beginning = _from_standard_input() if prompt == "-" else prompt
     opened = Model(model, tokenizer)
+    if seed is None:
+        seed = drawn_seed()
+        if not as_json and temperature:
+            print(f"seed {seed} (--seed {seed} writes the same)", file=sys.stderr, flush=True)
     started = time.perf_counter()
     written: list[dict[str, Any]] = []
     for number in range(seed, seed + samples):
@@ -149,7 +156,7 @@ def _from_standard_input() -> str:
 def compress_verb(
     file: Annotated[Path, Argument(help="Any file; text like the model's training text shrinks most.")],
     model: ModelFile,
-    out: Annotated[Path, Option(help="Compressed file to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="Compressed file to write.")],
     tokenizer: ModelTokenizer = None,
     ttt: Ttt = False,
     memory: WithMemory = False,
@@ -194,7 +201,7 @@ def _coded_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 def decompress_verb(
     file: Annotated[Path, Argument(help="What `pgolf compress` wrote.")],
     model: ModelFile,
-    out: Annotated[Path, Option(help="File to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="File to write.")],
     tokenizer: ModelTokenizer = None,
     as_json: AsJson = False,
 ) -> None:
@@ -211,7 +218,7 @@ def decompress_verb(
 def import_verb(
     source: Annotated[Path, Argument(help="A reference's .ptz artifact, .pt or .safetensors weights.")],
     recipe: Annotated[str, Option(help="The recipe that describes it.")],
-    out: Annotated[Path, Option(help="Weights file to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="Weights file to write.")],
     overrides: Overrides = None,
     tokenizer: Annotated[
         Path | None, Option(help="Its tokenizer, so that evaluation can check the data.")

@@ -30,19 +30,22 @@ _DECODED = {
 
 @verb(
     "audit",
-    "pgolf audit model.pgolf --data data/books --mode ttt --seed 7",
+    "pgolf audit runs/first --seed 7",
     "pgolf audit weights.pt --data data/books --scorer plugin.py:make --limit-seconds 600 --json",
-    "pgolf audit model.pgolf --data data/books --mode ttt --by-decoding --targets 100",
+    "pgolf audit model.pgolf --data data/books --by-decoding --targets 100",
 )
 def audit_verb(
-    artifact: Annotated[Path, Argument(help="Artifact; with --scorer any file that the plug-in loads.")],
+    artifact: Annotated[
+        Path, Argument(help="Run folder or artifact; with --scorer any file that the plug-in loads.")
+    ],
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
     scorer: Annotated[
         str | None, Option(help="Plug-in: MODULE:FACTORY or FILE.py:FACTORY; default: pgolf's own.")
     ] = None,
     mode: Annotated[
-        str | None, Option(help="pgolf's own scorer: standard, sliding (default) or ttt.")
+        str | None,
+        Option(help="pgolf's own scorer: standard, sliding or ttt; default: ttt where the recipe learns."),
     ] = None,
     seed: Annotated[int, Option(min=0, help="Chooses what is changed where.")] = 0,
     targets: Annotated[
@@ -60,6 +63,7 @@ def audit_verb(
 ) -> None:
     """Test whether scores are valid: causality, normalisation, order, bytes, isolation, time; with evidence.
 
+    The data of a run is found by its folder, which keeps what the audit of its artifact finds as audit.json.
     Exits with status 1 if any condition is violated. What passes is not proved, but with another --seed other
     places are tested; --by-decoding proves the targets that it covers.
     """

@@ -9,7 +9,6 @@ from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, verb
 from pgolf.cli.tables import in_words, lines, print_columns, print_json, print_mistake, print_result, say
-from pgolf.errors import PgolfError
 from pgolf.report.content import shown, signed
 
 if TYPE_CHECKING:
@@ -23,19 +22,25 @@ _DIGITS = {"BPB": 4, "loss": 4, "second": 1}
 
 @verb(
     "report",
-    "pgolf report runs/quickstart -o report.html",
-    "pgolf report runs/quickstart -o report.html --mode ttt --targets 4096",
+    "pgolf report runs/quickstart",
+    "pgolf report runs/quickstart -o report.html --mode sliding --targets 4096",
     "pgolf report runs/quickstart -o report.md --format md --no-score",
 )
 def report_verb(
     source: Annotated[Path, Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.")],
-    out: Annotated[Path, Option("--out", "-o", help="File to write.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="File to write; default: report.html in the folder.")
+    ] = None,
     form: Annotated[
         str | None, Option("--format", help="html or md; default: by the file's name, else html.")
     ] = None,
     mode: Annotated[
-        str, Option(help="How to score the text for what each target costs: standard, sliding or ttt.")
-    ] = "sliding",
+        str | None,
+        Option(
+            help="How to score the text for what each target costs: standard, sliding or ttt; "
+            "default: ttt where the recipe learns from it."
+        ),
+    ] = None,
     targets: Annotated[
         int | None, Option(min=1, help="Look at no more than the first targets; default: 32,768.")
     ] = None,
@@ -52,14 +57,12 @@ def report_verb(
     The ledgers are verified. What each target costs comes from scoring the text again, which must meet the
     ledger.
     """
-    from pgolf.report.job import TARGETS, Wanted, report_job, write_page
+    from pgolf.report.job import TARGETS, Wanted, page_of, report_job, write_page
     from pgolf.runtime.device import pick_device
     from pgolf.study.cells import CELLS
 
     wanted = Wanted(not no_score, mode, targets or TARGETS, data, tokenizer)
-    if form is None and not out.is_dir() and out.suffix not in (".html", ".htm", ".md"):
-        raise PgolfError(f"{out}: reports are .html or .md; name such a file, or say which by --format")
-    chosen = form or ("md" if out.suffix == ".md" else "html")
+    out, chosen = page_of(source, out, form)
     if (source / CELLS).is_dir():
         from pgolf.study.analysis import study_page
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pgolf.launch.slurm import Resources
     from pgolf.study.analysis import Analysis
     from pgolf.study.cells import Cell
-    from pgolf.study.runner import Launcher, Workplace
+    from pgolf.study.runner import Workplace
     from pgolf.study.spec import Planned, Study
 
 # So many runs are said to be many, in case a grid grew by mistake.
@@ -51,7 +51,9 @@ _SHOWN = 12
 )
 def study_verb(
     name: Annotated[str | None, Argument(metavar="[STUDY]", help="A shipped study or a .toml file.")] = None,
-    out: Annotated[Path | None, Option(help="Folder of the study; default: studies/NAME.")] = None,
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Folder of the study; default: studies/NAME.")
+    ] = None,
     small: Annotated[bool, Option("--small", help="The study's version for minutes on a CPU.")] = False,
     data: DataFolder = None,
     text: TextFiles = None,
@@ -111,7 +113,9 @@ def study_verb(
         if left := sum(not place.job(study, cell).is_finished() for cell in study.cells):
             tell(f"{left} of {count} runs are queued, running or to come; the same command goes on with them")
     else:
-        Session(study, place, _local(device, jobs), told).run()
+        from pgolf.study.runner import in_places
+
+        Session(study, place, in_places(device, jobs), told).run()
     _show_results(study, place, as_json)
 
 
@@ -127,18 +131,6 @@ def _told(total: int) -> Callable[[Planned, Outcome], None]:
             tell(f"{next(numbers)}/{total} {cell.name}: {what}")
 
     return told
-
-
-def _local(device: str | None, jobs: int | None) -> Launcher:
-    from pgolf.launch.jobs import local_places
-    from pgolf.runtime.device import pick_device
-    from pgolf.study.runner import in_processes, in_this_process
-
-    chosen = pick_device(device)
-    if jobs in (None, 1) and chosen.type == "cpu":
-        return in_this_process(chosen)
-    # Also one run at a time on a GPU: compiled models of many kinds do not belong into one process.
-    return in_processes(local_places(device, jobs))
 
 
 def _show_plan(study: Study, place: Workplace, found: str, as_json: bool) -> None:

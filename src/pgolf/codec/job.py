@@ -10,7 +10,7 @@ from typing import Any
 from pgolf.codec.container import Header, decode_file, encode_file, file_digest
 from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode, fixed_threads, machine
 from pgolf.codec.pieces import Pieces
-from pgolf.compress.weights import load_weights
+from pgolf.compress.weights import load_weights, scored_file
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.protocol import Scorer
@@ -29,7 +29,7 @@ class Job:
     """
 
     def __init__(self, model: Path, tokenizer: Path | None = None) -> None:
-        self._weights = load_weights(model)
+        self._weights = load_weights(scored_file(model))
         self._opened = self._weights.tokenizer(tokenizer)
         self.model_path, self.tokenizer_path = self._weights.source, self._opened.path
         self._model, self._tokenizer = sha256_file(self.model_path), self._opened.digest

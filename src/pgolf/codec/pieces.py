@@ -25,7 +25,6 @@ from pgolf.data.operators import OPERATORS
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
-from pgolf.runtime.files import read_bytes
 
 _SPACE = "\u2581"
 # A protocol buffer appended to another one overrides its fields. This one sets, in the model's field 3 (how
@@ -61,7 +60,7 @@ class Pieces:
     """The pieces of a tokenizer as bytes; a ``PgolfError`` if more than 65,536, or without the unknown."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        model = read_bytes(tokenizer.path)
+        model = tokenizer.content
         original = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model + _AS_IT_IS)
         size = self._processor.vocab_size()

@@ -9,8 +9,9 @@
 
 There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors
 of columns, and tensors that are kept). Where the recipe has a memory there is a third, "memory": what it
-begins with (``pgolf.memory.stored``), as it is. The reader checks every size against the file, the shapes and
-a limit before it allocates, every digest, and every value it decodes.
+begins with (``pgolf.memory.stored``), as it is. The last may be "tokenizer": the SentencePiece model, zstd,
+which is left as it is here; its entry in the header ends with its name. The reader checks every size against
+the file, the shapes and a limit before it allocates, every digest, and every value it decodes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from pgolf.runtime.files import read_bytes
 
 MAGIC = b"PGOLF\x00\x00\x02"
 SECTIONS = ("codes", "floats")
-MEMORY = "memory"
+MEMORY, TOKENIZER = "memory", "tokenizer"
 _PREFIX = len(MAGIC) + 4 + 16
 _MAX_HEADER = 1 << 20
 # Numbers; more than any model this library is for. A header that asks for more is hostile.
@@ -79,6 +80,8 @@ class Artifact:
     sections: tuple[Section, ...]
     memory: bytes = b""
     """What ``memory.stored.write_start`` has made, empty where there is none."""
+    tokenizer: bytes = b""
+    """The SentencePiece model, zstd; empty where it is not in the file."""
 
 
 def encode_artifact(
@@ -89,6 +92,7 @@ def encode_artifact(
     level: int,
     origin: Mapping[str, Any] | None = None,
     memory: bytes = b"",
+    tokenizer: bytes = b"",
 ) -> bytes:
     """The bytes of an artifact file.
 
@@ -99,6 +103,7 @@ def encode_artifact(
         level: its level.
         origin: JSON values that say how the tensors were made; go into the header.
         memory: the section of this name; empty for none.
+        tokenizer: the same, the SentencePiece model of the digest, zstd.
     """
     packed, sections = [], []
     for arrays in _arrays(stored):
@@ -106,9 +111,10 @@ def encode_artifact(
         raw = b"".join(array.tobytes() for _, array in arrays)
         packed.append(content)
         sections.append([len(content), len(raw), _digest(content).hex(), _digest(raw).hex()])
-    if memory:
-        packed.append(memory)
-        sections.append([len(memory), len(memory), *[_digest(memory).hex()] * 2])
+    for more, name in ((memory, []), (tokenizer, [TOKENIZER])):
+        if more:
+            packed.append(more)
+            sections.append([len(more), len(more), *[_digest(more).hex()] * 2, *name])
     header = {
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         "digest": recipe.digest(),
@@ -156,7 +162,9 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     header, start = _read_header(content, where)
     try:
         named = [(str(name), tuple(shape), kind) for name, shape, kind in header["tensors"]]
-        sections = [(int(a), int(b), bytes.fromhex(c), bytes.fromhex(d)) for a, b, c, d in header["sections"]]
+        listed = header["sections"]
+        sections = [(int(a), int(b), bytes.fromhex(c), bytes.fromhex(d)) for a, b, c, d, *_ in listed]
+        more = [entry[4] if len(entry) > 4 else MEMORY for entry in listed[len(SECTIONS) :]]
         tokenizer, tree, digest = str(header["tokenizer"]), dict(header["recipe"]), str(header["digest"])
         codec, origin = str(header["codec"]), dict(header["origin"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -166,12 +174,12 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     if codec not in CODERS:
         raise PgolfError(f"{where}: uses coder {codec!r}, which this version of pgolf does not know")
     expected = [sum(kind.nbytes for kind in section) for section in kinds]
-    expected += [size for size, *_ in sections[len(SECTIONS) :][:1]]
+    expected += [size for size, *_ in sections[len(SECTIONS) :]]
     fits = [raw for _, raw, _, _ in sections] == expected and all(size >= 0 for size, *_ in sections)
+    fits &= more in ([], [MEMORY], [TOKENIZER], [MEMORY, TOKENIZER])
     if not fits or start + sum(size for size, *_ in sections) != len(content):
         raise PgolfError(f"{where}: damaged (section sizes do not fit the tensors or the file)")
-    names = (*SECTIONS, MEMORY)[: len(sections)]
-    position, parts = start, {}
+    position, parts, names = start, {}, (*SECTIONS, *more)
     for name, (size, _, packed_digest, _) in zip(names, sections, strict=True):
         parts[name] = content[position : position + size]
         position += size
@@ -193,7 +201,8 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
         raise PgolfError(f"{where}: damaged (its recipe does not match the recipe's digest)")
     found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(names, sections, strict=True))
     state, memory = dequantize_state(stored), parts.get(MEMORY, b"")
-    return Artifact(state, stored, recipe, tokenizer, origin, codec, start, found, memory)
+    carried = parts.get(TOKENIZER, b"")
+    return Artifact(state, stored, recipe, tokenizer, origin, codec, start, found, memory, carried)
 
 
 def _describe(value: Stored) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.compress.container import MAGIC, MEMORY, Section, read_artifact
+from pgolf.compress.container import MAGIC, MEMORY, TOKENIZER, Section, read_artifact
 from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import ROUTES
@@ -102,13 +102,18 @@ class ArtifactInfo:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the file, header included, a memory left out, by numbers of the model."""
-        return 8 * (self.file_bytes - self.memory_bytes) / max(self.weights, 1)
+        """Bits of the file, header included, memory and tokenizer left out, by numbers of the model."""
+        return 8 * (self.file_bytes - self.memory_bytes - self.tokenizer_bytes) / max(self.weights, 1)
 
     @property
     def memory_bytes(self) -> int:
         """Size of the section "memory"; 0 where there is none."""
         return sum(section.size for section in self.sections if section.name == MEMORY)
+
+    @property
+    def tokenizer_bytes(self) -> int:
+        """Size of the section "tokenizer"; 0 where the file does not carry it."""
+        return sum(section.size for section in self.sections if section.name == TOKENIZER)
 
     @property
     def codes(self) -> int:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pgolf.runtime.progress import Note
 
 _HEADER_ESTIMATE = 3000
+# What the header says of a carried tokenizer: two digests and two sizes, mostly.
+_CARRIED_HEADER = 128
 _TRAINED_RMS = 0.14
 # Bits of a code of the finest grid: the entropy of a normal row whose largest entry is 127.
 _WIDEST = 7.2
@@ -50,6 +52,8 @@ def pack(
     grid: Grid | None = None,
     memory: bytes = b"",
     about: Mapping[str, Any] | None = None,
+    tokenizer: bytes = b"",
+    counted: bool = False,
 ) -> PackReport:
     """Quantize and code weights, verify the result, and write it.
 
@@ -71,18 +75,27 @@ def pack(
         grid: on which training rounded these weights, for the "budget" scheme.
         memory: what the recipe's memory begins with; the weights get the bytes that it leaves.
         about: further entries of the artifact's origin.
+        tokenizer: SentencePiece model of the digest, zstd, to put into the file; empty: none.
+        counted: whether its bytes count towards the cap.
 
     Raises:
         PgolfError: nothing tried fits; the message says the smallest total reached. Nothing is written.
     """
     limit, code = cap or recipe.compress.cap, code_bytes(recipe.memory.enabled)
     given = calibration, note, grid, memory, about
-    packed = fit(state, recipe, tokenizer_digest, out, limit, code, *given)
-    write_bytes(out, packed.content)
+    taken = code + (carried_bytes(tokenizer) if counted else 0)
+    packed = fit(state, recipe, tokenizer_digest, out, limit, taken, *given)
+    content = packed.content
+    if tokenizer:
+        how = recipe.compress.codec, packed.level, packed.origin, memory, tokenizer
+        content = encode_artifact(packed.stored, recipe, tokenizer_digest, *how)
+        assert decode_artifact(content, "the packed artifact").tokenizer == tokenizer
+    carried = len(content) - len(packed.content)
+    write_bytes(out, content)
     return PackReport(
         cap=limit,
-        total_bytes=len(packed.content) + code,
-        model_bytes=len(packed.content),
+        total_bytes=len(content) + code - (0 if counted else carried),
+        model_bytes=len(content),
         code_bytes=code,
         raw_code_bytes=raw_code_bytes(recipe.memory.enabled),
         scheme=recipe.compress.scheme,
@@ -91,7 +104,14 @@ def pack(
         five_bit_cores=packed.five_bit_cores,
         origin=packed.origin,
         tensors=describe(state, packed.stored, recipe, calibration, note),
+        tokenizer_bytes=carried,
+        tokenizer_counts=counted,
     )
+
+
+def carried_bytes(tokenizer: bytes) -> int:
+    """Bytes by which a tokenizer's section makes an artifact larger, at most."""
+    return len(tokenizer) + _CARRIED_HEADER
 
 
 def fit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,7 +56,7 @@ class PackReport:
     cap: int
     """Largest total allowed."""
     total_bytes: int
-    """Model and code."""
+    """Model and code; a tokenizer only if it counts."""
     model_bytes: int
     """Size of the artifact file."""
     code_bytes: int
@@ -69,10 +69,14 @@ class PackReport:
     """Level of the coder that was used."""
     five_bit_cores: tuple[int, ...]
     """Cores that had to be coded with 5 bits."""
-    origin: dict[str, Any]
+    origin: dict[str, Any] = field(repr=False)
     """What the artifact says about how it was made."""
-    tensors: list[TensorReport]
+    tensors: list[TensorReport] = field(repr=False)
     """Their bytes are those of the range coder, whatever coder was used."""
+    tokenizer_bytes: int = 0
+    """Of the artifact, for the tokenizer that it carries."""
+    tokenizer_counts: bool = False
+    """Whether these are part of the total."""
 
     @property
     def groups(self) -> dict[str, dict[str, int]]:
@@ -99,6 +103,9 @@ class PackReport:
             what = f"{memory['ngrams']:,} n-grams, " if memory.get("ngrams") else ""
             what += f"{memory['tokens']:,} tokens of training text"
             rows.append(("memory", f"{memory['bytes']:>12,} bytes: {what}"))
+        if self.tokenizer_bytes:
+            counts = "" if self.tokenizer_counts else ", not counted"
+            rows.append(("tokenizer", f"{self.tokenizer_bytes:>12,} bytes in the artifact{counts}"))
         share = f"{100 * self.total_bytes / self.cap:.2f} %"
         rows += [
             ("artifact", f"{self.model_bytes:>12,} bytes"),

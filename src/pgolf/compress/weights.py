@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import safetensors
 import torch
+import zstandard
 from torch import Tensor
 
+from pgolf.compress.coders import bounded_zstd
 from pgolf.compress.container import MAGIC, read_artifact
 from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
 from pgolf.data.corpus import built_in_corpus
@@ -28,7 +30,7 @@ from pgolf.optim.averaging import Averager
 from pgolf.recipe.recipe import Recipe, recipe_from_tree
 from pgolf.recipe.sections import CompressSection
 from pgolf.runtime.paths import utf8_name
-from pgolf.runtime.run_files import MODEL, RECIPE, recorded_data
+from pgolf.runtime.run_files import ARTIFACT, MODEL, RECIPE, recorded_data
 from pgolf.runtime.writing import atomic_write
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ CHECKPOINT_FORMAT = "pgolf-checkpoint-1"
 _FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _WHOLES = {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
 _DTYPES = {**_FLOATS, **_WHOLES, torch.uint8: "U8", torch.bool: "BOOL"}
+_MAX_TOKENIZER = 1 << 24
 # Names of a grid's entries begin with it; no parameter's does.
 _GRID = "grid."
 # Weights of memory and model on their log odds at first, where the memory has no text.
@@ -59,6 +62,8 @@ class Weights:
     """What training rounded on, where it did so on a frozen grid."""
     memory: bytes = b""
     """What the recipe's memory begins with, as an artifact keeps it; empty where it keeps nothing."""
+    carried: bytes = b""
+    """The SentencePiece model that an artifact carries, zstd; empty where it carries none."""
 
     def grid_for(self, compress: CompressSection) -> Grid | None:
         """The grid that training rounded on, if ``compress`` asks for one of that kind, the cap apart."""
@@ -116,18 +121,21 @@ class Weights:
         """The tokenizer that the model was trained with.
 
         Args:
-            given: its SentencePiece model; by default that beside the weights, in the data that their run
-                recorded, or in the built-in corpus of their recipe.
+            given: its SentencePiece model; by default that in the artifact, beside the weights, in the data
+                that their run recorded, or in the built-in corpus of their recipe.
 
         Raises:
             PgolfError: it is not found, or what was given or found belongs to another model.
         """
         known, size = self.tokenizer_digest, self.recipe.model.vocab_size
-        places = [path for path in self._tokenizer_places() if path.is_file()] if given is None else [given]
-        if not places:
+        if given is None and self.carried:
+            found = [_carried_tokenizer(self.source, self.carried)]
+        else:
+            places = [path for path in self._tokenizer_places() if path.is_file()]
+            found = [Tokenizer.load(path) for path in (places if given is None else [given])]
+        if not found:
             remedy = "pass --tokenizer MODEL, the one it was trained with"
             raise PgolfError(f"{self.source}: its tokenizer is not known; {remedy}")
-        found = [Tokenizer.load(path) for path in places]
         opened = next((tokenizer for tokenizer in found if tokenizer.digest == known), found[0])
         if known and known != opened.digest:
             raise PgolfError(
@@ -164,6 +172,18 @@ class Weights:
             corpus = built_in_corpus(self.recipe.model.vocab_size, self.recipe.data.transform)
             places.append(corpus / TOKENIZER)
         return places
+
+
+def packed_tokenizer(tokenizer: Tokenizer) -> bytes:
+    """What an artifact carries of a tokenizer."""
+    return zstandard.ZstdCompressor(level=22).compress(tokenizer.content)
+
+
+def _carried_tokenizer(path: Path, packed: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.read(path, bounded_zstd(packed, _MAX_TOKENIZER))
+    except ValueError as error:
+        raise PgolfError(f"{path}: section tokenizer cannot be decoded ({error})") from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -274,6 +294,16 @@ def weights_file(path: Path) -> Path:
     return path
 
 
+def scored_file(path: Path) -> Path:
+    """What a path stands for where a model is used: of a run folder its artifact, before packing its weights.
+
+    Raises:
+        PgolfError: there is none; the message says what was found.
+    """
+    artifact = path / ARTIFACT
+    return artifact if artifact.is_file() else weights_file(path)
+
+
 def load_weights(path: Path) -> Weights:
     """Open a run folder, a weights file, a training checkpoint or a packed artifact.
 
@@ -288,7 +318,7 @@ def load_weights(path: Path) -> Weights:
     if is_artifact:
         artifact = read_artifact(path)
         about = artifact.recipe, artifact.tokenizer_digest, path
-        return Weights(artifact.state, *about, "artifact", memory=artifact.memory)
+        return Weights(artifact.state, *about, "artifact", None, artifact.memory, artifact.tokenizer)
     tensors, metadata = load_tensors(path)
     if metadata.get("format") not in (FORMAT, CHECKPOINT_FORMAT):
         known = f"has a format ({metadata.get('format')}) that this version of pgolf does not know"

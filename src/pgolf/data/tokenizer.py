@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from pgolf.data.operators import OPERATORS, Transform, has_operators
 from pgolf.errors import PgolfError
-from pgolf.runtime.files import read_bytes, sha256_file
+from pgolf.runtime.files import read_bytes
 
 ByteCounts = NDArray[np.uint16]
 """Bytes of text that each of some targets stands for. Add them up in int64."""
@@ -95,8 +96,12 @@ def check_model(path: Path) -> None:
 class Tokenizer:
     """A SentencePiece model with its digest and byte table."""
 
-    def __init__(self, path: Path, processor: sentencepiece.SentencePieceProcessor) -> None:
+    def __init__(self, path: Path, processor: sentencepiece.SentencePieceProcessor, content: bytes) -> None:
         self.path, self._processor = path, processor
+        self.content = content
+        """The model file's bytes; ``path`` is that file, or an artifact that carries it."""
+        self.digest = hashlib.sha256(content).hexdigest()
+        """SHA-256 of the model file, as 64 hexadecimal digits."""
         self.vocab_size = int(processor.vocab_size())
         self.bos_id = int(processor.bos_id())
         """The token that begins every document."""
@@ -109,17 +114,17 @@ class Tokenizer:
     def load(cls, path: Path) -> Tokenizer:
         """Open a SentencePiece ``.model`` file; a ``PgolfError`` if it is absent or no such model."""
         check_model(path)
+        return cls.read(path, read_bytes(path))
+
+    @classmethod
+    def read(cls, path: Path, content: bytes) -> Tokenizer:
+        """Open the content of a ``.model`` file; ``path`` is where it lies."""
         try:
             # By its content: the library can open no file whose name is not UTF-8.
-            processor = sentencepiece.SentencePieceProcessor(model_proto=read_bytes(path))
+            processor = sentencepiece.SentencePieceProcessor(model_proto=content)
         except (RuntimeError, OSError) as error:
             raise PgolfError(f"{path}: not a SentencePiece model") from error
-        return cls(path, processor)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """SHA-256 of the model file, as 64 hexadecimal digits."""
-        return sha256_file(self.path)
+        return cls(path, processor, content)
 
     @property
     def pieces(self) -> list[str]:

@@ -48,14 +48,17 @@ class EvalResult:
     """Time it took."""
     warning: str = ""
     """What makes it doubtful; empty if nothing does."""
-    chunks: list[float] = field(default_factory=list)
+    chunks: list[float] = field(default_factory=list, repr=False)
     """For ttt: bits per byte of everything up to and including each chunk."""
-    ledger: Ledger = field(default_factory=Ledger, compare=False)
+    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
     """What every range of targets cost; the scores above are computed from it."""
+    kept: str = field(default="", compare=False)
+    """Where the folder of a run keeps it, or why it does not; empty for what belongs to no run."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values, without the ledger; ``chunks`` for ttt, ``warning`` if there is one."""
+        """The fields as JSON values, without the ledger; ``chunks`` for ttt, others only if they say more."""
         shown = {"ledger": False, "chunks": self.mode == "ttt", "warning": bool(self.warning)}
+        shown["kept"] = bool(self.kept)
         return {key: value for key, value in vars(self).items() if shown.get(key, True)}
 
 

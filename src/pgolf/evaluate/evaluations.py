@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgolf.runtime.run_files import ARTIFACT, MODEL, RAW
+
+if TYPE_CHECKING:
+    from pgolf.recipe.recipe import Recipe
 
 _WEIGHTS = {RAW: "last weights", MODEL: "averaged weights", ARTIFACT: "the artifact"}
 _HOW = {"standard": "standard windows", "sliding": "sliding windows", "ttt": "legal test-time training"}
@@ -53,6 +56,13 @@ SCORES = tuple(EVALUATIONS)[1:]
 """What `pgolf run` can be asked for. Training makes "raw" itself."""
 OF_MODE = {"standard": "packed", "sliding": "sliding", "ttt": "ttt"}
 """The evaluation of the artifact in each mode, without memory."""
+
+
+def usual_mode(recipe: Recipe) -> str:
+    """The mode to score in where none is asked for: "ttt" where the recipe learns from scored text."""
+    ttt = recipe.ttt
+    learns = recipe.memory.enabled or (ttt.epochs if ttt.method == "full" else ttt.lora.epochs) > 0
+    return "ttt" if learns else "sliding"
 
 
 def evaluation_names(memory: bool) -> list[str]:

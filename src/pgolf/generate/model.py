@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from pgolf.codec.pieces import Pieces
-from pgolf.compress.weights import load_weights
+from pgolf.compress.weights import load_weights, scored_file
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
-from pgolf.generate.sampling import MemoryReader, Reader, Sampling
+from pgolf.generate.sampling import MemoryReader, Reader, Sampling, drawn_seed
 from pgolf.model.gpt import parameter_count
+from pgolf.runtime.wording import in_python
 
 if TYPE_CHECKING:
     from pgolf.memory.memory import Memory
@@ -39,8 +40,9 @@ class Model:
     """
 
     def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
-        self._weights = load_weights(path)
-        self._network = self._weights.model()
+        self._weights = load_weights(scored_file(path))
+        self.network = self._weights.model()
+        """The torch module; ``logits`` is its output for tokens."""
         self.recipe = self._weights.recipe
         """What it was made by."""
         self.source = self._weights.source
@@ -54,12 +56,13 @@ class Model:
     @functools.cached_property
     def parameters(self) -> int:
         """Number of weights."""
-        return parameter_count(self._network)
+        return parameter_count(self.network)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """What it reads and writes in; a ``PgolfError`` if it is not where it is looked for."""
-        return self._weights.tokenizer()
+        with in_python():
+            return self._weights.tokenizer()
 
     def __fspath__(self) -> str:
         return os.fspath(self.source)
@@ -75,7 +78,7 @@ class Model:
         temperature: float = 0.8,
         top_k: int | None = None,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
         stop: str | Sequence[str] = (),
         past_document: bool = False,
         memory: bool = False,
@@ -88,7 +91,8 @@ class Model:
             temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
             top_k: draw from so many of the likeliest tokens.
             top_p: draw from the likeliest tokens that have this probability together.
-            seed: the same one gives the same text on the same machine.
+            seed: the same one gives the same text on the same machine; by default a new one each time, which
+                ``stream(...).seed`` says.
             stop: one or several strings; the text ends before the first that comes up.
             past_document: go on when the model ends the document; the next one follows after a blank line.
             memory: mix what followed the same words before, in the prompt, in the text so far and in what
@@ -97,8 +101,9 @@ class Model:
         Raises:
             PgolfError: a value is out of range, the prompt has no tokens, or the tokenizer is not known.
         """
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        return "".join(TextStream(self, prompt, max_tokens, sampling, stop, past_document, memory))
+        how: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k}
+        how |= {"top_p": top_p, "seed": seed, "stop": stop, "past_document": past_document, "memory": memory}
+        return "".join(self.stream(prompt, **how))
 
     def stream(
         self,
@@ -108,13 +113,13 @@ class Model:
         temperature: float = 0.8,
         top_k: int | None = None,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
         stop: str | Sequence[str] = (),
         past_document: bool = False,
         memory: bool = False,
     ) -> TextStream:
         """As ``generate``, but part by part, as the text comes; together the parts are what that returns."""
-        sampling = Sampling(temperature, top_k, top_p, seed)
+        sampling = Sampling(temperature, top_k, top_p, drawn_seed() if seed is None else seed)
         return TextStream(self, prompt, max_tokens, sampling, stop, past_document, memory)
 
     def loss(self, text: str) -> float:
@@ -147,7 +152,7 @@ class Model:
         enabled = self.recipe.memory.model_copy(update={"enabled": True})
         recipe = self.recipe.model_copy(update={"memory": enabled}) if memory else self.recipe
         start = self._weights.memory_start(self.tokenizer) if memory else None
-        return evaluate(self._network, recipe, tokens, counts, mode, memory=start)
+        return evaluate(self.network, recipe, tokens, counts, mode, memory=start)
 
     def encode(self, text: str) -> list[int]:
         """BOS and the tokens of a text; a ``PgolfError`` if it has surrogates, which are no characters."""
@@ -158,6 +163,16 @@ class Model:
             raise PgolfError(f"the text is no valid Unicode: {place}") from error
         return [self._pieces.first, *self.tokenizer.encode(text)]
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; BOS is none of it. A token outside the vocabulary is a ``PgolfError``."""
+        self._check(tokens)
+        return self.tokenizer.decode(tokens)
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        size = self.recipe.model.vocab_size
+        if bad := [token for token in tokens if not 0 <= token < size]:
+            raise PgolfError(f"token {bad[0]}: the vocabulary is 0 to {size - 1}")
+
     @torch.inference_mode()
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """What may follow each of some tokens: (T, V) float32, for 1 to ``window`` tokens.
@@ -166,11 +181,9 @@ class Model:
         """
         if not 1 <= len(tokens) <= self.window:
             raise PgolfError(f"{len(tokens)} tokens: the model reads 1 to {self.window} at once")
-        size = self.recipe.model.vocab_size
-        if bad := [token for token in tokens if not 0 <= token < size]:
-            raise PgolfError(f"token {bad[0]}: the vocabulary is 0 to {size - 1}")
-        hidden = self._network.hidden(torch.tensor([list(tokens)]), self.window)
-        return self._network.project(hidden)[0]
+        self._check(tokens)
+        hidden = self.network.hidden(torch.tensor([list(tokens)]), self.window)
+        return self.network.project(hidden)[0]
 
     @functools.cached_property
     def _pieces(self) -> Pieces:
@@ -208,6 +221,8 @@ class TextStream(Iterator[str]):
             raise PgolfError("an empty stop string would end every text before it begins; leave it out")
         self.tokens: list[int] = []
         """What was drawn so far."""
+        self.seed = sampling.seed
+        """Of the random numbers."""
         self.ended: Ending | None = None
         """Why it is over: enough tokens, the end of a document, or a stop string; None before."""
         read, pieces = model.encode(prompt), model._pieces
@@ -218,7 +233,7 @@ class TextStream(Iterator[str]):
         spell = pieces.reader()
         spelled = b"".join(spell(token) or b"" for token in read[1:])
         self._writer = TextWriter(pieces, stop, _repeats_space(prompt, spelled, pieces), spell)
-        self._reader: Reader | MemoryReader = Reader(model._network, model.window)
+        self._reader: Reader | MemoryReader = Reader(model.network, model.window)
         if memory:
             self._reader = MemoryReader(self._reader, model._memory(len(read) + max_tokens))
         self._sampling = sampling

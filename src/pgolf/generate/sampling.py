@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,6 +66,11 @@ class Sampling:
         # A token stays if those before it do not reach top_p without it.
         kept = int((probabilities.cumsum(0) - probabilities < self.top_p).sum())
         return int(order[torch.multinomial(probabilities[:kept], 1, generator=generator)])
+
+
+def drawn_seed() -> int:
+    """A seed by chance, short enough to be typed."""
+    return secrets.randbelow(1_000_000)
 
 
 def window_start(count: int, length: int) -> int:

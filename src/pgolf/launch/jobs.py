@@ -50,6 +50,8 @@ class RunJob:
     """Of "run": which evaluations to make."""
     keep: tuple[int, ...] = ()
     """Of "run": steps after which the checkpoint stays."""
+    audit: bool = True
+    """Of "run": whether it ends with an audit, and scores text again for its report."""
 
     @property
     def name(self) -> str:
@@ -77,6 +79,7 @@ class RunJob:
             words = ["run", recipe, "--out", str(self.out)]
             words += [word for name in self.wanted if self.scores != SCORES for word in ("--score", name)]
             words += [word for step in self.keep for word in ("--keep-step", str(step))]
+            words += [] if self.audit else ["--no-audit"]
         else:
             words = ["train", "--recipe", recipe, "--out", str(self.out), "--resume"]
         options = {"--data": self.data, "--tokenizer": self.tokenizer, "--device": self.device}

@@ -36,6 +36,11 @@ from pgolf.runtime.section import Section
 class Recipe(Sections):
     """A whole run."""
 
+    def __repr__(self) -> str:
+        return f"<pgolf.Recipe {self.name}: {self.description}>"
+
+    __str__ = __repr__
+
     def digest(self) -> str:
         """SHA-256 of what the recipe says beyond the defaults, in canonical JSON, as 64 hexadecimal digits.
 

@@ -76,6 +76,11 @@ def summary_rows(info: ArtifactInfo) -> list[tuple[str, str]]:
         what = f"{info.stored_ngrams:,} n-grams, " if info.stored_ngrams else ""
         what += f"{info.stored_tokens:,} tokens of training text; {100 * size / cap:.1f} % of the cap"
         memory.append(("section memory", f"{size:>12,} bytes: {what}"))
+    tokenizer = f"SHA-256 {info.tokenizer_digest[:16]}" if info.tokenizer_digest else "not recorded"
+    if info.tokenizer_digest:
+        tokenizer += (
+            f", in the file: {info.tokenizer_bytes:,} bytes" if info.tokenizer_bytes else ", not in the file"
+        )
     return [
         ("format", f"version {info.format}, coder {info.coder}"),
         ("file", f"{info.file_bytes:>12,} bytes"),
@@ -87,7 +92,7 @@ def summary_rows(info: ArtifactInfo) -> list[tuple[str, str]]:
         ("codes against it", f"{difference:>+12,.0f} bytes{percent}"),
         ("weights", f"{info.weights:>12,} at {info.bits_per_weight:.3f} bits each, header included"),
         ("recipe", f"{info.recipe or 'without a name'}, SHA-256 {info.recipe_digest[:16]}"),
-        ("tokenizer", f"SHA-256 {info.tokenizer_digest[:16]}" if info.tokenizer_digest else "not recorded"),
+        ("tokenizer", tokenizer),
     ]
 
 

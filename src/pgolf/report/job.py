@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import uses_memory, without_memory
-from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE
+from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE, usual_mode
 from pgolf.generate.model import Model, sample_texts
 from pgolf.report.content import Passage, Passages, Report, Section
 from pgolf.report.draw import draw_curve
@@ -22,14 +22,17 @@ from pgolf.report.markdown import markdown_page
 from pgolf.report.memory_tables import order_table
 from pgolf.report.run_report import run_report
 from pgolf.report.text_analysis import TargetCosts, pieces_of, score_targets, text_section, visible
+from pgolf.runs.kept import own_tokenizer
 from pgolf.runs.records import RunRecord, read_run
-from pgolf.runtime.progress import counting
-from pgolf.runtime.run_files import ARTIFACT, METRICS, MODEL, recorded_data
+from pgolf.runtime.progress import counting, tell, working
+from pgolf.runtime.run_files import ARTIFACT, AUDIT, METRICS, MODEL, RESULT, recorded_data
 from pgolf.runtime.writing import check_writable, write_bytes
 
 FORMATS = {"html": html_page, "md": markdown_page}
 TARGETS = 32_768
 """Targets whose costs are looked at by default."""
+TARGETS_OF_RUN = 8192
+"""The same at the end of ``pgolf run``."""
 SAMPLES, SAMPLE_TOKENS = 3, 120
 
 
@@ -38,24 +41,65 @@ class Wanted(NamedTuple):
 
     score: bool = True
     """Score text again, to say what each target costs, and write samples."""
-    mode: str = "sliding"
+    mode: str | None = None
+    """How to score it; the recipe's usual mode by default."""
     targets: int = TARGETS
     data: Path | None = None
     tokenizer: Path | None = None
 
 
-def write_report(folder: Path, dataset: Dataset | None = None) -> Path:
+def write_report(folder: Path, dataset: Dataset | None = None, more: Sequence[Section] = ()) -> Path:
     """Write ``report.md``, ``report.html`` and ``curve.png`` of a run folder; returns the first.
 
-    The ledgers are verified against the dataset, the run's data, if it is given.
+    The ledgers are verified against the dataset, the run's data, if it is given; ``more``: as ``run_report``.
     """
     run, path = read_run(folder), folder / "report.md"
     draw_curve(folder / METRICS, folder / "curve.png", f"{run.field('recipe')}: training")
-    report = run_report(run, dataset)
+    report = run_report(run, dataset, more)
     write_bytes(folder / "report.html", html_page(report).encode())
     text = markdown_page(report, {"training": "![Training loss and validation](curve.png)"})
     write_bytes(path, text.encode())
     return path
+
+
+def write_audited_report(folder: Path, dataset: Dataset, device: torch.device) -> None:
+    """The same after an audit of the artifact, with what the text costs and samples; what is done stays.
+
+    Audited is what the last of the artifact's scores was made by. What goes wrong is said, and left out.
+    """
+    from pgolf.audit.audit import audit_job
+    from pgolf.audit.runs import Settings
+
+    run, page, more = read_run(folder), folder / "report.html", list[Section]()
+    made = [EVALUATIONS[name] for name in EVALUATIONS if name in run.evaluations]
+    modes = [entry.mode for entry in made if entry.file == ARTIFACT]
+    times = [path.stat().st_mtime_ns for path in (folder / RESULT, folder / AUDIT, page) if path.is_file()]
+    if len(times) == 3 and times[2] >= max(times):
+        return
+    try:
+        if modes and not (folder / AUDIT).is_file():
+            job = audit_job(folder, dataset.folder, dataset.tokenizer.path, None, modes[-1], (), device)
+            with working("auditing") as note:
+                job.audit(Settings(), None, note)
+        if modes:
+            wanted = Wanted(mode=modes[-1], targets=TARGETS_OF_RUN)
+            more = _scored(run, load_weights(folder / ARTIFACT), dataset, wanted, device)
+    except PgolfError as error:
+        tell(f"warning: the report is not complete: {error}")
+    write_report(folder, dataset, more)
+
+
+def page_of(source: Path, out: Path | None, form: str | None) -> tuple[Path, str]:
+    """File and format of a report: report.html in the folder by default; a file's name says its format.
+
+    PgolfError where it does not, or there is no such folder.
+    """
+    if not source.is_dir():
+        raise PgolfError(f"{source}: no such run folder, nor one of a study")
+    out = out or source / ("report.md" if form == "md" else "report.html")
+    if form is None and not out.is_dir() and out.suffix not in (".html", ".htm", ".md"):
+        raise PgolfError(f"{out}: reports are .html or .md; name such a file, or say which by --format")
+    return out, form or ("md" if out.suffix == ".md" else "html")
 
 
 def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:
@@ -63,7 +107,7 @@ def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch
 
     PgolfError where there is no run, or its data is not found or not its own.
     """
-    if wanted.mode not in OF_MODE:
+    if wanted.mode not in (None, *OF_MODE):
         raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(OF_MODE)}")
     return write_page("run", lambda: _run(source, wanted, device), out, form)
 
@@ -91,17 +135,12 @@ def _run(folder: Path, wanted: Wanted, device: torch.device) -> Report:
 
 def _dataset_of(run: RunRecord, wanted: Wanted, needed: bool) -> Dataset | None:
     """The data of a run: where it is said to be, or where it was; None if it is gone and not needed."""
-    given = [str(word) for word in run.provenance.get("command", [])]
-    tokenizer = wanted.tokenizer
-    if tokenizer is None and wanted.data is None and "--tokenizer" in given[:-1]:
-        recorded = Path(given[given.index("--tokenizer") + 1])
-        tokenizer = recorded if recorded.is_file() else None
     folder = wanted.data or recorded_data(run.folder) or run.folder / "data"
     needed = needed or wanted.data is not None
     if needed and not folder.is_dir():
         raise PgolfError(f"{folder}: the data of {run.folder} is not there; pass --data DIR, or --no-score")
     try:
-        return open_dataset(folder, tokenizer)
+        return open_dataset(folder, own_tokenizer(run.folder, folder, wanted.tokenizer))
     except PgolfError:
         if needed:
             raise
@@ -112,19 +151,19 @@ def _scored(
     run: RunRecord, weights: Weights, dataset: Dataset, wanted: Wanted, device: torch.device
 ) -> list[Section]:
     """What the text costs, and what the model writes."""
-    packed = weights.kind == "artifact"
-    with_memory = uses_memory(weights.recipe, wanted.mode)
+    packed, mode = weights.kind == "artifact", wanted.mode or usual_mode(weights.recipe)
+    with_memory = uses_memory(weights.recipe, mode)
 
     def score(weights: Weights, evaluation: str) -> TargetCosts:
         ledger = run.folder / EVALUATIONS[evaluation if packed else "float"].ledger
-        known = ledger if ledger.is_file() and (packed or wanted.mode == "standard") else None
+        known = ledger if ledger.is_file() and (packed or mode == "standard") else None
         with counting("what each target costs") as progress:
-            return score_targets(weights, dataset, wanted.mode, wanted.targets, known, device, progress)
+            return score_targets(weights, dataset, mode, wanted.targets, known, device, progress)
 
-    costs = score(weights, "memory" if with_memory else OF_MODE[wanted.mode])
+    costs = score(weights, "memory" if with_memory else OF_MODE[mode])
     won = []
     if with_memory:
-        alone = score(replace(weights, recipe=without_memory(weights.recipe)), OF_MODE[wanted.mode])
+        alone = score(replace(weights, recipe=without_memory(weights.recipe)), OF_MODE[mode])
         stored = weights.memory_start(dataset.tokenizer).stored
         table = order_table(alone, costs, stored, weights.recipe.memory.order)
         won = [Section("orders", "What the memory knew", [table])]

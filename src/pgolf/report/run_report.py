@@ -31,7 +31,7 @@ from pgolf.report.draw import loss_chart, points_of
 from pgolf.report.memory_tables import place_table
 from pgolf.runs.records import RunRecord
 from pgolf.runtime.files import read_json, read_text, sha256_file
-from pgolf.runtime.run_files import ARTIFACT, RECIPE
+from pgolf.runtime.run_files import ARTIFACT, AUDIT, RECIPE
 
 # Segments of the text in which two evaluations are compared.
 _SEGMENTS = 40
@@ -219,7 +219,9 @@ def _bytes(run: RunRecord) -> Section | None:
         return None
     code, tensors = pack["code_bytes"], pack.get("tensors", [])
     sizes = f"Artifact {pack['model_bytes']:,} bytes, packed scoring code {code:,}"
-    blocks: list[Block] = [Prose(f"{sizes}: together {_share_of_cap(pack)}.")]
+    free = pack.get("tokenizer_bytes", 0) if not pack.get("tokenizer_counts") else 0
+    without = f", without the tokenizer's {free:,} bytes" if free else ""
+    blocks: list[Block] = [Prose(f"{sizes}: together{without} {_share_of_cap(pack)}.")]
     if tensors:
         parts = [(tensor["group"], tensor["name"], float(tensor["bytes"])) for tensor in tensors]
         parts.append(("code", "packed scoring code", float(code)))
@@ -299,10 +301,6 @@ def _commands(run: RunRecord) -> Section:
     return Section("repeat", "Repeat it", [Listing(lines)])
 
 
-AUDIT = "audit.json"
-"""Where a run's folder keeps what `pgolf audit --json` printed."""
-
-
 class Checked(NamedTuple):
     """A ledger of a run, recomputed."""
 
@@ -328,7 +326,7 @@ def collect_evidence(run: RunRecord, dataset: Dataset | None) -> Evidence:
     audit = read_json(path) if path.is_file() else None
     needed = {"ok", "findings", "violated", "targets", "seed"}
     if path.is_file() and not (isinstance(audit, dict) and needed <= set(audit)):
-        raise PgolfError(f"{path}: no audit; write it with `pgolf audit ... --json > {path}`, or remove it")
+        raise PgolfError(f"{path}: no audit; write it with `pgolf audit {run.folder}`, or remove it")
     return Evidence(check_ledgers(run.folder, run.evaluations, dataset), audit, digest)
 
 
@@ -392,7 +390,7 @@ def evidence_section(run: RunRecord, evidence: Evidence) -> Section:
         blocks.append(Prose("There is no ledger, so no score can be recomputed from its parts."))
     audit = evidence.audit
     if audit is None:
-        put = f"`pgolf audit ... --json > {run.folder.name}/{AUDIT}` puts one here."
+        put = f"`pgolf audit {run.folder.name}` puts one here."
         return Section("evidence", "Evidence", [*blocks, Prose(f"No audit beside the run. {put}")])
     columns = ("condition", "test", "verdict", "evidence")
     tests = [[str(finding.get(key, "")) for key in columns] for finding in audit["findings"]]

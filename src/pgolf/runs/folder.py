@@ -2,13 +2,18 @@
 
 recipe.toml             the resolved recipe
 provenance.json         versions, command, data; every session that worked on the run, with its job
+tokenizer.model         the data's tokenizer
 metrics.jsonl           losses and validations, step by step
 tensorboard/            the same as event files, if train.tensorboard is set
 checkpoint.safetensors  the state to resume from; removed once the weights are saved and scored
 raw.safetensors         the last weights
 model.safetensors       the averaged weights: what is packed and scored
 result.json             steps, time and scores
-ledger.float.jsonl      what every range of the held-out text cost the averaged weights; others by `pgolf run`
+ledger.float.jsonl      what every range of the held-out text cost the averaged weights
+artifact.pgolf          of `pgolf run` or `pgolf pack RUN`; the files below are of it
+ledger.*.jsonl          as above, of the other scores; by `pgolf run` or `pgolf eval RUN`
+audit.json              what the audit found; by `pgolf run` or `pgolf audit RUN`
+report.html, report.md  the report; by `pgolf run`, the page also by `pgolf report RUN`
 snapshots/              checkpoints after steps that `pgolf run --keep-step` named
 launch/                 logs and job files of `pgolf launch`
 cell.json               of a study's run: which cell it is
@@ -29,14 +34,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.data.dataset import Dataset
+from pgolf.data.dataset import TOKENIZER, Dataset
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runtime.environment import environment
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import read_json
 from pgolf.runtime.locks import LOCK
-from pgolf.runtime.run_files import MODEL, PROVENANCE, RECIPE
+from pgolf.runtime.run_files import MODEL, PROVENANCE, RECIPE, flattened
 from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import write_bytes, write_json
 from pgolf.train.checkpoint import CHECKPOINT
@@ -129,6 +134,8 @@ def open_run(
 
         def begin() -> None:
             write_json(folder / PROVENANCE, provenance(dataset, device) | {"ranks": team.size})
+            # So that a model of this run can be used without its data.
+            write_bytes(folder / TOKENIZER, dataset.tokenizer.content)
             # Written last: a folder with a recipe is a run that can be continued.
             write_bytes(folder / RECIPE, recipe.to_toml().encode())
 
@@ -137,13 +144,28 @@ def open_run(
 
 
 def _why_not(folder: Path, recipe: Recipe, previous: Recipe | None, resume: bool) -> str | None:
-    if previous is not None and not resume:
+    if previous is None:
+        other = _holds_something_else(folder)
+        return "is not empty and holds no run; choose another --out" if other else None
+    if is_trained(folder):
+        return f"training is already finished; {how_to_go_on(folder)}"
+    if not resume:
         return "holds a run already; add --resume to continue it, or choose another --out"
-    if previous is None and _holds_something_else(folder):
-        return "is not empty and holds no run; choose another --out"
-    if previous is not None and previous != recipe:
-        return f"was started with another recipe ({folder / RECIPE}); choose another --out"
-    return "training is already finished; choose another --out" if is_trained(folder) else None
+    return None if previous == recipe else f"was started with {other_recipe(folder, previous, recipe)}"
+
+
+def other_recipe(folder: Path, previous: Recipe, recipe: Recipe) -> str:
+    """In which keys a run's recipe is another one, and what to do."""
+    old, new = (flattened(each.model_dump(mode="json")) for each in (previous, recipe))
+    keys = [key for key in new if old.get(key) != new[key]]
+    some = f"{', '.join(keys[:3])}{' and more' if len(keys) > 3 else ''} in {folder / RECIPE}"
+    remedy = how_to_go_on(folder) if is_trained(folder) else "choose another --out"
+    return f"another recipe (see {some}); {remedy}"
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What to do with a finished run that is to be trained further."""
+    return f"choose another --out; with --init {folder} training starts from its weights"
 
 
 def record_session(folder: Path) -> None:
@@ -153,9 +175,12 @@ def record_session(folder: Path) -> None:
 
 
 def _holds_something_else(folder: Path) -> bool:
-    # A run that was killed in its first moment leaves its lock and its provenance, or a temporary file of it.
+    # A run that was killed in its first moment leaves its lock, provenance and tokenizer, or temporary files.
+    ours = PROVENANCE, TOKENIZER
     return folder.is_dir() and any(
-        PROVENANCE not in path.name and not path.name.startswith(LOCK) and path.name not in (LAUNCH, CELL)
+        not any(name in path.name for name in ours)
+        and not path.name.startswith(LOCK)
+        and path.name not in (LAUNCH, CELL)
         for path in folder.iterdir()
     )
 

@@ -8,16 +8,24 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.legacy import import_reference
-from pgolf.compress.pack import pack
+from pgolf.compress.pack import carried_bytes, pack
 from pgolf.compress.report import PackReport
-from pgolf.compress.weights import Weights, load_weights, save_weights, weights_file
+from pgolf.compress.weights import (
+    Weights,
+    load_weights,
+    packed_tokenizer,
+    save_weights,
+    scored_file,
+    weights_file,
+)
 from pgolf.data.corpus import Texts, built_in_corpus, prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.data.inspect import check_bytes
@@ -25,19 +33,20 @@ from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import without_memory
 from pgolf.evaluate.evaluate import MODES, EvalResult
-from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names
+from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names, usual_mode
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.evaluate.weights import score_weights
 from pgolf.model.attend import BOS
 from pgolf.optim.schedule import remark
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.estimate import check_memory, check_size
-from pgolf.runs.folder import is_trained, open_run, record_session, saved_recipe, writing
+from pgolf.runs.folder import is_trained, open_run, other_recipe, record_session, saved_recipe, writing
+from pgolf.runs.kept import keep_pack, keep_score, keeper_of, own_data
 from pgolf.runs.view import TrainingView
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import sha256_file
 from pgolf.runtime.progress import counting, tell, working
-from pgolf.runtime.run_files import ARTIFACT, RAW, RECIPE, RESULT, read_result, recorded_data
+from pgolf.runtime.run_files import ARTIFACT, RAW, RESULT, is_run, read_result, run_of
 from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import check_writable, write_bytes, write_json
 from pgolf.train.closing import TrainResult
@@ -53,6 +62,9 @@ BUDGET = (
     "compress.level=[1]",
 )
 
+Carry = Literal["no", "free", "counted"]
+"""Whether an artifact carries its tokenizer, and whether that counts towards the cap."""
+
 _WITHOUT = (
     "use the model's own text (--set compress.calibration=self) or none (--set compress.calibration=none)"
 )
@@ -66,17 +78,18 @@ def run_all(
     device: torch.device,
     team: Team = SOLO,
     *,
+    initial: Path | None = None,
     scores: Collection[str] = SCORES,
     keep: Collection[int] = (),
     report: Callable[[Path, Dataset], object] | None = None,
 ) -> dict[str, Any]:
     """Do everything that is not done yet in the run folder ``out`` and return what ``result.json`` holds.
 
-    Training and evaluation are shared by the team; the first rank packs, and only its result is complete. Of
-    the evaluations those named in ``scores`` are made, that with memory where the recipe has one. The
-    checkpoints after the steps in ``keep`` stay. In the end the first rank has the ``report`` of the folder
-    written, which is told of the data. PgolfError where something in the input is wrong; what was finished
-    before stays usable.
+    Training and evaluation are shared by the team; the first rank packs, and only its result is complete.
+    Training starts from the weights in ``initial``, if any. Of the evaluations those named in ``scores`` are
+    made, that with memory where the recipe has one. The checkpoints after the steps in ``keep`` stay. In the
+    end the first rank has the ``report`` of the folder written, which is told of the data. PgolfError where
+    something in the input is wrong; what was finished before stays usable.
     """
     if unknown := [name for name in scores if name not in SCORES]:
         raise PgolfError(f"--score {unknown[0]}: unknown; use {', '.join(SCORES)}")
@@ -84,8 +97,10 @@ def run_all(
     wanted = [EVALUATIONS[name] for name in made if name in ("raw", *scores)]
     with working_in(out, team):
         begun = saved_recipe(out)
-        if begun not in (None, recipe):
-            raise PgolfError(f"{out}: holds a run of another recipe ({out / RECIPE}); choose another --out")
+        if begun is not None and begun != recipe:
+            raise PgolfError(f"{out}: holds a run of {other_recipe(out, begun, recipe)}")
+        if begun is not None and data is None:
+            data, tokenizer = own_data(out, recipe, data, tokenizer)
         dataset = job_dataset(recipe, data, tokenizer, team)
         result: dict[str, Any] = {"recipe": recipe.name, "evaluations": {}} | (read_result(out) or {})
         evaluations: dict[str, Any] = result["evaluations"]
@@ -94,7 +109,8 @@ def run_all(
         team.meet()  # Everyone has seen what is done before anyone goes on.
         if not trained:
             check_memory(recipe, device)
-            run = open_run(recipe, dataset, out, device, resume=begun is not None, team=team)
+            start = _initial(recipe, initial)
+            run = open_run(recipe, dataset, out, device, initial=start, resume=begun is not None, team=team)
             done = _train(run, keep, averaged="float" in scores)
             result["train"] = done.figures()
             evaluations |= done.evaluations()
@@ -191,7 +207,7 @@ def _warn(dataset: Dataset) -> None:
 def train_job(
     name: str | Recipe | None,
     overrides: Sequence[str],
-    data: Path | None,
+    data: Path | Texts | None,
     tokenizer: Path | None,
     out: Path,
     device: torch.device,
@@ -217,17 +233,15 @@ def train_job(
         elif previous is not None:
             recipe = previous
         else:
-            lacking = f"{out}: nothing to resume there; name a --recipe" if resume else "name a --recipe"
-            raise PgolfError(lacking)
-        if previous is not None and data is None and recipe.data.corpus == "none":
-            data = recorded_data(out)
+            lacking = (
+                "nothing to resume there; name a recipe" if resume else "no recipe is named for this run"
+            )
+            raise PgolfError(f"{out}: {lacking} (`pgolf recipes` lists them)")
+        if previous is not None and not isinstance(data, Texts):
+            data, tokenizer = own_data(out, recipe, data, tokenizer)
         dataset = job_dataset(recipe, data, tokenizer, team)
         check_memory(recipe, device)
-        weights = None if initial is None else load_weights(initial)
-        if weights is not None:
-            # The new recipe's model must take these weights, whatever recipe they came from.
-            replace(weights, recipe=recipe).check()
-        start = None if weights is None else weights.state
+        start = _initial(recipe, initial)
         run = open_run(recipe, dataset, out, device, initial=start, resume=resume, team=team)
         found: dict[str, Any] = {}
         trained = _train(run, profile_into=found if profile and team.is_first else None)
@@ -244,20 +258,36 @@ def train_job(
         }
 
 
+def _initial(recipe: Recipe, source: Path | None) -> dict[str, Tensor] | None:
+    """Weights to start from, which the recipe's model must take, whatever recipe they came from."""
+    if source is None:
+        return None
+    weights = replace(load_weights(source), recipe=recipe)
+    weights.check()
+    return weights.state
+
+
 def pack_job(
     source: Path,
-    out: Path,
+    out: Path | None,
     cap: int | None,
     overrides: Sequence[str],
     data: Path | None = None,
     tokenizer: Path | None = None,
+    carry: Carry = "no",
 ) -> PackReport:
     """Pack a run's or a file's weights; ``overrides`` may change compress and memory keys.
 
     A cap asks for the scheme that uses it: unless the overrides name a scheme, it is "budget". Training text
-    for calibration comes from ``data``, the run's own data, or the recipe's built-in corpus.
+    for calibration comes from ``data``, the run's own data, or the recipe's built-in corpus. Without ``out``
+    the artifact becomes that of the run. ``carry`` puts the tokenizer in: "free" of the cap, or "counted".
     """
     weights = load_weights(source)
+    if out is None and not is_run(source):
+        raise PgolfError(
+            f"{source}: is no run's folder, which has a place for an artifact; name one by --out"
+        )
+    out = out or source / ARTIFACT
     if weights.kind == "artifact":
         raise PgolfError(f"{source}: is an artifact already; pack the run or the weights it was made from")
     named = [text.partition("=")[0].strip() for text in overrides]
@@ -268,17 +298,32 @@ def pack_job(
     dataset = None
     if recipe.compress.calibration == "train" or recipe.memory.enabled:
         dataset = training_text(source, recipe, data, tokenizer)
+    carried = None
+    if carry != "no":
+        carried = weights.tokenizer(tokenizer if dataset is None else dataset.tokenizer.path)
     with writing(out):
-        return _pack(weights, recipe, dataset, out, cap)
+        before, started = sha256_file(out) if out.is_file() else "", time.perf_counter()
+        report = _pack(weights, recipe, dataset, out, cap, carried, carry == "counted")
+        if (run := run_of(out)) is not None and out.name == ARTIFACT:
+            keep_pack(run, report, time.perf_counter() - started, before)
+        return report
 
 
 def _pack(
-    weights: Weights, recipe: Recipe, dataset: Dataset | None, out: Path, cap: int | None
+    weights: Weights,
+    recipe: Recipe,
+    dataset: Dataset | None,
+    out: Path,
+    cap: int | None,
+    carried: Tokenizer | None = None,
+    counted: bool = False,
 ) -> PackReport:
     with working("packing") as note:
         note("calibrating")
+        section = b"" if carried is None else packed_tokenizer(carried)
         calibration = calibration_for(weights.model(), recipe, dataset)
-        given = weights.state, recipe, weights.tokenizer_digest, out
+        digest = weights.tokenizer_digest if carried is None else carried.digest
+        given = weights.state, recipe, digest, out
         grid = weights.grid_for(recipe.compress)
         how: dict[str, Any] = {"calibration": calibration, "note": note, "grid": grid}
         if recipe.memory.enabled:
@@ -286,21 +331,19 @@ def _pack(
             from pgolf.runs.stored_text import with_memory
 
             assert dataset is not None
-            limits = cap or recipe.compress.cap, code_bytes(memory=True)
-            how = with_memory((*given, *limits), dataset, how)
-        return pack(*given, cap, **how)
+            taken = code_bytes(memory=True) + (carried_bytes(section) if counted else 0)
+            how = with_memory((*given, cap or recipe.compress.cap, taken), dataset, how)
+        return pack(*given, cap, **how, tokenizer=section, counted=counted)
 
 
 def training_text(source: Path, recipe: Recipe, data: Path | None, tokenizer: Path | None) -> Dataset:
     """The given data, the run's or file's own, or the built-in corpus; PgolfError where it is not known."""
-    folder = source if source.is_dir() else source.parent
+    data, tokenizer = own_data(source, recipe, data, tokenizer)
     if data is None and recipe.data.corpus == "none":
-        data = recorded_data(folder)
-        if data is None:
-            raise PgolfError(
-                f"{source}: packing needs training text and does not know where it is; pass --data DIR, or "
-                + ("leave the memory out (--set memory.enabled=false)" if recipe.memory.enabled else _WITHOUT)
-            )
+        raise PgolfError(
+            f"{source}: packing needs training text and does not know where it is; pass --data DIR, or "
+            + ("leave the memory out (--set memory.enabled=false)" if recipe.memory.enabled else _WITHOUT)
+        )
     return job_dataset(recipe, data, tokenizer)
 
 
@@ -308,7 +351,7 @@ def eval_job(
     source: Path,
     data: Path | None,
     tokenizer: Path | None,
-    mode: str,
+    mode: str | None,
     stride: int | None,
     limit_targets: int | None,
     overrides: Sequence[str],
@@ -318,18 +361,33 @@ def eval_job(
     strict: bool = False,
     team: Team = SOLO,
 ) -> EvalResult:
-    """Score weights; ``overrides`` may change evaluate, ttt and memory keys. Writes a ``ledger`` if named."""
+    """Score weights; ``overrides`` may change evaluate, ttt and memory keys. Writes a ``ledger`` if named.
+
+    Without a ``mode`` the recipe's usual one. A score of a run's weights with all targets, by the run's own
+    settings and data, is kept in its folder.
+    """
     if ledger is not None:
         check_writable(ledger)
-    if mode not in MODES:
+    if mode not in (None, *MODES):
         raise PgolfError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
-    weights = load_weights(source)
+    weights = load_weights(scored_file(source))
     strides = [] if stride is None else [f"evaluate.stride={stride}"]
     recipe = weights.recipe.with_overrides([*overrides, *strides], ("evaluate", "ttt", "memory"))
-    dataset = job_dataset(recipe, data, tokenizer, team)
+    mode = mode or usual_mode(recipe)
+    dataset = job_dataset(recipe, *own_data(source, recipe, data, tokenizer), team)
     score = partial(evaluate_weights, weights, recipe, dataset, mode, device, team=team)
     with writing(ledger, team):
-        return score(limit_targets=limit_targets, ledger=ledger, strict=strict)
+        result = score(limit_targets=limit_targets, ledger=ledger, strict=strict)
+    kept = team.first(lambda: _kept(weights, recipe, dataset, result, limit_targets))
+    return replace(result, kept=kept or "")
+
+
+def _kept(weights: Weights, recipe: Recipe, dataset: Dataset, result: EvalResult, limit: int | None) -> str:
+    """Keep a score in the folder of its run; where it is, or why it is not there, in words."""
+    run, why = keeper_of(weights, recipe, dataset)
+    if run is not None and limit is not None:
+        return f"not in {run}: only the first targets"
+    return why if run is None else keep_score(run, weights, recipe, result)
 
 
 def verify_job(

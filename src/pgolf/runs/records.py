@@ -20,7 +20,7 @@ from pgolf.recipe.files import nearest
 from pgolf.recipe.recipe import load_recipe, recipe_keys
 from pgolf.runs.folder import CELL, is_trained
 from pgolf.runtime.files import read_json, read_text
-from pgolf.runtime.run_files import METRICS, PROVENANCE, RECIPE, read_result
+from pgolf.runtime.run_files import METRICS, PROVENANCE, RECIPE, flattened, is_run, read_result
 from pgolf.train.metrics import read_metrics
 
 FIELDS = ("name", "recipe", "steps", "state", *EVALUATIONS, "bytes", "date")
@@ -104,11 +104,6 @@ class RunRecord:
         return {"folder": str(self.folder)} | {key: self.field(key) for key in FIELDS}
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run: one with a recipe, and a record of how it was made."""
-    return (folder / RECIPE).is_file() and (folder / PROVENANCE).is_file()
-
-
 def read_run(folder: Path) -> RunRecord:
     """Read a run's folder; PgolfError where it is none, or one of its files is damaged."""
     if not folder.is_dir():
@@ -134,14 +129,6 @@ def recipe_keys_of(path: Path) -> dict[str, Any]:
         return flattened(tomllib.loads(read_text(path)))
     except ValueError as error:
         raise PgolfError(f"{path}: damaged ({error}); restore it from a copy") from error
-
-
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ RESULT = "result.json"
 RAW = "raw.safetensors"
 MODEL = "model.safetensors"
 ARTIFACT = "artifact.pgolf"
+AUDIT = "audit.json"
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -44,6 +46,17 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run: one with a recipe, and a record of how it was made."""
+    return (folder / RECIPE).is_file() and (folder / PROVENANCE).is_file()
+
+
+def run_of(source: Path) -> Path | None:
+    """The run folder that a path is, or whose file it is; None where it belongs to no run."""
+    folder = source if source.is_dir() else source.parent
+    return folder if is_run(folder) else None
+
+
 def recorded_data(run: Path) -> Path | None:
     """The data folder that a run folder's ``provenance.json`` names; None where there is none."""
     path = run / PROVENANCE
@@ -51,3 +64,11 @@ def recorded_data(run: Path) -> Path | None:
     data = made.get("data") if isinstance(made, dict) else None
     folder = data.get("folder") if isinstance(data, dict) else None
     return Path(folder) if isinstance(folder, str) else None
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping, such as a recipe, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -14,13 +14,14 @@ import torch
 from pgolf.data.corpus import Texts, built_in_corpus
 from pgolf.data.dataset import open_dataset
 from pgolf.errors import Interrupted, PgolfError
-from pgolf.launch.jobs import Outcome, Place, RunJob, run_queue
+from pgolf.launch.jobs import Outcome, Place, RunJob, local_places, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
 from pgolf.recipe.sections import DataSection
 from pgolf.report.job import write_report
 from pgolf.runs.estimate import check_size
 from pgolf.runs.folder import CELL, LAUNCH, saved_recipe
 from pgolf.runs.pipeline import job_dataset, run_all
+from pgolf.runtime.device import pick_device
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import read_json
 from pgolf.runtime.locks import LOCK, held
@@ -59,7 +60,7 @@ class Workplace(NamedTuple):
             data, tokenizer = data.folder(cell.recipe.model.vocab_size, cell.recipe.data.transform), None
         data, tokenizer = (None if path is None else path.absolute() for path in (data, tokenizer))
         out, rest = self.folder(cell).absolute(), (self.device, Path.cwd(), study.file.scores, keep)
-        return RunJob(cell.recipe, "run", out, data, tokenizer, *rest)
+        return RunJob(cell.recipe, "run", out, data, tokenizer, *rest, audit=False)
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,15 @@ class Session(NamedTuple):
         if (folder / PROVENANCE).is_file():
             about["shared"] = read_json(folder / PROVENANCE).get("shared", [])
         write_json(folder / CELL, about)
+
+
+def in_places(device: str | None, jobs: int | None) -> Launcher:
+    """So many runs at a time on this machine; by default one on each GPU, or one on the CPU."""
+    chosen = pick_device(device)
+    if jobs in (None, 1) and chosen.type == "cpu":
+        return in_this_process(chosen)
+    # Also one run at a time on a GPU: compiled models of many kinds do not belong into one process.
+    return in_processes(local_places(device, jobs))
 
 
 def in_this_process(device: torch.device) -> Launcher:

@@ -24,8 +24,8 @@ import tomli_w
 from pgolf.errors import PgolfError
 from pgolf.recipe.files import nearest, set_in_tree
 from pgolf.recipe.recipe import Recipe, load_recipe, recipe_from_tree, recipe_keys
-from pgolf.runs.records import flattened
 from pgolf.runtime.files import read_text
+from pgolf.runtime.run_files import flattened
 from pgolf.study.cells import label_of, words_of
 
 Score = Literal["float", "packed", "sliding", "ttt", "memory"]

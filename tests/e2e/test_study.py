@@ -358,4 +358,4 @@ def test_mistakes_are_one_line(workshop: Path, tmp_path: Path) -> None:
 
 
 def test_the_shipped_studies_are_listed(workshop: Path) -> None:
-    assert pgolf_json("study").keys() == {"ablation", "flow", "steps", "trajectory", "ttt"}
+    assert pgolf_json("study").keys() == {"ablation", "flow", "frontier", "steps", "trajectory", "ttt"}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pgolf.model.slots import QuantizerGroup
+from pgolf.model.section import QuantizerGroup
 from pgolf.recipe.sections import CompressSection
 
 # Candidate ranges, as quantiles of a row's magnitudes.

@@ -53,10 +53,9 @@ def report_verb(
     ledger.
     """
     from pgolf.report.job import TARGETS, Wanted, report_job, write_page
-    from pgolf.runtime.device import pick_device
     from pgolf.study.cells import CELLS
 
-    wanted = Wanted(not no_score, mode, targets or TARGETS, data, tokenizer)
+    wanted = Wanted(mode, targets or TARGETS, data, tokenizer)
     if form is None and not out.is_dir() and out.suffix not in (".html", ".htm", ".md"):
         raise PgolfError(f"{out}: reports are .html or .md; name such a file, or say which by --format")
     chosen = form or ("md" if out.suffix == ".md" else "html")
@@ -64,7 +63,11 @@ def report_verb(
         from pgolf.study.analysis import study_page
 
         result = write_page("study", lambda: study_page(source), out, chosen)
+    elif no_score:
+        result = report_job(source, out, chosen, wanted)
     else:
+        from pgolf.runtime.device import pick_device
+
         result = report_job(source, out, chosen, wanted, pick_device(device))
     print_result(result, as_json, flat_rows(result), title=str(source))
 

@@ -15,6 +15,8 @@ RECIPE = "recipe.toml"
 PROVENANCE = "provenance.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+CHECKPOINT = "checkpoint.safetensors"
+SNAPSHOTS = "snapshots"
 RAW = "raw.safetensors"
 MODEL = "model.safetensors"
 ARTIFACT = "artifact.pgolf"
@@ -42,6 +44,26 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if damaged:
         raise PgolfError(f"{path}: damaged; restore it from a copy")
     return found
+
+
+def weights_file(path: Path) -> Path:
+    """The file that ``load_weights`` opens: a run folder's weights, or the file itself.
+
+    Raises:
+        PgolfError: there is none; the message says what was found.
+    """
+    if path.is_dir():
+        file = path / MODEL
+        if file.is_file():
+            return file
+        if (path / RECIPE).is_file():
+            raise PgolfError(
+                f"{path}: training has not finished; continue it with `pgolf train --resume --out {path}`"
+            )
+        raise PgolfError(f"{path}: holds no run (no {MODEL})")
+    if not path.is_file():
+        raise PgolfError(f"{path}: no such file or run folder")
+    return path
 
 
 def recorded_data(run: Path) -> Path | None:

@@ -28,6 +28,7 @@ from pgolf.report.run_report import score_steps, validation_points
 from pgolf.runtime.files import read_json, read_text
 from pgolf.runtime.run_files import METRICS, PROVENANCE
 from pgolf.study.cells import (
+    STUDY,
     TERMS,
     Cell,
     Group,
@@ -39,7 +40,6 @@ from pgolf.study.cells import (
     terms_in,
 )
 from pgolf.study.fits import FORMS, Fit, NoFit, fit
-from pgolf.study.runner import STUDY
 from pgolf.study.series import Series, rate_table, series_of, settings, statement, training_of, trend_table
 from pgolf.study.statistics import (
     LEVEL,

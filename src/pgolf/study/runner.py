@@ -26,10 +26,10 @@ from pgolf.runtime.progress import stderr, tell
 from pgolf.runtime.run_files import PROVENANCE
 from pgolf.runtime.writing import remove_file, write_bytes, write_json
 from pgolf.study import sharing
-from pgolf.study.cells import CELLS, Status
+from pgolf.study.cells import CELLS, STUDY, Status
 from pgolf.study.spec import Planned, Study
 
-STUDY, _SUBMITTED = "study.toml", "submitted.json"
+_SUBMITTED = "submitted.json"
 _BEGIN = {"training": sharing.begin_trained, "trunk": sharing.begin_on_trunk, "moment": sharing.begin_at_step}
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
 Launcher = Callable[[Sequence[RunJob], Callable[[Outcome], None]], bool]

@@ -16,7 +16,8 @@ from pgolf.model.gpt import GPT, parameter_count
 from pgolf.recipe.checks import _LARGEST
 from pgolf.recipe.files import explanations, recipe_names, set_in_tree
 from pgolf.recipe.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
-from pgolf.runs.estimate import check_memory, check_size, estimate
+from pgolf.runs.costs import check_memory, check_size
+from pgolf.runs.estimate import estimate
 from pgolf.runs.records import flattened
 
 PARAMETERS = {

@@ -276,14 +276,13 @@ def predicted_bytes(recipe: Recipe) -> int:
 
     Rows of trained weights are close to normal, so a code costs about log2(rms * sqrt(2 pi e) / step) bits,
     and the codec 2 % more. An absmax step follows from the expected largest of a row's entries; where a scale
-    floor sets the step, rms is taken as 0.14, which the published artifacts of #644 and #1232 imply. The
-    "budget" scheme uses the whole cap, unless even 8-bit codes stay below it.
+    floor sets the step, rms is taken as 0.14, which the published artifacts of #644 and #1232 imply. Of the
+    "budget" scheme, which uses the whole cap otherwise, it is what 8-bit codes take.
     """
     shapes = parameter_shapes(recipe.model)
     if recipe.compress.scheme == "budget":
         largest = sum(_WIDEST * shape.numel() / 8 for shape in shapes.values()) + _HEADER_ESTIMATE
-        room = recipe.compress.cap - code_bytes(recipe.memory.enabled)
-        return int(min(largest + stored_bytes(recipe), room))
+        return int(largest) + stored_bytes(recipe)
     bits = 8.0 * _HEADER_ESTIMATE
     for name, shape in shapes.items():
         width = stored_bits(name, shape, recipe.compress)

@@ -28,7 +28,7 @@ from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names
 from pgolf.evaluate.weights import score_weights
 from pgolf.model.attend import BOS
 from pgolf.recipe.recipe import Recipe, load_recipe
-from pgolf.runs.estimate import check_memory, check_size
+from pgolf.runs.costs import check_memory, check_size
 from pgolf.runs.folder import is_trained, open_run, record_session, saved_recipe, writing
 from pgolf.runs.view import TrainingView
 from pgolf.runtime.exclusive import working_in

@@ -15,7 +15,7 @@ from pgolf.errors import Interrupted, PgolfError
 from pgolf.launch.jobs import Outcome, Place, RunJob, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
 from pgolf.report.job import write_report
-from pgolf.runs.estimate import check_size
+from pgolf.runs.costs import check_size
 from pgolf.runs.folder import CELL, LAUNCH, saved_recipe
 from pgolf.runs.pipeline import job_dataset, run_all
 from pgolf.runtime.exclusive import working_in

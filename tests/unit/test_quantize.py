@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgolf.compress.quantize import Quantized, code_range, dequantize_state, prune_smallest, quantize_matrix
+from pgolf.compress.format import code_range
+from pgolf.compress.quantize import Quantized, dequantize_state, prune_smallest, quantize_matrix
 from pgolf.compress.scheme import quantize_state
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model

@@ -22,7 +22,8 @@ from pgolf.bench.harness import cpu_model, peak_memory
 from pgolf.bench.mutations import KINDS, MUST_REFUSE, SAME_OR_REFUSED, WHERE, Sample, make_samples, split
 from pgolf.compress.coders import CODERS
 from pgolf.compress.container import Artifact, decode_artifact
-from pgolf.compress.quantize import Quantized, Stored, code_range, dequantize_state
+from pgolf.compress.format import code_range
+from pgolf.compress.quantize import Quantized, Stored, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runtime.environment import environment

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pgolf.compress.format import code_range
 from pgolf.model.section import QuantizerGroup
 from pgolf.recipe.sections import CompressSection
 
@@ -59,11 +60,6 @@ def dequantize(stored: Stored) -> Tensor:
 def dequantize_state(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
     """The float32 tensors that stored ones stand for."""
     return {name: dequantize(value) for name, value in stored.items()}
-
-
-def code_range(bits: int) -> tuple[int, int]:
-    """Smallest and largest code: [-2^(b-1), 2^(b-1) - 1], but [-127, 127] for 8 bits."""
-    return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
 def quantize_matrix(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pgolf.compress.calibrate import Sensitivity
+from pgolf.compress.format import code_range
 from pgolf.compress.gptq import round_on_grid, rounding_order
-from pgolf.compress.quantize import Stored, code_range, prune_smallest, quantize_matrix
+from pgolf.compress.quantize import Stored, prune_smallest, quantize_matrix
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.sections import CompressSection

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.compress.container import MAX_ENTRIES
+from pgolf.compress.format import MAX_ENTRIES
 from pgolf.compress.pack import predicted_bytes
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
@@ -17,8 +17,7 @@ from pgolf.model.loss import loss_form, target_losses
 from pgolf.model.shape import schedule
 from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.recipe import Recipe
-from pgolf.runs.estimate import gib
-from pgolf.runtime.processes import machine_memory
+from pgolf.runtime.processes import gib, machine_memory
 from pgolf.train.flops import forward_flops, training_flops
 
 

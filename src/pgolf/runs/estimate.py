@@ -7,13 +7,13 @@ keeps it true, and ``python -m tests.unit.test_estimate`` writes it.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
 from pgolf.compress.code_size import code_bytes
 from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.processes import gib
 
 TABLE = "estimates.json"
 
@@ -72,8 +72,3 @@ def estimate(recipe: Recipe) -> Estimate:
 def table_key(recipe: Recipe) -> str:
     """What a recipe's costs are called in the table."""
     return f"{recipe.name} {recipe.digest()[:16]}"
-
-
-def gib(size: int) -> str:
-    """Bytes as people read them: GiB, or MiB below one."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"

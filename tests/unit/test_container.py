@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgolf.compress.coders import CODERS, Kind
-from pgolf.compress.container import decode_artifact, encode_artifact, read_artifact
-from pgolf.compress.format import MAGIC, code_range, digest_of
-from pgolf.compress.quantize import Quantized
+from pgolf.compress.container import MAGIC, _digest, decode_artifact, encode_artifact, read_artifact
 from pgolf.compress.scheme import Stored
+from pgolf.compress.stored import Quantized, code_range
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
 
@@ -102,7 +101,7 @@ def forged(header: Any, sections: list[bytes]) -> bytes:
     text = zstandard.ZstdCompressor().compress(
         header if isinstance(header, bytes) else json.dumps(header).encode()
     )
-    return MAGIC + len(text).to_bytes(4, "little") + digest_of(text) + text + b"".join(sections)
+    return MAGIC + len(text).to_bytes(4, "little") + _digest(text) + text + b"".join(sections)
 
 
 def with_sections(
@@ -110,7 +109,7 @@ def with_sections(
 ) -> bytes:
     """A file whose sections are as its header says."""
     rows = [
-        [len(part), size, digest_of(part).hex(), digest.hex()]
+        [len(part), size, _digest(part).hex(), digest.hex()]
         for part, size, digest in zip(sections, sizes, digests, strict=True)
     ]
     return forged(header | {"sections": rows}, sections)
@@ -236,7 +235,7 @@ def test_another_version_and_missing_files(tmp_path: Path) -> None:
         read_artifact(tmp_path)
 
 
-EMPTY = [[0, 0, digest_of(b"").hex(), digest_of(b"").hex()]] * 2
+EMPTY = [[0, 0, _digest(b"").hex(), _digest(b"").hex()]] * 2
 INFINITE = float("inf")
 
 
@@ -337,7 +336,7 @@ def with_arrays(
     raws = [b"".join(np.asarray(array).tobytes() for _, array in section) for section in (codes, floats)]
     sections = [CODERS[coder].encode(section, 1) for section in (codes, floats)]
     return with_sections(
-        header | {"tensors": tensors}, sections, [len(raw) for raw in raws], [digest_of(raw) for raw in raws]
+        header | {"tensors": tensors}, sections, [len(raw) for raw in raws], [_digest(raw) for raw in raws]
     )
 
 
@@ -399,7 +398,7 @@ def test_changed_sections_with_repaired_checksums_are_still_noticed(
     changed = bytearray(sections[which])
     changed[position % len(changed)] ^= value
     sections[which] = bytes(changed)
-    header["sections"][which][2] = digest_of(sections[which]).hex()
+    header["sections"][which][2] = _digest(sections[which]).hex()
     try:
         # A byte that means nothing to a compressor may change: what it decodes to is the same.
         assert same_all(decode_artifact(forged(header, sections), "x").stored, stored())

@@ -10,8 +10,8 @@ import sentencepiece
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from pgolf.compress.quantize import Quantized, dequantize_state
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.stored import Quantized, dequantize_state
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError

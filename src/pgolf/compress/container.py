@@ -1,35 +1,94 @@
-"""The artifact file, whose format is in ``format.py``, from tensors and to tensors."""
+"""The artifact file: a small checked container for quantized tensors. No pickle, no code.
+
+    magic        8 bytes  "PGOLF\\x00\\x00\\x02" (the last byte is the format version)
+    length       4 bytes  little-endian size of the packed header
+    digest      16 bytes  first half of SHA-256 over the packed header
+    header                JSON, zstd: recipe and its digest, tokenizer digest, origin, coder, sections,
+                          tensors
+    sections              one after the other; the header has their sizes and digests, packed and decoded
+
+There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors
+of columns, and tensors that are kept). Where the recipe has a memory there is a third, "memory": what it
+begins with (``pgolf.memory.stored``), as it is. The reader checks every size against the file, the shapes and
+a limit before it allocates, every digest, and every value it decodes.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+import numpy as np
 import zstandard
-from torch import Tensor
 
-from pgolf.compress.coders import CODERS, Array, Kind, code_array
+from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd, code_array
 from pgolf.compress.entropy import Model, Writer
-from pgolf.compress.format import MAGIC, SECTIONS, Contents, Matrix, code_kind, digest_of, read_contents
-from pgolf.compress.quantize import Quantized, Stored, dequantize_state
-from pgolf.recipe.recipe import Recipe
+from pgolf.compress.stored import Quantized, Stored, as_tensors, code_range, dequantize_state
+from pgolf.errors import PgolfError
+from pgolf.recipe.recipe import Recipe, recipe_from_tree
 from pgolf.runtime.files import read_bytes
 
-_NAMES = {torch.float16: "f2", torch.float32: "f4"}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAGIC = b"PGOLF\x00\x00\x02"
+SECTIONS = ("codes", "floats")
+MEMORY = "memory"
+_PREFIX = len(MAGIC) + 4 + 16
+_MAX_HEADER = 1 << 20
+# Numbers; more than any model this library is for. A header that asks for more is hostile.
+MAX_ENTRIES = 1 << 28
+_MAX_TENSORS = 1 << 11
+_MAX_DIMENSIONS = 8
+# Numbers to decode or multiply that any file may ask for, and more for each byte it has. An honest file,
+# whose numbers cost bits, stays far below; a hostile one of a few hundred bytes could keep its reader busy
+# for minutes.
+_FREE_WORK, _WORK_PER_BYTE = 1 << 22, 1 << 10
+_FLOATS = ("f2", "f4")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Artifact(Contents):
-    """What an artifact file holds, as tensors."""
+@dataclass(frozen=True)
+class Section:
+    """Where a section of an artifact lies and what it is worth."""
 
-    stored: dict[str, Stored]
-    """Tensors by name: codes and step sizes, or small floats."""
-    state: dict[str, Tensor]
-    """The same as float32."""
+    name: str
+    size: int
+    """Bytes in the file."""
+    raw: int
+    """Bytes of its arrays as they are."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What an artifact file holds."""
+
+    arrays: dict[str, Any]
+    """Tensors by name: codes and step sizes (a ``Quantized`` of arrays), or an array of small floats."""
+    recipe: Recipe
+    tokenizer_digest: str
+    origin: dict[str, Any]
+    """How it was packed: version, scheme, source of the calibration text, ..."""
+    coder: str
+    header_bytes: int
+    sections: tuple[Section, ...]
+    memory: bytes = b""
+    """What ``memory.stored.write_start`` has made, empty where there is none."""
+
+    @functools.cached_property
+    def stored(self) -> dict[str, Stored]:
+        """The same as tensors."""
+        return {name: as_tensors(value) for name, value in self.arrays.items()}
+
+    @functools.cached_property
+    def state(self) -> dict[str, Tensor]:
+        """Float32 tensors."""
+        return dequantize_state(self.stored)
 
 
 def encode_artifact(
@@ -56,10 +115,10 @@ def encode_artifact(
         content = CODERS[codec].encode(arrays, level)
         raw = b"".join(array.tobytes() for _, array in arrays)
         packed.append(content)
-        sections.append([len(content), len(raw), digest_of(content).hex(), digest_of(raw).hex()])
+        sections.append([len(content), len(raw), _digest(content).hex(), _digest(raw).hex()])
     if memory:
         packed.append(memory)
-        sections.append([len(memory), len(memory), *[digest_of(memory).hex()] * 2])
+        sections.append([len(memory), len(memory), *[_digest(memory).hex()] * 2])
     header = {
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         "digest": recipe.digest(),
@@ -70,7 +129,7 @@ def encode_artifact(
         "tensors": [[name, *_describe(value)] for name, value in stored.items()],
     }
     text = zstandard.ZstdCompressor(level=19).compress(json.dumps(header, separators=(",", ":")).encode())
-    return MAGIC + len(text).to_bytes(4, "little") + digest_of(text) + text + b"".join(packed)
+    return MAGIC + len(text).to_bytes(4, "little") + _digest(text) + text + b"".join(packed)
 
 
 def coded_sizes(stored: Mapping[str, Stored]) -> dict[str, int]:
@@ -104,25 +163,51 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     Raises:
         PgolfError: see ``read_artifact``.
     """
-    found = read_contents(content, where)
-    stored = {name: _as_tensors(value) for name, value in found.stored.items()}
-    return Artifact(**(vars(found) | {"stored": stored, "state": dequantize_state(stored)}))
-
-
-def _as_tensors(value: Matrix | Array) -> Stored:
-    return _quantized(value) if isinstance(value, Matrix) else torch.from_numpy(value)
-
-
-def _quantized(matrix: Matrix) -> Quantized:
-    codes, scale, bits, columns, correction = matrix
-    factors = None if columns is None else torch.from_numpy(columns)
-    both = None if correction is None else (_quantized(correction[0]), _quantized(correction[1]))
-    return Quantized(torch.from_numpy(codes), torch.from_numpy(scale), bits, factors, both)
+    header, start = _read_header(content, where)
+    try:
+        named = [(str(name), tuple(shape), kind) for name, shape, kind in header["tensors"]]
+        sections = [(int(a), int(b), bytes.fromhex(c), bytes.fromhex(d)) for a, b, c, d in header["sections"]]
+        tokenizer, tree, digest = str(header["tokenizer"]), dict(header["recipe"]), str(header["digest"])
+        codec, origin = str(header["codec"]), dict(header["origin"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise PgolfError(f"{where}: damaged header ({error})") from error
+    tensors = _checked(named, len(content), where)
+    kinds = _kinds(tensors)
+    if codec not in CODERS:
+        raise PgolfError(f"{where}: uses coder {codec!r}, which this version of pgolf does not know")
+    expected = [sum(kind.nbytes for kind in section) for section in kinds]
+    expected += [size for size, *_ in sections[len(SECTIONS) :][:1]]
+    fits = [raw for _, raw, _, _ in sections] == expected and all(size >= 0 for size, *_ in sections)
+    if not fits or start + sum(size for size, *_ in sections) != len(content):
+        raise PgolfError(f"{where}: damaged (section sizes do not fit the tensors or the file)")
+    names = (*SECTIONS, MEMORY)[: len(sections)]
+    position, parts = start, {}
+    for name, (size, _, packed_digest, _) in zip(names, sections, strict=True):
+        parts[name] = content[position : position + size]
+        position += size
+        if _digest(parts[name]) != packed_digest:
+            raise PgolfError(f"{where}: section {name} is damaged (its checksum does not match)")
+    arrays = []
+    for name, wanted, (*_, raw_digest) in zip(SECTIONS, kinds, sections, strict=False):
+        packed = parts[name]
+        try:
+            decoded = CODERS[codec].decode(packed, wanted)
+        except ValueError as error:
+            raise PgolfError(f"{where}: section {name} cannot be decoded ({error})") from error
+        if _digest(b"".join(array.tobytes() for array in decoded)) != raw_digest:
+            raise PgolfError(f"{where}: section {name} decodes to something else than was encoded")
+        arrays.append(decoded)
+    held = _assemble(tensors, arrays, where)
+    recipe = recipe_from_tree(tree, where)
+    if recipe.digest() != digest:
+        raise PgolfError(f"{where}: damaged (its recipe does not match the recipe's digest)")
+    found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(names, sections, strict=True))
+    return Artifact(held, recipe, tokenizer, origin, codec, start, found, parts.get(MEMORY, b""))
 
 
 def _describe(value: Stored) -> list[Any]:
-    if isinstance(value, Tensor):
-        return [list(value.shape), _NAMES[value.dtype]]
+    if not isinstance(value, Quantized):
+        return [list(value.shape), _float_kind(value).dtype]
     rank = 0 if value.correction is None else len(value.correction[0].codes)
     extras = value.columns is not None or rank
     kind = [value.bits, int(value.columns is not None), rank] if extras else value.bits
@@ -135,10 +220,10 @@ def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], lis
     floats: list[tuple[Kind, Array]] = []
 
     def keep(value: Tensor) -> None:
-        floats.append((Kind(tuple(value.shape), _NAMES[value.dtype]), value.contiguous().numpy()))
+        floats.append((_float_kind(value), np.asarray(value, order="C")))
 
     def add(value: Quantized) -> None:
-        codes.append((code_kind(tuple(value.codes.shape), value.bits), value.codes.contiguous().numpy()))
+        codes.append((_code_kind(tuple(value.codes.shape), value.bits), np.asarray(value.codes, order="C")))
         keep(value.scale)
         if value.columns is not None:
             keep(value.columns)
@@ -152,3 +237,126 @@ def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], lis
         else:
             keep(value)
     return codes, floats
+
+
+def _float_kind(value: Tensor) -> Kind:
+    kind = np.asarray(value).dtype.str[1:]
+    assert kind in _FLOATS, kind
+    return Kind(tuple(value.shape), kind)
+
+
+def _code_kind(shape: tuple[int, ...], bits: int) -> Kind:
+    return Kind(shape, "i1", *code_range(bits))
+
+
+class _Entry(NamedTuple):
+    """A tensor in the header: a kept one, of a dtype ("f2", "f4"), or a quantized one, of so many bits."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bits: int
+    columns: int
+    """1 if columns have factors, else 0."""
+    rank: int
+    """Of the correction."""
+
+
+def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where: str) -> list[_Entry]:
+    """The tensors of a header that may be hostile, of a file of ``size`` bytes."""
+    entries: dict[str, _Entry] = {}
+    numbers = work = 0
+    if len(named) > _MAX_TENSORS:
+        raise PgolfError(f"{where}: claims more than {_MAX_TENSORS:,} tensors; refused")
+    for name, shape, kind in named:
+        sound = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n <= MAX_ENTRIES for n in shape)
+        # max(n, 1): an empty tensor must not carry dimensions that no array can have.
+        if not sound or math.prod(max(n, 1) for n in shape) > MAX_ENTRIES:
+            raise PgolfError(f"{where}: damaged header (shape of tensor {name!r})")
+        parts = (kind, 0, 0, 0) if isinstance(kind, str) and kind in _FLOATS else _quantized(kind, shape)
+        if name in entries or parts is None:
+            raise PgolfError(f"{where}: damaged header (tensor {name!r})")
+        entry = entries[name] = _Entry(name, shape, *parts)
+        count = math.prod(shape) + (sum(shape) * (entry.rank + 2) if entry.bits else 0)
+        numbers += count
+        work += count + math.prod(shape) * entry.rank
+        if numbers > MAX_ENTRIES:
+            raise PgolfError(f"{where}: claims more than {MAX_ENTRIES:,} numbers; refused")
+        if work > _FREE_WORK + size * _WORK_PER_BYTE:
+            raise PgolfError(f"{where}: claims more numbers than its {size:,} bytes can mean; refused")
+    return list(entries.values())
+
+
+def _quantized(kind: Any, shape: tuple[int, ...]) -> tuple[str, int, int, int] | None:
+    parts = [kind, 0, 0] if type(kind) is int else kind
+    if len(shape) != 2 or not isinstance(parts, list) or [type(part) for part in parts] != [int] * 3:
+        return None
+    bits, columns, rank = parts
+    return ("", bits, columns, rank) if 2 <= bits <= 8 and columns in (0, 1) and 0 <= rank <= 1024 else None
+
+
+def _kinds(tensors: Sequence[_Entry]) -> tuple[list[Kind], list[Kind]]:
+    """What the sections must hold."""
+    codes: list[Kind] = []
+    floats: list[Kind] = []
+    for tensor in tensors:
+        if not tensor.bits:
+            floats.append(Kind(tensor.shape, tensor.dtype))
+            continue
+        codes.append(_code_kind(tensor.shape, tensor.bits))
+        floats.append(Kind(tensor.shape[:1], "f2"))
+        floats += [Kind(tensor.shape[1:], "f2")] * tensor.columns
+        for side in tensor.shape if tensor.rank else ():
+            codes.append(_code_kind((tensor.rank, side), 8))
+            floats.append(Kind((tensor.rank,), "f2"))
+    return codes, floats
+
+
+def _assemble(tensors: Sequence[_Entry], arrays: Sequence[Sequence[Any]], where: str) -> dict[str, Any]:
+    codes, floats = (iter(section) for section in arrays)
+
+    def matrix(name: str, bits: int, columns: int) -> Quantized:
+        found, (low, high) = next(codes), code_range(bits)
+        if found.size and not low <= int(found.min()) <= int(found.max()) <= high:
+            raise PgolfError(f"{where}: tensor {name} holds a code outside its {bits} bits")
+        scale, factors = next(floats), next(floats) if columns else None
+        for steps in (scale, factors):
+            if steps is not None and not (np.isfinite(steps) & (steps >= 0)).all():
+                raise PgolfError(f"{where}: tensor {name} holds a step size that is negative or not finite")
+        return Quantized(found, scale, bits, factors)
+
+    held: dict[str, Any] = {}
+    for name, _, _, bits, columns, rank in tensors:
+        if bits:
+            whole = matrix(name, bits, columns)
+            correction = (matrix(name, 8, 0), matrix(name, 8, 0)) if rank else None
+            held[name] = whole._replace(correction=correction)
+            continue
+        held[name] = next(floats)
+        if not np.isfinite(held[name]).all():
+            raise PgolfError(f"{where}: tensor {name} holds a value that is not finite")
+    return held
+
+
+def _read_header(content: bytes, where: str) -> tuple[dict[str, Any], int]:
+    if content[: len(MAGIC) - 1] != MAGIC[:-1]:
+        raise PgolfError(f"{where}: not a pgolf artifact")
+    if content[len(MAGIC) - 1 : len(MAGIC)] != MAGIC[-1:]:
+        raise PgolfError(f"{where}: has an artifact format that this version of pgolf does not know")
+    length = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "little")
+    text = content[_PREFIX : _PREFIX + length]
+    if len(content) < _PREFIX or len(text) != length:
+        raise PgolfError(f"{where}: cut short inside the header")
+    if _digest(text) != content[len(MAGIC) + 4 : _PREFIX]:
+        raise PgolfError(f"{where}: the header is damaged (its checksum does not match)")
+    try:
+        header = json.loads(bounded_zstd(text, _MAX_HEADER))
+    except (ValueError, RecursionError) as error:
+        raise PgolfError(f"{where}: damaged header ({error})") from error
+    if not isinstance(header, dict):
+        raise PgolfError(f"{where}: damaged header (not an object)")
+    return header, _PREFIX + length
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:16]

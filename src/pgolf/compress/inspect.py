@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from pgolf.compress.format import MAGIC, MEMORY, Section, code_range, read_contents
+from pgolf.compress.container import MAGIC, MEMORY, Section, read_artifact
+from pgolf.compress.stored import code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import ROUTES
-from pgolf.runtime.files import read_bytes, reading
+from pgolf.runtime.files import reading
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         PgolfError: a run folder, a weights file or anything else that is no artifact, or a damaged one.
     """
     _refuse_weights(path)
-    artifact, stored_tokens, stored_ngrams = read_contents(read_bytes(path), str(path)), None, 0
+    artifact, stored_tokens, stored_ngrams = read_artifact(path), None, 0
     if artifact.memory:
         from pgolf.memory.start import read_section
 
@@ -186,7 +187,7 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         recipe_digest=artifact.recipe.digest(),
         tokenizer_digest=artifact.tokenizer_digest,
         origin=artifact.origin,
-        tensors=tuple(describe_tensors(artifact.stored)),
+        tensors=tuple(describe_tensors(artifact.arrays)),
         stored_tokens=stored_tokens,
         stored_ngrams=stored_ngrams,
     )

@@ -15,11 +15,10 @@ from pgolf.compress import budget
 from pgolf.compress.calibrate import Calibration
 from pgolf.compress.code_size import code_bytes, raw_code_bytes
 from pgolf.compress.container import decode_artifact, encode_artifact
-from pgolf.compress.format import code_range
 from pgolf.compress.grid import Grid, grid_of
-from pgolf.compress.quantize import Quantized, Stored
 from pgolf.compress.report import PackReport, describe
 from pgolf.compress.scheme import check_range, quantize_state, stored_bits
+from pgolf.compress.stored import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
 from pgolf.model.load import parameter_shapes
 from pgolf.optim.routing import quantizer_group

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pgolf.compress.calibrate import Sensitivity
-from pgolf.compress.format import code_range
 from pgolf.compress.gptq import round_on_grid, rounding_order
-from pgolf.compress.quantize import Stored, prune_smallest, quantize_matrix
+from pgolf.compress.quantize import prune_smallest, quantize_matrix
+from pgolf.compress.stored import Stored, code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.sections import CompressSection

@@ -16,8 +16,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from pgolf.compress.container import read_artifact
-from pgolf.compress.format import MAGIC
+from pgolf.compress.container import MAGIC, read_artifact
 from pgolf.compress.grid import Grid, grid_from, leads_to_the_same
 from pgolf.data.corpus import built_in_corpus
 from pgolf.data.dataset import TOKENIZER, Dataset, find_tokenizer

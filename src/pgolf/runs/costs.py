@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgolf.compress.format import MAX_ENTRIES
+from pgolf.compress.container import MAX_ENTRIES
 from pgolf.compress.pack import predicted_bytes
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT

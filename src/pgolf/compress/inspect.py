@@ -171,7 +171,7 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
     _refuse_weights(path)
     artifact, stored_tokens, stored_ngrams = read_artifact(path), None, 0
     if artifact.memory:
-        from pgolf.memory.start import read_section
+        from pgolf.memory.stored import read_section
 
         size = artifact.recipe.model.vocab_size
         section = read_section(artifact.memory, size, str(path))

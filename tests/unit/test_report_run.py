@@ -23,9 +23,8 @@ from pgolf.evaluate.evaluate import evaluate
 from pgolf.evaluate.ledger import read_ledger
 from pgolf.report.content import Card, Table
 from pgolf.report.html import html_page
-from pgolf.report.job import Wanted, report_job
+from pgolf.report.job import Wanted, _scored, report_job
 from pgolf.report.run_report import Evidence, check_ledgers, evidence_cards, run_report
-from pgolf.report.scored import scored_sections
 from pgolf.report.text_analysis import (
     CLASSES,
     Piece,
@@ -333,7 +332,7 @@ def test_what_a_memory_wins(run: Path, dataset: Dataset, tmp_path: Path) -> None
 
     sections = {section.key: section for section in run_report(made, dataset).sections}
     (places,) = sections["memory"].blocks
-    scored = {each.key: each for each in scored_sections(made, weights, dataset, "ttt", 32768, CPU)}
+    scored = {each.key: each for each in _scored(made, weights, dataset, Wanted(mode="ttt"), CPU)}
     (orders,) = scored["orders"].blocks
     for table in (places, orders):
         assert isinstance(table, Table)
@@ -355,7 +354,7 @@ def test_data_that_is_gone_or_wrong(run: Path, dataset: Dataset, tmp_path: Path)
     with pytest.raises(PgolfError, match="pass --data DIR, or --no-score"):
         report_job(moved, out, "html", Wanted(), CPU)
     assert not out.exists()
-    report_job(moved, out, "md", Wanted())
+    report_job(moved, out, "md", Wanted(score=False), CPU)
     assert "## What the text costs" not in out.read_text(encoding="utf-8")
     report_job(moved, out, "md", Wanted(data=dataset.folder), CPU)
     assert "## What the text costs" in out.read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ def report_verb(
     from pgolf.report.job import TARGETS, Wanted, report_job, write_page
     from pgolf.study.cells import CELLS
 
-    wanted = Wanted(mode, targets or TARGETS, data, tokenizer)
+    wanted = Wanted(not no_score, mode, targets or TARGETS, data, tokenizer)
     if form is None and not out.is_dir() and out.suffix not in (".html", ".htm", ".md"):
         raise PgolfError(f"{out}: reports are .html or .md; name such a file, or say which by --format")
     chosen = form or ("md" if out.suffix == ".md" else "html")

@@ -19,7 +19,7 @@ from pgolf.data.prepare import prepare
 from pgolf.data.shards import read_shard
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
-from pgolf.runs.pipeline import verify_job
+from pgolf.runs.verify import verify_job
 from tests.e2e.conftest import pgolf, sentences
 from tests.shards import write_shard
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from pgolf.compress.container import encode_artifact, read_artifact
-from pgolf.compress.quantize import Quantized
+from pgolf.compress.stored import Quantized
 from pgolf.recipe.recipe import load_recipe
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.compress.calibrate import Sensitivity
-from pgolf.compress.quantize import Quantized
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.stored import Quantized
 from pgolf.optim.muon import Muon
 from pgolf.optim.schedule import lr_scale, muon_weight_decay, progress, rewarming
 from pgolf.recipe.recipe import load_recipe

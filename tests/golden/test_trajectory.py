@@ -16,8 +16,8 @@ import torch
 import zstandard
 
 from pgolf.compress.legacy import REFERENCE_NAMES, import_reference, reference_names
-from pgolf.compress.quantize import Quantized
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.stored import Quantized
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.evaluate.evaluate import EvalResult

@@ -13,8 +13,8 @@ from pgolf.compress import budget
 from pgolf.compress.calibrate import Calibration, Sensitivity, calibrate
 from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import pack
-from pgolf.compress.quantize import Quantized, dequantize_state
 from pgolf.compress.report import PackReport
+from pgolf.compress.stored import Quantized, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import load_recipe

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd
 from pgolf.compress.entropy import Model, Writer, float_order
-from pgolf.compress.quantize import code_range
+from pgolf.compress.stored import code_range
 
 Pair = tuple[Kind, Array]
 

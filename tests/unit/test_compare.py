@@ -20,7 +20,7 @@ from pgolf.bench.packing import bench_coders, quantize_file
 from pgolf.compress import compare
 from pgolf.compress.compare import Compared, bound_bytes, compare_artifact, compare_coders
 from pgolf.compress.container import encode_artifact
-from pgolf.compress.quantize import Quantized, Stored
+from pgolf.compress.stored import Quantized, Stored
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, load_recipe
 

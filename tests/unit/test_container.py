@@ -19,15 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgolf.compress.coders import CODERS, Kind
-from pgolf.compress.container import (
-    MAGIC,
-    _digest,
-    decode_artifact,
-    encode_artifact,
-    read_artifact,
-)
-from pgolf.compress.quantize import Quantized, code_range
+from pgolf.compress.container import MAGIC, _digest, decode_artifact, encode_artifact, read_artifact
 from pgolf.compress.scheme import Stored
+from pgolf.compress.stored import Quantized, code_range
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
 

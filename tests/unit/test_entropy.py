@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pgolf.compress import entropy
 from pgolf.compress.entropy import CLASSES, SHAPES, Codes, Model, Reader, Writer, float_order
-from pgolf.compress.quantize import code_range
+from pgolf.compress.stored import code_range
 
 SEEDS = st.integers(0, 1 << 32)
 WIDTHS = st.integers(2, 8)

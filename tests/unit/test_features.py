@@ -14,13 +14,14 @@ from pgolf.errors import PgolfError
 from pgolf.model.features import __path__ as folder
 from pgolf.model.gpt import GPT, build_model
 from pgolf.model.load import model_from
-from pgolf.model.section import FEATURES, ModelSection
+from pgolf.model.parts import FEATURES
+from pgolf.model.section import FEATURE_ROWS, ModelSection
 from pgolf.model.shape import Visit, schedule
 from pgolf.model.slots import AttentionPart, Part, Reading, product_flops
 from pgolf.model.step import extend, single_pass
 from pgolf.optim.build import build_optimizers
 from pgolf.optim.routing import ROUTES, route
-from pgolf.recipe.recipe import load_recipe, recipe_keys
+from pgolf.recipe.recipe import load_recipe
 from tests.unit.test_model import PLAIN, TINY, randomised, tokens
 
 EXAMPLES = {name: settings for feature in FEATURES for name, *settings in feature.examples}
@@ -96,10 +97,6 @@ def test_gradients_of_looped_layers_add_up_and_those_of_shared_cores_are_means()
     shared = gradient("model.unique_layers=1")
     looped = gradient("model.layers=1", "model.loop.passes=2")
     assert torch.allclose(looped, 2 * shared, atol=1e-6)
-
-
-def test_limits_name_keys_of_the_model() -> None:
-    assert {f"model.{key}" for feature in FEATURES for key, _ in feature.largest} <= set(recipe_keys())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -197,12 +194,13 @@ def test_a_clone_has_parts_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
-def test_its_rows_claim_its_parameters_and_no_others(feature: type[Part]) -> None:
+def test_its_parameters_have_a_row_each_and_these_rows_claim_no_others(feature: type[Part]) -> None:
     for _, *settings in feature.examples:
         model = load_recipe("seed_456", [*TINY, *PLAIN, *settings]).model
         names, others = ({n for n, _ in GPT(section).named_parameters()} for section in (model, plain()))
-        claimed = {n for n in names if any(re.fullmatch(row.pattern, n) for row in feature.rows)}
-        assert claimed == names - others
+        own = {row: {n for n in names if re.fullmatch(row.pattern, n)} for row in FEATURE_ROWS}
+        assert sorted(n for claimed in own.values() for n in claimed - others) == sorted(names - others)
+        assert not [row for row, claimed in own.items() if claimed - others and claimed & others]
 
 
 def test_each_pattern_of_the_table_claims_something_in_some_model() -> None:

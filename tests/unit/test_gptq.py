@@ -7,8 +7,9 @@ import torch
 
 from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import round_on_grid, rounding_order
-from pgolf.compress.quantize import Quantized, quantize_matrix
+from pgolf.compress.quantize import quantize_matrix
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.stored import Quantized
 from pgolf.recipe.recipe import load_recipe
 
 ROWS, COLUMNS = 48, 160

@@ -11,7 +11,7 @@ import torch
 
 from pgolf.compress.container import encode_artifact, read_artifact
 from pgolf.compress.inspect import ArtifactInfo, group_or_other, inspect_artifact
-from pgolf.compress.quantize import Quantized, Stored
+from pgolf.compress.stored import Quantized, Stored
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
 from pgolf.report.histogram import bars, draw_codes, group_rows, summary_rows, tensor_rows

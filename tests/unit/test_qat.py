@@ -10,8 +10,8 @@ import sentencepiece
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from pgolf.compress.quantize import Quantized, dequantize_state
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.stored import Quantized, dequantize_state
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
@@ -19,7 +19,8 @@ from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.model.fast import textbook
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import Recipe, load_recipe
-from pgolf.runs.estimate import activation_bytes, estimate
+from pgolf.runs.costs import activation_bytes
+from pgolf.runs.estimate import estimate
 from pgolf.runs.folder import open_run
 from pgolf.train.loop import train
 from pgolf.train.qat import export_rounding, rounded_weights

@@ -10,7 +10,7 @@ import torch
 from pgolf.compress.code_size import code_bytes
 from pgolf.compress.container import read_artifact
 from pgolf.compress.pack import pack
-from pgolf.compress.quantize import dequantize_state
+from pgolf.compress.stored import dequantize_state
 from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgolf.compress.quantize import Quantized, code_range, dequantize_state, prune_smallest, quantize_matrix
+from pgolf.compress.quantize import prune_smallest, quantize_matrix
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.stored import Quantized, code_range, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import build_model
 from pgolf.recipe.recipe import load_recipe

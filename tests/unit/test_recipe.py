@@ -13,9 +13,11 @@ import torch
 
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, parameter_count
+from pgolf.recipe.checks import _LARGEST
 from pgolf.recipe.files import explanations, recipe_names, set_in_tree
 from pgolf.recipe.recipe import Recipe, describe_keys, load_recipe, recipe_from_tree, recipe_keys
-from pgolf.runs.estimate import check_memory, check_size, estimate
+from pgolf.runs.costs import check_memory, check_size
+from pgolf.runs.estimate import estimate
 from pgolf.runs.records import flattened
 
 PARAMETERS = {
@@ -285,3 +287,7 @@ def test_numbers_that_make_no_sense_are_one_line(key: str, value: object, says: 
     with pytest.raises(PgolfError, match=says) as caught:
         recipe_from_tree(tree, "x")
     assert "\n" not in str(caught.value)
+
+
+def test_limits_name_keys() -> None:
+    assert set(_LARGEST) <= set(recipe_keys())

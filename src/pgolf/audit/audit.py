@@ -28,7 +28,7 @@ from pgolf.audit.streams import Stream
 from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
 from pgolf.audit.watch import Watch
 from pgolf.codec.proof import Proof, decode_check
-from pgolf.compress.weights import load_weights, scored_file
+from pgolf.compress.weights import load_weights
 from pgolf.data.dataset import Dataset, Text, open_dataset
 from pgolf.data.inspect import ByteCheck, check_bytes
 from pgolf.data.shards import Tokens
@@ -45,6 +45,7 @@ from pgolf.runs.kept import keep_audit, keeper_of, own_data
 from pgolf.runs.pipeline import job_dataset
 from pgolf.runtime.files import sha256_file
 from pgolf.runtime.progress import Note
+from pgolf.runtime.run_files import scored_file
 
 _FEWEST, _MOST = 1024, 16384
 # Decoding asks for one target at a time, in three passes.

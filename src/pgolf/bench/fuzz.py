@@ -22,7 +22,7 @@ from pgolf.bench.harness import cpu_model, peak_memory
 from pgolf.bench.mutations import KINDS, MUST_REFUSE, SAME_OR_REFUSED, WHERE, Sample, make_samples, split
 from pgolf.compress.coders import CODERS
 from pgolf.compress.container import Artifact, decode_artifact
-from pgolf.compress.quantize import Quantized, Stored, code_range, dequantize_state
+from pgolf.compress.stored import Quantized, Stored, code_range, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
 from pgolf.runtime.environment import environment
@@ -103,7 +103,9 @@ def run_case(samples: list[Sample], seed: int) -> Found:
 def _read(content: bytes) -> Artifact | str:
     """The artifact, or an outcome."""
     try:
-        return decode_artifact(content, WHERE)
+        artifact = decode_artifact(content, WHERE)
+        len(artifact.state)  # Tensors are made when they are first asked for.
+        return artifact
     except PgolfError as error:
         return REFUSED if WHERE in str(error) else f"a refusal that does not name the file: {error}"
     except (KeyboardInterrupt, SystemExit):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pgolf.compress.coders import CODERS, Array, Kind
 from pgolf.compress.container import MAGIC, Artifact, decode_artifact, encode_artifact
-from pgolf.compress.quantize import Quantized, Stored, code_range
+from pgolf.compress.stored import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, recipe_from_tree
 

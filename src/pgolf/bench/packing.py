@@ -17,7 +17,8 @@ from pgolf.bench.harness import cpu_model
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.compare import Progress, compare_coders
 from pgolf.compress.pack import pack
-from pgolf.compress.quantize import Quantized, Stored, quantize_matrix
+from pgolf.compress.quantize import quantize_matrix
+from pgolf.compress.stored import Quantized, Stored
 from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError

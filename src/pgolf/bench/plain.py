@@ -16,8 +16,8 @@ import torch.nn.functional as F
 import zstandard
 from torch import Tensor
 
-from pgolf.compress.quantize import Quantized, code_range
 from pgolf.compress.scheme import quantize_state
+from pgolf.compress.stored import Quantized, code_range
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.ttt import frozen_parameters, lr_factor
 from pgolf.model.gpt import GPT

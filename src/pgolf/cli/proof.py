@@ -119,7 +119,7 @@ def verify_ledger_verb(
 
     Exits with status 1 and names the first bad entry if anything is wrong.
     """
-    from pgolf.runs.pipeline import verify_job
+    from pgolf.runs.verify import verify_job
 
     found = verify_job(ledger, data, tokenizer, artifact)
     wrong = [] if found.problem is None else [("WRONG", found.problem)]

@@ -58,7 +58,6 @@ def report_verb(
     ledger.
     """
     from pgolf.report.job import TARGETS, Wanted, page_of, report_job, write_page
-    from pgolf.runtime.device import pick_device
     from pgolf.study.cells import CELLS
 
     wanted = Wanted(not no_score, mode, targets or TARGETS, data, tokenizer)
@@ -67,7 +66,11 @@ def report_verb(
         from pgolf.study.analysis import study_page
 
         result = write_page("study", lambda: study_page(source), out, chosen)
+    elif no_score:
+        result = report_job(source, out, chosen, wanted)
     else:
+        from pgolf.runtime.device import pick_device
+
         result = report_job(source, out, chosen, wanted, pick_device(device))
     print_result(
         result, as_json, lines(result, {"report": "{report}", "size": "{bytes:,} bytes"}), str(source)

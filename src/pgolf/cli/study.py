@@ -78,17 +78,18 @@ def study_verb(
     What runs have in common is done once. The same command goes on after an interruption, skips what is
     finished and tries again what failed; the exit status is 1 if a run failed.
     """
-    from pgolf.runtime.device import pick_device
-    from pgolf.runtime.progress import tell
-    from pgolf.study.runner import Session, Workplace, as_cluster_jobs, compare, is_in_the_queue
-    from pgolf.study.spec import load_study, study_names
+    from pgolf.study.spec import load_study, study_titles
 
     if name is None and (small or out or data or text or dry_run or options or jobs):
         raise PgolfError("name a study; `pgolf study` alone lists those that come with pgolf")
     if name is None:
-        known = {entry: load_study(entry).file.title for entry in study_names()}
+        known = study_titles()
         print_result(known, as_json, list(known.items()), title="studies")
         return
+    from pgolf.runtime.device import pick_device
+    from pgolf.runtime.progress import tell
+    from pgolf.study.runner import Session, Workplace, as_cluster_jobs, compare, is_in_the_queue
+
     if launcher not in ("local", "slurm"):
         raise PgolfError(f"--launcher {launcher}: unknown; use local or slurm")
     if options and launcher == "local":

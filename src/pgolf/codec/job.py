@@ -10,11 +10,12 @@ from typing import Any
 from pgolf.codec.container import Header, decode_file, encode_file, file_digest
 from pgolf.codec.payload import Payload, Progress, decode, elsewhere, encode, fixed_threads, machine
 from pgolf.codec.pieces import Pieces
-from pgolf.compress.weights import load_weights, scored_file
+from pgolf.compress.weights import load_weights
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import build_scorer
 from pgolf.evaluate.protocol import Scorer
 from pgolf.runtime.files import read_bytes, sha256_file
+from pgolf.runtime.run_files import scored_file
 from pgolf.runtime.writing import check_writable, write_bytes
 
 Result = dict[str, Any]

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import Order, round_on_grid, rounding_order
-from pgolf.compress.quantize import Quantized, quantize_matrix
+from pgolf.compress.quantize import quantize_matrix
+from pgolf.compress.stored import Quantized
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.sections import CompressSection
 

@@ -39,48 +39,49 @@ def code_bytes(memory: bool = False) -> int:
 
 def packed_code(memory: bool = False) -> bytes:
     """The scorer's modules, each after a line with its name, bare and LZMA-compressed (raw LZMA2 stream)."""
-    bare = b"".join(f"# {name}\n{_bare(source)}\n".encode() for name, source in _sources(memory))
+    bare = b"".join(f"# {name}\n{_bare(tree)}\n".encode() for name, tree in _modules(memory).items())
     return lzma.compress(bare, format=lzma.FORMAT_RAW, filters=FILTERS)
 
 
 def raw_code_bytes(memory: bool = False) -> int:
     """The same modules as they are."""
-    return sum(len(source.encode()) for _, source in _sources(memory))
+    return sum((FOLDER / name).stat().st_size for name in _modules(memory))
 
 
 def scorer_modules(memory: bool = False) -> list[str]:
-    """Files that scoring imports, in an order in which each finds what it needs.
+    """Files that scoring imports, in an order in which each finds what it needs."""
+    return list(_modules(memory))
+
+
+def _modules(memory: bool) -> dict[str, ast.Module]:
+    """The same with their syntax trees.
 
     What functions import is no part of it: they are called on a mistake, such as a path that the system
     refuses.
     """
-    found: dict[str, None] = {}
+    found: dict[str, ast.Module] = {}
 
     def add(name: str) -> None:
         path = f"{name.replace('.', '/')}.py"
         if path in found or not (FOLDER / path).is_file():
             return
-        for node in ast.parse((FOLDER / path).read_text("utf-8")).body:
+        tree = ast.parse((FOLDER / path).read_bytes())
+        for node in tree.body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pgolf."):
                 source = str(node.module).removeprefix("pgolf.")
                 for module in (source, *(f"{source}.{alias.name}" for alias in node.names)):
                     add(module)
-        found[path] = None
+        found[path] = tree
 
     for entry in (*_ENTRIES, *(_MEMORY_ENTRIES if memory else ())):
         add(entry)
-    return list(found)
+    return found
 
 
-def _sources(memory: bool) -> list[tuple[str, str]]:
-    return [(name, (FOLDER / name).read_text("utf-8")) for name in scorer_modules(memory)]
-
-
-def _bare(source: str) -> str:
+def _bare(tree: ast.Module) -> str:
     """The program without what has no effect: comments, layout, docstrings and annotations of fields'
     meaning.
     """
-    tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

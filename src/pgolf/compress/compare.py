@@ -24,7 +24,7 @@ from torch import Tensor
 from pgolf.compress.coders import CODERS, Array, ByteCoder, Coder, Kind
 from pgolf.compress.container import decode_artifact, encode_artifact, read_artifact
 from pgolf.compress.inspect import describe_tensors
-from pgolf.compress.quantize import Quantized, Stored
+from pgolf.compress.stored import Quantized, Stored
 from pgolf.recipe.recipe import Recipe
 
 Progress = Callable[[int, int], None]

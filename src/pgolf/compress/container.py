@@ -16,24 +16,27 @@ the file, the shapes and a limit before it allocates, every digest, and every va
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+import numpy as np
 import zstandard
-from torch import Tensor
 
 from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd, code_array
 from pgolf.compress.entropy import Model, Writer
-from pgolf.compress.quantize import Quantized, Stored, code_range, dequantize_state
+from pgolf.compress.stored import Quantized, Stored, as_tensors, code_range, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, recipe_from_tree
 from pgolf.runtime.files import read_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAGIC = b"PGOLF\x00\x00\x02"
 SECTIONS = ("codes", "floats")
@@ -48,8 +51,7 @@ _MAX_DIMENSIONS = 8
 # whose numbers cost bits, stays far below; a hostile one of a few hundred bytes could keep its reader busy
 # for minutes.
 _FREE_WORK, _WORK_PER_BYTE = 1 << 22, 1 << 10
-_DTYPES = {"f2": torch.float16, "f4": torch.float32}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_FLOATS = ("f2", "f4")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,8 @@ class Section:
 class Artifact:
     """What an artifact file holds."""
 
-    state: dict[str, Tensor]
-    """Float32 tensors."""
-    stored: dict[str, Stored]
-    """The same as stored: codes and step sizes, or small floats."""
+    arrays: dict[str, Any]
+    """Tensors by name: codes and step sizes (a ``Quantized`` of arrays), or an array of small floats."""
     recipe: Recipe
     tokenizer_digest: str
     origin: dict[str, Any]
@@ -82,6 +82,16 @@ class Artifact:
     """What ``memory.stored.write_start`` has made, empty where there is none."""
     tokenizer: bytes = b""
     """The SentencePiece model, zstd; empty where it is not in the file."""
+
+    @functools.cached_property
+    def stored(self) -> dict[str, Stored]:
+        """The same as tensors."""
+        return {name: as_tensors(value) for name, value in self.arrays.items()}
+
+    @functools.cached_property
+    def state(self) -> dict[str, Tensor]:
+        """Float32 tensors."""
+        return dequantize_state(self.stored)
 
 
 def encode_artifact(
@@ -195,19 +205,18 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
         if _digest(b"".join(array.tobytes() for array in decoded)) != raw_digest:
             raise PgolfError(f"{where}: section {name} decodes to something else than was encoded")
         arrays.append(decoded)
-    stored = _assemble(tensors, arrays, where)
+    held = _assemble(tensors, arrays, where)
     recipe = recipe_from_tree(tree, where)
     if recipe.digest() != digest:
         raise PgolfError(f"{where}: damaged (its recipe does not match the recipe's digest)")
     found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(names, sections, strict=True))
-    state, memory = dequantize_state(stored), parts.get(MEMORY, b"")
-    carried = parts.get(TOKENIZER, b"")
-    return Artifact(state, stored, recipe, tokenizer, origin, codec, start, found, memory, carried)
+    memory, carried = parts.get(MEMORY, b""), parts.get(TOKENIZER, b"")
+    return Artifact(held, recipe, tokenizer, origin, codec, start, found, memory, carried)
 
 
 def _describe(value: Stored) -> list[Any]:
-    if isinstance(value, Tensor):
-        return [list(value.shape), _NAMES[value.dtype]]
+    if not isinstance(value, Quantized):
+        return [list(value.shape), _float_kind(value).dtype]
     rank = 0 if value.correction is None else len(value.correction[0].codes)
     extras = value.columns is not None or rank
     kind = [value.bits, int(value.columns is not None), rank] if extras else value.bits
@@ -220,10 +229,10 @@ def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], lis
     floats: list[tuple[Kind, Array]] = []
 
     def keep(value: Tensor) -> None:
-        floats.append((Kind(tuple(value.shape), _NAMES[value.dtype]), value.contiguous().numpy()))
+        floats.append((_float_kind(value), np.asarray(value, order="C")))
 
     def add(value: Quantized) -> None:
-        codes.append((_code_kind(tuple(value.codes.shape), value.bits), value.codes.contiguous().numpy()))
+        codes.append((_code_kind(tuple(value.codes.shape), value.bits), np.asarray(value.codes, order="C")))
         keep(value.scale)
         if value.columns is not None:
             keep(value.columns)
@@ -237,6 +246,12 @@ def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], lis
         else:
             keep(value)
     return codes, floats
+
+
+def _float_kind(value: Tensor) -> Kind:
+    kind = np.asarray(value).dtype.str[1:]
+    assert kind in _FLOATS, kind
+    return Kind(tuple(value.shape), kind)
 
 
 def _code_kind(shape: tuple[int, ...], bits: int) -> Kind:
@@ -267,7 +282,7 @@ def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where
         # max(n, 1): an empty tensor must not carry dimensions that no array can have.
         if not sound or math.prod(max(n, 1) for n in shape) > MAX_ENTRIES:
             raise PgolfError(f"{where}: damaged header (shape of tensor {name!r})")
-        parts = (kind, 0, 0, 0) if isinstance(kind, str) and kind in _DTYPES else _quantized(kind, shape)
+        parts = (kind, 0, 0, 0) if isinstance(kind, str) and kind in _FLOATS else _quantized(kind, shape)
         if name in entries or parts is None:
             raise PgolfError(f"{where}: damaged header (tensor {name!r})")
         entry = entries[name] = _Entry(name, shape, *parts)
@@ -306,32 +321,30 @@ def _kinds(tensors: Sequence[_Entry]) -> tuple[list[Kind], list[Kind]]:
     return codes, floats
 
 
-def _assemble(tensors: Sequence[_Entry], arrays: Sequence[Sequence[Array]], where: str) -> dict[str, Stored]:
+def _assemble(tensors: Sequence[_Entry], arrays: Sequence[Sequence[Any]], where: str) -> dict[str, Any]:
     codes, floats = (iter(section) for section in arrays)
 
     def matrix(name: str, bits: int, columns: int) -> Quantized:
         found, (low, high) = next(codes), code_range(bits)
         if found.size and not low <= int(found.min()) <= int(found.max()) <= high:
             raise PgolfError(f"{where}: tensor {name} holds a code outside its {bits} bits")
-        scale = torch.from_numpy(next(floats))
-        factors = torch.from_numpy(next(floats)) if columns else None
+        scale, factors = next(floats), next(floats) if columns else None
         for steps in (scale, factors):
-            if steps is not None and not bool((steps.isfinite() & (steps >= 0)).all()):
+            if steps is not None and not (np.isfinite(steps) & (steps >= 0)).all():
                 raise PgolfError(f"{where}: tensor {name} holds a step size that is negative or not finite")
-        return Quantized(torch.from_numpy(found), scale, bits, factors)
+        return Quantized(found, scale, bits, factors)
 
-    stored: dict[str, Stored] = {}
+    held: dict[str, Any] = {}
     for name, _, _, bits, columns, rank in tensors:
         if bits:
             whole = matrix(name, bits, columns)
             correction = (matrix(name, 8, 0), matrix(name, 8, 0)) if rank else None
-            stored[name] = whole._replace(correction=correction)
+            held[name] = whole._replace(correction=correction)
             continue
-        kept = torch.from_numpy(next(floats))
-        if not bool(kept.isfinite().all()):
+        held[name] = next(floats)
+        if not np.isfinite(held[name]).all():
             raise PgolfError(f"{where}: tensor {name} holds a value that is not finite")
-        stored[name] = kept
-    return stored
+    return held
 
 
 def _read_header(content: bytes, where: str) -> tuple[dict[str, Any], int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pgolf.compress.budget import is_budgeted, nearest_codes, shift_steps, width_of
-from pgolf.compress.quantize import Quantized, Stored, dequantize
+from pgolf.compress.stored import Quantized, Stored, dequantize
 from pgolf.recipe.sections import CompressSection
 
 # What a grid depends on. The cap is missing: a grid can be just right for another one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from pgolf.compress.container import MAGIC, MEMORY, TOKENIZER, Section, read_artifact
-from pgolf.compress.quantize import Quantized, Stored, code_range
+from pgolf.compress.stored import code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import ROUTES
 from pgolf.runtime.files import reading
@@ -46,7 +46,7 @@ class TensorInfo:
     @property
     def entries(self) -> int:
         """Numbers of the tensor."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
     @property
     def entropy_per_weight(self) -> float | None:
@@ -176,7 +176,6 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
     _refuse_weights(path)
     artifact, stored_tokens, stored_ngrams = read_artifact(path), None, 0
     if artifact.memory:
-        # Compiles functions, which takes seconds where that was never done.
         from pgolf.memory.stored import read_section
 
         size = artifact.recipe.model.vocab_size
@@ -193,19 +192,19 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         recipe_digest=artifact.recipe.digest(),
         tokenizer_digest=artifact.tokenizer_digest,
         origin=artifact.origin,
-        tensors=tuple(describe_tensors(artifact.stored)),
+        tensors=tuple(describe_tensors(artifact.arrays)),
         stored_tokens=stored_tokens,
         stored_ngrams=stored_ngrams,
     )
 
 
-def describe_tensors(stored: Mapping[str, Stored]) -> Iterator[TensorInfo]:
-    """A row per tensor; the two matrices of a correction follow theirs."""
+def describe_tensors(stored: Mapping[str, Any]) -> Iterator[TensorInfo]:
+    """A row per tensor, of torch or of arrays; the two matrices of a correction follow theirs."""
     for name, value in stored.items():
         group = group_or_other(name)
-        if isinstance(value, Tensor):
-            dtype, bits = str(value.dtype).removeprefix("torch."), 8 * value.element_size()
-            yield TensorInfo(name, group, tuple(value.shape), dtype, bits, value.nbytes)
+        if not hasattr(value, "codes"):
+            kept = np.asarray(value)
+            yield TensorInfo(name, group, kept.shape, str(kept.dtype), 8 * kept.itemsize, kept.nbytes)
             continue
         yield _describe_matrix(name, group, value, correction=False)
         if value.correction is not None:
@@ -219,23 +218,23 @@ def group_or_other(name: str) -> str:
     return claims[0] if len(claims) == 1 else "other"
 
 
-def _describe_matrix(name: str, group: str, value: Quantized, correction: bool) -> TensorInfo:
-    low, high = code_range(value.bits)
-    counts = torch.bincount(value.codes.flatten().long() - low, minlength=high - low + 1)
-    used = counts.nonzero().flatten()
-    seen = counts[used].double()
+def _describe_matrix(name: str, group: str, value: Any, correction: bool) -> TensorInfo:
+    (low, high), codes = code_range(value.bits), np.asarray(value.codes)
+    counts = np.bincount(codes.ravel().astype(np.int64) - low, minlength=high - low + 1)
+    used = np.flatnonzero(counts)
+    seen = counts[used].astype(np.float64)
     return TensorInfo(
         name=name,
         group=group,
-        shape=tuple(value.codes.shape),
+        shape=codes.shape,
         dtype="codes",
         bits=value.bits,
-        float_bytes=sum(2 * steps.numel() for steps in (value.scale, value.columns) if steps is not None),
+        float_bytes=sum(2 * len(steps) for steps in (value.scale, value.columns) if steps is not None),
         counts=tuple(counts.tolist()),
         code_min=low + int(used[0]) if len(used) else None,
         code_max=low + int(used[-1]) if len(used) else None,
         # What its codes cost at least if each is coded alone, by one table made for them.
-        entropy_bits=float((seen * (seen.sum() / seen).log2()).sum()),
+        entropy_bits=float((seen * np.log2(seen.sum() / seen)).sum()),
         correction=correction,
     )
 

@@ -16,9 +16,9 @@ from pgolf.compress.calibrate import Calibration
 from pgolf.compress.code_size import code_bytes, raw_code_bytes
 from pgolf.compress.container import decode_artifact, encode_artifact
 from pgolf.compress.grid import Grid, grid_of
-from pgolf.compress.quantize import Quantized, Stored, code_range
 from pgolf.compress.report import PackReport, describe
 from pgolf.compress.scheme import check_range, quantize_state, stored_bits
+from pgolf.compress.stored import Quantized, Stored, code_range
 from pgolf.errors import PgolfError
 from pgolf.model.load import parameter_shapes
 from pgolf.optim.routing import quantizer_group
@@ -298,14 +298,13 @@ def predicted_bytes(recipe: Recipe) -> int:
 
     Rows of trained weights are close to normal, so a code costs about log2(rms * sqrt(2 pi e) / step) bits,
     and the codec 2 % more. An absmax step follows from the expected largest of a row's entries; where a scale
-    floor sets the step, rms is taken as 0.14, which the published artifacts of #644 and #1232 imply. The
-    "budget" scheme uses the whole cap, unless even 8-bit codes stay below it.
+    floor sets the step, rms is taken as 0.14, which the published artifacts of #644 and #1232 imply. Of the
+    "budget" scheme, which uses the whole cap otherwise, it is what 8-bit codes take.
     """
     shapes = parameter_shapes(recipe.model)
     if recipe.compress.scheme == "budget":
         largest = sum(_WIDEST * shape.numel() / 8 for shape in shapes.values()) + _HEADER_ESTIMATE
-        room = recipe.compress.cap - code_bytes(recipe.memory.enabled)
-        return int(min(largest + stored_bytes(recipe), room))
+        return int(largest) + stored_bytes(recipe)
     bits = 8.0 * _HEADER_ESTIMATE
     for name, shape in shapes.items():
         width = stored_bits(name, shape, recipe.compress)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from pgolf.model.slots import QuantizerGroup
+from pgolf.compress.stored import Quantized, code_range
+from pgolf.model.section import QuantizerGroup
 from pgolf.recipe.sections import CompressSection
 
 # Candidate ranges, as quantiles of a row's magnitudes.
@@ -17,53 +15,6 @@ _TENSOR_PERCENTILES = (
     *(0.9997, 0.9999, 0.99993, 0.99995, 0.99997, 0.99999, 1.0),
 )
 _ROW_PERCENTILES = (0.95, 0.975, 0.99, 0.995, 1.0)
-
-
-class Quantized(NamedTuple):
-    """A matrix as codes (rows, columns) int8 times a step per row and, where there is one, a column's factor.
-
-    A ``correction`` of rank k adds the product of two small quantized matrices (k, rows) and (k, columns).
-    """
-
-    codes: Tensor
-    scale: Tensor
-    """Step sizes (rows,) float16."""
-    bits: int
-    """Width of the codes, 2 to 8; it bounds them and does not say how many bits they cost."""
-    columns: Tensor | None = None
-    """Factors (columns,) float16."""
-    correction: tuple[Quantized, Quantized] | None = None
-
-    def dequantize(self) -> Tensor:
-        """The matrix (rows, columns) float32, the same to the last bit on every machine."""
-        weight = self.codes.float() * self.scale.float()[:, None]
-        if self.columns is not None:
-            weight = weight * self.columns.float()[None, :]
-        if self.correction is not None:
-            left, right = (part.dequantize() for part in self.correction)
-            # One product after the other: a matrix product would round differently from machine to machine.
-            for column, row in zip(left, right, strict=True):
-                weight = weight + column[:, None] * row[None, :]
-        return weight
-
-
-Stored = Quantized | Tensor
-"""A tensor as an artifact holds it: codes, or a float16 or float32 tensor."""
-
-
-def dequantize(stored: Stored) -> Tensor:
-    """The float32 tensor that a stored one stands for."""
-    return stored.dequantize() if isinstance(stored, Quantized) else stored.float()
-
-
-def dequantize_state(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
-    """The float32 tensors that stored ones stand for."""
-    return {name: dequantize(value) for name, value in stored.items()}
-
-
-def code_range(bits: int) -> tuple[int, int]:
-    """Smallest and largest code: [-2^(b-1), 2^(b-1) - 1], but [-127, 127] for 8 bits."""
-    return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
 def quantize_matrix(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgolf.compress.calibrate import Calibration
 from pgolf.compress.container import coded_sizes
-from pgolf.compress.quantize import Quantized, Stored, dequantize
+from pgolf.compress.stored import Quantized, Stored, dequantize
 from pgolf.model.gpt import GPT
 from pgolf.model.load import model_from
 from pgolf.optim.routing import quantizer_group

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import round_on_grid, rounding_order
-from pgolf.compress.quantize import Stored, code_range, prune_smallest, quantize_matrix
+from pgolf.compress.quantize import prune_smallest, quantize_matrix
+from pgolf.compress.stored import Stored, code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.sections import CompressSection

@@ -30,7 +30,7 @@ from pgolf.optim.averaging import Averager
 from pgolf.recipe.recipe import Recipe, recipe_from_tree
 from pgolf.recipe.sections import CompressSection
 from pgolf.runtime.paths import utf8_name
-from pgolf.runtime.run_files import ARTIFACT, MODEL, RECIPE, recorded_data
+from pgolf.runtime.run_files import recorded_data, weights_file
 from pgolf.runtime.writing import atomic_write
 
 if TYPE_CHECKING:
@@ -272,36 +272,6 @@ def take_grid(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> Grid |
         name.removeprefix(_GRID): tensors.pop(name) for name in list(tensors) if name.startswith(_GRID)
     }
     return grid_from(entries, metadata["grid"]) if "grid" in metadata else None
-
-
-def weights_file(path: Path) -> Path:
-    """The file that ``load_weights`` opens: a run folder's weights, or the file itself.
-
-    Raises:
-        PgolfError: there is none; the message says what was found.
-    """
-    if path.is_dir():
-        file = path / MODEL
-        if file.is_file():
-            return file
-        if (path / RECIPE).is_file():
-            raise PgolfError(
-                f"{path}: training has not finished; continue it with `pgolf train --resume --out {path}`"
-            )
-        raise PgolfError(f"{path}: holds no run (no {MODEL})")
-    if not path.is_file():
-        raise PgolfError(f"{path}: no such file or run folder")
-    return path
-
-
-def scored_file(path: Path) -> Path:
-    """What a path stands for where a model is used: of a run folder its artifact, before packing its weights.
-
-    Raises:
-        PgolfError: there is none; the message says what was found.
-    """
-    artifact = path / ARTIFACT
-    return artifact if artifact.is_file() else weights_file(path)
 
 
 def load_weights(path: Path) -> Weights:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from pgolf.codec.pieces import Pieces
-from pgolf.compress.weights import load_weights, scored_file
+from pgolf.compress.weights import load_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
 from pgolf.generate.sampling import MemoryReader, Reader, Sampling, drawn_seed
 from pgolf.model.gpt import parameter_count
+from pgolf.runtime.run_files import scored_file
 from pgolf.runtime.wording import in_python
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +17,10 @@ from pgolf.memory.counts import begin_journal, end_journal, new_counts, undo
 from pgolf.memory.linear import code_linear, new_linear, row_linear
 from pgolf.memory.ngrams import LONGEST as LONGEST_NGRAM
 from pgolf.memory.ngrams import code_ngrams, load_ngrams, ngram_coder
+from pgolf.memory.start import Ngrams, Start, Tokens
 from pgolf.memory.tree import tree_of
 from pgolf.recipe.sections import MemorySection
 
-Tokens = NDArray[np.uint16]
-Ngrams = NDArray[np.uint32]
 Probabilities = NDArray[np.float32]
 
 # Contexts of each expert beside those of the orders; ``contexts`` hashes them in this order.
@@ -32,30 +30,6 @@ _CONTEXTS_PER_TOKEN, _SUCCESSORS_PER_TOKEN = 0.45, 0.4
 _LEAST = 1 << 14
 # For ``code_tokens``, where nothing is written or read.
 _NO_CODE = np.zeros(0, np.uint64), np.zeros(0, np.uint8)
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a memory knows before the stream begins; an artifact carries it."""
-
-    leaves: Tokens
-    """(V,) uint16: tokens in the alphabetical order of their pieces."""
-    levels: NDArray[np.uint8]
-    """(V,): how frequent each token is; a level more is a factor of 2."""
-    starts: NDArray[np.bool_]
-    """(V,): whether a token begins a word."""
-    bos: int = 1
-    """The token that begins a document."""
-    trust: tuple[float, float] = (0.8, 0.3)
-    """Weights of the memory and of the model at first, on their log odds."""
-    stored: Tokens = field(default_factory=lambda: np.zeros(0, np.uint16))
-    """Training text that is read before the stream."""
-    ngrams: Ngrams = field(default_factory=lambda: np.zeros((0, 3), np.uint32))
-    """(V + n, 3), or empty: counts of n-grams that are known before the text; see ``ngrams``."""
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.leaves)
 
 
 class Memory:

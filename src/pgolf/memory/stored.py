@@ -25,15 +25,7 @@ import zstandard
 
 from pgolf.data.operators import OPERATORS
 from pgolf.errors import PgolfError
-from pgolf.memory.memory import (
-    Ngrams,
-    Start,
-    Tokens,
-    decode_ngrams,
-    decode_tokens,
-    encode_ngrams,
-    encode_tokens,
-)
+from pgolf.memory.start import Ngrams, Start, Tokens
 from pgolf.recipe.sections import MemorySection
 
 _NUMBERS = struct.Struct("<IIIIff")
@@ -60,6 +52,8 @@ def start_of(
 
 def write_start(section: MemorySection, start: Start, coded: bytes | None = None) -> bytes:
     """The section's bytes; ``coded`` is the stored text as ``encode_tokens`` codes it, if that is known."""
+    from pgolf.memory.memory import encode_ngrams, encode_tokens
+
     check, ngrams = _check(start.stored, "<u2"), b""
     numbers = _NUMBERS.pack(start.vocab_size, start.bos, len(start.stored), check, *start.trust)
     marks = start.levels | np.where(start.starts, _BEGINS, 0).astype(np.uint8)
@@ -131,6 +125,8 @@ def read_start(section: MemorySection, content: bytes, vocab_size: int, where: s
     Raises:
         PgolfError: see ``read_section``; or the text is not what was written.
     """
+    from pgolf.memory.memory import decode_ngrams, decode_tokens  # Who takes it apart needs no compiler.
+
     found = read_section(content, vocab_size, where)
     start = found.start
     if found.ngrams[0]:

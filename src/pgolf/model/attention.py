@@ -10,7 +10,8 @@ from pgolf.model.attend import DocumentMask, causal_attention
 from pgolf.model.cache import LayerCache
 from pgolf.model.fast import norm_and_rotate
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.model.section import ModelSection, build_parts
+from pgolf.model.parts import build_parts
+from pgolf.model.section import ModelSection
 from pgolf.model.slots import AttentionPart
 
 

@@ -41,8 +41,9 @@ from pgolf.model.init import initialise
 from pgolf.model.layer import Core, Layer
 from pgolf.model.linear import FakeQuant
 from pgolf.model.loss import capped, target_losses
+from pgolf.model.parts import build_parts
 from pgolf.model.rope import rotary_tables
-from pgolf.model.section import ModelSection, build_parts
+from pgolf.model.section import ModelSection
 from pgolf.model.shape import schedule
 from pgolf.model.slots import (
     CapPart,

@@ -70,6 +70,10 @@ class Shape(Section):
 
     loop: LoopSection = LoopSection()
 
+    def problems(self) -> list[str]:
+        """What is wrong with the features' keys though each is well-typed, a phrase each."""
+        return []
+
     @property
     def head_width(self) -> int:
         """Width of one head."""

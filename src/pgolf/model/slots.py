@@ -8,40 +8,26 @@
                        in each layer's attention:  ValueSource (adds to the values)
                                                    AttentionPart (values, then the heads' outputs)
 
-A feature is one file in ``features/``: a class with its keys of the recipe, and a class derived from one
-below, which has the module, its groups, its checks, its cost, and settings that turn it on in the tests.
-``section.py`` lists them.
+A feature is one file in ``features/``: a class derived from one below, which has the module, its cost, and
+settings that turn it on in the tests. ``parts.py`` lists them. Keys, checks and the groups of parameters, for
+which nobody needs torch, are in ``section.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pgolf.model.cache import KvCache
 from pgolf.model.linear import FakeQuant
+from pgolf.model.section import ModelSection
 from pgolf.model.shape import Visit
 
-OptimizerGroup = Literal["matrix", "embedding", "scalar", "bigram_table", "bigram_scale"]
-QuantizerGroup = Literal["attention", "mlp", "embedding", "bigram", "other", "control"]
 # Smaller matrices keep the framework's initial values: orthogonal ones would be too special.
 _ORTHOGONAL_FROM = 64
-
-
-class Row(NamedTuple):
-    """The groups of some parameters."""
-
-    pattern: str
-    """Regular expression for their whole names."""
-    optimizer: OptimizerGroup
-    quantizer: QuantizerGroup
-    exact: bool = False
-    """Kept as float32 where ``compress.control_dtype`` says so, whatever the quantizer group."""
-    half: bool = False
-    """Matrices are held as bfloat16 on CUDA, as tables are."""
 
 
 class Reading:
@@ -83,29 +69,19 @@ class Part(nn.Module):
 
     name: ClassVar[str]
     """Attribute of the model, or of each attention, that it becomes; so its parameters' names begin."""
-    rows: ClassVar[tuple[Row, ...]] = ()
-    """Groups of its parameters."""
     examples: ClassVar[tuple[tuple[str, ...], ...]]
     """For the tests: a case's name, and the settings that turn it on in a model of three layers of width 32.
     """
-    largest: ClassVar[tuple[tuple[str, int], ...]] = ()
-    """Whole numbers beyond which a key makes no sense, by the key's name in the model's section."""
 
-    # Every feature reads keys of its own, so the types of what follows are up to it.
-    def __init__(self, model: Any, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         super().__init__()
 
     @staticmethod
-    def wanted(model: Any, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         """Whether the model's section asks for it; of attention: in this core."""
         raise NotImplementedError
 
-    @staticmethod
-    def problems(model: Any) -> list[str]:
-        """What is wrong with its keys though each is well-typed, a phrase each."""
-        return []
-
-    def initialise(self, model: Any) -> None:
+    def initialise(self, model: ModelSection) -> None:
         """Set initial weights that are neither the constructor's constants nor the framework's default."""
 
     def flops(self) -> int:

@@ -1,6 +1,6 @@
 """One table that gives every parameter its optimizer group and its quantizer group.
 
-The rows of the core are here, those of a feature in its file. A parameter that no row or more than one row
+The rows of the core are here, those of a feature with its keys. A parameter that no row or more than one row
 claims is an error when the optimizers are built, and again when the model is packed.
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import nn
-
-from pgolf.model.section import FEATURES
-from pgolf.model.slots import QuantizerGroup, Row
+from pgolf.model.section import FEATURE_ROWS, QuantizerGroup, Row
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import AdamDecay
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROUTES: tuple[Row, ...] = (
     Row(r"token_embedding\.weight", "embedding", "embedding"),
@@ -24,7 +24,7 @@ ROUTES: tuple[Row, ...] = (
     Row(r"cores\.\d+\.attention\.query_gain", "scalar", "control"),
     Row(r"cores\.\d+\.mlp\.(up|down)\.weight", "matrix", "mlp"),
     Row(r"cores\.\d+\.mlp\.(scale|bias)", "scalar", "control"),
-    *(row for feature in FEATURES for row in feature.rows),
+    *FEATURE_ROWS,
 )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from pgolf.model.section import FEATURES, ModelSection
+from pgolf.model.section import ModelSection
 from pgolf.recipe.sections import Sections, TrainSection, TttSection
 
 # Far beyond what pgolf is for, and near enough that whatever these keys build or count ends soon.
 _LARGEST = {
     "model.layers": 1 << 8,
     **dict.fromkeys(("model.width", "model.mlp_hidden"), 1 << 20),
-    **{f"model.{key}": most for feature in FEATURES for key, most in feature.largest},
+    **dict.fromkeys(("model.bigram.width", "model.value_embedding.width"), 1 << 20),
+    **dict.fromkeys(("model.refiner_latent", "model.refiner_hidden"), 1 << 20),
+    "model.bigram.buckets": 1 << 28,
+    "model.dense.window": 1 << 8,
+    "model.loop.passes": 1 << 6,
     "train.steps": 1 << 40,
     "train.warmup_steps": 1 << 16,
     "train.batch_tokens": 1 << 30,
@@ -66,7 +70,7 @@ def _model_contradictions(model: ModelSection) -> list[str]:
         problems.append("model.rope_dims must exceed 2 where model.rope_train_length rescales the base")
     if model.unique_layers > model.layers:
         problems.append(f"model.unique_layers {model.unique_layers} exceeds model.layers {model.layers}")
-    return problems + [problem for feature in FEATURES for problem in feature.problems(model)]
+    return problems + model.problems()
 
 
 def _run_contradictions(recipe: Sections) -> list[str]:

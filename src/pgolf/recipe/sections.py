@@ -1,6 +1,6 @@
 """The sections of a recipe: every key with its type, range, default and unit.
 
-The model's is in ``model/section.py``: its keys stand beside the parts that read them.
+The model's is in ``model/section.py``.
 """
 
 from __future__ import annotations

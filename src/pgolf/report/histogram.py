@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pgolf.compress.inspect import ArtifactInfo, TensorInfo
-from pgolf.compress.quantize import code_range
+from pgolf.compress.stored import code_range
 from pgolf.report.draw import COLORS, STYLE, new_figure, png
 from pgolf.runtime.terminal import can_spell, plain
 

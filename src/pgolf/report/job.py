@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
-from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.errors import PgolfError
-from pgolf.evaluate.build import uses_memory, without_memory
 from pgolf.evaluate.evaluations import EVALUATIONS, OF_MODE, usual_mode
-from pgolf.generate.model import Model, sample_texts
 from pgolf.report.content import Passage, Passages, Report, Section
 from pgolf.report.draw import draw_curve
 from pgolf.report.html import html_page
 from pgolf.report.markdown import markdown_page
-from pgolf.report.memory_tables import order_table
 from pgolf.report.run_report import run_report
-from pgolf.report.text_analysis import TargetCosts, pieces_of, score_targets, text_section, visible
 from pgolf.runs.kept import own_tokenizer
 from pgolf.runs.records import RunRecord, read_run
 from pgolf.runtime.progress import counting, tell, working
 from pgolf.runtime.run_files import ARTIFACT, AUDIT, METRICS, MODEL, RESULT, recorded_data
 from pgolf.runtime.writing import check_writable, write_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from pgolf.compress.weights import Weights
+    from pgolf.report.text_analysis import TargetCosts
 
 FORMATS = {"html": html_page, "md": markdown_page}
 TARGETS = 32_768
@@ -69,6 +68,7 @@ def write_audited_report(folder: Path, dataset: Dataset, device: torch.device) -
     """
     from pgolf.audit.audit import audit_job
     from pgolf.audit.runs import Settings
+    from pgolf.compress.weights import load_weights
 
     run, page, more = read_run(folder), folder / "report.html", list[Section]()
     made = [EVALUATIONS[name] for name in EVALUATIONS if name in run.evaluations]
@@ -102,10 +102,13 @@ def page_of(source: Path, out: Path | None, form: str | None) -> tuple[Path, str
     return out, form or ("md" if out.suffix == ".md" else "html")
 
 
-def report_job(source: Path, out: Path, form: str, wanted: Wanted, device: torch.device) -> dict[str, Any]:
+def report_job(
+    source: Path, out: Path, form: str, wanted: Wanted, device: torch.device | None = None
+) -> dict[str, Any]:
     """Write the report of the run in ``source`` as "html" or "md"; what was made, as JSON values.
 
-    PgolfError where there is no run, or its data is not found or not its own.
+    Without scores no ``device`` is needed. PgolfError where there is no run, or its data is not found or not
+    its own.
     """
     if wanted.mode not in (None, *OF_MODE):
         raise PgolfError(f"--mode {wanted.mode}: unknown; use {', '.join(OF_MODE)}")
@@ -122,15 +125,17 @@ def write_page(of: str, make: Callable[[], Report], out: Path, form: str) -> dic
     return {"report": str(out), "of": of, "format": form, "bytes": len(content)}
 
 
-def _run(folder: Path, wanted: Wanted, device: torch.device) -> Report:
+def _run(folder: Path, wanted: Wanted, device: torch.device | None) -> Report:
     run = read_run(folder)
     # The artifact, or before packing the averaged weights; a run in training has nothing to score.
     files = [folder / name for name in (ARTIFACT, MODEL) if wanted.score and (folder / name).is_file()]
-    weights = load_weights(files[0]) if files else None
-    dataset = _dataset_of(run, wanted, needed=weights is not None)
-    if weights is None or dataset is None:
+    dataset = _dataset_of(run, wanted, needed=bool(files))
+    if not files or dataset is None:
         return run_report(run, dataset)
-    return run_report(run, dataset, _scored(run, weights, dataset, wanted, device))
+    from pgolf.compress.weights import load_weights
+
+    assert device is not None
+    return run_report(run, dataset, _scored(run, load_weights(files[0]), dataset, wanted, device))
 
 
 def _dataset_of(run: RunRecord, wanted: Wanted, needed: bool) -> Dataset | None:
@@ -151,6 +156,11 @@ def _scored(
     run: RunRecord, weights: Weights, dataset: Dataset, wanted: Wanted, device: torch.device
 ) -> list[Section]:
     """What the text costs, and what the model writes."""
+    from pgolf.evaluate.build import uses_memory, without_memory
+    from pgolf.generate.model import Model, sample_texts
+    from pgolf.report.memory_tables import order_table
+    from pgolf.report.text_analysis import pieces_of, score_targets, text_section, visible
+
     packed, mode = weights.kind == "artifact", wanted.mode or usual_mode(weights.recipe)
     with_memory = uses_memory(weights.recipe, mode)
 

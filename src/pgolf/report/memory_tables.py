@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from pgolf.data.shards import Tokens
 from pgolf.evaluate.ledger import Entry
 from pgolf.report.content import Table, Value
-from pgolf.report.text_analysis import TargetCosts
+
+if TYPE_CHECKING:
+    from pgolf.report.text_analysis import TargetCosts
 
 _PARTS = 10
 _COLUMNS = ("targets", "bytes", "without", "with memory", "bits won", "share of bits won")

@@ -1,36 +1,31 @@
-"""What a recipe will cost, before anything is trained."""
+"""What a recipe will cost, before anything is trained.
+
+Of the shipped recipes ``estimates.json`` says it, so that nobody waits for torch to read about them; a test
+keeps it true, and ``python -m tests.unit.test_estimate`` writes it.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import math
+import json
 from dataclasses import asdict, dataclass
+from importlib import resources
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from pgolf.compress.code_size import code_bytes
-from pgolf.compress.container import MAX_ENTRIES
-from pgolf.compress.pack import predicted_bytes
-from pgolf.errors import PgolfError
-from pgolf.model.gpt import GPT
-from pgolf.model.load import parameter_shapes
-from pgolf.model.loss import loss_form, target_losses
-from pgolf.model.shape import schedule
-from pgolf.optim.routing import quantizer_group, row_of
 from pgolf.recipe.recipe import Recipe
-from pgolf.runtime.processes import machine_memory
-from pgolf.train.flops import forward_flops, training_flops
+from pgolf.runtime.processes import gib
+
+TABLE = "estimates.json"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs of a recipe; see ``estimate`` for what is counted."""
+    """Costs of a recipe; ``costs`` in ``costs.py`` says what is counted."""
 
     parameters: int
     parameters_by_group: dict[str, int]
     artifact_bytes: int
+    """Of the "budget" scheme at most what the cap leaves beside the code."""
     code_bytes: int
     cap: int
     forward_flops_per_token: int
@@ -48,8 +43,8 @@ class Estimate:
         """The fields as labelled lines."""
         groups = ", ".join(f"{name} {count:,}" for name, count in self.parameters_by_group.items())
         forward, training = self.forward_flops_per_token, self.training_flops_per_token
-        on_cpu, on_cuda = _gib(self.training_memory_cpu), _gib(self.training_memory_cuda)
-        counts = [("memory for counts", f"at most {_gib(self.counts_memory)}")] if self.counts_memory else []
+        on_cpu, on_cuda = gib(self.training_memory_cpu), gib(self.training_memory_cuda)
+        counts = [("memory for counts", f"at most {gib(self.counts_memory)}")] if self.counts_memory else []
         return [
             ("parameters", f"{self.parameters:,} ({groups})"),
             ("artifact", f"about {self.artifact_bytes:,} bytes"),
@@ -61,123 +56,19 @@ class Estimate:
 
 
 def estimate(recipe: Recipe) -> Estimate:
-    """Count parameters and predict bytes, floating-point operations and memory.
+    """Parameters, bytes, floating-point operations and memory of a recipe."""
+    known = json.loads((resources.files("pgolf.runs") / TABLE).read_text("utf-8"))
+    found = known.get(table_key(recipe))
+    if found is None:
+        from pgolf.runs.costs import costs
 
-    FLOPs: see ``forward_flops`` and ``training_flops``.
-
-    Memory (bytes): weights, gradients, optimizer state, averages, what autograd keeps of one micro-batch, and
-    the temporary tensors of the backward pass; not what Python and torch take themselves (about 0.3 GB).
-    Measured peaks on the CPU were 0.86 to 1.15 times it. For CUDA: eager bf16 autocast on one device;
-    compiled code needs less. Unmeasured there.
-    """
-    shapes = parameter_shapes(recipe.model)
-    by_group: dict[str, int] = {}
-    for name, shape in shapes.items():
-        group = quantizer_group(name)
-        by_group[group] = by_group.get(group, 0) + shape.numel()
-    forward = forward_flops(recipe)
-    return Estimate(
-        parameters=sum(by_group.values()),
-        parameters_by_group=by_group,
-        artifact_bytes=predicted_bytes(recipe),
-        code_bytes=code_bytes(recipe.memory.enabled),
-        cap=recipe.compress.cap,
-        forward_flops_per_token=forward,
-        training_flops_per_token=training_flops(recipe),
-        training_memory_cpu=_memory(recipe, shapes, cuda=False),
-        training_memory_cuda=_memory(recipe, shapes, cuda=True),
-        counts_memory=_counts(recipe),
-    )
+        found = costs(recipe)
+    code, cap = code_bytes(recipe.memory.enabled), recipe.compress.cap
+    if recipe.compress.scheme == "budget":
+        found["artifact_bytes"] = min(found["artifact_bytes"], cap - code)
+    return Estimate(parameters=sum(found["parameters_by_group"].values()), code_bytes=code, cap=cap, **found)
 
 
-def _counts(recipe: Recipe) -> int:
-    if not recipe.memory.enabled:
-        return 0
-    from pgolf.memory.memory import memory_bytes  # Compiles functions.
-
-    return memory_bytes(recipe.memory, recipe.model.vocab_size, 1 << 26)
-
-
-def check_size(recipe: Recipe) -> None:
-    """PgolfError where a recipe has more parameters than an artifact can hold: before any work with it."""
-    count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
-    if count > MAX_ENTRIES:
-        raise PgolfError(
-            f"recipe {recipe.name}: its model has {count:,} parameters, and an artifact holds at most "
-            f"{MAX_ENTRIES:,}; lower model.width, model.mlp_hidden, model.layers or model.bigram.buckets"
-        )
-
-
-def check_memory(recipe: Recipe, device: torch.device) -> None:
-    """PgolfError where training needs more memory than the device has.
-
-    Counted is what is needed in any case: weights, gradients and momentum, a micro-batch, and of it what
-    enters each layer. On the CPU twice the machine's memory is allowed, for there may be some on a disk.
-    """
-    on_cuda = device.type == "cuda"
-    count = sum(shape.numel() for shape in parameter_shapes(recipe.model).values())
-    tokens = recipe.train.batch_tokens // recipe.train.micro_batches
-    depth = len(schedule(recipe.model))
-    needed = 12 * count + tokens * (16 + (2 if on_cuda else 4) * recipe.model.width * depth)
-    there = torch.cuda.get_device_properties(device).total_memory if on_cuda else machine_memory()
-    if needed > (there if on_cuda else 2 * there):
-        raise PgolfError(
-            f"recipe {recipe.name}: training takes more than {_gib(needed)}, and {device} has {_gib(there)}; "
-            "raise train.micro_batches, lower train.batch_tokens, or make the model smaller"
-        )
-
-
-def _memory(recipe: Recipe, shapes: dict[str, torch.Size], cuda: bool) -> int:
-    average = recipe.average.kind
-    state = 0
-    for name, shape in shapes.items():
-        # Weight, gradient, momentum or two moments.
-        copies = 3 if row_of(name).optimizer == "matrix" else 4
-        copies += {"none": 0, "ema": 1, "swa": 1, "swa_of_ema": 2}[average]
-        # The exact weights beside the rounded ones.
-        copies += recipe.qat.enabled and recipe.qat.grid == "export"
-        state += 4 * copies * shape.numel()
-    tokens, vocabulary = recipe.train.batch_tokens // recipe.train.micro_batches, recipe.model.vocab_size
-    # In the backward pass: gradients of the MLP's hidden states, and of the logits' three forms; on CUDA the
-    # output layer's products and their gradient instead, and next to nothing where logits come in chunks.
-    plain = loss_form(tokens, vocabulary, torch.device("cpu")) == "plain"
-    logits = 2 * 2 * vocabulary if cuda else 4 * 3 * vocabulary * plain
-    temporary = logits + (2 if cuda else 4) * 4 * recipe.model.mlp_hidden
-    return state + tokens * temporary + activation_bytes(recipe, mixed=cuda)
-
-
-def activation_bytes(recipe: Recipe, mixed: bool) -> int:
-    """Bytes that autograd keeps of one micro-batch for the backward pass, without weights; ``mixed``: in
-    bf16.
-
-    The forward pass runs on fake tensors, which have shapes and no contents, so nothing is allocated and
-    every option of the model is counted as it is. Fake quantization inside it (the int6 grid), if enabled, is
-    active.
-    """
-    # Takes a second to import, and few commands need it.
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    length = recipe.train.sequence_length  # The longest: what attention keeps does not shrink with it.
-    sequences = recipe.train.batch_tokens // recipe.train.micro_batches // length
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    precision = torch.autocast("cpu", dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
-    with FakeTensorMode(), precision:
-        network = GPT(recipe.model).train()
-        network.fake_quant.active = recipe.qat.enabled and recipe.qat.grid == "int6"
-        network.fake_quant.soft_round = recipe.qat.soft_round
-        weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-        tokens = torch.zeros(sequences, length, dtype=torch.int64)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            hidden, embedding = network.hidden(tokens), network.token_embedding.weight
-            # In one chunk: what is kept is the same, and there is no end to the chunks of a huge batch.
-            target_losses(hidden, embedding, tokens, network.softcap(), rows=tokens.numel()).mean()
-    return sum(kept[storage].untyped_storage().nbytes() for storage in kept.keys() - weights)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
+def table_key(recipe: Recipe) -> str:
+    """What a recipe's costs are called in the table."""
+    return f"{recipe.name} {recipe.digest()[:16]}"

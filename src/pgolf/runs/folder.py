@@ -29,10 +29,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pgolf.data.dataset import TOKENIZER, Dataset
 from pgolf.errors import PgolfError
@@ -41,11 +38,15 @@ from pgolf.runtime.environment import environment
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import read_json
 from pgolf.runtime.locks import LOCK
-from pgolf.runtime.run_files import MODEL, PROVENANCE, RECIPE, flattened
+from pgolf.runtime.run_files import CHECKPOINT, MODEL, PROVENANCE, RECIPE, flattened
 from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import write_bytes, write_json
-from pgolf.train.checkpoint import CHECKPOINT
-from pgolf.train.run import Run
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pgolf.train.run import Run
 
 
 def provenance(dataset: Dataset, device: torch.device) -> dict[str, Any]:
@@ -124,6 +125,8 @@ def open_run(
     one that ``resume`` was not given for, or another process works on this run. It may, and is noticed, again
     as soon as this returns; ``working_in`` keeps it away for longer.
     """
+    from pgolf.train.run import Run  # Whoever only looks at a folder needs no torch.
+
     resume = resume or team.restarted
     with working_in(folder, team):
         previous = saved_recipe(folder)

@@ -18,35 +18,26 @@ from pgolf.compress.code_size import code_bytes
 from pgolf.compress.legacy import import_reference
 from pgolf.compress.pack import carried_bytes, pack
 from pgolf.compress.report import PackReport
-from pgolf.compress.weights import (
-    Weights,
-    load_weights,
-    packed_tokenizer,
-    save_weights,
-    scored_file,
-    weights_file,
-)
+from pgolf.compress.weights import Weights, load_weights, packed_tokenizer, save_weights
 from pgolf.data.corpus import Texts, built_in_corpus, prepare_python_corpus
 from pgolf.data.dataset import Dataset, open_dataset
-from pgolf.data.inspect import check_bytes
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import without_memory
 from pgolf.evaluate.evaluate import MODES, EvalResult
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names, usual_mode
-from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.evaluate.weights import score_weights
 from pgolf.model.attend import BOS
 from pgolf.optim.schedule import remark
 from pgolf.recipe.recipe import Recipe, load_recipe
-from pgolf.runs.estimate import check_memory, check_size
+from pgolf.runs.costs import check_memory, check_size
 from pgolf.runs.folder import is_trained, open_run, other_recipe, record_session, saved_recipe, writing
 from pgolf.runs.kept import keep_pack, keep_score, keeper_of, own_data
 from pgolf.runs.view import TrainingView
 from pgolf.runtime.exclusive import working_in
 from pgolf.runtime.files import sha256_file
 from pgolf.runtime.progress import counting, tell, working
-from pgolf.runtime.run_files import ARTIFACT, RAW, RESULT, is_run, read_result, run_of
+from pgolf.runtime.run_files import ARTIFACT, RAW, RESULT, is_run, read_result, run_of, scored_file
 from pgolf.runtime.team import SOLO, Team
 from pgolf.runtime.writing import check_writable, write_bytes, write_json
 from pgolf.train.closing import TrainResult
@@ -388,24 +379,6 @@ def _kept(weights: Weights, recipe: Recipe, dataset: Dataset, result: EvalResult
     if run is not None and limit is not None:
         return f"not in {run}: only the first targets"
     return why if run is None else keep_score(run, weights, recipe, result)
-
-
-def verify_job(
-    ledger: Path, data: Path | None, tokenizer: Path | None, artifact: Path | None
-) -> Verification:
-    """Recompute a ledger, against the data and the artifact where they are given."""
-    header = read_header(ledger)
-    expected = {} if artifact is None else {"artifact": sha256_file(weights_file(artifact))}
-    if data is None:
-        return verify_ledger(ledger, expected=expected)
-    dataset = open_dataset(data, tokenizer)
-    expected["tokenizer"] = dataset.tokenizer.digest
-    text = dataset.validation_text(1)
-    found = verify_ledger(ledger, *text.first(header["targets"]), expected)
-    counts = check_bytes(dataset, text)
-    share = f"{found.score.targets:,} of the {len(text.byte_counts):,} targets of the validation split"
-    checks = [*found.checks, *counts.rows(), ("share of the data", share)]
-    return replace(found, checks=checks, problem=found.problem or counts.problem)
 
 
 def import_job(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pgolf.compress.pack import fit
-from pgolf.compress.quantize import dequantize_state
+from pgolf.compress.stored import dequantize_state
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import os
 import signal
 import threading
@@ -27,6 +28,11 @@ _set_here = False
 def machine_memory() -> int:
     """Bytes of memory that this machine has, free or not."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def gib(size: int) -> str:
+    """Bytes as people read them: GiB, or MiB below one."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
 
 
 def host() -> str:

@@ -16,6 +16,8 @@ RECIPE = "recipe.toml"
 PROVENANCE = "provenance.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+CHECKPOINT = "checkpoint.safetensors"
+SNAPSHOTS = "snapshots"
 RAW = "raw.safetensors"
 MODEL = "model.safetensors"
 ARTIFACT = "artifact.pgolf"
@@ -55,6 +57,36 @@ def run_of(source: Path) -> Path | None:
     """The run folder that a path is, or whose file it is; None where it belongs to no run."""
     folder = source if source.is_dir() else source.parent
     return folder if is_run(folder) else None
+
+
+def weights_file(path: Path) -> Path:
+    """The file that ``load_weights`` opens: a run folder's weights, or the file itself.
+
+    Raises:
+        PgolfError: there is none; the message says what was found.
+    """
+    if path.is_dir():
+        file = path / MODEL
+        if file.is_file():
+            return file
+        if (path / RECIPE).is_file():
+            raise PgolfError(
+                f"{path}: training has not finished; continue it with `pgolf train --resume --out {path}`"
+            )
+        raise PgolfError(f"{path}: holds no run (no {MODEL})")
+    if not path.is_file():
+        raise PgolfError(f"{path}: no such file or run folder")
+    return path
+
+
+def scored_file(path: Path) -> Path:
+    """What a path stands for where a model is used: of a run folder its artifact, before packing its weights.
+
+    Raises:
+        PgolfError: there is none; the message says what was found.
+    """
+    artifact = path / ARTIFACT
+    return artifact if artifact.is_file() else weights_file(path)
 
 
 def recorded_data(run: Path) -> Path | None:

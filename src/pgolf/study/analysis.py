@@ -35,6 +35,7 @@ from pgolf.runtime.files import read_json, read_text
 from pgolf.runtime.run_files import METRICS, PROVENANCE
 from pgolf.study.cells import (
     DIFFERENCES,
+    STUDY,
     TERMS,
     Cell,
     Group,
@@ -46,7 +47,6 @@ from pgolf.study.cells import (
     terms_in,
 )
 from pgolf.study.fits import FORMS, Fit, NoFit, fit
-from pgolf.study.runner import STUDY
 from pgolf.study.series import Series, rate_table, series_of, settings, statement, training_of, trend_table
 from pgolf.study.statistics import (
     LEVEL,

@@ -24,7 +24,7 @@ from pgolf.runtime.files import read_json
 from pgolf.runtime.run_files import RESULT, read_result
 from pgolf.study.statistics import sample
 
-CELLS = "cells"
+CELLS, STUDY = "cells", "study.toml"
 
 Status = Literal["waiting", "finished", "failed"]
 

@@ -18,7 +18,7 @@ from pgolf.launch.jobs import Outcome, Place, RunJob, local_places, run_queue
 from pgolf.launch.slurm import Resources, is_queued, submit
 from pgolf.recipe.sections import DataSection
 from pgolf.report.job import write_report
-from pgolf.runs.estimate import check_size
+from pgolf.runs.costs import check_size
 from pgolf.runs.folder import CELL, LAUNCH, saved_recipe
 from pgolf.runs.pipeline import job_dataset, run_all
 from pgolf.runtime.device import pick_device
@@ -30,10 +30,10 @@ from pgolf.runtime.progress import stderr, tell
 from pgolf.runtime.run_files import PROVENANCE
 from pgolf.runtime.writing import remove_file, write_bytes, write_json
 from pgolf.study import sharing
-from pgolf.study.cells import CELLS, Status
+from pgolf.study.cells import CELLS, STUDY, Status
 from pgolf.study.spec import Planned, Study
 
-STUDY, _SUBMITTED = "study.toml", "submitted.json"
+_SUBMITTED = "submitted.json"
 _BEGIN = {"training": sharing.begin_trained, "trunk": sharing.begin_on_trunk, "moment": sharing.begin_at_step}
 # Does some runs and tells what became of each as soon as it is over. False: they go on elsewhere, without us.
 DataOf = tuple[int, DataSection]

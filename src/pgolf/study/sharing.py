@@ -31,10 +31,21 @@ from pgolf.optim.averaging import ema_decay
 from pgolf.recipe.recipe import Recipe
 from pgolf.runs.folder import is_trained, saved_recipe
 from pgolf.runtime.files import read_json
-from pgolf.runtime.run_files import ARTIFACT, METRICS, MODEL, PROVENANCE, RAW, RECIPE, RESULT, read_result
+from pgolf.runtime.run_files import (
+    ARTIFACT,
+    CHECKPOINT,
+    METRICS,
+    MODEL,
+    PROVENANCE,
+    RAW,
+    RECIPE,
+    RESULT,
+    SNAPSHOTS,
+    read_result,
+)
 from pgolf.runtime.writing import write_bytes, write_json
 from pgolf.study.spec import Planned
-from pgolf.train.checkpoint import CHECKPOINT, SNAPSHOTS, snapshot
+from pgolf.train.checkpoint import snapshot
 from pgolf.train.metrics import read_metrics
 
 

@@ -85,10 +85,11 @@ class Study(NamedTuple):
         return tomli_w.dumps(self.file.model_dump(mode="json"))
 
 
-def study_names() -> list[str]:
-    """Names of the studies that come with pgolf, sorted."""
-    folder = resources.files("pgolf.study")
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+def study_titles() -> dict[str, str]:
+    """The studies that come with pgolf, sorted by name, with their titles."""
+    files = [entry for entry in resources.files("pgolf.study").iterdir() if entry.name.endswith(".toml")]
+    titles = {file.name[:-5]: tomllib.loads(file.read_text("utf-8"))["title"] for file in files}
+    return dict(sorted(titles.items()))
 
 
 def load_study(name: str, small: bool = False) -> Study:
@@ -121,7 +122,7 @@ def _load_tree(name: str) -> dict[str, Any]:
     if name.endswith(".toml") or path.is_file():
         text, folder = read_text(path), path.parent
     else:
-        names = study_names()
+        names = list(study_titles())
         if name not in names:
             raise PgolfError(f"study {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")
         text = (resources.files("pgolf.study") / f"{name}.toml").read_text("utf-8")

@@ -24,9 +24,7 @@ from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.optim.averaging import Averager
 from pgolf.recipe.recipe import Recipe, recipe_from_tree
-
-CHECKPOINT = "checkpoint.safetensors"
-SNAPSHOTS = "snapshots"
+from pgolf.runtime.run_files import SNAPSHOTS
 
 
 def snapshot(folder: Path, step: int) -> Path:

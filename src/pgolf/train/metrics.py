@@ -6,16 +6,17 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
 from pgolf.runtime.paths import write_error
 from pgolf.runtime.writing import write_bytes
 from pgolf.train.tensorboard import EventFiles
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # Reading a loss waits for the device that computes it; there the losses of so many steps are read together.
 _STEPS_PER_READING = 16

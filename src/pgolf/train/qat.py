@@ -23,7 +23,7 @@ from pgolf.compress.quantize import quantize_matrix
 from pgolf.compress.scheme import is_pruned, prune, stored_bits
 from pgolf.data.dataset import Dataset
 from pgolf.model.load import model_from
-from pgolf.model.slots import QuantizerGroup
+from pgolf.model.section import QuantizerGroup
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import CompressSection

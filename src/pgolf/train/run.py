@@ -25,9 +25,9 @@ from pgolf.optim.place import place
 from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, rewarming, stages
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.device import autocast, compiled, keep_freed_memory
-from pgolf.runtime.run_files import METRICS, MODEL, RAW
+from pgolf.runtime.run_files import CHECKPOINT, METRICS, MODEL, RAW
 from pgolf.runtime.team import SOLO, Team
-from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_checkpoint, set_aside
+from pgolf.train.checkpoint import Clock, load_checkpoint, save_checkpoint, set_aside
 from pgolf.train.distributed import agree, shared_grid
 from pgolf.train.metrics import Metrics, steps_per_reading
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights

@@ -1,1 +1,1 @@
-"""The features of the model, a file each; ``model/section.py`` lists them."""
+"""The features of the model, a file each; ``model/parts.py`` lists them. Keys: ``model/section.py``."""

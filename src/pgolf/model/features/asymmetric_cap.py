@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape
-from pgolf.model.slots import CapPart, Row
-
-
-class AsymmetricCapKeys(Shape):
-    """Keys of the learned softcaps."""
-
-    asymmetric_softcap: bool = False
-    """Learn a softcap of its own for positive and for negative logits; both begin at softcap."""
+from pgolf.model.section import ModelSection
+from pgolf.model.slots import CapPart
 
 
 class AsymmetricCap(CapPart):
@@ -27,16 +18,15 @@ class AsymmetricCap(CapPart):
     """
 
     name = "cap"
-    rows = (Row(r"cap\.offset", "scalar", "control"),)
     examples = (("asymmetric softcap", "model.asymmetric_softcap=true"),)
 
-    def __init__(self, model: Any, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
         self.softcap: float = model.softcap
         self.offset = nn.Parameter(torch.zeros(2))
 
     @staticmethod
-    def wanted(model: AsymmetricCapKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return model.asymmetric_softcap
 
     def forward(self) -> Tensor:

@@ -3,57 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.linear import FakeQuant, Matrix
-from pgolf.model.shape import Shape
-from pgolf.model.slots import EmbeddingPart, Reading, Row, orthogonal
-from pgolf.runtime.section import Section
-
-
-class BigramSection(Section):
-    """Hashed embedding of (previous, current) token pairs."""
-
-    buckets: int = pydantic.Field(0, ge=0)
-    """Rows of the hashed table; 0 leaves the bigram embedding out."""
-    width: int = pydantic.Field(128, ge=1)
-    """Columns of the table, projected to the model width."""
-    hash: Literal["xor", "additive"] = "xor"
-    """"xor": (36313*cur ^ 27191*prev) mod (buckets-1), scaled; "additive": (1009*prev + cur) mod buckets."""
-    always_project: bool = False
-    """Keep the projection even where the table is as wide as the model."""
-
-
-class BigramKeys(Shape):
-    """Keys of the bigram embedding."""
-
-    bigram: BigramSection = BigramSection()
+from pgolf.model.section import ModelSection
+from pgolf.model.slots import EmbeddingPart, Reading, orthogonal
 
 
 class Bigram(EmbeddingPart):
     """A table indexed by (previous token, token), projected to the model width."""
 
     name = "bigram"
-    rows = (
-        Row(r"bigram\.table\.weight", "bigram_table", "bigram", exact=True),
-        Row(r"bigram\.project\.weight", "matrix", "bigram", exact=True),
-        Row(r"bigram\.scale", "bigram_scale", "control"),
-    )
     examples = (
         ("bigram", "model.bigram.buckets=32", "model.bigram.width=16"),
         ("additive bigram", "model.bigram.buckets=32", "model.bigram.width=16", "model.bigram.hash=additive"),
     )
-    largest = (
-        ("bigram.width", 1 << 20),
-        ("bigram.buckets", 1 << 28),
-    )
 
-    def __init__(self, model: BigramKeys, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
         bigram = model.bigram
         self.hash, self.buckets = bigram.hash, bigram.buckets
@@ -63,14 +32,10 @@ class Bigram(EmbeddingPart):
         self.scale = nn.Parameter(torch.tensor(0.05)) if bigram.hash == "xor" else None
 
     @staticmethod
-    def wanted(model: BigramKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return bool(model.bigram.buckets)
 
-    @staticmethod
-    def problems(model: BigramKeys) -> list[str]:
-        return ["model.bigram.buckets must be 0 (none) or at least 2"] if model.bigram.buckets == 1 else []
-
-    def initialise(self, model: BigramKeys) -> None:
+    def initialise(self, model: ModelSection) -> None:
         additive = self.hash == "additive"
         nn.init.normal_(self.table.weight, std=0.01 if additive else 0.0)
         if self.project is None:

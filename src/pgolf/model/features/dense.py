@@ -4,31 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.fast import rms_norm
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape, Visit, schedule
-from pgolf.model.slots import LayerPart, Row, product_flops
-from pgolf.runtime.section import Section
-
-
-class DenseSection(Section):
-    """Dense cross-layer mixing: earlier outputs come back, each position deciding how much of each."""
-
-    every: int = pydantic.Field(0, ge=0)
-    """A mixture stands before each layer whose index is a multiple of this, from this on; 0 leaves it out."""
-    window: int = pydantic.Field(4, ge=2)
-    """Streams that are mixed: the beginning and the newest outputs of layers."""
-
-
-class DenseKeys(Shape):
-    """Keys of the dense cross-layer mixing."""
-
-    dense: DenseSection = DenseSection()
+from pgolf.model.section import ModelSection
+from pgolf.model.shape import Visit, schedule
+from pgolf.model.slots import LayerPart, product_flops
 
 
 class Mixture(nn.Module):
@@ -52,14 +36,9 @@ class Dense(LayerPart):
     """
 
     name = "dense"
-    rows = (
-        Row(r"dense\.mixtures\.\d+\.hidden\.weight", "scalar", "other"),
-        Row(r"dense\.mixtures\.\d+\.shares\.(weight|bias)", "scalar", "control"),
-    )
     examples = (("dense mixing", "model.dense.every=2"),)
-    largest = (("dense.window", 1 << 8),)
 
-    def __init__(self, model: DenseKeys, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
         self.every, self.window = model.dense.every, model.dense.window
         self.mixtures = nn.ModuleDict(
@@ -71,17 +50,10 @@ class Dense(LayerPart):
         self.uses = sum(str(visit.layer) in self.mixtures for visit in schedule(model))
 
     @staticmethod
-    def wanted(model: DenseKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return model.dense.every > 0
 
-    @staticmethod
-    def problems(model: DenseKeys) -> list[str]:
-        every = model.dense.every
-        if every < model.layers:
-            return []
-        return [f"model.dense.every {every} is not less than model.layers {model.layers}: nothing is mixed"]
-
-    def initialise(self, model: DenseKeys) -> None:
+    def initialise(self, model: ModelSection) -> None:
         for name, parameter in self.named_parameters():
             if ".shares." in name:
                 nn.init.zeros_(parameter)

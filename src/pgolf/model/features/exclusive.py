@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pgolf.model.fast import by_hand
-from pgolf.model.shape import Shape
+from pgolf.model.section import ModelSection
 from pgolf.model.slots import AttentionPart, SinglePart
 
 # F.normalize's smallest divisor.
 _SMALLEST_NORM = 1e-12
-
-
-class ExclusiveKeys(Shape):
-    """Keys of exclusive self-attention."""
-
-    xsa_last: int = pydantic.Field(0, ge=0)
-    """Exclusive self-attention in this many of the last (unique) layers."""
 
 
 class Exclusive(AttentionPart):
@@ -35,14 +27,8 @@ class Exclusive(AttentionPart):
     )
 
     @staticmethod
-    def wanted(model: ExclusiveKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return core >= model.cores - model.xsa_last
-
-    @staticmethod
-    def problems(model: ExclusiveKeys) -> list[str]:
-        if model.xsa_last <= model.cores:
-            return []
-        return [f"model.xsa_last {model.xsa_last} exceeds the {model.cores} (unique) layers"]
 
     def output(self, y: Tensor, v: Tensor, x: Tensor) -> Tensor:
         return remove_own_value(y, v)

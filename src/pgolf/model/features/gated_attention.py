@@ -8,32 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape
-from pgolf.model.slots import AttentionPart, Row, SinglePart
-
-
-class GatedAttentionKeys(Shape):
-    """Keys of gated attention."""
-
-    gated_attention: bool = False
-    """Multiply each head's output by a sigmoid gate computed from the layer's input."""
+from pgolf.model.section import ModelSection
+from pgolf.model.slots import AttentionPart, SinglePart
 
 
 class GatedAttention(AttentionPart, nn.Linear):
     """sigmoid(W x + b) per head; it begins near 1 (b = 4, W = 0)."""
 
     name = "gate"
-    rows = (Row(r"cores\.\d+\.attention\.gate\.(weight|bias)", "scalar", "control"),)
     examples = (("gated attention", "model.gated_attention=true"),)
 
-    def __init__(self, model: GatedAttentionKeys, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         nn.Linear.__init__(self, model.width, model.heads)
 
     @staticmethod
-    def wanted(model: GatedAttentionKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return model.gated_attention
 
-    def initialise(self, model: GatedAttentionKeys) -> None:
+    def initialise(self, model: ModelSection) -> None:
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.bias, 4.0)
 

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import pydantic
 import torch
 from torch import Tensor, nn
 
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape
-from pgolf.model.slots import LanePart, Row
-from pgolf.runtime.section import Section
+from pgolf.model.section import ModelSection
+from pgolf.model.slots import LanePart
 
 # Of each lane what goes on into the next layer.
 _KEPT = 1.1
 # What attention and MLP write into their own lane and into the other at first.
 _SPLIT = 1.3, 0.7
-
-
-class LanesSection(Section):
-    """Attention and MLP of the last layers read and write side by side, not one after the other."""
-
-    mode: Literal["none", "one", "two"] = "none"
-    """One after the other; side by side in one stream; side by side with a lane for each of them."""
-    start: int = pydantic.Field(0, ge=0)
-    """First layer of them, 0-based."""
-    init: Literal["equal", "split"] = "equal"
-    """"two": both write 1 into both lanes at first; or 1.3 into their own and 0.7 into the other."""
-    output: Literal["mean", "mlp"] = "mean"
-    """"two": what goes on behind the last layer, the mean of the lanes or the MLP's."""
-
-
-class LanesKeys(Shape):
-    """Keys of the lanes."""
-
-    lanes: LanesSection = LanesSection()
 
 
 class Lanes(LanePart):
@@ -49,7 +26,6 @@ class Lanes(LanePart):
     """
 
     name = "lanes"
-    rows = (Row(r"lanes\.(keep|shares)", "scalar", "control"),)
     examples = (
         ("parallel layers", "model.lanes.mode=one", "model.lanes.start=1"),
         ("two lanes", "model.lanes.mode=two", "model.lanes.start=1"),
@@ -60,7 +36,7 @@ class Lanes(LanePart):
         ),
     )
 
-    def __init__(self, model: LanesKeys, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
         lanes = model.lanes
         self.start, self.mean, self.two = lanes.start, lanes.output == "mean", lanes.mode == "two"
@@ -70,20 +46,8 @@ class Lanes(LanePart):
             self.shares = nn.Parameter(torch.tensor([[own, other], [other, own]]).repeat(count, 1, 1))
 
     @staticmethod
-    def wanted(model: LanesKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return model.lanes.mode != "none"
-
-    @staticmethod
-    def problems(model: LanesKeys) -> list[str]:
-        lanes, loop = model.lanes, model.loop
-        if lanes.mode != "none" and lanes.start >= model.layers:
-            return [f"model.lanes.start {lanes.start} is not one of the layers 0 to {model.layers - 1}"]
-        if lanes.mode == "two" and loop.passes > 1 and lanes.start <= loop.last:
-            return [
-                f"model.lanes.start {lanes.start} must come after model.loop.last {loop.last}: two lanes do "
-                "not become one again"
-            ]
-        return []
 
     def begins(self, layer: int) -> bool:
         return layer >= self.start

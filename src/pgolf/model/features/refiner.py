@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape
-from pgolf.model.slots import HeadPart, Row, orthogonal
-
-
-class RefinerKeys(Shape):
-    """Keys of the refiner."""
-
-    refiner: Literal["none", "flow"] = "none"
-    """Refinement of the final hidden states; "flow" is the FlowRefiner of reference #1232."""
-    refiner_latent: int = pydantic.Field(64, ge=1)
-    """Width of the refiner's latent space."""
-    refiner_hidden: int = pydantic.Field(256, ge=1)
-    """Width of the hidden layer of the refiner's velocity network."""
+from pgolf.model.section import ModelSection
+from pgolf.model.slots import HeadPart, orthogonal
 
 
 class FlowRefiner(HeadPart):
@@ -33,17 +19,9 @@ class FlowRefiner(HeadPart):
     """
 
     name = "refiner"
-    rows = (
-        Row(r"refiner\.(down|hidden|velocity|up)\.weight", "scalar", "other", half=True),
-        Row(r"refiner\.(gate|hidden\.bias|velocity\.bias)", "scalar", "control"),
-    )
     examples = (("refiner", "model.refiner=flow"),)
-    largest = (
-        ("refiner_latent", 1 << 20),
-        ("refiner_hidden", 1 << 20),
-    )
 
-    def __init__(self, model: RefinerKeys, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
         latent, hidden = model.refiner_latent, model.refiner_hidden
         self.down = nn.Linear(model.width, latent, bias=False)
@@ -53,10 +31,10 @@ class FlowRefiner(HeadPart):
         self.gate = nn.Parameter(torch.tensor(-5.0))
 
     @staticmethod
-    def wanted(model: RefinerKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return model.refiner == "flow"
 
-    def initialise(self, model: RefinerKeys) -> None:
+    def initialise(self, model: ModelSection) -> None:
         for layer in (self.down, self.hidden, self.up):
             if not orthogonal(layer.weight):
                 nn.init.normal_(layer.weight, std=0.01)

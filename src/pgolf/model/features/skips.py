@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pgolf.model.fast import scaled_sum
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape, Visit, schedule
-from pgolf.model.slots import LayerPart, Row
-
-
-class SkipKeys(Shape):
-    """Keys of the skips."""
-
-    skip: Literal["none", "add", "gated"] = "add"
-    """U-Net skips: off; x + w*skip; g*x + (1-g)*w*skip with a learned gate."""
+from pgolf.model.section import ModelSection
+from pgolf.model.shape import Visit, schedule
+from pgolf.model.slots import LayerPart
 
 
 class Skips(LayerPart):
@@ -29,20 +22,19 @@ class Skips(LayerPart):
     """
 
     name = "skips"
-    rows = (Row(r"skips\.(weight|gate)", "scalar", "control"),)
     examples = (
         ("skip", "model.skip=add"),
         ("gated skip", "model.skip=gated"),
     )
 
-    def __init__(self, model: SkipKeys, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
         early = len(schedule(model)) // 2
         self.weight = nn.Parameter(torch.ones(early, model.width))
         self.gate = nn.Parameter(torch.zeros(early, model.width)) if model.skip == "gated" else None
 
     @staticmethod
-    def wanted(model: SkipKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return model.skip != "none" and len(schedule(model)) > 1
 
     def before(self, x: Tensor, kept: list[Tensor], order: Sequence[Visit], place: int) -> Tensor:

@@ -6,30 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from pgolf.model.linear import FakeQuant
-from pgolf.model.shape import Shape
-from pgolf.model.slots import Reading, Row, StreamPart
-
-
-class SmearKeys(Shape):
-    """Keys of the smear."""
-
-    smear: bool = True
-    """Blend each position's embedding with the previous one by a learned gate per channel."""
+from pgolf.model.section import ModelSection
+from pgolf.model.slots import Reading, StreamPart
 
 
 class Smear(StreamPart):
     """(1 - g) * x[t] + g * x[t-1], g = sigmoid(gate) per channel; zeros stand before the first position."""
 
     name = "smear"
-    rows = (Row(r"smear\.gate", "scalar", "control"),)
     examples = (("smear", "model.smear=true"),)
 
-    def __init__(self, model: SmearKeys, fake_quant: FakeQuant) -> None:
+    def __init__(self, model: ModelSection, fake_quant: FakeQuant) -> None:
         super().__init__(model, fake_quant)
         self.gate = nn.Parameter(torch.zeros(model.width))
 
     @staticmethod
-    def wanted(model: SmearKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return model.smear
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:

@@ -7,26 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.shape import Shape
-from pgolf.model.slots import AttentionPart, Row, SinglePart
-
-
-class ValueResidualKeys(Shape):
-    """Keys of the value residual."""
-
-    value_residual: bool = False
-    """Mix the first layer's values into those of every later layer."""
+from pgolf.model.section import ModelSection
+from pgolf.model.slots import AttentionPart, SinglePart
 
 
 class ValueResidual(AttentionPart):
     """mix[0] * first + mix[1] * v, with a learned pair per attention that begins at one half each."""
 
     name = "value_residual"
-    rows = (Row(r"cores\.\d+\.attention\.value_mix", "scalar", "control"),)
     examples = (("value residual", "model.value_residual=true"),)
 
     @staticmethod
-    def wanted(model: ValueResidualKeys, core: int = 0) -> bool:
+    def wanted(model: ModelSection, core: int = 0) -> bool:
         return model.value_residual
 
     def attach(self, owner: nn.Module) -> None:

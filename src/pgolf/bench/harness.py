@@ -10,7 +10,6 @@ import contextlib
 import math
 import multiprocessing
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -330,6 +329,8 @@ def peak_memory(device: torch.device) -> int:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
+        import resource  # Not on Windows.
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -57,6 +57,7 @@ with _without_interrupts():
     assert Child(["true"], Path("log"), Path.cwd(), {}).wait() == 0
 """
 
+
 def test_every_module_can_be_imported_and_work_without_what_windows_lacks(workshop: Path) -> None:
     errors = workshop / "errors"
     code = LACKING + (
@@ -82,9 +83,9 @@ def test_where_an_open_file_cannot_be_deleted(tmp_path: Path, monkeypatch: pytes
     unlink = Path.unlink
 
     def refusing(path: Path, missing_ok: bool = False) -> None:
-        for number in os.listdir("/proc/self/fd"):
+        for open_file in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):
-                if Path("/proc/self/fd", number).samefile(path):
+                if open_file.samefile(path):
                     raise PermissionError(13, "The process cannot access the file")
         unlink(path, missing_ok)
 

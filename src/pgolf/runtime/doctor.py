@@ -130,7 +130,7 @@ def _device() -> Iterator[Check]:
             found = (
                 f"{gpu.name}, {gpu.total_memory / _GIB:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
             )
-            remedy = "bfloat16 is slow before capability 8.0 (Ampere); expect slow steps"
+            remedy = "no bfloat16 before capability 8.0 (Ampere): float16 takes its place, not measured"
             yield _good_if(gpu.major >= 8, f"GPU {index}", found, remedy)
         yield Check("driver", OK, driver or "unknown")
     elif driver and torch.version.cuda is None:

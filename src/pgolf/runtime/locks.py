@@ -151,7 +151,7 @@ class Lock:
                 if _is_at(self._handle, self.path):
                     self.path.unlink()
             os.close(self._handle)
-            if os.name == "nt":  # There an open file cannot be deleted: not before, and not if others have it.
+            if os.name == "nt":  # No open file can be deleted there: not before, nor while others have it.
                 with contextlib.suppress(OSError):
                     self.path.unlink()
         remove_empty(self._made)

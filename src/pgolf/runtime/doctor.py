@@ -25,6 +25,7 @@ _OPTIONAL = (
     ("pyarrow", "text in Parquet files", "parquet"),
     ("submitit", "pgolf launch slurm", "slurm"),
     ("tensorboard", "train.tensorboard", "tensorboard"),
+    ("wandb", "train.wandb", "wandb"),
 )
 _OLDEST_TORCH = (2, 8)
 _COMPILE_SECONDS = 180

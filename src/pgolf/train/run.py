@@ -32,7 +32,7 @@ from pgolf.train.checkpoint import CHECKPOINT, Clock, load_checkpoint, save_chec
 from pgolf.train.distributed import agree, shared_grid
 from pgolf.train.metrics import Metrics, steps_per_reading
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
-from pgolf.train.tensorboard import event_files
+from pgolf.train.trackers import trackers
 
 
 class Watcher(Protocol):
@@ -101,9 +101,9 @@ class Run:
                 self.scaler.load_state_dict(self.clock.scaler)
         self.team.copy_first(list(self.network.state_dict().values()))
         path = folder / METRICS if team.is_first else None
-        events = event_files(recipe, folder, self.clock.step) if team.is_first else None
+        told = trackers(recipe, folder, self.clock.step) if team.is_first else None
         reading = steps_per_reading(device)
-        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
+        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, told, reading)
         done = self._progress()
         self.passes = recipe.model.loop.passes_at(done)  # through looped layers, in training
         self.length = recipe.train.length_at(done)  # of training sequences

@@ -22,7 +22,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     "Data": ("data",),
     "The job": ("recipes", "train", "pack", "eval", "run"),
     "Proof": ("audit", "verify-ledger", "significance"),
-    "Look and compare": ("report", "runs", "diff", "inspect"),
+    "Look and compare": ("watch", "report", "runs", "diff", "inspect"),
     "Use a model": ("generate", "compress", "decompress", "import"),
     "Studies and submissions": ("study", "launch", "submit"),
     "Machine": ("doctor", "bench", "help"),

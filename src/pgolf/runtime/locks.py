@@ -161,11 +161,7 @@ class Lock:
             return os.open(self.path, os.O_RDWR)
         except PermissionError as error:
             # Another user's, who may be at work.
-            handle = os.open(self.path, os.O_RDONLY)
-            try:
-                raise Held(self.path, self._what, Holder.read(handle), flock=False) from error
-            finally:
-                os.close(handle)
+            raise Held(self.path, self._what, holder_of(self.path), flock=False) from error
 
     def _sign(self, handle: int, *, flock: bool) -> None:
         try:
@@ -259,6 +255,18 @@ def take(path: Path, what: str) -> Lock:
         if not ours:
             lock.release()
     return lock
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Who has signed a lock's file; None where there is none, or nobody has yet."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return Holder.read(handle)
+    finally:
+        os.close(handle)
 
 
 def _flock(handle: int) -> bool | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pgolf.runtime import locks, processes
+from pgolf.runtime import locks, processes, terminal
 from tests.e2e.fork_server import Forked
 
 # By Python's documents these are not on Windows. Packages of others are there already and keep theirs.
@@ -97,6 +99,14 @@ def test_where_an_open_file_cannot_be_deleted(tmp_path: Path, monkeypatch: pytes
             locks.take(path, "run")
         assert path.is_file()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_console_of_text_spells_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "os", Windows())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content := io.BytesIO(), "cp1252"))
+    with terminal.patient_streams():
+        print("\u00e9 \u2603", flush=True)
+    assert content.getvalue() == b"\xe9 \\u2603" + os.linesep.encode()
 
 
 def test_no_process_is_ended_by_a_question(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -331,7 +331,8 @@ def peak_memory(device: torch.device) -> int:
     except (OSError, StopIteration):
         import resource  # Not on Windows.
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def cpu_model() -> str:

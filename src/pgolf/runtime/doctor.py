@@ -141,6 +141,8 @@ def _device() -> Iterator[Check]:
         found = f"driver {driver}, but torch finds no GPU"
         remedy = f"update the driver to one for CUDA {torch.version.cuda}, or look at CUDA_VISIBLE_DEVICES"
         yield Check("device", WARNING, found, remedy)
+    elif torch.backends.mps.is_available():
+        yield Check("device", OK, "Apple GPU, which `--device mps` uses, in float32; not measured")
     else:
         yield Check("device", OK, "CPU only: enough for the small recipes")
 

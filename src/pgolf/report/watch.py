@@ -54,7 +54,10 @@ def _frame(run: RunRecord, busy: bool, columns: int, rows: int) -> list[str]:
 
 
 def _status(run: RunRecord, busy: bool) -> Iterator[str]:
-    steps, last = run.recipe.get("train.steps"), next((e for e in run.metrics[::-1] if "train_loss" in e), {})
+    steps, last = (
+        run.recipe.get("train.steps", 0),
+        next((e for e in run.metrics[::-1] if "train_loss" in e), {}),
+    )
     if run.state != "training":
         yield f"{run.state} after {run.steps} steps" + ("; at work on the rest" if busy else "")
     elif busy:
@@ -67,7 +70,7 @@ def _status(run: RunRecord, busy: bool) -> Iterator[str]:
         speed = last["tokens_per_second"]
         yield f"{speed:,.0f} tokens per second"
         if not run.recipe.get("train.wallclock_seconds"):
-            left = (steps - run.steps) * run.recipe["train.batch_tokens"] / max(speed, 1.0)
+            left = (steps - run.steps) * run.recipe.get("train.batch_tokens", 0) / max(speed, 1.0)
             yield f"{left / 60:.0f} min left" if left >= 100 else f"{left:.0f} s left"
     scores = {name: run.score(name) for name in ("raw", *run.evaluations)}
     shown = [f"{name} {score:.4f}" for name, score in scores.items() if score is not None]

@@ -6,8 +6,8 @@ ARG PIP_EXTRA_INDEX_URL
 COPY pyproject.toml README.md LICENSE /opt/pgolf/
 COPY src /opt/pgolf/src
 RUN pip install --no-cache-dir "/opt/pgolf[hub,bench]" \
-    && useradd --create-home --uid 1001 pgolf
-USER pgolf
+    && useradd --create-home --uid 10001 pgolf
+USER 10001
 WORKDIR /home/pgolf
 ENTRYPOINT ["pgolf"]
 CMD ["--help"]

@@ -73,9 +73,9 @@ def test_an_image_is_made_of_what_is_there(path: Path) -> None:
     assert "://" not in path.read_text(encoding="utf-8")
     # It is no root that computes, and what is said after the image's name goes to the command.
     last = dict(found)
-    assert last["USER"] == "pgolf" and json.loads(last["ENTRYPOINT"]) == ["pgolf"]
+    assert f"--uid {last['USER']} " in last["RUN"] and json.loads(last["ENTRYPOINT"]) == ["pgolf"]
     assert json.loads(last["CMD"]) == ["--help"]
-    assert found.index(("USER", "pgolf")) > max(
+    assert found.index(("USER", last["USER"])) > max(
         place for place, (word, _) in enumerate(found) if word == "RUN"
     )
     for extra in re.findall(r"\[([\w,]+)\]\"", last["RUN"])[0].split(","):

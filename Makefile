@@ -10,7 +10,7 @@ WORKERS ?= 2
 BUDGET ?= 420
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: setup demo test test-times test-long lint gpu-check clean
+.PHONY: setup demo test test-times test-long lint gpu-check images clean
 
 setup: $(VENV)/.installed
 
@@ -41,6 +41,11 @@ lint: setup
 # On a machine with a GPU, in the environment of its torch (PYTHON): everything there is to measure, in minutes.
 gpu-check:
 	PYTHONPATH=src $(PYTHON) -m pgolf.bench.gpu --budget-seconds $(BUDGET) --out gpu.json
+
+# Where there is a builder of container images.
+images:
+	docker build -f docker/cpu.Dockerfile -t pgolf:cpu .
+	docker build -f docker/cuda.Dockerfile -t pgolf:cuda .
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

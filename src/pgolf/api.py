@@ -164,7 +164,7 @@ def train(
         overrides: keys to change; see ``Overrides``.
         init: weights to start from.
         resume: go on where the run stopped.
-        device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
+        device: "cpu", "cuda", "cuda:N" or "mps"; CUDA where there is one by default.
         progress: show a bar and validations.
 
     Raises:
@@ -262,7 +262,7 @@ def evaluate(
         tokenizer: SentencePiece model, where the data folder holds none.
         ledger: write what every range of targets cost to this file (JSON lines).
         strict: reveal one target at a time; slow, with the same score.
-        device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
+        device: "cpu", "cuda", "cuda:N" or "mps"; CUDA where there is one by default.
         progress: show a bar.
 
     Raises:

@@ -104,7 +104,7 @@ def _someone(**changes: Any) -> Holder:
 
 def _leave(path: Path, holder: Holder) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(asdict(holder)))
+    path.write_text(" " + json.dumps(asdict(holder)))
 
 
 def test_who_comes_second_is_told_who_is_there_and_goes_on_when_that_one_was_killed(
@@ -372,7 +372,7 @@ def test_places_where_no_lock_can_be(
 
 def test_a_full_disk_leaves_no_lock(tmp_path: Path, flock: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", _fails(errno.ENOSPC))
+        patch.setattr(os, "write", _fails(errno.ENOSPC))
         with pytest.raises(PgolfError, match="the disk is full"):
             take(tmp_path / "run" / LOCK, "run")
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,6 @@ import contextlib
 import math
 import multiprocessing
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -330,7 +329,10 @@ def peak_memory(device: torch.device) -> int:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        import resource  # Not on Windows.
+
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def cpu_model() -> str:

@@ -124,7 +124,7 @@ def evaluate_plainly(network: GPT, recipe: Recipe, tokens: Tokens, mode: str) ->
                 logits = network(inputs)
             losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none")
             for row, (start, _, first) in zip(losses.view(-1, width), group, strict=True):
-                total += float(row[first - start :].double().sum())
+                total += float(row[first - start :].cpu().double().sum())
     return total / targets
 
 

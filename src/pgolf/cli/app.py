@@ -22,7 +22,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     "Data": ("data",),
     "The job": ("recipes", "train", "pack", "eval", "run"),
     "Proof": ("audit", "verify-ledger", "significance"),
-    "Look and compare": ("report", "runs", "diff", "inspect"),
+    "Look and compare": ("watch", "report", "runs", "diff", "inspect"),
     "Use a model": ("generate", "compress", "decompress", "import"),
     "Studies and submissions": ("study", "launch", "submit"),
     "Machine": ("doctor", "bench", "help"),
@@ -126,7 +126,7 @@ ValTextFiles = Annotated[
     Option("--val-text", help="Validation text beside --text; default: a part of it is held out."),
 ]
 TokenizerFile = Annotated[Path | None, Option(help="SentencePiece model, where the data folder holds none.")]
-DeviceName = Annotated[str | None, Option(help="cpu, cuda or cuda:N; default: CUDA if there.")]
+DeviceName = Annotated[str | None, Option(help="cpu, cuda, cuda:N or mps; default: CUDA if there.")]
 JsonFile = Annotated[Path | None, Option("--out", "-o", help="Also write the JSON here.")]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object on standard output.")]
 

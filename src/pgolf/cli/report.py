@@ -1,14 +1,24 @@
-"""`pgolf report`, `pgolf runs` and `pgolf diff`: look at runs from their folders."""
+"""`pgolf watch`, `report`, `runs` and `diff`: look at runs from their folders."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from pgolf.cli.app import AsJson, DataFolder, DeviceName, TokenizerFile, verb
-from pgolf.cli.tables import in_words, lines, print_columns, print_json, print_mistake, print_result, say
+from pgolf.cli.tables import (
+    in_words,
+    lines,
+    print_columns,
+    print_json,
+    print_mistake,
+    print_result,
+    say,
+    stdout,
+)
 from pgolf.report.content import shown, signed
 
 if TYPE_CHECKING:
@@ -18,6 +28,34 @@ if TYPE_CHECKING:
 _RUNS_DROP = ("date", "raw", "float", "recipe", "packed", "steps", "bytes", "sliding", "ttt", "state")
 # Decimal places of a number in `pgolf diff`, by a word of its name.
 _DIGITS = {"BPB": 4, "loss": 4, "second": 1}
+
+
+@verb("watch", "pgolf watch runs/quickstart", "pgolf watch runs/quickstart --json")
+def watch_verb(
+    folder: Annotated[Path, Argument(metavar="RUN", help="Folder of a run, finished or not.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a run's losses as a curve of plain characters, on a terminal until the run or Ctrl-C ends it.
+
+    A file or a pipe gets the curve as it is now. It reads only; a number of watchers disturbs nobody.
+    """
+    from rich.live import Live
+    from rich.text import Text
+
+    from pgolf.report.watch import frames
+    from pgolf.runs.records import read_run
+
+    if as_json:
+        run = read_run(folder)
+        print_json(run.to_json() | {"last": dict(run.metrics[-1]) if run.metrics else None})
+        return
+    shown = frames(folder, lambda: (stdout.width, stdout.height))
+    if not stdout.is_terminal:
+        print("\n".join(next(shown)))
+        return
+    with contextlib.suppress(KeyboardInterrupt), Live(console=stdout, auto_refresh=False) as live:
+        for lines in shown:
+            live.update(Text("\n".join(lines)), refresh=True)
 
 
 @verb(

@@ -134,7 +134,7 @@ def _block_bits(
         size = min(max(int(scorer.wanted()), 1), len(text) - done)
         block = text[done : done + size]
         losses = scorer.losses(torch.from_numpy(block.astype(np.int64)))
-        nats += float(losses.detach().double().sum())
+        nats += float(losses.detach().cpu().double().sum())
         scorer.receive(Recorded(done, block.copy()))
         done += size
         report(done)

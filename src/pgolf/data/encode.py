@@ -108,6 +108,9 @@ def encode_all(
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Processes that start here never see Ctrl-C, which a terminal sends to all: this one ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows.
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

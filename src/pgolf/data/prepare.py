@@ -9,7 +9,6 @@ killed leaves nothing that looks like data. Memory holds a few batches of docume
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ from pgolf.data.vocabulary import SAMPLE_BYTES, first_bytes, make_tokenizer
 from pgolf.errors import PgolfError
 from pgolf.runtime.environment import VERSION
 from pgolf.runtime.files import sha256_file
-from pgolf.runtime.processes import machine_memory
+from pgolf.runtime.processes import cores, machine_memory
 from pgolf.runtime.writing import flush_to_disk, new_folder, write_json
 
 FORMAT = 1
@@ -99,7 +98,7 @@ def prepare(
         _check_memory(path, reading)
     total = sum(path.stat().st_size for path, _ in files)
     if workers is None:
-        workers = 1 if total < _SMALL_INPUT else _cores()
+        workers = 1 if total < _SMALL_INPUT else cores()
     done = 0
 
     def advance(consumed: int) -> None:
@@ -142,11 +141,6 @@ def _sample(text: Sequence[Path], reading: Reading, holdout: HoldOut) -> Iterato
         pieces = (piece for document in documents for piece in holdout.pieces(document))
         training = (piece for split, piece in pieces if split == "train")
         yield from first_bytes(training, SAMPLE_BYTES // len(text))
-
-
-def _cores() -> int:
-    # Not every system can say which cores this process may use.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_memory(path: Path, reading: Reading) -> None:

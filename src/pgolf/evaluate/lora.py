@@ -163,7 +163,7 @@ class Adapters:
         last = int(learned.sum(dim=1).max())
         learned = learned[:, -last:]
         wanted = targets[:, -last:][learned].to(device)
-        with autocast(device):
+        with autocast(device, learning=True):
             hidden = self.student.hidden(inputs.to(device), self.length, last)[learned.to(device)]
             loss = F.cross_entropy(self.student.project(hidden), wanted) * weight
         self._backward(loss)

@@ -19,7 +19,7 @@ Reading = Callable[[GPT, Tensor, int | None, int], Tensor]
 """``GPT.hidden`` with all of its arguments, or something that does the same."""
 
 # More positions in a pass gain nothing: a CPU's caches are full, a GPU's processors busy.
-_MOST_POSITIONS = {"cpu": 8192, "cuda": 131072}
+_MOST_POSITIONS = {"cpu": 8192, "mps": 8192, "cuda": 131072}
 
 
 def with_batch(recipe: Recipe, device: torch.device, team: Team = SOLO) -> Recipe:
@@ -46,7 +46,7 @@ def fitting_batch(model: ModelSection, length: int, free: int, device_type: str 
         model: the architecture.
         length: inputs per window.
         free: bytes of memory.
-        device_type: bounds the positions of a pass: 8,192 on "cpu", 131,072 on "cuda".
+        device_type: bounds the positions of a pass: 8,192 on "cpu" and "mps", 131,072 on "cuda".
     """
     widths = model.width * (len(schedule(model)) // 2 + 8) + 3 * model.mlp_hidden + 3 * model.vocab_size
     positions = min(free // 2 // (4 * widths), _MOST_POSITIONS[device_type])

@@ -208,7 +208,7 @@ def _checked(losses: Tensor, count: int, first: int) -> float:
     if losses.shape != (count,):
         what = f"losses of shape {tuple(losses.shape)} for {count} targets at {first}"
         raise PgolfError(f"the scorer returned {what}")
-    nats = float(losses.double().sum())
+    nats = float(losses.cpu().double().sum())  # Apple's GPUs have no float64.
     if not np.isfinite(nats):
         raise PgolfError(f"the scorer's losses of targets {first} to {first + count} are not finite numbers")
     return nats

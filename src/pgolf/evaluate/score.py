@@ -47,7 +47,7 @@ def window_logits(
     scored = [window.end - window.first for window in windows]
     last = max(scored)
     given = torch.from_numpy(inputs).to(device)
-    with autocast(device):
+    with autocast(device, learning=torch.is_grad_enabled()):
         hidden = network.hidden(given, length, last) if read is None else read(network, given, length, last)
         # A mask only where it is needed: on CUDA to apply one means to wait for it.
         if min(scored) < last:

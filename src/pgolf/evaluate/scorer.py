@@ -251,18 +251,18 @@ class TttScorer(LearningScorer):
 def weights_digest(network: GPT) -> str:
     """A fingerprint of all weights: 64 hexadecimal digits.
 
-    On a CPU the SHA-256 of names and values. On another device nothing is copied: in place of the values
-    stand sums of their bits times odd numbers that depend on the place, modulo 2^64. That notices every
-    change of a single weight; it is no protection against someone who looks for a collision.
+    The SHA-256 of names and values. On CUDA nothing is copied: in place of the values stand sums of their
+    bits times odd numbers that depend on the place, modulo 2^64. That notices every change of a single
+    weight; it is no protection against someone who looks for a collision.
     """
     digest = hashlib.sha256()
     weights = {name: each.detach().contiguous().flatten() for name, each in network.named_parameters()}
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    # All sums are fetched at once: on another device every fetch waits for what runs there.
-    sums = [] if on_cpu else torch.stack([_fingerprint(values) for values in weights.values()]).tolist()
+    on_cuda = next(network.parameters()).device.type == "cuda"
+    # All sums are fetched at once: every fetch waits for what runs there.
+    sums = torch.stack([_fingerprint(values) for values in weights.values()]).tolist() if on_cuda else []
     for index, (name, values) in enumerate(weights.items()):
         digest.update(name.encode())
-        digest.update(values.view(torch.uint8).numpy().data if on_cpu else str(sums[index]).encode())
+        digest.update(str(sums[index]).encode() if on_cuda else values.cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -169,7 +169,7 @@ class Adapter:
 
     def _update(self, inputs: Tensor, targets: Tensor) -> None:
         def gradients(part: slice) -> None:
-            with autocast(inputs.device):
+            with autocast(inputs.device, learning=True):
                 loss = self.forward(inputs[part], targets[part]).mean() * (len(inputs[part]) / len(inputs))
             loss.backward()
 

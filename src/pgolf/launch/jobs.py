@@ -23,7 +23,7 @@ from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.folder import LAUNCH, is_trained, saved_recipe
 from pgolf.runs.pipeline import job_dataset
 from pgolf.runtime.paths import write_error
-from pgolf.runtime.processes import handling
+from pgolf.runtime.processes import cores, handling
 from pgolf.runtime.run_files import RECIPE, read_result
 from pgolf.runtime.writing import write_bytes
 
@@ -129,6 +129,7 @@ def plan_jobs(
 
 # Stopped after a step (130), or by the signal itself where there is no step to finish.
 INTERRUPTED = (130, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGINT)
+_SIGKILL = 9  # Not in ``signal`` on Windows.
 
 
 class Child(subprocess.Popen[bytes]):
@@ -146,8 +147,9 @@ class Child(subprocess.Popen[bytes]):
             output = log.open("ab")
         except OSError as error:
             raise write_error(log, error) from error
-        # SLURM sends SIGUSR2 to all processes of a job; those started here ignore it.
-        with output, handling(signal.SIG_IGN, signal.SIGUSR2):
+        # SLURM sends SIGUSR2 to all processes of a job; those started here ignore it. Windows has none.
+        ignored = [signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []
+        with output, handling(signal.SIG_IGN, *ignored):
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             self._log_starts = len(log.read_text(errors="replace"))
             output.write(os.fsencode(f"== {now} {shlex.join(words)}\n"))
@@ -171,7 +173,7 @@ class Child(subprocess.Popen[bytes]):
     def last_words(self, status: int) -> str:
         """Why it failed: the signal that ended it, its error, or else the last line of its log."""
         if status < 0:
-            memory = " (was the memory too small?)" if status == -signal.SIGKILL else ""
+            memory = " (was the memory too small?)" if status == -_SIGKILL else ""
             return f"ended by {signal.Signals(-status).name}{memory}"
         text = self.log.read_text(errors="replace")[self._log_starts :]
         lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -212,7 +214,7 @@ def local_places(device: str | None, jobs: int | None) -> list[Place]:
         gpus = 1
     if not gpus:
         count = jobs or 1
-        threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}
+        threads = {"OMP_NUM_THREADS": str(max(1, cores() // count))}
         return [Place("CPU", {} if "OMP_NUM_THREADS" in os.environ else threads)] * count
     if jobs is not None and jobs > gpus:
         reason = f"a run needs a GPU of its own and there are {gpus}"
@@ -265,7 +267,7 @@ class _Queue:
                 self.running.remove(entry)
                 self.free.append(place)
                 seconds = time.monotonic() - started
-                killed = self.interruptions > 1 and status == -signal.SIGKILL
+                killed = self.interruptions > 1 and status == -_SIGKILL
                 if status == 0:
                     self._record(_outcome(job, "done", seconds))
                 elif killed or status in INTERRUPTED:

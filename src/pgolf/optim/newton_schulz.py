@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgolf.runtime.device import half_format
+
 Method = Literal["quintic", "polar_express"]
 Polynomial = tuple[float, float, float]
 """a, b, c of a x + b x^3 + c x^5."""
@@ -29,14 +31,14 @@ def orthogonalise(matrices: Tensor, steps: int, method: Method = "quintic") -> T
     """Push the singular values of each matrix towards 1.
 
     Args:
-        matrices: a stack (N, rows, columns); computed in bfloat16 on CUDA, float32 elsewhere.
+        matrices: a stack (N, rows, columns); computed in bfloat16 on GPUs that have it, float32 elsewhere.
         steps: polynomials applied after each other.
         method: "quintic" (Jordan et al. 2024) or "polar_express" (Amsel et al. 2025).
 
     Returns:
         The stack (N, rows, columns) in the type it was computed in.
     """
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    x = matrices.to(torch.bfloat16 if half_format(matrices.device) == torch.bfloat16 else torch.float32)
     norm = torch.linalg.matrix_norm(x, keepdim=True)
     x = x / (norm + 1e-7 if method == "quintic" else _SAFETY * norm + 1e-7)
     tall = x.size(1) > x.size(2)

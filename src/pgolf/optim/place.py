@@ -7,16 +7,17 @@ import torch
 from pgolf.model.gpt import GPT
 from pgolf.optim.routing import row_of
 from pgolf.recipe.recipe import Recipe
+from pgolf.runtime.device import half_format
 
 
 def place(network: GPT, recipe: Recipe, device: torch.device) -> GPT:
     """Move the model to its device, in place, in the formats the references use there.
 
     On CUDA the embedding tables, and what its row in the routing table says, are stored in bfloat16; matrices
-    that Muon updates and all vectors stay float32.
+    that Muon updates and all vectors stay float32, as does everything on GPUs without bfloat16.
     """
     network.to(device)
-    if device.type == "cuda":
+    if half_format(device) == torch.bfloat16:
         torch.set_float32_matmul_precision("high")
         for name, parameter in network.named_parameters():
             row = row_of(name)

@@ -69,6 +69,8 @@ class TrainSection(Section):
     """Compile the model on CUDA devices, never on the CPU; the name asks for torch's longer search."""
     tensorboard: bool = False
     """Also write the metrics as TensorBoard event files into the run's folder tensorboard."""
+    wandb: bool = False
+    """Also hand the metrics to Weights & Biases; WANDB_MODE=offline keeps them in the run's folder wandb."""
 
     @property
     def warmdown(self) -> float:

@@ -119,7 +119,7 @@ def _overheard(scorer: Scorer, announced: int) -> list[Tensor]:
 
     def answer(block: Tensor) -> Tensor:
         found = losses(block)
-        heard.append(found.detach().double().cpu())
+        heard.append(found.detach().cpu().double())
         return found
 
     scorer.begin = lambda first, targets: begin(first, announced)  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ provenance.json         versions, command, data; every session that worked on th
 tokenizer.model         the data's tokenizer
 metrics.jsonl           losses and validations, step by step
 tensorboard/            the same as event files, if train.tensorboard is set
+wandb/                  the same as Weights & Biases keeps it, if train.wandb is set
 checkpoint.safetensors  the state to resume from; removed once the weights are saved and scored
 raw.safetensors         the last weights
 model.safetensors       the averaged weights: what is packed and scored

@@ -1,9 +1,10 @@
-"""Where and in which number format the model runs: bf16 autocast on CUDA, float32 on the CPU."""
+"""Where and in which number format the model runs: bf16 autocast on CUDA (fp16 on old GPUs), else float32."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +25,11 @@ def pick_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise PgolfError(f"--device {name}: unknown; use cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise PgolfError(f"--device {name}: not supported; use cpu, cuda or cuda:N")
+        raise PgolfError(f"--device {name}: unknown; use cpu, cuda, cuda:N or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise PgolfError(f"--device {name}: not supported; use cpu, cuda, cuda:N or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise PgolfError(f"--device {name}: this machine or this torch has no Apple GPU (MPS); use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PgolfError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     if device.index is not None and device.type == "cuda":
@@ -45,11 +48,26 @@ def free_memory(device: torch.device) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in bfloat16 on CUDA; nothing on the CPU, where everything is float32."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+@functools.cache
+def half_format(device: torch.device) -> torch.dtype | None:
+    """The format of matrix products: bfloat16 on CUDA, float16 on GPUs without it (V100, T4); None: float32.
+
+    Gradients in float16 need a scaled loss.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def autocast(device: torch.device, learning: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in the device's half format, everything else in float32.
+
+    ``learning``: for gradients of a loss that is not scaled, which float16 would round away: then in float32.
+    """
+    dtype = half_format(device)
+    if dtype is None or (learning and dtype == torch.float16):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
 
 
 def keep_freed_memory() -> bool:

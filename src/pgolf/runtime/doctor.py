@@ -25,6 +25,7 @@ _OPTIONAL = (
     ("pyarrow", "text in Parquet files", "parquet"),
     ("submitit", "pgolf launch slurm", "slurm"),
     ("tensorboard", "train.tensorboard", "tensorboard"),
+    ("wandb", "train.wandb", "wandb"),
 )
 _OLDEST_TORCH = (2, 8)
 _COMPILE_SECONDS = 180
@@ -130,7 +131,7 @@ def _device() -> Iterator[Check]:
             found = (
                 f"{gpu.name}, {gpu.total_memory / _GIB:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
             )
-            remedy = "bfloat16 is slow before capability 8.0 (Ampere); expect slow steps"
+            remedy = "no bfloat16 before capability 8.0 (Ampere): float16 takes its place, not measured"
             yield _good_if(gpu.major >= 8, f"GPU {index}", found, remedy)
         yield Check("driver", OK, driver or "unknown")
     elif driver and torch.version.cuda is None:
@@ -140,6 +141,8 @@ def _device() -> Iterator[Check]:
         found = f"driver {driver}, but torch finds no GPU"
         remedy = f"update the driver to one for CUDA {torch.version.cuda}, or look at CUDA_VISIBLE_DEVICES"
         yield Check("device", WARNING, found, remedy)
+    elif torch.backends.mps.is_available():
+        yield Check("device", OK, "Apple GPU, which `--device mps` uses, in float32; not measured")
     else:
         yield Check("device", OK, "CPU only: enough for the small recipes")
 
@@ -201,16 +204,18 @@ def _space() -> Iterator[Check]:
 def _threads() -> Iterator[Check]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads, load = torch.get_num_threads(), os.getloadavg()[0]
+    from pgolf.runtime.processes import cores
+
+    count, threads = cores(), torch.get_num_threads()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows does not say.
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     given = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
-    count = f"{threads} thread{'s' * (threads != 1)}"
-    found = f"{count} on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
+    several = "s" * (threads != 1)
+    found = f"{threads} thread{several} on {count} cores, load {load:.1f}" + (f" ({given})" if given else "")
     remedy = "other programs use the cores; measurements of speed will be off"
-    if threads > cores:
-        remedy = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
-    yield _good_if(threads <= cores and load <= cores, "threads", found, remedy)
+    if threads > count:
+        remedy = f"set OMP_NUM_THREADS={count}: more threads than cores slow each other down"
+    yield _good_if(threads <= count and load <= count, "threads", found, remedy)
 
 
 def _compile(seconds: int) -> Iterator[Check]:

@@ -1,9 +1,9 @@
 """Locks: one process at a time works on something, and a lock ends with the process that holds it.
 
-A lock is a file. Where the file system has flock, flock on that file decides: the system lets go of it when
-the process is gone, on another machine too. Where it has not, the file's existence decides: it is made
-exclusively, and taken over if the process that it names has ended. Only the machine of that process can find
-that out; on another one the file is left for the user to judge. Whoever ends cleanly removes the file.
+A lock is a file. Where the file system has flock (on Windows LockFileEx), that decides: the system lets go
+of it when the process is gone, on another machine too. Where it has not, the file's existence decides: it is
+made exclusively, and taken over if the process that it names has ended. Only the machine of that process can
+find that out; on another one the file is left for the user to judge. Whoever ends cleanly removes the file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import fcntl
 import json
 import os
 import shlex
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from pgolf.errors import PgolfError
 from pgolf.runtime.paths import write_error
@@ -59,15 +60,18 @@ class Holder:
     @classmethod
     def read(cls, handle: int) -> Holder | None:
         """The one named in an open file; None where none is."""
+        os.lseek(handle, 1, os.SEEK_SET)
         try:
-            return cls(**json.loads(os.pread(handle, 1 << 20, 0)))
+            return cls(**json.loads(os.read(handle, 1 << 20)))
         except (ValueError, TypeError):
             return None
 
     def write(self, handle: int) -> None:
         """Name it in an open file."""
-        content = json.dumps(asdict(self)).encode()
-        os.pwrite(handle, content, 0)
+        # After a blank: nobody else can read the first byte of a file that is locked on Windows.
+        content = b" " + json.dumps(asdict(self)).encode()
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, content)
         os.ftruncate(handle, len(content))
         flush_to_disk(handle)  # On a network file system only then others see it.
 
@@ -112,11 +116,10 @@ class Lock:
         If not, trying again may help, the patient while somebody writes a name.
         """
         self._made = make_folders(self.path.parent) + self._made
-        flags = os.O_RDWR | os.O_CLOEXEC
         try:
-            handle, new = os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+            handle, new = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         except FileExistsError:
-            handle, new = self._open(flags), False
+            handle, new = self._open(), False
         try:
             flock, holder = _flock(handle), Holder.read(handle)
             unknown = holder is None or holder.is_gone()
@@ -148,18 +151,17 @@ class Lock:
                 if _is_at(self._handle, self.path):
                     self.path.unlink()
             os.close(self._handle)
+            if os.name == "nt":  # No open file can be deleted there: not before, nor while others have it.
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
         remove_empty(self._made)
 
-    def _open(self, flags: int) -> int:
+    def _open(self) -> int:
         try:
-            return os.open(self.path, flags)
+            return os.open(self.path, os.O_RDWR)
         except PermissionError as error:
             # Another user's, who may be at work.
-            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                raise Held(self.path, self._what, Holder.read(handle), flock=False) from error
-            finally:
-                os.close(handle)
+            raise Held(self.path, self._what, holder_of(self.path), flock=False) from error
 
     def _sign(self, handle: int, *, flock: bool) -> None:
         try:
@@ -182,7 +184,7 @@ class Lock:
         # Of several that find this out, one removes the file; all of them then try to make it anew.
         turn = self.path.with_name(f"{self.path.name}.taking")
         try:
-            os.close(os.open(turn, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+            os.close(os.open(turn, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         except FileExistsError as error:
             if patient:
                 return
@@ -255,17 +257,26 @@ def take(path: Path, what: str) -> Lock:
     return lock
 
 
+def holder_of(path: Path) -> Holder | None:
+    """Who has signed a lock's file; None where there is none, or nobody has yet."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return Holder.read(handle)
+    finally:
+        os.close(handle)
+
+
 def _flock(handle: int) -> bool | None:
     """Whether flock gives the lock to this process; None where the file system has no flock."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock_descriptor(handle, blocking=False)
     except OSError as error:
         if error.errno in NO_FLOCK:
             return None
         raise
-    return True
 
 
 def _subject(path: Path) -> Path:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import math
 import os
+import platform
 import signal
 import threading
 import time
@@ -26,7 +27,9 @@ _set_here = False
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has, free or not."""
+    """Bytes of memory that this machine has, free or not; more than any has where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return 1 << 62
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -35,9 +38,14 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
 
 
+def cores() -> int:
+    """How many of the machine's cores this process may use; where the system does not say, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def host() -> str:
     """This machine's name, and where process numbers are a container's own, that container's number space."""
-    return os.uname().nodename + _namespace()
+    return platform.node() + _namespace()
 
 
 def host_mark() -> str:
@@ -50,6 +58,8 @@ def birth(pid: int) -> str | None:
 
     Empty where the system cannot say; None if the process has ended.
     """
+    if os.name == "nt":
+        return ""  # There ``os.kill`` would end it.
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -84,6 +94,8 @@ def handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
 
 def end_with(parent: int) -> None:
     """From now on, end this process soon after its parent, which cannot do that when it is killed.
+
+    Not on Windows, where a process keeps the number of a parent that has ended.
 
     ``parent`` is its number, from itself: it may have ended before this process asks for it.
     """
@@ -134,7 +146,7 @@ def cores_are_taken() -> bool:
     does not tell, and for one thread, which waits for none.
     """
     try:
-        threads = len(os.sched_getaffinity(0))
+        threads = cores()
         with contextlib.suppress(ValueError):  # As OpenMP does with what is no number.
             threads = min(int(os.environ.get("OMP_NUM_THREADS", threads)), threads)
         # Much of what runs is over at once, so cores are taken only if they are at every look.

@@ -95,8 +95,14 @@ def patient_streams() -> Iterator[None]:
 
     Closed streams are opened on the null device, so that no file of ours gets their number and what others
     print. What could not be written to standard output is known afterwards from ``output``. Streams that the
-    caller has replaced are left alone.
+    caller has replaced are left alone. On Windows they only escape what they cannot spell.
     """
+    if os.name == "nt":  # The console there takes text and no bytes.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        yield
+        return
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

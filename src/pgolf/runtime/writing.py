@@ -38,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         # What is no file stays what it is.
         temporary = None if _is_device(path) else hidden_place(path)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         handle = os.open(temporary, flags, 0o666) if temporary else os.open(path, os.O_WRONLY)
     except (OSError, ValueError) as error:
         raise write_error(path, error) from error
@@ -156,7 +156,7 @@ def flush_to_disk(handle: int) -> None:
 def flush_folder(folder: Path) -> None:
     """Bring a folder's entries to the disk, where its file system can be asked to."""
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(folder, os.O_RDONLY)
     except PermissionError:
         return  # One may be allowed to write into a folder and not to read it.
     try:

@@ -39,7 +39,7 @@ INSTEAD = {
     Key("pgolf.kernels.cross_entropy", "softcap_cross_entropy"): Key(STANDINS, "softcap_cross_entropy"),
     Key("pgolf.train.checkpoint", "save_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.checkpoint", "load_checkpoint"): Key(STANDINS, "nothing"),
-    Key("pgolf.train.tensorboard", "event_files"): Key(STANDINS, "nothing"),
+    Key("pgolf.train.trackers", "trackers"): Key(STANDINS, "nothing"),
 }
 # Where the memory's code is called, if the recipe has one.
 _MEMORY = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,6 +46,8 @@ class Clock:
     """Targets per sequence of the last step; 0 before the first one."""
     length_from: int = 0
     """Step in which that became so; 0 where it never changed."""
+    scaler: dict[str, float] = field(default_factory=dict)
+    """State of the loss scale as of the last checkpoint; empty where the loss is not scaled."""
 
 
 def save_checkpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
 from pgolf.runtime.paths import write_error
 from pgolf.runtime.writing import write_bytes
-from pgolf.train.tensorboard import EventFiles
+from pgolf.train.trackers import Tracker
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ class Metrics:
         path: of the file.
         from_step: finished steps; what the file says of later ones is dropped.
         tokens_per_step: targets.
-        events: also receive what is written.
+        trackers: also receive what is written.
         steps_per_reading: losses that are read, checked and written together.
     """
 
@@ -42,10 +43,11 @@ class Metrics:
         path: Path | None,
         from_step: int,
         tokens_per_step: int,
-        events: EventFiles | None = None,
+        trackers: Sequence[Tracker] | None = None,
         steps_per_reading: int = 1,
     ) -> None:
-        self.path, self.events, self.steps_per_reading = path, events, steps_per_reading
+        self.path, self.steps_per_reading = path, steps_per_reading
+        self.trackers = trackers or ()
         self.tokens_per_step = tokens_per_step
         self.last_loss = float("nan")
         self.tokens_per_second = 0.0
@@ -106,8 +108,8 @@ class Metrics:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
         except OSError as error:
             raise write_error(self.path, error) from error
-        if self.events is not None:
-            self.events.add(entries)
+        for tracker in self.trackers:
+            tracker.add(entries)
 
 
 def steps_per_reading(device: torch.device) -> int:

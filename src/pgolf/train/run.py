@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from pgolf.compress.grid import Grid
 from pgolf.compress.weights import save_weights
@@ -24,14 +25,14 @@ from pgolf.optim.build import build_optimizers, set_schedule
 from pgolf.optim.place import place
 from pgolf.optim.schedule import lr_scale, muon_momentum, muon_weight_decay, progress, rewarming, stages
 from pgolf.recipe.recipe import Recipe
-from pgolf.runtime.device import autocast, compiled, keep_freed_memory
+from pgolf.runtime.device import autocast, compiled, half_format, keep_freed_memory
 from pgolf.runtime.run_files import CHECKPOINT, METRICS, MODEL, RAW
 from pgolf.runtime.team import SOLO, Team
 from pgolf.train.checkpoint import Clock, load_checkpoint, save_checkpoint, set_aside
 from pgolf.train.distributed import agree, shared_grid
 from pgolf.train.metrics import Metrics, steps_per_reading
 from pgolf.train.qat import Rounding, choose_grid, export_rounding, grid_rounding, rounded_weights
-from pgolf.train.tensorboard import event_files
+from pgolf.train.trackers import trackers
 
 
 class Watcher(Protocol):
@@ -91,14 +92,18 @@ class Run:
         self.rounding: Mapping[str, Rounding] = {}  # what forward passes do to which parameters
         self.grid: Grid | None = None  # on which they round, once it is frozen
         self.clock = Clock()
+        # Small gradients vanish in float16: there the loss is scaled, and a step that overflows is left out.
+        self.scaler = GradScaler(device.type, enabled=half_format(device) == torch.float16)
         if resume and self._checkpoint.is_file():
             state = self.network, self.optimizers, self.averager
             self.clock, self.grid = load_checkpoint(self._checkpoint, *state, recipe, dataset)
+            if self.clock.scaler:
+                self.scaler.load_state_dict(self.clock.scaler)
         self.team.copy_first(list(self.network.state_dict().values()))
         path = folder / METRICS if team.is_first else None
-        events = event_files(recipe, folder, self.clock.step) if team.is_first else None
+        told = trackers(recipe, folder, self.clock.step) if team.is_first else None
         reading = steps_per_reading(device)
-        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, events, reading)
+        self.metrics = Metrics(path, self.clock.step, recipe.train.batch_tokens, told, reading)
         done = self._progress()
         self.passes = recipe.model.loop.passes_at(done)  # through looped layers, in training
         self.length = recipe.train.length_at(done)  # of training sequences
@@ -131,6 +136,8 @@ class Run:
         self._switch_length(train.length_at(done), watcher)
         loss = self.accumulate_gradients(clock.step)
         if train.grad_clip:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), train.grad_clip)
         rate = scale * rewarming(clock.step - clock.length_from) if clock.length_from else scale
         momentum, decay = muon_momentum(optim, clock.step), muon_weight_decay(optim, done)
@@ -156,10 +163,11 @@ class Run:
                 batch = self.batches.batch(step, part)
                 # The same tokens, whatever the length.
                 rows = (tokens.view(-1, self.length) for tokens in batch)
-                inputs, targets = (tokens.to(self.device, non_blocking=True) for tokens in rows)
+                pinned = self.device.type == "cuda"
+                inputs, targets = (tokens.to(self.device, non_blocking=pinned) for tokens in rows)
                 with autocast(self.device):
                     loss = self.forward(inputs, targets).mean() / parts
-                loss.backward()
+                self.scaler.scale(loss).backward()
                 total += loss.detach()
         kind = self.network.fake_quant.active, bool(self.rounding), self.passes, self.length
         if kind not in self._compiled:
@@ -172,7 +180,8 @@ class Run:
 
     def _update(self) -> None:
         for optimizer in self.optimizers:
-            optimizer.step()
+            self.scaler.step(optimizer)
+        self.scaler.update()
         self.network.zero_grad(set_to_none=True)
 
     def _progress(self) -> float:
@@ -277,7 +286,7 @@ class Run:
         passes = max(train.warmup_steps, 1) if must else train.warmup_steps
         if not passes or self.is_finished():
             return
-        put_back = set_aside(self.network, self.optimizers)
+        put_back, scale = set_aside(self.network, self.optimizers), self.scaler.state_dict()
         fakes = qat.enabled and qat.grid == "int6"
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             for index, (active, looped, length) in enumerate(self._states_to_prime(passes)):
@@ -289,6 +298,7 @@ class Run:
         if fakes:
             self._set_switch(False, scale=1.0)  # The next step sets it anew.
         put_back()
+        self.scaler.load_state_dict(scale)
         self.metrics.restart_clock()
 
     def _states_to_prime(self, steps: int) -> list[tuple[bool, int, int]]:
@@ -319,6 +329,7 @@ class Run:
         """
         self._settle()
         self.check_weights()
+        self.clock.scaler = self.scaler.state_dict()
         trained, made = (
             (self.network, self.optimizers, self.averager, self.clock),
             (self.recipe, self.dataset),

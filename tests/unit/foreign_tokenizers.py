@@ -1,4 +1,6 @@
-"""Tokenizers of other kinds than SentencePiece, made on the spot; skips where their packages are absent."""
+"""Tokenizers of other kinds than SentencePiece, made on the spot. Whoever imports this is skipped where their
+packages are not installed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+pytest.importorskip("tiktoken", reason="the package tiktoken is not installed")
 
 LINES = [
     "the cat sat on the mat, and the cat was 12 years old.",
@@ -21,7 +26,6 @@ _BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 def _trained(**parts: Any) -> Any:
     """A Hugging Face tokenizer of some parts, trained on the lines; of model and trainer by their names."""
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are not installed")
     model, options = parts.pop("model")
     tokenizer = tokenizers.Tokenizer(getattr(tokenizers.models, model)(**parts.pop("given", {})))
     for name, part in parts.items():
@@ -33,7 +37,6 @@ def _trained(**parts: Any) -> Any:
 
 
 def byte_level(prefix: bool = False, special: tuple[str, ...] = ("<|endoftext|>",)) -> str:
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers are not installed")
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     return _trained(
         model=("BPE", {"special_tokens": list(special), "initial_alphabet": alphabet}),
@@ -127,7 +130,6 @@ def word_ends() -> str:
 
 
 def _ranks() -> dict[bytes, int]:
-    pytest.importorskip("tiktoken", reason="tiktoken is not installed")
     merged = [*(b"th", b"the", b" th", b" the", b"at", b" c", b" cat", b"  ", b"\xe6\x97", b"\xe6\x97\xa5")]
     merged += [b"12", b"\xf0\x9f", b"\xef\xbf", b"\xef\xbf\xbd", b"\n\n"]
     pieces = [*(bytes((value,)) for value in reversed(range(256))), *merged]

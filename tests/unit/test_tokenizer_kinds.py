@@ -22,7 +22,16 @@ from pgolf.data.tokenizer import Tokenizer, check_usable
 from pgolf.errors import PgolfError
 from pgolf.memory.stored import start_of
 from pgolf.report.text_analysis import pieces_of
-from tests.unit.foreign_tokenizers import KINDS, LOSSLESS, TEXT, byte_level, encoding, ranks, write
+from tests.unit.foreign_tokenizers import (
+    KINDS,
+    LOSSLESS,
+    TEXT,
+    byte_level,
+    encoding,
+    ranks,
+    tokenizers,
+    write,
+)
 
 Open = Callable[[str], Tokenizer]
 NAMES = ["<s>", "</s>", "<unk>", "[CLS]", "[UNK]", "<|endoftext|>", "<|bos|>", "<0x41>", "##ing", "</w>"]
@@ -135,7 +144,6 @@ def test_text_is_spelled_by_tokens(open_kind: Open, kind: str) -> None:
 def test_documents_begin_with_a_special_token_or_a_new_last_one(
     open_kind: Open, kind: str, begins: str | None, unknown: str | None
 ) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
     tokenizer = open_kind(kind)
     library = tokenizers.Tokenizer.from_file(str(tokenizer.path))
     size = library.get_vocab_size()
@@ -195,7 +203,6 @@ def test_other_tokens_than_text_are_left_out_of_what_text_becomes(tmp_path: Path
 
 
 def test_added_pieces_that_are_no_special_ones_are_text(tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
     library = tokenizers.Tokenizer.from_str(byte_level())
     library.add_tokens(["日本語", "<|user|>"])
     library.save(str(tmp_path / "t.json"))

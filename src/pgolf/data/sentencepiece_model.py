@@ -1,8 +1,7 @@
-"""SentencePiece models as a kind of tokenizer; see ``Backend`` in ``tokenizer.py``."""
+"""SentencePiece models as a kind of tokenizer; see ``backend.py``."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import sentencepiece
@@ -10,10 +9,6 @@ import sentencepiece
 from pgolf.data.operators import OPERATORS, Transform, has_operators
 
 _SPACE = "\u2581"
-# A protocol buffer appended to another one overrides its fields. This one sets, in the model's field 3 (how
-# to normalise): 2 (table of replaced characters) to nothing, 3 (space in front) and 4 (merged spaces) to
-# false.
-_AS_IT_IS = bytes((0x1A, 6, 0x12, 0, 0x18, 0, 0x20, 0))
 
 
 class SentencePieceModel:
@@ -23,6 +18,7 @@ class SentencePieceModel:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
+        self._literal: sentencepiece.SentencePieceProcessor | None = None
         # By its content: the library can open no file whose name is not UTF-8.
         self._processor = processor = sentencepiece.SentencePieceProcessor(model_proto=content)
         self.transform: Transform = "caseops" if has_operators(processor) else "none"
@@ -56,25 +52,9 @@ class SentencePieceModel:
     def normalize(self, text: str) -> str:
         return str(self._processor.normalize(text))
 
-    @functools.cached_property
-    def _literal(self) -> sentencepiece.SentencePieceProcessor:
-        return sentencepiece.SentencePieceProcessor(model_proto=self._content + _AS_IT_IS)
-
     def spell(self, text: str) -> list[int | bytes]:
-        tokens = self._literal.encode(text)
-        parts = [self.parts[token] for token in tokens]
-        if self.unknown_id in tokens:
-            names = self._literal.encode(text, out_type=str)
-            for index, token in enumerate(tokens):
-                if token == self.unknown_id:
-                    parts[index] = names[index].replace(_SPACE, " ").encode()
-        known = [part for part in parts if part]
-        if len(known) == len(parts) and b"".join(known) == text.encode():
-            pairs = zip(tokens, known, strict=True)
-            return [
-                part if token == self.unknown_id or self.is_byte[token] else token for token, part in pairs
-            ]
-        # Rare: something that even the unknown piece and byte pieces do not spell.
-        if middle := len(text) // 2:
-            return self.spell(text[:middle]) + self.spell(text[middle:])
-        return [text.encode()]
+        from pgolf.data.spelling import as_it_is, spell  # Scoring tokens does without.
+
+        if self._literal is None:
+            self._literal = as_it_is(self._content)
+        return spell(self._literal, self.parts, self.is_byte, text)

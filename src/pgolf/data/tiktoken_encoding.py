@@ -1,4 +1,4 @@
-"""tiktoken encodings as a kind of tokenizer; see ``Backend`` in ``tokenizer.py``.
+"""tiktoken encodings as a kind of tokenizer; see ``backend.py``.
 
 A file is either what tiktoken itself reads, a line with base64 and rank for each piece, which is split as
 GPT-2 does and has "<|endoftext|>" at the first rank that is free; or a JSON object of what makes an encoding:

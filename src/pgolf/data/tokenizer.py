@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,49 +16,15 @@ from pgolf.data.sentencepiece_model import SentencePieceModel
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_bytes
 
+if TYPE_CHECKING:
+    from pgolf.data.backend import Backend
+
 ByteCounts = NDArray[np.uint16]
 """Bytes of text that each of some targets stands for. Add them up in int64."""
 
 _SPACE = "\u2581"
 # So many tokens are counted at once.
 _BLOCK = 1 << 22
-
-
-class Backend(Protocol):
-    """What a kind of tokenizer file has to say; each kind is a module of its own."""
-
-    parts: list[bytes | None]
-    """Raw bytes that the piece of each token spells; None of the unknown and of controls."""
-    pieces: list[str]
-    """The same as text, where U+2581 is a space; of controls their names."""
-    is_byte: list[bool]
-    """Whether each token is a byte piece: one byte of what no other piece spells."""
-    operators: Sequence[int]
-    """Tokens whose pieces stand for no text (CaseOps)."""
-    space: str
-    """The character that pieces and normalised text have for a space."""
-    bos_id: int
-    """The token that begins every document; -1 if there is none."""
-    unknown_id: int
-    """The token for what no piece spells; -1 if there is none."""
-    decodes: bool
-    """Whether ``decode`` gives the text that the tokens were made of, as it was normalised."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, none of them a control's."""
-
-    def decode(self, tokens: list[int]) -> str:
-        """The text of token ids, as the kind's own library says."""
-
-    def normalize(self, text: str) -> str:
-        """The text that pieces are looked up in, with a space that is put in front."""
-
-    def spell(self, text: str) -> list[int | bytes]:
-        """Tokens of a text without normalisation, and the bytes themselves where no token spells them.
-
-        No space is put in front. Neither the unknown nor byte pieces are among the tokens. What does not add
-        up to the text is noticed by who asks.
-        """
 
 
 class ByteTable:

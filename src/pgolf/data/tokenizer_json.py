@@ -1,4 +1,4 @@
-"""Hugging Face tokenizers (``tokenizer.json``) as a kind of tokenizer; see ``Backend`` in ``tokenizer.py``.
+"""Hugging Face tokenizers (``tokenizer.json``) as a kind of tokenizer; see ``backend.py``.
 
 How a piece is spelled depends on the steps of the file: in the characters that stand for bytes (ByteLevel),
 with another character for a space (Metaspace, or Replace), as ``<0x41>`` for a byte (byte fallback), with a

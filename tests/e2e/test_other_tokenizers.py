@@ -52,7 +52,7 @@ def test_scores_divide_by_bytes_of_the_text_and_are_valid(place: tuple[Path, str
 
 
 def test_files_come_back_and_text_is_written(place: tuple[Path, str]) -> None:
-    folder, kind = place
+    folder, _ = place
     content = "The cat sees a quiet river.\n\n  日本 \ufffd <|endoftext|> \x00\r\n".encode() * 3 + b"\xff\xfe"
     (folder / "book.txt").write_bytes(content)
     pgolf("compress", "book.txt", "--model", "run", "--memory", "--ttt", "--out", "book.pgz", cwd=folder)

@@ -28,7 +28,6 @@ from pgolf.evaluate.evaluate import MODES, EvalResult
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
 from pgolf.evaluate.weights import score_weights
-from pgolf.model.attend import BOS
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.estimate import check_memory, check_size
 from pgolf.runs.folder import is_trained, open_run, record_session, saved_recipe, writing
@@ -143,10 +142,12 @@ def job_dataset(
                 f"data.transform {recipe.data.transform} asks for; prepare the data with --transform "
                 f"{recipe.data.transform}, or leave the key out"
             )
-        if recipe.model.document_mask and dataset.tokenizer.bos_id != BOS:
+        begins, model = dataset.tokenizer.bos_id, recipe.model
+        if (model.document_mask or model.window_smear.width) and begins != model.bos:
             raise PgolfError(
-                f"{dataset.tokenizer.path}: a document begins with token {dataset.tokenizer.bos_id}, but "
-                f"model.document_mask knows it by token {BOS}; leave the mask out, or prepare the data anew"
+                f"{dataset.tokenizer.path}: a document begins with token {begins}, but the recipe's "
+                f"model.bos is {model.bos}; train with --set model.bos={begins} (a trained model needs data "
+                "like its own)"
             )
         return dataset
     if recipe.data.corpus != "python":

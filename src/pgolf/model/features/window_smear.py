@@ -6,7 +6,6 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.attend import BOS
 from pgolf.model.linear import FakeQuant
 from pgolf.model.shape import Shape
 from pgolf.model.slots import EmbeddingPart, Reading, Row
@@ -40,6 +39,7 @@ class WindowSmear(EmbeddingPart):
         super().__init__(model, fake_quant)
         self.gate = nn.Linear(model.window_smear.width, 1, bias=False)
         self.share = nn.Parameter(torch.zeros(1))
+        self.bos = model.bos
 
     @staticmethod
     def wanted(model: WindowSmearKeys, core: int = 0) -> bool:
@@ -57,5 +57,5 @@ class WindowSmear(EmbeddingPart):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         gate = self.share.to(x.dtype) * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
-        inside = (reading.tokens != BOS)[..., None]
+        inside = (reading.tokens != self.bos)[..., None]
         return x + gate.to(x.dtype) * inside * reading.shifted(self, x)

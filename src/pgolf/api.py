@@ -55,7 +55,7 @@ def load(path: Place, tokenizer: Place | None = None) -> Model:
 
     Args:
         path: artifact, weights file or run folder.
-        tokenizer: its SentencePiece model, where it is neither beside the model nor in the data that its run
+        tokenizer: its tokenizer's file, where that is neither beside the model nor in the data that its run
             recorded.
 
     Raises:
@@ -99,7 +99,7 @@ def train(
         recipe: a shipped recipe's name, a TOML file, or a recipe.
         out: the run folder, new or empty; with ``resume`` one that holds a run of this recipe.
         data: prepared folder, or a bare folder of shards; the recipe's built-in corpus by default.
-        tokenizer: SentencePiece model, where the data folder holds none.
+        tokenizer: its file, where the data folder holds none.
         overrides: settings such as "train.steps=200".
         init: weights to start from.
         resume: go on where the run stopped.
@@ -149,7 +149,7 @@ def pack(
         cap: largest total in bytes, code included; the recipe's by default.
         overrides: settings of the compress section, such as "compress.calibration=self".
         data: training text for the calibration; the run's own by default.
-        tokenizer: SentencePiece model, where the data folder holds none.
+        tokenizer: its file, where the data folder holds none.
         progress: show what is being done.
 
     Raises:
@@ -187,7 +187,7 @@ def evaluate(
         stride: targets scored per sliding window.
         limit_targets: score only so many targets, the first ones.
         overrides: settings of the evaluate and ttt sections, such as "ttt.epochs=1".
-        tokenizer: SentencePiece model, where the data folder holds none.
+        tokenizer: its file, where the data folder holds none.
         ledger: write what every range of targets cost to this file (JSON lines).
         strict: reveal one target at a time; slow, with the same score.
         device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.

@@ -12,7 +12,12 @@ from tests.e2e.conftest import RECIPE, pgolf, pgolf_json, sentences
 from tests.unit.foreign_tokenizers import KINDS
 
 MEMORY = '[memory]\nenabled = true\nstored = "train"\nstored_bytes = 800\norder = 2\n'
-KIND = {"byte level without beginning": 331, "encoding": 601, "wordpiece": 150}
+# Of each kind: sizes, and the token that begins documents, for the mask.
+KIND = {
+    "byte level without beginning": "vocab_size = 331\nbos = 330\ndocument_mask = true",
+    "encoding": "vocab_size = 601",
+    "wordpiece": "vocab_size = 150",
+}
 
 
 @pytest.fixture(scope="module", params=KIND)
@@ -22,15 +27,13 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (folder / "tokenizer.json").write_text(KINDS[kind]())
     text = [f"{sentence} naïve 日本 \ufffd <|endoftext|>" for sentence in sentences(100)]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in text))
-    (folder / "small.toml").write_text(
-        RECIPE.replace("vocab_size = 320", f"vocab_size = {KIND[kind]}") + MEMORY
-    )
+    (folder / "small.toml").write_text(RECIPE.replace("vocab_size = 320", KIND[kind]) + MEMORY)
     pgolf(
         *("data", "prepare", "--text", "text.jsonl", "--val-fraction", "0.2"),
         *("--tokenizer", "tokenizer.json", "--out", "data"),
         cwd=folder,
     )
-    pgolf("run", "small.toml", "--data", "data", "--out", "run", cwd=folder)
+    pgolf("run", "small.toml", "--data", "data", "--out", "run", "--score", "memory", cwd=folder)
     return folder, kind
 
 

@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Threads would be in the way of tests that fork.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
-pytest.importorskip("tiktoken", reason="the package tiktoken is not installed")
+tiktoken = pytest.importorskip("tiktoken", reason="the package tiktoken is not installed")
+GPT_2 = pytest.importorskip("tiktoken_ext.openai_public").r50k_pat_str
+"""The pattern by which tiktoken splits text for GPT-2."""
 
 LINES = [
     "the cat sat on the mat, and the cat was 12 years old.",
@@ -129,7 +134,7 @@ def word_ends() -> str:
     ).to_str()
 
 
-def _ranks() -> dict[bytes, int]:
+def piece_ranks() -> dict[bytes, int]:
     merged = [*(b"th", b"the", b" th", b" the", b"at", b" c", b" cat", b"  ", b"\xe6\x97", b"\xe6\x97\xa5")]
     merged += [b"12", b"\xf0\x9f", b"\xef\xbf", b"\xef\xbf\xbd", b"\n\n"]
     pieces = [*(bytes((value,)) for value in reversed(range(256))), *merged]
@@ -138,12 +143,12 @@ def _ranks() -> dict[bytes, int]:
 
 def ranks() -> str:
     """What tiktoken itself reads."""
-    return "".join(f"{base64.b64encode(piece).decode()} {rank}\n" for piece, rank in _ranks().items())
+    return "".join(f"{base64.b64encode(piece).decode()} {rank}\n" for piece, rank in piece_ranks().items())
 
 
 def encoding() -> str:
     """A pattern and special tokens of its own, and gaps between the tokens."""
-    found = {base64.b64encode(piece).decode(): 2 * rank for piece, rank in _ranks().items()}
+    found = {base64.b64encode(piece).decode(): 2 * rank for piece, rank in piece_ranks().items()}
     special = {"<|user|>": 1, "<|bos|>": 600}
     return json.dumps(
         {"pat_str": r"\p{N}{1,2}| ?\p{L}+|\s+|.", "mergeable_ranks": found, "special_tokens": special}

@@ -23,12 +23,16 @@ from pgolf.errors import PgolfError
 from pgolf.memory.stored import start_of
 from pgolf.report.text_analysis import pieces_of
 from tests.unit.foreign_tokenizers import (
+    GPT_2,
     KINDS,
     LOSSLESS,
     TEXT,
     byte_level,
     encoding,
+    metaspace,
+    piece_ranks,
     ranks,
+    tiktoken,
     tokenizers,
     write,
 )
@@ -163,6 +167,13 @@ def test_encodings_begin_documents_with_their_special_token(open_kind: Open) -> 
     assert [found.parts[token] for token in found.encode("1234")] == [b"12", b"3", b"4"]
 
 
+@given(text=TEXTS)
+@example(text="It's we'll 12ab  \n\n x 日本_é")
+def test_ranks_split_text_as_gpt_2_does(open_kind: Open, text: str) -> None:
+    found = tiktoken.Encoding("theirs", pat_str=GPT_2, mergeable_ranks=piece_ranks(), special_tokens={})
+    assert open_kind("ranks").encode(text) == found.encode_ordinary(text)
+
+
 def test_the_definition_of_bytes(open_kind: Open) -> None:
     for kind in ("byte level", "ranks", "unigram"):
         tokenizer = open_kind(kind)
@@ -291,6 +302,12 @@ def _changed(make: Callable[[], str], change: Callable[[dict[str, Any]], Any]) -
         (lambda: '{"a": 1}', "not a SentencePiece model, nor"),
         (lambda: _changed(byte_level, lambda t: t["model"].update(vocab={})), "a damaged tokenizer"),
         (lambda: _changed(byte_level, lambda t: t.update(model=[])), "a damaged tokenizer"),
+        (
+            lambda: _changed(byte_level, lambda t: t["model"].update(continuing_subword_prefix="x")),
+            "BPE with a mark where words continue cannot be used",
+        ),
+        (lambda: _changed(metaspace, lambda t: t["model"].update(unk_token="x")), "no piece for the unknown"),
+        (lambda: _changed(encoding, lambda t: t.update(pat_str="")), "a damaged tokenizer"),
         (lambda: ranks()[:-3] + "x", "a damaged tokenizer"),
         (lambda: ranks().partition("\n")[2], "no piece for byte 255"),
         (lambda: ranks().replace(" 7\n", " 8\n"), "two pieces have one token"),

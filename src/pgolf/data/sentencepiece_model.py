@@ -12,7 +12,7 @@ _SPACE = "\u2581"
 
 
 class SentencePieceModel:
-    """A model by its content; a ``RuntimeError`` if it is none."""
+    """A model by its content; a ``RuntimeError`` or ``IndexError`` if it is none."""
 
     space, decodes = _SPACE, True
 

@@ -35,6 +35,7 @@ class TiktokenEncoding:
         self._encoding = tiktoken.Encoding(
             "pgolf", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
         )
+        self.encode("a 1")  # A pattern that matches nothing at all is noticed here.
         self.bos_id = beginning(special, max(ids) + 1)
         self.parts: list[bytes | None] = [None] * max(max(ids) + 1, self.bos_id + 1)
         for piece, token in ranks.items():

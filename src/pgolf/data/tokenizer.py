@@ -131,7 +131,7 @@ class Tokenizer:
             return cls(path, content, backend)
         try:
             model = SentencePieceModel(content)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:  # The latter of an empty file.
             raise PgolfError(
                 f"{path}: not a SentencePiece model, nor a Hugging Face tokenizer.json or a tiktoken encoding"
             ) from error

@@ -22,6 +22,8 @@ _BEGINNINGS = (
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 # In front of the names of special tokens, so that no text has them.
 _HIDDEN = "\U0010ffff" * 8
+# What cannot be encoded is noticed when a file is opened.
+_PROBE = "a 1"
 # Decoders that put pieces side by side.
 _PLAIN = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
 
@@ -32,20 +34,24 @@ def beginning(special: Mapping[str, int], size: int) -> int:
 
 
 class TokenizerJson:
-    """A tokenizer by its content; a ``ValueError`` if it is none, an ``ImportError`` without tokenizers."""
+    """A tokenizer by its JSON; a ``ValueError`` if it is none, an ``ImportError`` without tokenizers."""
 
     operators: Sequence[int] = ()
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, tree: Mapping[str, Any]) -> None:
         import tokenizers
 
+        if "merges" in tree["model"] and tree["model"].get("continuing_subword_prefix"):
+            # One that does not fit to the merges ends the whole process.
+            raise ValueError("BPE with a mark where words continue cannot be used")
         self._open = tokenizers.Tokenizer.from_str
         try:
             # In the library's own form, whatever version wrote it.
-            tree = json.loads(self._open(content.decode()).to_str())
+            tree = json.loads(self._open(json.dumps(tree)).to_str())
             added = {token["content"]: token for token in tree["added_tokens"]}
             self._tree = tree = _without_extras(tree)
             self._tokenizer = self._open(json.dumps(tree))
+            self.encode(_PROBE)
         except Exception as error:  # The library has no other class of errors.
             raise ValueError(error) from error
         model, self._steps = tree["model"], [*_steps(tree["normalizer"]), *_steps(tree["pre_tokenizer"])]
@@ -61,7 +67,7 @@ class TokenizerJson:
         self.pieces, self.is_byte = [""] * len(self.parts), [False] * len(self.parts)
         unknown = model.get("unk_id") if "unk_id" in model else vocabulary.get(model.get("unk_token"))
         self.unknown_id = -1 if unknown is None else int(unknown)
-        if self.unknown_id < 0 and model["type"] != "BPE":
+        if self.unknown_id < 0 and (model["type"] != "BPE" or model["unk_token"] is not None):
             raise ValueError("no piece for the unknown")
         mark, end = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
         for name, token in vocabulary.items():

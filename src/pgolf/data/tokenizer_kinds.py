@@ -14,6 +14,8 @@ from pgolf.errors import PgolfError
 # Pieces in base64, each with its rank.
 _RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
 
 def other_kind(path: Path, content: bytes) -> TokenizerJson | TiktokenEncoding | None:
     """A Hugging Face tokenizer or a tiktoken encoding; None if the content is neither.
@@ -27,12 +29,15 @@ def other_kind(path: Path, content: bytes) -> TokenizerJson | TiktokenEncoding |
         if isinstance(tree, Mapping) and "pat_str" in tree:
             return TiktokenEncoding.from_tree(tree)
         if isinstance(tree, Mapping) and "model" in tree:
-            return TokenizerJson(content)
+            return TokenizerJson(tree)
     except ImportError as error:
         remedy = 'pip install "pgolf[tokenizers]"'
         raise PgolfError(
             f"{path}: needs the package {error.name}, which is not installed; {remedy}"
         ) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except BaseException as error:
+        # A PanicException of the libraries is no Exception.
+        if not isinstance(error, _DAMAGE) and type(error).__name__ != "PanicException":
+            raise
         raise PgolfError(f"{path}: a damaged tokenizer ({error}); restore it from a copy") from error
     return None

@@ -38,16 +38,16 @@ class TokenizerJson:
 
     operators: Sequence[int] = ()
 
-    def __init__(self, tree: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any]) -> None:
         import tokenizers
 
-        if "merges" in tree["model"] and tree["model"].get("continuing_subword_prefix"):
+        if "merges" in given["model"] and given["model"].get("continuing_subword_prefix"):
             # One that does not fit to the merges ends the whole process.
             raise ValueError("BPE with a mark where words continue cannot be used")
         self._open = tokenizers.Tokenizer.from_str
         try:
             # In the library's own form, whatever version wrote it.
-            tree = json.loads(self._open(json.dumps(tree)).to_str())
+            tree = json.loads(self._open(json.dumps(given)).to_str())
             added = {token["content"]: token for token in tree["added_tokens"]}
             self._tree = tree = _without_extras(tree)
             self._tokenizer = self._open(json.dumps(tree))

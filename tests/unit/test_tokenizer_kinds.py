@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -238,6 +239,12 @@ def test_data_of_lossless_tokenizers_changes_nothing(open_kind: Open, tmp_path: 
     assert str(dataset.normalisation("train")) == "changes nothing"
     found = check_bytes(dataset, dataset.validation_text(1))
     assert found.problem is None and "as many as the documents decode to" in found.evidence
+    # The same shards alone, as others make them.
+    (tmp_path / "bare").mkdir()
+    for shard in (tmp_path / "data").glob("*.bin"):
+        shutil.copy(shard, tmp_path / "bare")
+    bare = open_dataset(tmp_path / "bare", open_kind(kind).path)
+    assert np.array_equal(bare.validation_text(1).byte_counts, dataset.validation_text(1).byte_counts)
 
 
 def test_what_normalisation_loses_is_said(open_kind: Open, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def load(path: Place, tokenizer: Place | None = None) -> Model:
 
     Args:
         path: artifact, weights file, or run folder: its artifact, before packing its weights.
-        tokenizer: its SentencePiece model, where it is neither in the artifact, nor beside the model, nor in
+        tokenizer: its tokenizer's file, where that is neither in the artifact, nor beside the model, nor in
             the data that its run recorded.
 
     Raises:
@@ -160,7 +160,7 @@ def train(
         recipe: a shipped recipe's name, a TOML file, or a recipe.
         out: the run folder, runs/NAME by default; new or empty, or with ``resume`` that of a begun run.
         data: prepared folder, or a bare folder of shards; the recipe's built-in corpus by default.
-        tokenizer: SentencePiece model, where the data folder holds none.
+        tokenizer: its file, where the data folder holds none.
         overrides: keys to change; see ``Overrides``.
         init: weights to start from.
         resume: go on where the run stopped.
@@ -215,7 +215,7 @@ def pack(
         cap: largest total in bytes, code included; the recipe's by default.
         overrides: keys of the compress and memory sections, such as "compress.calibration=self".
         data: training text for the calibration; the run's own by default.
-        tokenizer: SentencePiece model, where the data folder holds none.
+        tokenizer: its file, where the data folder holds none.
         with_tokenizer: put the tokenizer into the artifact, so that it can be used by itself.
         count_tokenizer: the same, and its bytes count towards the cap.
         progress: show what is being done.
@@ -259,7 +259,7 @@ def evaluate(
         stride: targets scored per sliding window.
         limit_targets: score only so many targets, the first ones.
         overrides: keys of the evaluate, ttt and memory sections, such as "ttt.epochs=1".
-        tokenizer: SentencePiece model, where the data folder holds none.
+        tokenizer: its file, where the data folder holds none.
         ledger: write what every range of targets cost to this file (JSON lines).
         strict: reveal one target at a time; slow, with the same score.
         device: "cpu", "cuda", "cuda:N" or "mps"; CUDA where there is one by default.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pgolf.runs import pipeline
 from tests.e2e.conftest import pgolf, pgolf_json, sentences
 
 MASK = ("--set", "model.document_mask=true")
@@ -51,10 +50,9 @@ def test_it_decodes_what_it_encodes(place: Path) -> None:
     assert (place / "again.txt").read_bytes() == (place / "text.txt").read_bytes()
 
 
-def test_documents_that_begin_otherwise_are_a_mistake(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "BOS", 7)
-    command = ("train", "--recipe", "tiny.toml", *MASK, "--data", "data", "--out", "other")
-    words = pgolf(*command, cwd=place, check=2).stderr
-    assert "model.document_mask" in words
-    assert "token 1" in words
+def test_documents_that_begin_otherwise_are_a_mistake(place: Path) -> None:
+    command = ("train", "--recipe", "tiny.toml", *MASK, "--set", "model.bos=7", "--data", "data")
+    words = pgolf(*command, "--out", "other", cwd=place, check=2).stderr
+    assert "begins with token 1, but the recipe's model.bos is 7" in words
+    assert "--set model.bos=1" in words
     assert not (place / "other").exists()

@@ -89,7 +89,9 @@ def desk(supplies: Path, tmp_path: Path) -> Path:
         shutil.copytree(supplies / "data" / "web", desk / "data" / name)
     shutil.copytree(supplies / "run", desk / "runs" / "first")
     shutil.copy(supplies / "model.pgolf", desk / "model.pgolf")
-    shutil.copy(supplies / "data" / "web" / "tokenizer.model", desk / "sp.model")
+    # Which kind a tokenizer is of does not depend on its name.
+    for name in ("sp.model", "tokenizer.json"):
+        shutil.copy(supplies / "data" / "web" / "tokenizer.model", desk / name)
     (desk / "bare").mkdir()
     for shard in (supplies / "data" / "web").glob("*.bin"):
         shutil.copy(shard, desk / "bare")

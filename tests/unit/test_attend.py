@@ -15,13 +15,14 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.profiler import ProfilerActivity, profile
 
 from pgolf.model import attend
-from pgolf.model.attend import BOS, DocumentMask, attention_backend, causal_attention, document_ids
+from pgolf.model.attend import DocumentMask, attention_backend, causal_attention, document_ids
 from pgolf.model.gpt import GPT
 from pgolf.model.step import extend
 from tests.unit import test_cache
 from tests.unit.test_features import EXAMPLES
 from tests.unit.test_model import PLAIN, randomised, section, tokens
 
+BOS = 5  # Not the usual one.
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 LENGTH = 12
 VARIANTS = test_cache.VARIANTS | {name: [*PLAIN, *settings] for name, settings in EXAMPLES.items()}
@@ -37,7 +38,7 @@ def documents() -> Tensor:
 
 
 def masked(variant: str) -> GPT:
-    return randomised(section(*VARIANTS[variant], "model.document_mask=true")).eval()
+    return randomised(section(*VARIANTS[variant], f"model.bos={BOS}", "model.document_mask=true")).eval()
 
 
 def heads(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,7 +56,7 @@ def test_documents_are_read_as_if_each_stood_alone(variant: str) -> None:
     for start, end in itertools.pairwise(ENDS):
         alone = network.hidden(x[:, start:end], LENGTH)
         assert torch.allclose(whole[:, start:end], alone, atol=1e-5, rtol=1e-5), (start, end)
-    other = randomised(section(*VARIANTS[variant])).eval()
+    other = randomised(section(*VARIANTS[variant], f"model.bos={BOS}")).eval()
     assert not torch.allclose(other.hidden(x)[:, 3:], whole[:, 3:], atol=1e-2)
     assert torch.allclose(other.hidden(x)[:, :3], whole[:, :3], atol=1e-5)
 
@@ -72,7 +73,7 @@ def test_a_cache_remembers_where_documents_begin(variant: str) -> None:
 
 
 def test_document_ids_count_the_beginnings() -> None:
-    assert document_ids(torch.tensor([[5, 1, 6, 1, 1], [1, 2, 3, 4, 1]])).tolist() == [
+    assert document_ids(torch.tensor([[5, 1, 6, 1, 1], [1, 2, 3, 4, 1]]), 1).tolist() == [
         [0, 1, 1, 2, 3],
         [1, 1, 1, 1, 2],
     ]

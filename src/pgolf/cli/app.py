@@ -125,7 +125,7 @@ ValTextFiles = Annotated[
     list[Path] | None,
     Option("--val-text", help="Validation text beside --text; default: a part of it is held out."),
 ]
-TokenizerFile = Annotated[Path | None, Option(help="SentencePiece model, where the data folder holds none.")]
+TokenizerFile = Annotated[Path | None, Option(help="Tokenizer file, where the data folder holds none.")]
 DeviceName = Annotated[str | None, Option(help="cpu, cuda, cuda:N or mps; default: CUDA if there.")]
 JsonFile = Annotated[Path | None, Option("--out", "-o", help="Also write the JSON here.")]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object on standard output.")]

@@ -46,7 +46,9 @@ def prepare_verb(
         list[Path] | None, Option(help="Files of validation documents; several at once.")
     ] = None,
     val_fraction: Annotated[float, Option(help="Part of the documents held out.")] = 0.0,
-    tokenizer: Annotated[Path | None, Option(help="Existing SentencePiece model.")] = None,
+    tokenizer: Annotated[
+        Path | None, Option(help="Existing SentencePiece model, tokenizer.json or tiktoken encoding.")
+    ] = None,
     vocab_size: Annotated[int | None, Option(help="Train a tokenizer of this size.")] = None,
     transform: Annotated[
         str, Option(help="caseops: train one that spells capital letters by operators; none: do not.")

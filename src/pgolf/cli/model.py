@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 ModelFile = Annotated[Path, Option(help="Artifact, weights file or run folder.")]
 ModelTokenizer = Annotated[
     Path | None,
-    Option(
-        "--tokenizer", help="The model's SentencePiece model; default: beside it, or of its training data."
-    ),
+    Option("--tokenizer", help="The model's tokenizer; default: beside it, or of its training data."),
 ]
 Ttt = Annotated[bool, Option("--ttt", help="Let the model learn from the text as it goes; slower.")]
 WithMemory = Annotated[

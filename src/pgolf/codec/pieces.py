@@ -1,12 +1,12 @@
-"""Between bytes and tokens, without loss: any file as tokens of any SentencePiece model plus runs of raw
-bytes.
+"""Between bytes and tokens, without loss: any file as tokens of any tokenizer plus runs of raw bytes.
 
 What a token stands for is fixed by the token alone: the characters of its piece, or the byte of a byte piece.
 (With CaseOps also by the operators before it; see ``data/caseops.py``.) So tokens become bytes again by
 putting these side by side, and the tokenizer's normalisation (which may drop spaces, replace characters, or
 put a space in front) is left out on the way there. What no piece spells becomes byte pieces where it is short
-and the model has them; everything else becomes a *run*: the unknown piece, with the bytes beside it. Only
-white space that the tokenizer makes spaces of stays that way, and is kept beside the tokens too.
+and the model has them; everything else becomes a *run*: the unknown piece, or if there is none the token that
+begins a document, with the bytes beside it. Only white space that the tokenizer makes spaces of stays that
+way, and is kept beside the tokens too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import sentencepiece
 
 from pgolf.codec.raw import without_gaps
 from pgolf.data.caseops import lowered
@@ -26,11 +25,6 @@ from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 
-_SPACE = "\u2581"
-# A protocol buffer appended to another one overrides its fields. This one sets, in the model's field 3 (how
-# to normalise): 2 (table of replaced characters) to nothing, 3 (space in front) and 4 (merged spaces) to
-# false.
-_AS_IT_IS = bytes((0x1A, 6, 0x12, 0, 0x18, 0, 0x20, 0))
 # No text: bytes that are no UTF-8 (as Python escapes them), control characters but tab and newlines, and the
 # sign that stands for a space inside pieces, and what pieces write capitals by.
 _FOREIGN = re.compile(f"([\udc80-\udcff\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2581{''.join(OPERATORS)}]+)")
@@ -57,28 +51,29 @@ class Spelling:
 
 
 class Pieces:
-    """The pieces of a tokenizer as bytes; a ``PgolfError`` if more than 65,536, or without the unknown."""
+    """The pieces of a tokenizer as bytes; a ``PgolfError`` if more than 65,536, or none for a run."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        model = tokenizer.content
-        original = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model + _AS_IT_IS)
-        size = self._processor.vocab_size()
-        self.unknown = int(self._processor.unk_id())
+        self._tokenizer, self._bytes, self._is_byte = tokenizer, tokenizer.parts, tokenizer.is_byte
+        size = tokenizer.vocab_size
+        self.unknown = tokenizer.unknown_id if tokenizer.unknown_id >= 0 else tokenizer.bos_id
+        """What stands for a run: the unknown piece, or else the one that begins a document."""
         if size > 1 << 16 or not 0 <= self.unknown < size:
             raise PgolfError(f"{tokenizer.path}: needs at most 65,536 pieces, one of them for the unknown")
         self.first = tokenizer.bos_id if tokenizer.bos_id >= 0 else self.unknown
         """What stands before the first token."""
-        self._bytes, self._is_byte = tokenizer.parts, tokenizer.is_byte
         self.reader = tokenizer.reader
         """A function that is called with token after token of a text: what each stands for there."""
         self._lowered = tokenizer.transform != "none"
-        spelled = {self._bytes[token]: token for token in range(size) if self._is_byte[token]}
+        # Byte pieces count, where there are any, and not the letter of the same byte.
+        by_kind = sorted(range(size), key=self._is_byte.__getitem__)
+        spelled = {part: token for token in by_kind if (part := self._bytes[token]) and len(part) == 1}
         whole = len(spelled) == 256
         self._byte_tokens = [spelled[bytes((value,))] for value in range(256)] if whole else None
-        self.spaced = str(original.normalize("a")).startswith(_SPACE)
+        self.spaced = tokenizer.adds_space
         """Whether the tokenizer puts a space in front of a text."""
-        self._folds = original.normalize("a\nb") == original.normalize("a b")
+        newline, space, nothing = map(tokenizer.normalize, ("a\nb", "a b", "ab"))
+        self._folds = newline == space != nothing
 
     def spell(self, content: bytes) -> Spelling:
         """Any bytes as tokens and runs, such that ``join`` gives them back."""
@@ -139,31 +134,18 @@ class Pieces:
         seen, found = without_gaps(text) if self._folds else (text, [])
         if front and not (self._folds and seen.startswith(" ")):
             seen, found = " " + seen, [b"", *found]
-        tokens = self._processor.encode(seen)
-        parts = self._parts(seen, tokens)
-        if parts is None or (self._folds and self._spaces(tokens) != len(found)):
-            # Rare: something that even the unknown piece and byte pieces do not spell.
+        units = self._tokenizer.spell(seen)
+        if self._folds and self._spaces(units) != len(found):
+            # Rare: a space that no token spells.
             if middle := len(text) // 2:
                 return self._units(text[:middle], gaps, front) + self._units(text[middle:], gaps, False)
-            return [b" " * (front and not self._folds) + text.encode()]
+            return [text.encode()]
         gaps += found
-        pairs = zip(tokens, parts, strict=True)
-        return [part if token == self.unknown or self._is_byte[token] else token for token, part in pairs]
+        return units
 
-    def _spaces(self, tokens: list[int]) -> int:
-        """Spaces that these tokens spell, those of byte pieces and the unknown aside."""
-        return sum((self._bytes[token] or b"").count(b" ") for token in tokens if not self._is_byte[token])
-
-    def _parts(self, text: str, tokens: list[int]) -> list[bytes] | None:
-        """The bytes of each token of a text, or None where they do not add up to it."""
-        parts = [self._bytes[token] for token in tokens]
-        if self.unknown in tokens:
-            names = self._processor.encode(text, out_type=str)
-            for index, token in enumerate(tokens):
-                if token == self.unknown:
-                    parts[index] = names[index].replace(_SPACE, " ").encode()
-        known = [part for part in parts if part]
-        return known if len(known) == len(parts) and b"".join(known) == text.encode() else None
+    def _spaces(self, units: list[int | bytes]) -> int:
+        """Spaces that the tokens among the units spell."""
+        return sum((self._bytes[unit] or b"").count(b" ") for unit in units if isinstance(unit, int))
 
 
 def _divided(text: str) -> list[tuple[bool, str]]:

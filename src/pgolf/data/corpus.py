@@ -110,7 +110,7 @@ class Texts(NamedTuple):
     val_text: Sequence[Path] = ()
     """The same of validation documents; none: a part of the training documents is held out."""
     tokenizer: Path | None = None
-    """A SentencePiece model to use; none: one is trained on the training documents."""
+    """The file of one to use; none: one is trained on the training documents."""
 
     def folder(self, vocab_size: int, transform: Transform = "none") -> Path:
         """Where its data folder is kept, below the current one; PgolfError where there is no such file.

@@ -55,10 +55,16 @@ class Normalisation(NamedTuple):
     """By which documents became longer."""
     lost: int
     """By which documents became shorter, with what no piece spells."""
+    changed: int = 0
+    """Documents that do not come back from their tokens as they were; 0 if that is not recorded."""
 
     def __str__(self) -> str:
         if not self.added and not self.lost:
-            return "changes nothing"
+            return (
+                f"changes {self.changed:,} documents, but not their length"
+                if self.changed
+                else "changes nothing"
+            )
         return f"adds {self._share(self.added)} and loses {self._share(self.lost)} of the text's bytes"
 
     @property
@@ -188,7 +194,7 @@ def check_folder(folder: Path) -> None:
 def open_dataset(folder: Path, tokenizer: Path | None = None, vocab_size: int | None = None) -> Dataset:
     """Open a prepared folder, or a bare folder of ``*_train_*.bin`` and ``*_val_*.bin`` shards.
 
-    A SentencePiece model has to be named where the folder holds none; ``vocab_size`` is what it must have.
+    A tokenizer has to be named where the folder holds none; ``vocab_size`` is what it must have.
     What is missing, wrong or damaged is a ``PgolfError``.
     """
     check_folder(folder)
@@ -218,7 +224,7 @@ def normalisation_of(split: Mapping[str, Any]) -> Normalisation:
     change = split["bytes_normalized"] - split["bytes_original"]
     # Manifests of earlier versions hold the sum alone.
     added = split.get("bytes_added", max(change, 0))
-    return Normalisation(split["bytes_original"], added, added - change)
+    return Normalisation(split["bytes_original"], added, added - change, split.get("documents_changed", 0))
 
 
 def longer_text(found: Normalisation) -> str:
@@ -238,7 +244,8 @@ def _own_manifest(path: Path) -> dict[str, Any] | None:
         sound = isinstance(found["tokenizer"]["sha256"], str)
         for split in (found["splits"][name] for name in SPLITS):
             sound &= all(isinstance(shard["name"], str) for shard in split["shards"])
-            counts = split["bytes_original"], split["bytes_normalized"], split.get("bytes_added", 0)
+            later = (split.get(name, 0) for name in ("bytes_added", "documents_changed"))
+            counts = split["bytes_original"], split["bytes_normalized"], *later
             sound &= all(isinstance(count, int) for count in counts)
     except (KeyError, TypeError):
         sound = False

@@ -29,9 +29,10 @@ from pgolf.runtime.processes import end_with
 Document = tuple[str, str]
 """Split ("train", "val", or "" to let the text itself decide) and text."""
 
-COUNTS = ("documents", "bytes_original", "bytes_normalized", "bytes_added")
-"""What is counted of a split. Normalised bytes are those of the text as the tokenizer normalises it, without
-what no piece spells; added ones those by which single documents became longer."""
+COUNTS = ("documents", "documents_changed", "bytes_original", "bytes_normalized", "bytes_added")
+"""What is counted of a split. Changed documents are those that do not come back from their tokens as they
+were. Normalised bytes are those of the text as the tokenizer normalises it, without what no piece spells;
+added ones those by which single documents became longer."""
 
 NO_DOCUMENTS = (
     "the text holds no documents that can be used; give other files, or ask why with --bad-documents error"
@@ -145,9 +146,10 @@ def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], holdout: HoldO
         for chosen, piece in [(split, text)] if split else holdout.pieces(text):
             tokens = np.array([tokenizer.bos_id, *tokenizer.encode(piece)], dtype=np.uint16)
             counted = int(tokenizer.byte_table.count_stream(tokens).sum(dtype=np.int64))
-            original, normalized = len(piece.encode()), len(tokenizer.normalize(piece).encode())
+            seen, unknown = tokenizer.normalize(piece), tokenizer.unknown_id in tokens
+            original, normalized = len(piece.encode()), len(seen.encode())
             # What no piece spells is lost; how much that was, the text itself does not say.
-            if counted != normalized and not (counted < normalized and tokenizer.unknown_id in tokens):
+            if counted != normalized and not (counted < normalized and unknown):
                 raise PgolfError(
                     f"{tokenizer.path}: the pieces of a document count {counted:,} bytes, its normalised "
                     f"text has {normalized:,} (it begins {piece[:40]!r}); no score in these tokens is exact, "
@@ -159,7 +161,7 @@ def encode_batch(tokenizer: Tokenizer, batch: Sequence[Document], holdout: HoldO
                     f"{piece[:40]!r}); have a tokenizer trained, with --transform {tokenizer.transform}"
                 )
             found.tokens.setdefault(chosen, []).append(tokens)
-            counts = 1, original, counted, max(counted - original, 0)
+            counts = 1, int(unknown or seen != piece), original, counted, max(counted - original, 0)
             found.counts.setdefault(chosen, Counter()).update(dict(zip(COUNTS, counts, strict=True)))
     # One array of each split, so that fewer objects go from one process to another.
     found.tokens = {split: [np.concatenate(parts)] for split, parts in found.tokens.items()}

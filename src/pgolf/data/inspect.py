@@ -227,7 +227,7 @@ def check_documents(tokenizer: Tokenizer, text: Text) -> tuple[int, str | None]:
 
 
 def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer], plain: int) -> int:
-    """UTF-8 length of the text that SentencePiece decodes a whole document (n,) to, unknown pieces left out.
+    """UTF-8 length of the text that a library decodes a whole document (n,) to, unknown pieces left out.
 
     It owes nothing to the byte table, so one can be held against the other. ``plain`` is ``plain_token``'s.
     """
@@ -241,6 +241,8 @@ def decoded_bytes(tokenizer: Tokenizer, tokens: NDArray[np.integer], plain: int)
 def plain_token(tokenizer: Tokenizer) -> int | None:
     """A token that is always decoded to one and the same character, no space; None if there is none."""
     table = tokenizer.byte_table
+    if not tokenizer.decodes:
+        return None
     for token in np.flatnonzero((table.base > 0) & ~table.leading_space).tolist():
         text = tokenizer.decode([token])
         # Half a character decodes to U+FFFD, which is longer; of a piece with a space only the rest is shown.

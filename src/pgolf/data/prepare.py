@@ -67,7 +67,7 @@ def prepare(
         out: the folder to make; it must not exist, or be empty.
         val_text: the same of validation documents.
         val_fraction: instead, the part of the documents of ``text`` held out (see ``choose_held_out``).
-        tokenizer: a SentencePiece model to use; it is copied.
+        tokenizer: the file of one to use, of any kind; it is copied.
         vocab_size: instead, train a tokenizer of this many pieces on the training documents.
         transform: what is done to the text first, "caseops" or "none": it is kept with the tokenizer that is
             trained. One that is used brings its own; it is a mistake to ask for another.

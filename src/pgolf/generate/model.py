@@ -35,8 +35,8 @@ Ending = Literal["tokens", "document", "stop"]
 class Model:
     """A model with its tokenizer, on the CPU; where a path is wanted, it is its file's.
 
-    ``path`` is an artifact, weights file or run folder, and its SentencePiece model by default the one
-    beside it, or of the data it was trained on. What is not usable, or does not belong together, is a
+    ``path`` is an artifact, weights file or run folder, and its tokenizer's file by default the one beside
+    it, or of the data it was trained on. What is not usable, or does not belong together, is a
     ``PgolfError``.
     """
 

@@ -24,9 +24,6 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from pgolf.kernels.available import has_triton
 
-BOS = 1
-"""The token that begins every document, in the field's tokenizers and in those that pgolf trains."""
-
 Backend = Literal["flash3", "flex", "sdpa"]
 
 # FlexAttention's kernels multiply no narrower matrices, and take blocks of so many positions: for fewer there
@@ -111,9 +108,9 @@ class DocumentMask:
         return self._blocks
 
 
-def document_ids(tokens: Tensor) -> Tensor:
-    """Documents (B, T) of tokens (B, T), from 0: BOS begins the next one; before the first is document 0."""
-    return (tokens == BOS).cumsum(dim=1)
+def document_ids(tokens: Tensor, bos: int) -> Tensor:
+    """Documents (B, T) of tokens (B, T), from 0: each ``bos`` begins one; before the first is document 0."""
+    return (tokens == bos).cumsum(dim=1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: DocumentMask | None = None) -> Tensor:

@@ -69,7 +69,7 @@ class KvCache:
         automatic = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if automatic else torch.float32
         shape = (batch, length, model.kv_heads, model.head_width)
-        self.length = length
+        self.length, self._bos = length, model.bos
         self.used = 0
         """Tokens read so far, per sequence."""
         self.layers = [LayerCache(shape, dtype, device) for _ in schedule(model)]
@@ -94,7 +94,7 @@ class KvCache:
         """The documents (B, used + n) of the positions read so far and of the next ``tokens`` (B, n)."""
         end = self.used + tokens.size(1)
         before = self._documents[:, self.used - 1 : self.used] if self.used else 0
-        self._documents[:, self.used : end] = before + document_ids(tokens)
+        self._documents[:, self.used : end] = before + document_ids(tokens, self._bos)
         return self._documents[:, :end]
 
     def advance(self, count: int) -> None:

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgolf.model.attend import BOS, DocumentMask, document_ids
+from pgolf.model.attend import DocumentMask, document_ids
 from pgolf.model.cache import KvCache
 from pgolf.model.fast import rms_norm
 from pgolf.model.init import initialise
@@ -112,8 +112,9 @@ class GPT(nn.Module):
         """
         starts = mask = None
         if self.config.document_mask:
-            starts = tokens == BOS
-            mask = DocumentMask(document_ids(tokens) if cache is None else cache.document_ids(tokens))
+            bos = self.config.bos
+            starts = tokens == bos
+            mask = DocumentMask(document_ids(tokens, bos) if cache is None else cache.document_ids(tokens))
         reading = Reading(tokens, cache, starts)
         x = self.token_embedding(tokens)
         for embed in self.embedding_parts:

@@ -43,6 +43,8 @@ class Shape(Section):
 
     vocab_size: int = pydantic.Field(1024, ge=4, le=65536)
     """Pieces of the tokenizer."""
+    bos: int = pydantic.Field(1, ge=0, le=65535)
+    """The token that begins every document; 1 in the field's tokenizers and in those that pgolf trains."""
     layers: int = pydantic.Field(11, ge=1)
     """Depth in transformer layers."""
     unique_layers: int = pydantic.Field(0, ge=0)

@@ -56,6 +56,8 @@ def _too_large(tree: dict[str, Any], prefix: str) -> list[str]:
 
 def _model_contradictions(model: ModelSection) -> list[str]:
     problems = []
+    if model.bos >= model.vocab_size:
+        problems.append(f"model.bos {model.bos} is no token of model.vocab_size {model.vocab_size}")
     if model.width % model.heads:
         problems.append(f"model.width {model.width} is not a multiple of model.heads {model.heads}")
     elif model.head_width % 2:

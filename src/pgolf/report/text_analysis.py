@@ -173,9 +173,9 @@ def pieces_of(tokenizer: Tokenizer) -> list[Piece]:
     for part, is_byte in zip(tokenizer.parts, tokenizer.is_byte, strict=True):
         if part is None:
             pieces.append(Piece(b"", "document start"))
-        elif is_byte:
-            pieces.append(Piece(part, "byte fallback"))
-        elif (text := part.decode()) in operators:
+        elif is_byte or (text := part.decode(errors="replace")).encode() != part:
+            pieces.append(Piece(part, "byte fallback"))  # Or a part of a character.
+        elif text in operators:
             pieces.append(Piece(_OPERATOR_MARKS[operators.index(text)].encode(), "capital letters"))
         else:
             pieces.append(Piece(part, kind_of(text)))

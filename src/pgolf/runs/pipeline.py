@@ -27,7 +27,6 @@ from pgolf.evaluate.build import without_memory
 from pgolf.evaluate.evaluate import MODES, EvalResult
 from pgolf.evaluate.evaluations import EVALUATIONS, SCORES, evaluation_names, usual_mode
 from pgolf.evaluate.weights import score_weights
-from pgolf.model.attend import BOS
 from pgolf.optim.schedule import remark
 from pgolf.recipe.recipe import Recipe, load_recipe
 from pgolf.runs.costs import check_memory, check_size
@@ -151,10 +150,12 @@ def job_dataset(
                 f"data.transform {recipe.data.transform} asks for; prepare the data with --transform "
                 f"{recipe.data.transform}, or leave the key out"
             )
-        if recipe.model.document_mask and dataset.tokenizer.bos_id != BOS:
+        begins, model = dataset.tokenizer.bos_id, recipe.model
+        if (model.document_mask or model.window_smear.width) and begins != model.bos:
             raise PgolfError(
-                f"{dataset.tokenizer.path}: a document begins with token {dataset.tokenizer.bos_id}, but "
-                f"model.document_mask knows it by token {BOS}; leave the mask out, or prepare the data anew"
+                f"{dataset.tokenizer.path}: a document begins with token {begins}, but the recipe's "
+                f"model.bos is {model.bos}; train with --set model.bos={begins} (a trained model needs data "
+                "like its own)"
             )
         return dataset
     if recipe.data.corpus != "python":

@@ -24,6 +24,8 @@ _OPTIONAL = (
     ("huggingface_hub", "pgolf data fetch", "hub"),
     ("pyarrow", "text in Parquet files", "parquet"),
     ("submitit", "pgolf launch slurm", "slurm"),
+    ("tokenizers", "Hugging Face tokenizers", "tokenizers"),
+    ("tiktoken", "tiktoken encodings", "tokenizers"),
     ("tensorboard", "train.tensorboard", "tensorboard"),
     ("wandb", "train.wandb", "wandb"),
 )

@@ -40,6 +40,7 @@ INSTEAD = {
     Key("pgolf.train.checkpoint", "save_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.checkpoint", "load_checkpoint"): Key(STANDINS, "nothing"),
     Key("pgolf.train.trackers", "trackers"): Key(STANDINS, "nothing"),
+    Key("pgolf.data.tokenizer_kinds", "other_kind"): Key(STANDINS, "nothing"),
 }
 # Where the memory's code is called, if the recipe has one.
 _MEMORY = (

@@ -65,7 +65,9 @@ def recipe_from_tree(tree: Mapping[str, Any], where: str) -> Recipe:
 
 
 def nothing(*_: Any) -> Any:
-    """The script writes no checkpoints, reads none and tells no tracker; nor has it what is never called."""
+    """The script writes no checkpoints, reads none and tells no tracker, nor does it read any tokenizer but
+    SentencePiece models; nor has it what is never called.
+    """
 
 
 def code_bytes(memory: bool = False) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pgolf.model.attend import BOS
 from pgolf.model.linear import FakeQuant
 from pgolf.model.section import ModelSection
 from pgolf.model.slots import EmbeddingPart, Reading
@@ -24,6 +23,7 @@ class WindowSmear(EmbeddingPart):
         super().__init__(model, fake_quant)
         self.gate = nn.Linear(model.window_smear.width, 1, bias=False)
         self.share = nn.Parameter(torch.zeros(1))
+        self.bos = model.bos
 
     @staticmethod
     def wanted(model: ModelSection, core: int = 0) -> bool:
@@ -34,5 +34,5 @@ class WindowSmear(EmbeddingPart):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         gate = self.share.to(x.dtype) * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
-        inside = (reading.tokens != BOS)[..., None]
+        inside = (reading.tokens != self.bos)[..., None]
         return x + gate.to(x.dtype) * inside * reading.shifted(self, x)

@@ -174,6 +174,13 @@ def test_any_bytes_decode_to_n_grams_or_to_none(coded: bytes, count: int) -> Non
     assert rows is None or (len(rows) == count and int(rows[:, 2].max()) < len(TIMES))
 
 
+def test_tokens_are_as_frequent_as_can_be_told_at_most() -> None:
+    start = replace(START, levels=np.full(SIZE, 127, np.uint8))  # No text is so long; a damaged section is.
+    coded, written = encode_ngrams(start, ROWS)
+    assert int(written[:, 2].max()) == len(TIMES) - 1
+    assert np.array_equal(decode_ngrams(start, coded, len(ROWS)), written)
+
+
 def test_counts_of_the_scored_text_are_a_violation() -> None:
     scored = text_of(3)
     for text, wrong in ((TEXT, False), (scored, True)):

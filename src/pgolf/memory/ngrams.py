@@ -159,7 +159,8 @@ def code_ngrams(mixer, coder, rows, read):
     for leaf in range(size):
         wanted = np.int64(-1 if read else rows[leaf, 2])
         about = np.int64(coder.below[leaf + 1])
-        level = _code_times(coder, 0, 0.0, about, 0.0, 0, max(2 * about - 2, 0), wanted)
+        least = min(max(2 * about - 2, 0), len(TIMES) - 1)
+        level = _code_times(coder, 0, 0.0, about, 0.0, 0, least, wanted)
         rows[leaf, 0], rows[leaf, 1], rows[leaf, 2] = 0, leaf, level
         coder.below[leaf + 1] = coder.below[leaf] + TIMES[level]
     done, length, end, row = size, 1, size, 0

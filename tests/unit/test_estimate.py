@@ -34,8 +34,9 @@ def test_the_table_says_what_is_computed(name: str) -> None:
     known, found = json.loads(PATH.read_text()).get(table_key(recipe)), costs(recipe)
     assert known is not None, "run: python -m tests.unit.test_estimate"
     for key, value in found.items():
-        # Another torch may keep other tensors for the backward pass.
-        expected = pytest.approx(value, rel=0.01) if key.startswith("training_memory") else value
+        # Another torch may keep other tensors for the backward pass; code grows.
+        near = {"code_bytes": 0.03, "training_memory_cpu": 0.01, "training_memory_cuda": 0.01}
+        expected = pytest.approx(value, rel=near[key]) if key in near else value
         assert known[key] == expected, f"{key}; run: python -m tests.unit.test_estimate"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgolf.compress.code_size import code_bytes
 from pgolf.compress.container import MAX_ENTRIES
 from pgolf.compress.pack import predicted_bytes
 from pgolf.errors import PgolfError
@@ -40,6 +41,7 @@ def costs(recipe: Recipe) -> dict[str, Any]:
     return {
         "parameters_by_group": by_group,
         "artifact_bytes": predicted_bytes(recipe),
+        "code_bytes": code_bytes(recipe.memory.enabled),
         "forward_flops_per_token": forward_flops(recipe),
         "training_flops_per_token": training_flops(recipe),
         "training_memory_cpu": _memory(recipe, shapes, cuda=False),

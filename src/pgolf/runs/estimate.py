@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-from pgolf.compress.code_size import code_bytes
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.processes import gib
 
@@ -27,6 +26,7 @@ class Estimate:
     artifact_bytes: int
     """Of the "budget" scheme at most what the cap leaves beside the code."""
     code_bytes: int
+    """Of a shipped recipe when the table was written; packing counts what there is."""
     cap: int
     forward_flops_per_token: int
     training_flops_per_token: int
@@ -63,10 +63,10 @@ def estimate(recipe: Recipe) -> Estimate:
         from pgolf.runs.costs import costs
 
         found = costs(recipe)
-    code, cap = code_bytes(recipe.memory.enabled), recipe.compress.cap
+    cap = recipe.compress.cap
     if recipe.compress.scheme == "budget":
-        found["artifact_bytes"] = min(found["artifact_bytes"], cap - code)
-    return Estimate(parameters=sum(found["parameters_by_group"].values()), code_bytes=code, cap=cap, **found)
+        found["artifact_bytes"] = min(found["artifact_bytes"], cap - found["code_bytes"])
+    return Estimate(parameters=sum(found["parameters_by_group"].values()), cap=cap, **found)
 
 
 def table_key(recipe: Recipe) -> str:

@@ -83,7 +83,7 @@ def test_attention_of_whatever_backend(masked: bool) -> None:
         torch.randn(shape, device=CUDA, generator=generator).bfloat16().requires_grad_() for shape in shapes
     )
     tokens = torch.randint(2, 60, (2, 384), device=CUDA, generator=generator)
-    tokens[:, (17, 200)] = attend.BOS
+    tokens[:, (17, 200)] = 1
     mask = DocumentMask(document_ids(tokens, 1)) if masked else None
     y = causal_attention(q, k, v, mask)
     visible = torch.ones(384, 384, dtype=torch.bool, device=CUDA).tril() if mask is None else mask.dense(384)

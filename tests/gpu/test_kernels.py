@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.kernels.available import has_triton
-from pgolf.model import attend
 from pgolf.model.attend import DocumentMask, causal_attention, document_ids
 from pgolf.model.gpt import build_model
 from pgolf.model.loss import chunked_losses, loss_form, target_losses

@@ -22,7 +22,7 @@ KIND = {
 
 @pytest.fixture(scope="module", params=KIND)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder with data in the tokens of a kind, a run and its artifact."""
+    """A folder with data in the tokens of a kind, and a trained run."""
     folder, kind = tmp_path_factory.mktemp("tokens"), request.param
     (folder / "tokenizer.json").write_text(KINDS[kind]())
     text = [f"{sentence} naïve 日本 \ufffd <|endoftext|>" for sentence in sentences(100)]
@@ -33,14 +33,14 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         *("--tokenizer", "tokenizer.json", "--out", "data"),
         cwd=folder,
     )
-    pgolf("run", "small.toml", "--data", "data", "--out", "run", "--score", "memory", cwd=folder)
+    pgolf("train", "--recipe", "small.toml", "--data", "data", "--out", "run", cwd=folder)
     return folder, kind
 
 
-def test_scores_divide_by_bytes_of_the_text_and_are_valid(place: tuple[Path, str]) -> None:
+def test_scores_divide_by_bytes_of_the_text(place: tuple[Path, str]) -> None:
     folder, kind = place
     split = json.loads((folder / "data" / "manifest.json").read_text())["splits"]["val"]
-    scored = pgolf_json("eval", "run/artifact.pgolf", "--data", "data", "--mode", "sliding", cwd=folder)
+    scored = pgolf_json("eval", "run", "--data", "data", "--mode", "sliding", cwd=folder)
     # The last targets, less than a window, are left out.
     assert split["bytes_normalized"] - 32 * 8 < scored["bytes"] <= split["bytes_normalized"]
     lossless = kind != "wordpiece"
@@ -48,17 +48,23 @@ def test_scores_divide_by_bytes_of_the_text_and_are_valid(place: tuple[Path, str
     shown = pgolf_json("data", "inspect", "data", cwd=folder)
     assert shown["errors"] == {} and (shown["val"]["normalisation"] == "changes nothing") == lossless
     assert ("as many as the documents decode to" in shown["byte_counts"]["evidence"]) == lossless
-    pgolf("verify-ledger", "run/ledger.memory.jsonl", "--data", "data", cwd=folder)
-    found = pgolf_json("audit", "run/artifact.pgolf", "--data", "data", "--targets", "128", cwd=folder)
+
+
+@pytest.mark.parametrize("place", ["byte level without beginning"], indirect=True)
+def test_a_whole_job_is_valid(place: tuple[Path, str]) -> None:
+    folder, _ = place
+    pgolf("run", "small.toml", "--data", "data", "--out", "whole", "--score", "memory", cwd=folder)
+    pgolf("verify-ledger", "whole/ledger.memory.jsonl", "--data", "data", cwd=folder)
+    found = pgolf_json("audit", "whole/artifact.pgolf", "--data", "data", "--targets", "128", cwd=folder)
     assert {entry["verdict"] for entry in found["findings"]} <= {"ok", "not tested"}, found
-    pgolf("report", "run", "--data", "data", "--out", "page.html", "--targets", "200", cwd=folder)
+    pgolf("report", "whole", "--data", "data", "--out", "page.html", "--targets", "200", cwd=folder)
 
 
 def test_files_come_back_and_text_is_written(place: tuple[Path, str]) -> None:
     folder, _ = place
     content = "The cat sees a quiet river.\n\n  日本 \ufffd <|endoftext|> \x00\r\n".encode() * 3 + b"\xff\xfe"
     (folder / "book.txt").write_bytes(content)
-    pgolf("compress", "book.txt", "--model", "run", "--memory", "--ttt", "--out", "book.pgz", cwd=folder)
+    pgolf("compress", "book.txt", "--model", "run", "--memory", "--out", "book.pgz", cwd=folder)
     pgolf("decompress", "book.pgz", "--model", "run", "--out", "again.txt", cwd=folder)
     assert (folder / "again.txt").read_bytes() == content
     written = pgolf_json("generate", "run", "--prompt", "the cat", "--tokens", "20", cwd=folder)

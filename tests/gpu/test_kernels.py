@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgolf.kernels.available import has_triton
-from pgolf.model import attend
 from pgolf.model.attend import DocumentMask, causal_attention, document_ids
 from pgolf.model.gpt import build_model
 from pgolf.model.loss import chunked_losses, loss_form, target_losses
@@ -83,8 +82,8 @@ def test_attention_of_whatever_backend(masked: bool) -> None:
         torch.randn(shape, device=CUDA, generator=generator).bfloat16().requires_grad_() for shape in shapes
     )
     tokens = torch.randint(2, 60, (2, 384), device=CUDA, generator=generator)
-    tokens[:, (17, 200)] = attend.BOS
-    mask = DocumentMask(document_ids(tokens)) if masked else None
+    tokens[:, (17, 200)] = 1
+    mask = DocumentMask(document_ids(tokens, 1)) if masked else None
     y = causal_attention(q, k, v, mask)
     visible = torch.ones(384, 384, dtype=torch.bool, device=CUDA).tril() if mask is None else mask.dense(384)
     expected = F.scaled_dot_product_attention(

@@ -81,7 +81,7 @@ def test_document_ids_count_the_beginnings() -> None:
 
 @pytest.mark.parametrize("mask", (False, True))
 def test_query_heads_share_keys_and_values_without_copies(mask: bool) -> None:
-    documents = DocumentMask(document_ids(torch.ones(2, LENGTH, dtype=torch.long))) if mask else None
+    documents = DocumentMask(document_ids(torch.ones(2, LENGTH, dtype=torch.long), 1)) if mask else None
     q, k, v = (tensor.requires_grad_() for tensor in heads())
     if documents is not None:
         documents.dense(LENGTH)
@@ -94,7 +94,7 @@ def test_query_heads_share_keys_and_values_without_copies(mask: bool) -> None:
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_sees_the_same_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    mask, (q, k, v) = DocumentMask(document_ids(documents())), heads()
+    mask, (q, k, v) = DocumentMask(document_ids(documents(), BOS)), heads()
     expected = causal_attention(q, k, v, mask)
     monkeypatch.setattr(attend, "attention_backend", lambda *_: "flex")
     monkeypatch.setattr(attend, "_flex", lambda: flex_attention)

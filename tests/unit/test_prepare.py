@@ -281,7 +281,7 @@ def test_a_trained_tokenizer_loses_nothing_and_has_the_official_ids(tmp_path: Pa
         train_tokenizer(_texts(200), 330, path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     tokenizer = Tokenizer.load(paths[0])
-    pieces = [tokenizer._processor.id_to_piece(index) for index in (0, 1, 2, 3, 4, 259)]
+    pieces = [tokenizer.pieces[index] for index in (0, 1, 2, 3, 4, 259)]
     assert pieces == ["<pad>", "<s>", "</s>", "<unk>", "<0x00>", "<0xFF>"]
     assert tokenizer.vocab_size == 330
     for text in ["two  spaces ", "\n\ttab\r\n", "ﬁ ½ é 中 🙂 \0", "1234"]:

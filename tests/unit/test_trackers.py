@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,13 +75,19 @@ def kept(folder: Path) -> list[dict[str, Any]]:
     """The rows of the only offline run in a folder: its file has a header, then records behind 7 bytes."""
     records = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     [path] = folder.glob("wandb/offline-run-*/*.wandb")
-    content, place, rows = path.read_bytes(), 7, []
-    while place < len(content):
-        size = int.from_bytes(content[place + 4 : place + 6], "little")
-        record = records.Record.FromString(content[place + 7 : place + 7 + size])
-        place += 7 + size
-        items = {item.nested_key[0] or item.key: json.loads(item.value_json) for item in record.history.item}
-        rows += [items] if items else []
+    rows, last, deadline = list[dict[str, Any]](), None, time.monotonic() + 60
+    while last != "exit":  # A process of W&B's own writes, and may still be at it after ``finish``.
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        content, place = path.read_bytes(), 7
+        rows.clear()
+        while len(content) >= (end := place + 7 + int.from_bytes(content[place + 4 : place + 6], "little")):
+            record = records.Record.FromString(content[place + 7 : end])
+            place, last = end, record.WhichOneof("record_type")
+            found = {item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            rows += [found] if found else []
+            if last == "exit":
+                break
     return rows
 
 
@@ -97,11 +104,22 @@ def test_weights_and_biases_has_the_metrics_offline(tmp_path: Path, offline: Any
             (entry["step"], entry[key]) for entry in read_metrics(tmp_path / "metrics.jsonl") if key in entry
         ]
         assert [(row["_step"], row[tag]) for row in found if tag in row] == wanted
-    # Whoever goes on with the run goes on there.
-    again = WandbRun(tmp_path, load_recipe("tiny"))
-    again.add([{"step": 5, "train_loss": 1.0}])
-    assert again._run.id == begun.id
-    again._run.finish()
+    assert begun.id == (tmp_path / "wandb" / "id").read_text()
+
+
+def test_who_goes_on_with_a_run_goes_on_there_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[dict[str, Any]] = []
+
+    def init(**how: Any) -> Any:
+        begun.append(how)
+        return SimpleNamespace(log=lambda *_, **__: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict, Error=ValueError))
+    for folder in ("a", "a", "b"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        WandbRun(tmp_path / folder, load_recipe("tiny")).add([{"step": 1, "train_loss": 1.0}])
+    first, second, other = (how["id"] for how in begun)
+    assert first == second != other and all(how["resume"] == "allow" for how in begun)
 
 
 def test_weights_and_biases_may_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_LARGEST_BLOCK = 4096
+# Columns that a block takes at a time, and its warps.
+_LARGEST_BLOCK, _WARPS = 4096, 4
 
 
 @triton.jit
@@ -78,7 +79,9 @@ def _forward(z: Tensor, targets: Tensor, softcap: float) -> tuple[Tensor, Tensor
     normalisers = torch.empty_like(losses)
     if rows:
         _forward_kernel[(rows,)](
-            z, targets, losses, normalisers, columns, z.stride(0), softcap, BLOCK=_block(columns), num_warps=4
+            *(z, targets, losses, normalisers, columns, z.stride(0), softcap),
+            BLOCK=_block(columns),
+            num_warps=_WARPS,
         )
     return losses, normalisers
 
@@ -101,7 +104,16 @@ def _backward(z: Tensor, targets: Tensor, normalisers: Tensor, upstream: Tensor,
         block = _block(columns)
         grid = (rows, triton.cdiv(columns, block))
         _backward_kernel[grid](
-            z, targets, normalisers, upstream, dz, columns, z.stride(0), softcap, BLOCK=block, num_warps=4
+            z,
+            targets,
+            normalisers,
+            upstream,
+            dz,
+            columns,
+            z.stride(0),
+            softcap,
+            BLOCK=block,
+            num_warps=_WARPS,
         )
     return dz
 

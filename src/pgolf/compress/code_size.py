@@ -53,6 +53,7 @@ def scorer_modules(memory: bool = False) -> list[str]:
     return list(_modules(memory))
 
 
+@functools.cache  # Packing counts them as they are, too.
 def _modules(memory: bool) -> dict[str, ast.Module]:
     """The same with their syntax trees.
 

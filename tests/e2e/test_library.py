@@ -60,6 +60,7 @@ def test_mistakes_speak_python(workshop: Path, tmp_path: Path) -> None:
         (lambda: library.pack(workshop / "run" / "model.safetensors"), "name one by out"),
         (lambda: library.evaluate(where[0]), "pass data=DIR"),
         (lambda: library.train(workshop / "tiny.toml", workshop / "run", workshop / "data"), "with init "),
+        (lambda: library.train("tiny", tmp_path, val_text="x"), "val_text: belongs to text"),
     ):
         with pytest.raises(library.PgolfError) as caught:
             call()

@@ -147,6 +147,8 @@ def train(
     out: Place | None = None,
     data: Place | None = None,
     *,
+    text: Place | Sequence[Place] = (),
+    val_text: Place | Sequence[Place] = (),
     tokenizer: Place | None = None,
     overrides: Overrides = (),
     init: Place | None = None,
@@ -160,7 +162,9 @@ def train(
         recipe: a shipped recipe's name, a TOML file, or a recipe.
         out: the run folder, runs/NAME by default; new or empty, or with ``resume`` that of a begun run.
         data: prepared folder, or a bare folder of shards; the recipe's built-in corpus by default.
-        tokenizer: its file, where the data folder holds none.
+        text: instead of data, text files or folders, of which a data folder is made.
+        val_text: the same of validation text; by default a part of the text is held out.
+        tokenizer: its file, where the data folder holds none, or for the text.
         overrides: keys to change; see ``Overrides``.
         init: weights to start from.
         resume: go on where the run stopped.
@@ -171,6 +175,7 @@ def train(
         PgolfError: something in the input is wrong, or the loss became infinite.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is saved, and ``resume`` goes on from it.
     """
+    from pgolf.data.corpus import data_given
     from pgolf.recipe import recipe as recipes
     from pgolf.runs.pipeline import train_job
     from pgolf.runtime.device import pick_device
@@ -178,7 +183,8 @@ def train(
     named = recipe if isinstance(recipe, recipes.Recipe) else recipes.load_recipe(os.fspath(recipe))
     named = named.with_overrides(_settings(overrides))
     folder = Path("runs") / named.name if out is None else Path(out)
-    places = _path(data), _path(tokenizer), folder, pick_device(device)
+    given = data_given(_path(data), _paths(text), _paths(val_text), _path(tokenizer))
+    places = given, _path(tokenizer), folder, pick_device(device)
     with _shown(progress):
         done = train_job(named, (), *places, initial=_path(init), resume=resume)
     return TrainedRun(
@@ -383,6 +389,8 @@ def study(
     *,
     small: bool = False,
     data: Place | None = None,
+    text: Place | Sequence[Place] = (),
+    val_text: Place | Sequence[Place] = (),
     tokenizer: Place | None = None,
     device: str | None = None,
     jobs: int | None = None,
@@ -395,7 +403,8 @@ def study(
         out: its folder; studies/NAME by default.
         small: the study's version for minutes on a CPU.
         data: prepared folder, or a bare folder of shards; the recipes' own corpus by default.
-        tokenizer: SentencePiece model, where the data folder holds none.
+        text, val_text: instead of data, as for ``train``.
+        tokenizer: SentencePiece model, where the data folder holds none, or for the text.
         device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
         jobs: runs at a time; one per GPU, or one on the CPU, by default.
         progress: show bars and what became of each run.
@@ -404,6 +413,7 @@ def study(
         PgolfError: something in the input is wrong; a run that fails is none, its cell says why.
         Interrupted: Ctrl-C; the same call goes on.
     """
+    from pgolf.data.corpus import data_given
     from pgolf.study.analysis import analyse
     from pgolf.study.cells import read_cells
     from pgolf.study.runner import Session, Workplace, compare, in_places
@@ -411,7 +421,8 @@ def study(
 
     planned = load_study(os.fspath(name), small)
     folder = _path(out) or Path("studies") / f"{Path(name).stem}{'-small' if small else ''}"
-    place = Workplace(folder, _path(data), _path(tokenizer), device)
+    given = data_given(_path(data), _paths(text), _paths(val_text), _path(tokenizer))
+    place = Workplace(folder, given, _path(tokenizer), device)
     with _shown(progress):
         compare(planned, place)
         Session(planned, place, in_places(device, jobs), lambda cell, outcome: None).run()
@@ -484,6 +495,10 @@ def _shown(progress: bool) -> Iterator[None]:
 
 def _path(place: Place | None) -> Path | None:
     return None if place is None else Path(place)
+
+
+def _paths(places: Place | Sequence[Place]) -> list[Path]:
+    return [Path(places)] if isinstance(places, (str, os.PathLike)) else [Path(place) for place in places]
 
 
 def _settings(overrides: Overrides) -> Sequence[str]:

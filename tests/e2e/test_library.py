@@ -28,6 +28,19 @@ def test_a_study_and_its_page(workshop: Path, tmp_path: Path, capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
+def test_training_on_text(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = {"text": workshop / "train.txt", "val_text": [workshop / "val.txt"]}
+    run = library.train(
+        workshop / "tiny.toml", **text, overrides={"train": {"steps": 2, "warmdown_steps": 1}}
+    )
+    assert Path(run) == Path("runs/tiny") and [
+        entry["step"] for entry in run.history if "train_loss" in entry
+    ] == [1, 2]
+    assert repr(run).startswith("<pgolf.TrainedRun runs/tiny, 2 steps, ")
+    assert library.evaluate(run, mode="standard").val_bpb == run.val_bpb
+
+
 def test_a_file_there_and_back(workshop: Path, tmp_path: Path) -> None:
     model, tokenizer = workshop / "model.pgolf", workshop / "data" / "tokenizer.model"
     (tmp_path / "text").write_text("The cat sees the green house.")
@@ -60,6 +73,7 @@ def test_mistakes_speak_python(workshop: Path, tmp_path: Path) -> None:
         (lambda: library.pack(workshop / "run" / "model.safetensors"), "name one by out"),
         (lambda: library.evaluate(where[0]), "pass data=DIR"),
         (lambda: library.train(workshop / "tiny.toml", workshop / "run", workshop / "data"), "with init "),
+        (lambda: library.train("tiny", tmp_path, val_text="x"), "val_text: belongs to text"),
     ):
         with pytest.raises(library.PgolfError) as caught:
             call()

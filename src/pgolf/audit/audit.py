@@ -28,7 +28,7 @@ from pgolf.audit.streams import Stream
 from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
 from pgolf.audit.watch import Watch
 from pgolf.codec.proof import Proof, decode_check
-from pgolf.compress.weights import load_weights
+from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.dataset import Dataset, Text, open_dataset
 from pgolf.data.inspect import ByteCheck, check_bytes
 from pgolf.data.shards import Tokens
@@ -242,6 +242,8 @@ class Job:
     """Goes into the report."""
     run: Path | None = None
     """The run folder that keeps the report: that of the artifact, its settings and its data."""
+    weights: Weights | None = None
+    """The opened artifact, for what follows: a memory's stored text takes seconds to decode."""
 
     def audit(self, settings: Settings, targets: int | None, note: Note) -> Report:
         """Audit on the first targets; see the function ``audit``."""
@@ -365,7 +367,9 @@ def _own(
     about = audited(weights.source, recipe, dataset, mode)
     counts = check_bytes(dataset, dataset.validation_text(1))
     run, _ = keeper_of(weights, recipe, dataset)
-    return Job(f"pgolf {mode}", context, make, False, text, counts, dataset.folder, usual, about, run)
+    return Job(
+        f"pgolf {mode}", context, make, False, text, counts, dataset.folder, usual, about, run, weights
+    )
 
 
 def usual_targets(recipe: Recipe, mode: str) -> int:

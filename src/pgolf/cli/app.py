@@ -148,16 +148,12 @@ def data_given(
     val_text: Sequence[Path] | None,
     tokenizer: Path | None,
 ) -> Path | Texts | None:
-    """The data of a job, a folder or texts; a ``PgolfError`` if both are given, or validation text alone."""
-    if text and data is not None:
-        raise PgolfError("--data and --text exclude each other; give one of them")
-    if val_text and not text:
-        raise PgolfError("--val-text: belongs to --text; name the training text too")
-    if not text:
+    """See ``data.corpus.data_given``, which takes time to import."""
+    if not text and not val_text:
         return data
-    from pgolf.data.corpus import Texts
+    from pgolf.data import corpus
 
-    return Texts(tuple(text), tuple(val_text or ()), tokenizer)
+    return corpus.data_given(data, text or (), val_text or (), tokenizer)
 
 
 def check_data_paths(data: Path | None, tokenizer: Path | None) -> None:

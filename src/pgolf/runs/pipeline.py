@@ -159,7 +159,7 @@ def job_dataset(
             )
         return dataset
     if recipe.data.corpus != "python":
-        remedy = "pass --text FILE or --data DIR (see `pgolf data --help`)"
+        remedy = "pass --data DIR (see `pgolf data --help`), or text to train on by --text FILE"
         raise PgolfError(f"recipe {recipe.name}: has no corpus of its own; {remedy}")
     folder = built_in_corpus(recipe.model.vocab_size, recipe.data.transform)
     if team.is_first and not (folder / "manifest.json").is_file():

@@ -55,7 +55,10 @@ def test_a_whole_job_is_valid(place: tuple[Path, str]) -> None:
     folder, _ = place
     pgolf("run", "small.toml", "--data", "data", "--out", "whole", "--score", "memory", cwd=folder)
     pgolf("verify-ledger", "whole/ledger.memory.jsonl", "--data", "data", cwd=folder)
-    found = pgolf_json("audit", "whole/artifact.pgolf", "--data", "data", "--targets", "128", cwd=folder)
+    found = pgolf_json(
+        *("audit", "whole/artifact.pgolf", "--data", "data", "--mode", "sliding", "--targets", "128"),
+        cwd=folder,
+    )
     assert {entry["verdict"] for entry in found["findings"]} <= {"ok", "not tested"}, found
     pgolf("report", "whole", "--data", "data", "--out", "page.html", "--targets", "200", cwd=folder)
 

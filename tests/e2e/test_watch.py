@@ -114,5 +114,5 @@ def test_a_process_that_was_killed_works_no_more(run: Path) -> None:
         assert is_worked_on(run)
         signed = (run / LOCK).read_text()
     gone = json.loads(signed) | {"born": "another boot/1"}
-    (run / LOCK).write_text(" " + json.dumps(gone))
+    (run / LOCK).write_text(json.dumps(gone))
     assert not is_worked_on(run)

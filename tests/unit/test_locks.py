@@ -104,7 +104,7 @@ def _someone(**changes: Any) -> Holder:
 
 def _leave(path: Path, holder: Holder) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(" " + json.dumps(asdict(holder)))
+    path.write_text(json.dumps(asdict(holder)))
 
 
 def test_who_comes_second_is_told_who_is_there_and_goes_on_when_that_one_was_killed(

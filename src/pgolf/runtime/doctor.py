@@ -206,18 +206,22 @@ def _space() -> Iterator[Check]:
 def _threads() -> Iterator[Check]:
     import torch
 
-    from pgolf.runtime.processes import cores
+    from pgolf.runtime import processes
 
-    count, threads = cores(), torch.get_num_threads()
+    cores, threads = processes.cores(), torch.get_num_threads()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows does not say.
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     given = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+<<<<<<< HEAD
     several = "s" * (threads != 1)
     found = f"{threads} thread{several} on {count} cores, load {load:.1f}" + (f" ({given})" if given else "")
+=======
+    found = f"{threads} threads on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
+>>>>>>> w-reach
     remedy = "other programs use the cores; measurements of speed will be off"
-    if threads > count:
-        remedy = f"set OMP_NUM_THREADS={count}: more threads than cores slow each other down"
-    yield _good_if(threads <= count and load <= count, "threads", found, remedy)
+    if threads > cores:
+        remedy = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
+    yield _good_if(threads <= cores and load <= cores, "threads", found, remedy)
 
 
 def _compile(seconds: int) -> Iterator[Check]:

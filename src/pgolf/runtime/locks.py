@@ -60,16 +60,16 @@ class Holder:
     @classmethod
     def read(cls, handle: int) -> Holder | None:
         """The one named in an open file; None where none is."""
+        # Without the first byte: on Windows nobody else can read that of a file that is locked.
         os.lseek(handle, 1, os.SEEK_SET)
         try:
-            return cls(**json.loads(os.read(handle, 1 << 20)))
+            return cls(**json.loads(b"{" + os.read(handle, 1 << 20)))
         except (ValueError, TypeError):
             return None
 
     def write(self, handle: int) -> None:
         """Name it in an open file."""
-        # After a blank: nobody else can read the first byte of a file that is locked on Windows.
-        content = b" " + json.dumps(asdict(self)).encode()
+        content = json.dumps(asdict(self)).encode()
         os.lseek(handle, 0, os.SEEK_SET)
         os.write(handle, content)
         os.ftruncate(handle, len(content))

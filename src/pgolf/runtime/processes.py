@@ -33,6 +33,7 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+<<<<<<< HEAD
 def gib(size: int) -> str:
     """Bytes as people read them: GiB, or MiB below one."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
@@ -43,6 +44,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+=======
+>>>>>>> w-reach
 def host() -> str:
     """This machine's name, and where process numbers are a container's own, that container's number space."""
     return platform.node() + _namespace()
@@ -74,6 +77,11 @@ def birth(pid: int) -> str | None:
         return ""
     # A zombie has ended; only its parent has not asked for it yet.
     return None if fields[0] in (b"Z", b"X") else f"{boot}/{int(fields[19])}"
+
+
+def cores() -> int:
+    """How many of the machine's cores this process may use; where the system does not say, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

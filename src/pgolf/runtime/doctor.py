@@ -212,12 +212,8 @@ def _threads() -> Iterator[Check]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows does not say.
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     given = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
-<<<<<<< HEAD
     several = "s" * (threads != 1)
-    found = f"{threads} thread{several} on {count} cores, load {load:.1f}" + (f" ({given})" if given else "")
-=======
-    found = f"{threads} threads on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
->>>>>>> w-reach
+    found = f"{threads} thread{several} on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
     remedy = "other programs use the cores; measurements of speed will be off"
     if threads > cores:
         remedy = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"

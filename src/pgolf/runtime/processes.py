@@ -33,19 +33,11 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-<<<<<<< HEAD
 def gib(size: int) -> str:
     """Bytes as people read them: GiB, or MiB below one."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
 
 
-def cores() -> int:
-    """How many of the machine's cores this process may use; where the system does not say, all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-=======
->>>>>>> w-reach
 def host() -> str:
     """This machine's name, and where process numbers are a container's own, that container's number space."""
     return platform.node() + _namespace()

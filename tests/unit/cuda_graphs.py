@@ -152,4 +152,4 @@ def test_the_stream_is_bfloat16_and_the_estimate_counts_it(
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[2:], __file__]))
+    sys.exit(pytest.main(["-p", "no:cacheprovider", *sys.argv[2:], __file__]))

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-needed = [
+pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
     pytest.mark.skipif(torch.version.cuda is not None, reason="needs torch's build without CUDA"),
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs the package triton"),
 ]
-pytestmark = needed
 HERE = Path(__file__).parent
 
 

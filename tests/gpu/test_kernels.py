@@ -96,9 +96,17 @@ def test_attention_of_whatever_backend(masked: bool) -> None:
         assert _distance(found, wanted) < 2e-2
 
 
-@pytest.mark.parametrize("masked", ("false", "true"))
-def test_one_compiled_graph_follows_the_model_as_written(masked: str) -> None:
-    recipe = load_recipe("quickstart", [f"model.document_mask={masked}"])
+# A loop, two lanes, gates by a window, and a document mask.
+FRONTIER = ["model.layers=4", "model.xsa_last=4", "model.lanes.start=2", "model.vocab_size=1024"]
+FRONTIER += ["model.loop.first=1", "model.loop.last=1", "model.loop.passes=2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    (("quickstart", []), ("quickstart", ["model.document_mask=true"]), ("frontier", FRONTIER)),
+)
+def test_one_compiled_graph_follows_the_model_as_written(name: str, settings: list[str]) -> None:
+    recipe = load_recipe(name, settings)
     network = place(build_model(recipe.model, 0), recipe, CUDA).train()
     tokens = torch.randint(1, 1024, (4, 257), device=CUDA, generator=torch.Generator(CUDA).manual_seed(0))
     forward = torch.compile(network, dynamic=False, fullgraph=True)

@@ -92,8 +92,23 @@ def test_an_interruption_ends_the_thread_and_the_next_start_goes_on(shard: Path)
     assert own_threads() == []
 
 
-def test_only_a_device_has_batches_prepared_ahead(shard: Path) -> None:
+def test_only_a_device_has_batches_prepared_ahead_in_page_locked_memory(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: dict[int, str] = {}
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        copied = tensor.clone()
+        locked[copied.data_ptr()] = threading.current_thread().name
+        return copied
+
+    # No streams and no events: torch keeps page-locked memory until the copies from it are done.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     loader = BatchLoader(TokenStream([shard]), TRAIN)
-    for name, ahead, pin in (("cpu", 0, False), ("cuda", 2, True)):
-        made = prefetcher(loader, torch.device(name))
-        assert (made.ahead, made.pin) == (ahead, pin)
+    for name, ahead in (("cpu", 0), ("cuda", 2)):
+        with prefetcher(loader, torch.device(name)) as made:
+            assert made.ahead == ahead
+            for found, expected in zip(made.batch(0, 1), loader.batch(0, 1), strict=True):
+                assert torch.equal(found, expected)
+                assert (found.data_ptr() in locked) == (name == "cuda")
+    assert all(thread.startswith("batches") for thread in locked.values())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from pgolf.compress.grid import Grid
 from pgolf.errors import PgolfError
@@ -159,3 +163,49 @@ def test_commands_that_share_nothing_refuse_several_ranks(monkeypatch: pytest.Mo
     assert pgolf("doctor", check=2).stderr == ""  # One line, not one per rank.
     monkeypatch.setenv("WORLD_SIZE", "1")
     pgolf("recipes")
+
+
+@pytest.fixture
+def one_of_eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[ranks.Ranks]:
+    """Rank 3 of 8 on GPUs, in a group that takes every transfer and sends nothing."""
+    asked: dict[str, Any] = {}
+    begin = dist.init_process_group
+
+    def init_process_group(backend: str, **options: Any) -> None:
+        asked.update(options, backend=backend)
+        begin("fake", store=FakeStore(), rank=3, world_size=8)
+
+    silent = SimpleNamespace(start=lambda: None, stop=lambda: None, silent=lambda seconds: [])
+    monkeypatch.setattr(ranks, "Heartbeat", lambda *_: silent)
+    monkeypatch.setattr(ranks, "_own_room", lambda store, *_: store)
+    monkeypatch.setattr(ranks.Ranks, "meet", lambda self: None)
+    monkeypatch.setattr(dist, "init_process_group", init_process_group)
+    team = ranks.Ranks(3, 8, False, torch.device("cuda", 3), dist.HashStore())
+    assert (asked["backend"], asked["device_id"]) == ("cpu:gloo,cuda:nccl", torch.device("cuda", 3))
+    assert asked["timeout"] == ranks.TIMEOUT
+    yield team
+    team.leave()
+    assert not dist.is_initialized()
+
+
+def test_torch_takes_every_transfer_of_eight_ranks(
+    one_of_eight: ranks.Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team, sizes, add_up = one_of_eight, [], dist.all_reduce
+    monkeypatch.setattr(ranks, "_BUCKET", 20)
+    monkeypatch.setattr(
+        dist, "all_reduce", lambda tensor, **how: sizes.append(tensor.numel()) or add_up(tensor, **how)
+    )
+    gradients = [torch.ones(6, 4), torch.full((3,), 2.0, dtype=torch.bfloat16), torch.tensor(3.0)]
+    team.add_up(gradients)
+    assert [tensor.float().mean().item() for tensor in gradients] == [1.0, 2.0, 3.0]
+    assert sizes == [20, 8], "all in one row, a bucket at a time"
+    assert team.totals([1.5, 2.0]) == [1.5, 2.0]
+    team.copy_first(gradients)
+    assert team.bytes_of_first(None) == b""
+    # Five matrices: a rank takes one of them, and three take none.
+    matrices = [torch.nn.Parameter(torch.ones(6, 4)) for _ in range(5)]
+    for matrix in matrices:
+        matrix.grad = torch.randn(6, 4)
+    Muon([{"params": matrices, "lr": 1.0}], 0.9, 5, torch.bfloat16, team).step()
+    assert team.collect(torch.ones(2, 3))().shape == (16, 3)

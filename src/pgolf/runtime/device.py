@@ -100,6 +100,7 @@ def compiled(
 
         if hasattr(config.triton, "mix_order_reduction"):
             # With these fusions the compiler of torch 2.11 stops at recipe frontier: an assertion of its own.
+            # In 2.13 a limit keeps it from there, no more (docs/measurements/speed.md, without a GPU).
             config.triton.mix_order_reduction = False
         return torch.compile(forward, dynamic=False, mode=how if isinstance(how, str) else None)
     return forward

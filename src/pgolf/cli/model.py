@@ -75,10 +75,8 @@ def generate_verb(
 
     beginning = _from_standard_input() if prompt == "-" else prompt
     opened = Model(model, tokenizer)
-    if seed is None:
-        seed = drawn_seed()
-        if not as_json and temperature:
-            print(f"seed {seed} (--seed {seed} writes the same)", file=sys.stderr, flush=True)
+    tells = seed is None and not as_json and temperature > 0
+    seed = drawn_seed() if seed is None else seed
     started = time.perf_counter()
     written: list[dict[str, Any]] = []
     for number in range(seed, seed + samples):
@@ -93,6 +91,8 @@ def generate_verb(
             past_document=past_document,
             memory=memory,
         )
+        if tells and number == seed:
+            print(f"seed {seed} (--seed {seed} writes the same)", file=sys.stderr, flush=True)
         if not as_json:
             place = f"--- sample {number - seed + 1} of {samples}, seed {number} ---\n"
             _write((place if samples > 1 else "") + beginning)

@@ -161,7 +161,7 @@ def test_the_section_keeps_counts_and_text_and_notices_damage() -> None:
 def test_a_section_that_claims_too_many_n_grams_is_refused(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgolf.memory.stored.encode_ngrams", lambda start, ngrams: (bytes(99), range(rows)))
+    monkeypatch.setattr("pgolf.memory.memory.encode_ngrams", lambda start, ngrams: (bytes(99), range(rows)))
     monkeypatch.setattr("pgolf.memory.stored._check", lambda numbers, kind: 0)
     content = write_start(SECTION, replace(START, ngrams=ROWS), b"")
     with pytest.raises(PgolfError, match="here: the memory's section makes no sense"):

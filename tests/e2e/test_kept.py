@@ -58,7 +58,7 @@ def test_all_of_it_without_data_tokenizer_or_out(run: Path, workshop: Path, tmp_
 
 def test_only_a_runs_own_scores_are_kept(run: Path, workshop: Path, tmp_path: Path) -> None:
     before = kept(run)
-    assert "pack it first" in pgolf("eval", run, "--mode", "sliding").stdout
+    assert "pack it first" in pgolf_json("eval", run, "--mode", "sliding")["kept"]
     pgolf("pack", run)
     for arguments, why in (
         (("--limit-targets", "64"), "only the first targets"),

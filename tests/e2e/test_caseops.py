@@ -52,5 +52,6 @@ def test_text_is_written_and_compressed_with_its_capitals(run: Path) -> None:
 
 
 def test_it_is_valid(run: Path) -> None:
-    found = pgolf_json("audit", "run/artifact.pgolf", "--data", "data", "--mode", "sliding", "--targets", "200", cwd=run)
+    how = ("--data", "data", "--mode", "sliding", "--targets", "200")
+    found = pgolf_json("audit", "run/artifact.pgolf", *how, cwd=run)
     assert {entry["verdict"] for entry in found["findings"]} <= {"ok", "not tested"}, found

@@ -71,3 +71,13 @@ def test_commands_that_compute_nothing_import_nothing_slow(workshop: Path) -> No
     # Its charts are drawn.
     start(workshop, ["report run --no-score --out report.html"], *SLOW)
     assert "<svg" in (workshop / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_numba_that_does_not_load_is_one_line(workshop: Path) -> None:
+    program = "import sys; sys.modules['numba'] = None; from pgolf.cli.main import main; main()"
+    words = ("eval", "model.pgolf", "--data", "data", "--mode", "ttt", "--set", "memory.enabled=true")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=workshop, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("pgolf: error: numba, which compiles the memory's kernels, fails here")

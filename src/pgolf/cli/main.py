@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -70,7 +71,22 @@ def _run(words: list[str]) -> int:
         return 130
     except SystemExit as stop:
         return int(stop.code or 0)
+    except Exception as error:
+        if not _is_of_numba(error):
+            raise
+        print_mistake(
+            f"numba, which compiles the memory's kernels, fails here ({error}); reinstall it (pip install "
+            "--force-reinstall numba), or leave the memory out (--set memory.enabled=false)"
+        )
+        return 2
     return status if isinstance(status, int) else 0
+
+
+def _is_of_numba(error: Exception) -> bool:
+    """Whether numba cannot be imported, or could not compile."""
+    names = [getattr(error, "name", None), type(error).__module__]
+    names += [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    return any(str(name).partition(".")[0] in ("numba", "llvmlite") for name in names)
 
 
 def repeat_list_options(words: list[str]) -> list[str]:

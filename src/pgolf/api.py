@@ -229,14 +229,13 @@ def pack(
     Raises:
         PgolfError: something in the input is wrong, or no artifact fits under the cap.
     """
-    from pgolf.runs.pipeline import Carry, pack_job
+    from pgolf.runs.pipeline import carry_of, pack_job
 
     if cap is not None and cap < 1:
         raise PgolfError(f"cap {cap}: must be at least 1 byte")
     given = cap, _settings(overrides), _path(data), _path(tokenizer)
     with _shown(progress):
-        carry: Carry = "counted" if count_tokenizer else "free" if with_tokenizer else "no"
-        return pack_job(Path(source), _path(out), *given, carry)
+        return pack_job(Path(source), _path(out), *given, carry_of(with_tokenizer, count_tokenizer))
 
 
 @in_python()
@@ -315,8 +314,8 @@ def audit(
         targets: take so many, the first ones; a few windows or chunks by default.
         limit_seconds: time that the whole evaluation may take.
         overrides: keys of the evaluate, ttt and memory sections.
-        tokenizer: SentencePiece model, where the data folder holds none.
-        device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
+        tokenizer: its file, where the data folder holds none.
+        device: "cpu", "cuda", "cuda:N" or "mps"; CUDA where there is one by default.
         progress: show what is being done.
 
     Raises:
@@ -357,8 +356,8 @@ def report(
         targets: look at so many, the first ones; 32,768 by default.
         score: score text again and write samples; False: only what the folder holds.
         data: the run's own by default.
-        tokenizer: SentencePiece model, where the data folder holds none.
-        device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
+        tokenizer: its file, where the data folder holds none.
+        device: "cpu", "cuda", "cuda:N" or "mps"; CUDA where there is one by default.
         progress: show a bar.
 
     Raises:
@@ -404,8 +403,8 @@ def study(
         small: the study's version for minutes on a CPU.
         data: prepared folder, or a bare folder of shards; the recipes' own corpus by default.
         text, val_text: instead of data, as for ``train``.
-        tokenizer: SentencePiece model, where the data folder holds none, or for the text.
-        device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
+        tokenizer: its file, where the data folder holds none, or for the text.
+        device: "cpu", "cuda", "cuda:N" or "mps"; CUDA where there is one by default.
         jobs: runs at a time; one per GPU, or one on the CPU, by default.
         progress: show bars and what became of each run.
 
@@ -417,10 +416,10 @@ def study(
     from pgolf.study.analysis import analyse
     from pgolf.study.cells import read_cells
     from pgolf.study.runner import Session, Workplace, compare, in_places
-    from pgolf.study.spec import load_study
+    from pgolf.study.spec import load_study, usual_folder
 
     planned = load_study(os.fspath(name), small)
-    folder = _path(out) or Path("studies") / f"{Path(name).stem}{'-small' if small else ''}"
+    folder = _path(out) or usual_folder(os.fspath(name), small)
     given = data_given(_path(data), _paths(text), _paths(val_text), _path(tokenizer))
     place = Workplace(folder, given, _path(tokenizer), device)
     with _shown(progress):

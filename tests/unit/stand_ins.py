@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pgolf.data.dataset import Dataset, open_dataset
 from pgolf.evaluate.score import window_logits
 from pgolf.evaluate.windows import Window
 from pgolf.model.gpt import GPT, build_model
 from pgolf.recipe.recipe import Recipe, load_recipe
+from tests.shards import write_shard
 
 LENGTH, VOCABULARY = 16, 64
 _SETTINGS = [
@@ -67,6 +69,15 @@ def window_losses(network: GPT, tokens: NDArray[np.uint16], windows: Sequence[Wi
 def byte_counts(tokens: NDArray[np.integer]) -> NDArray[np.uint16]:
     """Bytes of a stream's targets that depend on the target and on the token before it, like real ones."""
     return (tokens[1:] % 3 + 1 + (tokens[:-1] % 5 == 0)).astype(np.uint16)
+
+
+def random_dataset(folder: Path) -> Dataset:
+    """2,000 random training tokens, the first 200 for validation, beside a tokenizer of 300 pieces."""
+    write_tokenizer(folder)
+    tokens = np.random.RandomState(0).randint(4, 300, size=2000).astype(np.uint16)
+    write_shard(folder / "t_train_000000.bin", tokens)
+    write_shard(folder / "t_val_000000.bin", tokens[:200])
+    return open_dataset(folder)
 
 
 def write_tokenizer(folder: Path) -> list[str]:

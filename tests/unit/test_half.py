@@ -6,13 +6,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.passes import fitting_batch
 from pgolf.model.gpt import build_model
@@ -21,19 +20,13 @@ from pgolf.runs.folder import open_run
 from pgolf.runtime.device import autocast, compiled, half_format, pick_device
 from pgolf.train.metrics import read_metrics
 from pgolf.train.run import Run
-from tests.shards import write_shard
-from tests.unit.stand_ins import write_tokenizer
+from tests.unit.stand_ins import random_dataset
 from tests.unit.test_train import CPU, equal, recipe, train_steps, weights_after, weights_after_a_cut
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder = tmp_path_factory.mktemp("data")
-    write_tokenizer(folder)
-    tokens = np.random.RandomState(0).randint(4, 300, size=2000).astype(np.uint16)
-    write_shard(folder / "t_train_000000.bin", tokens)
-    write_shard(folder / "t_val_000000.bin", tokens[:200])
-    return open_dataset(folder)
+    return random_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

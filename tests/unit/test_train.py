@@ -7,13 +7,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pgolf.compress.weights import load_weights
-from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.recipe.recipe import Recipe, load_recipe
@@ -21,8 +20,7 @@ from pgolf.runs.folder import open_run
 from pgolf.train.loop import train
 from pgolf.train.metrics import Metrics, read_metrics, steps_per_reading
 from pgolf.train.run import Run
-from tests.shards import write_shard
-from tests.unit.stand_ins import write_tokenizer
+from tests.unit.stand_ins import random_dataset
 
 CPU = torch.device("cpu")
 TINY = [
@@ -56,12 +54,7 @@ def recipe(*settings: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder = tmp_path_factory.mktemp("data")
-    write_tokenizer(folder)
-    tokens = np.random.RandomState(0).randint(4, 300, size=2000).astype(np.uint16)
-    write_shard(folder / "t_train_000000.bin", tokens)
-    write_shard(folder / "t_val_000000.bin", tokens[:200])
-    return open_dataset(folder)
+    return random_dataset(tmp_path_factory.mktemp("data"))
 
 
 def weights_after(recipe: Recipe, dataset: Dataset, folder: Path) -> dict[str, torch.Tensor]:

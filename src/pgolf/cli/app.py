@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer import Option
@@ -14,9 +14,6 @@ from typer.core import TyperGroup
 from pgolf.errors import PgolfError
 from pgolf.recipe.files import nearest
 from pgolf.runtime.paths import path_error
-
-if TYPE_CHECKING:
-    from pgolf.data.corpus import Texts
 
 SECTIONS: Mapping[str, Sequence[str]] = {
     "Data": ("data",),
@@ -140,20 +137,6 @@ def paths_are_mistakes() -> Iterator[None]:
         if (mistake := path_error(error)) is None:
             raise
         raise mistake from error
-
-
-def data_given(
-    data: Path | None,
-    text: Sequence[Path] | None,
-    val_text: Sequence[Path] | None,
-    tokenizer: Path | None,
-) -> Path | Texts | None:
-    """See ``data.corpus.data_given``, which takes time to import."""
-    if not text and not val_text:
-        return data
-    from pgolf.data import corpus
-
-    return corpus.data_given(data, text or (), val_text or (), tokenizer)
 
 
 def check_data_paths(data: Path | None, tokenizer: Path | None) -> None:

@@ -18,7 +18,6 @@ from pgolf.cli.app import (
     TokenizerFile,
     ValTextFiles,
     check_data_paths,
-    data_given,
     verb,
 )
 from pgolf.cli.tables import (
@@ -134,6 +133,7 @@ def train_verb(
 ) -> None:
     """Train a model; writes metrics.jsonl, checkpoints and, at the end, model.safetensors."""
     from pgolf.cli.team import joined
+    from pgolf.data.corpus import data_given
     from pgolf.recipe.recipe import load_recipe
     from pgolf.runs.pipeline import train_job
 
@@ -205,11 +205,11 @@ def pack_verb(
     """
     from pgolf.compress.compare import compare_artifact
     from pgolf.compress.report import SPLIT_COLUMNS, TENSOR_COLUMNS
-    from pgolf.runs.pipeline import Carry, pack_job
+    from pgolf.runs.pipeline import carry_of, pack_job
     from pgolf.runtime.progress import counting
 
     check_data_paths(data, tokenizer)
-    carry: Carry = "counted" if count_tokenizer else "free" if with_tokenizer else "no"
+    carry = carry_of(with_tokenizer, count_tokenizer)
     report = pack_job(weights, out, cap, overrides or [], data, tokenizer, carry)
     out = out or weights / ARTIFACT
     result = report.to_json()
@@ -313,6 +313,7 @@ def run_verb(
     Continues what was interrupted; what is done is not repeated.
     """
     from pgolf.cli.team import joined
+    from pgolf.data.corpus import data_given
     from pgolf.recipe.recipe import load_recipe
     from pgolf.report.job import write_audited_report, write_report
     from pgolf.runs.pipeline import run_all

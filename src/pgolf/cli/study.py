@@ -18,7 +18,6 @@ from pgolf.cli.app import (
     TokenizerFile,
     ValTextFiles,
     check_data_paths,
-    data_given,
     verb,
 )
 from pgolf.cli.tables import print_columns, print_json, print_result, say
@@ -78,7 +77,7 @@ def study_verb(
     What runs have in common is done once. The same command goes on after an interruption, skips what is
     finished and tries again what failed; the exit status is 1 if a run failed.
     """
-    from pgolf.study.spec import load_study, study_titles
+    from pgolf.study.spec import load_study, study_titles, usual_folder
 
     if name is None and (small or out or data or text or dry_run or options or jobs):
         raise PgolfError("name a study; `pgolf study` alone lists those that come with pgolf")
@@ -86,6 +85,7 @@ def study_verb(
         known = study_titles()
         print_result(known, as_json, list(known.items()), title="studies")
         return
+    from pgolf.data.corpus import data_given
     from pgolf.runtime.device import pick_device
     from pgolf.runtime.progress import tell
     from pgolf.study.runner import Session, Workplace, as_cluster_jobs, compare, is_in_the_queue
@@ -98,8 +98,8 @@ def study_verb(
     pick_device(device)
     check_data_paths(data, tokenizer)
     study = load_study(name, small)
-    default = Path("studies") / f"{Path(name).stem}{'-small' if small else ''}"
-    place = Workplace(out or default, data_given(data, text, val_text, tokenizer), tokenizer, device)
+    given = data_given(data, text, val_text, tokenizer)
+    place = Workplace(out or usual_folder(name, small), given, tokenizer, device)
     found = compare(study, place, make=not dry_run)
     if dry_run:
         _show_plan(study, place, str(found), as_json)

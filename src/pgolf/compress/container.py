@@ -9,7 +9,7 @@
 
 There are two sections: "codes" (int8, one per entry of a quantized matrix) and "floats" (step sizes, factors
 of columns, and tensors that are kept). Where the recipe has a memory there is a third, "memory": what it
-begins with (``pgolf.memory.stored``), as it is. The last may be "tokenizer": the SentencePiece model, zstd,
+begins with (``pgolf.memory.stored``), as it is. The last may be "tokenizer": the tokenizer's file, zstd,
 which is left as it is here; its entry in the header ends with its name. The reader checks every size against
 the file, the shapes and a limit before it allocates, every digest, and every value it decodes.
 """
@@ -81,7 +81,7 @@ class Artifact:
     memory: bytes = b""
     """What ``memory.stored.write_start`` has made, empty where there is none."""
     tokenizer: bytes = b""
-    """The SentencePiece model, zstd; empty where it is not in the file."""
+    """The tokenizer's file, zstd; empty where it is not in the file."""
 
     @functools.cached_property
     def stored(self) -> dict[str, Stored]:
@@ -113,7 +113,7 @@ def encode_artifact(
         level: its level.
         origin: JSON values that say how the tensors were made; go into the header.
         memory: the section of this name; empty for none.
-        tokenizer: the same, the SentencePiece model of the digest, zstd.
+        tokenizer: the same, the tokenizer's file, of the digest, zstd.
     """
     packed, sections = [], []
     for arrays in _arrays(stored):

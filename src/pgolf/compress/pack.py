@@ -75,7 +75,7 @@ def pack(
         grid: on which training rounded these weights, for the "budget" scheme.
         memory: what the recipe's memory begins with; the weights get the bytes that it leaves.
         about: further entries of the artifact's origin.
-        tokenizer: SentencePiece model of the digest, zstd, to put into the file; empty: none.
+        tokenizer: the tokenizer's file, of the digest, zstd, to put into the file; empty: none.
         counted: whether its bytes count towards the cap.
 
     Raises:

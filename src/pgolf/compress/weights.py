@@ -63,7 +63,7 @@ class Weights:
     memory: bytes = b""
     """What the recipe's memory begins with, as an artifact keeps it; empty where it keeps nothing."""
     carried: bytes = b""
-    """The SentencePiece model that an artifact carries, zstd; empty where it carries none."""
+    """The tokenizer's file as an artifact carries it, zstd; empty where it carries none."""
 
     def grid_for(self, compress: CompressSection) -> Grid | None:
         """The grid that training rounded on, if ``compress`` asks for one of that kind, the cap apart."""
@@ -121,7 +121,7 @@ class Weights:
         """The tokenizer that the model was trained with.
 
         Args:
-            given: its SentencePiece model; by default that in the artifact, beside the weights, in the data
+            given: the tokenizer's file; by default that in the artifact, beside the weights, in the data
                 that their run recorded, or in the built-in corpus of their recipe.
 
         Raises:

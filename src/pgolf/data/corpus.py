@@ -103,14 +103,14 @@ def prepare_python_corpus(
 
 
 def data_given(
-    data: Path | None, text: Sequence[Path], val_text: Sequence[Path], tokenizer: Path | None
+    data: Path | None, text: Sequence[Path] | None, val_text: Sequence[Path] | None, tokenizer: Path | None
 ) -> Path | Texts | None:
     """The data of a job, a folder or texts; a ``PgolfError`` if both are given, or validation text alone."""
     if text and data is not None:
         raise PgolfError("--data and --text exclude each other; give one of them")
     if val_text and not text:
         raise PgolfError("--val-text: belongs to --text; name the training text too")
-    return Texts(tuple(text), tuple(val_text), tokenizer) if text else data
+    return Texts(tuple(text), tuple(val_text or ()), tokenizer) if text else data
 
 
 class Texts(NamedTuple):

@@ -55,6 +55,12 @@ BUDGET = (
 Carry = Literal["no", "free", "counted"]
 """Whether an artifact carries its tokenizer, and whether that counts towards the cap."""
 
+
+def carry_of(with_tokenizer: bool, count_tokenizer: bool) -> Carry:
+    """What the options of packing come to; counting it means carrying it."""
+    return "counted" if count_tokenizer else "free" if with_tokenizer else "no"
+
+
 _WITHOUT = (
     "use the model's own text (--set compress.calibration=self) or none (--set compress.calibration=none)"
 )

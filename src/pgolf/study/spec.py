@@ -92,6 +92,11 @@ def study_titles() -> dict[str, str]:
     return dict(sorted(titles.items()))
 
 
+def usual_folder(name: str, small: bool) -> Path:
+    """Where a study goes if nobody says where."""
+    return Path("studies") / f"{Path(name).stem}{'-small' if small else ''}"
+
+
 def load_study(name: str, small: bool = False) -> Study:
     """Read and check a shipped study, or a TOML file; ``small``: with the keys of its ``[small]`` table.
 

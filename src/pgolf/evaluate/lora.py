@@ -26,8 +26,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW
 
+from pgolf.evaluate.optimizers import AdamW
 from pgolf.evaluate.ttt import Lesson, SharedUpdates, frozen_parameters, vectors
 from pgolf.model.gpt import GPT
 from pgolf.model.layer import Core
@@ -103,8 +103,7 @@ class Adapters:
                 shift.zero_()
         self.factors = [*self.up.values(), *self.down.values(), *self.shift.values()]
         lora = self.ttt.lora
-        options: dict[str, Any] = {"betas": (lora.beta1, lora.beta2), "eps": lora.eps, "fused": True}
-        self.optimizer = AdamW(self.factors, lr=lora.lr, weight_decay=lora.weight_decay, **options)
+        self.optimizer = AdamW(self.factors, lora.weight_decay, (lora.beta1, lora.beta2), lora.eps)
         self.learned = False
         self.merge()
 
@@ -149,9 +148,8 @@ class Adapters:
         self._step(len(inputs), gradients, factor)
 
     def _step(self, size: int, gradients: Callable[[slice], None], factor: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.ttt.lora.lr * factor
-        self._shared.update(self.optimizer, self.factors, self.ttt.grad_clip, size, gradients)
+        lr = self.ttt.lora.lr * factor
+        self._shared.update(self.optimizer, lr, self.ttt.grad_clip, size, gradients)
         self.student.zero_grad(set_to_none=True)
         self.learned = True
         self.merge()
@@ -183,7 +181,7 @@ class Adapters:
     def snapshot(self) -> Any:
         """The factors and the optimizer's state, for ``restore``."""
         factors = [factor.detach().clone() for factor in self.factors]
-        return factors, copy.deepcopy(self.optimizer.state_dict()), self.learned
+        return factors, self.optimizer.snapshot(), self.learned
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a snapshot; the student is base and adapters of then."""
@@ -191,7 +189,7 @@ class Adapters:
         with torch.no_grad():
             for factor, value in zip(self.factors, factors, strict=True):
                 factor.copy_(value)
-        self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        self.optimizer.restore(optimizer)
         self.merge()
 
 

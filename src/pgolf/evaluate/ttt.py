@@ -9,16 +9,16 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
 
 from pgolf.data.shards import Tokens
+from pgolf.evaluate.optimizers import AdamW, Optimizer, Sgd
 from pgolf.evaluate.protocol import Recorded
 from pgolf.model.gpt import GPT
 from pgolf.recipe.sections import TttSection
@@ -122,13 +122,15 @@ class Adapter:
         frozen = frozen_parameters(network, ttt.frozen_blocks)
         if ttt.only == "vectors":
             frozen |= {name for name, _ in network.named_parameters()} - vectors(network)
-        self.parameters: list[nn.Parameter] = []
+        learning: list[nn.Parameter] = []
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name not in frozen)
             if name not in frozen:
-                self.parameters.append(parameter)
-        self.optimizer = _optimizer(ttt, self.parameters)
-        device = self.parameters[0].device
+                learning.append(parameter)
+        self.optimizer: Optimizer = Sgd(learning, ttt.momentum)
+        if ttt.optimizer == "adamw":
+            self.optimizer = AdamW(learning, ttt.weight_decay)
+        self.device = device = learning[0].device
         # Forward and backward cost about three times a forward pass.
         pays = pays_to_compile(device, 3 * (chunks - 1) * ttt.chunk_tokens * ttt.epochs)
         self.forward = compiled(network, device, compile if pays else False)
@@ -142,38 +144,36 @@ class Adapter:
         sequences = (len(chunk.text) - 1) // self.length
         if chunk.index == self.chunks - 1:
             return
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.ttt.lr * lr_factor(self.ttt, chunk.index, self.chunks)
         if not sequences:
             return
+        lr = self.ttt.lr * lr_factor(self.ttt, chunk.index, self.chunks)
         self.network.train()
-        device = self.parameters[0].device
-        text = torch.from_numpy(chunk.text[: sequences * self.length + 1].astype(np.int64)).to(device)
+        text = torch.from_numpy(chunk.text[: sequences * self.length + 1].astype(np.int64)).to(self.device)
         inputs, targets = text[:-1].view(-1, self.length), text[1:].view(-1, self.length)
         size = self.ttt.batch_sequences
         batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         for _ in range(self.ttt.epochs):
             for batch in batches:
-                self._update(*batch)
+                self._update(lr, *batch)
 
     def snapshot(self) -> Any:
         """The weights and the optimizer's state, for ``restore``."""
         weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        return weights, copy.deepcopy(self.optimizer.state_dict())
+        return weights, self.optimizer.snapshot()
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a snapshot."""
         weights, optimizer = snapshot
         self.network.load_state_dict(weights)
-        self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        self.optimizer.restore(optimizer)
 
-    def _update(self, inputs: Tensor, targets: Tensor) -> None:
+    def _update(self, lr: float, inputs: Tensor, targets: Tensor) -> None:
         def gradients(part: slice) -> None:
             with autocast(inputs.device, learning=True):
                 loss = self.forward(inputs[part], targets[part]).mean() * (len(inputs[part]) / len(inputs))
             loss.backward()
 
-        self._shared.update(self.optimizer, self.parameters, self.ttt.grad_clip, len(inputs), gradients)
+        self._shared.update(self.optimizer, lr, self.ttt.grad_clip, len(inputs), gradients)
 
 
 class SharedUpdates:
@@ -186,29 +186,32 @@ class SharedUpdates:
     def update(
         self,
         optimizer: Optimizer,
-        parameters: Sequence[nn.Parameter],
+        lr: float,
         clip: float,
         size: int,
         gradients: Callable[[slice], None],
     ) -> None:
-        """One step of the parameters, which are equal on all ranks and stay so.
+        """One step of the optimizer's parameters, which are equal on all ranks and stay so.
 
         Args:
+            optimizer: its gradients are replaced.
+            lr: learning rate.
             clip: largest global norm of the gradient; 0 does not clip.
             size: sequences of the whole batch.
             gradients: adds the gradients of this rank's part of the batch; not asked where that is empty.
         """
-        own = self.team.share(size)
-        optimizer.zero_grad(set_to_none=True)
+        own, parameters = self.team.share(size), optimizer.parameters
+        for parameter in parameters:
+            parameter.grad = None
         if own:
             gradients(slice(own.start, own.stop))
         if self.team.size > 1:
             self._add_up(parameters, size)
         if clip:
             torch.nn.utils.clip_grad_norm_(parameters, clip)
-        optimizer.step()
+        optimizer.step(lr)
 
-    def _add_up(self, parameters: Sequence[nn.Parameter], size: int) -> None:
+    def _add_up(self, parameters: list[nn.Parameter], size: int) -> None:
         if size not in self._sizes:
             self.team.meet()  # Where it compiles, a batch of a new size takes minutes, and not on every rank.
             self._sizes.add(size)
@@ -256,10 +259,3 @@ def vectors(network: nn.Module) -> set[str]:
         for path, module in owners.items()
         for name, _ in module.named_parameters(recurse=False)
     }
-
-
-def _optimizer(ttt: TttSection, parameters: list[nn.Parameter]) -> Optimizer:
-    options: dict[str, Any] = {"lr": ttt.lr, "fused": True}
-    if ttt.optimizer == "adamw":
-        return AdamW(parameters, weight_decay=ttt.weight_decay, **options)
-    return SGD(parameters, momentum=ttt.momentum, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -41,9 +42,9 @@ def test_steps_are_those_of_torch(kind: str) -> None:
         for place, gradient in enumerate(tensors()):
             # The last parameter never has one.
             ours[place].grad, theirs[place].grad = (gradient, gradient.clone()) if place < 2 else (None, None)
-        before = optimizer.snapshot(), [value.detach().clone() for value in ours]
+        before = copy.deepcopy(optimizer.state), [value.detach().clone() for value in ours]
         for _ in range(2):  # The first one is undone.
-            optimizer.restore(before[0])
+            optimizer.state = copy.deepcopy(before[0])
             for parameter, value in zip(ours, before[1], strict=True):
                 parameter.data.copy_(value)
             optimizer.step(0.1 / (step + 1))

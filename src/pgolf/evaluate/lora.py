@@ -181,7 +181,7 @@ class Adapters:
     def snapshot(self) -> Any:
         """The factors and the optimizer's state, for ``restore``."""
         factors = [factor.detach().clone() for factor in self.factors]
-        return factors, self.optimizer.snapshot(), self.learned
+        return factors, copy.deepcopy(self.optimizer.state), self.learned
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a snapshot; the student is base and adapters of then."""
@@ -189,7 +189,7 @@ class Adapters:
         with torch.no_grad():
             for factor, value in zip(self.factors, factors, strict=True):
                 factor.copy_(value)
-        self.optimizer.restore(optimizer)
+        self.optimizer.state = copy.deepcopy(optimizer)
         self.merge()
 
 

@@ -6,8 +6,7 @@ evaluation.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,45 +20,38 @@ class Optimizer:
 
     Args:
         parameters: changed in place; one without a gradient stays as it is.
+        rule: torch's function for a step of lists of parameters, gradients and ``state``.
         moments: how many tensors of the state have the shape of a parameter.
+        settings: of the rule.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], moments: int) -> None:
-        self.parameters = list(parameters)
-        self.state = [[torch.zeros_like(value) for value in self.parameters] for _ in range(moments)]
-        """Lists of tensors, one for each parameter."""
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], rule: Callable[..., None], moments: int, **settings: Any
+    ) -> None:
+        self.parameters, self.rule, self.settings = list(parameters), rule, settings
+        self.state: list[list[Tensor]] = [
+            [torch.zeros_like(value) for value in self.parameters] for _ in range(moments)
+        ]
+        """All that steps leave for the next ones: lists with a tensor for each parameter, or empty."""
 
     def step(self, lr: float) -> None:
         """One step with this learning rate."""
         gradients = [value.grad for value in self.parameters]
-        learning = [place for place, gradient in enumerate(gradients) if gradient is not None]
         lists: Any = self.parameters, gradients, *self.state
+        learning = (
+            [value for value, gradient in zip(values, gradients, strict=False) if gradient is not None]
+            for values in lists
+        )
         with torch.no_grad():
-            self._step(lr, *([values[place] for place in learning] for values in lists))
-
-    def _step(self, lr: float, *lists: Any) -> None:
-        raise NotImplementedError
-
-    def snapshot(self) -> list[list[Tensor]]:
-        """A copy of the state, for ``restore``."""
-        return copy.deepcopy(self.state)
-
-    def restore(self, snapshot: list[list[Tensor]]) -> None:
-        """Go back to a snapshot."""
-        self.state = copy.deepcopy(snapshot)
+            self.rule(*learning, lr=lr, **self.settings, maximize=False, fused=True)
 
 
 class Sgd(Optimizer):
     """Stochastic gradient descent with momentum."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], momentum: float) -> None:
-        super().__init__(parameters, moments=1)
-        self.momentum = momentum
-
-    def _step(self, lr: float, *lists: Any) -> None:
-        parameters, gradients, sums = lists
-        plain: Any = {"weight_decay": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False}
-        sgd(parameters, gradients, sums, fused=True, lr=lr, momentum=self.momentum, **plain)
+        plain: Any = {"weight_decay": 0.0, "dampening": 0.0, "nesterov": False}
+        super().__init__(parameters, sgd, 1, momentum=momentum, **plain)
 
 
 class AdamW(Optimizer):
@@ -72,11 +64,7 @@ class AdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(parameters, moments=2)
-        self.state.append([torch.zeros((), device=value.device) for value in self.parameters])  # Steps.
-        self.settings: Any = {"weight_decay": weight_decay, "beta1": betas[0], "beta2": betas[1], "eps": eps}
-
-    def _step(self, lr: float, *lists: Any) -> None:
-        parameters, gradients, means, squares, steps = lists
-        plain: Any = {"amsgrad": False, "maximize": False, "fused": True}
-        adamw(parameters, gradients, means, squares, [], steps, lr=lr, **self.settings, **plain)
+        settings: Any = {"weight_decay": weight_decay, "beta1": betas[0], "beta2": betas[1], "eps": eps}
+        super().__init__(parameters, adamw, 2, **settings, amsgrad=False)
+        # The largest squares, which AMSGrad alone keeps; and the steps that each parameter has taken.
+        self.state += [[], [torch.zeros((), device=value.device) for value in self.parameters]]

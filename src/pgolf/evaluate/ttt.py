@@ -159,13 +159,13 @@ class Adapter:
     def snapshot(self) -> Any:
         """The weights and the optimizer's state, for ``restore``."""
         weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        return weights, self.optimizer.snapshot()
+        return weights, copy.deepcopy(self.optimizer.state)
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a snapshot."""
         weights, optimizer = snapshot
         self.network.load_state_dict(weights)
-        self.optimizer.restore(optimizer)
+        self.optimizer.state = copy.deepcopy(optimizer)
 
     def _update(self, lr: float, inputs: Tensor, targets: Tensor) -> None:
         def gradients(part: slice) -> None:

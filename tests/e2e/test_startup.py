@@ -68,9 +68,21 @@ def test_commands_that_compute_nothing_import_nothing_slow(workshop: Path) -> No
     printed = start(workshop, commands, *SLOW, "matplotlib")
     for word in ("seed_1232", "training memory", '"estimate"', " in .", "ablation", "section memory"):
         assert word in printed
-    # Its charts are drawn.
-    start(workshop, ["report run --no-score --out report.html"], *SLOW)
+    # Charts are drawn by Matplotlib, and the doctor looks whether it is there.
+    start(
+        workshop, ["report run --no-score --out report.html", "doctor --compile-seconds 0 --data data"], *SLOW
+    )
     assert "<svg" in (workshop / "report.html").read_text(encoding="utf-8")
+
+
+def test_commands_that_compute_import_no_compiler(workshop: Path) -> None:
+    commands = [
+        "eval model.pgolf --data data --mode ttt --limit-targets 512",
+        "eval model.pgolf --data data --mode ttt --limit-targets 512 --set ttt.method=lora",
+        "generate model.pgolf --tokenizer data/tokenizer.model --prompt The --tokens 4",
+        "pack run --data data --out again.pgolf",
+    ]
+    start(workshop, commands, "torch._dynamo", "torch._inductor", "numba", "scipy", "sympy", "matplotlib")
 
 
 def test_a_numba_that_does_not_load_is_one_line(workshop: Path) -> None:

@@ -7,12 +7,12 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pgolf.errors import PgolfError
+from pgolf.runtime.memory import available_memory
 
 # Read in some minutes by a model of 27 million parameters on one data-centre GPU.
 _MANY_POSITIONS = 100_000_000
@@ -41,11 +41,7 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes of the device's memory that programs can still have; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return available_memory()
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """`pgolf doctor`: is this machine fit for pgolf, and if not, what to do.
 
-Every check is short and on its own: one that breaks is a line of the report, not the end of it.
+Every check is short and on its own: one that breaks is a line of the report, not the end of it. torch takes
+seconds to import, so what needs it can be left out; the report then says that it was not tried.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
+from pgolf.runtime import processes
+from pgolf.runtime.environment import driver_version
+from pgolf.runtime.memory import available_memory
+
+OK, WARNING, PROBLEM, NOT_TRIED = "ok", "warning", "problem", "not tried"
 _REQUIRED = ("numpy", "sentencepiece", "safetensors", "pydantic", "zstandard", "constriction", "matplotlib")
 # Package and what it is for, with the extra that installs it.
 _OPTIONAL = (
@@ -30,6 +35,7 @@ _OPTIONAL = (
     ("wandb", "train.wandb", "wandb"),
 )
 _OLDEST_TORCH = (2, 8)
+_NEED_TORCH = ("device", "attention", "threads", "torch.compile")
 _COMPILE_SECONDS = 180
 _GIB = 1 << 30
 # A small function, since the question is whether the compiler and its tools work at all.
@@ -47,7 +53,7 @@ class Check:
 
     name: str
     state: str
-    """OK, WARNING (works, but) or PROBLEM (something essential is broken)."""
+    """OK, WARNING (works, but), PROBLEM (something essential is broken) or NOT_TRIED."""
     found: str
     remedy: str = ""
     """What to do, where something is to be done."""
@@ -58,7 +64,7 @@ def examine(
 ) -> list[Check]:
     """Look at this machine: every check, the essential ones first, and those of the parts ``more``.
 
-    torch.compile may take ``compile_seconds``; with 0 it is not tried.
+    torch.compile may take ``compile_seconds``; with 0 neither it nor anything else of torch is tried.
     """
     parts: dict[str, Callable[[], Iterator[Check]]] = {
         "Python": _python,
@@ -66,14 +72,18 @@ def examine(
         "torch": _torch,
         "device": _device,
         "attention": _attention,
-        "memory and disk": _space,
         "threads": _threads,
         "torch.compile": lambda: _compile(compile_seconds),
+        "memory and disk": _space,
+        "load": _load,
         **(more or {}),
         "optional packages": _optional,
     }
     checks: list[Check] = []
     for name, part in parts.items():
+        if not compile_seconds and name in _NEED_TORCH:
+            checks.append(Check(name, NOT_TRIED, "", "leave out --compile-seconds 0"))
+            continue
         try:
             checks += part()
         except Exception as error:  # A broken installation can raise anything.
@@ -83,7 +93,7 @@ def examine(
 
 
 def is_usable(checks: list[Check]) -> bool:
-    """Whether nothing essential is broken."""
+    """Whether nothing essential was found broken."""
     return all(check.state != PROBLEM for check in checks)
 
 
@@ -112,19 +122,14 @@ def _packages() -> Iterator[Check]:
 
 
 def _torch() -> Iterator[Check]:
-    import torch
-
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    found = importlib.metadata.version("torch")
+    version = tuple(int(part) for part in found.split("+")[0].split(".")[:2])
     remedy = f"install torch {'.'.join(map(str, _OLDEST_TORCH))} or newer"
-    found = f"{torch.__version__}, built for {build}"
-    yield _good_if(version >= _OLDEST_TORCH, "torch", found, remedy, PROBLEM)
+    yield _good_if(version >= _OLDEST_TORCH, "torch", f"{found} is installed", remedy, PROBLEM)
 
 
 def _device() -> Iterator[Check]:
     import torch
-
-    from pgolf.runtime.environment import driver_version
 
     driver = driver_version()
     if torch.cuda.is_available():
@@ -135,7 +140,10 @@ def _device() -> Iterator[Check]:
             )
             remedy = "no bfloat16 before capability 8.0 (Ampere): float16 takes its place, not measured"
             yield _good_if(gpu.major >= 8, f"GPU {index}", found, remedy)
-        yield Check("driver", OK, driver or "unknown")
+        free, total = torch.cuda.mem_get_info()
+        found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+        yield _good_if(free >= total / 2, "GPU memory", found, "another program uses the GPU: nvidia-smi")
+        yield Check("driver", OK, f"{driver or 'unknown'}; CUDA of torch: {torch.version.cuda or 'none'}")
     elif driver and torch.version.cuda is None:
         found = f"an NVIDIA GPU with driver {driver}, but torch is built for the CPU"
         yield Check("device", WARNING, found, "install a CUDA build of torch, without constraints.txt")
@@ -183,18 +191,10 @@ def _attention() -> Iterator[Check]:
 
 
 def _space() -> Iterator[Check]:
-    import torch
-
-    from pgolf.runtime.device import free_memory
-
-    memory = free_memory(torch.device("cpu"))
+    memory = available_memory()
     if memory is not None:
         remedy = "end other programs; the demo needs about 1 GiB"
         yield _good_if(memory >= 2 * _GIB, "memory", f"{memory / _GIB:.1f} GiB free", remedy)
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
-        yield _good_if(free >= total / 2, "GPU memory", found, "another program uses the GPU: nvidia-smi")
     disk, here = shutil.disk_usage(Path.cwd()).free, Path.cwd()
     remedy = "free some space; checkpoints of the large recipes take hundreds of MB"
     state = PROBLEM if disk < _GIB // 4 else WARNING
@@ -206,26 +206,26 @@ def _space() -> Iterator[Check]:
 def _threads() -> Iterator[Check]:
     import torch
 
-    from pgolf.runtime import processes
-
     cores, threads = processes.cores(), torch.get_num_threads()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows does not say.
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     given = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
     several = "s" * (threads != 1)
-    found = f"{threads} thread{several} on {cores} cores, load {load:.1f}" + (f" ({given})" if given else "")
-    remedy = "other programs use the cores; measurements of speed will be off"
-    if threads > cores:
-        remedy = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
-    yield _good_if(threads <= cores and load <= cores, "threads", found, remedy)
+    found = f"{threads} thread{several} on {cores} cores" + (f" ({given})" if given else "")
+    remedy = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
+    yield _good_if(threads <= cores, "threads", found, remedy)
+
+
+def _load() -> Iterator[Check]:
+    if hasattr(os, "getloadavg"):  # Windows does not say.
+        cores, load = processes.cores(), os.getloadavg()[0]
+        remedy = "other programs use the cores; measurements of speed will be off"
+        yield _good_if(load <= cores, "load", f"{load:.1f} on {cores} cores", remedy)
 
 
 def _compile(seconds: int) -> Iterator[Check]:
     """In a process of its own: a broken compiler can hang, or take the process with it."""
     import torch
 
-    if not seconds:
-        return
     on_gpu = torch.cuda.is_available()
     words = [sys.executable, "-c", _COMPILE.format(device="cuda" if on_gpu else "cpu")]
     remedy = "nothing: pgolf compiles on GPUs only"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -40,6 +41,9 @@ def _root(
 def main() -> None:
     """Do what the command line says; a mistake is printed as one line and exits with status 2."""
     let_threads_wait()  # No line above has imported torch.
+    # Imports make hundreds of thousands of objects that stay: by default Python looks through them again and
+    # again for garbage, a twentieth of a start.
+    gc.set_threshold(10_000)
     with patient_streams():
         status = _run(repeat_list_options(sys.argv[1:]))
         sys.stdout.flush()

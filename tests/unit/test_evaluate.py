@@ -92,9 +92,9 @@ def spied(monkeypatch: pytest.MonkeyPatch, settings: list[str], count: int) -> l
     events: list[tuple[str, int]] = []
     update = Adapter._update
 
-    def recording(self: Adapter, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+    def recording(self: Adapter, inputs: torch.Tensor, targets: torch.Tensor, lr: float) -> None:
         events.append(("train", targets.numel()))
-        update(self, inputs, targets)
+        update(self, inputs, targets, lr)
 
     monkeypatch.setattr(Adapter, "_update", recording)
     recipe = small_recipe("evaluate.batch=64", "ttt.epochs=1", "ttt.batch_sequences=64", *settings)

@@ -142,9 +142,7 @@ class Adapter:
         Sequences of ``length`` lie side by side; what is left over at the end is not trained on.
         """
         sequences = (len(chunk.text) - 1) // self.length
-        if chunk.index == self.chunks - 1:
-            return
-        if not sequences:
+        if chunk.index == self.chunks - 1 or not sequences:
             return
         lr = self.ttt.lr * lr_factor(self.ttt, chunk.index, self.chunks)
         self.network.train()
@@ -154,7 +152,7 @@ class Adapter:
         batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         for _ in range(self.ttt.epochs):
             for batch in batches:
-                self._update(lr, *batch)
+                self._update(*batch, lr)
 
     def snapshot(self) -> Any:
         """The weights and the optimizer's state, for ``restore``."""
@@ -167,7 +165,7 @@ class Adapter:
         self.network.load_state_dict(weights)
         self.optimizer.state = copy.deepcopy(optimizer)
 
-    def _update(self, lr: float, inputs: Tensor, targets: Tensor) -> None:
+    def _update(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
         def gradients(part: slice) -> None:
             with autocast(inputs.device, learning=True):
                 loss = self.forward(inputs[part], targets[part]).mean() * (len(inputs[part]) / len(inputs))

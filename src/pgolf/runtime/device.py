@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pgolf.errors import PgolfError
-from pgolf.runtime.memory import available_memory
+from pgolf.runtime.meminfo import available_memory
 
 # Read in some minutes by a model of 27 million parameters on one data-centre GPU.
 _MANY_POSITIONS = 100_000_000

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pgolf.runtime import processes
 from pgolf.runtime.environment import driver_version
-from pgolf.runtime.memory import available_memory
+from pgolf.runtime.meminfo import available_memory
 
 OK, WARNING, PROBLEM, NOT_TRIED = "ok", "warning", "problem", "not tried"
 _REQUIRED = ("numpy", "sentencepiece", "safetensors", "pydantic", "zstandard", "constriction", "matplotlib")

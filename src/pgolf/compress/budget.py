@@ -75,7 +75,9 @@ def _target(weight: Tensor, sensitivity: Sensitivity | None, compress: CompressS
         # Nothing known: the same precision everywhere, in units of the tensor's spread.
         step = weight.square().mean().sqrt().clamp_min(1e-8)
         return Target(weight, step.expand(rows), torch.ones(columns), None)
-    trellis = compress.rounding == "trellis"
+    compensated = compress.rounding == "gptq"
+    # Other coders do not know which codes may follow, and would pay for all of them.
+    trellis = compress.trellis and compensated and compress.codec == "range"
     order = rounding_order(sensitivity.column_moments(), compress.damping, as_they_stand=trellis)
     spread = order.column_spread()
     middle = spread.log().mean().exp()
@@ -84,7 +86,7 @@ def _target(weight: Tensor, sensitivity: Sensitivity | None, compress: CompressS
     mean = weights.mean().clamp_min(1e-20)
     weights = weights.clamp(mean / _ROW_RANGE, mean * _ROW_RANGE)
     steps = middle / weights.sqrt()
-    return Target(weight, steps, factors, None if compress.rounding == "nearest" else order, trellis)
+    return Target(weight, steps, factors, order if compensated else None, trellis)
 
 
 def round_target(target: Target, fineness: float) -> Quantized:

@@ -35,15 +35,15 @@ _WORD = 1 << 16
 _CONTEXTS = 6
 _PLACES = 2048
 # Decisions: zero or not (two states), eight of the exponent, those of the mantissa behind each prefix, the sign.
-_EXPONENT, _MANTISSA, _SIGN = 2, 20, 132
+_EXPONENT, _MANTISSA, _SIGN = 2, 18, 274
 # Decisions a context has to have seen until it changes as slowly as it ever will.
-_PATIENCE = 500
-_FIRST_WEIGHT = 19661
+_PATIENCE = 250
+_FIRST_WEIGHT = 15000
 _LARGEST_LEVEL = 39
 # Magnitudes are counted in 1/65536, and looked up in 1/256.
 _FIRST_MEAN = 52429
 _LEAST_MEAN = 1311
-_ROW_MEMORY, _COLUMN_MEMORY = 32, 60
+_ROW_MEMORY, _COLUMN_MEMORY = 128, 120
 
 
 def _logistic() -> NDArray[np.uint16]:
@@ -214,8 +214,8 @@ def _code_matrix(chances, seen, weights, codes, trellis, sums, signs, places, od
                 found = np.int64(1)
                 for index in range(exponent):
                     bit = np.int64(-1) if read else (size >> (exponent - 1 - index)) & 1
-                    if index < 3 and exponent < 7:
-                        decision = _MANTISSA + 2 * (exponent * 8 + found) + odd
+                    if exponent < 7:
+                        decision = _MANTISSA + 2 * ((1 << exponent) + found) + odd
                         bit = _decide(chances, seen, weights, decision, places, odds, coder, coded, bit)
                     else:
                         bit = code_bit(coder, coded, 0.5, bit)
@@ -247,7 +247,7 @@ def _code_matrix(chances, seen, weights, codes, trellis, sums, signs, places, od
                 sums[column] -= sums[column] // _COLUMN_MEMORY
             sums[column] += magnitude
             done += 1
-            mean += (magnitude - mean) // min(done + 4, 500)
+            mean += (magnitude - mean) // min(done + 4, 5000)
     return True
 
 

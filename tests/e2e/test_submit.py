@@ -113,8 +113,8 @@ def test_the_folder_has_what_the_challenge_asks_for(desk: Path, submission: Path
         "numpy",
         "sentencepiece",
         "zstandard",
-        "constriction",
         "safetensors",
+        "numba",
     ]
 
 

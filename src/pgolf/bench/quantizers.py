@@ -43,7 +43,7 @@ _OTHER_DEVIATIONS = 12.85 / 31
 # Steps in the largest magnitude of a row: 6 bits, 8 for embeddings (reference #456).
 _LARGEST = {"embedding": 1 / 127}
 _OTHER_LARGEST = 1 / 31
-# That suits the frontier's model. Here the step of embeddings is the best of these parts of it, on training text.
+# That suits the frontier's model. Here embeddings get the best of these parts of it, by training text.
 _PARTS = (1.0, 0.5, 0.25, 0.125)
 _DAMPING = 0.01
 _AT_ONCE = 16

@@ -221,8 +221,8 @@ def _describe(value: Stored) -> list[Any]:
     if not isinstance(value, Quantized):
         return [list(value.shape), _float_kind(value).dtype]
     rank = 0 if value.correction is None else len(value.correction[0].codes)
-    extras = value.columns is not None or rank or value.trellis
-    kind = [value.bits, int(value.columns is not None), rank, int(value.trellis)] if extras else value.bits
+    extras = [int(value.columns is not None), rank, *([1] if value.trellis else [])]
+    kind = [value.bits, *extras] if any(extras) else value.bits
     return [list(value.codes.shape), kind]
 
 
@@ -303,8 +303,11 @@ def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where
 
 
 def _quantized(kind: Any, shape: tuple[int, ...]) -> tuple[str, int, int, int, int] | None:
-    parts = [kind, 0, 0, 0] if type(kind) is int else kind
-    if len(shape) != 2 or not isinstance(parts, list) or [type(part) for part in parts] != [int] * 4:
+    parts = [kind, 0, 0] if type(kind) is int else kind
+    if len(shape) != 2 or not isinstance(parts, list):
+        return None
+    parts = [*parts, 0] if len(parts) == 3 else parts
+    if [type(part) for part in parts] != [int] * 4:
         return None
     bits, columns, rank, trellis = parts
     sound = 2 <= bits <= 8 and columns in (0, 1) and 0 <= rank <= 1024 and trellis in (0, 1)

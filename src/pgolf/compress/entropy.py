@@ -3,7 +3,7 @@
 A code is a few decisions: is it 0, how many bits has its magnitude, which are they, is it positive. Each is
 predicted in six contexts: what the row and the column have shown of magnitudes so far, and the codes to the
 left and above. The six log odds are added with weights that are learned as the codes go by (logistic mixing,
-Mahoney 2005), and the decision goes through the arithmetic coder of ``memory/coding.py``. So nothing is sent
+Mahoney 2005), and the decision goes through the arithmetic coder of ``kernels/bits.py``. So nothing is sent
 beside the codes: whoever reads them learns the same.
 
 The codes of a trellis (see ``trellis.py``) mean one of two grids by its state, which the contexts know.
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.compress.trellis import FOLLOWS, ODD
-from pgolf.memory.coding import code_bit, new_coder, settle
-from pgolf.memory.compiled import compiled, inner
+from pgolf.kernels.bits import code_bit, new_coder, settle
+from pgolf.kernels.compiled import compiled, inner
 
 Codes = NDArray[np.int8]
 Levels = NDArray[np.int64]
@@ -34,7 +34,7 @@ _OFFSET = 128
 _WORD = 1 << 16
 _CONTEXTS = 6
 _PLACES = 2048
-# Decisions: zero or not (two states), eight of the exponent, those of the mantissa behind each prefix, the sign.
+# Decisions: zero or not (by grid), seven of the exponent, each of the mantissa by those before it, the sign.
 _EXPONENT, _MANTISSA, _SIGN = 2, 18, 274
 # Decisions a context has to have seen until it changes as slowly as it ever will.
 _PATIENCE = 250

@@ -1,13 +1,13 @@
 """Trellis-coded quantization: which multiples of a step a weight may take depends on those before it.
 
 Each row of a matrix is a walk through eight states. In an even state a weight takes an even multiple of half
-a step, in an odd one an odd multiple or 0. So the allowed values lie a whole step apart, and cost about as many
-bits as those of a plain grid of that step; but the codes decide which of the two grids comes next, and the walk
-with the least error is better than the nearest codes by about a decibel (Marcellin and Fischer 1990; the states
-are those of Ungerboeck 1982). The Viterbi algorithm finds it. Every walk that is still in the running makes its
-own errors good in the columns to come, as ``gptq.py`` does for the one walk of a plain grid.
+a step, in an odd one an odd multiple or 0. So the allowed values lie a whole step apart, and cost about as
+many bits as those of a plain grid of that step; but the codes decide which of the two grids comes next, and
+the walk with the least error is better than the nearest codes by about a decibel (Marcellin and Fischer 1990;
+the states are those of Ungerboeck 1982). The Viterbi algorithm finds it. Every walk that is still in the
+running makes its own errors good in the columns to come, as ``gptq.py`` does for the one of a plain grid.
 
-A code is the code in its grid: code c stands for 2 c halves of a step in even states, and for
+Code c stands for 2 c halves of a step in even states, and for
 2 c - sign(c) in odd ones. The next state follows from the state and from whether the code is odd.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgolf.memory.compiled import compiled, inner
+from pgolf.kernels.compiled import compiled, inner
 
 ODD = np.array([0, 1, 0, 1, 0, 1, 0, 1], np.int64)
 """By state: whether its multiples are the odd ones."""
@@ -94,11 +94,11 @@ def _nearest(place, shifted, odd):
 
 
 def _rows(rest, steps, pull, columns, factor, codes, values, costs, ways, errors):
-    """Round rows (R, C) float32 to the grid of ``steps`` (R,), halves, times ``columns``; the rest is worked with.
+    """Round rows (R, C) float32, which are overwritten; ``steps`` (R,) are halves of the rows' steps.
 
-    ``values`` (2, S, B): what each walk has to round in this block, now and next; ``costs`` (2, S) of the walks;
-    ``ways`` (2, B, S): the state before, and the code; ``errors`` (B, S) divided by the
-    factor's diagonal.
+    ``values`` (2, S, B): what each walk has to round in this block, now and next; ``costs`` (2, S) of the
+    walks; ``ways`` (2, B, S): the state before, and the code; ``errors`` (B, S), divided by the factor's
+    diagonal.
     """
     rows, width = rest.shape
     for row in range(rows):

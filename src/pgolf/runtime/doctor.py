@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
-_REQUIRED = ("numpy", "sentencepiece", "safetensors", "pydantic", "zstandard", "constriction", "matplotlib")
+_REQUIRED = ("numpy", "sentencepiece", "safetensors", "pydantic", "zstandard", "numba", "matplotlib")
 # Package and what it is for, with the extra that installs it.
 _OPTIONAL = (
     ("huggingface_hub", "pgolf data fetch", "hub"),

@@ -9,13 +9,15 @@ import lzma
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from pgolf.compress.entropy import Stream, float_order
+
+if TYPE_CHECKING:
+    from pgolf.compress.entropy import Stream
 
 Array = NDArray[Any]
 _BLOCK = 1 << 20
@@ -96,7 +98,10 @@ class RangeCoder:
 
     highest_level = 1
 
+    # Its functions are compiled when they are first imported: who only reads a header has no need of them.
     def encode(self, arrays: Sequence[tuple[Kind, Array]], level: int) -> bytes:
+        from pgolf.compress.entropy import Stream
+
         entries = sum(array.nbytes for _, array in arrays)
         while True:
             stream = Stream(entries=entries)
@@ -107,6 +112,8 @@ class RangeCoder:
             entries *= 4
 
     def decode(self, content: bytes, kinds: Sequence[Kind]) -> list[Array]:
+        from pgolf.compress.entropy import Stream
+
         stream = Stream(content)
         arrays = [code_array(stream, kind, None) for kind in kinds]
         if not stream.exhausted():
@@ -116,6 +123,8 @@ class RangeCoder:
 
 def code_array(stream: Stream, kind: Kind, array: Array | None) -> Array:
     """Write an array, or read one (``None``)."""
+    from pgolf.compress.entropy import float_order
+
     if kind.dtype == "i1":
         rows, columns = kind.shape
         return stream.matrix(array, rows, columns, kind.low, kind.high, kind.trellis)

@@ -29,7 +29,6 @@ import numpy as np
 import zstandard
 
 from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd, code_array
-from pgolf.compress.entropy import Stream
 from pgolf.compress.stored import Quantized, Stored, as_tensors, code_range, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, recipe_from_tree
@@ -140,6 +139,8 @@ def encode_artifact(
 
 def coded_sizes(stored: Mapping[str, Stored]) -> dict[str, int]:
     """Bytes that each tensor takes under the range coder, steps included, coded in this order."""
+    from pgolf.compress.entropy import Stream
+
     sizes = dict.fromkeys(stored, 0)
     for section in range(len(SECTIONS)):
         stream = Stream(entries=sum(map(_entries, stored.values())))

@@ -14,12 +14,14 @@ Code c stands for 2 c halves of a step in even states, and for
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pgolf.kernels.compiled import compiled, inner
+
+if TYPE_CHECKING:
+    from torch import Tensor  # Who only reads codes has no need of it.
 
 ODD = np.array([0, 1, 0, 1, 0, 1, 0, 1], np.int64)
 """By state: whether its multiples are the odd ones."""
@@ -36,6 +38,8 @@ _PULL = 0.058
 
 def multiples(codes: Tensor) -> Tensor:
     """What codes (R, C) int8 stand for: multiples (R, C) int16 of half a step."""
+    import torch
+
     found = np.zeros(tuple(codes.shape), np.int16)
     _walk(codes.contiguous().numpy(), found)
     return torch.from_numpy(found)
@@ -64,6 +68,8 @@ def round_on_trellis(weight: Tensor, steps: Tensor, columns: Tensor, factor: Ten
         columns: (C,) float32, positive.
         factor: (C, C) float32, upper triangular, of the columns as they stand: see ``gptq.Order``.
     """
+    import torch
+
     halves = (steps / 2).double()
     spread = (weight / columns).double().square().mean(dim=1).sqrt() / halves
     pull = (_PULL / spread.square().clamp_min(1e-6)).numpy()

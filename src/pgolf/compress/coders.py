@@ -15,7 +15,6 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-
 if TYPE_CHECKING:
     from pgolf.compress.entropy import Stream
 

@@ -47,7 +47,7 @@ def test_a_cap_is_used_up_and_explained(room: Path) -> None:
             assert f"{tensor['bits_per_weight']:.2f}" in line
             assert f"{tensor['bytes']:,}" in line
             assert f"{tensor['predicted']:+.5f}" in line
-            assert f"{tensor['measured']:+.5f}" in line
+            assert f"{tensor['measured']:+.5f}".replace("-0.00000", "+0.00000") in line
     assert (room / "b.pgolf").read_bytes() == (room / "c.pgolf").read_bytes()
 
 
@@ -101,13 +101,14 @@ def test_calibration_never_reads_validation_text(workshop: Path, tmp_path: Path)
 
 
 def test_the_quantizers_are_compared_at_equal_bytes(room: Path) -> None:
-    found = pgolf_json("bench", "quantizers", "run", "--bits", "4", "--limit-targets", "64", cwd=room)
-    (row,) = found["rows"]
-    assert row["bits"] == 4
-    assert 0 < row["bytes"] <= row["bytes_reference"]
-    assert row["share"] == pytest.approx(abs(row["gap"]) / abs(row["gap_reference"]))
-    assert found["float_bpb"] > 0
-    assert (
-        "share"
-        in pgolf("bench", "quantizers", "run", "--bits", "4", "--limit-targets", "64", cwd=room).stdout
-    )
+    asked = "bench", "quantizers", "run", "--bits", "6", "--limit-targets", "200"
+    found = pgolf_json(*asked, cwd=room)
+    rows = {row["way"]: row for row in found["rows"]}
+    assert list(rows) == ["absmax", "std", "std + GPTQ", "pgolf"]
+    cap = 6 * found["parameters"] / 8
+    assert all(0.9 * cap < row["bytes"] <= cap for row in rows.values())
+    assert all(row["kl"] > 0 for row in rows.values())
+    assert rows["pgolf"]["share_kl"] == pytest.approx(rows["pgolf"]["kl"] / rows["std + GPTQ"]["kl"])
+    assert "std + GPTQ" in pgolf(*asked, cwd=room).stdout
+    refused = pgolf("bench", "quantizers", "run", "--bits", "0.5", cwd=room, check=2)
+    assert "ask for more bits" in refused.stderr

@@ -113,8 +113,8 @@ def test_the_folder_has_what_the_challenge_asks_for(desk: Path, submission: Path
         "numpy",
         "sentencepiece",
         "zstandard",
-        "constriction",
         "safetensors",
+        "numba",
     ]
 
 
@@ -387,7 +387,7 @@ def test_repacking_uses_what_the_script_leaves(desk: Path) -> None:
         *PEOPLE,
     )
     # Too small for the run's artifact beside this script, but not for a coarser one.
-    pgolf("pack", "run", "--out", "small.pgolf", "--set", "compress.cap=67000", "--cap", "67000", cwd=desk)
+    pgolf("pack", "run", "--out", "small.pgolf", "--set", "compress.cap=69000", "--cap", "69000", cwd=desk)
     shutil.copytree(desk / "run", desk / "tight")
     shutil.copy(desk / "small.pgolf", desk / "tight" / "artifact.pgolf")
     found = pgolf_json(
@@ -402,7 +402,7 @@ def test_repacking_uses_what_the_script_leaves(desk: Path) -> None:
     scored = pgolf_json("eval", artifact, "--data", "data", "--mode", "standard", "--device", "cpu", cwd=desk)
     log = (desk / "again" / "train_seed1337.log").read_text()
     assert f"packed val_loss:{scored['val_loss']:.8f} val_bpb:{scored['val_bpb']:.8f}" in log
-    assert 66_000 < found["total_bytes"] <= 67_000
+    assert 68_000 < found["total_bytes"] <= 69_000
 
 
 @pytest.mark.parametrize(

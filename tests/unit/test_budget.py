@@ -91,7 +91,7 @@ def test_the_report_explains_every_tensor(
 ) -> None:
     report, path = smallest
     assert [tensor.name for tensor in report.tensors] == list(network.state_dict())
-    assert sum(tensor.bytes for tensor in report.tensors) == pytest.approx(report.model_bytes, rel=0.04)
+    assert sum(tensor.bytes for tensor in report.tensors) == pytest.approx(report.model_bytes, rel=0.05)
     named = {tensor.name: tensor for tensor in report.tensors}
     for name in calibration.sensitivities:
         if name.endswith("gate.weight"):

@@ -17,7 +17,9 @@ from tests.unit.test_keys import plain
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 KINDS = {
     **dict.fromkeys(("<path>", "<list[Path]>"), "PATH"),
-    **dict.fromkeys(("<int>", "<int range>", "<list[int]>", "<float>", "<float range>"), "NUMBER"),
+    **dict.fromkeys(
+        ("<int>", "<int range>", "<list[int]>", "<list[float]>", "<float>", "<float range>"), "NUMBER"
+    ),
     **dict.fromkeys(("<str>", "<list[str]>"), "TEXT"),
 }
 BEGINNING = """# Commands

@@ -206,13 +206,14 @@ def test_nothing_and_one_number_are_artifacts_too() -> None:
     bits=st.integers(2, 8),
     columns=st.booleans(),
     rank=st.integers(0, 4),
+    trellis=st.booleans(),
     coder=CODER_NAMES,
 )
 def test_any_matrix_comes_back(
-    seed: int, shape: tuple[int, int], bits: int, columns: bool, rank: int, coder: str
+    seed: int, shape: tuple[int, int], bits: int, columns: bool, rank: int, trellis: bool, coder: str
 ) -> None:
     generator = np.random.RandomState(seed)
-    matrix = quantized(generator, *shape, bits)
+    matrix = quantized(generator, *shape, bits)._replace(trellis=trellis)
     if columns:
         matrix = matrix._replace(columns=half(generator.rand(shape[1])))
     if rank:
@@ -251,7 +252,7 @@ def test_noise_is_no_artifact(noise: bytes) -> None:
 
 def test_another_version_and_missing_files(tmp_path: Path) -> None:
     assert "not a pgolf artifact" in refusal(b"PK\x03\x04" + WHOLE["range"][4:])
-    for version in (b"\x01", b"\x03", b"\x63"):
+    for version in (b"\x01", b"\x02", b"\x63"):
         assert "does not know" in refusal(MAGIC[:-1] + version + WHOLE["range"][8:])
     with pytest.raises(PgolfError, match="cannot be read"):
         read_artifact(tmp_path / "missing.pgolf")

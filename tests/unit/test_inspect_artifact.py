@@ -60,7 +60,7 @@ def test_sizes_add_up_to_the_file(tmp_path: Path, codec: str) -> None:
     info = inspected(tmp_path, codec)
     size = (tmp_path / "a.pgolf").stat().st_size
     assert info.file_bytes == size == info.header_bytes + sum(section.size for section in info.sections)
-    assert (info.format, info.coder) == (2, codec)
+    assert (info.format, info.coder) == (3, codec)
     codes = 3000 + 3000 + 1200 + 2 * 40 + 2 * 30 + 200
     floats = 2 * (50 + 60 + 40 + 30 + 2 + 2 + 9 + 10) + 4
     assert [(section.name, section.raw) for section in info.sections] == [

@@ -93,7 +93,7 @@ def test_training_ends_on_the_cap_and_another_cap_is_solved_anew(dataset: Datase
     # Most rows keep the steps that training rounded on.
     name = "cores.0.mlp.up.weight"
     steps = artifact.stored[name].scale  # type: ignore[union-attr]
-    assert (steps == weights.grid.steps[name]).float().mean() > 0.5
+    assert (steps == weights.grid.steps[name]).float().mean() > 0.4
     for cap in (CAP - 4000, CAP + 4000):
         report = pack(weights.state, made, "", tmp_path / "b.pgolf", cap=cap, grid=weights.grid)
         assert report.origin["grid"] == "solved"

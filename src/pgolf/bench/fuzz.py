@@ -141,7 +141,7 @@ def _unsound(content: bytes, artifact: Artifact) -> str:
     """What is wrong with tensors from a file whose header and values were chosen freely; "" if nothing."""
     try:
         declared = {str(name): (shape, kind) for name, shape, kind in split(content)[0]["tensors"]}
-    except (TypeError, ValueError, KeyError, zstandard.ZstdError) as error:
+    except (TypeError, ValueError, LookupError, zstandard.ZstdError) as error:
         return f"tensors that are not as declared: the header is unreadable ({error})"
     if list(declared) != list(artifact.stored) or list(declared) != list(artifact.state):
         return "tensors that are not as declared"

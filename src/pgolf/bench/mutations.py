@@ -66,6 +66,7 @@ def make_samples(recipe: Recipe) -> list[Sample]:
 
     stored: dict[str, Stored] = {f"matrix.{b}": codes(9 - b, 5 + 4 * b, b) for b in range(2, 9)}
     stored["columns"] = codes(7, 11, 6)._replace(columns=steps(11))
+    stored["trellis"] = codes(6, 10, 5)._replace(trellis=True)
     stored["correction"] = codes(6, 8, 4)._replace(correction=(codes(3, 6, 8), codes(3, 8, 8)))
     stored["both"] = codes(5, 4, 5)._replace(columns=steps(4), correction=(codes(1, 5, 8), codes(1, 4, 8)))
     stored["kept"] = torch.tensor(generator.normal(size=(2, 3, 4)), dtype=torch.float16)
@@ -98,10 +99,11 @@ def _asked(header: dict[str, Any]) -> tuple[list[Kind], list[Kind]]:
         if isinstance(kind, str):
             floats.append(Kind(tuple(shape), kind))
             continue
-        bits, columns, rank = [kind, 0, 0] if isinstance(kind, int) else kind
+        bits, columns, rank, trellis = ([kind, 0, 0, 0] if isinstance(kind, int) else [*kind, 0])[:4]
         sides = [(rank, side) for side in shape] if rank else []
-        for (rows, width), high_bits, extra in [(shape, bits, columns), *((side, 8, 0) for side in sides)]:
-            codes.append(Kind((rows, width), "i1", *code_range(high_bits)))
+        matrices = [(shape, bits, columns, trellis), *((side, 8, 0, 0) for side in sides)]
+        for (rows, width), high_bits, extra, walk in matrices:
+            codes.append(Kind((rows, width), "i1", *code_range(high_bits), bool(walk)))
             floats += [Kind((rows,), "f2")] + [Kind((width,), "f2")] * extra
     return codes, floats
 

@@ -166,13 +166,14 @@ def coders_verb(
 @verb(
     "quantizers",
     "pgolf bench quantizers runs/first",
-    "pgolf bench quantizers runs/first --bits 4 --bits 3 --json",
+    "pgolf bench quantizers runs/first --bits 4 --bits 2.5 --json",
     of=bench,
 )
 def quantizers_verb(
     weights: Annotated[Path, Argument(help="Run folder or weights file.")],
     bits: Annotated[
-        list[int] | None, Option(min=2, max=8, help="Width of the reference's codes; default: 6, 5, 4.")
+        list[float] | None,
+        Option(min=0.5, max=8, help="Bytes of the file, as bits for each parameter; default: 6 to 1.5."),
     ] = None,
     limit_targets: Annotated[int | None, Option(min=1, help="Score only the first ones.")] = None,
     data: DataFolder = None,
@@ -180,10 +181,10 @@ def quantizers_verb(
     out: JsonFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what packing costs with the references' quantizer and with pgolf's,
-    at the same number of bytes.
+    """Compare what four ways to quantize cost at the same number of bytes: steps by a row's largest
+    magnitude, by its standard deviation, the same with GPTQ, and pgolf's.
     """
-    from pgolf.bench.packing import bench_quantizers
+    from pgolf.bench.quantizers import BITS, bench_quantizers
     from pgolf.compress.weights import load_weights
     from pgolf.runs.pipeline import training_text
     from pgolf.runtime.progress import working
@@ -191,15 +192,14 @@ def quantizers_verb(
     loaded = load_weights(weights)
     dataset = training_text(weights, loaded.recipe, data, tokenizer)
     with working("comparing quantizers") as note:
-        result = bench_quantizers(loaded, dataset, tuple(bits or (6, 5, 4)), limit_targets, note)
+        result = bench_quantizers(loaded, dataset, tuple(bits or BITS), limit_targets, note)
     if _as_json_only(result, out, as_json):
         return
-    forms = {"bits": "{}", "bytes_reference": "{:,}", "gap_reference": "{:+.5f}", "bytes": "{:,}"}
-    forms |= {"gap": "{:+.5f}", "share": "{:.2f}", "seconds": "{:.0f} s"}
-    header = ("bits", "reference\nbytes", "reference\ngap (BPB)", "pgolf\nbytes", "pgolf\ngap (BPB)", "share")
+    forms = {"bits": "{:g}", "way": "{}", "bytes": "{:,}", "gap": "{:+.5f}", "share_gap": "{:.2f}"}
+    forms |= {"kl": "{:.5f}", "share_kl": "{:.2f}", "seconds": "{:.1f} s"}
+    header = ("bits", "steps by", "bytes", "gap (BPB)", "share", "divergence\n(BPB)", "share", "packing")
     title = f"{result['recipe']}: packed minus float BPB (float {result['float_bpb']:.4f})"
-    drop = ("packing", "share", "reference\nbytes", "pgolf\nbytes")
-    print_columns((*header, "packing"), [formatted(row, forms) for row in result["rows"]], title, drop=drop)
+    print_columns(header, [formatted(row, forms) for row in result["rows"]], title, drop=("packing", "bytes"))
 
 
 @verb(

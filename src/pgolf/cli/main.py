@@ -79,8 +79,8 @@ def _run(words: list[str]) -> int:
         if not _is_of_numba(error):
             raise
         print_mistake(
-            f"numba, which compiles the memory's kernels, fails here ({error}); reinstall it (pip install "
-            "--force-reinstall numba), or leave the memory out (--set memory.enabled=false)"
+            f"numba, which compiles coder and memory, fails here ({error}); reinstall it: "
+            "pip install --force-reinstall numba"
         )
         return 2
     return status if isinstance(status, int) else 0

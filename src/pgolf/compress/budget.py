@@ -25,6 +25,7 @@ from pgolf.compress.calibrate import Sensitivity
 from pgolf.compress.gptq import Order, round_on_grid, rounding_order
 from pgolf.compress.quantize import quantize_matrix
 from pgolf.compress.stored import Quantized
+from pgolf.compress.trellis import round_on_trellis
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.sections import CompressSection
 
@@ -48,6 +49,8 @@ class Target:
     """(C,) float32: factor of each column, on the coarse grid."""
     order: Order | None
     """How errors are compensated, if they are."""
+    trellis: bool = False
+    """Whether to round on a trellis, where the steps allow it."""
 
 
 def is_budgeted(name: str, tensor: Tensor) -> bool:
@@ -72,7 +75,10 @@ def _target(weight: Tensor, sensitivity: Sensitivity | None, compress: CompressS
         # Nothing known: the same precision everywhere, in units of the tensor's spread.
         step = weight.square().mean().sqrt().clamp_min(1e-8)
         return Target(weight, step.expand(rows), torch.ones(columns), None)
-    order = rounding_order(sensitivity.column_moments(), compress.damping)
+    compensated = compress.rounding == "gptq"
+    # Other coders do not know which codes may follow, and would pay for all of them.
+    trellis = compress.trellis and compensated and compress.codec == "range"
+    order = rounding_order(sensitivity.column_moments(), compress.damping, as_they_stand=trellis)
     spread = order.column_spread()
     middle = spread.log().mean().exp()
     factors = coarse((spread / middle).clamp(1 / _COLUMN_RANGE, _COLUMN_RANGE))
@@ -80,16 +86,20 @@ def _target(weight: Tensor, sensitivity: Sensitivity | None, compress: CompressS
     mean = weights.mean().clamp_min(1e-20)
     weights = weights.clamp(mean / _ROW_RANGE, mean * _ROW_RANGE)
     steps = middle / weights.sqrt()
-    return Target(weight, steps, factors, order if compress.rounding == "gptq" else None)
+    return Target(weight, steps, factors, order if compensated else None, trellis)
 
 
 def round_target(target: Target, fineness: float) -> Quantized:
     """A matrix on the grid of a given fineness; the width is the least that holds its codes."""
     target = _softened(target, fineness)
     steps = _grid_steps(target, fineness)
-    codes = round_on_grid(target.weight, steps, target.columns, -_HIGHEST, _HIGHEST, target.order)
+    if target.trellis and target.order is not None:
+        codes = round_on_trellis(target.weight, steps, target.columns, target.order.factor)
+    else:
+        codes = round_on_grid(target.weight, steps, target.columns, -_HIGHEST, _HIGHEST, target.order)
     columns = None if bool((target.columns == 1).all()) else target.columns.half()
-    return Quantized(codes, steps.half(), width_of(codes), columns)
+    scale = steps.half() / 2 if target.trellis else steps.half()
+    return Quantized(codes, scale, width_of(codes), columns, trellis=target.trellis)
 
 
 def nearest_codes(weight: Tensor, steps: Tensor, columns: Tensor | None) -> Tensor:

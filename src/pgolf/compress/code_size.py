@@ -13,14 +13,16 @@ import lzma
 
 from pgolf.runtime.environment import FOLDER
 
-# They open an artifact and score a stream with it, in any mode. The last two are imported by those modes and
-# on those devices alone that need them.
+# They open an artifact and score a stream with it, in any mode. The last are imported where they are needed
+# alone: by modes, on devices, by what is decoded.
 _ENTRIES = (
     "data.dataset",
     "compress.container",
     "evaluate.evaluate",
     "evaluate.lora_scorer",
     "kernels.cross_entropy",
+    "compress.entropy",
+    "compress.trellis",
 )
 # The same where the recipe has a memory.
 _MEMORY_ENTRIES = ("evaluate.memory_scorer", "memory.stored")

@@ -9,13 +9,14 @@ import lzma
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from pgolf.compress.entropy import Model, Reader, Writer, float_order
+if TYPE_CHECKING:
+    from pgolf.compress.entropy import Stream
 
 Array = NDArray[Any]
 _BLOCK = 1 << 20
@@ -33,6 +34,8 @@ class Kind:
     """Smallest code."""
     high: int = 0
     """Largest code."""
+    trellis: bool = False
+    """Whether codes are a walk through a trellis."""
 
     @property
     def nbytes(self) -> int:
@@ -94,34 +97,41 @@ class RangeCoder:
 
     highest_level = 1
 
+    # Its functions are compiled when they are first imported: who only reads a header has no need of them.
     def encode(self, arrays: Sequence[tuple[Kind, Array]], level: int) -> bytes:
-        writer = Writer()
-        model = Model(writer)
-        for kind, array in arrays:
-            code_array(model, kind, array)
-        return writer.content()
+        from pgolf.compress.entropy import Stream
+
+        entries = sum(array.nbytes for _, array in arrays)
+        while True:
+            stream = Stream(entries=entries)
+            for kind, array in arrays:
+                code_array(stream, kind, array)
+            if content := stream.content():
+                return content
+            entries *= 4
 
     def decode(self, content: bytes, kinds: Sequence[Kind]) -> list[Array]:
-        if len(content) % 4:
-            raise ValueError("its length is not a multiple of 4")
-        reader = Reader(content)
-        model = Model(reader)
-        arrays = [code_array(model, kind, None) for kind in kinds]
-        if not reader.exhausted():
-            raise ValueError("something follows its end")
+        from pgolf.compress.entropy import Stream
+
+        stream = Stream(content)
+        arrays = [code_array(stream, kind, None) for kind in kinds]
+        if not stream.exhausted():
+            raise ValueError("it ends too early, or something follows its end")
         return arrays
 
 
-def code_array(model: Model, kind: Kind, array: Array | None) -> Array:
+def code_array(stream: Stream, kind: Kind, array: Array | None) -> Array:
     """Write an array, or read one (``None``)."""
+    from pgolf.compress.entropy import float_order
+
     if kind.dtype == "i1":
         rows, columns = kind.shape
-        # Codes of one width share what is learned about them; so do all steps and vectors of a format.
-        return model.matrix(array, rows, columns, kind.low, kind.high, f"codes {kind.high}")
+        return stream.matrix(array, rows, columns, kind.low, kind.high, kind.trellis)
     bits = np.dtype(kind.dtype).itemsize * 8
     pattern = np.dtype(f"<u{bits // 8}")
     order = None if array is None else float_order(array.ravel().view(pattern), bits)
-    back = float_order(model.integers(order, math.prod(kind.shape), f"floats {bits}"), bits)
+    # All steps and vectors of a format share what is learned about them.
+    back = float_order(stream.integers(order, math.prod(kind.shape), f"floats {bits}"), bits)
     if back.size and not 0 <= int(back.min()) <= int(back.max()) < 1 << bits:
         raise ValueError("it holds a number outside its format")
     return back.astype(pattern).view(f"<{kind.dtype}").reshape(kind.shape)

@@ -1,6 +1,6 @@
 """The artifact file: a small checked container for quantized tensors. No pickle, no code.
 
-    magic        8 bytes  "PGOLF\\x00\\x00\\x02" (the last byte is the format version)
+    magic        8 bytes  "PGOLF\\x00\\x00\\x03" (the last byte is the format version)
     length       4 bytes  little-endian size of the packed header
     digest      16 bytes  first half of SHA-256 over the packed header
     header                JSON, zstd: recipe and its digest, tokenizer digest, origin, coder, sections,
@@ -29,7 +29,6 @@ import numpy as np
 import zstandard
 
 from pgolf.compress.coders import CODERS, Array, Kind, bounded_zstd, code_array
-from pgolf.compress.entropy import Model, Writer
 from pgolf.compress.stored import Quantized, Stored, as_tensors, code_range, dequantize_state
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe, recipe_from_tree
@@ -38,7 +37,7 @@ from pgolf.runtime.files import read_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAGIC = b"PGOLF\x00\x00\x02"
+MAGIC = b"PGOLF\x00\x00\x03"
 SECTIONS = ("codes", "floats")
 MEMORY, TOKENIZER = "memory", "tokenizer"
 _PREFIX = len(MAGIC) + 4 + 16
@@ -140,15 +139,16 @@ def encode_artifact(
 
 def coded_sizes(stored: Mapping[str, Stored]) -> dict[str, int]:
     """Bytes that each tensor takes under the range coder, steps included, coded in this order."""
+    from pgolf.compress.entropy import Stream
+
     sizes = dict.fromkeys(stored, 0)
     for section in range(len(SECTIONS)):
-        writer = Writer()
-        model = Model(writer)
+        stream = Stream(entries=sum(map(_entries, stored.values())))
         before = 0
         for name, value in stored.items():
             for kind, array in _arrays({name: value})[section]:
-                code_array(model, kind, array)
-            after = writer.size()
+                code_array(stream, kind, array)
+            after = stream.size()
             sizes[name] += after - before
             before = after
     return sizes
@@ -214,12 +214,16 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     return Artifact(held, recipe, tokenizer, origin, codec, start, found, memory, carried)
 
 
+def _entries(value: Stored) -> int:
+    return value.codes.numel() if isinstance(value, Quantized) else 4 * value.numel()
+
+
 def _describe(value: Stored) -> list[Any]:
     if not isinstance(value, Quantized):
         return [list(value.shape), _float_kind(value).dtype]
     rank = 0 if value.correction is None else len(value.correction[0].codes)
-    extras = value.columns is not None or rank
-    kind = [value.bits, int(value.columns is not None), rank] if extras else value.bits
+    extras = [int(value.columns is not None), rank, *([1] if value.trellis else [])]
+    kind = [value.bits, *extras] if any(extras) else value.bits
     return [list(value.codes.shape), kind]
 
 
@@ -232,7 +236,8 @@ def _arrays(stored: Mapping[str, Stored]) -> tuple[list[tuple[Kind, Array]], lis
         floats.append((_float_kind(value), np.asarray(value, order="C")))
 
     def add(value: Quantized) -> None:
-        codes.append((_code_kind(tuple(value.codes.shape), value.bits), np.asarray(value.codes, order="C")))
+        kind = _code_kind(tuple(value.codes.shape), value.bits, value.trellis)
+        codes.append((kind, np.asarray(value.codes, order="C")))
         keep(value.scale)
         if value.columns is not None:
             keep(value.columns)
@@ -254,8 +259,8 @@ def _float_kind(value: Tensor) -> Kind:
     return Kind(tuple(value.shape), kind)
 
 
-def _code_kind(shape: tuple[int, ...], bits: int) -> Kind:
-    return Kind(shape, "i1", *code_range(bits))
+def _code_kind(shape: tuple[int, ...], bits: int, trellis: bool = False) -> Kind:
+    return Kind(shape, "i1", *code_range(bits), trellis)
 
 
 class _Entry(NamedTuple):
@@ -269,6 +274,8 @@ class _Entry(NamedTuple):
     """1 if columns have factors, else 0."""
     rank: int
     """Of the correction."""
+    trellis: int
+    """1 if codes are a walk through a trellis, else 0."""
 
 
 def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where: str) -> list[_Entry]:
@@ -282,7 +289,7 @@ def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where
         # max(n, 1): an empty tensor must not carry dimensions that no array can have.
         if not sound or math.prod(max(n, 1) for n in shape) > MAX_ENTRIES:
             raise PgolfError(f"{where}: damaged header (shape of tensor {name!r})")
-        parts = (kind, 0, 0, 0) if isinstance(kind, str) and kind in _FLOATS else _quantized(kind, shape)
+        parts = (kind, 0, 0, 0, 0) if isinstance(kind, str) and kind in _FLOATS else _quantized(kind, shape)
         if name in entries or parts is None:
             raise PgolfError(f"{where}: damaged header (tensor {name!r})")
         entry = entries[name] = _Entry(name, shape, *parts)
@@ -296,12 +303,16 @@ def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where
     return list(entries.values())
 
 
-def _quantized(kind: Any, shape: tuple[int, ...]) -> tuple[str, int, int, int] | None:
+def _quantized(kind: Any, shape: tuple[int, ...]) -> tuple[str, int, int, int, int] | None:
     parts = [kind, 0, 0] if type(kind) is int else kind
-    if len(shape) != 2 or not isinstance(parts, list) or [type(part) for part in parts] != [int] * 3:
+    if len(shape) != 2 or not isinstance(parts, list):
         return None
-    bits, columns, rank = parts
-    return ("", bits, columns, rank) if 2 <= bits <= 8 and columns in (0, 1) and 0 <= rank <= 1024 else None
+    parts = [*parts, 0] if len(parts) == 3 else parts
+    if [type(part) for part in parts] != [int] * 4:
+        return None
+    bits, columns, rank, trellis = parts
+    sound = 2 <= bits <= 8 and columns in (0, 1) and 0 <= rank <= 1024 and trellis in (0, 1)
+    return ("", bits, columns, rank, trellis) if sound else None
 
 
 def _kinds(tensors: Sequence[_Entry]) -> tuple[list[Kind], list[Kind]]:
@@ -312,7 +323,7 @@ def _kinds(tensors: Sequence[_Entry]) -> tuple[list[Kind], list[Kind]]:
         if not tensor.bits:
             floats.append(Kind(tensor.shape, tensor.dtype))
             continue
-        codes.append(_code_kind(tensor.shape, tensor.bits))
+        codes.append(_code_kind(tensor.shape, tensor.bits, bool(tensor.trellis)))
         floats.append(Kind(tensor.shape[:1], "f2"))
         floats += [Kind(tensor.shape[1:], "f2")] * tensor.columns
         for side in tensor.shape if tensor.rank else ():
@@ -335,11 +346,11 @@ def _assemble(tensors: Sequence[_Entry], arrays: Sequence[Sequence[Any]], where:
         return Quantized(found, scale, bits, factors)
 
     held: dict[str, Any] = {}
-    for name, _, _, bits, columns, rank in tensors:
+    for name, _, _, bits, columns, rank, trellis in tensors:
         if bits:
             whole = matrix(name, bits, columns)
             correction = (matrix(name, 8, 0), matrix(name, 8, 0)) if rank else None
-            held[name] = whole._replace(correction=correction)
+            held[name] = whole._replace(correction=correction, trellis=bool(trellis))
             continue
         held[name] = next(floats)
         if not np.isfinite(held[name]).all():

@@ -31,16 +31,19 @@ class Order:
         return spread
 
 
-def rounding_order(moments: Tensor, damping: float) -> Order:
+def rounding_order(moments: Tensor, damping: float, as_they_stand: bool = False) -> Order:
     """Prepare for matrices whose inputs have these second moments (C, C).
 
     Args:
         moments: symmetric, positive semi-definite.
         damping: added to the diagonal, as a part of its mean.
+        as_they_stand: round the columns from the first to the last, instead of the most used first. On a grid
+            without bounds the expected error is the same.
     """
     moments = moments.double()
     mean = moments.diagonal().mean().clamp_min(1e-30)
-    permutation = moments.diagonal().argsort(descending=True, stable=True)
+    by_use = moments.diagonal().argsort(descending=True, stable=True)
+    permutation = torch.arange(len(moments)) if as_they_stand else by_use
     ordered = moments[permutation][:, permutation]
     ordered = ordered + damping * mean * torch.eye(len(moments), dtype=torch.float64)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))

@@ -18,16 +18,18 @@ class Quantized(NamedTuple):
 
     codes: Tensor
     scale: Tensor
-    """Step sizes (rows,) float16."""
+    """Step sizes (rows,) float16; half of them on a trellis."""
     bits: int
     """Width of the codes, 2 to 8; it bounds them and does not say how many bits they cost."""
     columns: Tensor | None = None
     """Factors (columns,) float16."""
     correction: tuple[Quantized, Quantized] | None = None
+    trellis: bool = False
+    """Whether the codes of each row are a walk through a trellis (``trellis.py``), which the coder knows."""
 
     def dequantize(self) -> Tensor:
         """The matrix (rows, columns) float32, the same to the last bit on every machine."""
-        weight = self.codes.float() * self.scale.float()[:, None]
+        weight = self._multiples().float() * self.scale.float()[:, None]
         if self.columns is not None:
             weight = weight * self.columns.float()[None, :]
         if self.correction is not None:
@@ -36,6 +38,13 @@ class Quantized(NamedTuple):
             for column, row in zip(left, right, strict=True):
                 weight = weight + column[:, None] * row[None, :]
         return weight
+
+    def _multiples(self) -> Tensor:
+        if not self.trellis:
+            return self.codes
+        from pgolf.compress.trellis import multiples  # Compiles a function where that was never done.
+
+        return multiples(self.codes)
 
 
 Stored: TypeAlias = "Quantized | Tensor"
@@ -46,7 +55,7 @@ def as_tensors(held: Any) -> Any:
     """An array, or a ``Quantized`` of arrays, with tensors instead, which share their memory."""
     from torch import from_numpy  # Who only looks at the arrays has no need of it.
 
-    if held is None or isinstance(held, int):
+    if held is None or isinstance(held, int):  # also a bool
         return held
     if isinstance(held, tuple):
         parts = map(as_tensors, held)

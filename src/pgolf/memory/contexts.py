@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pgolf.memory.compiled import compiled, inner
+from pgolf.kernels.compiled import compiled, inner
 from pgolf.memory.counts import Counts, add, find, set_cell, successor, successors
 from pgolf.memory.tree import Tree
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pgolf.memory.compiled import compiled
+from pgolf.kernels.compiled import compiled
 
 WAYS = 8
 """Slots of a set."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pgolf.memory.compiled import compiled, inner
+from pgolf.kernels.compiled import compiled, inner
 from pgolf.memory.contexts import CELLS, ORDER, TOKENS, advance, look
 from pgolf.memory.counts import has_room, successor, successors
 from pgolf.memory.mixing import safe

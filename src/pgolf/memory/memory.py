@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgolf.errors import PgolfError
+from pgolf.kernels.bits import new_coder
 from pgolf.memory import mixing
-from pgolf.memory.coding import code_tokens, new_coder, row
+from pgolf.memory.coding import code_tokens, row
 from pgolf.memory.contexts import LONGEST, POSITION, Mixer
 from pgolf.memory.counts import begin_journal, end_journal, new_counts, undo
 from pgolf.memory.linear import code_linear, new_linear, row_linear

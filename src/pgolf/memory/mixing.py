@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgolf.memory.compiled import compiled, inner
+from pgolf.kernels.compiled import compiled, inner
 from pgolf.memory.contexts import LONGEST, MATCH, MATCHED, ORDER, POSITION, hashed, path_of
 from pgolf.memory.counts import set_cell
 from pgolf.memory.tables import SMALLEST, logistic, stretch

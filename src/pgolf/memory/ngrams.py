@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pgolf.memory.coding import code_bit, new_coder, settle
-from pgolf.memory.compiled import compiled, inner
+from pgolf.kernels.bits import code_bit, new_coder, settle
+from pgolf.kernels.compiled import compiled, inner
 from pgolf.memory.contexts import EXCLUSION, ORDER, POSITION, contexts, descend, hashed, lay_out, look, split
 from pgolf.memory.counts import put, raise_total
 from pgolf.memory.mixing import STEP

@@ -1,4 +1,4 @@
-"""Logarithm and logistic function by tables, equal on every machine; see ``compiled.py``."""
+"""Logarithm and logistic function by tables, equal on every machine; see ``kernels/compiled.py``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from pgolf.memory.compiled import compiled
+from pgolf.kernels.compiled import compiled
 
 _STEPS = 4096
 _FINE = 1 << 20

@@ -224,6 +224,8 @@ class CompressSection(Section):
     """"budget": steps by rate and distortion, to use the whole cap; "rowwise": fixed widths."""
     rounding: Literal["gptq", "nearest"] = "gptq"
     """Round with error compensation by second moments of the inputs, or to the nearest code."""
+    trellis: bool = True
+    """Round on a trellis where the scheme is "budget", rounding "gptq" and the codec "range"."""
     calibration: Literal["train", "self", "none"] = "train"
     """Text for these moments: training text, or text the model writes itself; "none" does without."""
     calibration_tokens: int = pydantic.Field(8192, ge=1)

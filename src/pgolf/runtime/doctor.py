@@ -23,7 +23,7 @@ from pgolf.runtime.environment import driver_version
 from pgolf.runtime.meminfo import available_memory
 
 OK, WARNING, PROBLEM, NOT_TRIED = "ok", "warning", "problem", "not tried"
-_REQUIRED = ("numpy", "sentencepiece", "safetensors", "pydantic", "zstandard", "constriction", "matplotlib")
+_REQUIRED = ("numpy", "sentencepiece", "safetensors", "pydantic", "zstandard", "numba", "matplotlib")
 # Package and what it is for, with the extra that installs it.
 _OPTIONAL = (
     ("huggingface_hub", "pgolf data fetch", "hub"),

@@ -49,7 +49,7 @@ _MEMORY = (
     Key("pgolf.runs.stored_text", "with_memory"),
 )
 # Modules of other packages that a file may import, and the distribution that has them.
-_DISTRIBUTIONS = ("torch", "numpy", "sentencepiece", "zstandard", "constriction", "safetensors", "numba")
+_DISTRIBUTIONS = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "numba")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """Functions that numba compiles once and keeps, so that the next process finds them compiled.
 
-What codes text must not depend on the machine: a stored text that one machine wrote is read on others. So it
+What codes text or weights must not depend on the machine: what one machine wrote is read on others. So it
 uses nothing but exact integer arithmetic and single operations of IEEE 754 in a fixed order: no fast
 mathematics, no exp or log of the system's library where something is learned (``tables.py`` has tables).
 Linear mixing, which codes none, learns with exp.
 
 Numba looks only at a function's own file to see whether what it kept is still true, and not at those that it
-calls. So the folder's name has a digest of this whole package.
+calls. So the folder's name has a digest of all packages with such functions.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import numba
 
 def _folder() -> Path:
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    package = Path(__file__).parents[1]
+    for part in ("kernels", "memory", "compress"):
+        for path in sorted((package / part).glob("*.py")):
+            digest.update(path.read_bytes())
     root = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "pgolf" / f"compiled-{digest.hexdigest()[:16]}"
 

@@ -28,6 +28,7 @@ _OPTIONAL = (
     ("tiktoken", "tiktoken encodings", "tokenizers"),
     ("tensorboard", "train.tensorboard", "tensorboard"),
     ("wandb", "train.wandb", "wandb"),
+    ("uvicorn", "pgolf serve", "serve"),
 )
 _OLDEST_TORCH = (2, 8)
 _COMPILE_SECONDS = 180

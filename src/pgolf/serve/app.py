@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +34,7 @@ from pgolf.serve.analysis import Ways, analyse, following
 from pgolf.serve.completions import Asked, Completion, asked, checked
 from pgolf.serve.worker import Busy, Limits, Worker
 
+_Steps: TypeAlias = AsyncGenerator[dict[str, Any] | None, None]
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 # Most seconds in which a body may arrive.
 _PATIENCE = 30
@@ -146,10 +147,10 @@ async def _json(request: Request, most: int) -> Any:
         raise PgolfError(f"the body is no JSON: {error}") from error
 
 
-async def _results(request: Request, steps: AsyncIterator[Any]) -> list[Any]:
+async def _results(request: Request, steps: _Steps) -> list[Any]:
     """What all steps give, but None; a ``ClientDisconnect`` ends them."""
     found = []
-    async with aclosing(steps):  # type: ignore[type-var]
+    async with aclosing(steps):
         async for result in steps:
             if await request.is_disconnected():
                 raise ClientDisconnect
@@ -160,12 +161,12 @@ async def _results(request: Request, steps: AsyncIterator[Any]) -> list[Any]:
 class _Events(StreamingResponse):
     """An answer as server-sent events; the work ends with it, however it ends."""
 
-    def __init__(self, answer: Completion, first: dict[str, Any] | None, steps: AsyncIterator[Any]) -> None:
+    def __init__(self, answer: Completion, first: dict[str, Any] | None, steps: _Steps) -> None:
         self._answer, self._first, self._steps = answer, first, steps
         super().__init__(self._events(), media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._steps):  # type: ignore[type-var]
+        async with aclosing(self._steps):
             await super().__call__(scope, receive, send)
 
     async def _events(self) -> AsyncIterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -38,7 +38,7 @@ class Worker:
         self.closing = False
         """Set it, and every work ends after its step with ``Busy``."""
 
-    async def run(self, make: Callable[[], Iterator[_Result]]) -> AsyncIterator[_Result]:
+    async def run(self, make: Callable[[], Iterator[_Result]]) -> AsyncGenerator[_Result, None]:
         """The steps of a work; it is given up where this iterator is closed."""
         if self.works >= self._most:
             raise Busy(f"{self.works} requests are at work already; try again, or raise --concurrency")

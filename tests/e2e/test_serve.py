@@ -34,7 +34,8 @@ from pgolf.serve.app import make_app  # noqa: E402
 from pgolf.serve.completions import Asked, Completion  # noqa: E402
 from pgolf.serve.worker import Limits, Worker  # noqa: E402
 
-TEXT = " ".join(sentences(12, seed=2))
+SENTENCES = sentences(40, seed=2)
+TEXT = " ".join(SENTENCES)
 LIMITS = Limits(max_body=8192, max_tokens=60, concurrency=3)
 
 
@@ -187,7 +188,6 @@ def test_the_analysis_is_the_score_of_every_way(served: Served) -> None:
     assert lzma.decompress(lzma.compress(TEXT.encode(), preset=9 | lzma.PRESET_EXTREME)) == TEXT.encode()
     assert 0 < found["bytes"]["xz"] < size
     scores = [model.score(TEXT), model.score(TEXT, "ttt"), model.score(TEXT, memory=True)]
-    # Half of the text is scored before anything is learned.
     assert len({round(score.val_bpb, 6) for score in scores}) == 3
     for index, score in enumerate(scores):
         assert found["bits"][index] / size == pytest.approx(score.val_bpb, rel=1e-6)
@@ -195,15 +195,17 @@ def test_the_analysis_is_the_score_of_every_way(served: Served) -> None:
 
 
 def test_the_past_does_not_depend_on_the_future(served: Served) -> None:
-    tokens = served.model.encode(TEXT)[1:]
-    other = TEXT[: len(TEXT) // 2] + TEXT[: len(TEXT) // 2][::-1]
-    found = [served.analyze(text) for text in (TEXT, other)]
-    shorter = min(len(served.model.encode(other)) - 1, len(tokens))
-    same = len(served.model.encode(TEXT[: len(TEXT) // 2])) - 8
-    spans = [each["tokens"][:same] for each in found]
-    for one, another in zip(*spans, strict=True):
-        assert one["text"] == another["text"] and one["bits"] == pytest.approx(another["bits"], abs=1e-4)
-    assert found[0]["tokens"][shorter - 1]["bits"] != found[1]["tokens"][shorter - 1]["bits"]
+    half = len(served.model.encode(" ".join(SENTENCES[:20]))) - 1
+    assert half > served.model.recipe.ttt.chunk_tokens
+    other = " ".join([*SENTENCES[:20], *SENTENCES[:19:-1]])
+    one, another = (served.analyze(text)["tokens"] for text in (TEXT, other))
+    assert len(one) == len(another)
+    for place, (here, there) in enumerate(zip(one, another, strict=True)):
+        if place < half:
+            assert here["text"] == there["text"] and here["bits"] == pytest.approx(there["bits"], abs=1e-4)
+    assert one[half:] != another[half:]
+    learned = [span["bits"][1] - span["bits"][0] for span in one]
+    assert max(map(abs, learned[:200])) < 1e-4 < max(map(abs, learned))
 
 
 def test_what_may_come_next(served: Served) -> None:

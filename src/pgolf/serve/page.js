@@ -1,6 +1,8 @@
 "use strict";
 const by = id => document.getElementById(id);
 const NAMES = {model: "model", ttt: "with TTT", memory: "with TTT and memory"};
+const SHORT = {model: "model", ttt: "TTT", memory: "memory"};
+const COLORS = [0, 2, 1];  // Of the ways' bars, in the numbers of reports.
 const HOTTEST = 12;  // Bits that take the darkest colour, as in reports.
 const DARKEST = 0.56, PAUSE = 350, MOST_CHANGES = 8;
 let about, found = null, way = 0, change = -1, chosen = null, working = null, timer = 0, before = [];
@@ -117,12 +119,15 @@ function showLegend() {
 
 function showNext(next, instead) {
   by("place").textContent = instead ? `In place of “${inline(instead.replace(/↵\n/g, "\n"))}”.` : "After the text.";
-  const key = about.ways.length > 1 ? `Bars: ${about.ways.map(one => NAMES[one]).join(", ")}.` : "";
-  by("place").append(" ", key);
   const last = about.ways.length - 1;
+  by("keys").replaceChildren(...(last ? about.ways : []).map((one, index) => {
+    const key = make("li");
+    key.append(make("i", "", `mark b${COLORS[index]}`), NAMES[one] + (index === last ? " (and %)" : ""));
+    return key;
+  }));
   by("likeliest").replaceChildren(...next.slice(0, 10).map(one => {
     const cell = make("td", "", "bar");
-    cell.append(...one.p.map((share, index) => bar(share, `m${index}`)));
+    cell.append(...one.p.map((share, index) => bar(share, `b${COLORS[index]}`)));
     return row(make("td", inline(one.text), "token"), make("td", `${round(100 * one.p[last], 1)} %`, "n"), cell);
   }));
 }
@@ -149,7 +154,7 @@ function showChanges() {
   const most = found.tokens.map((one, index) => ({...one, index}));
   most.sort((one, other) => Math.abs(other.bits[0] - other.bits[last]) - Math.abs(one.bits[0] - one.bits[last]));
   by("changed-head").replaceChildren(row(make("th", "token"), make("th", "after"),
-    ...about.ways.map(one => make("th", `${NAMES[one]}, bits`, "n")), make("th", "won", "n")));
+    ...about.ways.map(one => make("th", SHORT[one], "n")), make("th", "won", "n")));
   by("changed-rows").replaceChildren(...most.slice(0, MOST_CHANGES).map(one => {
     const context = found.tokens.slice(Math.max(0, one.index - 4), one.index).map(part => part.text).join("");
     return row(make("td", inline(one.text), "token"), make("td", "…" + inline(context.slice(-24)), "token"),
@@ -239,6 +244,7 @@ function write() {
 function showLive(top) {
   const entries = Object.entries(top).sort((one, other) => other[1] - one[1]);
   by("place").textContent = "Where the newest token was drawn.";
+  by("keys").replaceChildren();
   by("likeliest").replaceChildren(...entries.map(([text, log]) => {
     const cell = make("td", "", "bar");
     cell.append(bar(Math.exp(log)));

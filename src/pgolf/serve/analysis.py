@@ -1,7 +1,7 @@
 """What a text costs the model, token by token and in every way that the artifact has, and what comes next.
 
 The grader of every evaluation hands the text out, so that what learns does so from scored tokens alone, and
-the bits are those of ``Model.score``.
+the bits are those of ``Model.score``; with a memory nearly, for its tables have room for longer texts.
 """
 
 from __future__ import annotations

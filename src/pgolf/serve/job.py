@@ -76,6 +76,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen()
     except (OSError, OverflowError) as error:
         remedy = "choose another --port (0 takes a free one) or --host"
         raise PgolfError(f"{host}:{port}: cannot listen there ({error}); {remedy}") from error

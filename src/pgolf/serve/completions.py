@@ -19,7 +19,7 @@ from pgolf.generate.model import Model, TextStream, TextWriter
 from pgolf.generate.sampling import Sampling, drawn_seed
 
 # What may be named, but only with the value that changes nothing.
-_NEUTRAL = {"n": 1, "best_of": 1, "presence_penalty": 0, "frequency_penalty": 0}
+_NEUTRAL: dict[str, Any] = {"n": 1, "best_of": 1, "presence_penalty": 0, "frequency_penalty": 0}
 _NEUTRAL |= {"suffix": "", "logit_bias": {}}
 _MOST_LOGPROBS = 5
 _MOST_STOPS = 4
@@ -114,10 +114,10 @@ class Completion:
             yield self._chunk(prompt, waiting.taken())
             length = len(prompt)
         text = ""
-        for token, logits, text in stream.steps if request.max_tokens else ():
-            if token is None or logits is None:
+        for drawn, given, text in stream.steps if request.max_tokens else ():
+            if drawn is None or given is None:
                 break  # The last text comes with the end.
-            waiting.add(token, logits, length)
+            waiting.add(drawn, given, length)
             length += len(text)
             yield self._chunk(text, waiting.taken()) if text else None
         yield self._chunk(text, waiting.taken(), "stop" if stream.ended in ("document", "stop") else "length")

@@ -3,8 +3,8 @@ const by = id => document.getElementById(id);
 const NAMES = {model: "model", ttt: "with TTT", memory: "with TTT and memory"};
 const SHORT = {model: "model", ttt: "TTT", memory: "memory"};
 const COLORS = [0, 2, 1];  // Of the ways' bars, in the numbers of reports.
-const HOTTEST = 12;  // Bits that take the darkest colour, as in reports.
-const DARKEST = 0.56, PAUSE = 350, MOST_CHANGES = 8;
+const HOTTEST = 12;  // Bits that take the strongest colour, as in reports.
+const STRONGEST = 0.56, PAUSE = 350, MOST_CHANGES = 8;
 let about, found = null, way = 0, change = -1, chosen = null, working = null, timer = 0, before = [];
 
 function make(tag, text, kind) {
@@ -34,7 +34,7 @@ function bar(share, kind = "") {
 // What a token's colour shows: its bits, or how many of them a way has won (green) or lost.
 function paint(part, bits) {
   const shown = change < 0 ? bits[way] : bits[change] - bits[way];
-  const strength = DARKEST * Math.min(Math.abs(shown) / (change < 0 ? HOTTEST : HOTTEST / 2), 1);
+  const strength = STRONGEST * Math.min(Math.abs(shown) / (change < 0 ? HOTTEST : HOTTEST / 2), 1);
   part.style.background = `rgb(var(--${change < 0 || shown < 0 ? "heat" : "won"}) / ${strength.toFixed(3)})`;
 }
 
@@ -113,7 +113,7 @@ function showLegend() {
     paint(part, change < 0 ? Array(about.ways.length).fill(level) : Object.assign([], {[way]: 0, [change]: level}));
     return part;
   });
-  const what = change < 0 ? "bits, the darker the more" : "bits won; red: lost";
+  const what = change < 0 ? "bits, the stronger the more" : "bits won; red: lost";
   by("legend").replaceChildren("Click a token to see what else could have stood there.", ...parts, ` ${what}`);
 }
 

@@ -113,7 +113,7 @@ function showLegend() {
     paint(part, change < 0 ? Array(about.ways.length).fill(level) : Object.assign([], {[way]: 0, [change]: level}));
     return part;
   });
-  const what = change < 0 ? "bits, the stronger the more" : "bits won; red: lost";
+  const what = change < 0 ? "bits" : "bits won; red: lost";
   by("legend").replaceChildren("Click a token to see what else could have stood there.", ...parts, ` ${what}`);
 }
 

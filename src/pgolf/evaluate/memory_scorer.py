@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,20 +24,12 @@ class MemoryScorer(Scorer):
         base: predicts on its own; None is a memory alone.
         section: sizes and experts.
         start: what the memory knows before the stream.
-        ready: gives a memory that has read ``start`` already, with room for so many tokens; by default each
-            stream reads it anew.
     """
 
     recomputable: tuple[str, ...] = ("memory", "_rows", "_fresh")
 
-    def __init__(
-        self,
-        base: Scorer | None,
-        section: MemorySection,
-        start: Start,
-        ready: Callable[[int], Memory] | None = None,
-    ) -> None:
-        self.base, self.section, self.start, self._ready = base, section, start, ready
+    def __init__(self, base: Scorer | None, section: MemorySection, start: Start) -> None:
+        self.base, self.section, self.start = base, section, start
         self.vocab_size = start.vocab_size
         if base is not None:
             self.recomputable += tuple(f"base.{name}" for name in base.recomputable)
@@ -50,9 +41,7 @@ class MemoryScorer(Scorer):
         if self.base is not None:
             self.base.begin(first, targets)
         known, fresh = self._fresh
-        if self._ready is not None:
-            self.memory = self._ready(targets + 1)
-        elif known != targets or fresh is None:
+        if known != targets or fresh is None:
             self.memory = Memory(self.section, self.start, targets + 1)
             # Reading stored text takes a while, but to keep what it made takes as much main memory again: an
             # audit has many streams, an evaluation one.

@@ -199,8 +199,15 @@ class Model:
         """A scorer with the recipe's memory beside it; what the artifact stores is read once for all."""
         from pgolf.evaluate.memory_scorer import MemoryScorer  # Brings a compiler.
 
-        start = self._weights.memory_start(self.tokenizer)
-        return MemoryScorer(base, self.recipe.memory, start, self._memory)
+        read = self._memory
+
+        class Remembering(MemoryScorer):
+            def begin(self, first: int, targets: int) -> None:
+                base.begin(first, targets)
+                self.memory, self._rows = read(targets + 1), None
+                self.memory.receive(np.array([first], np.uint16))
+
+        return Remembering(base, self.recipe.memory, self._weights.memory_start(self.tokenizer))
 
     def _memory(self, tokens: int) -> Memory:
         """A memory of its own for a text of so many tokens, which has read what the artifact stores."""

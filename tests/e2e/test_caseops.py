@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pgolf.generate.model import Model
+from pgolf.serve.analysis import analyse, shown, ways_of
+from pgolf.serve.completions import Completion, asked
 from tests.e2e.conftest import RECIPE, pgolf, pgolf_json, sentences
 
 
@@ -49,6 +52,21 @@ def test_text_is_written_and_compressed_with_its_capitals(run: Path) -> None:
     text = written["samples"][0]["text"]
     assert not set("\ue011\ue012\ue013") & set(text)
     assert any(character.isupper() for character in text)
+
+
+def test_the_server_shows_capitals(run: Path) -> None:
+    model = Model(run / "run")
+    text = "The cat at NASA sees McCoy. \u2603 \ue011X"
+    found = list(analyse(model, ways_of(model), text))[-1]
+    assert found is not None and "".join(span["text"] for span in found["tokens"]) == text
+    assert len(found["tokens"]) < found["tokens"][-1]["end"] == len(model.encode(text)) - 1
+    names = "".join(shown(model.tokenizer))
+    assert "\u2191" in names and not set("\ue011\ue012\ue013") & set(names)
+    request = asked({"prompt": "The cat", "max_tokens": 80, "seed": 3, "temperature": 0.8, "logprobs": 0})
+    answer = Completion(model, "small", request, 80)
+    choice = answer.whole(chunk for chunk in answer.steps() if chunk)["choices"][0]
+    assert choice["text"] == model.generate("The cat", max_tokens=80, seed=3)
+    assert len(choice["logprobs"]["tokens"]) == answer.usage()["completion_tokens"]
 
 
 def test_it_is_valid(run: Path) -> None:

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "significance runs": "tests/e2e/test_significance.py makes the runs",
     "study ttt": "tests/e2e/test_study.py runs it without SLURM",
     "study steps": "tests/unit/test_study_spec.py checks it, tests/e2e/test_study.py shows a plan",
+    "serve": "tests/e2e/test_serve.py starts and ends it",
     "submit": "tests/e2e/test_submit.py runs it",
     "launch slurm": "tests/e2e/test_launch.py runs it without SLURM, tests/slurm with",
 }

@@ -7,7 +7,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -25,11 +24,9 @@ from pgolf.report.content import (
     Waterfall,
 )
 from pgolf.report.html import html_page
+from tests.e2e.browser import BROWSER
 from tests.unit.report_stand_ins import report_of_everything
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
 
 FLAGS = [

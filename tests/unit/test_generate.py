@@ -180,7 +180,7 @@ def test_prompt_and_continuation_fit_together(
     folder: Path, name: str, prompt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model(folder / f"{name}.safetensors", folder / f"{name}.model")
-    assert model._pieces.spaced == (name == "spaced")
+    assert model.pieces.spaced == (name == "spaced")
     text = "hello world again"
     tokens = {
         "": "hello world again",

@@ -20,7 +20,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     "The job": ("recipes", "train", "pack", "eval", "run"),
     "Proof": ("audit", "verify-ledger", "significance"),
     "Look and compare": ("watch", "report", "runs", "diff", "inspect"),
-    "Use a model": ("generate", "compress", "decompress", "import"),
+    "Use a model": ("generate", "serve", "compress", "decompress", "import"),
     "Studies and submissions": ("study", "launch", "submit"),
     "Machine": ("doctor", "bench", "help"),
 }

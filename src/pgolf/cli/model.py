@@ -1,4 +1,4 @@
-"""Use a model and look into its artifact: `pgolf generate`, `compress`, `decompress`, `import`, `inspect`."""
+"""Use a model, and look into its artifact: `pgolf generate`, `serve`, `compress`, `import`, `inspect`."""
 
 from __future__ import annotations
 
@@ -144,6 +144,43 @@ def _from_standard_input() -> str:
         raise PgolfError(f"--prompt -: standard input is no UTF-8 text (byte {error.start + 1})") from error
     # The newline that echo and editors put at the end is not meant.
     return text.removesuffix("\n").removesuffix("\r")
+
+
+@verb("serve", "pgolf serve runs/first", "pgolf serve model.pgolf --tokenizer tokenizer.model --port 0")
+def serve_verb(
+    model: Annotated[Path, Argument(help="Artifact, weights file or run folder.")],
+    port: Annotated[int, Option(min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8000,
+    host: Annotated[str, Option(help="Address or name of this machine to listen at.")] = "127.0.0.1",
+    mode: Annotated[
+        str | None, Option(help="sliding: the model alone; ttt: test-time training and memory too.")
+    ] = None,
+    max_tokens: Annotated[int, Option(min=1, help="Most tokens of an answer.")] = 2048,
+    max_body: Annotated[int, Option(min=1, help="Most bytes of a request.")] = 1 << 16,
+    concurrency: Annotated[
+        int, Option(min=1, help="Requests at work or waiting at a time; more are refused.")
+    ] = 8,
+    tokenizer: ModelTokenizer = None,
+) -> None:
+    """Try a model in a browser: what it writes and what a text costs it, token by token. Computes on the CPU.
+
+    Programs find OpenAI's completions at /v1/completions (docs/serve.md). Needs the extra pgolf[serve]. Only
+    this machine is served, unless --host says otherwise; there is no password. Ctrl-C ends it.
+    """
+    from pgolf.runtime.progress import tell
+    from pgolf.serve.job import serve
+    from pgolf.serve.worker import Limits
+
+    def ready(address: str) -> None:
+        print(address, flush=True)
+
+    if mode not in (None, "sliding", "ttt"):
+        raise PgolfError(f"--mode {mode}: use sliding or ttt")
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        tell(f"warning: whoever can reach {host} can use the model; there is no password")
+    try:
+        serve(model, tokenizer, mode, host, port, Limits(max_body, max_tokens, concurrency), tell, ready)
+    except KeyboardInterrupt:
+        tell("stopped")
 
 
 @verb(

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from pgolf.compress.weights import load_weights
 from pgolf.data.tokenizer import Tokenizer
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult, evaluate
+from pgolf.evaluate.protocol import Scorer
 from pgolf.generate.sampling import MemoryReader, Reader, Sampling, drawn_seed
 from pgolf.model.gpt import parameter_count
 from pgolf.runtime.run_files import scored_file
@@ -108,7 +109,7 @@ class Model:
 
     def stream(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[int] = "",
         *,
         max_tokens: int = 200,
         temperature: float = 0.8,
@@ -119,7 +120,10 @@ class Model:
         past_document: bool = False,
         memory: bool = False,
     ) -> TextStream:
-        """As ``generate``, but part by part, as the text comes; together the parts are what that returns."""
+        """As ``generate``, but part by part, as the text comes; together the parts are what that returns.
+
+        The prompt may be tokens too, with BOS or without.
+        """
         sampling = Sampling(temperature, top_k, top_p, drawn_seed() if seed is None else seed)
         return TextStream(self, prompt, max_tokens, sampling, stop, past_document, memory)
 
@@ -162,7 +166,7 @@ class Model:
         except UnicodeEncodeError as error:
             place = f"character {error.start + 1} is a surrogate"
             raise PgolfError(f"the text is no valid Unicode: {place}") from error
-        return [self._pieces.first, *self.tokenizer.encode(text)]
+        return [self.pieces.first, *self.tokenizer.encode(text)]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens; BOS is none of it. A token outside the vocabulary is a ``PgolfError``."""
@@ -187,8 +191,23 @@ class Model:
         return self.network.project(hidden)[0]
 
     @functools.cached_property
-    def _pieces(self) -> Pieces:
+    def pieces(self) -> Pieces:
+        """The tokenizer's pieces as bytes; BOS is its ``first``."""
         return Pieces(self.tokenizer)
+
+    def with_memory(self, base: Scorer) -> Scorer:
+        """A scorer with the recipe's memory beside it; what the artifact stores is read once for all."""
+        from pgolf.evaluate.memory_scorer import MemoryScorer  # Brings a compiler.
+
+        read = self._memory
+
+        class Remembering(MemoryScorer):
+            def begin(self, first: int, targets: int) -> None:
+                base.begin(first, targets)
+                self.memory, self._rows = read(targets + 1), None
+                self.memory.receive(np.array([first], np.uint16))
+
+        return Remembering(base, self.recipe.memory, self._weights.memory_start(self.tokenizer))
 
     def _memory(self, tokens: int) -> Memory:
         """A memory of its own for a text of so many tokens, which has read what the artifact stores."""
@@ -202,13 +221,24 @@ class Model:
         return self._read[1].copy()
 
 
+class Step(NamedTuple):
+    """One token of a text that is written."""
+
+    token: int | None
+    """What was drawn; None of the last step, which only has text that has been waiting."""
+    logits: Tensor | None
+    """What it was drawn from (V,) float32."""
+    text: str
+    """What is settled by it, whole characters; often empty."""
+
+
 class TextStream(Iterator[str]):
     """Text of a model, part by part: whole characters, as soon as they are settled; see ``Model.stream``."""
 
     def __init__(
         self,
         model: Model,
-        prompt: str,
+        prompt: str | Sequence[int],
         max_tokens: int,
         sampling: Sampling,
         stop: str | Sequence[str],
@@ -226,49 +256,70 @@ class TextStream(Iterator[str]):
         """Of the random numbers."""
         self.ended: Ending | None = None
         """Why it is over: enough tokens, the end of a document, or a stop string; None before."""
-        read, pieces = model.encode(prompt), model._pieces
-        if prompt and len(read) == 1:
-            raise PgolfError(
-                "the prompt has no tokens; give it some text, or leave it empty for a new document"
-            )
+        pieces = model.pieces
+        if isinstance(prompt, str):
+            read = model.encode(prompt)
+            if prompt and len(read) == 1:
+                raise PgolfError(
+                    "the prompt has no tokens; give it some text, or leave it empty for a new document"
+                )
+        else:
+            model._check(prompt)
+            read = [*([] if list(prompt[:1]) == [pieces.first] else [pieces.first]), *prompt]
         spell = pieces.reader()
         spelled = b"".join(spell(token) or b"" for token in read[1:])
-        self._writer = TextWriter(pieces, stop, _repeats_space(prompt, spelled, pieces), spell)
+        drop_space = pieces.spaced
+        if len(read) > 1:
+            drop_space = isinstance(prompt, str) and _repeats_space(prompt, spelled)
+        self.read = tuple(read)
+        """BOS and the tokens of the prompt."""
+        self._writer = TextWriter(pieces, stop, drop_space, spell)
         self._reader: Reader | MemoryReader = Reader(model.network, model.window)
         if memory:
             self._reader = MemoryReader(self._reader, model._memory(len(read) + max_tokens))
         self._sampling = sampling
-        self._parts = self._run(read, max_tokens, None if past_document else pieces.first)
+        self._unread = read
+        self.steps = self._run(max_tokens, None if past_document else pieces.first)
+        """The same, token by token; take either these or the parts."""
 
     def __next__(self) -> str:
-        return next(self._parts)
+        return next(step.text for step in self.steps if step.text)
 
-    def _run(self, read: list[int], count: int, end: int | None) -> Iterator[str]:
+    def prompt_logits(self) -> Iterator[tuple[int, Tensor]]:
+        """Each token of the prompt after BOS with what it was predicted by (V,) float32.
+
+        To be taken before anything else; the prompt is then read token by token.
+        """
+        while len(self._unread) > 1:
+            token, *self._unread = self._unread
+            yield self._unread[0], self._reader.next_logits([token])
+
+    def _run(self, count: int, end: int | None) -> Iterator[Step]:
         writer, generator = self._writer, torch.Generator().manual_seed(self._sampling.seed)
+        read = self._unread
         ended: Ending = "tokens"
         for _ in range(count):
-            token = self._sampling.draw(self._reader.next_logits(read), generator)
+            logits = self._reader.next_logits(read)
+            token = self._sampling.draw(logits, generator)
             self.tokens.append(token)
             read = [token]
             if token == end:
                 ended = "document"
+                yield Step(token, logits, "")
                 break
-            if text := writer.add(token):
-                yield text
+            yield Step(token, logits, writer.add(token))
             if writer.stopped:
                 break
-        if text := writer.finish():
-            yield text
+        text = writer.finish()
         self.ended = "stop" if writer.stopped else ended
+        yield Step(None, None, text)
 
 
-def _repeats_space(prompt: str, spelled: bytes, pieces: Pieces) -> bool:
-    """Whether a space at the beginning of what follows is not of the text.
+def _repeats_space(prompt: str, spelled: bytes) -> bool:
+    """Whether a space at the beginning of what follows a prompt is not of the text.
 
-    A tokenizer may put one in front of a document, and may leave out white space at the end of a prompt.
+    A tokenizer may leave out white space at the end of a prompt.
     """
-    if not prompt:
-        return pieces.spaced
     return prompt[-1].isspace() and not spelled[-1:].isspace()
 
 

@@ -96,7 +96,7 @@ def score_targets(
     memory = memory_for(weights, weights.recipe, mode, dataset.tokenizer)
     network = place(weights.model(), weights.recipe, device)
     scorer = build_scorer(network, weights.recipe, mode, memory=memory)
-    heard, again = _overheard(scorer, announced), Ledger()
+    heard, again = overheard(scorer, announced), Ledger()
     grade(scorer, stream[: count + 1], byte_counts[:count], again, progress=progress)
     if ledger is not None and entries and not header.get("strict"):
         check, agrees = _compared(ledger, entries, again.entries)
@@ -109,7 +109,7 @@ def score_targets(
     return TargetCosts(kind, mode, stream[: count + 1], nats, sizes, announced, check, agrees)
 
 
-def _overheard(scorer: Scorer, announced: int) -> list[Tensor]:
+def overheard(scorer: Scorer, announced: int) -> list[Tensor]:
     """Where what each target costs is kept from now on, block by block.
 
     The scorer is told of the whole stream, also where only its beginning is scored: schedules depend on it.

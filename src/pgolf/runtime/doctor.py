@@ -33,6 +33,7 @@ _OPTIONAL = (
     ("tiktoken", "tiktoken encodings", "tokenizers"),
     ("tensorboard", "train.tensorboard", "tensorboard"),
     ("wandb", "train.wandb", "wandb"),
+    ("uvicorn", "pgolf serve", "serve"),
 )
 _OLDEST_TORCH = (2, 8)
 _NEED_TORCH = ("device", "attention", "threads", "torch.compile")

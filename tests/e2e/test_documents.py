@@ -43,6 +43,7 @@ SHRUNK = [
         "evaluate.sequence_length=0",
     ),
     *("ttt.chunk_tokens=512", "ttt.epochs=1", "ttt.frozen_blocks=0", "compress.calibration_tokens=256"),
+    *("memory.stored_bytes=9000", "memory.order=2", "memory.experts=[]"),
 ]
 TOPICS = sorted(topics_of_python.topics)
 SHRINKABLE = ("train ", "run ", "launch ", "bench train", "bench eval", "bench ttt", "bench pack")

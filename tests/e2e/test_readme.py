@@ -25,10 +25,11 @@ _SMALL = [
     *("model.heads=2", "model.kv_heads=1", "model.mlp_hidden=32", "ttt.epochs=1", "evaluate.stride=256"),
     *("compress.calibration_tokens=1024", "memory.stored_bytes=9000", "memory.order=2", "memory.experts=[]"),
 ]
-_AUDIT, _REPORT = "pgolf audit runs/tiny", "pgolf report runs/tiny"
+_BOOKS, _AUDIT, _REPORT = "python examples/books.py books", "pgolf audit runs/tiny", "pgolf report runs/tiny"
 _WRITE = 'pgolf generate runs/whole --prompt "The class" --tokens 60 --memory --seed 0'
 # What would install something, run these tests, or take a quarter of the time.
 STAND_INS = {
+    _BOOKS: f"{_BOOKS} && rm books/[d-v]*.txt",
     _AUDIT: f"{_AUDIT} --targets 192",
     _REPORT: f"{_REPORT} --targets 1024",
     _WRITE: _WRITE.replace(" --memory", ""),

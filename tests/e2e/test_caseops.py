@@ -9,6 +9,8 @@ import pytest
 
 from tests.e2e.conftest import RECIPE, pgolf, pgolf_json, sentences
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,12 +26,14 @@ _SMALL = [
     *("compress.calibration_tokens=1024", "memory.stored_bytes=9000", "memory.order=2", "memory.experts=[]"),
 ]
 _BOOKS, _AUDIT, _REPORT = "python examples/books.py books", "pgolf audit runs/tiny", "pgolf report runs/tiny"
+_RUN = "pgolf run tiny --text books/*.txt --out runs/books"
 _WRITE = 'pgolf generate runs/whole --prompt "The class" --tokens 60 --memory --seed 0'
 # What would install something, run these tests, or take a quarter of the time.
 STAND_INS = {
     _BOOKS: f"{_BOOKS} && rm books/[d-v]*.txt",
     _AUDIT: f"{_AUDIT} --targets 192",
     _REPORT: f"{_REPORT} --targets 1024",
+    _RUN: f"{_RUN} --set ttt.epochs=1 --set evaluate.stride=32",
     _WRITE: _WRITE.replace(" --memory", ""),
     "make demo": "make -n demo >/dev/null && cp -r ../venv .venv && "
     ".venv/bin/pgolf run quickstart --no-audit " + " ".join(f"--set {setting}" for setting in _SMALL),
@@ -115,6 +117,7 @@ def test_every_command_works_as_it_stands(clone: Path) -> None:
         "runs/tiny/ledger.ttt.jsonl",
         "runs/tiny/audit.json",
         "runs/tiny/report.html",
+        "runs/books/audit.json",
         "runs/short",
         "plain.pt",
         "runs/mine/report.html",

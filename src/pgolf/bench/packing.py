@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
@@ -19,14 +19,13 @@ from pgolf.compress.compare import Progress, compare_coders
 from pgolf.compress.pack import pack
 from pgolf.compress.quantize import quantize_matrix
 from pgolf.compress.stored import Quantized, Stored
-from pgolf.compress.weights import Weights, load_weights
+from pgolf.compress.weights import Weights, load_weights, read_safetensors
 from pgolf.data.dataset import Dataset
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import CompressSection
 from pgolf.runs.pipeline import BUDGET, evaluate_weights
 from pgolf.runtime.environment import environment
-from pgolf.runtime.paths import utf8_name
 from pgolf.runtime.progress import Note
 
 KEEP_BELOW = 8192
@@ -50,7 +49,7 @@ def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dic
         "scope": f"{scope}, {floats:,} numbers as fp16{rest}",
         "bits": bits,
         "weights": codes + floats,
-        "coders": [row.to_json() for row in compare_coders(stored, progress=progress)],
+        "coders": [asdict(row) for row in compare_coders(stored, progress=progress)],
         "environment": environment(torch.device("cpu")) | {"cpu": cpu_model()},
     }
 
@@ -61,13 +60,7 @@ def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
     Matrices of more than ``KEEP_BELOW`` entries are quantized per row by the largest magnitude; the others
     are float16.
     """
-    try:
-        with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise PgolfError(f"{path}: no such file") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise PgolfError(f"{path}: not a readable safetensors file ({error})") from error
+    tensors, _ = read_safetensors(path)
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     settings = CompressSection(clip="absmax", round_with="stored")
     stored = {name: _store(name, tensor.float(), bits, settings, path) for name, tensor in floats.items()}

@@ -61,7 +61,8 @@ def supplies(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data of 1,024 and of 512 pieces, as the documents have them; a run on the former with its artifact."""
 
     def make(folder: Path) -> None:
-        (folder / "train.txt").write_text("\n\n".join(topics_of_python.topics[name] for name in TOPICS))
+        # Little text: a memory chooses what it stores by scoring a part of it.
+        (folder / "train.txt").write_text("\n\n".join(topics_of_python.topics[name] for name in TOPICS[::5]))
         text = ("--text", "train.txt", "--val-text", workshop / "val.txt", "--split", "blank-lines")
         for name, pieces in (("web", 1024), ("books", 512)):
             pgolf("data", "prepare", *text, "--vocab-size", str(pieces), "--out", f"data/{name}", cwd=folder)

@@ -51,6 +51,7 @@ def _command_line_built_once() -> Iterator[None]:
 # left.
 LONGEST = (
     "e2e/test_readme.py",
+    "unit/test_cuda_graphs.py",
     "e2e/test_ranks.py",
     "golden/test_trajectory.py",
     "unit/test_bundle.py",

@@ -291,9 +291,11 @@ def _bad_value(choice: Random, sample: Sample) -> bytes:
     return _repaired(copy.deepcopy(sample.header), sections)
 
 
-DAMAGE: dict[str, Mutation] = {
-    name: lambda choice, sample, name=name: _edit(name, choice, sample.content) for name in EDITS
-}
+def _damage(name: str, choice: Random, sample: Sample) -> bytes:
+    return _edit(name, choice, sample.content)
+
+
+DAMAGE: dict[str, Mutation] = {name: functools.partial(_damage, name) for name in EDITS}
 FORGERY: dict[str, Mutation] = {
     "header bytes, repaired": lambda choice, s: _file(_edited(choice, _compressed(s.header)), s.sections),
     "header text, repaired": _header_text,

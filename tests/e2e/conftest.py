@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from unittest import mock
 import pytest
 
 from pgolf.cli.main import main
+from pgolf.report import html, job
 from tests.e2e import fork_server
 
 RECIPE = """
@@ -112,6 +113,15 @@ def sentences(count: int, seed: int = 0) -> list[str]:
 def quick_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command starts by ``python -m`` starts at once in this test; see fork_server.py."""
     monkeypatch.setattr(sys, "executable", str(fork_server.python()))
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Reports without charts, which have tests of their own: they take most of the time of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html, "svg", lambda chart, name: "<svg></svg>")
+        patch.setattr(job, "draw_curve", lambda metrics, out, title: None)
+        yield
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

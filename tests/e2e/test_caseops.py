@@ -12,6 +12,8 @@ from pgolf.serve.analysis import analyse, shown, ways_of
 from pgolf.serve.completions import Completion, asked
 from tests.e2e.conftest import RECIPE, pgolf, pgolf_json, sentences
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

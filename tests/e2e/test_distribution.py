@@ -20,14 +20,16 @@ INSTRUCTIONS = {"FROM", "ARG", "COPY", "RUN", "USER", "WORKDIR", "ENTRYPOINT", "
 
 
 def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
-    pytest.importorskip("build")
+    pytest.importorskip("setuptools")
     # Elsewhere, so that nothing of an earlier building gets into it.
     shutil.copytree(
         ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
     )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / name)
-    words = ["-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", tmp_path]
+    (tmp_path / "dist").mkdir()
+    # As `python -m build` has it built, in one process instead of three.
+    words = ["-c", "from setuptools.build_meta import build_wheel; build_wheel('dist')"]
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [path] = (tmp_path / "dist").iterdir()

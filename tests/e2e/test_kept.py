@@ -13,6 +13,8 @@ import pgolf as library
 from pgolf.compress.container import decode_artifact, encode_artifact
 from tests.e2e.conftest import pgolf, pgolf_json
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture
 def run(workshop: Path, tmp_path: Path) -> Path:

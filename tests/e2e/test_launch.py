@@ -105,6 +105,8 @@ def test_a_job_does_what_run_does_and_a_failed_one_says_why(workshop: Path, tmp_
         "local",
         "--gpus-per-node",
         "0",
+        "--set",
+        "evaluate.stride=32",
     )
     [job] = pgolf_json(*command, "--runs", tmp_path / "good", cwd=workshop)["jobs"]
     broken = ("--set", "optim.matrix_lr=1e30", "--set", "optim.scalar_lr=1e30")

@@ -10,6 +10,8 @@ import pytest
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.mark.parametrize("mode", ["standard", "sliding", "ttt"])
 def test_the_score_is_in_the_ledger(workshop: Path, tmp_path: Path, mode: str) -> None:

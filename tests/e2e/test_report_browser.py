@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.image import imread
@@ -43,20 +44,46 @@ FLAGS = [
 ]
 _ERRANDS = r"https?://([\w-]+\.)*(google\w*|gvt1)\.com[:/]"
 PHONE = 360
-# A browser's window cannot be as narrow as a phone; a frame can.
-FRAME = """<!doctype html><body style="margin:0">
-<iframe style="border:0" width={width} height=4000></iframe><script>
-const frame = document.querySelector("iframe");
-frame.onload = () => {{
-  const page = frame.contentDocument;
+# A browser's window cannot be as narrow as a phone; a frame can. A browser takes seconds to start, so one
+# looks at all pages in all widths. Of each: what is too wide, and of charts every text that leaves its chart,
+# or lies on a bar: what is filled with a colour of the page.
+FRAMES = """<!doctype html><body style="margin:0"><script>
+const found = [];
+const look = (page, width) => {
   page.querySelectorAll("details").forEach(part => part.open = true);
+  const box = part => part.getBoundingClientRect();
   const wide = [...page.querySelectorAll("body *")].filter(part =>
-    !part.closest(".scroll, pre, svg, .text") && part.getBoundingClientRect().right > {width} + 1);
-  document.body.dataset.found = JSON.stringify({{width: page.documentElement.scrollWidth, title: page.title,
+    !part.closest(".scroll, pre, svg, .text") && box(part).right > width + 1);
+  const inside = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const wrong = [];
+  page.querySelectorAll("figure svg").forEach(chart => {
+    const edges = box(chart);
+    const filled = bar => /fill: var/.test(bar.style.cssText);
+    const bars = [...chart.querySelectorAll("path[clip-path]")].filter(filled);
+    chart.querySelectorAll("text").forEach(text => {
+      const own = box(text);
+      if (own.left < edges.left - 1 || own.right > edges.right + 1 || own.bottom > edges.bottom + 1
+          || own.top < edges.top - 1) wrong.push("leaves: " + text.textContent);
+      if (bars.some(bar => inside(own, box(bar)))) wrong.push("on a bar: " + text.textContent);
+    });
+  });
+  return {width: page.documentElement.scrollWidth, title: page.title, wrong: wrong,
     wide: wide.map(part => part.outerHTML.slice(0, 80)), sections: page.querySelectorAll("section").length,
-    button: !page.querySelector("#theme").hidden}});
-}};
-frame.srcdoc = {page};
+    button: !page.querySelector("#theme").hidden};
+};
+const pages = PAGES;
+pages.forEach(([content, width], place) => {
+  const frame = document.createElement("iframe");
+  frame.style.border = 0;
+  frame.width = width;
+  frame.height = 4000;
+  frame.onload = () => {
+    found[place] = look(frame.contentDocument, width);
+    if (Object.keys(found).length == pages.length) document.body.dataset.found = JSON.stringify(found);
+  };
+  frame.srcdoc = content;
+  document.body.append(frame);
+});
 </script>"""
 
 
@@ -112,43 +139,8 @@ def test_the_watch_sees_what_a_page_loads(tmp_path: Path) -> None:
     assert "http://example.com/x.png" in asked
 
 
-@pytest.mark.parametrize("width", [PHONE, 800])
-def test_nothing_is_wider_than_the_screen(page: Path, tmp_path: Path, width: int) -> None:
-    # "</" would end the script that holds the page.
-    content = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
-    frame = tmp_path / "frame.html"
-    frame.write_text(FRAME.format(width=width, page=content), encoding="utf-8")
-    seen, console, _ = browse(frame, tmp_path, "--dump-dom")
-    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', seen)[1]))
-    assert found["wide"] == []
-    assert found["width"] <= width
-    assert found["sections"] == 2
-    assert found["button"]
-    assert found["title"] != "owned"
-    assert console == []
-
-
-# Every text of a chart that leaves its chart, or lies on a bar: what is filled with a colour of the page.
-CHARTS = """
-  const inside = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-  const box = part => part.getBoundingClientRect();
-  const wrong = [];
-  page.querySelectorAll("figure svg").forEach(chart => {
-    const edges = box(chart);
-    const filled = bar => /fill: var/.test(bar.style.cssText);
-    const bars = [...chart.querySelectorAll("path[clip-path]")].filter(filled);
-    chart.querySelectorAll("text").forEach(text => {
-      const own = box(text);
-      if (own.left < edges.left - 1 || own.right > edges.right + 1 || own.bottom > edges.bottom + 1
-          || own.top < edges.top - 1) wrong.push("leaves: " + text.textContent);
-      if (bars.some(bar => inside(own, box(bar)))) wrong.push("on a bar: " + text.textContent);
-    });
-  });
-"""
-
-
-@pytest.mark.parametrize("width", [PHONE, 1280])
-def test_no_label_is_clipped_and_none_lies_on_a_bar(tmp_path: Path, width: int) -> None:
+def charts_page() -> str:
+    """Charts with names, numbers and places that leave little room."""
     points = [(float(x), 1.1 + 1 / (x + 1)) for x in range(0, 20_000, 500)]
     name = "train.steps=20000, train.warmdown_steps=12000, model.value_residual=False"
     line = LineChart("line", name, "bits per byte", [Series("sliding", points, "dots")])
@@ -161,17 +153,37 @@ def test_no_label_is_clipped_and_none_lies_on_a_bar(tmp_path: Path, width: int) 
     ]
     rows = [Interval(name, 1.3210, 1.3, 1.35, [1.31, 1.332]), Interval("base", 1.35, None, None, [1.35])]
     charts = [line, fall, Bars("bars", "bytes", sizes), Intervals("by cell", "TTT bits per byte", rows)]
-    report = Report("charts", "", [], [Section("one", "One", charts)])
-    content = json.dumps(html_page(report)).replace("</", "<\\/")
-    frame = FRAME.replace(
-        "document.body.dataset", CHARTS.replace("{", "{{").replace("}", "}}") + "  document.body.dataset"
-    )
-    frame = frame.replace("button:", "wrong: wrong, button:")
-    path = tmp_path / "frame.html"
-    path.write_text(frame.format(width=width, page=content), encoding="utf-8")
-    seen, _, _ = browse(path, tmp_path, "--dump-dom", "--window-size=1400,900")
-    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', seen)[1]))
-    assert found["wrong"] == []
+    return html_page(Report("charts", "", [], [Section("one", "One", charts)]))
+
+
+@pytest.fixture(scope="module")
+def seen(page: Path) -> tuple[dict[tuple[str, int], Any], list[str]]:
+    """What is found of a page, "all" or "charts", in a width; and what the console says."""
+    pages, folder = {"all": page.read_text(encoding="utf-8"), "charts": charts_page()}, page.parent
+    asked = [("all", PHONE), ("all", 800), ("charts", PHONE), ("charts", 1280)]
+    # "</" would end the script that holds the pages.
+    content = json.dumps([(pages[name], width) for name, width in asked]).replace("</", "<\\/")
+    path = folder / "frames.html"
+    path.write_text(FRAMES.replace("PAGES", content), encoding="utf-8")
+    printed, console, _ = browse(path, folder, "--dump-dom", "--window-size=1400,900")
+    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', printed)[1]))
+    return dict(zip(asked, found, strict=True)), console
+
+
+@pytest.mark.parametrize("width", [PHONE, 800])
+def test_nothing_is_wider_than_the_screen(seen: tuple[Any, list[str]], width: int) -> None:
+    found = seen[0]["all", width]
+    assert found["wide"] == []
+    assert found["width"] <= width
+    assert found["sections"] == 2
+    assert found["button"]
+    assert found["title"] != "owned"
+    assert seen[1] == []
+
+
+@pytest.mark.parametrize("width", [PHONE, 1280])
+def test_no_label_is_clipped_and_none_lies_on_a_bar(seen: tuple[Any, list[str]], width: int) -> None:
+    assert seen[0]["charts", width]["wrong"] == []
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("0", True), ("1", False)])

@@ -26,7 +26,7 @@ from tests.e2e.test_interruption import start, steps_done
 from tests.e2e.test_launch import until
 from tests.e2e.test_mistakes import fails
 
-pytestmark = pytest.mark.usefixtures("quick_python")
+pytestmark = pytest.mark.usefixtures("quick_python", "no_pictures")
 HEAD = 'title = "A study"\nrecipe = "tiny.toml"\nseeds = [1337]\n'
 # Where packing and scoring are not what is tested.
 QUICK = 'scores = ["packed"]\n'

@@ -22,6 +22,7 @@ from pgolf.submit import folder as submit_folder
 from pgolf.submit.checklist import Item, Split, official_item
 from tests.e2e.conftest import pgolf, pgolf_json
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 PEOPLE = ("--author", "A. Author", "--github-id", "author")
 
 

@@ -1,6 +1,6 @@
 """The models on a CUDA device that is not there: started by test_cuda_graphs.py, not collected.
 
-    cuda_graphs.py LIBRARY
+    cuda_graphs.py LIBRARY [OPTION OF PYTEST ...]
 
 The library stands in for a device and must be there before torch. Tensors are fake: they have a device, a
 shape and a format and no contents, and autocast, attention and loss choose what they choose on a GPU.
@@ -95,12 +95,11 @@ class Flash(torch.autograd.Function):
         return y
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_a_step_of_every_recipe_is_one_graph(name: str) -> None:
+def check_a_step(name: str, backend: str) -> None:
+    """A recipe's step is one graph; "aot_eager" traces it backwards too, which takes three times as long."""
     recipe = shrunk(name)
     network = on_cuda(recipe)
-    # Backwards too for the one with most parts: it takes three times as long.
-    forward, counter = compiled(network, "aot_eager" if name == "frontier" else "eager")
+    forward, counter = compiled(network, backend)
     forward(tokens(), tokens()).mean().backward()
     forward(tokens(), tokens())
     assert counter.frame_count == 1
@@ -109,6 +108,15 @@ def test_a_step_of_every_recipe_is_one_graph(name: str) -> None:
     assert any("flex_attention" in each for each in operations) == recipe.model.document_mask
     for parameter in network.parameters():
         assert parameter.grad is None or parameter.grad.dtype == parameter.dtype
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_step_of_every_recipe_is_one_graph(name: str) -> None:
+    check_a_step(name, "eager")
+
+
+def test_so_is_the_backward_pass_of_the_recipe_with_most_parts() -> None:
+    check_a_step("frontier", "aot_eager")
 
 
 def test_every_stage_of_the_frontier_takes_one_graph_and_no_more() -> None:

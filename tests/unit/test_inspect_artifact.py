@@ -59,11 +59,12 @@ def inspected(folder: Path, codec: str = "range", stored: dict[str, Stored] = ST
 def test_sizes_add_up_to_the_file(tmp_path: Path, codec: str) -> None:
     info = inspected(tmp_path, codec)
     size = (tmp_path / "a.pgolf").stat().st_size
-    assert info.file_bytes == size == info.header_bytes + sum(section.size for section in info.sections)
-    assert (info.format, info.coder) == (3, codec)
+    sections = info.artifact.sections
+    assert info.file_bytes == size == info.artifact.header_bytes + sum(part.size for part in sections)
+    assert (info.to_json()["format"], info.artifact.coder) == (3, codec)
     codes = 3000 + 3000 + 1200 + 2 * 40 + 2 * 30 + 200
     floats = 2 * (50 + 60 + 40 + 30 + 2 + 2 + 9 + 10) + 4
-    assert [(section.name, section.raw) for section in info.sections] == [
+    assert [(section.name, section.raw) for section in sections] == [
         ("codes", codes),
         ("floats", floats),
     ]

@@ -153,7 +153,7 @@ def test_a_run_with_counts_and_text_stays_under_its_cap(dataset: Dataset, tmp_pa
     assert scores["memory"] < scores["ttt"] - 0.3
     assert result["pack"]["total_bytes"] <= CAP
     info = inspect_artifact(tmp_path / "run" / "artifact.pgolf")
-    assert info.stored_ngrams == info.origin["memory"]["ngrams"] > 100
+    assert info.stored_ngrams == info.artifact.origin["memory"]["ngrams"] > 100
     assert f"{info.stored_ngrams:,} n-grams, " in dict(summary_rows(info))["section memory"]
 
 
@@ -245,8 +245,9 @@ def test_packing_says_what_it_stored(dataset: Dataset, tmp_path: Path) -> None:
     )
     info = inspect_artifact(tmp_path / "m.pgolf")
     assert info.stored_tokens == report.origin["memory"]["tokens"]
-    assert info.memory_bytes == report.origin["memory"]["bytes"]
-    assert f"{100 * info.memory_bytes / CAP:.1f} % of the cap" in dict(summary_rows(info))["section memory"]
+    size = info.section("memory").size
+    assert size == report.origin["memory"]["bytes"]
+    assert f"{100 * size / CAP:.1f} % of the cap" in dict(summary_rows(info))["section memory"]
     asked = ["memory.enabled=false"]
     plain = pack_job(tmp_path / "w.safetensors", tmp_path / "m.pgolf", None, asked, dataset.folder)
     assert "memory" not in plain.origin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,6 @@ class Comparison:
     """What the second is: FASTER, SLOWER, SAME or UNKNOWN."""
     environment: dict[str, tuple[Any, Any]]
     """What differs."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
 
     def rows(self) -> list[tuple[str, str]]:
         """Labelled lines."""

@@ -50,10 +50,8 @@ def bench_memory(
     Returns:
         JSON values: for each stage CPU and wall microseconds per target, CPU microseconds of each tenth of
         the text, bytes of memory per million targets, seconds and bytes at ``extrapolate``, bits per target,
-        and the environment. Other work on the machine disturbs CPU time less.
-
-    Raises:
-        PgolfError: there is less text.
+        and the environment. Other work on the machine disturbs CPU time less. PgolfError where there is less
+        text.
     """
     stream = dataset.train_stream()
     if targets + 1 > stream.total:

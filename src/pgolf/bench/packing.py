@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
@@ -13,10 +13,10 @@ from pgolf.bench.harness import cpu_model
 from pgolf.compress.compare import Progress, compare_coders
 from pgolf.compress.quantize import quantize_matrix
 from pgolf.compress.stored import Quantized, Stored
+from pgolf.compress.weights import read_safetensors
 from pgolf.errors import PgolfError
 from pgolf.recipe.sections import CompressSection
 from pgolf.runtime.environment import environment
-from pgolf.runtime.paths import utf8_name
 
 KEEP_BELOW = 8192
 
@@ -39,7 +39,7 @@ def bench_coders(path: Path, bits: int, progress: Progress | None = None) -> dic
         "scope": f"{scope}, {floats:,} numbers as fp16{rest}",
         "bits": bits,
         "weights": codes + floats,
-        "coders": [row.to_json() for row in compare_coders(stored, progress=progress)],
+        "coders": [asdict(row) for row in compare_coders(stored, progress=progress)],
         "environment": environment(torch.device("cpu")) | {"cpu": cpu_model()},
     }
 
@@ -50,13 +50,7 @@ def quantize_file(path: Path, bits: int) -> tuple[dict[str, Stored], int]:
     Matrices of more than ``KEEP_BELOW`` entries are quantized per row by the largest magnitude; the others
     are float16.
     """
-    try:
-        with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise PgolfError(f"{path}: no such file") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise PgolfError(f"{path}: not a readable safetensors file ({error})") from error
+    tensors, _ = read_safetensors(path)
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     settings = CompressSection(clip="absmax", round_with="stored")
     stored = {name: _store(name, tensor.float(), bits, settings, path) for name, tensor in floats.items()}

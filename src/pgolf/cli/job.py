@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,7 +71,7 @@ def recipes_verb(
     recipe = load_recipe(name, overrides or [])
     figures = estimate(recipe)
     if as_json:
-        print_json({"recipe": recipe.model_dump(mode="json"), "estimate": figures.to_json()})
+        print_json({"recipe": recipe.model_dump(mode="json"), "estimate": asdict(figures)})
         return
     # A file or a pipe gets it as it is, for another command to read.
     print(plain(recipe.to_toml(), keep="\n") if sys.stdout.isatty() else recipe.to_toml())
@@ -215,7 +216,7 @@ def pack_verb(
     result = report.to_json()
     if compare:
         with counting("comparing coders") as progress:
-            result["coders"] = [row.to_json() for row in compare_artifact(out, progress)]
+            result["coders"] = [asdict(row) for row in compare_artifact(out, progress)]
     if not as_json and report.scheme == "budget":
         title = "what was chosen; rise of the loss in nats per token"
         print_columns(TENSOR_COLUMNS, report.tensor_rows(), title, drop=("predicted", "measured", "bytes"))

@@ -138,7 +138,7 @@ def compare_verb(
     from pgolf.bench.compare import compare_benches
 
     found = compare_benches(first, second)
-    print_result(found.to_json(), as_json, found.rows(), title=f"{first} and {second}")
+    print_result(asdict(found), as_json, found.rows(), title=f"{first} and {second}")
 
 
 @verb(

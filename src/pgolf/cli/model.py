@@ -297,4 +297,4 @@ def inspect_verb(
     print_columns(histogram.TENSOR_COLUMNS, rows, str(file), left=("histogram",), drop=histogram.TENSOR_DROP)
     title = "bytes of the file by group of tensors"
     print_columns(histogram.GROUP_COLUMNS, histogram.group_rows(found), title, drop=histogram.GROUP_DROP)
-    print_table([*histogram.summary_rows(found), *lines(found.origin, _ORIGIN)], title="artifact")
+    print_table([*histogram.summary_rows(found), *lines(found.artifact.origin, _ORIGIN)], title="artifact")

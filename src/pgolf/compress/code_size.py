@@ -88,14 +88,11 @@ def _bare(tree: ast.Module) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            kept = [entry for entry in body if not _is_text(entry)]
+            kept = [entry for entry in body if not is_text(entry)]
             node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
     return ast.unparse(tree)
 
 
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+def is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a string and nothing else."""
+    return isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)

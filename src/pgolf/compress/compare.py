@@ -11,7 +11,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,6 @@ class Compared:
     note: str = ""
     """What else to know of the row."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
-
 
 def compare_coders(
     stored: Mapping[str, Stored],
@@ -86,11 +82,7 @@ def compare_coders(
 
 
 def compare_artifact(path: Path, progress: Progress | None = None) -> list[Compared]:
-    """``compare_coders`` on what an artifact file holds.
-
-    Raises:
-        PgolfError: no readable artifact.
-    """
+    """``compare_coders`` on what an artifact file holds; PgolfError where it is none."""
     artifact = read_artifact(path)
     about = artifact.recipe, artifact.tokenizer_digest, artifact.origin
     return compare_coders(artifact.stored, *about, progress)

@@ -155,20 +155,14 @@ def coded_sizes(stored: Mapping[str, Stored]) -> dict[str, int]:
 
 
 def read_artifact(path: Path) -> Artifact:
-    """Open an artifact file.
-
-    Raises:
-        PgolfError: absent, foreign, of another version, cut short, damaged or inconsistent.
+    """Open an artifact file; PgolfError where it is absent, foreign, of another version, damaged or
+    inconsistent.
     """
     return decode_artifact(read_bytes(path), str(path))
 
 
 def decode_artifact(content: bytes, where: str) -> Artifact:
-    """Parse the bytes of an artifact; ``where`` names them in errors.
-
-    Raises:
-        PgolfError: see ``read_artifact``.
-    """
+    """Parse the bytes of an artifact; ``where`` names them in errors, those of ``read_artifact``."""
     header, start = _read_header(content, where)
     try:
         named = [(str(name), tuple(shape), kind) for name, shape, kind in header["tensors"]]

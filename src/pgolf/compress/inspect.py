@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pgolf.compress.container import MAGIC, MEMORY, TOKENIZER, Section, read_artifact
+from pgolf.compress.container import MAGIC, MEMORY, TOKENIZER, Artifact, Section, read_artifact
 from pgolf.compress.stored import code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import ROUTES
@@ -76,24 +76,17 @@ class ArtifactInfo:
     """What ``pgolf inspect`` knows of a file."""
 
     file: str
-    file_bytes: int
-    format: int
-    """Version of the artifact format."""
-    coder: str
-    header_bytes: int
-    sections: tuple[Section, ...]
-    recipe: str
-    """Name of the recipe."""
-    recipe_digest: str
-    tokenizer_digest: str
-    """Empty if the weights came without a tokenizer."""
-    origin: dict[str, Any]
-    """How the artifact was made, as its writer said."""
+    artifact: Artifact
     tensors: tuple[TensorInfo, ...]
     stored_tokens: int | None = None
     """Tokens of the text that a memory reads first; None where the file has no memory."""
     stored_ngrams: int = 0
     """N-grams whose counts it knows before."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return self.artifact.header_bytes + sum(section.size for section in self.artifact.sections)
 
     @property
     def weights(self) -> int:
@@ -103,17 +96,8 @@ class ArtifactInfo:
     @property
     def bits_per_weight(self) -> float:
         """Bits of the file, header included, memory and tokenizer left out, by numbers of the model."""
-        return 8 * (self.file_bytes - self.memory_bytes - self.tokenizer_bytes) / max(self.weights, 1)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Size of the section "memory"; 0 where there is none."""
-        return sum(section.size for section in self.sections if section.name == MEMORY)
-
-    @property
-    def tokenizer_bytes(self) -> int:
-        """Size of the section "tokenizer"; 0 where the file does not carry it."""
-        return sum(section.size for section in self.sections if section.name == TOKENIZER)
+        beside = self.section(MEMORY).size + self.section(TOKENIZER).size
+        return 8 * (self.file_bytes - beside) / max(self.weights, 1)
 
     @property
     def codes(self) -> int:
@@ -126,8 +110,9 @@ class ArtifactInfo:
         return sum(tensor.entropy_bits for tensor in self.tensors) / 8
 
     def section(self, name: str) -> Section:
-        """The section of this name."""
-        return next(section for section in self.sections if section.name == name)
+        """The section of this name; of no bytes where the file has none."""
+        found = (section for section in self.artifact.sections if section.name == name)
+        return next(found, Section(name, 0, 0))
 
     def groups(self) -> dict[str, GroupInfo]:
         """Where the bytes went, by quantizer group, in the order of the tensors.
@@ -153,15 +138,19 @@ class ArtifactInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        names = ("file", "file_bytes", "format", "coder", "header_bytes")
+        held = self.artifact
         figures = ("weights", "bits_per_weight", "entropy_bytes", "stored_tokens", "stored_ngrams")
         return {
-            **{name: getattr(self, name) for name in names},
-            "sections": {part.name: {"bytes": part.size, "raw": part.raw} for part in self.sections},
+            "file": self.file,
+            "file_bytes": self.file_bytes,
+            "format": MAGIC[-1],
+            "coder": held.coder,
+            "header_bytes": held.header_bytes,
+            "sections": {part.name: {"bytes": part.size, "raw": part.raw} for part in held.sections},
             **{name: getattr(self, name) for name in figures},
-            "recipe": {"name": self.recipe, "sha256": self.recipe_digest},
-            "tokenizer_sha256": self.tokenizer_digest,
-            "origin": self.origin,
+            "recipe": {"name": held.recipe.name, "sha256": held.recipe.digest()},
+            "tokenizer_sha256": held.tokenizer_digest,
+            "origin": held.origin,
             "groups": {name: asdict(group) for name, group in self.groups().items()},
             "tensors": [tensor.to_json() for tensor in self.tensors],
         }
@@ -170,8 +159,7 @@ class ArtifactInfo:
 def inspect_artifact(path: Path) -> ArtifactInfo:
     """Read an artifact and describe it.
 
-    Raises:
-        PgolfError: a run folder, a weights file or anything else that is no artifact, or a damaged one.
+    A run folder, a weights file or anything else that is no artifact, or a damaged one, is a ``PgolfError``.
     """
     _refuse_weights(path)
     artifact, stored_tokens, stored_ngrams = read_artifact(path), None, 0
@@ -181,21 +169,8 @@ def inspect_artifact(path: Path) -> ArtifactInfo:
         size = artifact.recipe.model.vocab_size
         section = read_section(artifact.memory, size, str(path))
         stored_tokens, stored_ngrams = section.tokens, max(section.ngrams[0] - size, 0)
-    return ArtifactInfo(
-        file=str(path),
-        file_bytes=artifact.header_bytes + sum(section.size for section in artifact.sections),
-        format=MAGIC[-1],
-        coder=artifact.coder,
-        header_bytes=artifact.header_bytes,
-        sections=artifact.sections,
-        recipe=artifact.recipe.name,
-        recipe_digest=artifact.recipe.digest(),
-        tokenizer_digest=artifact.tokenizer_digest,
-        origin=artifact.origin,
-        tensors=tuple(describe_tensors(artifact.arrays)),
-        stored_tokens=stored_tokens,
-        stored_ngrams=stored_ngrams,
-    )
+    tensors = tuple(describe_tensors(artifact.arrays))
+    return ArtifactInfo(str(path), artifact, tensors, stored_tokens, stored_ngrams)
 
 
 def describe_tensors(stored: Mapping[str, Any]) -> Iterator[TensorInfo]:

@@ -108,8 +108,7 @@ def import_reference(path: Path, recipe: Recipe) -> dict[str, Tensor]:
         path: ``.ptz``, ``.pt`` or ``.safetensors``.
         recipe: describes the model; its shapes are what the file must hold.
 
-    Raises:
-        PgolfError: unreadable, of another layout, or a tensor is missing, unknown or of another shape.
+    PgolfError where it is unreadable, of another layout, or a tensor is missing, unknown or of another shape.
     """
     # Takes a second to import, and few commands need it.
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -211,10 +210,8 @@ def _read(content: bytes, path: Path) -> Any:
 
 
 def _check_storages(value: Any, content: bytes, path: Path) -> None:
-    """See that the file has the numbers of all tensors, of which ``value`` holds fake ones.
-
-    Raises:
-        PgolfError: it cannot, or a tensor shows numbers more than once.
+    """PgolfError where the file cannot have the numbers of all tensors, of which ``value`` holds fake ones,
+    or a tensor shows numbers more than once.
     """
     storages: dict[int, int] = {}
     for name, part in _parts(value, path).items():

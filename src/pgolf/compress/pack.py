@@ -78,8 +78,7 @@ def pack(
         tokenizer: the tokenizer's file, of the digest, zstd, to put into the file; empty: none.
         counted: whether its bytes count towards the cap.
 
-    Raises:
-        PgolfError: nothing tried fits; the message says the smallest total reached. Nothing is written.
+    PgolfError where nothing tried fits: it says the smallest total reached, and nothing is written.
     """
     limit, code = cap or recipe.compress.cap, code_bytes(recipe.memory.enabled)
     given = calibration, note, grid, memory, about
@@ -129,8 +128,7 @@ def fit(
 ) -> Packed:
     """The artifact that ``pack`` writes, read back to verify it; it and ``code`` have ``limit`` bytes.
 
-    Raises:
-        PgolfError: nothing tried fits; ``out`` names the file that was to be written.
+    PgolfError where nothing tried fits; ``out`` names the file that was to be written.
     """
     state = {name: tensor.cpu() for name, tensor in state.items()}
     packer = _Packer(state, recipe, tokenizer_digest, calibration, limit - code, note, memory)
@@ -153,10 +151,7 @@ def freeze_grid(
 ) -> Grid:
     """The grid to round on from now on: on it a state, in the nearest codes, lands on the recipe's cap.
 
-    Args: see ``pack``; the state is what would be packed now.
-
-    Raises:
-        PgolfError: no grid fits.
+    Args: see ``pack``; the state is what would be packed now. PgolfError where no grid fits.
     """
     code, cap = code_bytes(recipe.memory.enabled) + stored_bytes(recipe), recipe.compress.cap
     nearest = recipe.model_copy(

@@ -36,10 +36,8 @@ def quantize_state(
         sensitivities: where known, and if the recipe says "gptq", rounding compensates errors.
 
     Returns:
-        For each name its codes, or the tensor as float16 or float32.
-
-    Raises:
-        PgolfError: a tensor holds a value that is not finite or that its format cannot hold.
+        For each name its codes, or the tensor as float16 or float32. PgolfError where its format cannot hold
+        a value.
     """
     known = sensitivities or {}
     return {
@@ -91,11 +89,7 @@ def is_pruned(weight: Tensor, compress: CompressSection) -> bool:
 
 
 def check_range(name: str, tensor: Tensor, bits: int) -> None:
-    """Refuse a tensor that a float format of 16 or 32 bits cannot hold.
-
-    Raises:
-        PgolfError: it holds a value that is not finite or too large.
-    """
+    """PgolfError where a float format of 16 or 32 bits cannot hold a tensor."""
     largest = torch.finfo(torch.float32 if bits == 32 else torch.float16).max
     if not bool((tensor.abs() <= largest).all()):
         raise PgolfError(

@@ -70,10 +70,8 @@ class Weights:
         return self.grid if leads_to_the_same(self.recipe.compress, compress) else None
 
     def check(self) -> None:
-        """See to it that the tensors are those of the recipe's model; nothing is allocated.
-
-        Raises:
-            PgolfError: one is missing, unknown or of another shape.
+        """PgolfError where a tensor of the recipe's model is missing, unknown or of another shape; nothing is
+        allocated.
         """
         expected = parameter_shapes(self.recipe.model)
         found = {name: tensor.shape for name, tensor in self.state.items()}
@@ -87,11 +85,7 @@ class Weights:
             raise PgolfError(f"{self.source}: tensor {unknown[0]} is not part of the recipe's model")
 
     def model(self) -> GPT:
-        """A model on the CPU with copies of these weights.
-
-        Raises:
-            PgolfError: see ``check``.
-        """
+        """A model on the CPU with copies of these weights, after ``check``."""
         self.check()
         return model_from(self.recipe.model, self.state).eval()
 
@@ -99,9 +93,7 @@ class Weights:
         """What a memory beside the model begins with, by the artifact; reading stored text takes a while.
 
         It is read once. Without such a section the memory knows the pieces of the ``tokenizer``, and no text.
-
-        Raises:
-            PgolfError: the section is damaged, or for another vocabulary.
+        One that is damaged, or for another vocabulary, is a ``PgolfError``.
         """
         # Compiles functions, which takes seconds where that was never done.
         from pgolf.memory.stored import start_of
@@ -120,12 +112,9 @@ class Weights:
     def tokenizer(self, given: Path | None = None) -> Tokenizer:
         """The tokenizer that the model was trained with.
 
-        Args:
-            given: the tokenizer's file; by default that in the artifact, beside the weights, in the data
-                that their run recorded, or in the built-in corpus of their recipe.
-
-        Raises:
-            PgolfError: it is not found, or what was given or found belongs to another model.
+        It is the ``given`` file; by default that in the artifact, beside the weights, in the data that their
+        run recorded, or in the built-in corpus of their recipe. PgolfError where it is not found, or what was
+        given or found belongs to another model.
         """
         known, size = self.tokenizer_digest, self.recipe.model.vocab_size
         if given is None and self.carried:
@@ -149,11 +138,7 @@ class Weights:
         return opened
 
     def check_data(self, dataset: Dataset) -> None:
-        """See to it that a dataset is in the tokens that the model knows.
-
-        Raises:
-            PgolfError: it was made with another tokenizer.
-        """
+        """PgolfError where a dataset was made with another tokenizer than the model knows."""
         known, found = self.tokenizer_digest, dataset.tokenizer.digest
         if known and known != found:
             raise PgolfError(
@@ -212,19 +197,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save_tensors`` wrote.
-
-    Raises:
-        PgolfError: absent, not safetensors, not written by pgolf, or damaged.
-    """
-    try:
-        with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise PgolfError(f"{path}: no such file") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise PgolfError(f"{path}: not a readable safetensors file ({error})") from error
+    """Read what ``save_tensors`` wrote; PgolfError where it is absent, of something else, or damaged."""
+    tensors, header = read_safetensors(path)
     digest = header.pop("content", None)
     if digest is None:
         raise PgolfError(f"{path}: carries no recipe; bring foreign weights in with `pgolf import`")
@@ -234,12 +208,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, {key: json.loads(value) for key, value in header.items()}
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of any safetensors file; PgolfError where it is absent or unreadable."""
+    try:
+        with utf8_name(path) as readable, safetensors.safe_open(readable, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except FileNotFoundError as error:
+        raise PgolfError(f"{path}: no such file") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PgolfError(f"{path}: not a readable safetensors file ({error})") from error
+
+
 @contextlib.contextmanager
 def sound(path: Path) -> Iterator[None]:
     """Around reading a file whose checksum is right: whoever wrote it may have written anything.
 
-    Raises:
-        PgolfError: an entry is missing, or is not what it should be.
+    An entry that is missing, or is not what it should be, is a ``PgolfError``.
     """
     try:
         yield
@@ -277,10 +262,8 @@ def take_grid(tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> Grid |
 def load_weights(path: Path) -> Weights:
     """Open a run folder, a weights file, a training checkpoint or a packed artifact.
 
-    A checkpoint gives the averaged weights as they were then.
-
-    Raises:
-        PgolfError: nothing usable is there; the message says what was found.
+    A checkpoint gives the averaged weights as they were then. PgolfError where nothing usable is there; it
+    says what was found.
     """
     path = weights_file(path)
     with path.open("rb") as opened:

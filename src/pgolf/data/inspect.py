@@ -131,7 +131,8 @@ def _byte_counts(dataset: Dataset, errors: dict[str, str]) -> dict[str, Any]:
         return {}
     if found.problem is not None:
         errors["validation text"] = found.problem
-    return found.to_json() | {"bytes": int(text.byte_counts.sum(dtype=np.int64))}
+    size = int(text.byte_counts.sum(dtype=np.int64))
+    return {"source": found.source, "evidence": found.evidence, "bytes": size}
 
 
 def _normalisation(dataset: Dataset, split: Split) -> dict[str, Any]:
@@ -180,10 +181,6 @@ class ByteCheck:
         """As labelled lines."""
         unknown = "not recorded" if self.source == "tokenizer" else "the side-cars count the text before it"
         return [("bytes per target", self.evidence), ("normalisation", str(self.normalisation or unknown))]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {"source": self.source, "evidence": self.evidence}
 
 
 def check_bytes(dataset: Dataset, text: Text) -> ByteCheck:

@@ -79,8 +79,7 @@ def prepare(
         origin: what the manifest says of the folder under "corpus": for folders that jobs make themselves.
         replace: take the place of an existing ``out`` once the new folder is complete.
 
-    Raises:
-        PgolfError: contradictory arguments, bad input, ``out`` is taken, or the disk is full.
+    PgolfError where arguments contradict, the input is bad, ``out`` is taken, or the disk is full.
     """
     for wrong, message in (
         (not 0 <= val_fraction < 1, f"--val-fraction {val_fraction} must be at least 0 and below 1"),

@@ -51,10 +51,8 @@ def make_tokenizer(
 ) -> None:
     """Put a copy of ``model`` at ``path``, or train one of ``vocab_size`` pieces on the documents there.
 
-    A copied one brings its transform along; asked for another, ``transform`` is a mistake.
-
-    Raises:
-        PgolfError: neither or contradicting arguments, or a model that shards cannot be made with.
+    A copied one brings its transform along; asked for another, ``transform`` is a mistake. So are neither or
+    contradicting arguments, and a model that shards cannot be made with.
     """
     if model is None:
         if vocab_size is None:

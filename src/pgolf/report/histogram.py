@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pgolf.compress.container import MAGIC, MEMORY, TOKENIZER
 from pgolf.compress.inspect import ArtifactInfo, TensorInfo
 from pgolf.compress.stored import code_range
 from pgolf.report.draw import COLORS, STYLE, new_figure, png
@@ -65,33 +66,33 @@ def group_rows(info: ArtifactInfo) -> list[tuple[str, ...]]:
 
 def summary_rows(info: ArtifactInfo) -> list[tuple[str, str]]:
     """Sizes, totals and digests as labelled lines."""
-    codes, floats = info.section("codes"), info.section("floats")
+    held, codes, floats = info.artifact, info.section("codes"), info.section("floats")
     per_code = f"; {8 * codes.size / info.codes:.3f} bits per code" if info.codes else ""
     difference = codes.size - info.entropy_bytes
     percent = f" ({100 * difference / info.entropy_bytes:+.2f} %)" if info.entropy_bytes else ""
     memory = []
     if info.stored_tokens is not None:
-        size = info.memory_bytes
-        cap = int(info.origin.get("memory", {}).get("cap", info.file_bytes))
+        size = info.section(MEMORY).size
+        cap = int(held.origin.get("memory", {}).get("cap", info.file_bytes))
         what = f"{info.stored_ngrams:,} n-grams, " if info.stored_ngrams else ""
         what += f"{info.stored_tokens:,} tokens of training text; {100 * size / cap:.1f} % of the cap"
         memory.append(("section memory", f"{size:>12,} bytes: {what}"))
-    tokenizer = f"SHA-256 {info.tokenizer_digest[:16]}" if info.tokenizer_digest else "not recorded"
-    if info.tokenizer_digest:
-        tokenizer += (
-            f", in the file: {info.tokenizer_bytes:,} bytes" if info.tokenizer_bytes else ", not in the file"
-        )
+    tokenizer = "not recorded"
+    if held.tokenizer_digest:
+        carried = info.section(TOKENIZER).size
+        where = f"in the file: {carried:,} bytes" if carried else "not in the file"
+        tokenizer = f"SHA-256 {held.tokenizer_digest[:16]}, {where}"
     return [
-        ("format", f"version {info.format}, coder {info.coder}"),
+        ("format", f"version {MAGIC[-1]}, coder {held.coder}"),
         ("file", f"{info.file_bytes:>12,} bytes"),
-        ("header", f"{info.header_bytes:>12,} bytes"),
+        ("header", f"{held.header_bytes:>12,} bytes"),
         ("section codes", f"{codes.size:>12,} bytes of {codes.raw:,} raw{per_code}"),
         ("section floats", f"{floats.size:>12,} bytes of {floats.raw:,} raw"),
         *memory,
         ("order-0 entropy", f"{info.entropy_bytes:>12,.0f} bytes, summed over the tensors' codes"),
         ("codes against it", f"{difference:>+12,.0f} bytes{percent}"),
         ("weights", f"{info.weights:>12,} at {info.bits_per_weight:.3f} bits each, header included"),
-        ("recipe", f"{info.recipe or 'without a name'}, SHA-256 {info.recipe_digest[:16]}"),
+        ("recipe", f"{held.recipe.name or 'without a name'}, SHA-256 {held.recipe.digest()[:16]}"),
         ("tokenizer", tokenizer),
     ]
 
@@ -165,7 +166,8 @@ def _draw_bytes(axis: Any, info: ArtifactInfo) -> None:
     codes, floats = ([parts[name][side] / divisor for name in names] for side in (0, 1))
     axis.barh(names, codes, color=COLORS[0], label="codes")
     axis.barh(names, floats, left=codes, color=COLORS[1], label="steps, factors and kept tensors")
-    rest = {"header": info.header_bytes} | ({"memory": info.memory_bytes} if info.memory_bytes else {})
+    memory = info.section(MEMORY).size
+    rest = {"header": info.artifact.header_bytes} | ({"memory": memory} if memory else {})
     others = [size / divisor for size in rest.values()]
     axis.barh(list(rest), others, color=COLORS[7])
     ends = [*(one + other for one, other in zip(codes, floats, strict=True)), *others]

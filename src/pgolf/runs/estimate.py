@@ -7,9 +7,8 @@ keeps it true, and ``python -m tests.unit.test_estimate`` writes it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.processes import gib
@@ -34,10 +33,6 @@ class Estimate:
     training_memory_cuda: int
     counts_memory: int = 0
     """Main memory for the counts of the recipe's memory at most: of some 60 million tokens."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
 
     def rows(self) -> list[tuple[str, str]]:
         """The fields as labelled lines."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -242,27 +242,24 @@ class _Chooser:
                 found.append(split)
 
         size, end, waiting = 0.0, 0, list(limits)
-        for part in self._parts():
-            self.note("reading training text", end, self.known)
+        # Documents, and parts of long ones, up to the held-out text.
+        for first, last in itertools.pairwise([0, *(end for end in self.ends if end <= self.known)]):
+            self.note("reading training text", first, self.known)
+            part = self.text[first:last]
             cost = self._bytes(part)
             while waiting and size + cost + _CODER_BYTES > waiting[0]:
-                judge(size, end)
+                judge(size, first)
                 del waiting[0]
             if not waiting:
                 break
             self.memory.receive(part)
-            size, end = size + cost, end + len(part)
+            size, end = size + cost, last
         else:
             # What is held out may be stored as well, once it has been of use.
             rest = self._bytes(self.text[end:])
             every = size + rest + _CODER_BYTES <= waiting[0]
             judge(size + every * rest, len(self.text) if every else end)
         return found
-
-    def _parts(self) -> Iterator[Tokens]:
-        """Documents, and parts of long ones, up to the held-out text."""
-        for first, end in itertools.pairwise([0, *(end for end in self.ends if end <= self.known)]):
-            yield self.text[first:end]
 
     def _bytes(self, part: Tokens) -> float:
         """What it would take."""

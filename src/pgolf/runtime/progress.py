@@ -41,10 +41,6 @@ def quiet() -> Iterator[None]:
         stderr.quiet = before
 
 
-def _watched() -> bool:
-    return stderr.is_terminal and not stderr.quiet
-
-
 class Bars(Progress):
     """Progress whose columns are whole or left out, the least important first, so that no number is cut.
 
@@ -62,7 +58,9 @@ class Bars(Progress):
         transient: bool = False,
     ) -> None:
         self._drop = drop
-        super().__init__(*columns, console=stderr, disable=not _watched(), transient=transient)
+        super().__init__(
+            *columns, console=stderr, disable=stderr.quiet or not stderr.is_terminal, transient=transient
+        )
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         """The rows, in columns that fit."""

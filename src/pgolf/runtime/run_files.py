@@ -27,8 +27,7 @@ AUDIT = "audit.json"
 def read_result(folder: Path) -> dict[str, Any] | None:
     """What a run's ``result.json`` holds so far; None where there is none.
 
-    Raises:
-        PgolfError: it cannot be read, or lacks what training and ``pipeline.run_all`` write.
+    PgolfError where it cannot be read, or lacks what training and ``pipeline.run_all`` write.
     """
     path = folder / RESULT
     if not path.is_file():
@@ -60,10 +59,8 @@ def run_of(source: Path) -> Path | None:
 
 
 def weights_file(path: Path) -> Path:
-    """The file that ``load_weights`` opens: a run folder's weights, or the file itself.
-
-    Raises:
-        PgolfError: there is none; the message says what was found.
+    """The file that ``load_weights`` opens: a run folder's weights, or the file itself; PgolfError where
+    there is none.
     """
     if path.is_dir():
         file = path / MODEL
@@ -82,8 +79,7 @@ def weights_file(path: Path) -> Path:
 def scored_file(path: Path) -> Path:
     """What a path stands for where a model is used: of a run folder its artifact, before packing its weights.
 
-    Raises:
-        PgolfError: there is none; the message says what was found.
+    PgolfError where there is none.
     """
     artifact = path / ARTIFACT
     return artifact if artifact.is_file() else weights_file(path)

@@ -7,7 +7,8 @@ import builtins
 import textwrap
 from typing import Any
 
-from pgolf.submit.program import Key, Module, Program, defined_names, is_text, parameters
+from pgolf.compress.code_size import is_text
+from pgolf.submit.program import Key, Module, Program, defined_names, parameters
 
 
 def one_namespace(program: Program, modules: list[Module]) -> str:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from pgolf.compress.code_size import is_text
+
 PACKAGE = "pgolf"
 
 
@@ -163,11 +165,6 @@ def defined_names(statement: ast.stmt) -> list[str]:
 def parameters(function: ast.FunctionDef | ast.Lambda) -> list[ast.arg]:
     """The parameters of a function, in any order."""
     return [node for node in ast.walk(function.args) if isinstance(node, ast.arg)]
-
-
-def is_text(statement: ast.stmt) -> bool:
-    """Whether a statement is a string and nothing else."""
-    return isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)
 
 
 def evaluated(node: ast.AST) -> Iterator[ast.AST]:

@@ -15,8 +15,20 @@ ROOT = Path(pgolf.__file__).parent
 # From below to above. A package may import those before it, and itself.
 ORDER = (
     *("errors", "kernels", "runtime", "model", "recipe", "data", "memory", "optim", "compress", "evaluate"),
-    *("train", "runs", "codec", "generate", "audit", "report", "launch", "study", "bench", "submit", "api"),
-    *("pgolf", "cli", "__main__"),
+    *(
+        "train",
+        "runs",
+        "codec",
+        "generate",
+        "audit",
+        "report",
+        "launch",
+        "study",
+        "bench",
+        "submit",
+        "export",
+    ),
+    *("api", "pgolf", "cli", "__main__"),
 )
 AT_THE_ROOT = {"__init__", "__main__", "api", "errors"}
 

@@ -302,8 +302,8 @@ def audit_job(
 
     ``data`` is the folder of the validation text; None takes that of the artifact's run, or what its recipe
     names. ``scorer`` is a plug-in's factory, MODULE:FUNCTION or FILE.py:FUNCTION; None takes pgolf's own of a
-    ``mode`` (None: the recipe's usual one), with ``overrides`` of evaluate and ttt keys. ``trust`` lets code in
-    the folder of a model of transformers run.
+    ``mode`` (None: the recipe's usual one), with ``overrides`` of evaluate and ttt keys. ``trust`` lets code
+    in the folder of a model of transformers run.
     """
     if scorer is None and is_foreign(artifact):
         model = foreign(artifact, data, tokenizer, mode, overrides, trust)

@@ -260,5 +260,6 @@ def _check_causal(scorer: ForwardLogitsScorer, folder: Path) -> None:
     with torch.inference_mode():
         both = scorer.model(torch.cat((tokens, changed)).to(scorer.device))
     first, second = both[:, :-1]
-    if not torch.allclose(first, second, atol=1e-3):
+    # Of one shape, both are computed alike: there is no rounding to allow for.
+    if float((first - second).abs().max()) > 1e-5 * float(first.abs().max()):
         raise PgolfError(f"{folder}: is no causal model: its predictions depend on the tokens that follow")

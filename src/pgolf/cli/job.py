@@ -250,8 +250,8 @@ def eval_verb(
     weights: Annotated[
         Path,
         Argument(
-            help="Artifact, weights file, run folder (its artifact, before packing its weights), or folder of "
-            "a transformers model."
+            help="Artifact, weights file, run folder (its artifact, before packing its weights), or folder "
+            "of a transformers model."
         ),
     ],
     data: DataFolder = None,

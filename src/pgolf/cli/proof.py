@@ -38,7 +38,8 @@ def audit_verb(
     artifact: Annotated[
         Path,
         Argument(
-            help="Run folder, artifact, or folder of a transformers model; with --scorer what the plug-in loads."
+            help="Run folder, artifact, or folder of a transformers model; with --scorer any file that the "
+            "plug-in loads."
         ),
     ],
     data: DataFolder = None,

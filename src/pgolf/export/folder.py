@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import warnings
@@ -57,7 +58,7 @@ def export(source: Path, out: Path, form: str = "hf", tokenizer: Path | None = N
     """
     if form not in FORMATS:
         raise PgolfError(f"--format {form}: unknown; use {', '.join(FORMATS)}")
-    check_packages(f"--format {form}", *_NEEDED[form])
+    _check_packages(f"--format {form}", *_NEEDED[form])
     weights = load_weights(scored_file(source))
     network, opened = weights.model(), weights.tokenizer(tokenizer)
     parameters = parameter_count(network)
@@ -73,13 +74,13 @@ def export(source: Path, out: Path, form: str = "hf", tokenizer: Path | None = N
     return {"folder": str(out), "format": form, "parameters": parameters, "files": files}
 
 
-def check_packages(what: str, *names: str, extra: str = "export") -> None:
-    """Import packages that not every installation has; a ``PgolfError`` that names the extra if one is not."""
+def _check_packages(what: str, *names: str) -> None:
+    """Import packages that not every installation has; a ``PgolfError`` that says how to get one."""
     for name in names:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            remedy = f'pip install "pgolf[{extra}]"'
+            remedy = 'pip install "pgolf[export]"'
             raise PgolfError(f"{what}: needs the package {name}, which is not installed; {remedy}") from error
 
 
@@ -145,16 +146,22 @@ def _write_hf(network: GPT, tokenizer: Tokenizer, folder: Path) -> None:
             "clean_up_tokenization_spaces": False,
         },
     )
-    others = [name for package, name in _KINDS.items() if package != _kind(tokenizer)]
+    others = [f"data.{name}" for package, name in _KINDS.items() if package != _kind(tokenizer)]
     for name, root, without in (
         ("modeling", "PgolfForCausalLM", ["model.loss.target_losses"]),
-        ("tokenization", "PgolfTokenizer", [f"data.{name}" for name in others]),
+        ("tokenization", "PgolfTokenizer", others),
     ):
-        instead = {Key(*f"pgolf.{definition}".rsplit(".", 1)): _NOTHING for definition in without}
-        entry = f"pgolf.export.{name}"
-        program = Program((SECTIONS, STANDINS, entry), INSTEAD | instead, {})
-        about = f"The {name} file of a model made with pgolf {VERSION}, from its own source."
-        write_bytes(folder / f"{name}_pgolf.py", one_file(program, Key(entry, root), about).readable.encode())
+        write_bytes(folder / f"{name}_pgolf.py", _source(name, root, *without).encode())
+
+
+@functools.cache
+def _source(name: str, root: str, *without: str) -> str:
+    """What a class of ``export/`` needs in one file, without definitions that are never called there."""
+    entry = f"pgolf.export.{name}"
+    instead = {Key(*f"pgolf.{definition}".rsplit(".", 1)): _NOTHING for definition in without}
+    program = Program((SECTIONS, STANDINS, entry), INSTEAD | instead, {})
+    about = f"The {name} file of a model made with pgolf {VERSION}, from its own source."
+    return one_file(program, Key(entry, root), about).readable
 
 
 class _Logits(nn.Module):
@@ -171,34 +178,44 @@ class _Logits(nn.Module):
 def _write_onnx(network: GPT, window: int, path: Path) -> None:
     import onnxruntime
 
-    model = _Logits(network, window).eval()
-    random = torch.Generator().manual_seed(0)
+    model, random = _Logits(network, window).eval(), torch.Generator().manual_seed(0)
 
     def tokens(batch: int, length: int) -> Tensor:
         return torch.randint(network.config.vocab_size, (batch, length), generator=random)
 
+    versions = f"torch {torch.__version__} and onnxruntime {onnxruntime.__version__}"
+    remedy = "try other versions of them"
+    try:
+        path.write_bytes(_onnx(model, tokens(2, min(5, window))))
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        for given in (tokens(1, 1), tokens(3, window)):
+            (found,) = session.run(["logits"], {"input_ids": given.numpy()})
+            with torch.inference_mode():
+                difference = float((torch.from_numpy(found) - model(given)).abs().max())
+            if not difference <= _LARGEST_DIFFERENCE:
+                raise PgolfError(f"{path.name}: {versions} disagree on logits by {difference:.2g}; {remedy}")
+    except Exception as error:  # Whatever their exporter or runtime says.
+        if isinstance(error, (PgolfError, OSError)):
+            raise
+        what = " ".join(str(error).split())[:200]
+        raise PgolfError(f"{path.name}: {versions} fail on this model ({what}); {remedy}") from error
+
+
+def _onnx(model: nn.Module, example: Tensor) -> bytes:
+    """A model in ONNX, for batches of any size and length; weights included."""
+    any_size = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # It would warn of packages that nobody needs.
-    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=window)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
-            (tokens(2, min(5, window)),),
+            (example,),
             input_names=["input_ids"],
             output_names=["logits"],
-            dynamic_shapes={"input_ids": shape},
+            dynamic_shapes={"input_ids": {0: any_size, 1: any_size}},
             dynamo=True,
             verbose=False,
         )
     assert program is not None
-    program.save(path)
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    for given in (tokens(1, 1), tokens(3, window)):
-        (found,) = session.run(["logits"], {"input_ids": given.numpy()})
-        with torch.inference_mode():
-            difference = float((torch.from_numpy(found) - model(given)).abs().max())
-        if not difference <= _LARGEST_DIFFERENCE:
-            raise PgolfError(
-                f"{path.name}: onnxruntime {onnxruntime.__version__} computes other logits (by up to "
-                f"{difference:.2g}); try another version of it or of torch {torch.__version__}"
-            )
+    content: bytes = program.model_proto.SerializeToString()
+    return content

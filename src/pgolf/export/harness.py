@@ -96,7 +96,7 @@ class PgolfLM(LM):
         return -scored.val_loss * scored.targets
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each context: the likeliest tokens, unless a temperature is asked for."""
+        """What the model writes after each context: the likeliest tokens, without a temperature."""
         return [self._written(*request.args) for request in tqdm(list(requests), disable=disable_tqdm)]
 
     def _written(self, context: str, how: dict[str, Any]) -> str:

@@ -44,13 +44,13 @@ class PgolfForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **_: Any,
     ) -> Any:
-        """Logits (B, T, V) float32, or of the last ``logits_to_keep`` positions; with ``labels`` the mean loss.
+        """Logits (B, T, V) float32, or of the last positions; with ``labels`` the mean loss.
 
         Args:
             input_ids: (B, T) int64; a document begins with BOS.
             attention_mask: 0 where a row has padding, at its beginning or end; logits there mean nothing.
             labels: (B, T), the ``input_ids`` again; -100 where nothing is to be learned.
-            logits_to_keep: 0 for all.
+            logits_to_keep: of so many last positions; 0 for all.
         """
         batch, length = input_ids.shape
         if length > self.window:

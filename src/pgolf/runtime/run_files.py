@@ -60,7 +60,7 @@ def is_foreign(folder: Path) -> bool:
 
 
 def artifact_digest(path: Path) -> str:
-    """SHA-256 of the file that ``load_weights`` opens; of a foreign folder, of its files' names and digests."""
+    """SHA-256 of the file that ``load_weights`` opens; of a foreign folder, of names and digests there."""
     if not is_foreign(path):
         return sha256_file(weights_file(path))
     files = sorted(file for file in path.iterdir() if file.is_file())

@@ -37,9 +37,9 @@ class Section:
         given = {}
         for field in fields(cls):
             if field.name in tree:
-                value = tree[field.name]
-                inner = isinstance(field.default, Section)
-                given[field.name] = type(field.default).model_validate(value) if inner else _as_tuples(value)
+                value, usual = tree[field.name], field.default
+                inner = isinstance(usual, Section)
+                given[field.name] = usual.model_validate(value) if inner else _as_tuples(value)
         return cls(**given)
 
     def model_copy(self, update: Mapping[str, Any]) -> Any:

@@ -179,6 +179,10 @@ def test_its_tokenizer_gives_the_same_tokens(kind: str, tmp_path: Path) -> None:
         assert ids == [tokenizer.bos_id, *tokenizer.encode(text)]
         assert own.convert_tokens_to_ids(pieces) == ids[1:]
         assert own.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids[1:])
+    source = (tmp_path / "out" / "tokenization_pgolf.py").read_text()
+    needed = {"encoding": "tiktoken", "byte level": "tokenizers", "wordpiece": "tokenizers"}
+    for package in ("sentencepiece", "tokenizers", "tiktoken"):
+        assert (f"import {package}\n" in source) == (package == needed.get(kind, "sentencepiece"))
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"begins with token {tokenizer.bos_id} (BOS)" in card
     assert ("Capital letters are operators" in card) == (kind == "caseops")

@@ -112,12 +112,12 @@ def foreign(
         PgolfError: something does not fit, or transformers is not installed.
     """
     try:
-        import transformers  # noqa: F401
+        import transformers
     except ImportError as error:
         missing = "needs the package transformers, which is not installed"
         raise PgolfError(f'{folder}: {missing}; pip install "pgolf[export]"') from error
     config = _config(folder)
-    if "auto_map" in config and not trust:
+    if "auto_map" in config and config.get("model_type") not in transformers.CONFIG_MAPPING and not trust:
         raise PgolfError(
             f"{folder}: brings code of its own, which is not run unless --trust-remote-code says so; read it "
             "first"
@@ -261,5 +261,5 @@ def _check_causal(scorer: ForwardLogitsScorer, folder: Path) -> None:
         both = scorer.model(torch.cat((tokens, changed)).to(scorer.device))
     first, second = both[:, :-1]
     # Of one shape, both are computed alike: there is no rounding to allow for.
-    if float((first - second).abs().max()) > 1e-5 * float(first.abs().max()):
+    if float((first - second).norm()) > 1e-5 * float(first.norm()):
         raise PgolfError(f"{folder}: is no causal model: its predictions depend on the tokens that follow")

@@ -8,7 +8,7 @@ import logging
 import warnings
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 import safetensors.torch
@@ -25,12 +25,11 @@ from pgolf.recipe.recipe import Recipe
 from pgolf.runtime.environment import VERSION
 from pgolf.runtime.run_files import scored_file
 from pgolf.runtime.writing import new_folder, write_bytes, write_json
-from pgolf.submit.bundle import INSTEAD, SECTIONS, STANDINS, one_file
+from pgolf.submit.bundle import SECTIONS, STANDINS, one_file
 from pgolf.submit.program import Key, Program
 
-Format = Literal["hf", "onnx"]
-FORMATS: tuple[Format, ...] = ("hf", "onnx")
-_NEEDED = {"hf": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+# The formats, and the packages that each needs.
+FORMATS = {"hf": ("transformers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 # The package that opens each kind of tokenizer, and what of ours does so.
 _KINDS = {
     "sentencepiece": "sentencepiece_model.SentencePieceModel",
@@ -58,7 +57,7 @@ def export(source: Path, out: Path, form: str = "hf", tokenizer: Path | None = N
     """
     if form not in FORMATS:
         raise PgolfError(f"--format {form}: unknown; use {', '.join(FORMATS)}")
-    _check_packages(f"--format {form}", *_NEEDED[form])
+    _check_packages(f"--format {form}", *FORMATS[form])
     weights = load_weights(scored_file(source))
     network, opened = weights.model(), weights.tokenizer(tokenizer)
     parameters = parameter_count(network)
@@ -159,7 +158,8 @@ def _source(name: str, root: str, *without: str) -> str:
     """What a class of ``export/`` needs in one file, without definitions that are never called there."""
     entry = f"pgolf.export.{name}"
     instead = {Key(*f"pgolf.{definition}".rsplit(".", 1)): _NOTHING for definition in without}
-    program = Program((SECTIONS, STANDINS, entry), INSTEAD | instead, {})
+    instead[Key("pgolf.runtime.section", "Section")] = Key(SECTIONS, "Section")
+    program = Program((SECTIONS, STANDINS, entry), instead, {})
     about = f"The {name} file of a model made with pgolf {VERSION}, from its own source."
     return one_file(program, Key(entry, root), about).readable
 

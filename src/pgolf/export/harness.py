@@ -43,8 +43,8 @@ class PgolfLM(LM):
         tokenizer: its file, where it is not found otherwise.
         mode: how ``loglikelihood_rolling`` scores a whole text: standard, sliding or ttt.
         memory: it mixes with the recipe's memory there; only in mode "ttt".
-        device: "cpu" or None.
-        batch_size: means nothing; texts are scored one by one, like ``max_batch_size``.
+        device: the harness names one; this and the next two mean nothing here.
+        batch_size: texts are scored one by one.
         max_batch_size: see there.
     """
 
@@ -59,8 +59,6 @@ class PgolfLM(LM):
         max_batch_size: Any = None,
     ) -> None:
         super().__init__()
-        if device not in (None, "cpu"):
-            raise PgolfError(f"device {device}: here pgolf's models compute on the CPU; leave it out")
         self.model = Model(Path(path), None if tokenizer is None else Path(tokenizer))
         self.mode, self.memory = mode, memory
         self.scorer = build_scorer(self.model.network, without_memory(self.model.recipe), "sliding")
@@ -114,4 +112,7 @@ class PgolfLM(LM):
 
 
 if __name__ == "__main__":
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except PgolfError as error:
+        sys.exit(f"pgolf: error: {error}")

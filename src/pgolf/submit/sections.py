@@ -37,7 +37,8 @@ class Section:
         given = {}
         for field in fields(cls):
             if field.name in tree:
-                value, usual = tree[field.name], field.default
+                value = tree[field.name]
+                usual: Any = field.default
                 inner = isinstance(usual, Section)
                 given[field.name] = usual.model_validate(value) if inner else _as_tuples(value)
         return cls(**given)

@@ -250,6 +250,7 @@ def evaluate(
     tokenizer: Place | None = None,
     ledger: Place | None = None,
     strict: bool = False,
+    trust_remote_code: bool = False,
     device: str | None = None,
     progress: bool = False,
 ) -> EvalResult:
@@ -258,7 +259,8 @@ def evaluate(
     A score of all targets of a run's data, with the run's own settings, is kept in its folder.
 
     Args:
-        source: artifact, weights file, or run folder: its artifact, before packing its weights.
+        source: artifact, weights file, run folder (its artifact, before packing its weights), or folder of a
+            model of transformers.
         data: prepared folder, or a bare folder of shards; by default the run's, or the recipe's own corpus.
         mode: "standard", "sliding" or "ttt"; by default ttt where the recipe learns from scored text.
         stride: targets scored per sliding window.
@@ -267,13 +269,14 @@ def evaluate(
         tokenizer: its file, where the data folder holds none.
         ledger: write what every range of targets cost to this file (JSON lines).
         strict: reveal one target at a time; slow, with the same score.
+        trust_remote_code: run code that a folder of a model of transformers brings along.
         device: "cpu", "cuda", "cuda:N" or "mps"; CUDA where there is one by default.
         progress: show a bar.
 
     Raises:
         PgolfError: something in the input is wrong, such as data of another tokenizer.
     """
-    from pgolf.runs.pipeline import eval_job
+    from pgolf.audit.hugging_face import eval_any
     from pgolf.runtime.device import pick_device
 
     for name, value in (("stride", stride), ("limit_targets", limit_targets)):
@@ -281,8 +284,9 @@ def evaluate(
             raise PgolfError(f"{name} {value}: must be at least 1 target")
     chosen = _settings(overrides), pick_device(device)
     with _shown(progress):
-        return eval_job(
+        return eval_any(
             *(Path(source), _path(data), _path(tokenizer), mode, stride, limit_targets, *chosen),
+            trust_remote_code,
             ledger=_path(ledger),
             strict=strict,
         )
@@ -300,13 +304,15 @@ def audit(
     limit_seconds: float | None = None,
     overrides: Overrides = (),
     tokenizer: Place | None = None,
+    trust_remote_code: bool = False,
     device: str | None = None,
     progress: bool = False,
 ) -> AuditReport:
     """Test whether scores are valid, as ``pgolf audit`` does; the report's ``ok`` and ``violated`` say it.
 
     Args:
-        source: run folder or artifact; with ``scorer`` any file that the plug-in loads.
+        source: run folder, artifact, or folder of a model of transformers; with ``scorer`` any file that the
+            plug-in loads.
         data: as for ``evaluate``.
         mode: of pgolf's own scorer: as for ``evaluate``.
         scorer: a plug-in, "MODULE:FACTORY" or "FILE.py:FACTORY"; pgolf's own by default.
@@ -315,6 +321,7 @@ def audit(
         limit_seconds: time that the whole evaluation may take.
         overrides: keys of the evaluate, ttt and memory sections.
         tokenizer: its file, where the data folder holds none.
+        trust_remote_code: run code that a folder of a model of transformers brings along.
         device: "cpu", "cuda", "cuda:N" or "mps"; CUDA where there is one by default.
         progress: show what is being done.
 
@@ -330,7 +337,7 @@ def audit(
         raise PgolfError(f"targets {targets}: must be at least 2")
     given = scorer, mode, _settings(overrides), pick_device(device)
     with _shown(progress), working("auditing") as note:
-        job = audit_job(Path(source), _path(data), _path(tokenizer), *given)
+        job = audit_job(Path(source), _path(data), _path(tokenizer), *given, trust_remote_code)
         return job.audit(Settings(seed=seed, limit_seconds=limit_seconds), targets, note)
 
 

@@ -24,6 +24,13 @@ TYPED = [page for page in PAGES if page.name not in ALONE and "```sh" in page.re
 # Commands that need what a test cannot have; their parts are tested elsewhere.
 ELSEWHERE = {
     "data fetch": "tests/unit/test_fetch.py runs it against a stand-in for the hub",
+    **dict.fromkeys(
+        (
+            *("export", "eval models/small", "verify-ledger small.jsonl", "audit models/small"),
+            "data prepare --text books/*.txt --val-fraction 0.1 --tokenizer models/small",
+        ),
+        "tests/e2e/test_other_tools.py does it where transformers is installed",
+    ),
     "import": "tests/golden reads the references' own files",
     "significance runs": "tests/e2e/test_significance.py makes the runs",
     "study ttt": "tests/e2e/test_study.py runs it without SLURM",

@@ -16,6 +16,7 @@ ROOT = Path(pgolf.__file__).parent
 ORDER = (
     *("errors", "kernels", "runtime", "model", "recipe", "data", "memory", "optim", "compress", "evaluate"),
     *("train", "runs", "codec", "generate", "audit", "report", "serve", "launch", "study", "bench", "submit"),
+    "export",
     *("api", "pgolf", "cli", "__main__"),
 )
 AT_THE_ROOT = {"__init__", "__main__", "api", "errors"}

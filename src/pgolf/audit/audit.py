@@ -21,11 +21,12 @@ import torch
 from pgolf.audit.evaluator_tests import OwnTarget, count_findings
 from pgolf.audit.experiments import Experiments
 from pgolf.audit.held import held_text
+from pgolf.audit.hugging_face import foreign
 from pgolf.audit.report import Finding, Report, ordered, verdict
 from pgolf.audit.runs import Case, EvaluatorRunner, Nats, Runner, ScorerRunner, Settings, spread
 from pgolf.audit.scorer_tests import ScorerTests
 from pgolf.audit.streams import Stream
-from pgolf.audit.subject import Context, Evaluator, Subject, load_factory, make_subject
+from pgolf.audit.subject import Context, Evaluator, Factory, Subject, load_factory, make_subject
 from pgolf.audit.watch import Watch
 from pgolf.codec.proof import Proof, decode_check
 from pgolf.compress.weights import Weights, load_weights
@@ -43,9 +44,8 @@ from pgolf.optim.place import place
 from pgolf.recipe.recipe import Recipe
 from pgolf.runs.kept import keep_audit, keeper_of, own_data
 from pgolf.runs.pipeline import job_dataset
-from pgolf.runtime.files import sha256_file
 from pgolf.runtime.progress import Note
-from pgolf.runtime.run_files import scored_file
+from pgolf.runtime.run_files import artifact_digest, is_foreign, scored_file
 
 _FEWEST, _MOST = 1024, 16384
 # Decoding asks for one target at a time, in three passes.
@@ -296,13 +296,20 @@ def audit_job(
     mode: str | None,
     overrides: Sequence[str],
     device: torch.device,
+    trust: bool = False,
 ) -> Job:
-    """Prepare an audit of an artifact, or of any file or folder that a ``scorer`` loads.
+    """Prepare an audit of an artifact, of a model of transformers, or of what a ``scorer`` loads.
 
     ``data`` is the folder of the validation text; None takes that of the artifact's run, or what its recipe
     names. ``scorer`` is a plug-in's factory, MODULE:FUNCTION or FILE.py:FUNCTION; None takes pgolf's own of a
-    ``mode`` (None: the recipe's usual one), with ``overrides`` of evaluate and ttt keys.
+    ``mode`` (None: the recipe's usual one), with ``overrides`` of evaluate and ttt keys. ``trust`` lets code
+    in the folder of a model of transformers run.
     """
+    if scorer is None and is_foreign(artifact):
+        model = foreign(artifact, data, tokenizer, mode, overrides, trust)
+        return _plugged(
+            artifact, model.dataset, device, model.name, lambda _: model.scorer(device), model.length
+        )
     if scorer is None:
         return _own(artifact, data, tokenizer, mode, overrides, device)
     if mode is not None or overrides:
@@ -313,12 +320,19 @@ def audit_job(
     if data is None:
         raise PgolfError(f"--scorer {scorer}: pass --data DIR, the text to audit it on")
     dataset = open_dataset(data, tokenizer)
-    context, text, name = _context(artifact, dataset, device), dataset.validation_text(1), scorer
+    return _plugged(artifact, dataset, device, scorer, lambda context: load_factory(scorer)(context))
+
+
+def _plugged(
+    artifact: Path, dataset: Dataset, device: torch.device, name: str, factory: Factory, length: int = 1
+) -> Job:
+    """An audit of what a factory makes, on text in windows of a ``length``."""
+    context, text = _context(artifact, dataset, device), dataset.validation_text(length)
 
     def make() -> Subject:
-        return make_subject(load_factory(name), context, name)
+        return make_subject(factory, context, name)
 
-    usual = min(2 * _FEWEST, len(text.byte_counts))
+    usual = min(max(2 * _FEWEST, 4 * length), _MOST, len(text.byte_counts))
     about = {"scorer": name, **_digests(artifact, dataset, text.tokens)}
     return Job(name, context, make, True, text, check_bytes(dataset, text), dataset.folder, usual, about)
 
@@ -334,7 +348,9 @@ def audited(artifact: Path, recipe: Recipe, dataset: Dataset, mode: str) -> dict
 
 def _digests(artifact: Path, dataset: Dataset, tokens: Tokens) -> dict[str, str]:
     # A plug-in may load a folder.
-    known = {"artifact_sha256": sha256_file(artifact)} if artifact.is_file() else {}
+    known = {}
+    if artifact.is_file() or is_foreign(artifact):
+        known["artifact_sha256"] = artifact_digest(artifact)
     return known | {"tokenizer_sha256": dataset.tokenizer.digest, "text_sha256": text_digest(tokens)}
 
 

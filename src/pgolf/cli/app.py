@@ -20,7 +20,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     "The job": ("recipes", "train", "pack", "eval", "run"),
     "Proof": ("audit", "verify-ledger", "significance"),
     "Look and compare": ("watch", "report", "runs", "diff", "inspect"),
-    "Use a model": ("generate", "serve", "compress", "decompress", "import"),
+    "Use a model": ("generate", "serve", "compress", "decompress", "import", "export"),
     "Studies and submissions": ("study", "launch", "submit"),
     "Machine": ("doctor", "bench", "help"),
 }
@@ -124,6 +124,10 @@ ValTextFiles = Annotated[
 ]
 TokenizerFile = Annotated[Path | None, Option(help="Tokenizer file, where the data folder holds none.")]
 DeviceName = Annotated[str | None, Option(help="cpu, cuda, cuda:N or mps; default: CUDA if there.")]
+TrustCode = Annotated[
+    bool,
+    Option("--trust-remote-code", help="Run code that a folder of a transformers model brings along."),
+]
 JsonFile = Annotated[Path | None, Option("--out", "-o", help="Also write the JSON here.")]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object on standard output.")]
 

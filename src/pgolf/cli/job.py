@@ -17,6 +17,7 @@ from pgolf.cli.app import (
     Overrides,
     TextFiles,
     TokenizerFile,
+    TrustCode,
     ValTextFiles,
     check_data_paths,
     verb,
@@ -244,11 +245,15 @@ _SCORE = {
     "pgolf eval runs/first",
     "pgolf eval runs/first --mode sliding --stride 32 --limit-targets 100000 --json",
     "pgolf eval model.pgolf --data data/books --mode ttt --ledger ttt.jsonl",
+    "pgolf eval models/small --data data/books --stride 512",
 )
 def eval_verb(
     weights: Annotated[
         Path,
-        Argument(help="Artifact, weights file, or run folder: its artifact, before packing its weights."),
+        Argument(
+            help="Artifact, weights file, run folder (its artifact, before packing its weights), or folder "
+            "of a transformers model."
+        ),
     ],
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
@@ -261,6 +266,7 @@ def eval_verb(
         Path | None, Option(help="Write what every range of targets cost (JSON lines).")
     ] = None,
     strict: Annotated[bool, Option("--strict", help="Reveal one target at a time; slow.")] = False,
+    trust: TrustCode = False,
     overrides: Overrides = None,
     device: DeviceName = None,
     as_json: AsJson = False,
@@ -270,12 +276,12 @@ def eval_verb(
     The data of a run is found by its folder, and a score of all targets with the run's own settings is kept
     there with its ledger, for `pgolf report`.
     """
+    from pgolf.audit.hugging_face import eval_any
     from pgolf.cli.team import joined
-    from pgolf.runs.pipeline import eval_job
 
     job = weights, data, tokenizer, mode, stride, limit_targets, overrides or []
     with joined(device) as (chosen, team):
-        scored = eval_job(*job, chosen, ledger=ledger, strict=strict, team=team)
+        scored = eval_any(*job, chosen, trust, ledger=ledger, strict=strict, team=team)
         result = scored.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
         if team.is_first:
             print_result(result, as_json, lines(result, _SCORE), title=f"{weights} ({scored.mode})")

@@ -1,4 +1,6 @@
-"""Use a model, and look into its artifact: `pgolf generate`, `serve`, `compress`, `import`, `inspect`."""
+"""Use a model and look into its artifact: `pgolf generate`, `serve`, `compress`, `decompress`, `import`,
+`export`, `inspect`.
+"""
 
 from __future__ import annotations
 
@@ -265,6 +267,34 @@ def import_verb(
 
     result = import_job(source, recipe, overrides or [], out, tokenizer)
     rows = lines(result, {"weights": "{weights}", "parameters": "{parameters:,} in {tensors:,} tensors"})
+    print_result(result, as_json, rows, title=str(out))
+
+
+_EXPORTED = {"folder": "{folder}", "parameters": "{parameters:,}"}
+
+
+@verb(
+    "export",
+    "pgolf export runs/first --format hf -o models/first",
+    "pgolf export model.pgolf --tokenizer tokenizer.model --format onnx -o first-onnx --json",
+)
+def export_verb(
+    model: Annotated[Path, Argument(help="Artifact, weights file or run folder.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder to make.")],
+    form: Annotated[str, Option("--format", help="hf: for transformers; onnx: for onnxruntime.")] = "hf",
+    tokenizer: ModelTokenizer = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model as a folder that transformers or onnxruntime open without pgolf.
+
+    That is the model alone, without test-time training and memory. The folder has its tokenizer, and a README
+    that says how to use it.
+    """
+    from pgolf.export.folder import export
+
+    result = export(model, out, form, tokenizer)
+    rows = lines(result, _EXPORTED)
+    rows += [(name, f"{size:,} bytes") for name, size in result["files"].items()]
     print_result(result, as_json, rows, title=str(out))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, verb
+from pgolf.cli.app import AsJson, DataFolder, DeviceName, Overrides, TokenizerFile, TrustCode, verb
 from pgolf.cli.tables import lines, print_columns, print_json, print_result, print_table, say
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
@@ -36,7 +36,11 @@ _DECODED = {
 )
 def audit_verb(
     artifact: Annotated[
-        Path, Argument(help="Run folder or artifact; with --scorer any file that the plug-in loads.")
+        Path,
+        Argument(
+            help="Run folder, artifact, or folder of a transformers model; with --scorer any file that the "
+            "plug-in loads."
+        ),
     ],
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
@@ -57,6 +61,7 @@ def audit_verb(
     by_decoding: Annotated[
         bool, Option("--by-decoding", help="Instead encode the targets with one scorer, decode with another.")
     ] = False,
+    trust: TrustCode = False,
     overrides: Overrides = None,
     device: DeviceName = None,
     as_json: AsJson = False,
@@ -72,7 +77,7 @@ def audit_verb(
     from pgolf.runtime.device import pick_device
     from pgolf.runtime.progress import counting, working
 
-    job = audit_job(artifact, data, tokenizer, scorer, mode, overrides or [], pick_device(device))
+    job = audit_job(artifact, data, tokenizer, scorer, mode, overrides or [], pick_device(device), trust)
     if by_decoding:
         with counting("decoding") as progress:
             proof = job.decode(targets, progress)

@@ -84,17 +84,20 @@ class DocumentMask:
 
     def __init__(self, ids: Tensor) -> None:
         self.ids = ids
-        self._dense: dict[int, Tensor] = {}
+        # No dictionary: where a model is exported, sizes are symbols.
+        self._dense: list[Tensor] = []
         self._blocks: BlockMask | None = None
 
     def dense(self, count: int) -> Tensor:
         """(B, 1, n, T) bool for the last n positions: true where one sees another."""
-        if count not in self._dense:
+        found = next((mask for mask in self._dense if mask.size(2) == count), None)
+        if found is None:
             length = self.ids.size(1)
             earlier = torch.ones(count, length, dtype=torch.bool, device=self.ids.device).tril(length - count)
             same = self.ids[:, length - count :, None] == self.ids[:, None, :]
-            self._dense[count] = (earlier & same)[:, None]
-        return self._dense[count]
+            found = (earlier & same)[:, None]
+            self._dense.append(found)
+        return found
 
     def blocks(self) -> BlockMask:
         """For FlexAttention over all positions."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from pgolf.data.dataset import open_dataset
 from pgolf.data.inspect import check_bytes
 from pgolf.evaluate.ledger import Verification, read_header, verify_ledger
-from pgolf.runtime.files import sha256_file
-from pgolf.runtime.run_files import weights_file
+from pgolf.runtime.run_files import artifact_digest
 
 
 def verify_job(
@@ -17,7 +16,7 @@ def verify_job(
 ) -> Verification:
     """Recompute a ledger, against the data and the artifact where they are given."""
     header = read_header(ledger)
-    expected = {} if artifact is None else {"artifact": sha256_file(weights_file(artifact))}
+    expected = {} if artifact is None else {"artifact": artifact_digest(artifact)}
     if data is None:
         return verify_ledger(ledger, expected=expected)
     dataset = open_dataset(data, tokenizer)

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pgolf.errors import PgolfError
-from pgolf.runtime.files import read_json
+from pgolf.runtime.files import read_json, sha256_file
 
 RECIPE = "recipe.toml"
 PROVENANCE = "provenance.json"
@@ -50,6 +51,20 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run: one with a recipe, and a record of how it was made."""
     return (folder / RECIPE).is_file() and (folder / PROVENANCE).is_file()
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder is a model of the library transformers: one with its configuration, and no run."""
+    return (folder / "config.json").is_file() and not is_run(folder)
+
+
+def artifact_digest(path: Path) -> str:
+    """SHA-256 of the file that ``load_weights`` opens; of a foreign folder, of names and digests there."""
+    if not is_foreign(path):
+        return sha256_file(weights_file(path))
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    lines = "".join(f"{sha256_file(file)} {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def run_of(source: Path) -> Path | None:

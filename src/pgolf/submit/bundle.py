@@ -74,15 +74,20 @@ def bundle(recipe: Recipe) -> Bundle:
     """The program that trains, packs and scores a recipe; it has the memory's code where that is enabled."""
     without = {} if recipe.memory.enabled else dict.fromkeys(_MEMORY, Key(STANDINS, "nothing"))
     program = Program((SECTIONS, ENTRY), INSTEAD | without, {STANDINS: _constants(recipe)})
+    about = f"{recipe.name}: a language model in one file, written by `pgolf submit` from pgolf {VERSION}."
+    return one_file(program, Key(ENTRY, "main"), about, 'if __name__ == "__main__":\n    main()\n')
+
+
+def one_file(program: Program, root: Key, about: str, end: str = "") -> Bundle:
+    """What a definition of a program reaches, in one file that begins with a line ``about`` it."""
     for module in program.modules.values():
         _make_plain(module)
-    reached = Reached(program, Key(ENTRY, "main"))
+    reached = Reached(program, root)
     modules = [module for module in program.modules.values() if reached.keep_only(module)]
     head = "from __future__ import annotations\n\n" + one_namespace(program, modules)
-    parts = [*map(text_of, modules), 'if __name__ == "__main__":\n    main()\n']
-    body = "\n\n\n".join(parts)
+    body = "\n\n\n".join([*map(text_of, modules), end]).rstrip() + "\n"
     readable = (
-        f'"""{recipe.name}: a language model in one file, written by `pgolf submit` from pgolf {VERSION}.\n\n'
+        f'"""{about}\n\n'
         "It holds the parts of pgolf that are needed, in an order in which each finds what it needs.\n"
         f'"""\n\n{head}\n{_named_types(head + body)}\n{body}'
     )

@@ -11,6 +11,10 @@ def _as_lists(value: Any) -> Any:
     return [_as_lists(entry) for entry in value] if isinstance(value, tuple) else value
 
 
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the recipe."""
@@ -26,6 +30,18 @@ class Section:
                 value = value.model_dump(mode, exclude_defaults)
             found[field.name] = _as_lists(value)
         return found
+
+    @classmethod
+    def model_validate(cls, tree: Mapping[str, Any]) -> Any:
+        """The section of JSON values, as ``model_dump`` gives them; defaults for what is left out."""
+        given = {}
+        for field in fields(cls):
+            if field.name in tree:
+                value = tree[field.name]
+                usual: Any = field.default
+                inner = isinstance(usual, Section)
+                given[field.name] = usual.model_validate(value) if inner else _as_tuples(value)
+        return cls(**given)
 
     def model_copy(self, update: Mapping[str, Any]) -> Any:
         """A copy with some values changed."""

@@ -1,0 +1,265 @@
+"""Causal models of ``transformers``, in their folders: scored and audited on our data by our protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgolf.audit.adapter import ForwardLogitsScorer
+from pgolf.data.dataset import TOKENIZER, Dataset, open_dataset
+from pgolf.errors import PgolfError
+from pgolf.evaluate.evaluate import EvalResult
+from pgolf.evaluate.ledger import Ledger, text_digest
+from pgolf.evaluate.protocol import grade
+from pgolf.recipe.recipe import Recipe
+from pgolf.recipe.sections import EvaluateSection
+from pgolf.runs.pipeline import eval_job
+from pgolf.runtime.files import read_json, sha256_file
+from pgolf.runtime.progress import counting
+from pgolf.runtime.run_files import artifact_digest, is_foreign
+from pgolf.runtime.team import SOLO, Team
+from pgolf.runtime.writing import check_writable, write_bytes
+
+# Of windows where nothing is asked for, and of what a forward pass may make (numbers).
+_LONGEST, _MOST_LOGITS = 2048, 1 << 26
+_MODES = ("standard", "sliding")
+# What transformers raises where a folder is not what it takes for a causal model.
+_REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
+
+
+class _Network(nn.Module):
+    """A causal model that predicts the pieces of a tokenizer, and nothing else.
+
+    The rows of its output past these are padding.
+    """
+
+    def __init__(self, model: nn.Module, size: int) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.forward_logits(tokens)
+
+    def forward_logits(self, tokens: Tensor) -> Tensor:
+        """(B, T) int64 to (B, T, V) float32."""
+        logits: Tensor = self.model(input_ids=tokens).logits
+        return logits[..., : self.size]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A folder with its data and the windows it is scored in."""
+
+    folder: Path
+    dataset: Dataset
+    mode: str
+    evaluate: EvaluateSection
+    trust: bool
+    """Whether code in the folder may be run."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of a window."""
+        return self.evaluate.sequence_length
+
+    @property
+    def name(self) -> str:
+        """What is scored how, in words."""
+        return f"{_config(self.folder)['architectures'][0]} {self.mode}"
+
+    def scorer(self, device: torch.device) -> ForwardLogitsScorer:
+        """Open the model; a ``PgolfError`` if it is not whole, not causal or of another tokenizer."""
+        size = self.dataset.tokenizer.vocab_size
+        network = _Network(_open(self.folder, self.trust).float().to(device), size)
+        stride = self.length if self.mode == "standard" else self.evaluate.stride
+        scorer = ForwardLogitsScorer(network, self.length, stride, self.evaluate.batch or 1)
+        if scorer.vocab_size != size:
+            raise PgolfError(
+                f"{self.folder}: predicts {scorer.vocab_size} tokens, but {self.dataset.tokenizer.path} has "
+                f"{size} (one for the beginning of documents, if none of its own is); give data of its own "
+                "tokenizer"
+            )
+        _check_causal(scorer, self.folder)
+        return scorer
+
+
+def foreign(
+    folder: Path,
+    data: Path | None,
+    tokenizer: Path | None,
+    mode: str | None,
+    overrides: Sequence[str],
+    trust: bool,
+) -> Foreign:
+    """Check a folder, its data and how it shall be scored; the model is not opened yet.
+
+    Args:
+        folder: has a ``config.json``.
+        data: in the tokens of the folder's tokenizer.
+        tokenizer: its file, where the data folder holds none.
+        mode: "standard" or "sliding", the default.
+        overrides: keys of the evaluate section. Windows are as long as the model can read, up to 2,048
+            tokens, unless ``evaluate.sequence_length`` says otherwise.
+        trust: run the code that the folder brings along, if it does.
+
+    Raises:
+        PgolfError: something does not fit, or transformers is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        missing = "needs the package transformers, which is not installed"
+        raise PgolfError(f'{folder}: {missing}; pip install "pgolf[export]"') from error
+    config = _config(folder)
+    if "auto_map" in config and config.get("model_type") not in transformers.CONFIG_MAPPING and not trust:
+        raise PgolfError(
+            f"{folder}: brings code of its own, which is not run unless --trust-remote-code says so; read it "
+            "first"
+        )
+    if mode not in (None, *_MODES):
+        raise PgolfError(f"--mode {mode}: {folder} is scored as it is; use {' or '.join(_MODES)}")
+    if data is None:
+        own = _own_tokenizers(folder)
+        made = f"--tokenizer {own[0]}" if own else "its tokenizer"
+        raise PgolfError(f"{folder}: pass --data DIR, made by `pgolf data prepare` with {made}")
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+    longest = next((config[name] for name in names if isinstance(config.get(name), int)), _LONGEST)
+    length = min(longest, _LONGEST)
+    dataset = open_dataset(data, tokenizer)
+    batch = max(1, min(32, _MOST_LOGITS // (length * dataset.tokenizer.vocab_size)))
+    usual = {"sequence_length": length, "stride": min(64, length), "batch": batch}
+    recipe = Recipe().with_overrides(
+        [*(f"evaluate.{key}={value}" for key, value in usual.items()), *overrides], ("evaluate",)
+    )
+    if recipe.evaluate.sequence_length > longest:
+        asked = f"evaluate.sequence_length {recipe.evaluate.sequence_length}"
+        raise PgolfError(f"{asked}: {folder} reads at most {longest} tokens at once")
+    _check_tokenizer(folder, dataset)
+    return Foreign(folder, dataset, mode or "sliding", recipe.evaluate, trust)
+
+
+def eval_any(
+    source: Path,
+    data: Path | None,
+    tokenizer: Path | None,
+    mode: str | None,
+    stride: int | None,
+    limit_targets: int | None,
+    overrides: Sequence[str],
+    device: torch.device,
+    trust: bool = False,
+    *,
+    ledger: Path | None = None,
+    strict: bool = False,
+    team: Team = SOLO,
+) -> EvalResult:
+    """``eval_job`` of weights of ours, or the same of a foreign folder."""
+    how: dict[str, Any] = {"ledger": ledger, "strict": strict, "team": team}
+    if not is_foreign(source):
+        return eval_job(source, data, tokenizer, mode, stride, limit_targets, overrides, device, **how)
+    strides = [] if stride is None else [f"evaluate.stride={stride}"]
+    found = foreign(source, data, tokenizer, mode, [*overrides, *strides], trust)
+    return eval_foreign(found, device, limit_targets, **how)
+
+
+def eval_foreign(
+    found: Foreign,
+    device: torch.device,
+    limit_targets: int | None = None,
+    *,
+    ledger: Path | None = None,
+    strict: bool = False,
+    team: Team = SOLO,
+) -> EvalResult:
+    """Score a folder on (the first targets of) its data, as ``pipeline.eval_job`` scores our weights."""
+    if ledger is not None:
+        check_writable(ledger)
+    text = found.dataset.validation_text(found.length, limit_targets)
+    started = time.perf_counter()
+    record = Ledger(
+        {
+            "tokenizer": found.dataset.tokenizer.digest,
+            "artifact": artifact_digest(found.folder),
+            "data": text_digest(text.tokens),
+            "targets": len(text.byte_counts),
+            "mode": found.mode,
+            "strict": strict,
+            "settings": {"evaluate": found.evaluate.model_dump()},
+        }
+    )
+    with counting(f"{found.mode} evaluation") as progress:
+        grade(found.scorer(device), *text, record, strict=strict, progress=progress, team=team)
+    score = record.score()
+    if not score.bytes:
+        raise PgolfError(
+            f"the {score.targets} validation targets stand for no bytes of text; score more of them"
+        )
+    if ledger is not None:
+        team.first(lambda: write_bytes(ledger, record.content()))
+    numbers = score.loss, score.bpb, score.targets, score.bytes, time.perf_counter() - started
+    return EvalResult(found.mode, *numbers, warning=found.dataset.warning(), ledger=record)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    found = read_json(folder / "config.json")
+    names = found.get("architectures") if isinstance(found, dict) else None
+    if not isinstance(names, list) or not names or found.get("is_encoder_decoder"):
+        raise PgolfError(f"{folder / 'config.json'}: names no causal model (architectures)")
+    return dict(found)
+
+
+def _own_tokenizers(folder: Path) -> list[Path]:
+    return [folder / name for name in ("tokenizer.json", TOKENIZER) if (folder / name).is_file()]
+
+
+def _check_tokenizer(folder: Path, dataset: Dataset) -> None:
+    own = _own_tokenizers(folder)
+    digests = [sha256_file(path) for path in own]
+    if own and dataset.tokenizer.digest not in digests:
+        raise PgolfError(
+            f"{folder}: has another tokenizer (SHA-256 {digests[0][:12]}) than {dataset.folder} "
+            f"({dataset.tokenizer.digest[:12]}); prepare the data with --tokenizer {own[0]}"
+        )
+
+
+def _open(folder: Path, trust: bool) -> nn.Module:
+    import transformers
+
+    load: Callable[..., Any] = transformers.AutoModelForCausalLM.from_pretrained
+    # Its bars and remarks are none of ours.
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, about = load(folder, trust_remote_code=trust, local_files_only=True, output_loading_info=True)
+    except _REFUSALS as error:
+        what = " ".join(str(error).split())[:200]
+        raise PgolfError(f"{folder}: transformers opens no causal model there ({what})") from error
+    finally:
+        transformers.logging.set_verbosity(before)
+        transformers.logging.enable_progress_bar()
+    if missing := sorted(about["missing_keys"]):
+        raise PgolfError(
+            f"{folder}: is no whole causal model: tensor {missing[0]} of {type(model).__name__} is missing"
+        )
+    model.config.use_cache = False
+    return model
+
+
+def _check_causal(scorer: ForwardLogitsScorer, folder: Path) -> None:
+    """See that what a model predicts does not depend on what follows."""
+    tokens = torch.arange(min(scorer.length, 16))[None] % scorer.vocab_size
+    changed = tokens.clone()
+    changed[0, -1] = (tokens[0, -1] + 1) % scorer.vocab_size
+    with torch.inference_mode():
+        both = scorer.model(torch.cat((tokens, changed)).to(scorer.device))
+    first, second = both[:, :-1]
+    # Of one shape, both are computed alike: there is no rounding to allow for.
+    if float((first - second).norm()) > 1e-5 * float(first.norm()):
+        raise PgolfError(f"{folder}: is no causal model: its predictions depend on the tokens that follow")

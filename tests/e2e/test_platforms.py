@@ -29,7 +29,8 @@ SIGNAL = (
 )
 for name in [name for name in sys.modules if name.partition(".")[0] == "pgolf"]:
     del sys.modules[name]
-for name in MODULES:
+# torch and transformers ask which system this is, and take it for Linux.
+for name in (*MODULES, "transformers"):
     sys.modules[name] = None
 for place, names in ((os, OS), (signal, SIGNAL)):
     for name in names.split():

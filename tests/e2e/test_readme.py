@@ -144,7 +144,7 @@ def test_the_extras_are_those_of_the_package() -> None:
         "optional-dependencies"
     ]
     table = README.read_text(encoding="utf-8").partition("| extra |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(declared)
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == set(declared)
 
 
 def test_the_license_is_named_alike() -> None:

@@ -106,7 +106,9 @@ def _is_there(name: str) -> bool:
     for end in range(len(parts), 0, -1):
         try:
             found: object = importlib.import_module(".".join(parts[:end]))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if not str(error.name).startswith("pgolf"):
+                return True  # What an extra brings.
             continue
         for part in parts[end:]:
             if not hasattr(found, part):

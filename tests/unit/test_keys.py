@@ -122,9 +122,8 @@ def test_the_documents_name_only_keys_that_are_there() -> None:
         text = re.sub(r"```python.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         found = re.findall(rf"(?<=[` ])((?:{sections})(?:\.[a-z_0-9]+)+)(?=[`= ])", text)
         # What else has such a name is a file, or is written before its extension.
-        files = {
-            name for name in found if re.search(r"\.(md|py|toml|jsonl?|zst|safetensors|pgolf|txt)$", name)
-        }
+        kinds = "md|py|toml|jsonl?|zst|safetensors|pgolf|txt|onnx"
+        files = {name for name in found if re.search(rf"\.({kinds})$", name)}
         unknown |= {f"{page.name}: {name}" for name in set(found) - files - known}
     assert not unknown
 

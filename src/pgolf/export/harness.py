@@ -27,11 +27,11 @@ try:
     from lm_eval.api.registry import register_model
     from tqdm import tqdm
 except ImportError as error:
-    missing = f"needs the package {error.name}, which is not installed"
-    mistake = PgolfError(f'lm-evaluation-harness: {missing}; pip install "pgolf[lm-eval]"')
-    if __name__ == "__main__":
-        sys.exit(f"pgolf: error: {mistake}")
-    raise mistake from error
+    if __name__ != "__main__":
+        raise
+    remedy = 'pip install "pgolf[lm-eval]"'
+    print(f"pgolf: error: the package {error.name} is not installed; {remedy}", file=sys.stderr)
+    sys.exit(2)
 
 
 @register_model("pgolf")

@@ -125,6 +125,16 @@ def test_what_is_no_causal_model_of_this_data_is_one_line(place: Path, tmp_path:
     save(tmp_path / "other", other, gpt(300))
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "config.json").write_text('{"model_type": "t5", "architectures": ["Unknown"]}')
+    own.save(str(tmp_path / "strange" / "tokenizer.json"))
+    save(tmp_path / "cut", own, gpt(300))
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    save(tmp_path / "unknown", own, gpt(300))
+    (tmp_path / "unknown" / "tokenizer.json").unlink()
+    for name, value in (("nothing", 0), ("words", "128")):
+        save(tmp_path / name, own, gpt(300))
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(config | {"n_positions": value}))
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "config.json").write_text("{}")
     for name, words in {
@@ -133,6 +143,10 @@ def test_what_is_no_causal_model_of_this_data_is_one_line(place: Path, tmp_path:
         "small": "predicts 299 tokens, but",
         "other": "has another tokenizer (SHA-256",
         "strange": "transformers opens no causal model there",
+        "cut": "transformers opens no causal model there (SafetensorError",
+        "unknown": "holds no tokenizer.json",
+        "nothing": "is 0, no number of tokens",
+        "words": "transformers opens no causal model there",
         "none": "names no causal model (architectures)",
     }.items():
         for command in ("eval", "audit"):

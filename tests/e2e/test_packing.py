@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from pgolf.bench import quantizers
 from pgolf.compress.calibrate import calibration_for
 from pgolf.compress.container import read_artifact
 from pgolf.compress.weights import load_weights, save_weights
 from pgolf.data.dataset import open_dataset
 from pgolf.data.shards import read_shard
+from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
@@ -111,5 +113,8 @@ def test_the_quantizers_are_compared_at_equal_bytes(room: Path) -> None:
     assert all(0.9 * cap < row["bytes"] <= cap for row in rows.values())
     assert all(row["kl"] > 0 for row in rows.values())
     assert rows["pgolf"]["share_kl"] == pytest.approx(rows["pgolf"]["kl"] / rows["std + GPTQ"]["kl"])
-    refused = pgolf("bench", "quantizers", "run", "--bits", "0.5", cwd=room, check=2)
-    assert "ask for more bits" in refused.stderr
+    weights = load_weights(room / "run")
+    calibration = calibration_for(weights.model(), weights.recipe, open_dataset(room / "data"))
+    assert calibration is not None
+    with pytest.raises(PgolfError, match="ask for more bits"):
+        quantizers._fit(weights, quantizers._targets("std", weights, calibration, 1.0), 100, "std")

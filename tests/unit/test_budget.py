@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -182,3 +183,16 @@ def test_the_search_lands_where_sizes_allow_it(place: float, slope: float, cap: 
     assert found is not None
     assert 0.998 * cap - 2 <= found <= cap
     assert found == max(size for size in sizes if size <= cap)
+
+
+def test_steps_of_nothing_but_zeros_are_those_of_the_others() -> None:
+    weight = torch.from_numpy(np.random.RandomState(0).normal(size=(12, 40))).float()
+    weight[3], weight[:, 7] = 0, 0
+    moments = Sensitivity([torch.linspace(0.1, 2, 12)], [torch.eye(40) * torch.linspace(0.2, 3, 40)])
+    name = "cores.0.mlp.up.weight"
+    found = budget.round_target(budget.prepare({name: weight}, {name: moments}, CompressSection())[name], 0.5)
+    assert found.columns is not None
+    used = [row for row in range(12) if row != 3]
+    assert found.scale[3] == found.scale[used].median()
+    assert found.columns[7] == torch.cat((found.columns[:7], found.columns[8:])).median()
+    assert torch.equal(found.dequantize()[3], torch.zeros(40))

@@ -29,8 +29,6 @@ from pgolf.runtime.writing import check_writable, write_bytes
 # Of windows where nothing is asked for, and of what a forward pass may make (numbers).
 _LONGEST, _MOST_LOGITS = 2048, 1 << 26
 _MODES = ("standard", "sliding")
-# What transformers raises where a folder is not what it takes for a causal model.
-_REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
 
 
 class _Network(nn.Module):
@@ -117,7 +115,8 @@ def foreign(
         missing = "needs the package transformers, which is not installed"
         raise PgolfError(f'{folder}: {missing}; pip install "pgolf[export]"') from error
     config = _config(folder)
-    if "auto_map" in config and config.get("model_type") not in transformers.CONFIG_MAPPING and not trust:
+    known = str(config.get("model_type")) in transformers.CONFIG_MAPPING
+    if "auto_map" in config and not known and not trust:
         raise PgolfError(
             f"{folder}: brings code of its own, which is not run unless --trust-remote-code says so; read it "
             "first"
@@ -128,8 +127,7 @@ def foreign(
         own = _own_tokenizers(folder)
         made = f"--tokenizer {own[0]}" if own else "its tokenizer"
         raise PgolfError(f"{folder}: pass --data DIR, made by `pgolf data prepare` with {made}")
-    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-    longest = next((config[name] for name in names if isinstance(config.get(name), int)), _LONGEST)
+    longest = _longest(folder, trust)
     length = min(longest, _LONGEST)
     dataset = open_dataset(data, tokenizer)
     batch = max(1, min(32, _MOST_LOGITS // (length * dataset.tokenizer.vocab_size)))
@@ -221,7 +219,12 @@ def _own_tokenizers(folder: Path) -> list[Path]:
 def _check_tokenizer(folder: Path, dataset: Dataset) -> None:
     own = _own_tokenizers(folder)
     digests = [sha256_file(path) for path in own]
-    if own and dataset.tokenizer.digest not in digests:
+    if not own:
+        raise PgolfError(
+            f"{folder}: holds no tokenizer.json (nor {TOKENIZER}) to know its data by; write it there with "
+            "transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    if dataset.tokenizer.digest not in digests:
         raise PgolfError(
             f"{folder}: has another tokenizer (SHA-256 {digests[0][:12]}) than {dataset.folder} "
             f"({dataset.tokenizer.digest[:12]}); prepare the data with --tokenizer {own[0]}"
@@ -238,9 +241,8 @@ def _open(folder: Path, trust: bool) -> nn.Module:
     transformers.logging.disable_progress_bar()
     try:
         model, about = load(folder, trust_remote_code=trust, local_files_only=True, output_loading_info=True)
-    except _REFUSALS as error:
-        what = " ".join(str(error).split())[:200]
-        raise PgolfError(f"{folder}: transformers opens no causal model there ({what})") from error
+    except Exception as error:
+        raise _refusal(folder, error) from error
     finally:
         transformers.logging.set_verbosity(before)
         transformers.logging.enable_progress_bar()
@@ -250,6 +252,31 @@ def _open(folder: Path, trust: bool) -> nn.Module:
         )
     model.config.use_cache = False
     return model
+
+
+def _refusal(folder: Path, error: Exception) -> PgolfError:
+    # Of any kind: what transformers and the packages below it raise is not theirs alone to say.
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return PgolfError(f"{folder}: transformers opens no causal model there ({what})")
+
+
+def _longest(folder: Path, trust: bool) -> int:
+    """Tokens that a model can read at once, by its configuration."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust, local_files_only=True
+        )
+    except Exception as error:
+        raise _refusal(folder, error) from error
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if value is not None and (type(value) is not int or value < 1):
+            raise PgolfError(f"{folder / 'config.json'}: {name} is {value!r}, no number of tokens")
+        if value is not None:
+            return int(value)
+    return _LONGEST
 
 
 def _check_causal(scorer: ForwardLogitsScorer, folder: Path) -> None:

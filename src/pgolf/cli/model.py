@@ -177,6 +177,9 @@ def serve_verb(
 
     if mode not in (None, "sliding", "ttt"):
         raise PgolfError(f"--mode {mode}: use sliding or ttt")
+    if host in ("", "0.0.0.0", "::"):
+        name = "give the address or the name by which others reach this machine"
+        raise PgolfError(f"--host {host or '(empty)'}: {name}; requests by any other are refused")
     if host not in ("127.0.0.1", "localhost", "::1"):
         tell(f"warning: whoever can reach {host} can use the model; there is no password")
     try:

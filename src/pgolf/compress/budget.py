@@ -8,7 +8,7 @@ given bits makes every entry's loss equal:
     step[row, column] = fineness * spread[column] / sqrt(sensitivity[row])
 
 One number, the fineness, is left; it is searched so that the coded artifact lands just under the cap.
-Steps are fp16 numbers with two bits of mantissa, which cost 2 to 3 bits each to code.
+Steps are fp16 numbers with two bits of mantissa, which cost 3 to 4 bits each to code.
 """
 
 from __future__ import annotations
@@ -97,9 +97,23 @@ def round_target(target: Target, fineness: float) -> Quantized:
         codes = round_on_trellis(target.weight, steps, target.columns, target.order.factor)
     else:
         codes = round_on_grid(target.weight, steps, target.columns, -_HIGHEST, _HIGHEST, target.order)
-    columns = None if bool((target.columns == 1).all()) else target.columns.half()
+    factors = target.columns
+    if target.order is not None:
+        # Steps of what is all 0 mean nothing: let them cost little. A grid that training goes on to round on
+        # is made without compensation, and keeps its own.
+        steps, factors = _where_used(steps, codes, 1), _where_used(factors, codes, 0)
+    columns = None if bool((factors == 1).all()) else factors.half()
     scale = steps.half() / 2 if target.trellis else steps.half()
     return Quantized(codes, scale, width_of(codes), columns, trellis=target.trellis)
+
+
+def _where_used(values: Tensor, codes: Tensor, along: int) -> Tensor:
+    """Values of rows (codes are along 1) or columns (0); where codes are all 0, the others' median."""
+    idle = (codes == 0).all(dim=along)
+    if not bool(idle.any()):
+        return values
+    used = values[~idle]
+    return torch.where(idle, used.median() if len(used) else torch.ones(()), values)
 
 
 def nearest_codes(weight: Tensor, steps: Tensor, columns: Tensor | None) -> Tensor:

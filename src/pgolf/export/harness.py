@@ -115,4 +115,5 @@ if __name__ == "__main__":
     try:
         cli_evaluate()
     except PgolfError as error:
-        sys.exit(f"pgolf: error: {error}")
+        print(f"pgolf: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -30,15 +31,27 @@ def _folder() -> Path:
     return Path(root) / "pgolf" / f"compiled-{digest.hexdigest()[:16]}"
 
 
+def _is_writable(folder: Path) -> bool:
+    # numba would turn to a folder beside the source, which says nothing of what its functions call.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """The function, compiled at its first call, or read from where an earlier process left it."""
     options |= _OPTIONS
+    if not _KEEPS:
+        return numba.njit(**options)(function)
     kept = _SETTINGS.CACHE_DIR
     try:
         _SETTINGS.CACHE_DIR = str(_FOLDER)
         return numba.njit(cache=True, **options)(function)
     except (RuntimeError, OSError):
-        # Nowhere to keep it: a read-only disk, or a program that is no file.
+        # Nowhere to keep it: a program that is no file.
         return numba.njit(**options)(function)
     finally:
         _SETTINGS.CACHE_DIR = kept
@@ -58,3 +71,4 @@ def inner(function: Callable[..., Any]) -> Any:
 # from function to function.
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "forceinline": True}
 _FOLDER, _SETTINGS = _folder(), cast(Any, numba.config)
+_KEEPS = _is_writable(_FOLDER)

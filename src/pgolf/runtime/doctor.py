@@ -34,6 +34,9 @@ _OPTIONAL = (
     ("tensorboard", "train.tensorboard", "tensorboard"),
     ("wandb", "train.wandb", "wandb"),
     ("uvicorn", "pgolf serve", "serve"),
+    ("transformers", "pgolf export, and models of transformers", "export"),
+    ("onnxruntime", "pgolf export --format onnx", "export"),
+    ("lm_eval", "pgolf's models in lm-evaluation-harness", "lm-eval"),
 )
 _OLDEST_TORCH = (2, 8)
 _NEED_TORCH = ("device", "attention", "threads", "torch.compile")

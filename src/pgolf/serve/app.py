@@ -107,7 +107,7 @@ def make_app(model: Model, ways: Ways, limits: Limits, hosts: Collection[str], w
             Route("/v1/models", models),
             Route("/v1/completions", complete, methods=["POST"]),
         ],
-        middleware=[Middleware(_Guard, hosts={*_LOCAL, *hosts})],
+        middleware=[Middleware(_Guard, hosts={*_LOCAL, *(host.lower() for host in hosts)})],
         exception_handlers=dict.fromkeys((PgolfError, Busy, HTTPException, ClientDisconnect), fail),
     )
 

@@ -17,6 +17,7 @@ from pgolf.data.dataset import open_dataset
 from pgolf.data.shards import read_shard
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
+from pgolf.runs.pipeline import training_text
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
 from tests.shards import write_shard
@@ -114,7 +115,8 @@ def test_the_quantizers_are_compared_at_equal_bytes(room: Path) -> None:
     assert all(row["kl"] > 0 for row in rows.values())
     assert rows["pgolf"]["share_kl"] == pytest.approx(rows["pgolf"]["kl"] / rows["std + GPTQ"]["kl"])
     weights = load_weights(room / "run")
-    calibration = calibration_for(weights.model(), weights.recipe, open_dataset(room / "data"))
+    text = training_text(room / "run", weights.recipe, None, None)
+    calibration = calibration_for(weights.model(), weights.recipe, text)
     assert calibration is not None
     with pytest.raises(PgolfError, match="ask for more bits"):
         quantizers._fit(weights, quantizers._targets("std", weights, calibration, 1.0), 100, "std")

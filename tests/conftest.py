@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,18 @@ def _command_line_built_once() -> Iterator[None]:
     """Typer builds all commands anew for each command line, which takes longer than most mistakes need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
+
+
+@pytest.fixture(scope="module")
+def code_of_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """transformers puts the code that folders bring along into a folder of the tests."""
+    import transformers
+
+    with pytest.MonkeyPatch.context() as patch:
+        place = str(tmp_path_factory.mktemp("modules"))
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", place)
+        patch.setattr(sys, "path", list(sys.path))
         yield
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,7 @@ from tests.e2e.conftest import pgolf, pgolf_json, sentences
 
 transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
 tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where transformers puts the code of folders."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = str(tmp_path_factory.mktemp("modules"))
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", place)
-        patch.setattr(sys, "path", list(sys.path))
-        yield
+pytestmark = pytest.mark.usefixtures("code_of_folders")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from tests.unit.test_features import EXAMPLES
 from tests.unit.test_model import PLAIN, TINY, randomised
 
 transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
+pytestmark = pytest.mark.usefixtures("code_of_folders")
 
 TEXTS = ["word7 is number 21", "", "  The <s> CAT's naïve <|endoftext|>\n\n日本 iPhone "]
 # Features of all slots together.
@@ -36,16 +37,6 @@ MANY = [
     *("model.lanes.mode=two", "model.lanes.start=2", "model.asymmetric_softcap=true"),
     *("model.rope_train_length=8", "model.document_mask=true", "model.mlp=star_relu"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where transformers puts the code of folders."""
-    with pytest.MonkeyPatch.context() as patch:
-        place = str(tmp_path_factory.mktemp("modules"))
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", place)
-        patch.setattr(sys, "path", list(sys.path))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from pgolf.evaluate.protocol import grade
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import EvaluateSection
 from pgolf.runs.pipeline import eval_job
+from pgolf.runtime.environment import need
 from pgolf.runtime.files import read_json, sha256_file
 from pgolf.runtime.progress import counting
 from pgolf.runtime.run_files import artifact_digest, is_foreign
@@ -109,11 +110,9 @@ def foreign(
     Raises:
         PgolfError: something does not fit, or transformers is not installed.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        missing = "needs the package transformers, which is not installed"
-        raise PgolfError(f'{folder}: {missing}; pip install "pgolf[export]"') from error
+    need(str(folder), "export", "transformers")
+    import transformers
+
     config = _config(folder)
     known = str(config.get("model_type")) in transformers.CONFIG_MAPPING
     if "auto_map" in config and not known and not trust:
@@ -193,15 +192,11 @@ def eval_foreign(
     )
     with counting(f"{found.mode} evaluation") as progress:
         grade(found.scorer(device), *text, record, strict=strict, progress=progress, team=team)
-    score = record.score()
-    if not score.bytes:
-        raise PgolfError(
-            f"the {score.targets} validation targets stand for no bytes of text; score more of them"
-        )
+    seconds = time.perf_counter() - started
+    result = EvalResult.of(record, found.mode, seconds, warning=found.dataset.warning())
     if ledger is not None:
         team.first(lambda: write_bytes(ledger, record.content()))
-    numbers = score.loss, score.bpb, score.targets, score.bytes, time.perf_counter() - started
-    return EvalResult(found.mode, *numbers, warning=found.dataset.warning(), ledger=record)
+    return result
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Target:
     order: Order | None
     """How errors are compensated, if they are."""
     trellis: bool = False
-    """Whether to round on a trellis, where the steps allow it."""
+    """Whether to round on a trellis; only with an order."""
 
 
 def is_budgeted(name: str, tensor: Tensor) -> bool:
@@ -93,7 +93,8 @@ def round_target(target: Target, fineness: float) -> Quantized:
     """A matrix on the grid of a given fineness; the width is the least that holds its codes."""
     target = _softened(target, fineness)
     steps = _grid_steps(target, fineness)
-    if target.trellis and target.order is not None:
+    if target.trellis:
+        assert target.order is not None
         codes = round_on_trellis(target.weight, steps, target.columns, target.order.factor)
     else:
         codes = round_on_grid(target.weight, steps, target.columns, -_HIGHEST, _HIGHEST, target.order)

@@ -76,12 +76,11 @@ class Stream:
 
     def __init__(self, content: bytes | None = None, entries: int = 0) -> None:
         """``entries`` is about how many numbers a writer will have to write."""
-        self._reads = content is not None
         room = np.zeros(2 * entries + _WORD, np.uint8)
         self._coded = room if content is None else np.frombuffer(bytearray(content), np.uint8)
         self._coder = new_coder()
         self._kinds: dict[str, tuple[NDArray[Any], ...]] = {}
-        if self._reads:
+        if content is not None:
             settle(self._coder, self._coded, True)
 
     def matrix(
@@ -93,9 +92,7 @@ class Stream:
             ValueError: what is read is no such code.
         """
         found = np.zeros((rows, columns), np.int8) if codes is None else np.ascontiguousarray(codes)
-        sums, signs = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
-        given = found, trellis, sums, signs, np.zeros(_CONTEXTS, np.int64), np.zeros(_CONTEXTS, np.int64)
-        sound = _code_matrix(*self._learned("codes"), *given, self._coder, self._coded, codes is None)
+        sound = self._code("codes", found, trellis, codes is None)
         if not sound or (codes is None and found.size and not low <= found.min() <= found.max() <= high):
             raise ValueError("it holds a code outside its range")
         return found
@@ -124,9 +121,7 @@ class Stream:
         for index, size in enumerate((32, 5, 5)):
             _code_plain(about[index : index + 1], size, self._coder, self._coded, reads)
         centre, grain, shift = (int(value) for value in about)
-        sums, signs = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        given = top, False, sums, signs, np.zeros(_CONTEXTS, np.int64), np.zeros(_CONTEXTS, np.int64)
-        _code_matrix(*self._learned(kind), *given, self._coder, self._coded, reads)
+        self._code(kind, top, False, reads)
         _code_plain(low_bits, shift, self._coder, self._coded, reads)
         return centre - (1 << 31) + (((top[0].astype(np.int64) << shift) + low_bits) << grain)
 
@@ -143,12 +138,16 @@ class Stream:
         """Whether all of the content was read, and nothing behind it."""
         return self.size() == len(self._coded)
 
-    def _learned(self, kind: str) -> tuple[NDArray[Any], ...]:
+    def _code(self, kind: str, codes: Codes, trellis: bool, reads: bool) -> bool:
+        """Write codes (R, C), or read them into their place; whether those that are read are codes."""
         if kind not in self._kinds:
             shape = _SIGN + 1, _CONTEXTS, _PLACES
             weights = np.full(shape[:2], _FIRST_WEIGHT, np.int64)
             self._kinds[kind] = np.full(shape, 1 << 15, np.uint16), np.zeros(shape, np.uint16), weights
-        return self._kinds[kind]
+        sums, signs = np.zeros((2, codes.shape[1]), np.int64)
+        places, odds = np.zeros((2, _CONTEXTS), np.int64)
+        given = codes, trellis, sums, signs, places, odds, self._coder, self._coded, reads
+        return bool(_code_matrix(*self._kinds[kind], *given))
 
 
 @inner

@@ -7,8 +7,8 @@ the walk with the least error is better than the nearest codes by about a decibe
 the states are those of Ungerboeck 1982). The Viterbi algorithm finds it. Every walk that is still in the
 running makes its own errors good in the columns to come, as ``gptq.py`` does for the one of a plain grid.
 
-Code c stands for 2 c halves of a step in even states, and for
-2 c - sign(c) in odd ones. The next state follows from the state and from whether the code is odd.
+Code c stands for 2 c halves of a step in even states, and for 2 c - sign(c) in odd ones. The next state
+follows from the state and from whether the code is odd.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ def round_on_trellis(weight: Tensor, steps: Tensor, columns: Tensor, factor: Ten
 def _nearest(place, shifted, odd):
     """The odd or even code whose multiple is nearest to a place."""
     size = abs(place)
-    number = 2 * np.int64(np.floor((size + shifted - 2 * odd) / 4 + 0.5)) + odd
+    code = 2 * np.int64(np.floor((size + shifted - 2 * odd) / 4 + 0.5)) + odd
     if shifted and not odd and size < 1.5:
-        number = np.int64(0)
-    number = min(number, np.int64(LARGEST - 1 + odd))
-    return number if place >= 0 else -number
+        code = np.int64(0)
+    code = min(code, np.int64(LARGEST - 1 + odd))
+    return code if place >= 0 else -code
 
 
 def _rows(rest, steps, pull, columns, factor, codes, values, costs, ways, errors):
@@ -128,15 +128,15 @@ def _rows(rest, steps, pull, columns, factor, codes, values, costs, ways, errors
                         continue
                     place = values[now, each, index] / step
                     for odd in range(2):
-                        number = _nearest(place, ODD[each], odd)
-                        multiple = _multiple(each, number)
+                        code = _nearest(place, ODD[each], odd)
+                        multiple = _multiple(each, code)
                         error = place - multiple
                         cost = error * error + pull[row] * multiple * multiple
                         cost = costs[now, each] + cost * unit * unit
                         following = FOLLOWS[each, odd]
                         if cost < costs[1 - now, following]:
                             costs[1 - now, following] = cost
-                            ways[0, index, following], ways[1, index, following] = each, number
+                            ways[0, index, following], ways[1, index, following] = each, code
                             errors[index, following] = error * unit
                 for each in range(_STATES):
                     if costs[1 - now, each] < np.inf:
@@ -152,8 +152,7 @@ def _rows(rest, steps, pull, columns, factor, codes, values, costs, ways, errors
                     state = np.int64(each)
             walk = state
             for index in range(size - 1, -1, -1):
-                before, number = ways[0, index, walk], ways[1, index, walk]
-                codes[row, start + index] = number
+                before, codes[row, start + index] = ways[0, index, walk], ways[1, index, walk]
                 error = errors[index, walk]
                 for later in range(start + size, width):
                     rest[row, later] -= error * factor[start + index, later]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pgolf.data.shards import Tokens
@@ -54,6 +54,17 @@ class EvalResult:
     """What every range of targets cost; the scores above are computed from it."""
     kept: str = field(default="", compare=False)
     """Where the folder of a run keeps it, or why it does not; empty for what belongs to no run."""
+
+    @classmethod
+    def of(cls, ledger: Ledger, mode: str, seconds: float, **more: Any) -> EvalResult:
+        """The score of a ledger; a ``PgolfError`` where its targets stand for no bytes at all."""
+        score = ledger.score()
+        if not score.bytes:
+            raise PgolfError(
+                f"the {score.targets} validation targets stand for no bytes of text; score more of them"
+            )
+        numbers = score.loss, score.bpb, score.targets, score.bytes, seconds
+        return cls(mode, *numbers, ledger=ledger, **more)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, without the ledger; ``chunks`` for ttt, others only if they say more."""
@@ -120,11 +131,6 @@ def evaluate(
         grade(scorer, tokens, byte_counts, ledger, strict=strict, progress=progress, team=team)
     finally:
         network.train(was_training)
-    score = ledger.score()
-    assert score.targets == targets, f"{score.targets} of {targets} targets scored"
-    if not score.bytes:
-        raise PgolfError(f"the {targets} validation targets stand for no bytes of text; score more of them")
-    seconds = time.perf_counter() - started
-    running = ledger.running_bpb(recipe.ttt.chunk_tokens) if mode == "ttt" else []
-    numbers = (score.loss, score.bpb, score.targets, score.bytes, seconds)
-    return EvalResult(mode, *numbers, chunks=running, ledger=ledger)
+    result = EvalResult.of(ledger, mode, time.perf_counter() - started)
+    assert result.targets == targets, f"{result.targets} of {targets} targets scored"
+    return replace(result, chunks=ledger.running_bpb(recipe.ttt.chunk_tokens)) if mode == "ttt" else result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 import warnings
 from importlib import resources
@@ -22,7 +21,7 @@ from pgolf.data.tokenizer_kinds import other_kind
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT, parameter_count
 from pgolf.recipe.recipe import Recipe
-from pgolf.runtime.environment import VERSION
+from pgolf.runtime.environment import VERSION, need
 from pgolf.runtime.run_files import scored_file
 from pgolf.runtime.writing import new_folder, write_bytes, write_json
 from pgolf.submit.bundle import SECTIONS, STANDINS, one_file
@@ -57,7 +56,7 @@ def export(source: Path, out: Path, form: str = "hf", tokenizer: Path | None = N
     """
     if form not in FORMATS:
         raise PgolfError(f"--format {form}: unknown; use {', '.join(FORMATS)}")
-    _check_packages(f"--format {form}", *FORMATS[form])
+    need(f"--format {form}", "export", *FORMATS[form])
     weights = load_weights(scored_file(source))
     network, opened = weights.model(), weights.tokenizer(tokenizer)
     parameters = parameter_count(network)
@@ -71,16 +70,6 @@ def export(source: Path, out: Path, form: str = "hf", tokenizer: Path | None = N
         write_bytes(folder / "README.md", _card(weights.recipe, form, opened, parameters).encode())
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     return {"folder": str(out), "format": form, "parameters": parameters, "files": files}
-
-
-def _check_packages(what: str, *names: str) -> None:
-    """Import packages that not every installation has; a ``PgolfError`` that says how to get one."""
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            remedy = 'pip install "pgolf[export]"'
-            raise PgolfError(f"{what}: needs the package {name}, which is not installed; {remedy}") from error
 
 
 def _config(weights: Weights, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgolf.errors import PgolfError
+
 if TYPE_CHECKING:
     import torch
 
 VERSION = "0.1.0"
 FOLDER = Path(__file__).parents[1]
+
+
+def need(what: str, extra: str, *packages: str) -> None:
+    """Import packages that not every installation has; a ``PgolfError`` that says how to get one for what."""
+    for name in packages:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            remedy = f'pip install "pgolf[{extra}]"'
+            raise PgolfError(f"{what}: needs the package {name}, which is not installed; {remedy}") from error
 
 
 @functools.cache  # A process goes on with the code that it began with.

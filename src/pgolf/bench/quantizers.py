@@ -1,4 +1,4 @@
-"""What quantizers are worth: four ways to choose steps and codes, in the same file, at the same bytes.
+"""What quantizers are worth: ways to choose steps and codes, in the same file, at the same bytes.
 
 All write the same artifact: matrices as codes with a step per row, coded by the range coder, the rest as
 float16. So they differ in three things only: how steps follow from the weights, whether errors are
@@ -22,6 +22,7 @@ from pgolf.compress import budget
 from pgolf.compress.calibrate import Calibration, calibration_for
 from pgolf.compress.container import encode_artifact
 from pgolf.compress.gptq import Order, rounding_order
+from pgolf.compress.pack import fit
 from pgolf.compress.stored import Stored, dequantize_state
 from pgolf.compress.weights import Weights
 from pgolf.data.dataset import Dataset
@@ -29,12 +30,13 @@ from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
 from pgolf.model.gpt import GPT
 from pgolf.optim.routing import quantizer_group
+from pgolf.recipe.recipe import Recipe
 from pgolf.runs.pipeline import BUDGET
 from pgolf.runtime.environment import environment
 from pgolf.runtime.progress import Note
 
 BITS = (6.0, 5.0, 4.0, 3.0, 2.0, 1.5)
-_ABSMAX, _NEAREST, _GPTQ, _SOLVER = "absmax", "std", "std + GPTQ", "pgolf"
+_ABSMAX, _NEAREST, _GPTQ, _SOLVER, _TUNED = "absmax", "std", "std + GPTQ", "pgolf", "pgolf, tuned"
 WAYS = (_ABSMAX, _NEAREST, _GPTQ, _SOLVER)
 # Steps in standard deviations of a row: 13.0 and 11.5 of them in 31 codes, 14.0 in 63 for embeddings,
 # 12.85 in 31 for all others (openai/parameter-golf #2135).
@@ -54,6 +56,7 @@ def bench_quantizers(
     dataset: Dataset,
     bits: tuple[float, ...] = BITS,
     limit_targets: int | None = None,
+    effort: int = 0,
     note: Note = lambda *_: None,
 ) -> dict[str, Any]:
     """Store float weights in every way at the same number of bytes, and read validation text with them.
@@ -63,6 +66,7 @@ def bench_quantizers(
         dataset: its training text is what sensitivities and moments are measured on.
         bits: sizes of the file, in bits for each parameter.
         limit_targets: read only the first ones.
+        effort: pack a fifth time with this ``compress.effort``; 0 does not.
         note: told what is being done.
 
     Returns:
@@ -76,7 +80,7 @@ def bench_quantizers(
     """
     if weights.kind == "artifact":
         raise PgolfError(f"{weights.source}: is packed already; name the run's folder or its weights file")
-    recipe = weights.recipe.with_overrides(BUDGET)
+    recipe = weights.recipe.with_overrides([*BUDGET, f"compress.effort={effort}"])
     note("calibrating")
     calibration = calibration_for(weights.model(), recipe, dataset)
     assert calibration is not None
@@ -87,20 +91,25 @@ def bench_quantizers(
     choose = _Comparison(weights, calibration.tokens.split(_AT_ONCE), calibration.tokens[:, 1:].numel())
     parameters = sum(tensor.numel() for tensor in weights.state.values())
     rows: list[dict[str, Any]] = []
+    ways = (*WAYS, _TUNED) if effort else WAYS
     for size in bits:
         cap = int(size * parameters / 8)
-        for way in WAYS:
+        for way in ways:
             note(f"{way} at {size:g} bits")
             started = time.perf_counter()
-            parts = _PARTS if way in (_NEAREST, _GPTQ) else (1.0,)
-            fits = [_fit(weights, _targets(way, weights, calibration, part), cap, way) for part in parts]
+            if way in (_SOLVER, _TUNED):
+                given = calibration if way == _TUNED else replace(calibration, text=None)
+                fits = [_solved(weights, recipe, given, cap)]
+            else:
+                parts = _PARTS if way != _ABSMAX else (1.0,)
+                fits = [_fit(weights, _targets(way, weights, calibration, part), cap, way) for part in parts]
             stored, used = fits[0] if len(fits) == 1 else min(fits, key=lambda fit: choose(fit[0])[1])
             seconds = (time.perf_counter() - started) / len(fits)
             gap, divergence = compare(stored)
             row = {"bits": size, "way": way, "bytes": used, "gap": gap, "kl": divergence}
             rows.append(row | {"seconds": seconds})
         reference = next(row for row in rows if row["bits"] == size and row["way"] == _GPTQ)
-        for row in rows[-len(WAYS) :]:
+        for row in rows[-len(ways) :]:
             row["share_gap"] = row["gap"] / reference["gap"] if reference["gap"] > 0 else None
             row["share_kl"] = row["kl"] / reference["kl"]
     return {
@@ -117,9 +126,6 @@ def bench_quantizers(
 
 def _targets(way: str, weights: Weights, calibration: Calibration, part: float) -> dict[str, budget.Target]:
     """Steps at fineness 1 (those of embeddings times ``part``), factors and compensation of every matrix."""
-    compress = weights.recipe.with_overrides(BUDGET).compress
-    if way == _SOLVER:
-        return budget.prepare(weights.state, calibration.sensitivities, compress)
     targets = {}
     for name, tensor in weights.state.items():
         if not budget.is_budgeted(name, tensor):
@@ -138,6 +144,13 @@ def _targets(way: str, weights: Weights, calibration: Calibration, part: float) 
 def _plain_order(calibration: Calibration, name: str) -> Order:
     """GPTQ's own: the inputs' moments, unweighted; those of a tied embedding are the output layer's."""
     return rounding_order(calibration.sensitivities[name].columns[-1], _DAMPING)
+
+
+def _solved(weights: Weights, recipe: Recipe, calibration: Calibration, cap: int) -> tuple[Any, int]:
+    """What ``pgolf pack`` stores in at most ``cap`` bytes, without code, and its bytes."""
+    given = weights.state, recipe, weights.tokenizer_digest, weights.source, cap, 0, calibration
+    packed = fit(*given, note=lambda *_: None)
+    return packed.stored, len(packed.content)
 
 
 def _fit(

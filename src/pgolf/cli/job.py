@@ -173,7 +173,7 @@ def _training_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
 @verb(
     "pack",
     "pgolf pack runs/first",
-    "pgolf pack runs/first --out small.pgolf --cap 900000",
+    "pgolf pack runs/first --out small.pgolf --cap 900000 --effort 80",
     "pgolf pack runs/first --out alone.pgolf --with-tokenizer",
     "pgolf pack runs/first --out model.pgolf --compare",
 )
@@ -184,6 +184,10 @@ def pack_verb(
         Option("--out", "-o", help="Artifact to write; default: artifact.pgolf in the run folder."),
     ] = None,
     cap: Annotated[int | None, Option(min=1, help="Largest total in bytes; default: compress.cap.")] = None,
+    effort: Annotated[
+        int | None,
+        Option(min=0, help="Tune by so many steps after each module is rounded; default: compress.effort."),
+    ] = None,
     overrides: Overrides = None,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
@@ -212,7 +216,8 @@ def pack_verb(
 
     check_data_paths(data, tokenizer)
     carry = carry_of(with_tokenizer, count_tokenizer)
-    report = pack_job(weights, out, cap, overrides or [], data, tokenizer, carry)
+    settings = [*(overrides or []), *([] if effort is None else [f"compress.effort={effort}"])]
+    report = pack_job(weights, out, cap, settings, data, tokenizer, carry)
     out = out or weights / ARTIFACT
     result = report.to_json()
     if compare:

@@ -176,6 +176,7 @@ def quantizers_verb(
         Option(min=0.5, max=8, help="Bytes of the file, as bits for each parameter; default: 6 to 1.5."),
     ] = None,
     limit_targets: Annotated[int | None, Option(min=1, help="Score only the first ones.")] = None,
+    effort: Annotated[int, Option(min=0, help="Pack a fifth time with this compress.effort.")] = 0,
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
     out: JsonFile = None,
@@ -192,7 +193,7 @@ def quantizers_verb(
     loaded = load_weights(weights)
     dataset = training_text(weights, loaded.recipe, data, tokenizer)
     with working("comparing quantizers") as note:
-        result = bench_quantizers(loaded, dataset, tuple(bits or BITS), limit_targets, note)
+        result = bench_quantizers(loaded, dataset, tuple(bits or BITS), limit_targets, effort, note)
     if _as_json_only(result, out, as_json):
         return
     forms = {"bits": "{:g}", "way": "{}", "bytes": "{:,}", "gap": "{:+.5f}", "share_gap": "{:.2f}"}

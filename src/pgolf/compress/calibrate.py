@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgolf.compress.tuning import sequences_per_step, turns
 from pgolf.data.dataset import Dataset
 from pgolf.model.gpt import GPT
 from pgolf.model.loss import cap_of
@@ -74,6 +75,8 @@ class Calibration:
     """Sequences (N, T + 1) int64."""
     source: dict[str, Any]
     """Where the text comes from: goes into the artifact."""
+    text: Tensor | None = None
+    """More of it, as such sequences, where the recipe asks for tuning."""
 
 
 def calibration_for(network: GPT, recipe: Recipe, dataset: Dataset | None) -> Calibration | None:
@@ -93,10 +96,20 @@ def calibration_for(network: GPT, recipe: Recipe, dataset: Dataset | None) -> Ca
     if compress.calibration == "self":
         return calibrate(network, sample_text(network, sequences, length + 1), "self")
     assert dataset is not None
+    calibration = calibrate(network, _windows(dataset, sequences, length), "train")
+    if not compress.effort:
+        return calibration
+    wanted = len(turns(calibration.sensitivities)) * compress.effort * sequences_per_step(length)
+    # Evenly from the whole text, as the steps of every turn should be.
+    mixed = torch.randperm(wanted, generator=torch.Generator().manual_seed(0))
+    return replace(calibration, text=_windows(dataset, wanted, length)[mixed])
+
+
+def _windows(dataset: Dataset, count: int, length: int) -> Tensor:
+    """Sequences (count, length + 1) int64 of training text, evenly from all of it."""
     stream = dataset.train_stream()
-    starts = [index * stream.total // sequences for index in range(sequences)]
-    windows = [torch.from_numpy(stream.take(start, length + 1).astype(np.int64)) for start in starts]
-    return calibrate(network, torch.stack(windows), "train")
+    starts = [index * stream.total // count for index in range(count)]
+    return torch.stack([torch.from_numpy(stream.take(at, length + 1).astype(np.int64)) for at in starts])
 
 
 def calibrate(network: GPT, tokens: Tensor, source: str, seed: int = 0) -> Calibration:

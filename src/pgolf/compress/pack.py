@@ -19,6 +19,7 @@ from pgolf.compress.grid import Grid, grid_of
 from pgolf.compress.report import PackReport, describe
 from pgolf.compress.scheme import check_range, quantize_state, stored_bits
 from pgolf.compress.stored import Quantized, Stored, code_range
+from pgolf.compress.tuning import Tuner, turns
 from pgolf.errors import PgolfError
 from pgolf.model.load import parameter_shapes
 from pgolf.optim.routing import quantizer_group
@@ -60,7 +61,8 @@ def pack(
     The "budget" scheme chooses steps so that artifact and code use the cap. A grid that training rounded on
     is used with the nearest codes, so that what is stored is what training saw; if the size is a little off,
     as few rows as possible get the next finer or coarser step. A cap too far off has steps chosen anew. The
-    artifact's origin says which: "grid" is "trained", with the "shift" of the steps, or "solved". The
+    artifact's origin says which: "grid" is "trained", with the "shift" of the steps, or "solved", or "tuned"
+    where ``compress.effort`` brought it nearer to the exact model. The
     "rowwise" scheme tries the recipe's codec levels in order, then, if the recipe allows it, 5 bits for one
     layer after the other from the middle outward.
 
@@ -85,6 +87,8 @@ def pack(
     taken = code + (carried_bytes(tokenizer) if counted else 0)
     packed = fit(state, recipe, tokenizer_digest, out, limit, taken, *given)
     content = packed.content
+    # Tuned tensors make each other's errors good: what one alone costs says nothing.
+    tuned = packed.origin.get("grid") == "tuned"
     if tokenizer:
         how = recipe.compress.codec, packed.level, packed.origin, memory, tokenizer
         content = encode_artifact(packed.stored, recipe, tokenizer_digest, *how)
@@ -102,7 +106,7 @@ def pack(
         level=packed.level,
         five_bit_cores=packed.five_bit_cores,
         origin=packed.origin,
-        tensors=describe(state, packed.stored, recipe, calibration, note),
+        tensors=describe(state, packed.stored, recipe, None if tuned else calibration, note),
         tokenizer_bytes=carried,
         tokenizer_counts=counted,
     )
@@ -249,7 +253,39 @@ class _Packer:
 
         free = self.limit - len(self.memory) - sum(value.nbytes for value in kept.values())
         start = budget.first_guess(targets, 8 * max(free - _HEADER_ESTIMATE, 1))
-        return self._search(store, self.origin | {"grid": "solved"}, "fineness", start)
+        packed = self._search(store, self.origin | {"grid": "solved"}, "fineness", start)
+        if packed is None or self.calibration is None or self.calibration.text is None:
+            return packed
+        return self._in_turn(packed, turns(targets), self.calibration)
+
+    def _in_turn(self, packed: Packed, parts: list[list[str]], calibration: Calibration) -> Packed:
+        """The same by ``tuning.py``, with the steps of what was packed; the last part takes what is left."""
+        assert calibration.text is not None
+        tuner = Tuner(self.state, self.recipe, calibration.text)
+        fineness, done = packed.origin["fineness"], dict[str, Stored]()
+
+        def rounded(names: list[str], weights: Mapping[str, Tensor], fineness: float) -> dict[str, Stored]:
+            some = {name: weights[name] for name in names}
+            targets = budget.prepare(some, self.sensitivities, self.recipe.compress)
+            return {name: self._quantized(name, target, fineness) for name, target in targets.items()}
+
+        for index, names in enumerate(parts[:-1]):
+            self.note("rounding and tuning", index, len(parts))
+            part = rounded(names, tuner.weights(), fineness)
+            done |= part
+            tuner.fix(part)
+        weights, last = tuner.weights(), parts[-1]
+        for name, tensor in weights.items():
+            check_range(name, tensor, 16)
+        done |= {name: weights[name].half() for name in self.state if name not in done and name not in last}
+
+        def store(fineness: float) -> dict[str, Stored]:
+            whole = {**done, **rounded(last, weights, fineness)}
+            return {name: whole[name] for name in self.state}
+
+        tuned = self._search(store, packed.origin | {"grid": "tuned"}, "last", fineness)
+        either = [packed] if tuned is None else [packed, tuned]
+        return min(either, key=lambda one: tuner.divergence(one.stored, calibration.tokens))
 
     def _search(
         self, store: Callable[[float], dict[str, Stored]], origin: Mapping[str, Any], label: str, start: float

@@ -23,6 +23,7 @@ _LARGEST = {
     **dict.fromkeys(("train.sequence_length", "evaluate.sequence_length"), 1 << 20),
     "optim.newton_schulz_steps": 1 << 8,
     "compress.calibration_tokens": 1 << 28,
+    "compress.effort": 1 << 16,
     "evaluate.batch": 1 << 20,
     **dict.fromkeys(("ttt.epochs", "ttt.lora.epochs", "ttt.phased.phases"), 1 << 20),
 }
@@ -104,6 +105,11 @@ def _run_contradictions(recipe: Sections) -> list[str]:
             )
         if compress.scheme == "budget" and compress.low_rank:
             problems.append("compress.low_rank is not part of what qat.grid export rounds to; set it to 0")
+    if compress.effort and (compress.scheme, compress.calibration) != ("budget", "train"):
+        problems.append(
+            "compress.effort tunes on training text by the steps of the budget scheme; it needs "
+            "compress.scheme=budget and compress.calibration=train"
+        )
     if not compress.level:
         problems.append("compress.level is empty; name at least one level")
     highest = {"range": 22, "zstd": 22, "lzma": 9, "none": 22}[compress.codec]

@@ -234,6 +234,8 @@ class CompressSection(Section):
     """Added to the moments' diagonal, as a part of its mean."""
     low_rank: int = pydantic.Field(0, ge=0, le=256)
     """Rank of an 8-bit correction added to every quantized matrix; 0 adds none."""
+    effort: int = pydantic.Field(0, ge=0)
+    """"budget": round module after module, and tune the rest by so many steps on training text after each."""
     slack: float = pydantic.Field(0.0015, gt=0, lt=1)
     """"budget": how far under the cap is near enough, as a part of the cap."""
     bits: BitsSection = BitsSection()

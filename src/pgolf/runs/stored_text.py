@@ -93,9 +93,11 @@ def with_memory(given: Given, dataset: Dataset, how: Mapping[str, Any]) -> dict[
         PgolfError: see ``memory_part``.
     """
     state, recipe, digest, out, limit, code = given
+    # What is tried need not be tuned.
+    plain = {**how, "calibration": how["calibration"] and replace(how["calibration"], text=None)}
 
     def packed(taken: int) -> Weights:
-        return dequantize_state(fit(state, recipe, digest, out, limit - taken, code, **how).stored)
+        return dequantize_state(fit(state, recipe, digest, out, limit - taken, code, **plain).stored)
 
     content, about = memory_part(recipe, dataset, state, packed, limit - code, how["note"])
     return {**how, "memory": content, "about": {"memory": {"cap": limit, **about}}}

@@ -15,6 +15,7 @@ import pytest
 from tests.audit.zoo import INVALID, VALID
 from tests.e2e.conftest import pgolf, pgolf_json, quick_python, workshop  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("quick_python")  # Plug-ins run in a process of their own.
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = '''
 import numpy as np
@@ -175,7 +176,6 @@ def test_mistakes_are_one_line(desk: Path, arguments: tuple[str, ...], words: li
     assert done.stdout == ""
 
 
-@pytest.mark.usefixtures("quick_python")
 def test_every_command_of_the_page(desk: Path) -> None:
     """docs/audit.md from top to bottom, with what it says of the plain script."""
     shutil.copytree(ROOT / "examples", desk / "examples")

@@ -197,7 +197,9 @@ class _Child:
         with unwatched():
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
-                **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 cwd=folder,
                 env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
             )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
 import time
+import types
 from typing import Any
 
 import numpy as np
@@ -217,8 +219,61 @@ class RemembersThePassBefore(ToyScorer):
         self.__dict__.update(snapshot)
 
 
+class ReadsWholeEvaluations(ReadsTheGrader):
+    """Does so only where so many targets are announced as an audit has no time for."""
+
+    def begin(self, first: int, targets: int) -> None:
+        super().begin(first, targets)
+        self.targets = targets
+
+    def distributions(self, given: Tensor) -> Tensor:
+        return (super() if self.targets > 5000 else super(ReadsTheGrader, self)).distributions(given)
+
+
+class ReadsTheCollector(ToyScorer):
+    """Finds the text among all objects of the process: whatever array goes on as the text did so far."""
+
+    def begin(self, first: int, targets: int) -> None:
+        super().begin(first, targets)
+        self.seen = np.array([first], np.uint16)
+
+    def distributions(self, given: Tensor) -> Tensor:
+        rows = super().distributions(given)
+        for tokens in self._candidates() if len(self.seen) > LENGTH else ():
+            place, known = len(self.seen), min(len(tokens) - len(self.seen), len(rows))
+            if known > 0 and np.array_equal(tokens[place - LENGTH : place], self.seen[-LENGTH:]):
+                rows[range(known), tokens[place : place + known].astype(np.int64)] += 1
+                break
+        return torch.log_softmax(rows, -1)
+
+    def receive(self, recorded: Recorded) -> None:
+        super().receive(recorded)
+        self.seen = np.append(self.seen, recorded.tokens)
+
+    def _candidates(self) -> list[Any]:
+        # Arrays hold no references, so the collector knows who refers to them: objects and frames.
+        holders = [each for each in gc.get_objects() if type(each) in (dict, tuple, types.FrameType)]
+        found = [value for each in holders if type(each) is dict for value in list(each.values())]
+        found += [value for each in holders if type(each) is tuple for value in each]
+        frame: Any = sys._getframe()
+        while frame is not None:
+            found += frame.f_locals.values()
+            frame = frame.f_back
+        return [each for each in found if isinstance(each, np.ndarray) and each.dtype == np.uint16]
+
+
+class ALittleMoreThanOne(ToyScorer):
+    """Every row adds up to 1 + 9e-5: each is allowed, their mean is not."""
+
+    def distributions(self, given: Tensor) -> Tensor:
+        return super().distributions(given) + 9e-5
+
+
 CHEATING_SCORERS = [
     Animal("reads_the_grader", lambda _: ReadsTheGrader(), "C2", ("C1", "C3")),
+    Animal("reads_whole_evaluations", lambda _: ReadsWholeEvaluations(), "C2", ("C1", "C3"), whole=6000),
+    Animal("reads_the_collector", lambda _: ReadsTheCollector(), "C2", ("C1", "C3"), slow=True),
+    Animal("a_little_more_than_one", lambda _: ALittleMoreThanOne(), "C2"),
     Animal("remembers_the_pass_before", lambda _: RemembersThePassBefore(), "C1", ("C2", "C3")),
     Animal("target_gated_experts", lambda _: TargetGatedExperts(), "C2"),
     Animal("slot", lambda _: Slot(), "C3", ("C1", "C2")),

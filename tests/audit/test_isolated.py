@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from pgolf.data.dataset import Text
 from pgolf.errors import PgolfError
 from pgolf.evaluate.ledger import Ledger
 from pgolf.evaluate.protocol import grade
+from tests.audit.zoo.cheating_scorers import ReadsTheCollector, ReadsWholeEvaluations
 from tests.audit.zoo.toys import BOS, BYTES, FEW, VOCABULARY, ToyScorer, toy_text
 from tests.e2e.conftest import pgolf, pgolf_json, quick_python, workshop  # noqa: F401
 
@@ -26,6 +26,7 @@ PLUGIN = '''
 import json, os, sys
 from pathlib import Path
 from tests.audit.zoo.cheating_scorers import ALittleMoreThanOne, ReadsTheCollector, ReadsWholeEvaluations
+from tests.audit.zoo.cheating_scorers import ReadsTheCollector, ReadsWholeEvaluations
 from tests.audit.zoo.toys import ToyScorer
 
 KINDS = [ToyScorer, ReadsWholeEvaluations, ReadsTheCollector]
@@ -103,8 +104,8 @@ def several(plugin: Path) -> GradedScorer:
 
 
 def graded(scorer: Any, strict: bool) -> Ledger:
-    tokens, ledger = np.resize(toy_text(0), 5003), Ledger()
-    grade(Short(scorer), tokens[: 1 + 88], BYTES.count_stream(tokens[: 1 + 88]), ledger, strict=strict)
+    tokens, ledger = toy_text(0), Ledger()
+    grade(Short(scorer), tokens, BYTES.count_stream(tokens), ledger, strict=strict)
     return ledger
 
 
@@ -124,6 +125,8 @@ class Short:
 @pytest.mark.parametrize("strict", [True, False])
 def test_who_searches_for_the_text_finds_nothing(several: GradedScorer, strict: bool) -> None:
     honest = graded(ToyScorer(), strict).score().loss
+    for cheat in (ReadsWholeEvaluations(), ReadsTheCollector()):
+        assert graded(cheat, strict).score().loss < honest - 0.1, "in this process they find it"
     for _ in range(3):
         assert graded(several, strict).score().loss == pytest.approx(honest, abs=1e-6)
 

@@ -6,7 +6,6 @@ import copy
 import gc
 import sys
 import time
-import types
 from typing import Any
 
 import numpy as np
@@ -231,35 +230,41 @@ class ReadsWholeEvaluations(ReadsTheGrader):
 
 
 class ReadsTheCollector(ToyScorer):
-    """Finds the text among all objects of the process: whatever array goes on as the text did so far."""
+    """Searches all objects and frames of its process for an array that goes on as the text did so far.
+
+    The audit's own copy of the text is one, whatever is asked: where it is in reach, nothing gives it away.
+    """
 
     def begin(self, first: int, targets: int) -> None:
         super().begin(first, targets)
-        self.seen = np.array([first], np.uint16)
+        self.seen, self.text = np.array([first], np.uint16), None
 
     def distributions(self, given: Tensor) -> Tensor:
-        rows = super().distributions(given)
-        for tokens in self._candidates() if len(self.seen) > LENGTH else ():
-            place, known = len(self.seen), min(len(tokens) - len(self.seen), len(rows))
-            if known > 0 and np.array_equal(tokens[place - LENGTH : place], self.seen[-LENGTH:]):
-                rows[range(known), tokens[place : place + known].astype(np.int64)] += 1
-                break
+        rows, place = super().distributions(given), len(self.seen)
+        if self.text is None and place > LENGTH:
+            self.text = self._search()
+        if self.text is not None and len(tokens := self.text[place:][: len(rows)]):
+            rows[range(len(tokens)), tokens.astype(np.int64)] += 1
         return torch.log_softmax(rows, -1)
 
     def receive(self, recorded: Recorded) -> None:
         super().receive(recorded)
         self.seen = np.append(self.seen, recorded.tokens)
 
-    def _candidates(self) -> list[Any]:
-        # Arrays hold no references, so the collector knows who refers to them: objects and frames.
-        holders = [each for each in gc.get_objects() if type(each) in (dict, tuple, types.FrameType)]
-        found = [value for each in holders if type(each) is dict for value in list(each.values())]
-        found += [value for each in holders if type(each) is tuple for value in each]
+    def _search(self) -> Any:
+        found = []
+        for each in gc.get_objects():
+            if type(each) in (dict, tuple, list):
+                found += each.values() if type(each) is dict else each
         frame: Any = sys._getframe()
         while frame is not None:
             found += frame.f_locals.values()
             frame = frame.f_back
-        return [each for each in found if isinstance(each, np.ndarray) and each.dtype == np.uint16]
+        for each in found:
+            if type(each) is np.ndarray and each.dtype == np.uint16 and len(each) > len(self.seen):
+                if np.array_equal(each[: len(self.seen)], self.seen):
+                    return each.copy()
+        return np.zeros(0, np.uint16)
 
 
 class ALittleMoreThanOne(ToyScorer):
@@ -272,7 +277,6 @@ class ALittleMoreThanOne(ToyScorer):
 CHEATING_SCORERS = [
     Animal("reads_the_grader", lambda _: ReadsTheGrader(), "C2", ("C1", "C3")),
     Animal("reads_whole_evaluations", lambda _: ReadsWholeEvaluations(), "C2", ("C1", "C3"), whole=6000),
-    Animal("reads_the_collector", lambda _: ReadsTheCollector(), "C2", ("C1", "C3"), slow=True),
     Animal("a_little_more_than_one", lambda _: ALittleMoreThanOne(), "C2"),
     Animal("remembers_the_pass_before", lambda _: RemembersThePassBefore(), "C1", ("C2", "C3")),
     Animal("target_gated_experts", lambda _: TargetGatedExperts(), "C2"),

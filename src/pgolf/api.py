@@ -276,7 +276,7 @@ def evaluate(
     Raises:
         PgolfError: something in the input is wrong, such as data of another tokenizer.
     """
-    from pgolf.audit.hugging_face import eval_any
+    from pgolf.audit.evaluation import eval_any
     from pgolf.runtime.device import pick_device
 
     for name, value in (("stride", stride), ("limit_targets", limit_targets)):

@@ -25,7 +25,7 @@ from pgolf.audit.report import ByteRows, Finding, Largest, Report, ordered, simi
 from pgolf.audit.runs import Settings
 from pgolf.audit.state import changes, digest_parts, integers, learned
 from pgolf.audit.streams import Stream, largest_change
-from pgolf.audit.subject import Claim, Context, Evaluator, load_factory, make_subject
+from pgolf.audit.subject import Claim, Context, Evaluator, factory_place, load_factory, make_subject
 from pgolf.audit.watch import Learning, Watch
 from pgolf.data.dataset import Text
 from pgolf.errors import PgolfError
@@ -76,7 +76,8 @@ def test_a_factory_that_cannot_be_loaded(
     Path("broken.py").write_text("\n1 / 0\n")
     Path("needs.py").write_text("import something_else\n")
     with pytest.raises(PgolfError) as raised:
-        load_factory(name)
+        factory_place(name)
+        load_factory(name, tmp_path)
     assert all(word in str(raised.value) for word in [*words, "--scorer"]), raised.value
     assert "\n" not in str(raised.value)
 
@@ -85,12 +86,12 @@ def test_a_module_and_a_file_can_be_loaded(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("plugin_of_a_test.py").write_text(PLUGIN)
-    assert load_factory("plugin_of_a_test:make").__name__ == "make"
-    assert load_factory("plugin_of_a_test.py:make").__name__ == "make"
+    assert load_factory("plugin_of_a_test:make", tmp_path).__name__ == "make"
+    assert load_factory("plugin_of_a_test.py:make", tmp_path).__name__ == "make"
     with pytest.raises(
         PgolfError, match=r"the factory failed with ValueError: no such tensor \(plugin_of_a_test.py"
     ):
-        make_subject(load_factory("plugin_of_a_test:fails"), context(tmp_path), "plugin")
+        make_subject(load_factory("plugin_of_a_test:fails", tmp_path), context(tmp_path), "plugin")
 
 
 @pytest.mark.parametrize("made", [None, 3, "text", Evaluator, object()])
@@ -309,13 +310,13 @@ def test_stored_text_that_is_the_text_is_a_violation() -> None:
         assert len(stored)
 
     for stored, wrong in ((training, False), (np.append(training, text[500:560]), False), (text, True)):
-        of_object = held.held_text(SimpleNamespace(start={"stored": stored}), text)
-        of_function = held.held_text(Evaluator(evaluate, "a script"), text)
+        of_object = held.held_text(held.held_by(SimpleNamespace(start={"stored": stored})), text)
+        of_function = held.held_text(held.held_by(Evaluator(evaluate, "a script")), text)
         for finding in (of_object, of_function):
             assert (finding.condition, finding.passed) == ("C1", not wrong)
     assert "start['stored']" in of_object.evidence
     # A tenth of a long text is much of a short one that is held.
-    assert not held.held_text([text[500:560]], text).passed
+    assert not held.held_text(held.held_by([text[500:560]]), text).passed
 
 
 def test_the_watch_tells_what_is_opened(tmp_path: Path) -> None:

@@ -18,22 +18,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from pgolf.audit.evaluation import has_digest, plug_in_of
 from pgolf.audit.evaluator_tests import OwnTarget, count_findings
 from pgolf.audit.experiments import Experiments
-from pgolf.audit.held import held_text
+from pgolf.audit.held import held_by, held_text
 from pgolf.audit.hugging_face import foreign
+from pgolf.audit.isolated import Remote, isolated
 from pgolf.audit.report import Finding, Report, ordered, verdict
 from pgolf.audit.runs import Case, EvaluatorRunner, Nats, Runner, ScorerRunner, Settings, spread
 from pgolf.audit.scorer_tests import ScorerTests
 from pgolf.audit.streams import Stream
-from pgolf.audit.subject import Context, Evaluator, Factory, Subject, load_factory, make_subject
+from pgolf.audit.subject import Context, Evaluator, Subject, context_of, make_subject
 from pgolf.audit.watch import Watch
 from pgolf.codec.proof import Proof, decode_check
 from pgolf.compress.weights import Weights, load_weights
-from pgolf.data.dataset import Dataset, Text, open_dataset
+from pgolf.data.dataset import Dataset, Text
 from pgolf.data.inspect import ByteCheck, check_bytes
 from pgolf.data.shards import Tokens
-from pgolf.data.tokenizer import ByteCounts, ByteTable
+from pgolf.data.tokenizer import ByteCounts
 from pgolf.errors import PgolfError
 from pgolf.evaluate.build import MODES, build_scorer
 from pgolf.evaluate.evaluations import usual_mode
@@ -71,19 +73,21 @@ def audit(
     ``make`` imports and makes the subject, and what it opens is watched. If that is a ``plug_in``, a user's
     code, its exceptions are mistakes (a ``PgolfError``) and not bugs of pgolf. The subject must not read the
     validation text in the folder ``data``. ``whole`` are the tokens of the whole text, of which this is a
-    stretch (None: the stretch's), for the time and for what the subject holds of it. ``note`` is told what is
+    stretch (None: the stretch's), for the number of targets that is announced, for the time, and for what the
+    subject holds of it. ``note`` is told what is
     being tested.
     """
     tokens, byte_counts = text
     if len(tokens) < 3:
         raise PgolfError(f"{len(tokens) - 1} targets are too few for an audit; take more")
     started = time.perf_counter()
-    stream = Stream(tokens, context.bos_id, context.vocab_size)
     whole = tokens if whole is None else whole
+    stream = Stream(tokens, context.bos_id, context.vocab_size, len(whole) - 1)
     with Watch(context.artifact, data) as watch:
         note("loading")
         subject = make()
-        held = held_text(subject, whole)
+        function = subject.function if isinstance(subject, Evaluator) else subject
+        held = held_text(function.held() if isinstance(function, Remote) else held_by(subject), whole)
         watch.phase = "scoring"
         parts = _Parts(stream, byte_counts, context, settings, name if plug_in else "", note)
         is_evaluator = isinstance(subject, Evaluator)
@@ -130,7 +134,7 @@ class _Parts(NamedTuple):
         stream, byte_counts, runner = self.stream, self.byte_counts, ScorerRunner(scorer, self.name)
         self.note("plain run")
         started = time.perf_counter()
-        base, ledger = runner.grade(stream.tokens, stream.targets, byte_counts=byte_counts)
+        base, ledger = runner.grade(stream.tokens, stream.announced, byte_counts=byte_counts)
         seconds = time.perf_counter() - started
         case = Case(runner, stream, base, self.settings, self.context)
         experiments = Experiments(case)
@@ -154,7 +158,7 @@ class _Parts(NamedTuple):
         runner = EvaluatorRunner(evaluator, table)
         self.note("plain run")
         started = time.perf_counter()
-        claim = runner.claim(stream.tokens, stream.targets)
+        claim = runner.claim(stream.tokens, stream.announced)
         seconds = time.perf_counter() - started
         if not len(claim.nats):
             raise PgolfError(f"{self.name}: scored none of {stream.targets} targets; give it more --targets")
@@ -307,31 +311,20 @@ def audit_job(
     """
     if scorer is None and is_foreign(artifact):
         model = foreign(artifact, data, tokenizer, mode, overrides, trust)
-        return _plugged(
-            artifact, model.dataset, device, model.name, lambda _: model.scorer(device), model.length
-        )
+        context = context_of(artifact, model.dataset, device)
+        make = functools.partial(make_subject, lambda _: model.scorer(device), context, model.name)
+        return _plugged(context, model.dataset, make, model.name, model.length)
     if scorer is None:
         return _own(artifact, data, tokenizer, mode, overrides, device)
-    if mode is not None or overrides:
-        others = "leave them out where --scorer names another"
-        raise PgolfError(f"--mode and --set are for pgolf's own scorers; {others}")
-    if not artifact.exists():
-        raise PgolfError(f"{artifact}: no such file or folder")
-    if data is None:
-        raise PgolfError(f"--scorer {scorer}: pass --data DIR, the text to audit it on")
-    dataset = open_dataset(data, tokenizer)
-    return _plugged(artifact, dataset, device, scorer, lambda context: load_factory(scorer)(context))
+    context, dataset = plug_in_of(artifact, data, tokenizer, scorer, mode, overrides, device)
+    return _plugged(context, dataset, functools.partial(isolated, scorer, context), scorer)
 
 
 def _plugged(
-    artifact: Path, dataset: Dataset, device: torch.device, name: str, factory: Factory, length: int = 1
+    context: Context, dataset: Dataset, make: Callable[[], Subject], name: str, length: int = 1
 ) -> Job:
-    """An audit of what a factory makes, on text in windows of a ``length``."""
-    context, text = _context(artifact, dataset, device), dataset.validation_text(length)
-
-    def make() -> Subject:
-        return make_subject(factory, context, name)
-
+    """An audit of what ``make`` makes, on text in windows of a ``length``."""
+    artifact, text = context.artifact, dataset.validation_text(length)
     usual = min(max(2 * _FEWEST, 4 * length), _MOST, len(text.byte_counts))
     about = {"scorer": name, **_digests(artifact, dataset, text.tokens)}
     return Job(name, context, make, True, text, check_bytes(dataset, text), dataset.folder, usual, about)
@@ -348,9 +341,7 @@ def audited(artifact: Path, recipe: Recipe, dataset: Dataset, mode: str) -> dict
 
 def _digests(artifact: Path, dataset: Dataset, tokens: Tokens) -> dict[str, str]:
     # A plug-in may load a folder.
-    known = {}
-    if artifact.is_file() or is_foreign(artifact):
-        known["artifact_sha256"] = artifact_digest(artifact)
+    known = {"artifact_sha256": artifact_digest(artifact)} if has_digest(artifact) else {}
     return known | {"tokenizer_sha256": dataset.tokenizer.digest, "text_sha256": text_digest(tokens)}
 
 
@@ -371,7 +362,7 @@ def _own(
     dataset = job_dataset(recipe, *own_data(artifact, recipe, data, tokenizer))
     weights.check_data(dataset)
     weights.model()  # what does not fit is a mistake that is better told now
-    context = _context(artifact, dataset, device)
+    context = context_of(artifact, dataset, device)
     memory = memory_for(weights, recipe, mode, dataset.tokenizer)  # Decoding stored text takes long.
 
     def make() -> Subject:
@@ -395,16 +386,3 @@ def usual_targets(recipe: Recipe, mode: str) -> int:
         chunk = recipe.ttt.chunk_tokens if recipe.ttt.method == "full" else recipe.ttt.lora.chunk_tokens
         targets = max(targets, 3 * chunk)
     return min(targets, _MOST)
-
-
-def _context(artifact: Path, dataset: Dataset, device: torch.device) -> Context:
-    tokenizer = dataset.tokenizer
-    token_bytes = functools.partial(_token_bytes, tokenizer.parts, tokenizer.byte_table)
-    size, bos, table = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.byte_table
-    return Context(artifact, device, size, bos, table, token_bytes)
-
-
-def _token_bytes(parts: Sequence[bytes | None], table: ByteTable, previous: int, target: int) -> bytes:
-    """The bytes of a target; the table says whether a leading space counts."""
-    text = parts[target] or b""
-    return text[len(text) - int(table.count(np.array(previous), np.array(target))) :]

@@ -77,7 +77,7 @@ class OwnTarget:
     def all(self, note: Note) -> list[Finding]:
         """Every test."""
         places = self._places()
-        offered = self.runner.claim(self.stream.tokens, self.stream.targets, places)
+        offered = self.runner.claim(self.stream.tokens, self.stream.announced, places)
         has_rows = offered.distributions is not None or self._has_bytes(offered)
         if not has_rows:
             places = self._affordable(places)
@@ -109,7 +109,7 @@ class OwnTarget:
             others = f"distributions of {self.own.count} other targets"
             return [
                 earlier,
-                self.sums.judged("C2", "probabilities add up to 1", 1e-4, rows, ""),
+                self.sums.judged_sums("probabilities add up to 1", rows),
                 self.entries.judged("C2", "losses are entries", allowed, f"{self.entries.count} targets"),
                 self.own.judged(own, "own target", allowed, f"{others}{steps}"),
             ]
@@ -149,7 +149,7 @@ class OwnTarget:
     def _run(self, place: int, token: int, wanted: bool, whole: bool) -> tuple[Claim, Nats]:
         tokens = (self.stream.tokens if whole else self.stream.tokens[: place + 2]).copy()
         tokens[place + 1] = token
-        claim = self.runner.claim(tokens, self.stream.targets, (place,) if wanted else ())
+        claim = self.runner.claim(tokens, self.stream.announced, (place,) if wanted else ())
         return claim, spread(claim, len(tokens) - 1)
 
     def _runs(self, place: int, tokens: Sequence[int], wanted: bool) -> list[tuple[int, Claim, float]]:

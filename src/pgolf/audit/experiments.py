@@ -103,7 +103,7 @@ class Experiments:
 
     def announced(self) -> str | None:
         """A remark if results depend on how many targets are announced, as those of a schedule do."""
-        found, announced = Largest(), 2 * self.stream.targets + 1
+        found, announced = Largest(), 2 * self.stream.announced + 1
         found.compare(self.base, self.case.runner.nats(self.stream.tokens, announced=announced))
         if found.value <= self.case.allowed:
             return None
@@ -111,7 +111,7 @@ class Experiments:
         return f"results depend on the announced number of targets ({size}), as those of a schedule do"
 
     def _run(self, tokens: Tokens, until: int | None = None) -> Nats:
-        return self.case.runner.nats(tokens, announced=self.stream.targets, until=until)
+        return self.case.runner.nats(tokens, announced=self.stream.announced, until=until)
 
     def _compare(self, found: Largest, tokens: Tokens, at: int, what: str) -> None:
         found.compare(self.base[:at], self._run(tokens, until=at)[:at], f", {what}")

@@ -46,20 +46,24 @@ def overlap(held: NDArray[Any], text: Tokens) -> Overlap:
     return Overlap(float(covered.mean()), float(_covered(in_held, len(held)).mean()), longest)
 
 
-def held_text(subject: Any, text: Tokens) -> Finding:
-    """Compare all whole numbers that a subject holds with the text that it is about to score."""
+def held_by(subject: Any) -> dict[str, NDArray[Any]]:
+    """All whole numbers (n,) that a subject holds, by their path."""
     function = subject.function if isinstance(subject, Evaluator) else subject
     # What a function was made with.
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return integers(function) | integers(cells)
+
+
+def held_text(numbers: dict[str, NDArray[Any]], text: Tokens) -> Finding:
+    """Compare what a subject holds (see ``held_by``) with the text that it is about to score."""
     largest, where, searched = Overlap(0.0, 0.0, 0), "nowhere", 0
-    own = integers(function)
-    for path, held in (own | integers(cells)).items():
+    for path, held in numbers.items():
         if len(held) >= RUN:
             searched += len(held)
             found = overlap(held, text)
             if max(found[:2]) > max(largest[:2]):
                 largest, where = found, path
-    counts = _counted(own, text)
+    counts = _counted(numbers, text)
     share = (
         f"{largest.of_text:.1%} of the text's {len(text):,} tokens, {largest.of_held:.1%} of what it holds"
     )

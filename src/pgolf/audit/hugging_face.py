@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,10 @@ from torch import Tensor, nn
 from pgolf.audit.adapter import ForwardLogitsScorer
 from pgolf.data.dataset import TOKENIZER, Dataset, open_dataset
 from pgolf.errors import PgolfError
-from pgolf.evaluate.evaluate import EvalResult
-from pgolf.evaluate.ledger import Ledger, text_digest
-from pgolf.evaluate.protocol import grade
 from pgolf.recipe.recipe import Recipe
 from pgolf.recipe.sections import EvaluateSection
-from pgolf.runs.pipeline import eval_job
 from pgolf.runtime.environment import need
 from pgolf.runtime.files import read_json, sha256_file
-from pgolf.runtime.progress import counting
-from pgolf.runtime.run_files import artifact_digest, is_foreign
-from pgolf.runtime.team import SOLO, Team
-from pgolf.runtime.writing import check_writable, write_bytes
 
 # Of windows where nothing is asked for, and of what a forward pass may make (numbers).
 _LONGEST, _MOST_LOGITS = 2048, 1 << 26
@@ -139,64 +130,6 @@ def foreign(
         raise PgolfError(f"{asked}: {folder} reads at most {longest} tokens at once")
     _check_tokenizer(folder, dataset)
     return Foreign(folder, dataset, mode or "sliding", recipe.evaluate, trust)
-
-
-def eval_any(
-    source: Path,
-    data: Path | None,
-    tokenizer: Path | None,
-    mode: str | None,
-    stride: int | None,
-    limit_targets: int | None,
-    overrides: Sequence[str],
-    device: torch.device,
-    trust: bool = False,
-    *,
-    ledger: Path | None = None,
-    strict: bool = False,
-    team: Team = SOLO,
-) -> EvalResult:
-    """``eval_job`` of weights of ours, or the same of a foreign folder."""
-    how: dict[str, Any] = {"ledger": ledger, "strict": strict, "team": team}
-    if not is_foreign(source):
-        return eval_job(source, data, tokenizer, mode, stride, limit_targets, overrides, device, **how)
-    strides = [] if stride is None else [f"evaluate.stride={stride}"]
-    found = foreign(source, data, tokenizer, mode, [*overrides, *strides], trust)
-    return eval_foreign(found, device, limit_targets, **how)
-
-
-def eval_foreign(
-    found: Foreign,
-    device: torch.device,
-    limit_targets: int | None = None,
-    *,
-    ledger: Path | None = None,
-    strict: bool = False,
-    team: Team = SOLO,
-) -> EvalResult:
-    """Score a folder on (the first targets of) its data, as ``pipeline.eval_job`` scores our weights."""
-    if ledger is not None:
-        check_writable(ledger)
-    text = found.dataset.validation_text(found.length, limit_targets)
-    started = time.perf_counter()
-    record = Ledger(
-        {
-            "tokenizer": found.dataset.tokenizer.digest,
-            "artifact": artifact_digest(found.folder),
-            "data": text_digest(text.tokens),
-            "targets": len(text.byte_counts),
-            "mode": found.mode,
-            "strict": strict,
-            "settings": {"evaluate": found.evaluate.model_dump()},
-        }
-    )
-    with counting(f"{found.mode} evaluation") as progress:
-        grade(found.scorer(device), *text, record, strict=strict, progress=progress, team=team)
-    seconds = time.perf_counter() - started
-    result = EvalResult.of(record, found.mode, seconds, warning=found.dataset.warning())
-    if ledger is not None:
-        team.first(lambda: write_bytes(ledger, record.content()))
-    return result
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,9 @@ CONDITIONS = {
     "time": "the whole evaluation fits into the track's limit",
 }
 
+SUM_LIMIT, MEAN_LIMIT = 1e-4, 1e-5
+"""How far the logarithm of the sum of a row's probabilities may be from 0, and the mean of many."""
+
 Verdict = Literal["ok", "violation", "not tested"]
 
 
@@ -106,14 +109,21 @@ class Largest:
     """The largest of many differences, and where it was."""
 
     def __init__(self) -> None:
-        self.value, self.place, self.count = 0.0, "nowhere", 0
+        self.value, self.place, self.count, self.sum = 0.0, "nowhere", 0, 0.0
 
     def see(self, value: float, place: str) -> None:
         """Take one difference into account; one that is not a number counts as infinite."""
         value = float("inf") if np.isnan(value) else abs(float(value))
-        self.count += 1
+        self.count, self.sum = self.count + 1, self.sum + value
         if value > self.value:
             self.value, self.place = value, place
+
+    def take(self, values: NDArray[np.float64], first: int) -> None:
+        """Take a difference (n,) of each of some targets into account."""
+        sizes = np.nan_to_num(np.abs(values), nan=np.inf)
+        largest = int(sizes.argmax())
+        self.see(sizes[largest], f"target {first + largest}")
+        self.count, self.sum = self.count + len(sizes) - 1, self.sum + float(sizes.sum() - sizes[largest])
 
     def compare(self, before: Any, after: Any, where: str = "", first: int = 0) -> None:
         """Take costs of targets, or rows (n, ...), into account; ``first`` is the first target."""
@@ -132,6 +142,19 @@ class Largest:
         largest = self.value if np.isfinite(self.value) else str(self.value)
         details = {"largest": largest, "where": self.place, "allowed": limit, "compared": self.count}
         return verdict(condition, test, self.value > limit, evidence, details)
+
+    def judged_sums(self, test: str, text: str, condition: str = "C2") -> Finding:
+        """The same of the logarithms of sums of probabilities, whose mean has a limit of its own."""
+        found = self.judged(condition, test, SUM_LIMIT, text, "")
+        if not self.count:
+            return found
+        mean = self.sum / self.count
+        evidence = f"{found.evidence}; {mean:.2g} on average; allowed {MEAN_LIMIT:.2g}"
+        details = found.details | {
+            "mean": mean if np.isfinite(mean) else str(mean),
+            "mean_allowed": MEAN_LIMIT,
+        }
+        return verdict(condition, test, not found.passed or mean > MEAN_LIMIT, evidence, details)
 
 
 Rows = NDArray[np.float64]
@@ -184,7 +207,7 @@ class ByteRows:
         """What was found; ``own_condition`` names a dependence on the byte that is predicted."""
         rows, targets = f"logsumexp of {self.sums.count} byte rows", f"{self.entries.count} targets"
         return [
-            self.sums.judged("C2", "bytes add up to 1", tolerance, rows, ""),
+            self.sums.judged_sums("bytes add up to 1", rows),
             self.entries.judged("C2", "nats are those of the bytes", tolerance, targets),
             self.own.judged(own_condition, "own bytes", tolerance, "byte rows of targets that begin alike"),
         ]

@@ -77,7 +77,9 @@ class Runner(abc.ABC):
     def __init__(self, subject: Any) -> None:
         self.documents_independent = bool(getattr(subject, "documents_independent", False))
         self.periods = tuple(getattr(subject, "periods", ()))
-        self.learning = Learning()
+        # Of what runs in another process, it is known there.
+        theirs = getattr(subject, "learning", None)
+        self.learning = theirs if isinstance(theirs, Learning) else Learning()
 
     @abc.abstractmethod
     def nats(self, tokens: Tokens, *, announced: int, until: int | None = None) -> Nats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgolf.audit.isolated import IsolatedScorer
 from pgolf.audit.report import ByteRows, Finding, Largest, similar_tokens, verdict
 from pgolf.audit.runs import After, Before, Case, Hooks, Nats, ScorerRunner, as_log_rows
-from pgolf.audit.state import changes, digest_parts, learned
+from pgolf.audit.state import changes, learned, scorer_parts
 from pgolf.audit.streams import gap
 from pgolf.audit.subject import blamed
 from pgolf.evaluate.protocol import Recorded
@@ -62,7 +62,7 @@ class ScorerTests:
             self.later.judged("C1", "later targets of a block", allowed, f"replaced in {probed}"),
             self.shorter.judged("C1", "end of a block", rounding, f"{probed} ended earlier"),
             replay,
-            self.sums.judged("C2", "probabilities add up to 1", 1e-4, rows, ""),
+            self.sums.judged_sums("probabilities add up to 1", rows),
             self.entries.judged("C2", "losses are entries", allowed, same),
             self.strict.judged("C2", "strict mode", rounding, f"{shown} without being shown"),
             self.own.judged(own, "own target", allowed, f"{self.own.count} targets replaced by others"),
@@ -89,7 +89,7 @@ class ScorerTests:
         self, before: Before | None = None, after: After | None = None, until: int | None = None
     ) -> Nats:
         hooks = Hooks(self._ask, before, after)
-        return self.runner.grade(self.stream.tokens, self.stream.targets, until=until, hooks=hooks)[0]
+        return self.runner.grade(self.stream.tokens, self.stream.announced, until=until, hooks=hooks)[0]
 
     def _probe(self, plain: Nats, requests: Sequence[tuple[int, int]]) -> Finding:
         """The same run with probes in some requests, which must not leave traces."""
@@ -129,8 +129,7 @@ class ScorerTests:
 
     def _examine(self, first: int, block: Tensor, losses: Tensor) -> None:
         rows = self.runner.distributions(block[:-1])
-        for index, value in enumerate(torch.logsumexp(rows, dim=1).tolist()):
-            self.sums.see(value, f"target {first + index}")
+        self.sums.take(torch.logsumexp(rows, dim=1).numpy(), first)
         self.entries.compare(-rows.gather(1, block[:, None]).squeeze(1), losses, first=first)
         alone = self.runner.distributions(block[:0])
         self.strict.compare(alone, rows[:1], first=first)
@@ -208,23 +207,14 @@ class ScorerTests:
                     found.see(gap(cost, base[place]), f"target {place}")
 
             changed = self.stream.other_future(place, self.generator)
-            self.runner.grade(changed, self.stream.targets, until=place + 1, hooks=Hooks(after=after))
+            self.runner.grade(changed, self.stream.announced, until=place + 1, hooks=Hooks(after=after))
         text = f"{found.count} targets and all after them replaced in the text, the original looked up"
         return found.judged("C2", "hidden target", self.case.allowed_rounding, text)
 
     def _parts(self) -> dict[str, str]:
-        """Fingerprints of what the scorer holds, and of its snapshot: all that its results depend on.
-
-        What the scorer calls recomputable is looked at in the snapshot only, if it is there.
-        """
         scorer = self.runner.scorer
-        # A path begins with the name of an attribute, after "weights:" if it is one of those.
-        names = "|".join(map(re.escape, scorer.recomputable)) or "$^"
-        skipped = re.compile(rf"(weights:)?({names})($|[.\[])")
-        kept = {path: value for path, value in digest_parts(scorer).items() if not skipped.match(path)}
         with blamed(self.runner.name, "snapshot()"):
-            snapshot = {"snapshot": scorer.snapshot()}
-        return kept | digest_parts(snapshot)
+            return scorer.parts() if isinstance(scorer, IsolatedScorer) else scorer_parts(scorer)
 
     def _digest(self) -> str:
         with blamed(self.runner.name, "state_digest()"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from pgolf.evaluate.protocol import Scorer
 
 _DEEPEST = 12
 _MOST_PARTS = 200_000
@@ -28,6 +31,18 @@ def digest_parts(thing: Any) -> dict[str, str]:
     left out. Paths of parameters, buffers that are saved, and optimizers begin with "weights:".
     """
     return {path: _digest(value) for path, value in _parts(thing).items()}
+
+
+def scorer_parts(scorer: Scorer) -> dict[str, str]:
+    """Fingerprints of what a scorer holds, and of its snapshot: all that its results depend on.
+
+    What the scorer calls recomputable is looked at in the snapshot only, if it is there.
+    """
+    # A path begins with the name of an attribute, after "weights:" if it is one of those.
+    names = "|".join(map(re.escape, scorer.recomputable)) or "$^"
+    skipped = re.compile(rf"(weights:)?({names})($|[.\[])")
+    kept = {path: value for path, value in digest_parts(scorer).items() if not skipped.match(path)}
+    return kept | digest_parts({"snapshot": scorer.snapshot()})
 
 
 def integers(thing: Any) -> dict[str, NDArray[np.integer[Any]]]:

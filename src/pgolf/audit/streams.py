@@ -30,13 +30,17 @@ class Edge:
 
 
 class Stream:
-    """The audited stretch of text: (N + 1,) uint16, in which ``bos_id`` begins every document."""
+    """The audited stretch of text: (N + 1,) uint16, in which ``bos_id`` begins every document.
 
-    def __init__(self, tokens: Tokens, bos_id: int, vocab_size: int) -> None:
+    An evaluation would announce so many targets as ``announced`` says: those of the whole text (default: N).
+    """
+
+    def __init__(self, tokens: Tokens, bos_id: int, vocab_size: int, announced: int | None = None) -> None:
         assert len(tokens) > 2, "an audit needs at least two targets"
         self.tokens, self.bos_id, self.vocab_size = tokens, bos_id, vocab_size
         self.targets = len(tokens) - 1
         """N."""
+        self.announced = self.targets if announced is None else announced
         present = np.unique(tokens)
         others = present[present != bos_id]
         # Tokens of the text itself: some pieces of a tokenizer may never occur, and cost anything.

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -28,17 +29,20 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pgolf.compress.weights import Weights, load_weights
 from pgolf.data.shards import Tokens
 from pgolf.data.tokenizer import ByteTable
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Scorer
+
+if TYPE_CHECKING:
+    from pgolf.compress.weights import Weights
+    from pgolf.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,23 @@ class Context:
 
     def weights(self) -> Weights:
         """The weights and recipe of an artifact of pgolf's (``weights().model()`` is the network)."""
+        from pgolf.compress.weights import load_weights  # Brings a compiler.
+
         return load_weights(self.artifact)
+
+
+def context_of(artifact: Path, dataset: Dataset, device: torch.device) -> Context:
+    """What a factory is told of an artifact and of data; nothing of its text."""
+    tokenizer = dataset.tokenizer
+    token_bytes = functools.partial(_token_bytes, tokenizer.parts, tokenizer.byte_table)
+    size, bos, table = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.byte_table
+    return Context(artifact, device, size, bos, table, token_bytes)
+
+
+def _token_bytes(parts: Sequence[bytes | None], table: ByteTable, previous: int, target: int) -> bytes:
+    """The bytes of a target; the table says whether a leading space counts."""
+    text = parts[target] or b""
+    return text[len(text) - int(table.count(np.array(previous), np.array(target))) :]
 
 
 class Evaluator:
@@ -124,15 +144,28 @@ Subject = Scorer | Evaluator
 Factory = Callable[[Context], Any]
 
 
-def load_factory(name: str) -> Factory:
-    """The factory ``module:function`` or ``path/to/file.py:function``; a ``PgolfError`` if there is none.
+def factory_place(name: str) -> tuple[str, str]:
+    """Module or file, and function, of ``module:function`` or ``path/to/file.py:function``.
 
-    The current folder is searched too.
+    Raises:
+        PgolfError: the name is another one, or there is no such file.
     """
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
         raise PgolfError(f"--scorer {name}: name a factory as MODULE:FUNCTION or FILE.py:FUNCTION")
-    module = _import_file(Path(place), name) if place.endswith(".py") else _import_module(place, name)
+    if place.endswith(".py") and not Path(place).is_file():
+        raise PgolfError(f"--scorer {name}: no such file {place}")
+    return place, attribute
+
+
+def load_factory(name: str, folder: Path) -> Factory:
+    """The factory of a name (see ``factory_place``); a ``PgolfError`` if there is none.
+
+    ``folder`` is where the name was typed: files are named from there, and modules are searched there too.
+    """
+    place, _, attribute = name.rpartition(":")
+    is_file = place.endswith(".py")
+    module = _import_file(folder / place, name) if is_file else _import_module(place, name, folder)
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -185,9 +218,9 @@ def blamed(name: str, doing: str) -> Iterator[None]:
         raise PgolfError(f"{name}: {doing} failed with {type(error).__name__}: {error} ({place})") from error
 
 
-def _import_module(place: str, name: str) -> Any:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+def _import_module(place: str, name: str, folder: Path) -> Any:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     with blamed(f"--scorer {name}", "the import"):
         try:
@@ -200,8 +233,6 @@ def _import_module(place: str, name: str) -> Any:
 
 
 def _import_file(path: Path, name: str) -> Any:
-    if not path.is_file():
-        raise PgolfError(f"--scorer {name}: no such file {path}")
     # As when Python runs it: its neighbours can be imported.
     folder = str(path.resolve().parent)
     if folder not in sys.path:

@@ -25,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pgolf.runtime.environment import FOLDER
 
-_open_watches: list[Watch] = []
+_open_watches: list[Watch | Relay] = []
 # Looking at an event must not report events of its own.
 _looking = threading.local()
 
@@ -107,6 +107,8 @@ class Watch:
             return "", ""
         if writes:
             return "file", f"{real} (written)"
+        if real.startswith("/proc/") and real.endswith("/mem"):
+            return "file", real  # the memory of a process
         # One may lie in the other; the inner one counts.
         known = [root for root in (self._artifact, self._data) if root and _within(real, root)]
         if known:
@@ -162,6 +164,54 @@ def _hook(name: str, arguments: tuple[Any, ...]) -> None:
                 watch.take(name, arguments)
     finally:
         _looking.now = False
+
+
+class Relay:
+    """Keeps what this process does, from now on, for a ``Watch`` of another one."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, tuple[str, list[Any]]] = {}
+        self._known = 0
+        _install()
+        _open_watches.append(self)
+
+    def take(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """Keep an event of Python's if it may matter."""
+        told = [_told(argument) for argument in arguments[:3]]
+        if name == "open" and isinstance(told[0], str):
+            told[0] = os.path.realpath(told[0])
+        elif name != "subprocess.Popen" and name not in _PROCESSES and not name.startswith("socket."):
+            return
+        self._events.setdefault(repr((name, told)), (name, told))
+
+    def taken(self) -> list[tuple[Any, ...]]:
+        """What is new since the last call: name and arguments, as JSON values."""
+        new = list(self._events.values())[self._known :]
+        self._known += len(new)
+        return [(name, *told) for name, told in new]
+
+
+def _told(argument: Any) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return [_told(each) for each in argument]
+    if isinstance(argument, (str, bytes, os.PathLike)):
+        return os.fsdecode(argument)
+    return argument if argument is None or isinstance(argument, int) else str(argument)
+
+
+def relayed(name: str, arguments: list[Any]) -> None:
+    """Let the watches of this process take what a ``Relay`` kept in another."""
+    _hook(name, tuple(arguments))
+
+
+@contextlib.contextmanager
+def unwatched() -> Iterator[None]:
+    """What this thread does inside is no watch's business."""
+    before, _looking.now = getattr(_looking, "now", False), True
+    try:
+        yield
+    finally:
+        _looking.now = before
 
 
 @dataclass

@@ -251,17 +251,24 @@ _SCORE = {
     "pgolf eval runs/first --mode sliding --stride 32 --limit-targets 100000 --json",
     "pgolf eval model.pgolf --data data/books --mode ttt --ledger ttt.jsonl",
     "pgolf eval models/small --data data/books --stride 512",
+    "pgolf eval plain.pt --data data/books --scorer plugin.py:make --isolated --strict",
 )
 def eval_verb(
     weights: Annotated[
         Path,
         Argument(
             help="Artifact, weights file, run folder (its artifact, before packing its weights), or folder "
-            "of a transformers model."
+            "of a transformers model; with --scorer any file that the plug-in loads."
         ),
     ],
     data: DataFolder = None,
     tokenizer: TokenizerFile = None,
+    scorer: Annotated[
+        str | None, Option(help="Plug-in: MODULE:FACTORY or FILE.py:FACTORY; default: pgolf's own.")
+    ] = None,
+    isolated: Annotated[
+        bool, Option("--isolated", help="Run the plug-in in a process that is shown no token too early.")
+    ] = False,
     mode: Annotated[
         str | None, Option(help="standard, sliding or ttt; default: ttt where the recipe learns from it.")
     ] = None,
@@ -281,12 +288,17 @@ def eval_verb(
     The data of a run is found by its folder, and a score of all targets with the run's own settings is kept
     there with its ledger, for `pgolf report`.
     """
-    from pgolf.audit.hugging_face import eval_any
+    from pgolf.audit.evaluation import eval_any
     from pgolf.cli.team import joined
 
+    if isolated != (scorer is not None):
+        raise PgolfError(
+            "--scorer and --isolated go together: a plug-in is scored in a process of its own only "
+            "(`pgolf audit --scorer` tests one)"
+        )
     job = weights, data, tokenizer, mode, stride, limit_targets, overrides or []
     with joined(device) as (chosen, team):
-        scored = eval_any(*job, chosen, trust, ledger=ledger, strict=strict, team=team)
+        scored = eval_any(*job, chosen, trust, scorer=scorer, ledger=ledger, strict=strict, team=team)
         result = scored.to_json() | ({} if ledger is None else {"ledger": str(ledger)})
         if team.is_first:
             print_result(result, as_json, lines(result, _SCORE), title=f"{weights} ({scored.mode})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
 import time
 from typing import Any
@@ -217,8 +218,66 @@ class RemembersThePassBefore(ToyScorer):
         self.__dict__.update(snapshot)
 
 
+class ReadsWholeEvaluations(ReadsTheGrader):
+    """Does so only where so many targets are announced as an audit has no time for."""
+
+    def begin(self, first: int, targets: int) -> None:
+        super().begin(first, targets)
+        self.targets = targets
+
+    def distributions(self, given: Tensor) -> Tensor:
+        return (super() if self.targets > 5000 else super(ReadsTheGrader, self)).distributions(given)
+
+
+class ReadsTheCollector(ToyScorer):
+    """Searches all objects and frames of its process for an array that goes on as the text did so far.
+
+    The audit's own copy of the text is one, whatever is asked: where it is in reach, nothing gives it away.
+    """
+
+    def begin(self, first: int, targets: int) -> None:
+        super().begin(first, targets)
+        self.seen, self.text = np.array([first], np.uint16), None
+
+    def distributions(self, given: Tensor) -> Tensor:
+        rows, place = super().distributions(given), len(self.seen)
+        if self.text is None and place > LENGTH:
+            self.text = self._search()
+        if self.text is not None and len(tokens := self.text[place:][: len(rows)]):
+            rows[range(len(tokens)), tokens.astype(np.int64)] += 1
+        return torch.log_softmax(rows, -1)
+
+    def receive(self, recorded: Recorded) -> None:
+        super().receive(recorded)
+        self.seen = np.append(self.seen, recorded.tokens)
+
+    def _search(self) -> Any:
+        found = []
+        for each in gc.get_objects():
+            if type(each) in (dict, tuple, list):
+                found += each.values() if type(each) is dict else each
+        frame: Any = sys._getframe()
+        while frame is not None:
+            found += frame.f_locals.values()
+            frame = frame.f_back
+        for each in found:
+            if type(each) is np.ndarray and each.dtype == np.uint16 and len(each) > len(self.seen):
+                if np.array_equal(each[: len(self.seen)], self.seen):
+                    return each.copy()
+        return np.zeros(0, np.uint16)
+
+
+class ALittleMoreThanOne(ToyScorer):
+    """Every row adds up to 1 + 9e-5: each is allowed, their mean is not."""
+
+    def distributions(self, given: Tensor) -> Tensor:
+        return super().distributions(given) + 9e-5
+
+
 CHEATING_SCORERS = [
     Animal("reads_the_grader", lambda _: ReadsTheGrader(), "C2", ("C1", "C3")),
+    Animal("reads_whole_evaluations", lambda _: ReadsWholeEvaluations(), "C2", ("C1", "C3"), whole=6000),
+    Animal("a_little_more_than_one", lambda _: ALittleMoreThanOne(), "C2"),
     Animal("remembers_the_pass_before", lambda _: RemembersThePassBefore(), "C1", ("C2", "C3")),
     Animal("target_gated_experts", lambda _: TargetGatedExperts(), "C2"),
     Animal("slot", lambda _: Slot(), "C3", ("C1", "C2")),

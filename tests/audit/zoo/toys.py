@@ -100,6 +100,8 @@ class Animal:
     """Other conditions that it violates as well."""
     settings: dict[str, Any] | None = None
     """What differs in how it is audited."""
+    whole: int = 0
+    """Targets of the whole text, if it is longer than what is audited."""
     slow: bool = False
     """Whether an audit takes most of a second."""
 
@@ -131,6 +133,7 @@ def audited(animal: Animal, seed: int, folder: Path, settings: Settings = FEW) -
         settings,
         name=animal.name,
         data=data,
+        whole=np.resize(text, animal.whole + 1) if animal.whole else None,
     )
 
 

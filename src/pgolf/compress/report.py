@@ -150,7 +150,7 @@ def describe(
     note: Note,
 ) -> list[TensorReport]:
     """What each tensor of a state costs and, on the calibration text, loses as it is stored."""
-    sizes = coded_sizes(stored)
+    sizes = {name: sum(parts) for name, parts in coded_sizes(stored).items()}
     predicted = {} if calibration is None else _predicted_rises(state, stored, calibration)
     measured = {} if calibration is None else _measured_rises(state, stored, recipe, calibration, note)
     reports = []

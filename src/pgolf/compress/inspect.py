@@ -130,14 +130,14 @@ class ArtifactInfo:
 
     def groups(self) -> dict[str, GroupInfo]:
         """Where the bytes went, by quantizer group, in the order of the tensors; {} without codes."""
-        if self.coded is None:
+        if (coded := self.coded) is None:
             return {}
         members: dict[str, list[TensorInfo]] = {}
         for tensor in self.tensors:
             members.setdefault(tensor.group, []).append(tensor)
 
         def share(section: int, inside: list[TensorInfo]) -> float:
-            sizes = {name: parts[section] for name, parts in self.coded.items()}
+            sizes = {name: parts[section] for name, parts in coded.items()}
             part = sum(sizes.get(tensor.name, 0) for tensor in inside) / max(sum(sizes.values()), 1)
             return part * self.artifact.sections[section].size
 

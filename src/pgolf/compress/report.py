@@ -207,6 +207,6 @@ def _measured_rises(
 
 
 def _loss(network: GPT, tokens: Tensor) -> float:
-    batches = tokens.split(max(_PASS // tokens.size(1), 1))
+    batches = tokens.split(max(_PASS // (tokens.size(1) - 1), 1))
     total = sum(float(network(batch[:, :-1], batch[:, 1:]).double().sum()) for batch in batches)
     return total / tokens[:, 1:].numel()

@@ -53,7 +53,7 @@ def table_of(text: str, first: str) -> dict[str, list[str]]:
 
 def test_inspect_shows_every_tensor(workshop: Path) -> None:
     artifact = read_artifact(workshop / "model.pgolf")
-    text = pgolf("inspect", "model.pgolf", cwd=workshop).stdout
+    text = pgolf("inspect", "model.pgolf", "--codes", cwd=workshop).stdout
     rows = table_of(text, "tensor")
     assert set(artifact.stored) <= set(rows)
     for name, value in artifact.stored.items():
@@ -70,6 +70,8 @@ def test_inspect_shows_every_tensor(workshop: Path) -> None:
             assert int(floats.replace(",", "")) >= 2 * len(codes)
         else:
             assert rows[name][1] == f"fp{8 * value.element_size()}"
+    header = table_of(pgolf("inspect", "model.pgolf", cwd=workshop).stdout, "tensor")
+    assert header == {name: [*row[:2], row[-1]] for name, row in rows.items()}
     size = (workshop / "model.pgolf").stat().st_size
     assert f"{size:,} bytes" in text
     assert artifact.recipe.digest()[:16] in text
@@ -84,7 +86,7 @@ def test_inspect_says_how_the_artifact_was_made(workshop: Path) -> None:
 
 
 def test_inspect_as_json(workshop: Path) -> None:
-    found = pgolf_json("inspect", "model.pgolf", cwd=workshop)
+    found = pgolf_json("inspect", "model.pgolf", "--codes", cwd=workshop)
     assert found["file_bytes"] == (workshop / "model.pgolf").stat().st_size
     assert found["file_bytes"] == found["header_bytes"] + sum(s["bytes"] for s in found["sections"].values())
     assert found["bits_per_weight"] == pytest.approx(8 * found["file_bytes"] / found["weights"])
@@ -215,6 +217,6 @@ def test_a_narrow_terminal_shows_names_rather_than_histograms(
 ) -> None:
     console = Console(force_terminal=True, color_system=None, width=width)
     monkeypatch.setattr("pgolf.cli.tables.stdout", console)
-    text = pgolf("inspect", "model.pgolf", cwd=workshop).stdout
+    text = pgolf("inspect", "model.pgolf", "--codes", cwd=workshop).stdout
     assert ("█" in text) == shown
     assert "bigram.table.weight" in text

@@ -125,6 +125,9 @@ def test_what_is_no_causal_model_of_this_data_is_one_line(place: Path, tmp_path:
         save(tmp_path / name, own, gpt(300))
         config = json.loads((tmp_path / name / "config.json").read_text())
         (tmp_path / name / "config.json").write_text(json.dumps(config | {"n_positions": value}))
+    save(tmp_path / "unfit", own, gpt(300))
+    config = json.loads((tmp_path / "unfit" / "config.json").read_text())
+    (tmp_path / "unfit" / "config.json").write_text(json.dumps(config | {"n_positions": 48}))
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "config.json").write_text("{}")
     for name, words in {
@@ -137,6 +140,7 @@ def test_what_is_no_causal_model_of_this_data_is_one_line(place: Path, tmp_path:
         "unknown": "holds no tokenizer.json",
         "nothing": "is 0, no number of tokens",
         "words": "transformers opens no causal model there",
+        "unfit": "tensor transformer.wpe.weight is 64x",
         "none": "names no causal model (architectures)",
     }.items():
         for command in ("eval", "audit"):

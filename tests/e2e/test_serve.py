@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import lzma
+import re
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ pytest.importorskip("starlette", reason="the package starlette is not installed"
 
 from pgolf.serve.analysis import ways_of  # noqa: E402
 from pgolf.serve.app import make_app  # noqa: E402
-from pgolf.serve.completions import Asked, Completion  # noqa: E402
+from pgolf.serve.completions import Completion  # noqa: E402
 from pgolf.serve.worker import Limits, Worker  # noqa: E402
 
 SENTENCES = sentences(40, seed=2)
@@ -237,11 +238,16 @@ def test_what_may_come_next(served: Served) -> None:
         (["x"], "JSON object"),
         ({"prompt": 3}, "prompt: "),
         ({"prompt": ["a", "b"]}, "prompt: one at a time"),
-        ({"prompt": [999]}, "token 999"),
-        ({"prompt": "\ud800"}, "surrogate"),
+        ({"prompt": [999]}, "prompt: token 999"),
+        ({"prompt": "\ud800"}, "prompt: the text is no valid Unicode"),
         ({"promt": "x"}, "promt: "),
         ({"n": 2}, "n: only 1"),
+        ({"n": True}, "n: only 1"),
+        ({"frequency_penalty": False}, "frequency_penalty: only 0"),
         ({"suffix": "x"}, "suffix: only"),
+        ({"logit_bias": {"5": 1}}, "logit_bias: only {}"),
+        ({"stream_options": {"include_usages": True}}, "stream_options.include_usages: "),
+        ({"stream_options": {"include_usage": 1}}, "stream_options: "),
         ({"model": "other"}, "model: there is no 'other'"),
         ({"max_tokens": 61}, "max_tokens: at most 60"),
         ({"max_tokens": 0}, "max_tokens: 0"),
@@ -251,7 +257,7 @@ def test_what_may_come_next(served: Served) -> None:
         ({"top_p": 2}, "top_p 2"),
         ({"logprobs": 6}, "logprobs: "),
         ({"stop": ["a"] * 5}, "stop: at most 4"),
-        ({"stop": ""}, "empty stop string"),
+        ({"stop": ""}, "stop: an empty text"),
         ({"seed": -1}, "seed -1"),
     ],
 )
@@ -262,8 +268,8 @@ def test_a_wrong_request_is_one_line(served: Served, request_: Any, message: str
     error = answer["error"]
     assert status == 400 and error["type"] == "invalid_request_error", answer
     assert message in error["message"] and "\n" not in error["message"]
-    named = message.split(" ")[0].rstrip(":")
-    assert error["param"] == (named if named in Asked.model_fields else None)
+    named = re.split("[ :.]", message)[0]
+    assert error["param"] == (None if named in ("no", "JSON", "promt") else named)
     assert served.worker.works == 0
 
 

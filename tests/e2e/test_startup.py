@@ -62,13 +62,15 @@ def test_commands_that_compute_nothing_import_nothing_slow(workshop: Path) -> No
         "diff run run",
         "verify-ledger ledger.jsonl --data data --artifact model.pgolf",
         "report run --no-score --out report.md",
+        "inspect model.pgolf",
+        "inspect with_memory.pgolf",
     ]
     printed = start(workshop, commands, *SLOW, "matplotlib")
-    for word in ("seed_1232", "training memory", '"estimate"', " in .", "ablation"):
+    for word in ("seed_1232", "training memory", '"estimate"', " in .", "ablation", "section memory"):
         assert word in printed
     # Codes are decoded, and the doctor looks whether all packages are there; charts are drawn by Matplotlib.
-    decodes = ["inspect model.pgolf", "inspect with_memory.pgolf", "doctor --compile-seconds 0 --data data"]
-    assert "section memory" in start(workshop, decodes, *(name for name in SLOW if name != "numba"))
+    decodes = ["inspect model.pgolf --codes", "doctor --compile-seconds 0 --data data"]
+    assert "order-0 entropy" in start(workshop, decodes, *(name for name in SLOW if name != "numba"))
     start(workshop, ["report run --no-score --out report.html"], *SLOW)
     assert "<svg" in (workshop / "report.html").read_text(encoding="utf-8")
 

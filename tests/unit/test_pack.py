@@ -154,6 +154,30 @@ def test_code_bytes_cover_what_scoring_imports(counted_code: tuple[list[str], fl
     assert raw / 10 < code_size.code_bytes() < raw / 2
 
 
+def test_bytes_of_code_are_kept_until_the_code_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted() -> int:
+        code_size._counted.cache_clear()
+        return code_size.code_bytes()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    true = counted()
+    monkeypatch.setattr(code_size, "packed_code", lambda memory: b"other")
+    assert counted() == true
+    (kept,) = (tmp_path / "pgolf").iterdir()
+    kept.write_text("[1")
+    assert counted() == 105
+    monkeypatch.setattr(code_size, "code_digest", lambda: "changed")
+    monkeypatch.setattr(code_size, "packed_code", lambda memory: b"longer")
+    assert counted() == 106
+    # Where nothing can be written, it is counted each time.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
+    assert counted() == 106
+    monkeypatch.undo()
+    assert counted() == true
+
+
 def test_the_code_that_is_counted_scores_the_artifact(counted_code: tuple[list[str], float, float]) -> None:
     _, loss, ours = counted_code
     assert loss == ours

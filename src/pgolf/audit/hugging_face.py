@@ -168,12 +168,25 @@ def _open(folder: Path, trust: bool) -> nn.Module:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        model, about = load(folder, trust_remote_code=trust, local_files_only=True, output_loading_info=True)
+        model, about = load(
+            folder,
+            trust_remote_code=trust,
+            local_files_only=True,
+            output_loading_info=True,
+            # Its own error does not name them.
+            ignore_mismatched_sizes=True,
+        )
     except Exception as error:
         raise _refusal(folder, error) from error
     finally:
         transformers.logging.set_verbosity(before)
         transformers.logging.enable_progress_bar()
+    if unfit := sorted(about["mismatched_keys"]):
+        name, stored, wanted = unfit[0][0], *("x".join(map(str, shape)) for shape in unfit[0][1:])
+        raise PgolfError(
+            f"{folder}: tensor {name} is {stored}, but its config.json asks for {wanted}; use the "
+            "config.json that the weights were saved with"
+        )
     if missing := sorted(about["missing_keys"]):
         raise PgolfError(
             f"{folder}: is no whole causal model: tensor {missing[0]} of {type(model).__name__} is missing"

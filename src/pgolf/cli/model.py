@@ -310,24 +310,34 @@ _ORIGIN = {
 }
 
 
-@verb("inspect", "pgolf inspect model.pgolf", "pgolf inspect model.pgolf --picture codes.png --json")
+@verb("inspect", "pgolf inspect model.pgolf", "pgolf inspect model.pgolf --codes --picture codes.png --json")
 def inspect_verb(
     file: Annotated[Path, Argument(help="Artifact.")],
-    picture: Annotated[Path | None, Option(help="Draw codes and bytes by group as a PNG.")] = None,
+    codes: Annotated[
+        bool, Option("--codes", help="Decode them: their range and entropy, and bytes by group of tensors.")
+    ] = False,
+    picture: Annotated[
+        Path | None, Option(help="Draw codes and bytes by group as a PNG; decodes as --codes does.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is in an artifact: sizes, provenance, and the codes, entropy and bytes of every tensor."""
+    """Show what is in an artifact: sizes, provenance, and shape and bits of every tensor.
+
+    The file's checksums are verified, those of the decoded tensors only with --codes or --picture.
+    """
     from pgolf.compress.inspect import inspect_artifact
     from pgolf.report import histogram
 
-    found = inspect_artifact(file)
+    found = inspect_artifact(file, codes or picture is not None)
     if picture is not None:
         histogram.draw_codes(found, picture)
     if as_json:
         print_json(found.to_json())
         return
     rows = histogram.tensor_rows(found, blocks=histogram.blocks_for(sys.stdout.encoding))
-    print_columns(histogram.TENSOR_COLUMNS, rows, str(file), left=("histogram",), drop=histogram.TENSOR_DROP)
-    title = "bytes of the file by group of tensors"
-    print_columns(histogram.GROUP_COLUMNS, histogram.group_rows(found), title, drop=histogram.GROUP_DROP)
+    columns = histogram.HEADER_COLUMNS if found.coded is None else histogram.TENSOR_COLUMNS
+    print_columns(columns, rows, str(file), left=("histogram",), drop=histogram.TENSOR_DROP)
+    if found.coded is not None:
+        title = "bytes of the file by group of tensors"
+        print_columns(histogram.GROUP_COLUMNS, histogram.group_rows(found), title, drop=histogram.GROUP_DROP)
     print_table([*histogram.summary_rows(found), *lines(found.artifact.origin, _ORIGIN)], title="artifact")

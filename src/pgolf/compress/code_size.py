@@ -8,10 +8,18 @@ over exactly the modules a scorer needs, without their comments and docstrings, 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import hashlib
+import json
 import lzma
+import os
+import sys
+from pathlib import Path
 
-from pgolf.runtime.environment import FOLDER
+from pgolf.errors import PgolfError
+from pgolf.runtime.environment import FOLDER, code_digest
+from pgolf.runtime.writing import write_bytes
 
 # They open an artifact and score a stream with it, in any mode. The last are imported where they are needed
 # alone: by modes, on devices, by what is decoded.
@@ -30,24 +38,41 @@ _LAUNCHER_BYTES = 100
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
-@functools.cache
 def code_bytes(memory: bool = False) -> int:
     """Bytes of code that count: the scorer's modules, LZMA-compressed, and a line to unpack and run them.
 
     Those of the memory count where the recipe enables it.
     """
-    return len(packed_code(memory)) + _LAUNCHER_BYTES
+    return _counted(memory)[0] + _LAUNCHER_BYTES
+
+
+def raw_code_bytes(memory: bool = False) -> int:
+    """The same modules as they are."""
+    return _counted(memory)[1]
+
+
+@functools.cache
+def _counted(memory: bool) -> tuple[int, int]:
+    """Bytes of the modules, packed and as they are.
+
+    To pack them takes half a second, so what came of the same code under the same Python is kept.
+    """
+    made_from = f"{code_digest()} {sys.version} {memory}"
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    place = Path(root) / "pgolf" / f"code-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        packed, raw = map(int, json.loads(place.read_bytes()))
+        return packed, raw
+    counted = len(packed_code(memory)), sum((FOLDER / name).stat().st_size for name in _modules(memory))
+    with contextlib.suppress(PgolfError):  # A place where nothing can be written.
+        write_bytes(place, json.dumps(counted).encode())
+    return counted
 
 
 def packed_code(memory: bool = False) -> bytes:
     """The scorer's modules, each after a line with its name, bare and LZMA-compressed (raw LZMA2 stream)."""
     bare = b"".join(f"# {name}\n{_bare(tree)}\n".encode() for name, tree in _modules(memory).items())
     return lzma.compress(bare, format=lzma.FORMAT_RAW, filters=FILTERS)
-
-
-def raw_code_bytes(memory: bool = False) -> int:
-    """The same modules as they are."""
-    return sum((FOLDER / name).stat().st_size for name in _modules(memory))
 
 
 def scorer_modules(memory: bool = False) -> list[str]:

@@ -62,14 +62,19 @@ class Section:
     """Bytes in the file."""
     raw: int
     """Bytes of its arrays as they are."""
+    digest: bytes = b""
+    """Of its arrays."""
 
 
 @dataclass(frozen=True)
 class Artifact:
     """What an artifact file holds."""
 
-    arrays: dict[str, Any]
-    """Tensors by name: codes and step sizes (a ``Quantized`` of arrays), or an array of small floats."""
+    where: str
+    """Names the file in errors."""
+    tensors: list[Entry]
+    parts: dict[str, bytes]
+    """The sections by name, as they are in the file."""
     recipe: Recipe
     tokenizer_digest: str
     origin: dict[str, Any]
@@ -77,10 +82,34 @@ class Artifact:
     coder: str
     header_bytes: int
     sections: tuple[Section, ...]
-    memory: bytes = b""
-    """What ``memory.stored.write_start`` has made, empty where there is none."""
-    tokenizer: bytes = b""
-    """The tokenizer's file, zstd; empty where it is not in the file."""
+
+    @property
+    def memory(self) -> bytes:
+        """What ``memory.stored.write_start`` has made, empty where there is none."""
+        return self.parts.get(MEMORY, b"")
+
+    @property
+    def tokenizer(self) -> bytes:
+        """The tokenizer's file, zstd; empty where it is not in the file."""
+        return self.parts.get(TOKENIZER, b"")
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, Any]:
+        """Tensors by name: codes and step sizes (a ``Quantized`` of arrays), or an array of small floats.
+
+        PgolfError where a section does not hold what the header says.
+        """
+        found = []
+        for section, wanted in zip(self.sections, _kinds(self.tensors), strict=False):
+            what = f"{self.where}: section {section.name}"
+            try:
+                decoded = CODERS[self.coder].decode(self.parts[section.name], wanted)
+            except ValueError as error:
+                raise PgolfError(f"{what} cannot be decoded ({error})") from error
+            if _digest(b"".join(array.tobytes() for array in decoded)) != section.digest:
+                raise PgolfError(f"{what} decodes to something else than was encoded")
+            found.append(decoded)
+        return _assemble(self.tensors, found, self.where)
 
     @functools.cached_property
     def stored(self) -> dict[str, Stored]:
@@ -137,20 +166,18 @@ def encode_artifact(
     return MAGIC + len(text).to_bytes(4, "little") + _digest(text) + text + b"".join(packed)
 
 
-def coded_sizes(stored: Mapping[str, Stored]) -> dict[str, int]:
-    """Bytes that each tensor takes under the range coder, steps included, coded in this order."""
+def coded_sizes(stored: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Bytes of each tensor in each section under the range coder, coded in this order; tensors or arrays."""
     from pgolf.compress.entropy import Stream
 
-    sizes = dict.fromkeys(stored, 0)
+    sizes: dict[str, list[int]] = {name: [] for name in stored}
     for section in range(len(SECTIONS)):
         stream = Stream(entries=sum(map(_entries, stored.values())))
-        before = 0
         for name, value in stored.items():
+            before = stream.size()
             for kind, array in _arrays({name: value})[section]:
                 code_array(stream, kind, array)
-            after = stream.size()
-            sizes[name] += after - before
-            before = after
+            sizes[name].append(stream.size() - before)
     return sizes
 
 
@@ -163,6 +190,13 @@ def read_artifact(path: Path) -> Artifact:
 
 def decode_artifact(content: bytes, where: str) -> Artifact:
     """Parse the bytes of an artifact; ``where`` names them in errors, those of ``read_artifact``."""
+    artifact = parse_artifact(content, where)
+    _ = artifact.arrays
+    return artifact
+
+
+def parse_artifact(content: bytes, where: str) -> Artifact:
+    """The same before its tensors are decoded: nothing is known to be damaged but what sections hold."""
     header, start = _read_header(content, where)
     try:
         named = [(str(name), tuple(shape), kind) for name, shape, kind in header["tensors"]]
@@ -174,42 +208,30 @@ def decode_artifact(content: bytes, where: str) -> Artifact:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PgolfError(f"{where}: damaged header ({error})") from error
     tensors = _checked(named, len(content), where)
-    kinds = _kinds(tensors)
     if codec not in CODERS:
         raise PgolfError(f"{where}: uses coder {codec!r}, which this version of pgolf does not know")
-    expected = [sum(kind.nbytes for kind in section) for section in kinds]
+    expected = [sum(kind.nbytes for kind in section) for section in _kinds(tensors)]
     expected += [size for size, *_ in sections[len(SECTIONS) :]]
     fits = [raw for _, raw, _, _ in sections] == expected and all(size >= 0 for size, *_ in sections)
     fits &= more in ([], [MEMORY], [TOKENIZER], [MEMORY, TOKENIZER])
     if not fits or start + sum(size for size, *_ in sections) != len(content):
         raise PgolfError(f"{where}: damaged (section sizes do not fit the tensors or the file)")
-    position, parts, names = start, {}, (*SECTIONS, *more)
-    for name, (size, _, packed_digest, _) in zip(names, sections, strict=True):
+    position, parts, found = start, {}, []
+    for name, (size, raw, packed_digest, raw_digest) in zip((*SECTIONS, *more), sections, strict=True):
         parts[name] = content[position : position + size]
         position += size
         if _digest(parts[name]) != packed_digest:
             raise PgolfError(f"{where}: section {name} is damaged (its checksum does not match)")
-    arrays = []
-    for name, wanted, (*_, raw_digest) in zip(SECTIONS, kinds, sections, strict=False):
-        packed = parts[name]
-        try:
-            decoded = CODERS[codec].decode(packed, wanted)
-        except ValueError as error:
-            raise PgolfError(f"{where}: section {name} cannot be decoded ({error})") from error
-        if _digest(b"".join(array.tobytes() for array in decoded)) != raw_digest:
-            raise PgolfError(f"{where}: section {name} decodes to something else than was encoded")
-        arrays.append(decoded)
-    held = _assemble(tensors, arrays, where)
+        found.append(Section(name, size, raw, raw_digest))
     recipe = recipe_from_tree(tree, where)
     if recipe.digest() != digest:
         raise PgolfError(f"{where}: damaged (its recipe does not match the recipe's digest)")
-    found = tuple(Section(name, size, raw) for name, (size, raw, _, _) in zip(names, sections, strict=True))
-    memory, carried = parts.get(MEMORY, b""), parts.get(TOKENIZER, b"")
-    return Artifact(held, recipe, tokenizer, origin, codec, start, found, memory, carried)
+    return Artifact(where, tensors, parts, recipe, tokenizer, origin, codec, start, tuple(found))
 
 
-def _entries(value: Stored) -> int:
-    return value.codes.numel() if isinstance(value, Quantized) else 4 * value.numel()
+def _entries(value: Any) -> int:
+    shape, size = (value.codes.shape, 1) if isinstance(value, Quantized) else (value.shape, 4)
+    return size * math.prod(shape)
 
 
 def _describe(value: Stored) -> list[Any]:
@@ -257,7 +279,7 @@ def _code_kind(shape: tuple[int, ...], bits: int, trellis: bool = False) -> Kind
     return Kind(shape, "i1", *code_range(bits), trellis)
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """A tensor in the header: a kept one, of a dtype ("f2", "f4"), or a quantized one, of so many bits."""
 
     name: str
@@ -272,9 +294,9 @@ class _Entry(NamedTuple):
     """1 if codes are a walk through a trellis, else 0."""
 
 
-def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where: str) -> list[_Entry]:
+def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where: str) -> list[Entry]:
     """The tensors of a header that may be hostile, of a file of ``size`` bytes."""
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     numbers = work = 0
     if len(named) > _MAX_TENSORS:
         raise PgolfError(f"{where}: claims more than {_MAX_TENSORS:,} tensors; refused")
@@ -286,7 +308,7 @@ def _checked(named: Sequence[tuple[str, tuple[Any, ...], Any]], size: int, where
         parts = (kind, 0, 0, 0, 0) if isinstance(kind, str) and kind in _FLOATS else _quantized(kind, shape)
         if name in entries or parts is None:
             raise PgolfError(f"{where}: damaged header (tensor {name!r})")
-        entry = entries[name] = _Entry(name, shape, *parts)
+        entry = entries[name] = Entry(name, shape, *parts)
         count = math.prod(shape) + (sum(shape) * (entry.rank + 2) if entry.bits else 0)
         numbers += count
         work += count + math.prod(shape) * entry.rank
@@ -309,7 +331,7 @@ def _quantized(kind: Any, shape: tuple[int, ...]) -> tuple[str, int, int, int, i
     return ("", bits, columns, rank, trellis) if sound else None
 
 
-def _kinds(tensors: Sequence[_Entry]) -> tuple[list[Kind], list[Kind]]:
+def _kinds(tensors: Sequence[Entry]) -> tuple[list[Kind], list[Kind]]:
     """What the sections must hold."""
     codes: list[Kind] = []
     floats: list[Kind] = []
@@ -326,7 +348,7 @@ def _kinds(tensors: Sequence[_Entry]) -> tuple[list[Kind], list[Kind]]:
     return codes, floats
 
 
-def _assemble(tensors: Sequence[_Entry], arrays: Sequence[Sequence[Any]], where: str) -> dict[str, Any]:
+def _assemble(tensors: Sequence[Entry], arrays: Sequence[Sequence[Any]], where: str) -> dict[str, Any]:
     codes, floats = (iter(section) for section in arrays)
 
     def matrix(name: str, bits: int, columns: int) -> Quantized:

@@ -1,22 +1,32 @@
-"""What is in an artifact: every tensor with its codes' entropy, every section with its bytes, its origin."""
+"""What is in an artifact: tensors, sections, origin; where codes are decoded, their entropy and bytes too."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pgolf.compress.container import MAGIC, MEMORY, TOKENIZER, Artifact, Section, read_artifact
+from pgolf.compress.container import (
+    MAGIC,
+    MEMORY,
+    TOKENIZER,
+    Artifact,
+    Entry,
+    Section,
+    coded_sizes,
+    parse_artifact,
+)
 from pgolf.compress.stored import code_range
 from pgolf.errors import PgolfError
 from pgolf.optim.routing import ROUTES
-from pgolf.runtime.files import reading
+from pgolf.runtime.files import read_bytes, reading
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,14 @@ class TensorInfo:
     float_bytes: int
     """Bytes before coding of steps and factors, or of the kept tensor."""
     counts: tuple[int, ...] = ()
-    """How often each code of the width's range occurs, from the smallest up; empty for a kept tensor."""
+    """How often each code of the width's range occurs, from the smallest up; empty for a kept tensor, and
+    where nothing was decoded.
+    """
     code_min: int | None = None
     """Smallest code that occurs; None without codes."""
     code_max: int | None = None
     entropy_bits: float = 0.0
-    """Order-0 entropy of all codes together, in bits; 0 for a kept tensor."""
+    """Order-0 entropy of all codes together, in bits; 0 without codes."""
     correction: bool = False
     """Part of a correction: its entries are no weights of the model."""
 
@@ -50,7 +62,7 @@ class TensorInfo:
 
     @property
     def entropy_per_weight(self) -> float | None:
-        """Order-0 entropy in bits per code; None for a kept or an empty tensor."""
+        """Order-0 entropy in bits per code; None without codes."""
         return self.entropy_bits / self.entries if self.counts and self.entries else None
 
     def to_json(self) -> dict[str, Any]:
@@ -66,9 +78,9 @@ class GroupInfo:
     weights: int
     """Numbers of the model; those of corrections are none."""
     code_bytes: float
-    """Share of the section "codes": the coded bytes, divided in proportion to order-0 entropies."""
+    """Of the section "codes"; those of another coder are divided as the range coder's would be."""
     float_bytes: float
-    """Share of the section "floats", divided in proportion to bytes before coding."""
+    """The same of the section "floats"."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,8 @@ class ArtifactInfo:
     """Tokens of the text that a memory reads first; None where the file has no memory."""
     stored_ngrams: int = 0
     """N-grams whose counts it knows before."""
+    coded: Mapping[str, list[int]] | None = None
+    """``coded_sizes``; None where nothing was decoded."""
 
     @property
     def file_bytes(self) -> int:
@@ -102,12 +116,12 @@ class ArtifactInfo:
     @property
     def codes(self) -> int:
         """Codes in the file, those of corrections included."""
-        return sum(tensor.entries for tensor in self.tensors if tensor.counts)
+        return sum(tensor.entries for tensor in self.tensors if tensor.dtype == "codes")
 
     @property
-    def entropy_bytes(self) -> float:
-        """Sum of the tensors' order-0 entropies, in bytes."""
-        return sum(tensor.entropy_bits for tensor in self.tensors) / 8
+    def entropy_bytes(self) -> float | None:
+        """Sum of the tensors' order-0 entropies, in bytes; None where nothing was decoded."""
+        return None if self.coded is None else sum(tensor.entropy_bits for tensor in self.tensors) / 8
 
     def section(self, name: str) -> Section:
         """The section of this name; of no bytes where the file has none."""
@@ -115,23 +129,24 @@ class ArtifactInfo:
         return next(found, Section(name, 0, 0))
 
     def groups(self) -> dict[str, GroupInfo]:
-        """Where the bytes went, by quantizer group, in the order of the tensors.
-
-        A coder that learns over all tensors has no exact answer; see ``GroupInfo`` for how sections are
-        divided.
-        """
+        """Where the bytes went, by quantizer group, in the order of the tensors; {} without codes."""
+        if (coded := self.coded) is None:
+            return {}
         members: dict[str, list[TensorInfo]] = {}
         for tensor in self.tensors:
             members.setdefault(tensor.group, []).append(tensor)
-        codes, floats = self.section("codes"), self.section("floats")
-        per_code_byte = codes.size / self.entropy_bytes if self.entropy_bytes else 0.0
-        per_float_byte = floats.size / floats.raw if floats.raw else 0.0
+
+        def share(section: int, inside: list[TensorInfo]) -> float:
+            sizes = {name: parts[section] for name, parts in coded.items()}
+            part = sum(sizes.get(tensor.name, 0) for tensor in inside) / max(sum(sizes.values()), 1)
+            return part * self.artifact.sections[section].size
+
         return {
             group: GroupInfo(
                 tensors=sum(not tensor.correction for tensor in inside),
                 weights=sum(tensor.entries for tensor in inside if not tensor.correction),
-                code_bytes=per_code_byte * sum(tensor.entropy_bits for tensor in inside) / 8,
-                float_bytes=per_float_byte * sum(tensor.float_bytes for tensor in inside),
+                code_bytes=share(0, inside),
+                float_bytes=share(1, inside),
             )
             for group, inside in members.items()
         }
@@ -156,35 +171,52 @@ class ArtifactInfo:
         }
 
 
-def inspect_artifact(path: Path) -> ArtifactInfo:
-    """Read an artifact and describe it.
+def inspect_artifact(path: Path, codes: bool = False) -> ArtifactInfo:
+    """Read an artifact and describe it; ``codes``: decode them too, which takes half a second longer.
 
     A run folder, a weights file or anything else that is no artifact, or a damaged one, is a ``PgolfError``.
     """
     _refuse_weights(path)
-    artifact, stored_tokens, stored_ngrams = read_artifact(path), None, 0
+    artifact, stored_tokens, stored_ngrams = parse_artifact(read_bytes(path), str(path)), None, 0
     if artifact.memory:
         from pgolf.memory.stored import read_section
 
         size = artifact.recipe.model.vocab_size
         section = read_section(artifact.memory, size, str(path))
         stored_tokens, stored_ngrams = section.tokens, max(section.ngrams[0] - size, 0)
-    tensors = tuple(describe_tensors(artifact.arrays))
-    return ArtifactInfo(str(path), artifact, tensors, stored_tokens, stored_ngrams)
+    tensors = tuple(describe_tensors(artifact.arrays) if codes else _described(artifact.tensors))
+    coded = coded_sizes(artifact.arrays) if codes else None
+    return ArtifactInfo(str(path), artifact, tensors, stored_tokens, stored_ngrams, coded)
 
 
 def describe_tensors(stored: Mapping[str, Any]) -> Iterator[TensorInfo]:
     """A row per tensor, of torch or of arrays; the two matrices of a correction follow theirs."""
     for name, value in stored.items():
-        group = group_or_other(name)
         if not hasattr(value, "codes"):
             kept = np.asarray(value)
-            yield TensorInfo(name, group, kept.shape, str(kept.dtype), 8 * kept.itemsize, kept.nbytes)
+            yield from _described([Entry(name, kept.shape, kept.dtype.str[1:], 0, 0, 0, 0)])
             continue
-        yield _describe_matrix(name, group, value, correction=False)
-        if value.correction is not None:
-            for side, part in zip(("rows", "columns"), value.correction, strict=True):
-                yield _describe_matrix(f"{name}, correction of {side}", group, part, correction=True)
+        matrices = [value, *(value.correction or ())]
+        rank = len(matrices[-1].codes) if value.correction else 0
+        entry = Entry(name, np.shape(value.codes), "", value.bits, int(value.columns is not None), rank, 0)
+        for tensor, matrix in zip(_described([entry]), matrices, strict=True):
+            yield _counted(tensor, np.asarray(matrix.codes))
+
+
+def _described(entries: Sequence[Entry]) -> Iterator[TensorInfo]:
+    """The same by what the header says, without codes."""
+    for name, shape, dtype, bits, columns, rank, _ in entries:
+        group = group_or_other(name)
+        if not bits:
+            kept = np.dtype(dtype)
+            size = math.prod(shape) * kept.itemsize
+            yield TensorInfo(name, group, tuple(shape), kept.name, 8 * kept.itemsize, size)
+            continue
+        steps = 2 * (shape[0] + columns * shape[1])
+        yield TensorInfo(name, group, tuple(shape), "codes", bits, steps)
+        for side, length in zip(("rows", "columns"), shape if rank else (), strict=False):
+            part = f"{name}, correction of {side}"
+            yield TensorInfo(part, group, (rank, length), "codes", 8, 2 * rank, correction=True)
 
 
 def group_or_other(name: str) -> str:
@@ -193,24 +225,18 @@ def group_or_other(name: str) -> str:
     return claims[0] if len(claims) == 1 else "other"
 
 
-def _describe_matrix(name: str, group: str, value: Any, correction: bool) -> TensorInfo:
-    (low, high), codes = code_range(value.bits), np.asarray(value.codes)
+def _counted(tensor: TensorInfo, codes: NDArray[np.int8]) -> TensorInfo:
+    low, high = code_range(tensor.bits)
     counts = np.bincount(codes.ravel().astype(np.int64) - low, minlength=high - low + 1)
     used = np.flatnonzero(counts)
     seen = counts[used].astype(np.float64)
-    return TensorInfo(
-        name=name,
-        group=group,
-        shape=codes.shape,
-        dtype="codes",
-        bits=value.bits,
-        float_bytes=sum(2 * len(steps) for steps in (value.scale, value.columns) if steps is not None),
+    return replace(
+        tensor,
         counts=tuple(counts.tolist()),
         code_min=low + int(used[0]) if len(used) else None,
         code_max=low + int(used[-1]) if len(used) else None,
         # What its codes cost at least if each is coded alone, by one table made for them.
         entropy_bits=float((seen * np.log2(seen.sum() / seen)).sum()),
-        correction=correction,
     )
 
 

@@ -150,7 +150,7 @@ def describe(
     note: Note,
 ) -> list[TensorReport]:
     """What each tensor of a state costs and, on the calibration text, loses as it is stored."""
-    sizes = coded_sizes(stored)
+    sizes = {name: sum(parts) for name, parts in coded_sizes(stored).items()}
     predicted = {} if calibration is None else _predicted_rises(state, stored, calibration)
     measured = {} if calibration is None else _measured_rises(state, stored, recipe, calibration, note)
     reports = []
@@ -207,6 +207,6 @@ def _measured_rises(
 
 
 def _loss(network: GPT, tokens: Tensor) -> float:
-    batches = tokens.split(max(_PASS // tokens.size(1), 1))
+    batches = tokens.split(max(_PASS // (tokens.size(1) - 1), 1))
     total = sum(float(network(batch[:, :-1], batch[:, 1:]).double().sum()) for batch in batches)
     return total / tokens[:, 1:].numel()

@@ -15,6 +15,8 @@ from pgolf.runtime.terminal import can_spell, plain
 
 TENSOR_COLUMNS = ("tensor", "shape", "bits", "codes", "histogram", "entropy\nper code", "floats\nbytes")
 GROUP_COLUMNS = ("group", "tensors", "weights", "codes\nbytes", "floats\nbytes", "bits per\nweight")
+# Of what the header says alone.
+HEADER_COLUMNS = (*TENSOR_COLUMNS[:3], TENSOR_COLUMNS[-1])
 # What may be left out where there is little room, the least important first.
 TENSOR_DROP = ("histogram", "floats\nbytes", "codes", "shape", "entropy\nper code")
 GROUP_DROP = ("tensors", "floats\nbytes", "weights", "codes\nbytes")
@@ -40,16 +42,18 @@ def bars(counts: Sequence[int], width: int = BAR_WIDTH, blocks: str = _BLOCKS) -
 
 
 def tensor_rows(info: ArtifactInfo, blocks: str = _BLOCKS) -> list[tuple[str, ...]]:
-    """A row per tensor, under ``TENSOR_COLUMNS``."""
+    """A row per tensor, under ``TENSOR_COLUMNS``; where nothing was decoded, under
+    ``HEADER_COLUMNS``.
+    """
     rows: list[tuple[str, ...]] = []
     for tensor in info.tensors:
         shape = "x".join(map(str, tensor.shape)) or "scalar"
-        width = f"{tensor.bits}" if tensor.counts else f"fp{tensor.bits}"
+        width = f"{tensor.bits}" if tensor.dtype == "codes" else f"fp{tensor.bits}"
         codes = f"{tensor.code_min}..{tensor.code_max}" if tensor.code_min is not None else "-"
         entropy = f"{tensor.entropy_per_weight:.3f}" if tensor.entropy_per_weight is not None else "-"
         drawn = bars(_trimmed(tensor.counts, 0)[1], blocks=blocks)
         rows.append((tensor.name, shape, width, codes, drawn, entropy, f"{tensor.float_bytes:,}"))
-    return rows
+    return [(*row[:3], row[-1]) for row in rows] if info.coded is None else rows
 
 
 def group_rows(info: ArtifactInfo) -> list[tuple[str, ...]]:
@@ -68,8 +72,14 @@ def summary_rows(info: ArtifactInfo) -> list[tuple[str, str]]:
     """Sizes, totals and digests as labelled lines."""
     held, codes, floats = info.artifact, info.section("codes"), info.section("floats")
     per_code = f"; {8 * codes.size / info.codes:.3f} bits per code" if info.codes else ""
-    difference = codes.size - info.entropy_bytes
-    percent = f" ({100 * difference / info.entropy_bytes:+.2f} %)" if info.entropy_bytes else ""
+    entropy = []
+    if info.entropy_bytes is not None:
+        difference = codes.size - info.entropy_bytes
+        percent = f" ({100 * difference / info.entropy_bytes:+.2f} %)" if info.entropy_bytes else ""
+        entropy = [
+            ("order-0 entropy", f"{info.entropy_bytes:>12,.0f} bytes, summed over the tensors' codes"),
+            ("codes against it", f"{difference:>+12,.0f} bytes{percent}"),
+        ]
     memory = []
     if info.stored_tokens is not None:
         size = info.section(MEMORY).size
@@ -89,8 +99,7 @@ def summary_rows(info: ArtifactInfo) -> list[tuple[str, str]]:
         ("section codes", f"{codes.size:>12,} bytes of {codes.raw:,} raw{per_code}"),
         ("section floats", f"{floats.size:>12,} bytes of {floats.raw:,} raw"),
         *memory,
-        ("order-0 entropy", f"{info.entropy_bytes:>12,.0f} bytes, summed over the tensors' codes"),
-        ("codes against it", f"{difference:>+12,.0f} bytes{percent}"),
+        *entropy,
         ("weights", f"{info.weights:>12,} at {info.bits_per_weight:.3f} bits each, header included"),
         ("recipe", f"{held.recipe.name or 'without a name'}, SHA-256 {held.recipe.digest()[:16]}"),
         ("tokenizer", tokenizer),

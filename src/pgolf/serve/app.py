@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pgolf.errors import PgolfError
 from pgolf.generate.model import Model
 from pgolf.serve.analysis import Ways, analyse, following
-from pgolf.serve.completions import Asked, Completion, asked, checked
+from pgolf.serve.completions import FIELDS, Completion, asked, checked
 from pgolf.serve.worker import Busy, Limits, Worker
 
 _Steps: TypeAlias = AsyncGenerator[dict[str, Any] | None, None]
@@ -176,7 +176,7 @@ class _Events(StreamingResponse):
             async for chunk in self._steps:
                 if chunk is not None:
                     yield _event(chunk)
-            if self._answer.request.stream_options.get("include_usage"):
+            if self._answer.request.stream_options.include_usage:
                 yield _event(self._answer.last_chunk())
         except (PgolfError, Busy) as error:
             yield _event(_error(error))
@@ -191,7 +191,7 @@ def _error(error: Exception) -> dict[str, Any]:
     """A mistake in OpenAI's form."""
     message = error.detail if isinstance(error, HTTPException) else str(error)
     word = re.match(r"\w*", message)
-    field = word[0] if word is not None and word[0] in Asked.model_fields else None
+    field = word[0] if word is not None and word[0] in FIELDS else None
     kind = "server_busy" if isinstance(error, Busy) else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": field, "code": None}}
 

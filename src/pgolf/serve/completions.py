@@ -26,6 +26,13 @@ _MOST_STOPS = 4
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
+class StreamOptions(BaseModel):
+    """How a stream ends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    include_usage: bool | None = None
+
+
 class Asked(BaseModel):
     """A request; ``top_k`` and ``memory`` are ours."""
 
@@ -41,9 +48,12 @@ class Asked(BaseModel):
     logprobs: int | None = Field(None, ge=0, le=_MOST_LOGPROBS)
     echo: bool = False
     stream: bool = False
-    stream_options: dict[str, Any] = {}
+    stream_options: StreamOptions = StreamOptions()
     memory: bool = False
     user: str | None = None
+
+
+FIELDS = {*Asked.model_fields, *_NEUTRAL}
 
 
 def asked(body: object) -> Asked:
@@ -52,7 +62,8 @@ def asked(body: object) -> Asked:
         raise PgolfError("the body must be a JSON object")
     given = {key: value for key, value in body.items() if value is not None}
     for key, neutral in _NEUTRAL.items():
-        if given.pop(key, neutral) != neutral:
+        value = given.pop(key, neutral)
+        if value != neutral or isinstance(value, bool):  # True is 1 to Python.
             raise PgolfError(f"{key}: only {neutral!r} is served; leave it out")
     return checked(Asked, given)
 
@@ -63,7 +74,9 @@ def checked(kind: type[Fields], given: object) -> Fields:
         return kind.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise PgolfError(f"{first['loc'][0] if first['loc'] else 'body'}: {first['msg']}") from error
+        # Of a value that may be of several kinds, what follows the field is their names.
+        places = first["loc"] if first["type"] == "extra_forbidden" else first["loc"][:1]
+        raise PgolfError(f"{'.'.join(map(str, places)) or 'body'}: {first['msg']}") from error
 
 
 class Completion:
@@ -92,6 +105,8 @@ class Completion:
         stop = [request.stop] if isinstance(request.stop, str) else request.stop
         if len(stop) > _MOST_STOPS:
             raise PgolfError(f"stop: at most {_MOST_STOPS} texts")
+        if not all(stop):
+            raise PgolfError("stop: an empty text would end every answer before it begins; leave it out")
         seed = drawn_seed() if request.seed is None else request.seed
         self._sampling = Sampling(request.temperature, request.top_k, request.top_p, seed)
         self._model, self.request, self._stop, self._prompt = model, request, stop, _only(request.prompt)
@@ -102,7 +117,10 @@ class Completion:
         """Chunks as they are streamed, with None for work that brought no text yet; the last has the end."""
         request, length = self.request, 0
         how = max(request.max_tokens, 1), self._sampling, self._stop, False, request.memory
-        self._stream = stream = TextStream(self._model, self._prompt, *how)
+        try:
+            self._stream = stream = TextStream(self._model, self._prompt, *how)
+        except PgolfError as error:
+            raise PgolfError(f"prompt: {error}") from error
         waiting = _Logprobs(self._model.tokenizer, request.logprobs)
         if request.echo:
             writer = TextWriter(self._model.pieces, (), self._model.pieces.spaced)

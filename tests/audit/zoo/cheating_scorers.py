@@ -261,8 +261,8 @@ class ReadsTheCollector(ToyScorer):
             found += frame.f_locals.values()
             frame = frame.f_back
         for each in found:
-            is_longer = type(each) is np.ndarray and each.dtype == np.uint16 and len(each) > len(self.seen)
-            if is_longer and np.array_equal(each[: len(self.seen)], self.seen):
+            is_text = type(each) is np.ndarray and each.dtype == np.uint16 and len(each) > len(self.seen)
+            if is_text and np.array_equal(each[: len(self.seen)], self.seen):
                 return each.copy()
         return np.zeros(0, np.uint16)
 

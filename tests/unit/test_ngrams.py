@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgolf.audit.held import held_text
+from pgolf.audit.held import held_by, held_text
 from pgolf.errors import PgolfError
 from pgolf.memory.memory import Memory, Start, Tokens, decode_ngrams, encode_ngrams
 from pgolf.memory.ngrams import LONGEST, TIMES
@@ -186,7 +186,7 @@ def test_counts_of_the_scored_text_are_a_violation() -> None:
     for text, wrong in ((TEXT, False), (scored, True)):
         start = start_for(text)
         rows = Candidates(start, text).best(2000)
-        finding = held_text(SimpleNamespace(start=replace(start, ngrams=rows)), scored)
+        finding = held_text(held_by(SimpleNamespace(start=replace(start, ngrams=rows))), scored)
         assert finding.passed == (not wrong)
         assert "as frequent in the text" in finding.evidence
 
@@ -198,5 +198,7 @@ def test_a_few_counts_or_little_text_cannot_be_compared() -> None:
     for parents in (range(16, 32), range(32, 48), range(48, 64)):
         rows = np.concatenate([rows, [[parent - 16, parent % 16, 2] for parent in parents]])
     for ngrams, scored in ((rows, text), (rows, text[:2])):
-        finding = held_text(SimpleNamespace(start=replace(few, ngrams=ngrams.astype(np.uint32))), scored)
+        finding = held_text(
+            held_by(SimpleNamespace(start=replace(few, ngrams=ngrams.astype(np.uint32)))), scored
+        )
         assert finding.passed and "as frequent" not in finding.evidence

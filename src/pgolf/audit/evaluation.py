@@ -14,7 +14,7 @@ from pgolf.audit.hugging_face import foreign
 from pgolf.audit.isolated import GradedScorer, IsolatedScorer, isolated
 from pgolf.audit.subject import Context, context_of, factory_place
 from pgolf.audit.watch import Watch
-from pgolf.data.dataset import Dataset, open_dataset
+from pgolf.data.dataset import Dataset, Text, open_dataset
 from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluate import EvalResult
 from pgolf.evaluate.ledger import Ledger, text_digest
@@ -61,8 +61,8 @@ def eval_any(
     else:
         found = foreign(source, data, tokenizer, mode, [*overrides, *strides], trust)
         about = {"mode": found.mode, "settings": {"evaluate": found.evaluate.model_dump()}}
-        of = source, found.dataset, found.length, limit_targets
-        result = _graded(found.scorer(device), about, *of, **how)
+        text = found.dataset.validation_text(found.length, limit_targets)
+        result = _graded(found.scorer(device), about, source, found.dataset, text, **how)
     if ledger is not None:
         team.first(lambda: write_bytes(ledger, result.ledger.content()))
     return result
@@ -102,6 +102,7 @@ def _eval_plug_in(
     place, _ = factory_place(name)
     if place.endswith(".py"):
         about["scorer_sha256"] = sha256_file(Path(place))
+    text = dataset.validation_text(1, limit_targets)
     with Watch(context.artifact, dataset.folder) as watch:
         made = isolated(name, context)
         if not isinstance(made, IsolatedScorer):
@@ -110,8 +111,7 @@ def _eval_plug_in(
                 "tests it from outside)"
             )
         scorer = GradedScorer(made, name)
-        of = context.artifact, dataset, 1, limit_targets
-        result = _graded(scorer, about, *of, strict=strict, team=team)
+        result = _graded(scorer, about, context.artifact, dataset, text, strict=strict, team=team)
         scorer.check()
     if opened := watch.of_kind("validation"):
         raise PgolfError(f"{name}: opened validation text ({opened[0].what}), so it has no score")
@@ -125,14 +125,12 @@ def _graded(
     about: Mapping[str, Any],
     source: Path,
     dataset: Dataset,
-    length: int,
-    limit_targets: int | None,
+    text: Text,
     *,
     strict: bool,
     team: Team,
 ) -> EvalResult:
-    """Score (the first targets of) the data's validation text, in windows of a ``length``."""
-    text = dataset.validation_text(length, limit_targets)
+    """Score (a part of) the data's validation text."""
     started = time.perf_counter()
     known = {"artifact": artifact_digest(source)} if has_digest(source) else {}
     record = Ledger(

@@ -177,7 +177,9 @@ class GradedScorer(Scorer):
 
 
 class _RemoteFunction(Remote):
-    def __call__(self, tokens: Tokens, byte_table: Any, announced: int, wanted: Sequence[int]) -> Claim:
+    def __call__(
+        self, tokens: Tokens, byte_table: Any, announced: int = 0, wanted: Sequence[int] = ()
+    ) -> Claim:
         value, arrays = self._child.call("evaluate", tokens, announced, list(wanted))
         rows: dict[str, dict[int, Any] | None] = {"d": None, "b": None}
         for kind in value["kinds"]:

@@ -44,13 +44,13 @@ def small_recipe(*settings: str) -> Recipe:
     return load_recipe("seed_456", [*_SETTINGS, *settings])
 
 
-def small_model(recipe: Recipe, seed: int = 0) -> GPT:
+def small_model(recipe: Recipe, seed: int = 0, spread: float = 0.2) -> GPT:
     """A model none of whose weights is zero, so that every part matters."""
     network = build_model(recipe.model, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter += spread * torch.randn(parameter.shape, generator=generator)
     return network
 
 

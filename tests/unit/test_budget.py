@@ -17,9 +17,10 @@ from pgolf.compress.pack import pack
 from pgolf.compress.report import PackReport
 from pgolf.compress.stored import Quantized, dequantize_state
 from pgolf.errors import PgolfError
-from pgolf.model.gpt import GPT, build_model
+from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import load_recipe
 from pgolf.recipe.sections import CompressSection
+from tests.unit.stand_ins import small_model
 
 RECIPE = load_recipe("tiny", ["model.layers=3", "model.xsa_last=2", "model.width=64", "model.mlp_hidden=256"])
 GPTQ = CompressSection()
@@ -27,12 +28,7 @@ GPTQ = CompressSection()
 
 @pytest.fixture(scope="module")
 def network() -> GPT:
-    network = build_model(RECIPE.model, 0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return network
+    return small_model(RECIPE, spread=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from pgolf.compress.pack import Packed, fit, pack
 from pgolf.compress.stored import Stored, dequantize
 from pgolf.compress.tuning import Tuner, turns
 from pgolf.errors import PgolfError
-from pgolf.model.gpt import GPT, build_model
+from pgolf.model.gpt import GPT
 from pgolf.recipe.recipe import load_recipe
+from tests.unit.stand_ins import small_model
 
 RECIPE = load_recipe("tiny", ["model.layers=2", "model.xsa_last=2", "compress.effort=8"])
 LIMIT = 26_000
@@ -24,12 +25,7 @@ LIMIT = 26_000
 
 @pytest.fixture(scope="module")
 def network() -> GPT:
-    network = build_model(RECIPE.model, 0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return network
+    return small_model(RECIPE, spread=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ class Bad(ToyScorer):
         while True:
             pass
 
+class Orphan(ToyScorer):
+    def wanted(self):
+        if os.fork() == 0:
+            while True:
+                pass
+        os._exit(0)
+
+def orphan(context): return Orphan()
 def several(context): return Several()
 def bad(context): return Bad()
 def more(context): return ALittleMoreThanOne()
@@ -166,6 +175,16 @@ def test_a_process_that_ends_or_takes_too_long(plugin: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_python")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_what_a_process_leaves_behind_does_not_hold_the_grader_up(plugin: Path) -> None:
+    made = isolated(f"{plugin / 'plugin.py'}:orphan", context(plugin))
+    assert isinstance(made, IsolatedScorer)
+    made._child.seconds = 1.0
+    with pytest.raises(PgolfError, match=r"orphan: wanted\(\) took longer"):
+        made.wanted()
+
+
+@pytest.mark.usefixtures("quick_python")
 def test_an_audit_sees_what_the_process_opens(plugin: Path) -> None:
     data, text = plugin / "data", toy_text(0)
     data.mkdir()
@@ -193,6 +212,10 @@ def desk(workshop: Path, tmp_path: Path) -> Path:  # noqa: F811
         "def own(context):\n"
         "    weights = context.weights()\n"
         "    return build_scorer(weights.model(), weights.recipe, 'sliding')\n"
+        "def shell(context):\n"
+        "    import os\n"
+        "    os.system('true')\n"
+        "    return own(context)\n"
         "def evaluator(context):\n"
         "    return lambda tokens, byte_table: None\n"
     )
@@ -222,6 +245,7 @@ def test_a_plug_in_is_scored_with_a_ledger(desk: Path) -> None:
         (("--scorer", "plugin.py:own", "--isolated", "--mode", "ttt"), ["--mode"]),
         (("--scorer", "plugin.py:own", "--isolated", "--stride", "8"), ["--stride"]),
         (("--scorer", "plugin.py:evaluator", "--isolated"), ["pgolf audit"]),
+        (("--scorer", "plugin.py:shell", "--isolated", "--limit-targets", "40"), ["process", "no score"]),
     ],
 )
 def test_mistakes_are_one_line(desk: Path, more: tuple[str, ...], words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -115,7 +116,11 @@ def _eval_plug_in(
         scorer.check()
     if opened := watch.of_kind("validation"):
         raise PgolfError(f"{name}: opened validation text ({opened[0].what}), so it has no score")
+    # Each of these can bring the text.
+    near = os.path.realpath(dataset.folder), "/proc/"
     others = watch.of_kind("file", "socket", "process")
+    if ways := [event for event in others if event.kind != "file" or event.what.startswith(near)]:
+        raise PgolfError(f"{name}: used a {ways[0].kind} ({ways[0].what}), so it has no score")
     used = [f"the plug-in used a {others[0].kind}: {others[0].what}"] if others else []
     return replace(result, warning="; ".join([*filter(None, [result.warning]), *used]))
 

@@ -12,6 +12,7 @@ It is the same user on the same file system and network: see docs/audit.md for w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -25,7 +26,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +44,7 @@ from pgolf.audit.watch import Learning, Relay, relayed, unwatched
 from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Recorded, Scorer
+from pgolf.runtime.terminal import plain
 
 SECONDS = 600.0
 """An answer that takes longer does not come any more."""
@@ -73,11 +75,22 @@ def isolated(name: str, context: Context, seconds: float = SECONDS) -> Subject:
     """
     child = _Child(name, context, seconds)
     about, _ = child.call("make")
-    if about["kind"] == "scorer":
-        return IsolatedScorer(child, about, context.vocab_size)
-    evaluator = Evaluator(_RemoteFunction(child, about), name)
-    evaluator.takes_announced, evaluator.takes_wanted = about["announced"], about["wanted"]
-    return evaluator
+    with _sound(name, "make"):
+        if about["kind"] == "scorer":
+            return IsolatedScorer(child, about, context.vocab_size)
+        evaluator = Evaluator(_RemoteFunction(child, about), name)
+        evaluator.takes_announced, evaluator.takes_wanted = about["announced"], about["wanted"]
+        return evaluator
+
+
+@contextlib.contextmanager
+def _sound(name: str, what: str) -> Iterator[None]:
+    """An answer that cannot be understood is a ``PgolfError``."""
+    wrong = ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError
+    try:
+        yield
+    except wrong as error:
+        raise PgolfError(f"{name}: its process answered {what}() with no answer ({error})") from error
 
 
 class Remote:
@@ -105,7 +118,9 @@ class IsolatedScorer(Remote, Scorer):
         self._child.call("begin", first, targets)
 
     def wanted(self) -> int:
-        return int(self._child.call("wanted")[0])
+        found = self._child.call("wanted")[0]
+        with _sound(self._child.name, "wanted"):
+            return int(found)
 
     def distributions(self, given: Tensor) -> Tensor:
         rows, wanted = self._array("distributions", given), (len(given) + 1, self.vocab_size)
@@ -134,8 +149,10 @@ class IsolatedScorer(Remote, Scorer):
         return dict(self._child.call("parts")[0])
 
     def _array(self, what: str, tokens: Tensor, *more: int) -> Tensor:
-        (found,) = self._child.call(what, tokens.cpu().numpy(), *more)[1].values()
-        return torch.from_numpy(found)
+        answer = self._child.call(what, tokens.cpu().numpy(), *more)[1]
+        with _sound(self._child.name, what):
+            (found,) = answer.values()
+            return torch.from_numpy(found)
 
 
 class GradedScorer(Scorer):
@@ -204,6 +221,7 @@ class _Child:
                 stderr=subprocess.PIPE,
                 cwd=folder,
                 env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+                start_new_session=True,  # What it starts is ended with it.
             )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self._requests, self._answers = self.process.stdin, self.process.stdout
@@ -224,28 +242,28 @@ class _Child:
             return _read_answer(self._answers)
 
         head, arrays = self._ask(what, ask)
-        for name, *details in head["events"]:
-            relayed(name, details)
-        self.learning.gradients, self.learning.steps = head["learning"]
-        if head["error"]:
-            raise PgolfError(head["error"])
-        return head["value"], arrays
+        with _sound(self.name, what):
+            for name, *details in head["events"]:
+                relayed(name, details)
+            self.learning.gradients, self.learning.steps = head["learning"]
+            error, value = head["error"], head["value"]
+        if error:
+            # It may say anything.
+            raise PgolfError(" ".join(plain(str(error)).split())[:1000])
+        return value, arrays
 
     def _ask(self, what: str, ask: Callable[[], Any]) -> Any:
         started = time.monotonic()
-        timer = threading.Timer(self.seconds, self.process.kill)
+        timer = threading.Timer(self.seconds, _kill, [self.process])
         timer.daemon = True
         timer.start()
         try:
-            return ask()
+            with _sound(self.name, what):
+                return ask()
         except (OSError, EOFError) as error:
             late = time.monotonic() - started >= self.seconds
             raise PgolfError(
                 self._how_it_ended("the factory" if what == "make" else f"{what}()", late)
-            ) from error
-        except (ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
-            raise PgolfError(
-                f"{self.name}: its process answered {what}() with no answer ({error})"
             ) from error
         finally:
             timer.cancel()
@@ -258,7 +276,7 @@ class _Child:
         try:
             status = self.process.wait(5)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            _kill(self.process)
             status = self.process.wait()
         self._reader.join(5)
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -267,9 +285,17 @@ class _Child:
         return f"{self.name}: its process {how} in {doing}{last}"
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End it and what it has started, even where it is gone itself and that holds its pipes."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
 def _end(process: subprocess.Popen[bytes], folder: str) -> None:
     with unwatched():
-        process.kill()
+        _kill(process)
         process.wait()
         for stream in (process.stdin, process.stdout):
             assert stream is not None

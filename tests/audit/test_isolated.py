@@ -24,10 +24,9 @@ from tests.e2e.conftest import pgolf, pgolf_json, quick_python, workshop  # noqa
 
 # Toys are the zoo's; in their new process all lie in one scorer, which begins as the one it is told.
 PLUGIN = '''
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from tests.audit.zoo.cheating_scorers import ALittleMoreThanOne, ReadsTheCollector, ReadsWholeEvaluations
-from tests.audit.zoo.cheating_scorers import ReadsTheCollector, ReadsWholeEvaluations
 from tests.audit.zoo.toys import ToyScorer
 
 KINDS = [ToyScorer, ReadsWholeEvaluations, ReadsTheCollector]
@@ -74,8 +73,7 @@ class Bad(ToyScorer):
 class Orphan(ToyScorer):
     def wanted(self):
         if os.fork() == 0:
-            while True:
-                pass
+            time.sleep(60)
         os._exit(0)
 
 def orphan(context): return Orphan()
@@ -161,25 +159,31 @@ def test_a_sum_a_little_above_one_is_no_score(plugin: Path) -> None:
         scorer.check()
 
 
+def in_a_process(plugin: Path, name: str, seconds: float = 60.0) -> IsolatedScorer:
+    """A scorer that may take so long for each answer, once it is made."""
+    made = isolated(f"{plugin / 'plugin.py'}:{name}", context(plugin))
+    assert isinstance(made, IsolatedScorer)
+    made._child.seconds = seconds
+    return made
+
+
 @pytest.mark.usefixtures("quick_python")
 def test_a_process_that_ends_or_takes_too_long(plugin: Path) -> None:
-    made = isolated(f"{plugin / 'plugin.py'}:bad", context(plugin))
-    assert isinstance(made, IsolatedScorer)
-    made._child.seconds = 0.2
+    made = in_a_process(plugin, "bad", seconds=0.2)
     with pytest.raises(PgolfError, match=r"plugin.py:bad: state_digest\(\) took longer than 0 s"):
         made.state_digest()
-    made = isolated(f"{plugin / 'plugin.py'}:bad", context(plugin))
-    assert isinstance(made, IsolatedScorer)
+    made = in_a_process(plugin, "bad")
     with pytest.raises(PgolfError, match=r"bad: its process ended with status 3 in wanted.*the last words"):
         made.wanted()
 
 
-@pytest.mark.usefixtures("quick_python")
+# By the real interpreter: what stands in for it elsewhere begins no session of its own.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_what_a_process_leaves_behind_does_not_hold_the_grader_up(plugin: Path) -> None:
-    made = isolated(f"{plugin / 'plugin.py'}:orphan", context(plugin))
-    assert isinstance(made, IsolatedScorer)
-    made._child.seconds = 1.0
+def test_what_a_process_leaves_behind_does_not_hold_the_grader_up(
+    plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(plugin)
+    made = in_a_process(plugin, "orphan", seconds=1.0)
     with pytest.raises(PgolfError, match=r"orphan: wanted\(\) took longer"):
         made.wanted()
 

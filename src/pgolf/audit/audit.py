@@ -74,8 +74,7 @@ def audit(
     code, its exceptions are mistakes (a ``PgolfError``) and not bugs of pgolf. The subject must not read the
     validation text in the folder ``data``. ``whole`` are the tokens of the whole text, of which this is a
     stretch (None: the stretch's), for the number of targets that is announced, for the time, and for what the
-    subject holds of it. ``note`` is told what is
-    being tested.
+    subject holds of it. ``note`` is told what is being tested.
     """
     tokens, byte_counts = text
     if len(tokens) < 3:

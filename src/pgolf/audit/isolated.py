@@ -452,7 +452,7 @@ class _Served:
             for kind, rows in (("d", claim.distributions), ("b", claim.byte_distributions)):
                 if rows is not None:
                     kinds.append(kind)
-                    arrays |= {f"{kind}{int(place)}": _plain(row) for place, row in rows.items()}
+                    arrays |= {f"{kind}{int(place)}": _as_array(row) for place, row in rows.items()}
         return {"bytes": claim.bytes, "val_bpb": claim.val_bpb, "kinds": kinds}, arrays
 
     def _call(self, what: str, *arguments: Any, as_type: Callable[[Any], Any] = lambda _: None) -> _Answer:
@@ -461,10 +461,10 @@ class _Served:
 
     def _rows(self, what: str, tokens: NDArray[np.int64], *more: int) -> _Answer:
         with blamed(self.name, f"{what}()"), self.learning.watched():
-            return None, {"rows": _plain(getattr(self.subject, what)(torch.from_numpy(tokens), *more))}
+            return None, {"rows": _as_array(getattr(self.subject, what)(torch.from_numpy(tokens), *more))}
 
 
-def _plain(array: Any) -> NDArray[Any]:
+def _as_array(array: Any) -> NDArray[Any]:
     if isinstance(array, Tensor):
         array = array.detach().cpu()
         # numpy knows no bfloat16.

@@ -24,11 +24,11 @@ from pgolf.compress.container import encode_artifact
 from pgolf.compress.gptq import Order, rounding_order
 from pgolf.compress.pack import fit
 from pgolf.compress.stored import Stored, dequantize_state
+from pgolf.compress.tuning import log_chances
 from pgolf.compress.weights import Weights
 from pgolf.data.dataset import Dataset
 from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
-from pgolf.model.gpt import GPT
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.recipe import Recipe
 from pgolf.runs.pipeline import BUDGET
@@ -179,27 +179,24 @@ def _fit(
 class _Comparison:
     """A model beside its float weights, on the same sequences (N, T + 1) int64."""
 
+    @torch.no_grad()
     def __init__(self, weights: Weights, sequences: Iterable[Tensor], text_bytes: int) -> None:
         self._weights, self._exact = weights, weights.model()
         self._sequences = list(sequences)
         self._unit = math.log(2) * text_bytes
-        self.exact = sum(_costs(_chances(self._exact, part), part) for part in self._sequences) / self._unit
+        costs = (_costs(log_chances(self._exact, part[:, :-1]), part) for part in self._sequences)
+        self.exact = sum(costs) / self._unit
 
+    @torch.no_grad()
     def __call__(self, stored: Mapping[str, Stored]) -> tuple[float, float]:
         """Gap and divergence, in bits per byte."""
         packed = replace(self._weights, state=dequantize_state(stored)).model()
         gap = divergence = 0.0
         for part in self._sequences:
-            exact, found = _chances(self._exact, part), _chances(packed, part)
+            exact, found = (log_chances(network, part[:, :-1]) for network in (self._exact, packed))
             gap += _costs(found, part) - _costs(exact, part)
             divergence += float((exact.exp() * (exact - found)).sum(dtype=torch.float64))
         return gap / self._unit, divergence / self._unit
-
-
-@torch.no_grad()
-def _chances(network: GPT, sequences: Tensor) -> Tensor:
-    """Log probabilities (N, T, V) of what follows each token but the last."""
-    return network.project(network.hidden(sequences[:, :-1])).log_softmax(dim=-1)
 
 
 def _costs(chances: Tensor, sequences: Tensor) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +62,9 @@ def pack(
     is used with the nearest codes, so that what is stored is what training saw; if the size is a little off,
     as few rows as possible get the next finer or coarser step. A cap too far off has steps chosen anew. The
     artifact's origin says which: "grid" is "trained", with the "shift" of the steps, or "solved", or "tuned"
-    where ``compress.effort`` brought it nearer to the exact model. The
-    "rowwise" scheme tries the recipe's codec levels in order, then, if the recipe allows it, 5 bits for one
-    layer after the other from the middle outward.
+    where ``compress.effort`` brought it nearer to the exact model. The "rowwise" scheme tries the recipe's
+    codec levels in order, then, if the recipe allows it, 5 bits for one layer after the other from the middle
+    outward.
 
     Args:
         state: named float32 tensors.
@@ -256,25 +256,26 @@ class _Packer:
         packed = self._search(store, self.origin | {"grid": "solved"}, "fineness", start)
         if packed is None or self.calibration is None or self.calibration.text is None:
             return packed
-        return self._in_turn(packed, turns(targets), self.calibration)
+        return self._in_turn(packed, targets, self.calibration)
 
-    def _in_turn(self, packed: Packed, parts: list[list[str]], calibration: Calibration) -> Packed:
+    def _in_turn(
+        self, packed: Packed, targets: Mapping[str, budget.Target], calibration: Calibration
+    ) -> Packed:
         """The same by ``tuning.py``, with the steps of what was packed; the last part takes what is left."""
         assert calibration.text is not None
         tuner = Tuner(self.state, self.recipe, calibration.text)
-        fineness, done = packed.origin["fineness"], dict[str, Stored]()
+        fineness, done, (*parts, last) = packed.origin["fineness"], dict[str, Stored](), turns(targets)
 
         def rounded(names: list[str], weights: Mapping[str, Tensor], fineness: float) -> dict[str, Stored]:
-            some = {name: weights[name] for name in names}
-            targets = budget.prepare(some, self.sensitivities, self.recipe.compress)
-            return {name: self._quantized(name, target, fineness) for name, target in targets.items()}
+            tuned = {name: replace(targets[name], weight=weights[name]) for name in names}
+            return {name: self._quantized(name, target, fineness) for name, target in tuned.items()}
 
-        for index, names in enumerate(parts[:-1]):
-            self.note("rounding and tuning", index, len(parts))
+        for index, names in enumerate(parts):
+            self.note("rounding and tuning", index, len(parts) + 1)
             part = rounded(names, tuner.weights(), fineness)
             done |= part
             tuner.fix(part)
-        weights, last = tuner.weights(), parts[-1]
+        weights = tuner.weights()
         for name, tensor in weights.items():
             check_range(name, tensor, 16)
         done |= {name: weights[name].half() for name in self.state if name not in done and name not in last}

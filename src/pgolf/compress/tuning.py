@@ -57,8 +57,10 @@ class Tuner:
         self._student = model_from(recipe.model, state).eval()
         self._steps, self._text, self._next = recipe.compress.effort, text, 0
         self._parameters = dict(self._student.named_parameters())
-        rates = {name: _RATE * max(float(_spread(value)), _LEAST_SPREAD) for name, value in state.items()}
-        groups = [{"params": [value], "rate": rates[name]} for name, value in self._parameters.items()]
+        groups = []
+        for value in self._parameters.values():
+            spread = float(value.detach().square().mean().sqrt())
+            groups.append({"params": [value], "rate": _RATE * max(spread, _LEAST_SPREAD)})
         self._optimizer = Adam(groups, betas=(0.9, 0.95))
 
     def weights(self) -> dict[str, Tensor]:
@@ -103,13 +105,13 @@ def _with_numbers(name: str) -> list[str]:
     return [part.zfill(4) if part.isdigit() else part for part in name.split(".")]
 
 
-def _spread(value: Tensor) -> Tensor:
-    return value.float().square().mean().sqrt()
+def log_chances(network: GPT, inputs: Tensor) -> Tensor:
+    """Log probabilities (N, T, V) of what follows each of the inputs (N, T) int64, in nats."""
+    return network.project(network.hidden(inputs)).log_softmax(dim=-1)
 
 
 def _divergence(exact: GPT, changed: GPT, inputs: Tensor) -> Tensor:
     """Sum over all targets, in nats: a scalar; inputs are (N, T) int64."""
     with torch.no_grad():
-        wanted = exact.project(exact.hidden(inputs)).log_softmax(dim=-1)
-    found = changed.project(changed.hidden(inputs)).log_softmax(dim=-1)
-    return (wanted.exp() * (wanted - found)).sum()
+        wanted = log_chances(exact, inputs)
+    return (wanted.exp() * (wanted - log_chances(changed, inputs))).sum()

@@ -108,15 +108,13 @@ def test_the_memory_of_an_artifact(desk: Path) -> None:
 
 
 def test_the_table(desk: Path) -> None:
-    done = pgolf("audit", "weights.bin", "--data", "data/web", "--scorer", "plugin.py:uniform", cwd=desk)
-    assert "no violation found" in done.stdout and "probabilities of all 320 targets" in " ".join(
-        done.stdout.split()
-    )
-    arguments = ("audit", "weights.bin", "--data", "data/web", "--scorer", "plugin.py:more_bytes")
+    audit = ("audit", "weights.bin", *AUDIT[:2], "--targets", "96", "--scorer")
+    done = pgolf(*audit, "plugin.py:uniform", cwd=desk)
+    assert "no violation found" in done.stdout
+    assert "probabilities of all 320 targets" in " ".join(done.stdout.split())
+    arguments = (*audit, "plugin.py:more_bytes")
     done = pgolf(*arguments, cwd=desk, check=1)
     assert "violates bytes" in done.stdout and "VIOLATION" in done.stdout
-    found = json.loads(pgolf(*arguments, "--json", cwd=desk, check=1).stdout)
-    assert found["violated"] == ["bytes"] and not found["ok"]
 
 
 def test_the_limit_of_time(desk: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,20 @@ class Bad(ToyScorer):
             pass
 
 class Orphan(ToyScorer):
+    leaves = False
+
     def wanted(self):
         if os.fork() == 0:
+            if self.leaves:
+                os.setsid()
             time.sleep(60)
         os._exit(0)
 
+class Leaver(Orphan):
+    leaves = True
+
 def orphan(context): return Orphan()
+def leaver(context): return Leaver()
 def several(context): return Several()
 def bad(context): return Bad()
 def more(context): return ALittleMoreThanOne()
@@ -179,13 +188,15 @@ def test_a_process_that_ends_or_takes_too_long(plugin: Path) -> None:
 
 # By the real interpreter: what stands in for it elsewhere begins no session of its own.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("who", ["orphan", "leaver"])
 def test_what_a_process_leaves_behind_does_not_hold_the_grader_up(
-    plugin: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     monkeypatch.chdir(plugin)
-    made = in_a_process(plugin, "orphan", seconds=1.0)
-    with pytest.raises(PgolfError, match=r"orphan: wanted\(\) took longer"):
+    made, started = in_a_process(plugin, who, seconds=1.0), time.monotonic()
+    with pytest.raises(PgolfError, match=rf"{who}: wanted\(\) took longer"):
         made.wanted()
+    assert time.monotonic() - started < 30, "what is left behind goes on for 60"
 
 
 @pytest.mark.usefixtures("quick_python")

@@ -17,6 +17,7 @@ import zstandard
 from pgolf.runtime.run_files import recorded_data
 from tests.e2e.conftest import pgolf, pgolf_json
 
+pytestmark = pytest.mark.usefixtures("quick_python")  # Plug-ins run in a process of their own.
 LATIN = os.fsdecode(b"lat\xe9")
 BAD = {
     "absent": "no/such",

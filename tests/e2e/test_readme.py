@@ -68,8 +68,8 @@ def library(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clone(tmp_path: Path, library: Path) -> Iterator[Path]:
-    """The tracked files, and beside them an environment that `make demo` brings: this Python and these
-    sources.
+    """The tracked files, and beside them an environment that `make demo` brings: this Python and the sources
+    under test, whose functions are compiled already.
     """
     clone, binaries = tmp_path / "pgolf", tmp_path / "venv" / "bin"
     listed = subprocess.run(
@@ -80,17 +80,17 @@ def clone(tmp_path: Path, library: Path) -> Iterator[Path]:
         shutil.copy(ROOT / name, clone / name)
     binaries.mkdir(parents=True)
     (binaries / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
-    with fork_server.python_with(clone / "src", library) as program:
+    with fork_server.python_with(ROOT / "src", library) as program:
         for name, command in (("python", ""), ("pgolf", "-m pgolf ")):
             (binaries / name).write_text(
-                f"#!/bin/sh\nPYTHONPATH='{clone}/src' exec '{program}' {command}\"$@\"\n"
+                f"#!/bin/sh\nPYTHONPATH='{ROOT}/src' exec '{program}' {command}\"$@\"\n"
             )
             (binaries / name).chmod(0o755)
         yield clone
 
 
 def test_every_command_works_as_it_stands(clone: Path) -> None:
-    """README and tutorial in one shell, as the tutorial says; what is compiled is compiled once."""
+    """README and tutorial in one shell, as the tutorial says."""
     readme, tutorial = commands(README), commands(TUTORIAL)
     assert set(STAND_INS) <= {without_comment(command) for command in (*readme, *tutorial)}
     shorter = {

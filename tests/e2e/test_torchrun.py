@@ -1,6 +1,4 @@
-"""torchrun as a user types it: a killed rank ends the job with its reason, or the job starts again and goes
-on.
-"""
+"""torchrun as a user types it: a killed rank ends the job with its reason, or the job is restarted."""
 
 from __future__ import annotations
 
@@ -48,8 +46,8 @@ def test_a_killed_rank_ends_the_job_or_has_it_restarted(workshop: Path, tmp_path
     killed = kill_a_rank(job, run, after=10)
     assert job.wait(timeout=90) != 0
     assert time.monotonic() - killed < 60
-    said = errors.read_text()
-    assert "SIGKILL" in said and "rank 0 of 2 lost contact with another one" in said
+    # torchrun ends the other rank, often before that has missed this one and said so.
+    assert "SIGKILL" in errors.read_text()
     assert not (run / "model.safetensors").exists()
 
     job = torchrun(*TRAIN, "--out", run, "--resume", cwd=workshop, errors=errors, restarts=1)

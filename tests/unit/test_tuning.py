@@ -87,7 +87,14 @@ def test_the_report_leaves_out_what_single_tensors_cost(
     assert "loss" not in report.rows()
 
 
-@pytest.mark.parametrize("wrong", ["compress.calibration=self", "compress.scheme=rowwise"])
-def test_it_needs_training_text_and_steps_that_are_solved(wrong: str) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["compress.calibration=self"],
+        ["compress.scheme=rowwise"],
+        ["qat.enabled=true", "qat.grid=export"],
+    ],
+)
+def test_it_needs_training_text_and_steps_that_are_solved(wrong: list[str]) -> None:
     with pytest.raises(PgolfError, match=r"compress\.effort"):
-        load_recipe("tiny", ["compress.effort=8", wrong])
+        load_recipe("tiny", ["compress.effort=8", *wrong])

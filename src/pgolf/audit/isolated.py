@@ -23,13 +23,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -58,8 +59,10 @@ _VARIABLES = (
     *("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
 )
 _MOST_BYTES = 1 << 34  # of an answer
+_LONGEST_LINE = 10_000  # of what it says on standard error
 
 Arrays = dict[str, NDArray[Any]]
+T = TypeVar("T")
 
 
 def isolated(name: str, context: Context, seconds: float = SECONDS) -> Subject:
@@ -227,7 +230,9 @@ class _Child:
         self._requests, self._answers = self.process.stdin, self.process.stdout
         self._said: deque[bytes] = deque(maxlen=20)
         self._reader = threading.Thread(
-            target=self._said.extend, args=(iter(self.process.stderr.readline, b""),), daemon=True
+            target=self._said.extend,
+            args=(iter(partial(self.process.stderr.readline, _LONGEST_LINE), b""),),
+            daemon=True,
         )
         self._reader.start()
         weakref.finalize(self, _end, self.process, folder)
@@ -253,26 +258,22 @@ class _Child:
         return value, arrays
 
     def _ask(self, what: str, ask: Callable[[], Any]) -> Any:
-        started = time.monotonic()
-        timer = threading.Timer(self.seconds, _kill, [self.process])
-        timer.daemon = True
-        timer.start()
-        try:
-            with _sound(self.name, what):
-                return ask()
-        except (OSError, EOFError) as error:
-            late = time.monotonic() - started >= self.seconds
+        doing, answer = "the factory" if what == "make" else f"{what}()", _in_the_background(ask)
+        if not wait([answer], self.seconds).done:
+            _kill(self.process)
+            # Whatever else it has started may hold the pipes for ever, and streams in use cannot be closed.
+            if not wait([answer], 1).done:
+                self.process.stdin = self.process.stdout = None
             raise PgolfError(
-                self._how_it_ended("the factory" if what == "make" else f"{what}()", late)
-            ) from error
-        finally:
-            timer.cancel()
-
-    def _how_it_ended(self, doing: str, late: bool) -> str:
-        if late:
-            return (
                 f"{self.name}: {doing} took longer than {self.seconds:,.0f} s and was stopped; make it faster"
             )
+        try:
+            with _sound(self.name, what):
+                return answer.result()
+        except (OSError, EOFError) as error:
+            raise PgolfError(self._how_it_ended(doing)) from error
+
+    def _how_it_ended(self, doing: str) -> str:
         try:
             status = self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -285,8 +286,22 @@ class _Child:
         return f"{self.name}: its process {how} in {doing}{last}"
 
 
+def _in_the_background(ask: Callable[[], T]) -> Future[T]:
+    """What it answers, or raises, at some time; nobody waits for it at the end of the program."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End it and what it has started, even where it is gone itself and that holds its pipes."""
+    """End it and what it has started, as far as that stayed in its session."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -297,12 +312,9 @@ def _end(process: subprocess.Popen[bytes], folder: str) -> None:
     with unwatched():
         _kill(process)
         process.wait()
-        for stream in (process.stdin, process.stdout):
-            assert stream is not None
-            try:
+        for stream in filter(None, (process.stdin, process.stdout)):
+            with contextlib.suppress(OSError):  # What it was never given.
                 stream.close()
-            except OSError:
-                continue  # What it was never given.
         shutil.rmtree(folder, ignore_errors=True)
 
 

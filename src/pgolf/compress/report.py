@@ -24,7 +24,7 @@ TENSOR_COLUMNS = ("tensor", "bits per weight", "bytes", "predicted", "measured")
 SPLIT_COLUMNS = ("stored", "tokens of text", "bits per byte", "counts")
 # Multiply-adds that measuring may take: a few seconds on two cores.
 _WORK = 8.0e10
-_FEWEST_TOKENS = 256
+_FEWEST_TOKENS, _MOST_TOKENS = 256, 2048
 # Positions of a forward pass; fewer would spend more time on starting operations than on computing.
 _PASS = 4096
 
@@ -192,7 +192,7 @@ def _measured_rises(
     network = model_from(recipe.model, state).eval()
     changed = {name: value for name, value in stored.items() if isinstance(value, Quantized)}
     size = sum(tensor.numel() for tensor in state.values())
-    count = max(int(_WORK / (size * max(len(changed), 1))), _FEWEST_TOKENS)
+    count = min(max(int(_WORK / (size * max(len(changed), 1))), _FEWEST_TOKENS), _MOST_TOKENS)
     length = min(calibration.tokens.size(1) - 1, count)
     tokens = calibration.tokens[: count // length, : length + 1]
     exact = _loss(network, tokens)

@@ -105,6 +105,8 @@ def _run_contradictions(recipe: Sections) -> list[str]:
             )
         if compress.scheme == "budget" and compress.low_rank:
             problems.append("compress.low_rank is not part of what qat.grid export rounds to; set it to 0")
+        if compress.effort:
+            problems.append("compress.effort rounds anew what qat.grid export has rounded; set it to 0")
     if compress.effort and (compress.scheme, compress.calibration) != ("budget", "train"):
         problems.append(
             "compress.effort tunes on training text by the steps of the budget scheme; it needs "

@@ -267,7 +267,11 @@ def eval_verb(
         str | None, Option(help="Plug-in: MODULE:FACTORY or FILE.py:FACTORY; default: pgolf's own.")
     ] = None,
     isolated: Annotated[
-        bool, Option("--isolated", help="Run the plug-in in a process that is shown no token too early.")
+        bool,
+        Option(
+            "--isolated",
+            help="Goes with --scorer: run the plug-in in a process that is shown no token too early.",
+        ),
     ] = False,
     mode: Annotated[
         str | None, Option(help="standard, sliding or ttt; default: ttt where the recipe learns from it.")

@@ -37,7 +37,7 @@ def watch_verb(
 ) -> None:
     """Show a run's losses as a curve of plain characters, on a terminal until the run or Ctrl-C ends it.
 
-    A file or a pipe gets the curve as it is now. It reads only; a number of watchers disturbs nobody.
+    A file or a pipe gets the curve as it is now. It only reads, so any number may watch.
     """
     from rich.live import Live
     from rich.text import Text

@@ -127,6 +127,14 @@ def test_a_recipe_of_another_version_is_shown_as_it_stands(tmp_path: Path) -> No
     assert later.field("model.layers") == 2
 
 
+def test_lines_that_are_no_metrics_are_left_out(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "a")
+    path = run.folder / "metrics.jsonl"
+    odd = ["5", "{}", '{"step": null}', '{"step": "x"}', '{"step": 1, "train_loss": []}', '{"step": NaN}']
+    path.write_text("\n".join([*odd, path.read_text(), "[" * 100_000]))
+    assert read_run(run.folder).metrics == run.metrics
+
+
 def test_damaged_runs_are_named_and_do_not_hide_others(tmp_path: Path) -> None:
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b")

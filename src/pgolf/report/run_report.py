@@ -86,7 +86,7 @@ def _scores(run: RunRecord) -> Section:
     blocks += score_steps({name: score["val_bpb"] for name, score in found.items()})
     rows = []
     for name, score in found.items():
-        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score['seconds']:.1f}"
+        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score.get('seconds', 0.0):.1f}"
         rows.append([label, score["val_bpb"], score["val_loss"], seconds, of])
     columns = ("score", "BPB", "nats per token", "seconds", "of")
     nothing = Prose(f"No scores yet: the run is {run.state}.")
@@ -217,7 +217,7 @@ def _bytes(run: RunRecord) -> Section | None:
     pack = run.result.get("pack")
     if not pack:
         return None
-    code, tensors = pack["code_bytes"], pack.get("tensors", [])
+    code, tensors = pack.get("code_bytes", 0), pack.get("tensors", [])
     sizes = f"Artifact {pack['model_bytes']:,} bytes, packed scoring code {code:,}"
     free = pack.get("tokenizer_bytes", 0) if not pack.get("tokenizer_counts") else 0
     without = f", without the tokenizer's {free:,} bytes" if free else ""
@@ -230,7 +230,7 @@ def _bytes(run: RunRecord) -> Section | None:
         note = "Every piece of a bar is a tensor, as long as its bytes."
         blocks.append(Bars("Where the bytes are", "bytes", parts, note))
     rows = []
-    for name, group in pack["groups"].items():
+    for name, group in pack.get("groups", {}).items():
         size, count = group["bytes"], group["entries"]
         rows.append([name, size, 8 * size / max(count, 1), count, group["tensors"]])
     columns = ("group", "bytes", "bits per number", "numbers", "tensors")

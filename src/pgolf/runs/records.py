@@ -115,9 +115,7 @@ def read_run(folder: Path) -> RunRecord:
     made = read_json(folder / PROVENANCE)
     if not isinstance(made, dict):
         raise PgolfError(f"{folder / PROVENANCE}: damaged; restore it from a copy")
-    entries = read_metrics(folder / METRICS)
-    metrics = [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
-    return RunRecord(folder, recipe_keys_of(folder / RECIPE), made, result, metrics)
+    return RunRecord(folder, recipe_keys_of(folder / RECIPE), made, result, read_metrics(folder / METRICS))
 
 
 def recipe_keys_of(path: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json, sha256_file
 
@@ -25,6 +27,59 @@ ARTIFACT = "artifact.pgolf"
 AUDIT = "audit.json"
 
 
+class _Part(pydantic.BaseModel):
+    """A part of ``result.json``: what readers of run folders rely on; a number may be whole or not."""
+
+    model_config = pydantic.ConfigDict(strict=True, protected_namespaces=())
+
+
+class _Score(_Part):
+    val_bpb: float
+    val_loss: float
+    targets: float
+    bytes: float
+    seconds: float = 0.0
+    chunks: list[float] = []
+
+
+class _Group(_Part):
+    bytes: float
+    entries: float
+    tensors: float
+
+
+class _Tensor(_Part):
+    name: str
+    group: str
+    bytes: float
+    bits_per_weight: float
+    entries: float
+    width: float
+    predicted: float | None = None
+    measured: float | None = None
+
+
+class _Pack(_Part):
+    total_bytes: float
+    cap: float
+    model_bytes: float
+    code_bytes: float = 0.0
+    groups: dict[str, _Group] = {}
+    tensors: list[_Tensor] = []
+    origin: dict[str, Any] = {}
+
+
+class _Train(_Part):
+    steps: float = 0.0
+    seconds: float = 0.0
+
+
+class _Result(_Part):
+    evaluations: dict[str, _Score]
+    pack: _Pack = _Pack(total_bytes=0, cap=0, model_bytes=0)
+    train: _Train = _Train()
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
     """What a run's ``result.json`` holds so far; None where there is none.
 
@@ -35,16 +90,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = read_json(path)
     try:
-        scores = found["evaluations"].values()
-        numbers = [score[key] for score in scores for key in ("val_bpb", "val_loss", "targets", "bytes")]
-        packed = found.get("pack", {"total_bytes": 0, "cap": 0, "model_bytes": 0})
-        numbers += [packed[key] for key in ("total_bytes", "cap", "model_bytes")]
-        damaged = not all(isinstance(number, (int, float)) for number in numbers)
-        damaged |= not isinstance(found.get("train", {}), dict)
-    except (AttributeError, KeyError, TypeError):
-        damaged = True
-    if damaged:
-        raise PgolfError(f"{path}: damaged; restore it from a copy")
+        _Result.model_validate(found)
+    except pydantic.ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "no object"
+        raise PgolfError(f"{path}: damaged ({where}); restore it from a copy") from error
     return found
 
 

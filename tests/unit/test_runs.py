@@ -141,10 +141,13 @@ def test_damaged_runs_are_named_and_do_not_hide_others(tmp_path: Path) -> None:
     (tmp_path / "b" / "result.json").write_text('{"evaluations": {"ttt": {"val_bpb": "low"}}}')
     run_folder(tmp_path / "c")
     (tmp_path / "c" / "recipe.toml").write_text("no toml [")
+    run_folder(tmp_path / "d")
+    (tmp_path / "d" / "provenance.json").write_text('{"data": 5}')
     found, problems = find_runs(tmp_path)
     assert [run.name for run in found] == ["a"]
-    assert "result.json: damaged" in problems[0]
+    assert "result.json: damaged (evaluations.ttt.val_bpb)" in problems[0]
     assert "recipe.toml: damaged" in problems[1]
+    assert "provenance.json: damaged (data)" in problems[2]
     for folder, words in ((tmp_path / "none", "no such run"), (tmp_path, "holds no run")):
         with pytest.raises(PgolfError, match=words):
             read_run(folder)

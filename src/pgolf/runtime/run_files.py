@@ -27,13 +27,13 @@ ARTIFACT = "artifact.pgolf"
 AUDIT = "audit.json"
 
 
-class _Part(pydantic.BaseModel):
-    """A part of ``result.json``: what readers of run folders rely on; a number may be whole or not."""
+class Part(pydantic.BaseModel):
+    """A part of a file: what readers of run folders rely on; a number may be whole or not."""
 
     model_config = pydantic.ConfigDict(strict=True, protected_namespaces=())
 
 
-class _Score(_Part):
+class _Score(Part):
     val_bpb: float
     val_loss: float
     targets: float
@@ -42,13 +42,13 @@ class _Score(_Part):
     chunks: list[float] = []
 
 
-class _Group(_Part):
+class _Group(Part):
     bytes: float
     entries: float
     tensors: float
 
 
-class _Tensor(_Part):
+class _Tensor(Part):
     name: str
     group: str
     bytes: float
@@ -59,7 +59,7 @@ class _Tensor(_Part):
     measured: float | None = None
 
 
-class _Pack(_Part):
+class _Pack(Part):
     total_bytes: float
     cap: float
     model_bytes: float
@@ -69,32 +69,54 @@ class _Pack(_Part):
     origin: dict[str, Any] = {}
 
 
-class _Train(_Part):
+class _Train(Part):
     steps: float = 0.0
     seconds: float = 0.0
 
 
-class _Result(_Part):
+class _Result(Part):
     evaluations: dict[str, _Score]
     pack: _Pack = _Pack(total_bytes=0, cap=0, model_bytes=0)
     train: _Train = _Train()
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """What a run's ``result.json`` holds so far; None where there is none.
+class Provenance(Part):
+    """What readers of ``provenance.json`` rely on."""
 
-    PgolfError where it cannot be read, or lacks what training and ``pipeline.run_all`` write.
-    """
-    path = folder / RESULT
-    if not path.is_file():
-        return None
+    started: str = ""
+    command: list[str] = []
+    environment: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    sessions: list[dict[str, Any]] = []
+    shared: list[dict[str, Any]] = []
+    ranks: int = 1
+
+
+class Audit(Part):
+    """What readers of ``audit.json`` rely on."""
+
+    ok: bool
+    findings: list[dict[str, Any]]
+    violated: list[str]
+    targets: int
+    seed: int
+
+
+def read_checked(path: Path, kind: type[Part], remedy: str = "restore it from a copy") -> dict[str, Any]:
+    """What a JSON file holds; PgolfError where it cannot be read, or lacks what readers rely on."""
     found: dict[str, Any] = read_json(path)
     try:
-        _Result.model_validate(found)
+        kind.model_validate(found)
     except pydantic.ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "no object"
-        raise PgolfError(f"{path}: damaged ({where}); restore it from a copy") from error
+        raise PgolfError(f"{path}: damaged ({where}); {remedy}") from error
     return found
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What a run's ``result.json`` holds so far; None where there is none. PgolfError as ``read_checked``."""
+    path = folder / RESULT
+    return read_checked(path, _Result) if path.is_file() else None
 
 
 def is_run(folder: Path) -> bool:

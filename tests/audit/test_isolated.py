@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -84,6 +87,10 @@ class Orphan(ToyScorer):
 class Leaver(Orphan):
     leaves = True
 
+class Odd(ToyScorer):
+    periods = "abc"
+
+def odd(context): return Odd()
 def orphan(context): return Orphan()
 def leaver(context): return Leaver()
 def several(context): return Several()
@@ -184,6 +191,23 @@ def test_a_process_that_ends_or_takes_too_long(plugin: Path) -> None:
     made = in_a_process(plugin, "bad")
     with pytest.raises(PgolfError, match=r"bad: its process ended with status 3 in wanted.*the last words"):
         made.wanted()
+
+
+@pytest.mark.usefixtures("quick_python")
+def test_a_process_ends_with_a_killed_grader(tmp_path: Path) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    code = f"from pgolf.audit.isolated import serve; serve({killed.pid}, {str(folder)!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert process.wait(30) == -signal.SIGKILL, "it waits for requests"
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("quick_python")
+def test_attributes_that_fail_are_the_factorys_mistake(plugin: Path) -> None:
+    with pytest.raises(PgolfError, match=r"plugin.py:odd: the factory failed with ValueError: .*'a'"):
+        isolated(f"{plugin / 'plugin.py'}:odd", context(plugin))
 
 
 # By the real interpreter: what stands in for it elsewhere begins no session of its own.

@@ -17,6 +17,7 @@ from pgolf.data.dataset import open_dataset
 from pgolf.data.shards import read_shard
 from pgolf.errors import PgolfError
 from pgolf.recipe.recipe import load_recipe
+from pgolf.runs import pipeline
 from pgolf.runs.pipeline import training_text
 from tests.e2e.conftest import pgolf, pgolf_json
 from tests.e2e.test_mistakes import fails
@@ -53,6 +54,13 @@ def test_a_cap_is_used_up_and_explained(room: Path) -> None:
             assert f"{tensor['predicted']:+.5f}" in line
             assert f"{tensor['measured']:+.5f}".replace("-0.00000", "+0.00000") in line
     assert (room / "b.pgolf").read_bytes() == (room / "c.pgolf").read_bytes()
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_pack", lambda *_: pytest.fail("it packs first"))
+    assert "alone: is a folder; name a file" in fails("pack", "run", "--out", "alone", cwd=room)
 
 
 def test_a_cap_chooses_the_solver_unless_a_scheme_is_named(room: Path) -> None:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pgolf.cli import main
 from pgolf.cli.main import repeat_list_options
+from pgolf.recipe import files
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "recipe_names", interrupted)
+    assert main._run(["recipes"]) == 130
+    assert capsys.readouterr() == ("", "pgolf: interrupted\n")
 
 
 def test_list_options_take_several_words() -> None:

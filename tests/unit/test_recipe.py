@@ -190,6 +190,11 @@ def test_unknown_recipes_name_the_nearest_one() -> None:
         load_recipe("missing.toml")
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (path := tmp_path / "marked.toml").write_text('\ufeffextends = "tiny"\n', encoding="utf-8")
+    assert load_recipe(str(path)).model == load_recipe("tiny").model
+
+
 def test_broken_toml_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("[model\n")

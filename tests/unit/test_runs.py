@@ -127,16 +127,27 @@ def test_a_recipe_of_another_version_is_shown_as_it_stands(tmp_path: Path) -> No
     assert later.field("model.layers") == 2
 
 
+def test_lines_that_are_no_metrics_are_left_out(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "a")
+    path = run.folder / "metrics.jsonl"
+    odd = ["5", "{}", '{"step": null}', '{"step": "x"}', '{"step": 1, "train_loss": []}', '{"step": NaN}']
+    path.write_text("\n".join([*odd, path.read_text(), "[" * 100_000]))
+    assert read_run(run.folder).metrics == run.metrics
+
+
 def test_damaged_runs_are_named_and_do_not_hide_others(tmp_path: Path) -> None:
     run_folder(tmp_path / "a")
     run_folder(tmp_path / "b")
     (tmp_path / "b" / "result.json").write_text('{"evaluations": {"ttt": {"val_bpb": "low"}}}')
     run_folder(tmp_path / "c")
     (tmp_path / "c" / "recipe.toml").write_text("no toml [")
+    run_folder(tmp_path / "d")
+    (tmp_path / "d" / "provenance.json").write_text('{"data": 5}')
     found, problems = find_runs(tmp_path)
     assert [run.name for run in found] == ["a"]
-    assert "result.json: damaged" in problems[0]
+    assert "result.json: damaged (evaluations.ttt.val_bpb)" in problems[0]
     assert "recipe.toml: damaged" in problems[1]
+    assert "provenance.json: damaged (data)" in problems[2]
     for folder, words in ((tmp_path / "none", "no such run"), (tmp_path, "holds no run")):
         with pytest.raises(PgolfError, match=words):
             read_run(folder)

@@ -122,6 +122,7 @@ def test_mistakes_say_where_and_what_to_do(tmp_path: Path) -> None:
     assert "[base], [grid] or [[cells]]" in problem(tmp_path, "[optim]\nmatrix_lr = 0.1\n")
     assert "'slidng'" in problem(tmp_path, 'scores = ["slidng"]\n')
     assert "not valid TOML" in problem(tmp_path, "grid = {")
+    assert "seeds is missing" in problem(tmp_path, "", '\ufefftitle = "t"\nrecipe = "tiny"\n')
     assert "are the same run" in problem(tmp_path, "[[cells]]\n[[cells]]\nmodel.layers = 2\n")
     assert "is listed twice" in problem(tmp_path, "[[cells]]\n[[cells]]\n")
     with pytest.raises(PgolfError, match="did you mean steps"):

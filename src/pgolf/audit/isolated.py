@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ from pgolf.audit.watch import Learning, Relay, relayed, unwatched
 from pgolf.data.shards import Tokens
 from pgolf.errors import PgolfError
 from pgolf.evaluate.protocol import Recorded, Scorer
+from pgolf.runtime.processes import birth
 from pgolf.runtime.terminal import plain
 
 SECONDS = 600.0
@@ -215,7 +217,8 @@ class _Child:
         self.name, self.seconds, self.learning = name, seconds, Learning()
         folder, here = tempfile.mkdtemp(prefix="pgolf-"), Path.cwd()
         paths = [path for path in sys.path if path and Path(path) != here]
-        code = f"import sys; sys.path[:] = {paths!r}; from pgolf.audit.isolated import serve; serve()"
+        code = f"import sys; sys.path[:] = {paths!r}; from pgolf.audit.isolated import serve; "
+        code += f"serve({os.getpid()}, {folder!r})"
         with unwatched():
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -360,14 +363,18 @@ def _read_answer(stream: IO[bytes]) -> tuple[dict[str, Any], Arrays]:
 # The other side.
 
 
-def serve() -> None:
-    """Answer requests until there are no more; what the plug-in prints goes to standard error."""
+def serve(grader: int, folder: str) -> None:
+    """Answer requests until there are no more; what the plug-in prints goes to standard error.
+
+    Where the process ``grader`` is killed this one ends too, and removes its folder.
+    """
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The grader ends it.
     _limit()
-    name, folder, context = pickle.loads(_read(requests))
-    served, relay = _Served(name, folder, context), Relay()
+    threading.Thread(target=_end_with, args=(grader, folder), daemon=True).start()
+    name, here, context = pickle.loads(_read(requests))
+    served, relay = _Served(name, here, context), Relay()
     while True:
         try:
             what, arguments = pickle.loads(_read(requests))
@@ -375,12 +382,21 @@ def serve() -> None:
             return
         value, arrays, error = None, {}, ""
         try:
-            value, arrays = getattr(served, what)(*arguments)
+            with blamed(name, "the factory" if what == "make" else f"{what}()"):
+                value, arrays = getattr(served, what)(*arguments)
         except PgolfError as mistake:
             error = str(mistake)
         learning = served.learning.gradients, served.learning.steps
         head = {"value": value, "error": error, "events": relay.taken(), "learning": learning}
         _write_answer(answers, head, arrays)
+
+
+def _end_with(grader: int, folder: str) -> None:
+    with unwatched():
+        while birth(grader) is not None:
+            time.sleep(1)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _limit() -> None:
@@ -452,27 +468,24 @@ class _Served:
         return self._call("restore", self.snapshots[number])
 
     def parts(self) -> _Answer:
-        with blamed(self.name, "snapshot()"):
-            return scorer_parts(self.subject), {}
+        return scorer_parts(self.subject), {}
 
     def evaluate(self, tokens: Tokens, announced: int, wanted: Sequence[int]) -> _Answer:
         with self.learning.watched():
             claim = self.subject(tokens, self.context.byte_table, announced, wanted)
         arrays = {"nats": claim.nats, "positions": claim.positions}
         kinds = []
-        with blamed(self.name, "reading its claim"):
-            for kind, rows in (("d", claim.distributions), ("b", claim.byte_distributions)):
-                if rows is not None:
-                    kinds.append(kind)
-                    arrays |= {f"{kind}{int(place)}": _as_array(row) for place, row in rows.items()}
+        for kind, rows in (("d", claim.distributions), ("b", claim.byte_distributions)):
+            if rows is not None:
+                kinds.append(kind)
+                arrays |= {f"{kind}{int(place)}": _as_array(row) for place, row in rows.items()}
         return {"bytes": claim.bytes, "val_bpb": claim.val_bpb, "kinds": kinds}, arrays
 
     def _call(self, what: str, *arguments: Any, as_type: Callable[[Any], Any] = lambda _: None) -> _Answer:
-        with blamed(self.name, f"{what}()"):
-            return as_type(getattr(self.subject, what)(*arguments)), {}
+        return as_type(getattr(self.subject, what)(*arguments)), {}
 
     def _rows(self, what: str, tokens: NDArray[np.int64], *more: int) -> _Answer:
-        with blamed(self.name, f"{what}()"), self.learning.watched():
+        with self.learning.watched():
             return None, {"rows": _as_array(getattr(self.subject, what)(torch.from_numpy(tokens), *more))}
 
 

@@ -120,10 +120,11 @@ class Largest:
 
     def take(self, values: NDArray[np.float64], first: int) -> None:
         """Take a difference (n,) of each of some targets into account."""
-        sizes = np.nan_to_num(np.abs(values), nan=np.inf)
+        sizes = np.where(np.isnan(values), np.inf, np.abs(values))
         largest = int(sizes.argmax())
         self.see(sizes[largest], f"target {first + largest}")
-        self.count, self.sum = self.count + len(sizes) - 1, self.sum + float(sizes.sum() - sizes[largest])
+        others = np.delete(sizes, largest)
+        self.count, self.sum = self.count + len(others), self.sum + float(others.sum())
 
     def compare(self, before: Any, after: Any, where: str = "", first: int = 0) -> None:
         """Take costs of targets, or rows (n, ...), into account; ``first`` is the first target."""

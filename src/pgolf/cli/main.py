@@ -59,6 +59,8 @@ def _run(words: list[str]) -> int:
         # Outside standalone mode click raises what it would print, and returns an exit status.
         with paths_are_mistakes():
             status = app(args=words, prog_name="pgolf", standalone_mode=False)
+        if status == 130:
+            raise KeyboardInterrupt  # Newer versions of typer return it, without a word.
     except PgolfError as error:
         print_mistake(*error.lines)
         return 2

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgolf.data.dataset import Dataset
-from pgolf.errors import PgolfError
 from pgolf.evaluate.evaluations import EVALUATIONS
 from pgolf.evaluate.ledger import Entry, Verification, read_header, read_ledger, total, verify_ledger
 from pgolf.report.content import (
@@ -30,8 +29,8 @@ from pgolf.report.content import (
 from pgolf.report.draw import loss_chart, points_of
 from pgolf.report.memory_tables import place_table
 from pgolf.runs.records import RunRecord
-from pgolf.runtime.files import read_json, read_text, sha256_file
-from pgolf.runtime.run_files import ARTIFACT, AUDIT, RECIPE
+from pgolf.runtime.files import read_text, sha256_file
+from pgolf.runtime.run_files import ARTIFACT, AUDIT, RECIPE, Audit, read_checked
 
 # Segments of the text in which two evaluations are compared.
 _SEGMENTS = 40
@@ -86,7 +85,7 @@ def _scores(run: RunRecord) -> Section:
     blocks += score_steps({name: score["val_bpb"] for name, score in found.items()})
     rows = []
     for name, score in found.items():
-        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score['seconds']:.1f}"
+        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score.get('seconds', 0.0):.1f}"
         rows.append([label, score["val_bpb"], score["val_loss"], seconds, of])
     columns = ("score", "BPB", "nats per token", "seconds", "of")
     nothing = Prose(f"No scores yet: the run is {run.state}.")
@@ -217,7 +216,7 @@ def _bytes(run: RunRecord) -> Section | None:
     pack = run.result.get("pack")
     if not pack:
         return None
-    code, tensors = pack["code_bytes"], pack.get("tensors", [])
+    code, tensors = pack.get("code_bytes", 0), pack.get("tensors", [])
     sizes = f"Artifact {pack['model_bytes']:,} bytes, packed scoring code {code:,}"
     free = pack.get("tokenizer_bytes", 0) if not pack.get("tokenizer_counts") else 0
     without = f", without the tokenizer's {free:,} bytes" if free else ""
@@ -230,7 +229,7 @@ def _bytes(run: RunRecord) -> Section | None:
         note = "Every piece of a bar is a tensor, as long as its bytes."
         blocks.append(Bars("Where the bytes are", "bytes", parts, note))
     rows = []
-    for name, group in pack["groups"].items():
+    for name, group in pack.get("groups", {}).items():
         size, count = group["bytes"], group["entries"]
         rows.append([name, size, 8 * size / max(count, 1), count, group["tensors"]])
     columns = ("group", "bytes", "bits per number", "numbers", "tensors")
@@ -320,13 +319,11 @@ class Evidence(NamedTuple):
 
 
 def collect_evidence(run: RunRecord, dataset: Dataset | None) -> Evidence:
-    """Verify a run's ledgers and read its audit; PgolfError where that file holds something else."""
+    """Verify a run's ledgers and read its audit; PgolfError where that is damaged."""
     artifact, path = run.folder / ARTIFACT, run.folder / AUDIT
     digest = sha256_file(artifact) if artifact.is_file() else ""
-    audit = read_json(path) if path.is_file() else None
-    needed = {"ok", "findings", "violated", "targets", "seed"}
-    if path.is_file() and not (isinstance(audit, dict) and needed <= set(audit)):
-        raise PgolfError(f"{path}: no audit; write it with `pgolf audit {run.folder}`, or remove it")
+    remedy = f"write it with `pgolf audit {run.folder}`, or remove it"
+    audit = read_checked(path, Audit, remedy) if path.is_file() else None
     return Evidence(check_ledgers(run.folder, run.evaluations, dataset), audit, digest)
 
 

@@ -300,6 +300,7 @@ def pack_job(
     if carry != "no":
         carried = weights.tokenizer(tokenizer if dataset is None else dataset.tokenizer.path)
     with writing(out):
+        check_writable(out)
         before, started = sha256_file(out) if out.is_file() else "", time.perf_counter()
         report = _pack(weights, recipe, dataset, out, cap, carried, carry == "counted")
         if (run := run_of(out)) is not None and out.name == ARTIFACT:

@@ -20,7 +20,16 @@ from pgolf.recipe.files import nearest
 from pgolf.recipe.recipe import load_recipe, recipe_keys
 from pgolf.runs.folder import CELL, is_trained
 from pgolf.runtime.files import read_json, read_text
-from pgolf.runtime.run_files import METRICS, PROVENANCE, RECIPE, flattened, is_run, read_result
+from pgolf.runtime.run_files import (
+    METRICS,
+    PROVENANCE,
+    RECIPE,
+    Provenance,
+    flattened,
+    is_run,
+    read_checked,
+    read_result,
+)
 from pgolf.train.metrics import read_metrics
 
 FIELDS = ("name", "recipe", "steps", "state", *EVALUATIONS, "bytes", "date")
@@ -112,12 +121,8 @@ def read_run(folder: Path) -> RunRecord:
         lacking = f"holds no run (no {RECIPE} with a {PROVENANCE})"
         raise PgolfError(f"{folder}: {lacking}; name a folder of `pgolf run`")
     result = read_result(folder) or {}
-    made = read_json(folder / PROVENANCE)
-    if not isinstance(made, dict):
-        raise PgolfError(f"{folder / PROVENANCE}: damaged; restore it from a copy")
-    entries = read_metrics(folder / METRICS)
-    metrics = [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
-    return RunRecord(folder, recipe_keys_of(folder / RECIPE), made, result, metrics)
+    made = read_checked(folder / PROVENANCE, Provenance)
+    return RunRecord(folder, recipe_keys_of(folder / RECIPE), made, result, read_metrics(folder / METRICS))
 
 
 def recipe_keys_of(path: Path) -> dict[str, Any]:

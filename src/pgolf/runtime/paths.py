@@ -24,6 +24,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOSPC: _FREE,
     errno.EDQUOT: _FREE,
+    errno.EFBIG: "raise the limit on a file's size (`ulimit -f`), or choose another disk",
     errno.EROFS: "the disk is read-only; choose a folder on another one",
     errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
     errno.ENFILE: "the machine has too many open files; close other programs",

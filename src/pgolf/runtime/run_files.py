@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from pgolf.errors import PgolfError
 from pgolf.runtime.files import read_json, sha256_file
 
@@ -25,27 +27,96 @@ ARTIFACT = "artifact.pgolf"
 AUDIT = "audit.json"
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """What a run's ``result.json`` holds so far; None where there is none.
+class Part(pydantic.BaseModel):
+    """A part of a file: what readers of run folders rely on; a number may be whole or not."""
 
-    PgolfError where it cannot be read, or lacks what training and ``pipeline.run_all`` write.
-    """
-    path = folder / RESULT
-    if not path.is_file():
-        return None
+    model_config = pydantic.ConfigDict(strict=True, protected_namespaces=())
+
+
+class _Score(Part):
+    val_bpb: float
+    val_loss: float
+    targets: float
+    bytes: float
+    seconds: float = 0.0
+    chunks: list[float] = []
+
+
+class _Group(Part):
+    bytes: float
+    entries: float
+    tensors: float
+
+
+class _Tensor(Part):
+    name: str
+    group: str
+    bytes: float
+    bits_per_weight: float
+    entries: float
+    width: float
+    predicted: float | None = None
+    measured: float | None = None
+
+
+class _Pack(Part):
+    total_bytes: float
+    cap: float
+    model_bytes: float
+    code_bytes: float = 0.0
+    groups: dict[str, _Group] = {}
+    tensors: list[_Tensor] = []
+    origin: dict[str, Any] = {}
+
+
+class _Train(Part):
+    steps: float = 0.0
+    seconds: float = 0.0
+
+
+class _Result(Part):
+    evaluations: dict[str, _Score]
+    pack: _Pack = _Pack(total_bytes=0, cap=0, model_bytes=0)
+    train: _Train = _Train()
+
+
+class Provenance(Part):
+    """What readers of ``provenance.json`` rely on."""
+
+    started: str = ""
+    command: list[str] = []
+    environment: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    sessions: list[dict[str, Any]] = []
+    shared: list[dict[str, Any]] = []
+    ranks: int = 1
+
+
+class Audit(Part):
+    """What readers of ``audit.json`` rely on."""
+
+    ok: bool
+    findings: list[dict[str, Any]]
+    violated: list[str]
+    targets: int
+    seed: int
+
+
+def read_checked(path: Path, kind: type[Part], remedy: str = "restore it from a copy") -> dict[str, Any]:
+    """What a JSON file holds; PgolfError where it cannot be read, or lacks what readers rely on."""
     found: dict[str, Any] = read_json(path)
     try:
-        scores = found["evaluations"].values()
-        numbers = [score[key] for score in scores for key in ("val_bpb", "val_loss", "targets", "bytes")]
-        packed = found.get("pack", {"total_bytes": 0, "cap": 0, "model_bytes": 0})
-        numbers += [packed[key] for key in ("total_bytes", "cap", "model_bytes")]
-        damaged = not all(isinstance(number, (int, float)) for number in numbers)
-        damaged |= not isinstance(found.get("train", {}), dict)
-    except (AttributeError, KeyError, TypeError):
-        damaged = True
-    if damaged:
-        raise PgolfError(f"{path}: damaged; restore it from a copy")
+        kind.model_validate(found)
+    except pydantic.ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "no object"
+        raise PgolfError(f"{path}: damaged ({where}); {remedy}") from error
     return found
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What a run's ``result.json`` holds so far; None where there is none. PgolfError as ``read_checked``."""
+    path = folder / RESULT
+    return read_checked(path, _Result) if path.is_file() else None
 
 
 def is_run(folder: Path) -> bool:

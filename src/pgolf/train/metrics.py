@@ -118,13 +118,19 @@ def steps_per_reading(device: torch.device) -> int:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All entries of a metrics file; a last line cut off by a crash is left out."""
+    """All entries of a metrics file; a last line cut off by a crash is left out, and so is what is none."""
     if not path.is_file():
         return []
     entries = []
     for line in read_bytes(path).decode("utf-8", "replace").splitlines():
         try:
             entries.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
-    return entries
+    return [entry for entry in entries if _is_entry(entry)]
+
+
+def _is_entry(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        return False
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in found.values())

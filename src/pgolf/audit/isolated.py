@@ -393,7 +393,8 @@ def serve(grader: int, folder: str) -> None:
 
 def _end_with(grader: int, folder: str) -> None:
     with unwatched():
-        while birth(grader) is not None:
+        alive = birth(grader)
+        while alive is not None and birth(grader) == alive:
             time.sleep(1)
         shutil.rmtree(folder, ignore_errors=True)
         os.killpg(os.getpid(), signal.SIGKILL)

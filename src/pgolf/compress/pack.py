@@ -141,10 +141,10 @@ def fit(
     by_budget = recipe.compress.scheme == "budget"
     packed = (packer.on_grid(grid) or packer.by_budget()) if by_budget else packer.by_rows()
     if packed is None:
+        fewer = "" if by_budget else ", lower compress.bits"
         raise PgolfError(
             f"{out}: does not fit the cap of {limit:,} bytes; the smallest total reached is "
-            f"{packer.smallest + code:,} (code {code:,}); raise --cap, lower compress.bits or shrink the "
-            "model"
+            f"{packer.smallest + code:,} (code {code:,}); raise --cap{fewer} or shrink the model"
         )
     note("verifying")
     _verify(packed.content, packed.stored, recipe)

@@ -58,7 +58,7 @@ def _text_of(name: str) -> str:
     if name.endswith(".toml") or is_file(Path(name)):
         if not is_file(Path(name)):
             raise PgolfError(f"recipe {name}: no such file")
-        return read_text(Path(name)).removeprefix("\ufeff")  # Some editors begin with it.
+        return read_text(Path(name))
     names = recipe_names()
     if name not in names:
         raise PgolfError(f"recipe {name!r}: unknown{nearest(name, names)}; shipped: {', '.join(names)}")

@@ -40,9 +40,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A file's text, which must be UTF-8, with line ends as ``\\n``."""
+    """A file's text, which must be UTF-8, with line ends as ``\\n``; a byte-order mark is no part of it."""
     try:
-        return read_bytes(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         where = f"byte {error.start:,}"
         raise PgolfError(f"{path}: not UTF-8 text ({where}); name another file or convert it") from error

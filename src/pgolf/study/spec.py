@@ -125,7 +125,7 @@ def _load_tree(name: str) -> dict[str, Any]:
     if name.endswith(".toml") and not path.exists():
         raise PgolfError(f"study {name}: no such file")
     if name.endswith(".toml") or path.is_file():
-        text, folder = read_text(path).removeprefix("\ufeff"), path.parent
+        text, folder = read_text(path), path.parent
     else:
         names = list(study_titles())
         if name not in names:

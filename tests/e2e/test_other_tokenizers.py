@@ -72,7 +72,7 @@ def test_files_come_back_and_text_is_written(place: tuple[Path, str]) -> None:
     pgolf("compress", "book.txt", "--model", "run", "--memory", "--out", "book.pgz", cwd=folder)
     pgolf("decompress", "book.pgz", "--model", "run", "--out", "again.txt", cwd=folder)
     assert (folder / "again.txt").read_bytes() == content
-    written = pgolf_json("generate", "run", "--prompt", "the cat", "--seed", "1", cwd=folder)
+    written = pgolf_json("generate", "run", "--prompt", "the cat", "--past-document", cwd=folder)
     assert written["samples"][0]["text"]
 
 

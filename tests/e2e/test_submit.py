@@ -147,7 +147,7 @@ def test_the_script_of_a_recipe_with_a_memory_packs_and_scores_it_as_the_run_did
 ) -> None:
     sets = [f"--set=memory.{key}" for key in ("enabled=true", "stored=both", "stored_bytes=1500", "order=2")]
     # Too little for the artifact beside the script, but not beside what `pgolf pack` counts of the code.
-    sets += ["--set=memory.max_bytes=64000000", "--set=compress.cap=90000"]
+    sets += ["--set=memory.max_bytes=64000000", "--set=compress.cap=92000"]
     given = ("--data", "data", "--out", "remembering", "--device", "cpu")
     pgolf("run", "tiny.toml", *sets, *given, "--no-audit", cwd=desk)
     result = json.loads((desk / "remembering" / "result.json").read_text())
@@ -174,7 +174,7 @@ def test_the_script_of_a_recipe_with_a_memory_packs_and_scores_it_as_the_run_did
 
     found = pgolf_json("submit", "remembering", "-o", "recalled", "--repack", *submit, cwd=desk)
     assert [item["rule"] for item in found["items"] if not item["ok"]] == ["audit"]
-    assert 89_000 < found["total_bytes"] <= 90_000
+    assert 91_000 < found["total_bytes"] <= 92_000
     log = (desk / "recalled" / "train_seed1337.log").read_text().splitlines()
     names = ["packed", "sliding", "ttt", "memory"]
     assert [line.partition(" ")[0] for line in log[-4:]] == names and log[-1].startswith("memory val_loss:0.")

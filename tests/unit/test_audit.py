@@ -221,7 +221,7 @@ def test_the_largest_of_many() -> None:
     json.dumps(finding.details, allow_nan=False)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_rows_that_are_no_numbers_are_a_violation_and_no_warning() -> None:
     for values in ([np.nan, np.nan], [np.inf, -np.inf, np.nan], [0.0, np.inf]):
         found = Largest()

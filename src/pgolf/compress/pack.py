@@ -24,7 +24,6 @@ from pgolf.errors import PgolfError
 from pgolf.model.load import parameter_shapes
 from pgolf.optim.routing import quantizer_group
 from pgolf.recipe.recipe import Recipe
-from pgolf.runtime.device import pick_device
 from pgolf.runtime.environment import VERSION
 from pgolf.runtime.writing import write_bytes
 
@@ -262,12 +261,9 @@ class _Packer:
     def _in_turn(
         self, packed: Packed, targets: Mapping[str, budget.Target], calibration: Calibration
     ) -> Packed:
-        """The same by ``tuning.py``, with the steps of what was packed; the last part takes what is left.
-
-        Tuned on a GPU where there is one.
-        """
+        """The same by ``tuning.py``, with the steps of what was packed; the last part takes what is left."""
         assert calibration.text is not None
-        tuner = Tuner(self.state, self.recipe, calibration.text, pick_device())
+        tuner = Tuner(self.state, self.recipe, calibration.text)
         fineness, done, (*parts, last) = packed.origin["fineness"], dict[str, Stored](), turns(targets)
 
         def rounded(names: list[str], weights: Mapping[str, Tensor], fineness: float) -> dict[str, Stored]:

@@ -25,7 +25,6 @@ _LEAST_SPREAD = 1e-3
 # About as many targets as a step reads.
 _TARGETS = 2048
 _AT_ONCE = 8
-CPU = torch.device("cpu")
 
 
 def turns(names: Iterable[str]) -> list[list[str]]:
@@ -48,18 +47,15 @@ class Tuner:
         state: the exact weights, float32.
         recipe: the model's, and how many steps follow each turn (``compress.effort``).
         text: training text as sequences (N, T + 1) int64, read in order, from the start again where it ends.
-        device: where the models are; what is given and returned is on the CPU.
     """
 
-    def __init__(
-        self, state: Mapping[str, Tensor], recipe: Recipe, text: Tensor, device: torch.device = CPU
-    ) -> None:
+    def __init__(self, state: Mapping[str, Tensor], recipe: Recipe, text: Tensor) -> None:
         # Takes seconds, which who does not tune need not wait.
         from torch.optim import Adam
 
-        self._teacher = model_from(recipe.model, state).eval().requires_grad_(False).to(device)
-        self._student = model_from(recipe.model, state).eval().to(device)
-        self._steps, self._text, self._next, self._device = recipe.compress.effort, text, 0, device
+        self._teacher = model_from(recipe.model, state).eval().requires_grad_(False)
+        self._student = model_from(recipe.model, state).eval()
+        self._steps, self._text, self._next = recipe.compress.effort, text, 0
         self._parameters = dict(self._student.named_parameters())
         groups = []
         for value in self._parameters.values():
@@ -69,7 +65,7 @@ class Tuner:
 
     def weights(self) -> dict[str, Tensor]:
         """Every weight as it is now, rounded or tuned."""
-        return {name: value.detach().cpu() for name, value in self._student.state_dict().items()}
+        return {name: value.detach() for name, value in self._student.state_dict().items()}
 
     def fix(self, rounded: Mapping[str, Stored]) -> None:
         """Put rounded matrices in, for good, and tune what is left."""
@@ -85,7 +81,7 @@ class Tuner:
             for group in self._optimizer.param_groups:
                 group["lr"] = group["rate"] * (1 - step / self._steps)
             self._optimizer.zero_grad(set_to_none=True)
-            inputs = self._text[at, :-1].to(self._device)
+            inputs = self._text[at, :-1]
             loss = _divergence(self._teacher, self._student, inputs) / inputs.numel()
             loss.backward()
             self._optimizer.step()
@@ -98,8 +94,8 @@ class Tuner:
             tokens: sequences (N, T + 1) int64.
         """
         packed = {name: dequantize(value) for name, value in stored.items()}
-        network = model_from(self._student.config, packed).eval().to(self._device)
-        parts = tokens[:, :-1].to(self._device).split(_AT_ONCE)
+        network = model_from(self._student.config, packed).eval()
+        parts = tokens[:, :-1].split(_AT_ONCE)
         total = sum(float(_divergence(self._teacher, network, part)) for part in parts)
         return total / tokens[:, 1:].numel()
 

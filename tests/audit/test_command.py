@@ -115,6 +115,8 @@ def test_the_table(desk: Path) -> None:
     arguments = (*audit, "plugin.py:more_bytes")
     done = pgolf(*arguments, cwd=desk, check=1)
     assert "violates bytes" in done.stdout and "VIOLATION" in done.stdout
+    found = json.loads(pgolf(*arguments, "--json", cwd=desk, check=1).stdout)
+    assert found["violated"] == ["bytes"] and not found["ok"]
 
 
 def test_the_limit_of_time(desk: Path) -> None:

@@ -56,8 +56,8 @@ def run_rank(
         Path(results, f"{index}.{rank}.json").write_text(json.dumps(vars(done)))
 
 
-def stop_last_rank(rank: int, size: int, port: int, results: str) -> None:
-    """The last rank stops itself (SIGSTOP). The first waits for it in a meeting, the others in a transfer."""
+def stop_last_rank(rank: int, size: int, port: int, how: int, results: str) -> None:
+    """The last rank sends itself a signal. The first waits for it in a meeting, the others in a transfer."""
     limit = 3.0
     place = {
         "RANK": rank,
@@ -77,7 +77,7 @@ def stop_last_rank(rank: int, size: int, port: int, results: str) -> None:
             with joined("cpu") as (_, team):
                 team.first(lambda: time.sleep(1.5 * limit))  # Long work is no silence.
                 if rank == size - 1:
-                    signal.raise_signal(signal.SIGSTOP)
+                    signal.raise_signal(how)
                 if rank == 0:
                     team.meet()
                 team.totals([1.0])

@@ -152,8 +152,6 @@ def test_commands_of_a_document(
                 arguments += ["--data", "data/web"]
         if words[0] == "run":
             arguments += ["--no-audit"]
-        if words[0] == "launch" and "--command" not in words:  # Whole jobs: test_launch.py.
-            arguments += ["--command", "train"]
         if words[0] == "audit" and "--targets" not in words:
             arguments += ["--targets", "192"]
         if words == ["doctor"]:  # The next one looks at the compiler.

@@ -292,9 +292,10 @@ def test_an_audit_beside_the_run_is_shown(run: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "audit.json").write_text(json.dumps(audit | {"ok": True, "violated": []}))
     good = run_report(read_run(tmp_path / "run"))
     assert Card("audit", "no violation", "64 targets, seed 7", mood="good") in good.cards
-    (tmp_path / "run" / "audit.json").write_text(json.dumps(audit | {"findings": [5]}))
-    with pytest.raises(PgolfError, match=r"audit.json: damaged \(findings.0\); write it with"):
-        run_report(read_run(tmp_path / "run"))
+    for damaged, where in (({}, "ok"), (audit | {"findings": [5]}, "findings.0")):
+        (tmp_path / "run" / "audit.json").write_text(json.dumps(damaged))
+        with pytest.raises(PgolfError, match=rf"audit.json: damaged \({where}\); write it with"):
+            run_report(read_run(tmp_path / "run"))
     assert [card.label for card in evidence_cards(Evidence([], None, ""))] == ["ledgers", "audit"]
 
 

@@ -85,7 +85,7 @@ def _scores(run: RunRecord) -> Section:
     blocks += score_steps({name: score["val_bpb"] for name, score in found.items()})
     rows = []
     for name, score in found.items():
-        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score.get('seconds', 0.0):.1f}"
+        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score['seconds']:.1f}"
         rows.append([label, score["val_bpb"], score["val_loss"], seconds, of])
     columns = ("score", "BPB", "nats per token", "seconds", "of")
     nothing = Prose(f"No scores yet: the run is {run.state}.")
@@ -216,9 +216,10 @@ def _bytes(run: RunRecord) -> Section | None:
     pack = run.result.get("pack")
     if not pack:
         return None
-    code, tensors = pack.get("code_bytes", 0), pack.get("tensors", [])
-    sizes = f"Artifact {pack['model_bytes']:,} bytes, packed scoring code {code:,}"
+    tensors = pack.get("tensors", [])
     free = pack.get("tokenizer_bytes", 0) if not pack.get("tokenizer_counts") else 0
+    code = pack["total_bytes"] - pack["model_bytes"] + free
+    sizes = f"Artifact {pack['model_bytes']:,} bytes, packed scoring code {code:,}"
     without = f", without the tokenizer's {free:,} bytes" if free else ""
     blocks: list[Block] = [Prose(f"{sizes}: together{without} {_share_of_cap(pack)}.")]
     if tensors:

@@ -38,7 +38,7 @@ class _Score(Part):
     val_loss: float
     targets: float
     bytes: float
-    seconds: float = 0.0
+    seconds: float
     chunks: list[float] = []
 
 
@@ -63,7 +63,6 @@ class _Pack(Part):
     total_bytes: float
     cap: float
     model_bytes: float
-    code_bytes: float = 0.0
     groups: dict[str, _Group] = {}
     tensors: list[_Tensor] = []
     origin: dict[str, Any] = {}

@@ -85,8 +85,9 @@ def _scores(run: RunRecord) -> Section:
     blocks += score_steps({name: score["val_bpb"] for name, score in found.items()})
     rows = []
     for name, score in found.items():
-        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, f"{score['seconds']:.1f}"
-        rows.append([label, score["val_bpb"], score["val_loss"], seconds, of])
+        label, of, seconds = EVALUATIONS[name].label, EVALUATIONS[name].of, score.get("seconds")
+        took = None if seconds is None else f"{seconds:.1f}"
+        rows.append([label, score["val_bpb"], score["val_loss"], took, of])
     columns = ("score", "BPB", "nats per token", "seconds", "of")
     nothing = Prose(f"No scores yet: the run is {run.state}.")
     blocks.append(Table("Every score", columns, rows) if rows else nothing)

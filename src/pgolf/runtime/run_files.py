@@ -38,7 +38,7 @@ class _Score(Part):
     val_loss: float
     targets: float
     bytes: float
-    seconds: float
+    seconds: float | None = None
     chunks: list[float] = []
 
 
